@@ -1,0 +1,87 @@
+"""The one table of topics: names, partitions, retention, who writes and who reads.
+
+`docs/topics.md` is written from this table (`python -m headrace.topics`), and both logs create their topics from it.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from headrace.log import Partition
+
+DAY_MS = 86_400_000
+KEPT_FOR_EVER = -1
+
+
+class Topic(NamedTuple):
+    """A topic's contract. `retention_ms` counts from append time; -1 keeps for ever."""
+
+    name: str
+    partitions: int
+    retention_ms: int
+    key: str
+    writers: str
+    readers: str
+    purpose: str
+
+
+EVENTS = "events"
+DEAD_LETTERS = "dead-letters"
+JOURNAL = "journal"
+JUDGEMENTS = "judgements"
+MODELS = "models"
+SCORES = "scores"
+ALARMS = "alarms"
+TRUTH = "truth"
+
+SHARDS = {"online": 0, "finetune": 1}
+"""Writer ids and the partition of `journal` and `judgements` that each one writes."""
+
+TOPICS = {
+    topic.name: topic
+    for topic in (
+        Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "producers", "online, finetune, serving",
+              "what shoppers did; one CloudEvent a record"),
+        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "online", "operators",
+              "records that could not be used, with reason, origin and their bytes"),
+        Topic(JOURNAL, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune", "online, finetune, serving",
+              "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
+        Topic(JUDGEMENTS, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune", "online, finetune, serving",
+              "what models said before they learned, beside what happened; partition = shard"),
+        Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "finetune, operators", "online, serving, producers --pace",
+              "rounds of the slow learner: candidates, promotions, refusals, rollbacks"),
+        Topic(SCORES, 1, 90 * DAY_MS, "learner", "online", "operators",
+              "windowed prequential scores and drift scores"),
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "online", "finetune, operators", "drift alarms"),
+        Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "operators, benchmarks",
+              "the simulated shop's ground truth; no learner reads it"),
+    )
+}  # fmt: skip
+
+
+def partitions_of(topic: str) -> list[Partition]:
+    """Return all partitions of a topic of the table."""
+    return [Partition(topic, index) for index in range(TOPICS[topic].partitions)]
+
+
+@lru_cache(maxsize=100_000)
+def partition_for(key: bytes, partitions: int) -> int:
+    """Return the partition that Kafka's default partitioner gives a key, so that all publishers agree.
+
+    Murmur2 with Kafka's seed, made positive, modulo the number of partitions.
+
+    >>> partition_for(b"shopper-1", 4) in range(4)
+    True
+
+    Source: Apache Kafka, `org.apache.kafka.common.utils.Utils.murmur2` (the algorithm by A. Appleby).
+    """
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    length = len(key)
+    h = 0x9747B28C ^ length
+    for i in range(0, length - length % 4, 4):
+        k = int.from_bytes(key[i : i + 4], "little") * m & mask
+        h = (h * m & mask) ^ ((k ^ (k >> 24)) * m & mask)
+    tail = key[length - length % 4 :]
+    if tail:
+        h = (h ^ int.from_bytes(tail, "little")) * m & mask
+    h = (h ^ (h >> 13)) * m & mask
+    return ((h ^ (h >> 15)) & 0x7FFFFFFF) % partitions

@@ -1,0 +1,1 @@
+"""Pure learners: no broker, no web, no clock, no environment."""

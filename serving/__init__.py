@@ -1,0 +1,1 @@
+"""What answers HTTP: a read-only follower of the log."""
