@@ -23,10 +23,10 @@ RECORD_BYTES_MAX = 1_000_000
 
 
 class Partition(NamedTuple):
-    """One ordered sequence of records: a topic's name and an index from 0."""
+    """One ordered sequence of records: a topic's name and a number from 0."""
 
     topic: str
-    index: int
+    number: int
 
 
 class Record(NamedTuple):

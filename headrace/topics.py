@@ -60,7 +60,7 @@ TOPICS = {
 
 def partitions_of(topic: str) -> list[Partition]:
     """Return all partitions of a topic of the table."""
-    return [Partition(topic, index) for index in range(TOPICS[topic].partitions)]
+    return [Partition(topic, number) for number in range(TOPICS[topic].partitions)]
 
 
 @lru_cache(maxsize=100_000)
