@@ -1,8 +1,9 @@
 """The one exception tree for a broken world.
 
-Headrace knows three kinds of failure. *Our mistake* is an `assert`: the process dies with nothing committed. *Bad input*
-is a value (`headrace.events.Rejection`), never an exception. What is left is a *broken world*, the classes here: each
-says whether trying again can help. `Misconfigured` is what a person typed wrongly; commands turn it into exit code 2.
+Headrace knows three kinds of failure. *Our mistake* is an `assert`: the process dies with nothing committed. *Bad
+input* is a value (`headrace.events.Rejection`), never an exception. What is left is a *broken world*, the classes here:
+each says whether trying again can help. `Misconfigured` is what a person typed wrongly; commands turn it into exit
+code 2.
 """
 
 from typing import ClassVar

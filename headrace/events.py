@@ -1,8 +1,9 @@
 """Events: GA4's e-commerce vocabulary in a structured-mode CloudEvent, decoded and validated in one pass.
 
-On the wire an event is one JSON document; its record's key is the shopper's id. `decode` gives an `Event` or a `Rejection`
-and never raises for what the bytes hold. Unknown fields are ignored, of a key written twice the last one counts (both as
-JSON decoders commonly do); every field that is read has a limit. `docs/event.schema.json` is written from these types.
+On the wire an event is one JSON document; its record's key is the shopper's id. `decode` gives an `Event` or a
+`Rejection` and never raises for what the bytes hold. Unknown fields are ignored, of a key written twice the last one
+counts (both as JSON decoders commonly do); every field that is read has a limit. `docs/event.schema.json` is written
+from these types.
 """
 
 from datetime import UTC, datetime
@@ -83,8 +84,9 @@ class Event(Struct, omit_defaults=True):
 
 
 Reason = Literal[
-    "empty", "too_large", "key_missing", "key_invalid", "key_mismatch", "not_json", "bad_utf8", "too_deep", "unknown_event",
-    "unknown_version", "schema", "items_missing", "search_term_missing", "rating_missing", "time_ahead", "time_absurd",
+    "empty", "too_large", "key_missing", "key_invalid", "key_mismatch", "not_json", "bad_utf8", "too_deep",
+    "unknown_event", "unknown_version", "schema", "items_missing", "search_term_missing", "rating_missing",
+    "time_ahead", "time_absurd",
 ]  # fmt: skip
 """Why a record cannot be used: a bounded set, fit for a metric's label."""
 

@@ -1,7 +1,7 @@
 """The embedded log: one SQLite file in WAL mode, no server, several processes.
 
-One SQL transaction is the atomic commit. `synchronous=FULL`: what `commit` and `flush` acknowledged survives a power cut. The
-file must lie on a local disk (SQLite's locks do not hold on network file systems).
+One SQL transaction is the atomic commit. `synchronous=FULL`: what `commit` and `flush` acknowledged survives a power
+cut. The file must lie on a local disk (SQLite's locks do not hold on network file systems).
 """
 
 import sqlite3
@@ -17,7 +17,7 @@ from headrace.log import RECORD_BYTES_MAX, Outgoing, Partition, Record
 from headrace.topics import TOPICS, partition_for
 
 busy_timeout_s = 30.0
-"""How long one process waits for another's transaction. Transactions take milliseconds, so a longer wait is a broken world."""
+"""How long one process waits for another's transaction. They take milliseconds; a longer wait is a broken world."""
 poll_interval_s = 0.01
 """How often an empty read looks again."""
 unflushed_max = 1_000
@@ -127,7 +127,9 @@ class SqliteLog:
         with self._connection.use() as db:
             row = db.execute("SELECT id, first, next FROM partitions WHERE topic=? AND number=?", partition).fetchone()
         if row is None:
-            raise LogUnavailable(f"the log has no partition {partition.topic}/{partition.number}; create the topics first")
+            raise LogUnavailable(
+                f"the log has no partition {partition.topic}/{partition.number}; create the topics first"
+            )
         return row  # type: ignore[no-any-return]  # sqlite3 rows are untyped
 
     def first(self, partition: Partition) -> int:
@@ -151,7 +153,8 @@ class SqliteLog:
         id_ = self._head(partition)[0]
         with self._connection.use() as db:
             row = db.execute(
-                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT 1", (id_,)
+                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT 1",
+                (id_,),
             ).fetchone()
         return Record(partition.number, *row) if row else None
 

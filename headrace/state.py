@@ -1,8 +1,8 @@
 """Typed state: what a learner gives to a snapshot, its canonical bytes and its digest.
 
-A state is a tree of None, bool, int (64 bits), float, str, bytes, numpy arrays, lists and dictionaries with string keys.
-Its canonical encoding is MessagePack with sorted keys, exact floats, and arrays as extension 1 (dtype, shape, bytes in C
-order). Equal states have equal bytes; their SHA-256 is the *state digest*. Nothing is ever pickled.
+A state is a tree of None, bool, int (64 bits), float, str, bytes, numpy arrays, lists and dictionaries with string
+keys. Its canonical encoding is MessagePack with sorted keys, exact floats, and arrays as extension 1 (dtype, shape,
+bytes in C order). Equal states have equal bytes; their SHA-256 is the *state digest*. Nothing is ever pickled.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ def _encode_array(value: object) -> msgspec.msgpack.Ext:
         if value.dtype.str not in _DTYPES:
             raise TypeError(f"state array of dtype {value.dtype.str}: wanted a plain little-endian number type")
         head = msgspec.msgpack.encode([value.dtype.str, list(value.shape)])
-        return msgspec.msgpack.Ext(_ARRAY, len(head).to_bytes(4, "little") + head + np.ascontiguousarray(value).tobytes())
-    raise TypeError(f"state holds a {type(value).__name__}: wanted None, bool, int, float, str, bytes, array, list or dict")
+        return msgspec.msgpack.Ext(_ARRAY, len(head).to_bytes(4, "little") + head + value.tobytes())
+    raise TypeError(f"state holds a {type(value).__name__}: wanted None, bool, int, float, str, bytes, array, list, dict")
 
 
 def _decode_array(code: int, data: memoryview) -> np.ndarray[Any, Any]:

@@ -1,0 +1,63 @@
+"""Blobs: snapshots and models, content-addressed files in a folder that all processes mount.
+
+A blob is durable before anybody is told its name, and its bytes are checked against its name before they are decoded.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from headrace.errors import BlobCorrupt, BlobMissing
+
+
+class Blobs:
+    """A folder of blobs named `KIND-SHA256`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, kind: str, data: bytes) -> str:
+        """Store bytes durably and return their name; storing the same bytes again changes nothing."""
+        name = f"{kind}-{hashlib.sha256(data).hexdigest()}"
+        path = self._folder / name
+        if not path.exists():
+            part = self._folder / f"{name}.{os.getpid()}.part"
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(path)
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """Return a blob's bytes.
+
+        Raises:
+            BlobMissing: no such blob.
+            BlobCorrupt: its bytes do not have the hash in its name.
+        """
+        try:
+            data = (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            raise BlobMissing(
+                f"blob {name} is not in {self._folder}; do all processes share that folder?"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != name.rpartition("-")[2]:
+            raise BlobCorrupt(f"blob {name} in {self._folder} does not have the bytes that its name promises")
+        return data
+
+    def sweep(self, kind: str, keep: Collection[str]) -> list[str]:
+        """Delete all blobs of a kind but those to keep; return what was deleted. Only the kind's writer calls it."""
+        gone = []
+        for path in sorted(self._folder.glob(f"{kind}-*")):
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
+                gone.append(path.name)
+        return gone
