@@ -1,0 +1,72 @@
+#!/bin/sh
+# Makes .venv ready, and does nothing where it is ready already. Called by the Makefile; needs a Python and a package index.
+#
+#   1 find a Python that we support and that works     4 torch, the build that fits this machine
+#   2 make .venv, put the installer (uv) into it       5 Headrace itself, editable
+#   3 install the locked versions, hashes checked      6 note what was installed
+#
+# PYTHON=... chooses the interpreter. Remove .venv to begin anew.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
+
+stamp=.venv/headrace-setup
+# The path is part of it: a checkout that was moved or copied needs its commands written anew.
+wanted="$(cat pyproject.toml requirements/*.lock requirements/torch.txt requirements/setup.sh | cksum) in $(pwd -P)"
+if [ -z "${PYTHON:-}" ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+    exit 0
+fi
+
+# 1. A name on the PATH proves little: it may be a version manager's shim that fails, or a build without ensurepip.
+supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; }
+whole() { "$1" -c 'import ctypes, ensurepip, sqlite3, ssl, venv' >/dev/null 2>&1; }
+python='' partial=''
+for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
+    if ! supported "$candidate"; then continue; fi
+    if whole "$candidate"; then python=$candidate; break; fi
+    partial=$candidate
+done
+if [ -z "$python" ] && [ -n "$partial" ]; then
+    fail "$partial cannot make virtual environments (ensurepip) or lacks a part of its library (ctypes, sqlite3, ssl)." \
+         "On Debian and Ubuntu: apt-get install python3-venv. Or name another Python: make PYTHON=/path/to/python3.11"
+fi
+if [ -z "$python" ]; then
+    fail "wanted Python 3.11, 3.12 or 3.13; tried ${PYTHON:-python3.13 python3.12 python3.11 python3 python}: none is one that works." \
+         "Install one, or name it: make PYTHON=/path/to/python3.11"
+fi
+
+# 2.
+if ! .venv/bin/python -c '' 2>/dev/null || ! supported .venv/bin/python || [ -n "${PYTHON:-}" ]; then
+    say "making .venv with $("$python" -c 'import platform, sys; print("Python", platform.python_version(), sys.executable)')"
+    rm -rf .venv
+    "$python" -m venv .venv
+fi
+rm -f $stamp
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/build.lock
+
+# 3. --no-deps: the lock is complete, and torch (which some may name) comes next.
+install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
+say "installing the locked packages"
+install --require-hashes --no-deps -r requirements/dev.lock
+
+# 4. The package index may hold one build only (for x86-64 Linux the CUDA build, 5.4 GB, which also runs on a CPU).
+# PyTorch's own index holds one for each kind of machine; from here it may be out of reach, which is known after 10 s.
+torch=$(sed -n 's/^torch==//p' requirements/torch.txt)
+has_torch() { .venv/bin/python -c 'import importlib.metadata as m, sys
+sys.exit(m.version("torch").split("+")[0] != sys.argv[1])' "$torch" 2>/dev/null; }
+if ! has_torch; then
+    say "installing torch $torch: asking PyTorch's own index for the build that fits this machine"
+    if ! UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 install --torch-backend=auto "torch==$torch" 2>/dev/null; then
+        say "PyTorch's own index is out of reach; taking the package index's build (large; it runs on a CPU too)"
+        install "torch==$torch"
+    fi
+fi
+
+# 5. What builds it came with the lock: nothing is fetched here.
+install --no-deps --no-build-isolation --editable .
+
+# 6.
+echo "$wanted" > $stamp
+say "ready: .venv/bin/headrace"
