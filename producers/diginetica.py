@@ -1,0 +1,98 @@
+"""DIGINETICA in weekly periods (`period_0.txt` …, lines `session item` in global order), as `view_item` events.
+
+There is no clock: period n is week n from `start_ms`, and the clicks of a period are spread evenly over its week, so
+that order is kept; each event says so (`made_up: ["time"]`). There are no purchases, and each session is a shopper of
+its own.
+
+Source: Mi, Lin & Faltings (2020), ADER, RecSys 2020, from the CIKM Cup 2016 (DIGINETICA).
+"""
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, final
+
+from headrace.clock import Clock
+from headrace.events import Data, Event, Item, at, encode
+from producers.file import FileReader, Source, damage_told
+from producers.publisher import Numbered
+
+start_ms: Final = 1_451_606_400_000
+"""2016-01-01, the first day of the made-up clock."""
+week_ms: Final = 7 * 86_400_000
+period_bytes_max: Final = 200_000_000
+"""Largest period that is read (it is held in memory); the published ones have 1 MB."""
+_NAME: Final = re.compile(r"(?:.*/)?period_(\d+)\.txt")
+
+
+@final
+class Diginetica(FileReader):
+    """Reads a folder of periods or a tar file (plain or gzipped) of them, one period at a time."""
+
+    source = Source("diginetica", frozenset({"clock", "purchases"}))
+    looks_like = "a folder or a tar file of period_0.txt, period_1.txt, … with lines `session item`"
+
+    def __init__(self, path: Path, *, origin: str, strict: bool, clock: Clock) -> None:
+        super().__init__(path, origin=origin, strict=strict, clock=clock)
+        self._share = 0.0
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        if path.is_dir():
+            return any(_NAME.fullmatch(file.name) for file in path.iterdir())
+        try:
+            with tarfile.open(path) as archive:
+                return any(_NAME.fullmatch(member.name) for member in archive)
+        except (tarfile.TarError, OSError, EOFError):
+            return False
+
+    @classmethod
+    def digest(cls, path: Path) -> str:
+        if not path.is_dir():
+            return super().digest(path)
+        whole = hashlib.sha256()
+        for number, file in _files(path):
+            whole.update(f"{number} {super().digest(file)}\n".encode())
+        return whole.hexdigest()
+
+    def share(self) -> float:
+        return self._share
+
+    def records(self) -> Iterator[Numbered]:
+        number = 0
+        for done, count, period, content in self._periods():
+            lines = content.splitlines()
+            for i, line in enumerate(lines):
+                fields = line.split()
+                if len(fields) != 2 or max(map(len, fields)) > 100 or not line.isascii():
+                    self._reject("row", f"period {period}, line {i + 1}", "wanted two fields: session item")
+                    continue
+                session, item = fields[0].decode(), fields[1].decode()
+                time_ms = start_ms + period * week_ms + i * week_ms // len(lines)
+                shopper = f"session-{session}"
+                data = Data(items=[Item(item)], session_id=session, made_up=["time"])
+                event = Event(str(number), self._origin, "view_item", at(time_ms), data, "1.0", shopper)
+                yield Numbered(number, time_ms, shopper.encode(), encode(event))
+                number += 1
+                self._share = (done + i / len(lines)) / count
+
+    def _periods(self) -> Iterator[tuple[int, int, int, bytes]]:
+        if self._path.is_dir():
+            files = _files(self._path)
+            for i, (period, path) in enumerate(files):
+                yield i, len(files), period, path.read_bytes()
+            return
+        with damage_told(self._path), tarfile.open(self._path) as archive:
+            members = sorted((int(m[1]), member) for member in archive if (m := _NAME.fullmatch(member.name)))
+            for i, (period, member) in enumerate(members):
+                file = archive.extractfile(member)
+                if file is None or member.size > period_bytes_max:
+                    self._reject("period", member.name, f"wanted a file of at most {period_bytes_max} bytes")
+                else:
+                    yield i, len(members), period, file.read()
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    return sorted((int(m[1]), file) for file in folder.iterdir() if (m := _NAME.fullmatch(file.name)))
