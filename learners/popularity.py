@@ -1,0 +1,116 @@
+"""Popularity: what everybody looks at, the newest counting most. The answer for a shopper never seen."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Final, Self
+
+import numpy as np
+
+from headrace.state import State
+from learners.decay import Decay
+from learners.learner import Context, Scores, top
+
+day_ms: Final = 86_400_000
+
+
+class Popularity:
+    """Counts items, exponentially decayed by event time. Mergeable: counts of several shards add up.
+
+    It answers with the `leaders_max` most popular items and their share of all counts, the same for every shopper. The
+    leaders are kept while learning: a count only grows, so an item can only enter them at the moment it is learned.
+
+    Args:
+        half_life_ms: event time in which a count loses half its weight; None for plain counts.
+        items_max: most slots; a slot is below it.
+        leaders_max: most candidates of an answer.
+
+    >>> popularity = Popularity()
+    >>> for item in (4, 9, 9):
+    ...     popularity.learn(Context((), 0, 1, 0), item)
+    >>> popularity.predict(Context((), 0, 1, 0))
+    Scores(slots=array([9, 4], dtype=int32), scores=array([0.6666667, 0.33333334], dtype=float32))
+    """
+
+    name: ClassVar[str] = "popularity"
+
+    def __init__(
+        self, *, half_life_ms: int | None = 7 * day_ms, items_max: int = 1 << 20, leaders_max: int = 100
+    ) -> None:
+        self.items_max = items_max
+        self.leaders_max = leaders_max
+        self._decay = Decay(half_life_ms)
+        self._counts = np.zeros(min(1024, items_max))
+        self._total = 0.0
+        self._leaders: dict[int, None] = {}
+        self._floor = 0.0
+
+    def predict(self, context: Context) -> Scores:
+        """Return the most popular items, whatever the context."""
+        slots = np.fromiter(self._leaders, np.int32, len(self._leaders))
+        shares = (self._counts[slots] / self._total if self._total else self._counts[slots]).astype(np.float32)
+        above = shares > 0
+        return top(Scores(slots[above], shares[above]), self.leaders_max)
+
+    def learn(self, context: Context, item: int) -> None:
+        """Count the item at the context's time."""
+        assert 0 <= item < self.items_max, f"slot {item} is outside 0 to {self.items_max - 1}"
+        if item >= len(self._counts):
+            grown = np.zeros(min(self.items_max, max(item + 1, 2 * len(self._counts))))
+            grown[: len(self._counts)] = self._counts
+            self._counts = grown
+        factor = self._decay.advance(context.time_ms)
+        if factor != 1.0:
+            self._counts *= factor
+            self._total *= factor
+            self._floor *= factor
+        weight = self._decay.weight(context.time_ms)
+        self._total += weight
+        count = self._counts[item] = self._counts[item] + weight
+        if count > self._floor and item not in self._leaders:
+            self._leaders[item] = None
+            if len(self._leaders) > 2 * self.leaders_max:
+                self._elect(np.fromiter(self._leaders, np.int32, len(self._leaders)))
+
+    def forget(self, slots: Sequence[int]) -> None:
+        """Set the counts of these slots to 0."""
+        known = [slot for slot in slots if slot < len(self._counts)]
+        self._total = max(0.0, self._total - float(self._counts[known].sum()))
+        self._counts[known] = 0.0
+        if any(slot in self._leaders for slot in known):
+            self._elect(np.flatnonzero(self._counts).astype(np.int32))
+
+    def _elect(self, slots: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
+        """Keep the leaders of these slots; whoever is not among them must first rise above the last of them."""
+        counts = self._counts[slots]
+        order = np.lexsort((slots, -counts))[: self.leaders_max]
+        self._leaders = dict.fromkeys(slots[order].tolist())
+        self._floor = float(counts[order[-1]]) if len(order) == self.leaders_max else 0.0
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Return the slots in use."""
+        return {"items": (int(np.count_nonzero(self._counts)), self.items_max)}
+
+    def state(self) -> State:
+        """Return counts up to the last one in use, leaders and decay."""
+        used = np.flatnonzero(self._counts)
+        return {
+            "items_max": self.items_max,
+            "leaders_max": self.leaders_max,
+            "decay": self._decay.state(),
+            "counts": self._counts[: used[-1] + 1 if len(used) else 0].copy(),
+            "total": self._total,
+            "leaders": np.fromiter(self._leaders, np.int32, len(self._leaders)),
+            "floor": self._floor,
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return a learner that continues exactly where `state` was taken."""
+        learner = cls(items_max=state["items_max"], leaders_max=state["leaders_max"])
+        learner._decay = Decay.from_state(state["decay"])
+        counts = state["counts"]
+        learner._counts = np.zeros(max(len(counts), min(1024, learner.items_max)))
+        learner._counts[: len(counts)] = counts
+        learner._total = state["total"]
+        learner._leaders = dict.fromkeys(state["leaders"].tolist())
+        learner._floor = state["floor"]
+        return learner

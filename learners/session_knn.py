@@ -1,0 +1,201 @@
+"""Session-kNN: what came in the sessions most like this one. Strong where sessions are short and items many."""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.state import State
+from learners.learner import Context, Scores
+
+_nobody = -1
+_step_back = 0.8
+_newest_bonus = 1e-3
+
+
+class SessionKnn:
+    """Finds sessions that share items with the current one and scores what else they hold.
+
+    Sessions live in a ring, at their running number modulo its size; an inverted index holds each item's newest
+    sessions. Of the `candidates_max` newest sessions that share an item with the last `prefix_max` items, the `k` most
+    similar ones vote. An item of the prefix weighs by its position: the last one 1, each step back 0.8 times as much. A
+    session's similarity is the sum of the weights of the shared items over the root of its length; it votes for each of
+    its items with its similarity times the weight of the newest item shared. Of equal sessions the newer one counts
+    more, by less than a thousandth. Kept per session; sessions of several shards can be pooled.
+
+    Args:
+        k: neighbours that vote.
+        candidates_max: newest sessions that are compared.
+        prefix_max: last distinct items of the session that are looked at.
+        sessions_max: sessions kept.
+        session_items_max: distinct items kept per session, the first ones; longer sessions are mostly robots.
+
+    Source: Jannach & Ludewig, "When recurrent neural networks meet the neighborhood for session-based recommendation",
+    RecSys 2017, and the V-SKNN of Ludewig & Jannach, "Evaluation of session-based recommendation algorithms", 2018.
+    Unlike there, sessions are compared while they still run, and older items weigh exponentially less.
+
+    >>> knn = SessionKnn()
+    >>> knn.learn(Context((), 0, 1, 0), 5)
+    >>> knn.learn(Context((5,), 0, 1, 0), 8)
+    >>> knn.predict(Context((5,), 0, 2, 0)).slots.tolist()
+    [5, 8]
+    """
+
+    name: ClassVar[str] = "session_knn"
+
+    def __init__(
+        self,
+        *,
+        k: int = 100,
+        candidates_max: int = 500,
+        prefix_max: int = 20,
+        sessions_max: int = 1 << 18,
+        session_items_max: int = 24,
+    ) -> None:
+        self.k = k
+        self.candidates_max = candidates_max
+        self.prefix_max = prefix_max
+        self.sessions_max = sessions_max
+        self.session_items_max = session_items_max
+        self._numbers = np.full(sessions_max, _nobody, np.int64)
+        self._lengths = np.zeros(sessions_max, np.int16)
+        self._items = np.full((sessions_max, session_items_max), _nobody, np.int32)
+        self._index: dict[int, array[int]] = {}
+        self._postings = 0
+        self._swept = 0
+
+    def predict(self, context: Context) -> Scores:
+        """Return the items of the most similar sessions; nothing for a session without items."""
+        items = context.items[max(context.start, len(context.items) - self.prefix_max) :]
+        weights = {item: _step_back ** (len(items) - position) for position, item in enumerate(items, 1)}
+        found = [
+            (np.frombuffer(self._index[item], np.int64)[-self.candidates_max :], weight)
+            for item, weight in weights.items()
+            if item in self._index
+        ]
+        if not found:
+            return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
+        numbers = np.concatenate([posting for posting, _ in found])
+        shared = np.repeat([weight for _, weight in found], [len(posting) for posting, _ in found])
+        numbers, (similarity, closest) = _gather(numbers, shared, (np.add, np.maximum))
+        rows = numbers % self.sessions_max
+        alive = np.flatnonzero((self._numbers[rows] == numbers) & (numbers != context.session))[-self.candidates_max :]
+        rows = rows[alive]
+        similarity = similarity[alive] / np.sqrt(self._lengths[rows])
+        votes = similarity * closest[alive]
+        if len(rows) > self.k:  # of equal ones the newest; a stable sort of the newest first
+            chosen = len(rows) - 1 - np.argsort(-similarity[::-1], kind="stable")[: self.k]
+            chosen.sort()
+            rows, votes = rows[chosen], votes[chosen]
+        votes *= np.linspace(1.0, 1.0 + _newest_bonus, len(votes))
+        candidates = self._items[rows]
+        held = candidates != _nobody
+        slots, (scores,) = _gather(candidates[held], np.repeat(votes, held.sum(axis=1)), (np.add,))
+        return Scores(slots, scores.astype(np.float32))
+
+    def learn(self, context: Context, item: int) -> None:
+        """Add the item to its session; one that the ring has already overwritten stays forgotten."""
+        number = context.session
+        row = number % self.sessions_max
+        held = int(self._numbers[row])
+        if held != number:
+            if held > number:
+                return
+            self._numbers[row] = number
+            self._items[row] = _nobody
+            self._lengths[row] = 0
+            if number - self._swept >= self.sessions_max:
+                self._sweep(number)
+        length = int(self._lengths[row])
+        items = self._items[row]
+        if length >= self.session_items_max or item in items[:length].tolist():
+            return
+        items[length] = item
+        self._lengths[row] = length + 1
+        posting = self._index.get(item)
+        if posting is None:
+            posting = self._index[item] = array("q")
+        posting.append(number)
+        self._postings += 1
+        if len(posting) >= 2 * self.candidates_max:
+            del posting[: self.candidates_max]
+            self._postings -= self.candidates_max
+
+    def _sweep(self, number: int) -> None:
+        """Drop the postings of sessions that the ring has overwritten; once per turn of the ring, so it costs little."""
+        self._swept = number
+        for item, posting in list(self._index.items()):
+            kept = np.frombuffer(posting, np.int64)
+            kept = kept[self._numbers[kept % self.sessions_max] == kept]
+            if len(kept):
+                self._index[item] = array("q", kept.tobytes())
+            else:
+                del self._index[item]
+        self._postings = sum(map(len, self._index.values()))
+
+    def forget(self, slots: Sequence[int]) -> None:
+        """Drop these slots. Looks through the whole ring: call it with many slots at once."""
+        for slot in slots:
+            self._postings -= len(self._index.pop(slot, ()))
+        gone = np.zeros(max(int(self._items.max()), max(slots, default=0)) + 2, np.bool_)
+        gone[list(slots)] = True  # the row's empty places, -1, look at the last entry, which stays False
+        self._items[gone[self._items]] = _nobody
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Return the sessions kept and the entries of the inverted index."""
+        return {
+            "sessions": (int(np.count_nonzero(self._lengths)), self.sessions_max),
+            "postings": (self._postings, 2 * self.sessions_max * self.session_items_max),
+        }
+
+    def state(self) -> State:
+        """Return the sessions in use and the index, each as flat arrays with lengths."""
+        rows = np.flatnonzero(self._lengths)
+        lengths = self._lengths[rows]
+        return {
+            "k": self.k,
+            "candidates_max": self.candidates_max,
+            "prefix_max": self.prefix_max,
+            "sessions_max": self.sessions_max,
+            "session_items_max": self.session_items_max,
+            "swept": self._swept,
+            "numbers": self._numbers[rows],
+            "lengths": lengths,
+            "items": self._items[rows][np.arange(self.session_items_max) < lengths[:, None]],
+            "index": np.fromiter(self._index, np.int32, len(self._index)),
+            "index_lengths": np.fromiter(map(len, self._index.values()), np.int32, len(self._index)),
+            "postings": np.frombuffer(b"".join(posting.tobytes() for posting in self._index.values()), np.int64),
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return a learner that continues exactly where `state` was taken."""
+        names = ("k", "candidates_max", "prefix_max", "sessions_max", "session_items_max")
+        learner = cls(**{name: state[name] for name in names})
+        learner._swept = state["swept"]
+        rows, lengths = state["numbers"] % learner.sessions_max, state["lengths"]
+        learner._numbers[rows] = state["numbers"]
+        learner._lengths[rows] = lengths
+        items = np.full((len(rows), learner.session_items_max), _nobody, np.int32)
+        items[np.arange(learner.session_items_max) < lengths[:, None]] = state["items"]
+        learner._items[rows] = items
+        ends = np.cumsum(state["index_lengths"]).tolist()
+        starts = [0, *ends[:-1]]
+        for item, start, end in zip(state["index"].tolist(), starts, ends, strict=True):
+            learner._index[item] = array("q", state["postings"][start:end].tobytes())
+        learner._postings = len(state["postings"])
+        return learner
+
+
+def _gather(
+    keys: NDArray[Any], values: NDArray[np.float64], folds: Sequence[np.ufunc]
+) -> tuple[NDArray[Any], list[NDArray[np.float64]]]:
+    """Return the distinct keys in order and, for each of `folds`, their values folded together."""
+    order = np.argsort(keys, kind="stable")
+    keys, values = keys[order], values[order]
+    first = np.ones(len(keys), np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
+    return keys[starts], [fold.reduceat(values, starts) for fold in folds] if len(starts) else [values for _ in folds]
