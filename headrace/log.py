@@ -48,6 +48,18 @@ class Outgoing(NamedTuple):
     partition: int | None = None
 
 
+def check_size(record: Outgoing) -> int:
+    """Return the size of a record's key and value, which every log checks before it takes one.
+
+    Raises:
+        ValueError: it is over RECORD_BYTES_MAX.
+    """
+    size = len(record.key or b"") + len(record.value or b"")
+    if size > RECORD_BYTES_MAX:
+        raise ValueError(f"record for {record.topic}: wanted at most {RECORD_BYTES_MAX} bytes, found {size}")
+    return size
+
+
 class Reader(Protocol):
     """Reads committed records of its partitions, each in order. Not for use by two threads at once."""
 

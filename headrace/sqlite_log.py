@@ -13,8 +13,8 @@ from pathlib import Path
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Fenced, LogUnavailable, PositionLost
-from headrace.log import RECORD_BYTES_MAX, Outgoing, Partition, Record
-from headrace.topics import TOPICS, partition_for
+from headrace.log import Outgoing, Partition, Record, check_size
+from headrace.topics import TOPICS, place_of
 
 busy_timeout_s = 30.0
 """How long one process waits for another's transaction. They take milliseconds; a longer wait is a broken world."""
@@ -36,13 +36,6 @@ CREATE TABLE IF NOT EXISTS positions (
     writer TEXT NOT NULL, topic TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL,
     PRIMARY KEY (writer, topic, number)) WITHOUT ROWID;
 """
-
-
-def check_size(record: Outgoing) -> None:
-    """Raise ValueError if a record is larger than any log takes."""
-    size = len(record.key or b"") + len(record.value or b"")
-    if size > RECORD_BYTES_MAX:
-        raise ValueError(f"record for {record.topic}: wanted at most {RECORD_BYTES_MAX} bytes, found {size}")
 
 
 class _Connection:
@@ -84,19 +77,17 @@ def _insert(db: sqlite3.Connection, records: Sequence[Outgoing], now_ms: int) ->
     """Append within a transaction; return the position of each record, in order."""
     heads: dict[Partition, tuple[int, int, int]] = {}
     rows, offsets = [], []
-    for topic, key, value, number in records:
-        if number is None:
-            number = partition_for(key, TOPICS[topic].partitions) if key else 0
-        place = Partition(topic, number)
+    for record in records:
+        place = place_of(record)
         if place not in heads:
             found = db.execute("SELECT id, next, time_ms FROM partitions WHERE topic=? AND number=?", place).fetchone()
             if found is None:
-                raise LogUnavailable(f"the log has no partition {topic}/{number}; create the topics first")
+                raise LogUnavailable(f"the log has no partition {place.topic}/{place.number}; create the topics first")
             heads[place] = found
         id_, next_, last_ms = heads[place]
         time_ms = max(last_ms, now_ms)  # the wall clock may step back, append time may not
         heads[place] = (id_, next_ + 1, time_ms)
-        rows.append((id_, next_, time_ms, key, value))
+        rows.append((id_, next_, time_ms, record.key, record.value))
         offsets.append(next_)
     db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
     db.executemany("UPDATE partitions SET next=?, time_ms=? WHERE id=?", [(n, t, i) for i, n, t in heads.values()])

@@ -6,7 +6,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from headrace.log import Partition
+from headrace.log import Outgoing, Partition
 
 DAY_MS = 86_400_000
 KEPT_FOR_EVER = -1
@@ -61,6 +61,18 @@ TOPICS = {
 def partitions_of(topic: str) -> list[Partition]:
     """Return all partitions of a topic of the table."""
     return [Partition(topic, number) for number in range(TOPICS[topic].partitions)]
+
+
+def place_of(record: Outgoing) -> Partition:
+    """Return where a record goes: its own partition, else its key's; without a key, partition 0.
+
+    >>> place_of(Outgoing("scores", b"popularity", b"{}"))
+    Partition(topic='scores', number=0)
+    """
+    if record.partition is not None:
+        return Partition(record.topic, record.partition)
+    partitions = TOPICS[record.topic].partitions
+    return Partition(record.topic, 0 if record.key is None else partition_for(record.key, partitions))
 
 
 @lru_cache(maxsize=100_000)

