@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
-State: TypeAlias = "dict[str, Any]"
+State: TypeAlias = dict[str, Any]
 
 _ARRAY = 1
 _DTYPES = frozenset({"<i1", "|i1", "|u1", "|b1", "<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8"})
@@ -23,7 +23,7 @@ def _encode_array(value: object) -> msgspec.msgpack.Ext:
             raise TypeError(f"state array of dtype {value.dtype.str}: wanted a plain little-endian number type")
         head = msgspec.msgpack.encode([value.dtype.str, list(value.shape)])
         return msgspec.msgpack.Ext(_ARRAY, len(head).to_bytes(4, "little") + head + value.tobytes())
-    raise TypeError(f"state holds a {type(value).__name__}: wanted None, bool, int, float, str, bytes, array, list, dict")
+    raise TypeError(f"state holds a {type(value).__name__}: wanted a number, text, bytes, array, list or dict")
 
 
 def _decode_array(code: int, data: memoryview) -> np.ndarray[Any, Any]:
