@@ -26,8 +26,9 @@ class Popularity:
     >>> popularity = Popularity()
     >>> for item in (4, 9, 9):
     ...     popularity.learn(Context((), 0, 1, 0), item)
-    >>> popularity.predict(Context((), 0, 1, 0))
-    Scores(slots=array([9, 4], dtype=int32), scores=array([0.6666667, 0.33333334], dtype=float32))
+    >>> slots, shares = popularity.predict(Context((), 0, 1, 0))
+    >>> slots.tolist(), [round(float(share), 2) for share in shares]
+    ([9, 4], [0.67, 0.33])
     """
 
     name: ClassVar[str] = "popularity"

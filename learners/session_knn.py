@@ -124,7 +124,7 @@ class SessionKnn:
             self._postings -= self.candidates_max
 
     def _sweep(self, number: int) -> None:
-        """Drop the postings of sessions that the ring has overwritten; once per turn of the ring, so it costs little."""
+        """Drop the postings of sessions that the ring has overwritten; once per turn of the ring, so quickly enough."""
         self._swept = number
         for item, posting in list(self._index.items()):
             kept = np.frombuffer(posting, np.int64)

@@ -27,8 +27,9 @@ class Transitions:
     >>> transitions = Transitions()
     >>> for follower in (2, 3, 3):
     ...     transitions.learn(Context((1,), 0, 1, 0), follower)
-    >>> transitions.predict(Context((1,), 0, 1, 0))
-    Scores(slots=array([2, 3], dtype=int32), scores=array([0.3335, 0.667 ], dtype=float32))
+    >>> slots, shares = transitions.predict(Context((1,), 0, 1, 0))
+    >>> slots.tolist(), [round(float(share), 2) for share in shares]
+    ([2, 3], [0.33, 0.67])
     """
 
     name: ClassVar[str] = "transitions"

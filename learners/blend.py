@@ -1,0 +1,194 @@
+"""The blend: one ranking out of several members' candidates, with weights learned from what shoppers did next.
+
+It learns from judgements (candidates that were given before the true item was known), not from events: who makes those is
+`consumers.online`. Its members may be missing, silent or mad; what they say then changes nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.state import State
+from learners.learner import Scores, top
+
+TRUST: Final[Mapping[str, float]] = {"popularity": 0.1, "transitions": 0.5, "session_knn": 1.0, "deep": 1.0}
+"""The members of the live system and how far each is believed before anything was learned."""
+
+_lengths: Final = (1, 2, 3, 4, 6, 10)
+"""Session lengths at which the next set of weights begins; below the first, the session is empty."""
+_features: Final = ("share", "peak", "log", "reciprocal_rank", "present")
+_floor: Final = 1e-4
+"""A score below this part of its member's best one counts as this part."""
+_sharpness: Final = 8.0
+"""Initial utility of being the best candidate of a member that is fully believed."""
+_weight_max: Final = 50.0
+_tiny: Final = 1e-30
+
+
+class Blend:
+    """A softmax over the union of the members' candidates, linear in what each member says of a candidate.
+
+    Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its part of the
+    member's best score (plainly and by logarithm), one over its rank (ties count as last) and whether it is there at all.
+    A weight is the sum of one for all contexts and one for sessions of about this length. Learning is one step down the
+    gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting; features within
+    [0, 1] bound the gradient. A second number per context, how often the true item is among the candidates at all,
+    scales the answer, so that it is the probability that the item comes next.
+
+    Not promised: anything about items that no member names.
+
+    Args:
+        trust: member names and how far each is believed at first.
+        learning_rate: first step's size.
+        fading: factor by which past gradients and hits count less at each step.
+        candidates_max: best candidates that are taken of each member.
+
+    Source: Duchi, Hazan and Singer, "Adaptive subgradient methods", JMLR 12, 2011; listwise softmax loss: Cao et al.,
+    "Learning to rank: from pairwise approach to listwise approach", ICML 2007.
+
+    >>> blend = Blend({"a": 1.0, "b": 1.0})
+    >>> ranked = {
+    ...     "a": Scores(np.array([1, 2], np.int32), np.array([3.0, 2.0], np.float32)),
+    ...     "b": Scores(np.array([2, 3], np.int32), np.array([0.3, 0.1], np.float32)),
+    ... }
+    >>> top(blend.predict(ranked, 1), 3).slots.tolist()
+    [2, 1, 3]
+    >>> for _ in range(20):
+    ...     blend.learn(ranked, 1, 3)
+    >>> top(blend.predict(ranked, 1), 1).slots.tolist()
+    [3]
+    """
+
+    def __init__(
+        self,
+        trust: Mapping[str, float] = TRUST,
+        *,
+        learning_rate: float = 0.1,
+        fading: float = 0.9999,
+        candidates_max: int = 50,
+    ) -> None:
+        self.members = tuple(trust)
+        self.learning_rate = learning_rate
+        self.fading = fading
+        self.candidates_max = candidates_max
+        shape = (1 + len(_lengths) + 1, len(self.members), len(_features))
+        # Row 0 holds for all contexts, the others are what each context adds to it.
+        self._weights = np.zeros(shape)
+        self._weights[0, :, _features.index("peak")] = [_sharpness * trust[member] for member in self.members]
+        self._squares = np.full(shape, 0.1)
+        self._hits = np.full(shape[0] - 1, 1.0)
+        self._tries = np.full(shape[0] - 1, 2.0)
+
+    def predict(self, candidates: Mapping[str, Scores], context_length: int) -> Scores:
+        """Return the probability of each candidate of the union to come next. Changes nothing.
+
+        Args:
+            candidates: what the members said; some may be missing. Other names are ignored.
+            context_length: items of the current session so far.
+        """
+        slots, features = self._describe(candidates)
+        if not len(slots):
+            return Scores(slots, np.empty(0, np.float32))
+        row = _row(context_length)
+        chances = self._softmax(features, row) * (self._hits[row - 1] / self._tries[row - 1])
+        return Scores(slots, np.maximum(chances, _tiny).astype(np.float32))
+
+    def learn(self, candidates: Mapping[str, Scores], context_length: int, item: int) -> None:
+        """Learn that `item` came next, where the members said `candidates`."""
+        slots, features = self._describe(candidates)
+        row = _row(context_length)
+        true = np.flatnonzero(slots == item)
+        self._hits[row - 1] = self.fading * self._hits[row - 1] + len(true)
+        self._tries[row - 1] = self.fading * self._tries[row - 1] + 1.0
+        if not len(true):
+            return
+        error = self._softmax(features, row)
+        error[true[0]] -= 1.0
+        gradient = np.tensordot(error, features, 1)
+        rows = [0, row]
+        self._squares[rows] = self.fading * self._squares[rows] + gradient * gradient
+        stepped = self._weights[rows] - self.learning_rate * gradient / np.sqrt(self._squares[rows])
+        self._weights[rows] = np.clip(stepped, -_weight_max, _weight_max)
+
+    def _softmax(self, features: NDArray[np.float64], row: int) -> NDArray[np.float64]:
+        weights = (self._weights[0] + self._weights[row]).ravel()
+        utility = features.reshape(len(features), -1) @ weights
+        odds = np.exp(utility - utility.max())
+        return np.asarray(odds / odds.sum())
+
+    def _describe(self, candidates: Mapping[str, Scores]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return the union of the sane members' best candidates and what each member says of each.
+
+        Shapes:
+            slots: (C,), features: (C, M, F)
+        """
+        said = []
+        for place, member in enumerate(self.members):
+            scores = candidates.get(member)
+            if scores is not None and _sane(scores):
+                said.append((place, *top(scores, self.candidates_max)))
+        if not said:
+            return np.empty(0, np.int32), np.empty((0, len(self.members), len(_features)))
+        slots, index = np.unique(np.concatenate([part for _, part, _ in said]), return_inverse=True)
+        features = np.zeros((len(slots), len(self.members), len(_features)))
+        end = 0
+        for place, _, values in said:
+            start, end = end, end + len(values)
+            features[index[start:end], place] = _say(values.astype(np.float64))
+        return slots, features
+
+    def weights(self) -> dict[str, dict[str, float]]:
+        """Return, for people, each member's weight for each feature in the mean over contexts."""
+        mean = self._weights[0] + self._weights[1:].mean(axis=0)
+        return {
+            member: dict(zip(_features, row, strict=True))
+            for member, row in zip(self.members, mean.tolist(), strict=True)
+        }
+
+    def state(self) -> State:
+        """Return weights, sums of squared gradients and hit counts."""
+        return {
+            "members": list(self.members),
+            "learning_rate": self.learning_rate,
+            "fading": self.fading,
+            "candidates_max": self.candidates_max,
+            "weights": self._weights.copy(),
+            "squares": self._squares.copy(),
+            "hits": self._hits.copy(),
+            "tries": self._tries.copy(),
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return a blend that continues exactly where `state` was taken."""
+        names = ("learning_rate", "fading", "candidates_max")
+        blend = cls(dict.fromkeys(state["members"], 0.0), **{name: state[name] for name in names})
+        blend._weights, blend._squares = state["weights"].copy(), state["squares"].copy()
+        blend._hits, blend._tries = state["hits"].copy(), state["tries"].copy()
+        return blend
+
+
+def _row(context_length: int) -> int:
+    """Return the row of weights that sessions of this length add."""
+    return 1 + sum(context_length >= length for length in _lengths)
+
+
+def _sane(scores: Scores) -> bool:
+    """Tell whether a member said anything that can be used."""
+    values = scores.scores
+    return len(values) > 0 and len(values) == len(scores.slots) and bool(np.isfinite(values).all() and values.max() > 0)
+
+
+def _say(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return one member's features of its candidates, whose scores are best first.
+
+    Shapes:
+        values: (C,); returns (C, F)
+    """
+    peak = np.maximum(values / values[0], _floor)
+    last = len(values) - np.searchsorted(values[::-1], values, side="left")  # how many score at least as much
+    return np.stack(
+        (peak / peak.sum(), peak, 1.0 - np.log(peak) / np.log(_floor), 1.0 / last, np.ones(len(values))), axis=1
+    )
