@@ -4,7 +4,7 @@ It learns from judgements (candidates that were given before the true item was k
 is `consumers.online`. Its members may be missing, silent or mad; what they say then changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from headrace.state import State
 from learners.learner import Scores, top
 
 TRUST: Final[Mapping[str, float]] = {"popularity": 0.1, "transitions": 0.5, "session_knn": 1.0, "deep": 1.0}
-"""The members of the live system and how far each is believed before anything was learned."""
+"""How far the members of the live system are believed before anything was learned; others as far as 1."""
 
 _lengths: Final = (1, 2, 3, 4, 6, 10)
 """Session lengths at which the next set of weights begins; below the first, the session is empty."""
@@ -34,14 +34,14 @@ class Blend:
     Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its part of the
     member's best score (plainly and by logarithm), one over its rank (ties count as last) and whether it is there at
     all. A weight is the sum of one for all contexts and one for sessions of about this length. Learning is one step
-    down the gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting; features
-    within [0, 1] bound the gradient. A second number per context, how often the true item is among the candidates at
-    all, scales the answer, so that it is the probability that the item comes next.
+    down the gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting;
+    features within [0, 1] bound the gradient. A second number per context, how often the true item is among the
+    candidates at all, scales the answer, so that it is the probability that the item comes next.
 
     Not promised: anything about items that no member names.
 
     Args:
-        trust: member names and how far each is believed at first.
+        members: names, in the order of the weights' rows.
         learning_rate: first step's size.
         fading: factor by which past gradients and hits count less at each step.
         candidates_max: best candidates that are taken of each member.
@@ -49,7 +49,7 @@ class Blend:
     Source: Duchi, Hazan and Singer, "Adaptive subgradient methods", JMLR 12, 2011; listwise softmax loss: Cao et al.,
     "Learning to rank: from pairwise approach to listwise approach", ICML 2007.
 
-    >>> blend = Blend({"a": 1.0, "b": 1.0})
+    >>> blend = Blend(("a", "b"))
     >>> ranked = {
     ...     "a": Scores(np.array([1, 2], np.int32), np.array([3.0, 2.0], np.float32)),
     ...     "b": Scores(np.array([2, 3], np.int32), np.array([0.3, 0.1], np.float32)),
@@ -64,20 +64,20 @@ class Blend:
 
     def __init__(
         self,
-        trust: Mapping[str, float] = TRUST,
+        members: Sequence[str] = tuple(TRUST),
         *,
         learning_rate: float = 0.1,
         fading: float = 0.9999,
         candidates_max: int = 50,
     ) -> None:
-        self.members = tuple(trust)
+        self.members = tuple(members)
         self.learning_rate = learning_rate
         self.fading = fading
         self.candidates_max = candidates_max
         shape = (1 + len(_lengths) + 1, len(self.members), len(_features))
         # Row 0 holds for all contexts, the others are what each context adds to it.
         self._weights = np.zeros(shape)
-        self._weights[0, :, _features.index("peak")] = [_sharpness * trust[member] for member in self.members]
+        self._weights[0, :, _features.index("peak")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
         self._squares = np.full(shape, 0.1)
         self._hits = np.full(shape[0] - 1, 1.0)
         self._tries = np.full(shape[0] - 1, 2.0)
@@ -165,7 +165,7 @@ class Blend:
     def from_state(cls, state: State) -> Self:
         """Return a blend that continues exactly where `state` was taken."""
         names = ("learning_rate", "fading", "candidates_max")
-        blend = cls(dict.fromkeys(state["members"], 0.0), **{name: state[name] for name in names})
+        blend = cls(state["members"], **{name: state[name] for name in names})
         blend._weights, blend._squares = state["weights"].copy(), state["squares"].copy()
         blend._hits, blend._tries = state["hits"].copy(), state["tries"].copy()
         return blend

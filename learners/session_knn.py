@@ -29,6 +29,7 @@ class SessionKnn:
         k: neighbours that vote.
         candidates_max: newest sessions that are compared.
         prefix_max: last distinct items of the session that are looked at.
+        items_max: most slots; a slot is below it.
         sessions_max: sessions kept.
         session_items_max: distinct items kept per session, the first ones; longer sessions are mostly robots.
 
@@ -51,12 +52,14 @@ class SessionKnn:
         k: int = 100,
         candidates_max: int = 500,
         prefix_max: int = 20,
+        items_max: int = 1 << 20,
         sessions_max: int = 1 << 18,
         session_items_max: int = 24,
     ) -> None:
         self.k = k
         self.candidates_max = candidates_max
         self.prefix_max = prefix_max
+        self.items_max = items_max
         self.sessions_max = sessions_max
         self.session_items_max = session_items_max
         self._numbers = np.full(sessions_max, _nobody, np.int64)
@@ -97,6 +100,7 @@ class SessionKnn:
 
     def learn(self, context: Context, item: int) -> None:
         """Add the item to its session; one that the ring has already overwritten stays forgotten."""
+        assert 0 <= item < self.items_max, f"slot {item} is outside 0 to {self.items_max - 1}"
         number = context.session
         row = number % self.sessions_max
         held = int(self._numbers[row])
@@ -144,8 +148,9 @@ class SessionKnn:
         self._items[gone[self._items]] = _nobody
 
     def bounds(self) -> dict[str, tuple[int, int]]:
-        """Return the sessions kept and the entries of the inverted index."""
+        """Return the sessions kept, and the items and entries of the inverted index."""
         return {
+            "items": (len(self._index), self.items_max),
             "sessions": (int(np.count_nonzero(self._lengths)), self.sessions_max),
             "postings": (self._postings, 2 * self.sessions_max * self.session_items_max),
         }
@@ -158,6 +163,7 @@ class SessionKnn:
             "k": self.k,
             "candidates_max": self.candidates_max,
             "prefix_max": self.prefix_max,
+            "items_max": self.items_max,
             "sessions_max": self.sessions_max,
             "session_items_max": self.session_items_max,
             "swept": self._swept,
@@ -172,7 +178,7 @@ class SessionKnn:
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Return a learner that continues exactly where `state` was taken."""
-        names = ("k", "candidates_max", "prefix_max", "sessions_max", "session_items_max")
+        names = ("k", "candidates_max", "prefix_max", "items_max", "sessions_max", "session_items_max")
         learner = cls(**{name: state[name] for name in names})
         learner._swept = state["swept"]
         rows, lengths = state["numbers"] % learner.sessions_max, state["lengths"]
