@@ -1,0 +1,124 @@
+"""Judging beside the fold: what the models say of a picked event before it is learned. The only torch of the online side."""
+
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from headrace.blobs import Blobs
+from headrace.events import Event
+from learners import judgement
+from learners.deep import DeepModel
+from learners.judgement import Judgement, listed, pool, rank_of, record_judgements_max
+from learners.shop import BLEND, DEEP, Shop, Step
+
+share_max: Final = 0.3
+"""Most of the loop's time that judging may take."""
+halvings_max: Final = 10
+"""Judged at least: one event in 1,024."""
+steps_max: Final = 16
+"""Steps of one event that are judged: an invoice of a thousand lines must not stall the loop."""
+lag_min: Final = 2_000
+"""Records behind below which growing lag is no reason to judge less."""
+
+
+class _Observed(NamedTuple):
+    """A step that was picked, and what the fast members said of its context."""
+
+    event: Event
+    partition: int
+    offset: int
+    number: int
+    step: Step
+    lists: dict[str, tuple[list[str], object]]
+    inclusion: float
+
+
+class ShopJudge:
+    """Picks events by a seeded hash of their ids, at a rate that follows the load.
+
+    Judging may take `share_max` of the time: over that, or while lag grows, the rate halves, else it doubles up to 1. The
+    rate is written into each judgement, so a replay need not know about time.
+
+    Args:
+        seconds: a monotonic clock.
+        fixed: judge at this rate whatever it costs (for benchmarks of quality).
+    """
+
+    def __init__(
+        self, blobs: Blobs, *, seed: int = 0, seconds: Callable[[], float] = time.perf_counter, fixed: float | None = None
+    ) -> None:
+        self._blobs, self._seed, self._seconds, self._fixed = blobs, seed, seconds, fixed
+        self._halvings = 0
+        self._observed: list[_Observed] = []
+        self._spent_s = 0.0
+        self._began_s = seconds()
+        self._lag = 0
+        self._loaded: tuple[str, DeepModel] | None = None
+
+    @property
+    def inclusion(self) -> float:
+        """The probability with which an event is judged now."""
+        return self._fixed if self._fixed is not None else 0.5**self._halvings
+
+    def observe(self, fold: Shop, event: Event, partition: int, offset: int) -> None:
+        """Pick the event or not; keep what the fast members say of its steps."""
+        inclusion = self.inclusion
+        if inclusion < 1 and crc32(event.id.encode(), self._seed) >= inclusion * 0x1_0000_0000:
+            return
+        began = self._seconds()
+        for number, step in enumerate(fold.steps(event)[:steps_max]):
+            if step.context.items:
+                lists = fold.lists(step.context)
+                self._observed.append(_Observed(event, partition, offset, number, step, lists, inclusion))
+        self._spent_s += self._seconds() - began
+
+    def judge(self, fold: Shop, lag: int) -> list[bytes]:
+        """Let the deep model answer for all that was observed, rank members and blend, and adapt the rate."""
+        began = self._seconds()
+        observed, self._observed = self._observed, []
+        model = self._model(fold)
+        deep = model.predict([fold.ids(one.step.context.items) for one in observed], listed) if model else None
+        version = fold.champion.version if fold.champion and model else ""
+        made = []
+        for place, one in enumerate(observed):
+            lists = dict(one.lists)
+            if deep is not None:
+                lists[DEEP] = deep[place]
+            made.append(self._judge(fold, one, lists, version))
+        self._spent_s += self._seconds() - began
+        self._adapt(lag)
+        return [
+            judgement.encode(made[start : start + record_judgements_max])
+            for start in range(0, len(made), record_judgements_max)
+        ]
+
+    def _judge(self, fold: Shop, one: _Observed, lists: dict[str, tuple[list[str], object]], version: str) -> Judgement:
+        context, item = one.step
+        pooled = pool(lists)
+        prefix = len(context.items) - context.start
+        ranks = {name: pooled.rank(name, item) for name in pooled.lists}
+        ranks[BLEND] = rank_of(fold.blended(pooled, prefix), pooled.candidates, item)
+        return Judgement(
+            partition=one.partition, offset=one.offset, step=one.number, time_ms=one.event.time_ms, prefix=prefix,
+            inclusion=one.inclusion, model=version, item=item, candidates=pooled.candidates, scores=pooled.packed(),
+            ranks={name: rank if rank <= listed else 0 for name, rank in ranks.items()},
+        )  # fmt: skip
+
+    def _model(self, fold: Shop) -> DeepModel | None:
+        """Return the champion, loaded once; a shop without one has none."""
+        if fold.champion is None:
+            self._loaded = None
+            return None
+        if self._loaded is None or self._loaded[0] != fold.champion.blob:
+            self._loaded = fold.champion.blob, DeepModel.from_bytes(self._blobs.get(fold.champion.blob))
+        return self._loaded[1]
+
+    def _adapt(self, lag: int) -> None:
+        now_s = self._seconds()
+        share = self._spent_s / max(1e-9, now_s - self._began_s)
+        if share > share_max or (lag > lag_min and lag > self._lag):
+            self._halvings = min(halvings_max, self._halvings + 1)
+        elif share < share_max / 2:  # doubling would otherwise go straight over the budget again
+            self._halvings = max(0, self._halvings - 1)
+        self._lag, self._began_s, self._spent_s = lag, now_s, 0.0

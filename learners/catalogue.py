@@ -1,0 +1,82 @@
+"""The catalogue: which items a shard knows, each at a small number (a slot) that arrays can use. Bounded."""
+
+from typing import Self
+
+from headrace.state import State
+
+
+class Catalogue:
+    """Maps item ids to slots. When it is full, the items seen longest ago leave, a sixteenth at once.
+
+    Whoever keeps slots must forget those that `evict` returns before the next `admit`, for they are used again.
+
+    >>> catalogue = Catalogue(items_max=16)
+    >>> [catalogue.admit(f"item-{n}") for n in (0, 1, 0)]
+    [0, 1, 0]
+    >>> catalogue.item(1), catalogue.slot("item-9")
+    ('item-1', None)
+    """
+
+    def __init__(self, *, items_max: int = 131_072) -> None:
+        self.items_max = items_max
+        self._slots: dict[str, int] = {}  # least recently seen first
+        self._items: list[str] = []
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def slot(self, item: str) -> int | None:
+        """Return an item's slot, or None if it is not known."""
+        return self._slots.get(item)
+
+    def item(self, slot: int) -> str:
+        """Return the item at a slot in use."""
+        return self._items[slot]
+
+    def evict(self) -> list[int]:
+        """Make room if the catalogue is full; return the slots that must be forgotten."""
+        if len(self._slots) < self.items_max:
+            return []
+        oldest = [item for item, _ in zip(self._slots, range(max(1, self.items_max // 16)), strict=False)]
+        gone = [self._slots.pop(item) for item in oldest]
+        self._free.extend(reversed(gone))
+        return gone
+
+    def admit(self, item: str) -> int:
+        """Return an item's slot, giving it one if it is new; it counts as seen now."""
+        slot = self._slots.pop(item, None)
+        if slot is None:
+            assert len(self._slots) < self.items_max, "evict before admitting to a full catalogue"
+            if self._free:
+                slot = self._free.pop()
+                self._items[slot] = item
+            else:
+                slot = len(self._items)
+                self._items.append(item)
+        self._slots[item] = slot
+        return slot
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Return the items known, and the maximum."""
+        return {"items": (len(self._slots), self.items_max)}
+
+    def state(self) -> State:
+        """Return items by recency with their slots, and the free slots."""
+        return {
+            "items_max": self.items_max,
+            "recent": list(self._slots),
+            "slots": list(self._slots.values()),
+            "free": list(self._free),
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return a catalogue that continues exactly where `state` was taken."""
+        catalogue = cls(items_max=state["items_max"])
+        catalogue._slots = dict(zip(state["recent"], state["slots"], strict=True))
+        catalogue._free = list(state["free"])
+        catalogue._items = [""] * (len(catalogue._slots) + len(catalogue._free))
+        for item, slot in catalogue._slots.items():
+            catalogue._items[slot] = item
+        return catalogue

@@ -1,0 +1,183 @@
+"""Drift: has the world changed? Distances of the inputs with thresholds that adapt, and change of a loss's mean.
+
+Detectors have one verb more than learners, `observe`, and answer with an alarm or None. All are pure and bounded.
+"""
+
+from math import log2, sqrt
+from typing import Final, NamedTuple, Self
+from zlib import crc32
+
+import numpy as np
+from river.drift import PageHinkley
+
+from headrace.state import State
+from learners.adwin import Adwin
+
+window_views: Final = 1_000
+"""Views of one window of inputs."""
+warmup_windows: Final = 8
+"""Windows before a distance may raise an alarm: by then the stream's usual distances are known."""
+memory: Final = 0.1
+"""Weight of the newest window in the reference and in the usual distance."""
+deviations: Final = 4.0
+"""How far above the usual distance, in standard deviations, a window must lie."""
+
+
+class Alarm(NamedTuple):
+    """A detector's word that something changed: its score and the threshold that the score passed."""
+
+    detector: str
+    score: float
+    threshold: float
+
+
+class Distance:
+    """Compares the histogram of each window with a fading reference, by Hellinger distance.
+
+    The threshold is dynamic: the fading mean of past distances plus `deviations` of their fading standard deviations. An
+    alarm makes the window the new reference. On streams, distances with dynamic thresholds raise far fewer false alarms
+    than hypothesis tests, whose power grows with the sample until any difference is significant.
+    """
+
+    def __init__(self, name: str, bins: int) -> None:
+        self.name = name
+        self.score = self.threshold = 0.0
+        self._counts = np.zeros(bins)
+        self._reference = np.zeros(bins)
+        self._windows = 0
+        self._mean = self._square = 0.0
+
+    def count(self, bin_: int) -> None:
+        """Count one value of the current window."""
+        self._counts[bin_] += 1
+
+    def observe(self) -> Alarm | None:
+        """End the window; return an alarm if it lies far from the reference."""
+        total = self._counts.sum()
+        if not total:
+            return None
+        window, self._counts = self._counts / total, np.zeros(len(self._counts))
+        self._windows += 1
+        if self._windows == 1:
+            self._reference = window
+            return None
+        self.score = float(sqrt(max(0.0, 1 - np.sqrt(window * self._reference).sum())))
+        spread = sqrt(max(0.0, self._square - self._mean**2))
+        self.threshold = self._mean + deviations * max(spread, 0.1 * self._mean) if self._windows > 2 else 1.0
+        if self._windows > warmup_windows and self.score > self.threshold:
+            self._reference, self._windows = window, 1  # the usual distances stay, and are waited for again
+            return Alarm(self.name, self.score, self.threshold)
+        weight = max(memory, 1 / (self._windows - 1))
+        self._reference += weight * (window - self._reference)
+        self._mean += weight * (self.score - self._mean)
+        self._square += weight * (self.score**2 - self._square)
+        return None
+
+    def state(self) -> State:
+        """Return window, reference and usual distances."""
+        return {
+            "name": self.name, "score": self.score, "threshold": self.threshold, "counts": self._counts.copy(),
+            "reference": self._reference.copy(), "windows": self._windows, "mean": self._mean, "square": self._square,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return a detector that continues exactly where `state` was taken."""
+        detector = cls(state["name"], len(state["counts"]))
+        detector.score, detector.threshold = state["score"], state["threshold"]
+        detector._counts, detector._reference = state["counts"], state["reference"]
+        detector._windows, detector._mean, detector._square = state["windows"], state["mean"], state["square"]
+        return detector
+
+
+class InputDrift:
+    """Watches what is viewed: which items (by hash), prices, categories, and how many were never seen before."""
+
+    def __init__(self) -> None:
+        self._popularity = Distance("popularity", 256)
+        self._price = Distance("price", 64)
+        self._category = Distance("category", 64)
+        self._unseen = Distance("unseen_items", 2)
+        self._views = 0
+
+    @property
+    def distances(self) -> tuple[Distance, ...]:
+        """The four detectors."""
+        return self._popularity, self._price, self._category, self._unseen
+
+    def observe(self, item: str, category: str, price: float | None, *, unseen: bool) -> list[Alarm]:
+        """Take a view; return the alarms of the window that it ends, if it ends one."""
+        self._popularity.count(crc32(item.encode()) & 255)
+        if category:
+            self._category.count(crc32(category.encode()) & 63)
+        if price:
+            self._price.count(min(63, max(0, int(4 * log2(price)) + 16)))
+        self._unseen.count(unseen)
+        self._views += 1
+        if self._views < window_views:
+            return []
+        self._views = 0
+        return [alarm for distance in self.distances if (alarm := distance.observe())]
+
+    def state(self) -> State:
+        """Return all detectors."""
+        return {"views": self._views, "distances": [distance.state() for distance in self.distances]}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return a detector that continues exactly where `state` was taken."""
+        drift = cls()
+        drift._views = state["views"]
+        drift._popularity, drift._price, drift._category, drift._unseen = map(Distance.from_state, state["distances"])
+        return drift
+
+
+class LossDrift:
+    """Watches a prequential loss in [0, 1] for a change of its mean: ADWIN for any change, Page-Hinkley for a rise."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._adwin = Adwin()
+        self._page_hinkley = _page_hinkley()
+
+    @property
+    def mean(self) -> float:
+        """The loss's mean since ADWIN saw the last change."""
+        return self._adwin.mean
+
+    def observe(self, loss: float) -> list[Alarm]:
+        """Take a loss; return alarms."""
+        alarms = []
+        before = self._adwin.mean
+        if self._adwin.observe(loss):
+            alarms.append(Alarm(f"{self.name}_adwin", before, self._adwin.delta))
+        self._page_hinkley.update(loss)
+        if self._page_hinkley.drift_detected:
+            alarms.append(Alarm(f"{self.name}_page_hinkley", loss, self._page_hinkley.threshold))
+            self._page_hinkley = _page_hinkley()
+        return alarms
+
+    def state(self) -> State:
+        """Return both detectors."""
+        sums = self._page_hinkley
+        return {
+            "name": self.name, "adwin": self._adwin.state(), "count": sums._x_mean.n, "mean": sums._x_mean._mean,
+            "increase": sums._sum_increase, "decrease": sums._sum_decrease, "lowest": sums._min_increase,
+            "highest": sums._max_decrease,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return a detector that continues exactly where `state` was taken."""
+        drift = cls(state["name"])
+        drift._adwin = Adwin.from_state(state["adwin"])
+        sums = drift._page_hinkley
+        sums._x_mean.n, sums._x_mean._mean = state["count"], state["mean"]
+        sums._sum_increase, sums._sum_decrease = state["increase"], state["decrease"]
+        sums._min_increase, sums._max_decrease = state["lowest"], state["highest"]
+        return drift
+
+
+def _page_hinkley() -> PageHinkley:
+    return PageHinkley(min_instances=200, threshold=25.0, mode="up")
+
