@@ -1,0 +1,294 @@
+"""One round of training of the deep model: warm start, a bounded number of passes, a new model.
+
+Each batch trains on *its own little catalogue*: the items in its sequences and a share of all others drawn as
+negatives. Only those rows of the item table are read, normalised, scored and updated, so a step costs the same whatever
+the catalogue's size; below `full_softmax_max` items the little catalogue is simply all of it. Scores are corrected by
+the logarithm of each row's probability of being drawn, which makes the loss an estimate of the one over the whole
+catalogue.
+
+Source: sampled softmax with logQ correction: Bengio and Senecal, "Adaptive importance sampling to accelerate training
+of a neural probabilistic language model" (IEEE TNN 2008); Yi et al., "Sampling-bias-corrected neural modeling" (RecSys
+2019). We correct by the probability of inclusion, and never correct the true item, which is always there.
+
+Letters of shapes: T predictions of a batch, C rows of its little catalogue, D width.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from learners.deep import DeepModel, DeepSettings, autocast, pad
+
+full_softmax_max: Final = 3_000
+"""Largest catalogue over which the softmax is complete; above it, a batch draws `negatives` rows."""
+negatives: Final = 2_000
+"""Rows drawn per batch beside those of its own sequences."""
+batch_tokens: Final = 512
+"""Predictions per step, about."""
+table_factor: Final = 20.0
+"""How much faster than the network the item vectors learn: they are many, and each is met seldom."""
+_CHUNK_NUMBERS: Final = 1 << 20
+"""Scores held at once (4 MB): the loss works through a batch in chunks that stay in cache."""
+_SHUFFLED_PER_SORT: Final = 64
+"""Batches whose sequences are sorted by length together, so that little is padding and order stays random."""
+
+
+class TrainResult(NamedTuple):
+    """What a round made: the model, predictions trained on over all passes, mean loss (nats) of the last."""
+
+    model: DeepModel
+    tokens: int
+    loss: float
+
+
+class NotFinite(Exception):
+    """The loss became NaN or infinite: the round is given up, its parent is unharmed."""
+
+
+def never() -> bool:
+    """Return False: a round without a deadline."""
+    return False
+
+
+def ignore(share: float) -> None:
+    """Do nothing with a round's progress."""
+
+
+def train(
+    parent: DeepModel | None,
+    sequences: Sequence[Sequence[str]],
+    *,
+    rehearsal: Sequence[Sequence[str]] = (),
+    settings: DeepSettings | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    passes: int = 3,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.01,
+    stop: Callable[[], bool] = never,
+    progress: Callable[[float], None] = ignore,
+    lineage: dict[str, Any] | None = None,
+) -> TrainResult:
+    """Train a copy of `parent` (or a new model) to tell the next item at every position of the sequences.
+
+    Called by the fine-tuner in its own process and by benchmarks. On a CPU, with the same torch, processor family and
+    number of threads, equal arguments give a model of equal bytes; a GPU does not promise that.
+
+    Args:
+        parent: the model to start from; never changed. Its settings win over `settings`.
+        sequences: items in order, oldest first; those shorter than 2 teach nothing. Longer than `settings.context` + 1
+        are cut
+            into pieces. All their items are admitted to the vocabulary.
+        rehearsal: sequences of the past, mixed evenly with the new ones.
+        seed: decides the first weights of a new model, the order, dropout and the negatives.
+        stop: asked before each batch; once it says True the round ends with what it has learned.
+        progress: told the share done, in [0, 1], after each batch.
+
+    Raises:
+        NotFinite: the loss was NaN or infinite.
+    """
+    model = DeepModel(settings or DeepSettings(), seed) if parent is None else DeepModel.from_bytes(parent.to_bytes())
+    model.lineage = lineage or {}
+    everything = [*sequences, *rehearsal]
+    model.grow(item for sequence in everything for item in sequence)
+    pieces = [piece for sequence in everything for piece in _pieces(model.rows(sequence), model.settings.context)]
+    if not pieces:
+        return TrainResult(model, 0, math.nan)
+    model.to(device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        result = _passes(model, pieces, seed, passes, learning_rate, weight_decay, stop, progress)
+    model.network.eval()
+    model.touched()
+    return TrainResult(model.to("cpu"), *result)
+
+
+def _pieces(rows: list[int], context: int) -> Iterator[list[int]]:
+    """Cut a sequence into pieces of at most context + 1 rows that share one row, so that each step is learned once."""
+    for start in range(0, len(rows) - 1, context):
+        yield rows[start : start + context + 1]
+
+
+def _passes(
+    model: DeepModel,
+    pieces: list[list[int]],
+    seed: int,
+    passes: int,
+    learning_rate: float,
+    weight_decay: float,
+    stop: Callable[[], bool],
+    progress: Callable[[float], None],
+) -> tuple[int, float]:
+    """Run the passes; return how many predictions were trained on and the mean loss of the last pass."""
+    generator = torch.Generator().manual_seed(seed)
+    model.network.train()
+    rows = _RowAdam(model.table)
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    catalogue = _Catalogue(model, pieces, generator)
+    total = passes * sum(len(piece) - 1 for piece in pieces)
+    tokens, loss = 0, math.nan
+    for _ in range(passes):
+        done, summed = 0, 0.0
+        for batch in _batches(pieces, generator):
+            if stop():
+                return tokens, loss
+            rate = learning_rate * _schedule(tokens / total)
+            optimizer.param_groups[0]["lr"], rows.rate = rate, table_factor * rate
+            count, value = _step(model, catalogue, batch, rows, optimizer)
+            tokens, done, summed = tokens + count, done + count, summed + value * count
+            loss = summed / done
+            progress(tokens / total)
+    return tokens, loss
+
+
+def _schedule(share: float) -> float:
+    """Rise over the first twentieth, then fall linearly to a tenth."""
+    return min(1.0, (share + 0.002) / 0.05) * (1 - 0.9 * share)
+
+
+def _batches(pieces: list[list[int]], generator: torch.Generator) -> Iterator[list[list[int]]]:
+    """Yield all pieces once, in random order, about `batch_tokens` predictions at a time, similar lengths together."""
+    order = torch.randperm(len(pieces), generator=generator).tolist()
+    size = sum(len(piece) - 1 for piece in pieces) / len(pieces)
+    together = max(1, int(_SHUFFLED_PER_SORT * batch_tokens / size))
+    batches: list[list[list[int]]] = []
+    for start in range(0, len(order), together):
+        batch: list[list[int]] = []
+        count = 0
+        for i in sorted(order[start : start + together], key=lambda i: len(pieces[i])):
+            batch.append(pieces[i])
+            count += len(pieces[i]) - 1
+            if count >= batch_tokens:
+                batches.append(batch)
+                batch, count = [], 0
+        if batch:
+            batches.append(batch)
+    for i in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[i]
+
+
+class _Catalogue:
+    """Draws the little catalogue of a batch and knows each row's probability of being in one."""
+
+    def __init__(self, model: DeepModel, pieces: list[list[int]], generator: torch.Generator) -> None:
+        self.size, self.generator, self.device = len(model), generator, model.device
+        self.full = self.size <= full_softmax_max
+        counts = torch.bincount(torch.tensor([row for piece in pieces for row in piece]), minlength=self.size)
+        expected = batch_tokens * counts / counts.sum() + negatives / self.size
+        # A row that is expected x times is there with a probability of about 1 - exp(-x).
+        self.log_inclusion = torch.log(-torch.expm1(-expected)).to(self.device)
+
+    def draw(self, batch: list[list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the rows of the little catalogue, the correction of each, and the batch in terms of it.
+
+        Shapes:
+            rows, correction: (C,); sequences: (B, L + 1), packed to the left; lengths: (B,)
+        """
+        sequences, lengths = pad(batch)
+        if self.full:
+            rows = torch.arange(self.size, device=self.device)
+            return rows, torch.zeros(self.size, device=self.device), sequences.to(self.device), lengths.to(self.device)
+        drawn = torch.randint(self.size, (negatives,), generator=self.generator)
+        rows, inverse = torch.unique(torch.cat([sequences.flatten(), drawn]), return_inverse=True)
+        sequences = inverse[: sequences.numel()].view(sequences.shape)
+        rows = rows.to(self.device)
+        return rows, -self.log_inclusion[rows], sequences.to(self.device), lengths.to(self.device)
+
+
+def _step(
+    model: DeepModel, catalogue: _Catalogue, batch: list[list[int]], rows: "_RowAdam", optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Take one step on one batch; return its number of predictions and their mean loss."""
+    chosen, correction, sequences, lengths = catalogue.draw(batch)
+    table = model.table[chosen].requires_grad_()
+    units = functional.normalize(table, dim=1)
+    inputs, targets = sequences[:, :-1], sequences[:, 1:]
+    real = torch.arange(inputs.shape[1], device=lengths.device) < lengths[:, None] - 1
+    with autocast(model.device):
+        sessions = model.network(functional.embedding(inputs, units))
+    loss = softmax_loss(sessions[real].float(), units, correction, targets[real], model.settings.temperature)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise NotFinite(f"the loss became {value}")
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
+    optimizer.step()
+    assert table.grad is not None
+    rows.step(chosen, table.grad)
+    return int(real.sum()), value
+
+
+class _RowAdam:
+    """Adam over the item table that touches only the rows of a batch; each row counts its own steps.
+
+    Dense Adam reads and writes the whole table and both moments at every step, which on a CPU costs more than the
+    products.
+    """
+
+    def __init__(self, table: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.table, self.rate, self.betas = table, 0.0, betas
+        self.first, self.second = torch.zeros_like(table), torch.zeros_like(table)
+        self.steps = torch.zeros(len(table), 1, device=table.device)
+
+    @torch.no_grad()
+    def step(self, rows: Tensor, gradient: Tensor) -> None:
+        """Update `rows` (C,) of the table by their gradient (C, D)."""
+        one, two = self.betas
+        steps = self.steps[rows] + 1
+        first = torch.lerp(gradient, self.first[rows], one)
+        second = torch.lerp(gradient.square(), self.second[rows], two)
+        size = (second / (1 - two**steps)).sqrt_().add_(1e-8)
+        self.table[rows] -= self.rate * first / (1 - one**steps) / size
+        self.steps[rows], self.first[rows], self.second[rows] = steps, first, second
+
+
+def softmax_loss(sessions: Tensor, units: Tensor, correction: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross-entropy of the targets under softmax(sessions @ units.T / temperature + correction).
+
+    The correction of a row's own target is left out. Scores exist only a chunk at a time, in one reused buffer: the
+    gradients are computed on the way forward, so nothing of size T times C is kept or allocated twice.
+
+    Shapes:
+        sessions: (T, D), units: (C, D), correction: (C,), targets: (T,) indices into units
+    """
+    loss: Tensor = _SoftmaxLoss.apply(sessions, units, correction, targets, temperature)
+    return loss
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, sessions: Tensor, units: Tensor, correction: Tensor, targets: Tensor, temperature: float
+    ) -> Tensor:
+        total = len(sessions)
+        chunk = max(1, _CHUNK_NUMBERS // len(units))
+        buffer = torch.empty(min(chunk, total), len(units), device=sessions.device)
+        grad_sessions, grad_units = torch.empty_like(sessions), torch.zeros_like(units)
+        loss = torch.zeros((), device=sessions.device)
+        for start in range(0, total, chunk):
+            part, target = sessions[start : start + chunk], targets[start : start + chunk, None]
+            scores = buffer[: len(part)]
+            torch.addmm(correction, part, units.T, alpha=1 / temperature, out=scores)
+            scores.scatter_add_(1, target, -correction[target])
+            true = scores.gather(1, target)
+            # Cosines bound the scores, so that exp needs no maximum taken off first.
+            scores.sub_(true).exp_()
+            summed = scores.sum(dim=1, keepdim=True)
+            loss += summed.log().sum()
+            scores.div_(summed).scatter_add_(1, target, torch.full_like(true, -1.0))
+            torch.mm(scores, units, out=grad_sessions[start : start + chunk])
+            grad_units.addmm_(scores.T, part)
+        scale = 1 / (temperature * total)
+        ctx.save_for_backward(grad_sessions.mul_(scale), grad_units.mul_(scale))
+        return loss / total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        grad_sessions, grad_units = ctx.saved_tensors
+        return grad_sessions * gradient, grad_units * gradient, None, None, None

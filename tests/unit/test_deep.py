@@ -1,0 +1,134 @@
+"""The deep model by itself: answers, growth, bytes, refusals."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.errors import StateUnreadable
+from learners.deep import DeepModel, DeepSettings
+
+small = DeepSettings(width=16, layers=2, heads=2, context=6, dropout=0.1)
+words = [f"item-{i}" for i in range(40)]
+
+
+def fresh(seed: int = 1) -> DeepModel:
+    model = DeepModel(small, seed)
+    model.grow(words)
+    return model
+
+
+def test_an_answer_holds_the_most_probable_items_in_order() -> None:
+    model = fresh()
+    [(items, scores)] = model.predict([["item-3", "item-5"]], n=7)
+    everything = model.score_all([["item-3", "item-5"]])[0]
+    best = np.argsort(-everything, kind="stable")[:7]
+    assert items == [model.items[row] for row in best]
+    np.testing.assert_allclose(scores, everything[best], rtol=1e-6)
+    assert scores.dtype == np.float32
+    assert everything.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_unknown_items_are_skipped_and_an_empty_prefix_has_no_answer() -> None:
+    model = fresh()
+    answers = model.predict([[], ["never-seen"], ["item-1", "never-seen"], ["item-1"]], n=5)
+    assert [len(items) for items, _ in answers] == [0, 0, 5, 5]
+    assert answers[2][0] == answers[3][0]
+    np.testing.assert_array_equal(model.score_all([[]]), np.zeros((1, 40)))
+
+
+def test_neighbours_in_a_batch_do_not_change_an_answer() -> None:
+    model = fresh()
+    prefixes = [words[i : i + 1 + i % 9] for i in range(30)]
+    together = model.score_all(prefixes)
+    for prefix, scores in zip(prefixes, together, strict=True):
+        np.testing.assert_allclose(model.score_all([prefix])[0], scores, rtol=1e-4)
+
+
+def test_only_the_newest_items_of_a_prefix_count() -> None:
+    model = fresh()
+    long = words[:20]
+    np.testing.assert_allclose(model.score_all([long]), model.score_all([long[-6:]]), rtol=1e-5)
+
+
+def test_the_network_is_causal() -> None:
+    model = fresh()
+    vectors = torch.nn.functional.normalize(torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    changed = vectors.clone()
+    changed[:, 4:] = vectors[:, :2]
+    before, after = model.network(vectors), model.network(changed)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_growth_keeps_old_rows_and_follows_from_seed_and_size() -> None:
+    one, two = fresh(), fresh()
+    kept = one.table.clone()
+    assert one.grow(["item-3", "new-a", "new-b", "new-a"]) == 2
+    two.grow(["new-a", "new-b"])
+    assert torch.equal(one.table[:40], kept)
+    assert torch.equal(one.table, two.table)
+    assert one.items[40:] == ["new-a", "new-b"]
+    assert len(one.predict([["new-a"]], n=42)[0][0]) == 42
+
+
+def test_growth_stops_at_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learners.deep.items_max", 42)
+    model = fresh()
+    assert model.grow(["a", "b", "c"]) == 2
+    assert model.grow(["d"]) == 0
+
+
+def test_saved_and_loaded_predicts_the_same_bits() -> None:
+    model = fresh()
+    model.lineage = {"parent": None, "ranges": [["events", 0, 10, 20]], "seed": 7}
+    data = model.to_bytes()
+    again = DeepModel.from_bytes(data)
+    prefixes = [["item-1"], ["item-2", "item-9", "item-2"]]
+    np.testing.assert_array_equal(model.score_all(prefixes), again.score_all(prefixes))
+    assert again.lineage == model.lineage
+    assert again.to_bytes() == data
+    assert fresh().to_bytes() == fresh().to_bytes()
+    assert fresh(1).to_bytes() != fresh(2).to_bytes()
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:50], lambda d: d[:-4], lambda d: b"", lambda d: b"\xff" * 64])
+def test_bytes_that_are_no_model_are_refused(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(StateUnreadable):
+        DeepModel.from_bytes(damage(fresh().to_bytes()))
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused() -> None:
+    model = fresh()
+    model.items.append("more")
+    with pytest.raises(StateUnreadable, match="40 item vectors do not fit 41"):
+        DeepModel.from_bytes(model.to_bytes())
+    model.items[40:] = []
+    model.items[3] = "item-0"
+    with pytest.raises(StateUnreadable, match="do not fit 39"):
+        DeepModel.from_bytes(model.to_bytes())
+
+
+def test_check_names_what_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fresh().check() == []
+    assert DeepModel(small, 1).check() == ["the vocabulary is empty"]
+    model = fresh()
+    model.table[3, 3] = math.nan
+    assert model.check() == ["items holds NaN or infinity"]
+    model = fresh()
+    model.table[3] = 0
+    assert model.check() == ["an item's vector is zero"]
+    model = fresh()
+    with torch.no_grad():
+        model.network.pool.recency[0, 0] = math.inf
+    assert model.check() == ["network.pool.recency holds NaN or infinity"]
+    monkeypatch.setattr("learners.deep.weights_bytes_max", 1000)
+    assert "more than 1000" in fresh().check()[0]
+
+
+def test_making_a_model_leaves_the_global_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    fresh()
+    assert torch.equal(torch.random.get_rng_state(), before)

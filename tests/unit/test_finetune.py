@@ -1,0 +1,141 @@
+"""Rounds of training on a small language whose structure is known."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from learners import finetune
+from learners.deep import DeepModel, DeepSettings
+from learners.finetune import NotFinite, softmax_loss, train
+
+small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
+
+
+def language(count: int, seed: int, size: int = 60, stride: int = 7) -> list[list[str]]:
+    """Sequences in which item i is followed by i * stride + 1 (four times in five) or by anything."""
+    chance = random.Random(seed)
+    made = []
+    for _ in range(count):
+        item, sequence = chance.randrange(size), []
+        for _ in range(chance.randint(2, 8)):
+            sequence.append(f"i{item}")
+            item = (item * stride + 1) % size if chance.random() < 0.8 else chance.randrange(size)
+        made.append(sequence)
+    return made
+
+
+def mrr(model: DeepModel, sequences: list[list[str]]) -> float:
+    prefixes = [s[:k] for s in sequences for k in range(1, len(s))]
+    truth = [s[k] for s in sequences for k in range(1, len(s))]
+    scores = model.score_all(prefixes)
+    own = scores[np.arange(len(truth)), model.rows(truth)]
+    return float(np.mean(1 / (scores >= own[:, None]).sum(axis=1)))
+
+
+def test_a_round_finds_the_structure_and_the_next_one_follows_its_change() -> None:
+    first = train(None, language(1500, 1), settings=small, seed=3, passes=6)
+    here, there = language(200, 2), language(200, 3, stride=11)
+    # Popularity is nearly uniform here: it cannot do better than about sum(1/r)/60 = 0.08.
+    assert mrr(first.model, here) > 0.6
+    assert mrr(first.model, there) < 0.35
+    second = train(first.model, language(1500, 4, stride=11), settings=small, seed=4, passes=6)
+    assert mrr(second.model, there) > 0.6
+    assert second.loss < 3
+
+
+def test_rehearsal_keeps_what_plain_training_forgets() -> None:
+    old, new = language(1000, 1), [[f"n{i[1:]}" for i in s] for s in language(1000, 2, stride=11)]
+    # The new language uses the old items too, in another order, so that learning it alone overwrites.
+    new += language(1000, 5, stride=13)
+    first = train(None, old, settings=small, seed=3, passes=5).model
+    plain = train(first, new, settings=small, seed=3, passes=5).model
+    rehearsed = train(first, new, rehearsal=old, settings=small, seed=3, passes=5).model
+    assert mrr(rehearsed, language(200, 9)) > mrr(plain, language(200, 9)) + 0.1
+    assert mrr(rehearsed, [s for s in new if s[0][0] == "n"][:200]) > 0.5
+
+
+def test_new_items_are_admitted_and_learned() -> None:
+    first = train(None, language(500, 1), settings=small, seed=3, passes=2).model
+    new = [[f"n{i[1:]}" for i in s] for s in language(1000, 2)]
+    second = train(first, new, settings=small, seed=3, passes=5).model
+    assert second.items[:60] == first.items
+    assert len(first) == 60
+    assert len(second) == 120
+    assert mrr(second, new[:200]) > 0.5
+
+
+@pytest.mark.parametrize("full", [0, 1000])
+def test_equal_arguments_give_equal_bytes(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "full_softmax_max", full)
+    before = torch.random.get_rng_state()
+    one, two, other = (train(None, language(300, 1), settings=small, seed=s, passes=2) for s in (5, 5, 6))
+    assert one.model.to_bytes() == two.model.to_bytes() != other.model.to_bytes()
+    assert one.tokens == two.tokens == 2 * sum(len(s) - 1 for s in language(300, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_parent_is_not_changed() -> None:
+    parent = train(None, language(200, 1), settings=small, seed=1, passes=1).model
+    data = parent.to_bytes()
+    train(parent, language(200, 2), seed=2, passes=1)
+    assert parent.to_bytes() == data
+
+
+def test_sampled_softmax_learns_as_well_as_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = {"settings": small, "seed": 3, "passes": 6}
+    full = train(None, language(1500, 1, size=600), **rounds).model  # type: ignore[arg-type]
+    monkeypatch.setattr(finetune, "full_softmax_max", 0)
+    monkeypatch.setattr(finetune, "negatives", 100)
+    sampled = train(None, language(1500, 1, size=600), **rounds).model  # type: ignore[arg-type]
+    truth = language(200, 2, size=600)
+    assert mrr(sampled, truth) > 0.9 * mrr(full, truth) > 0.2
+
+
+@pytest.mark.parametrize("chunk", [10, 1 << 20])
+def test_the_chunked_loss_is_cross_entropy(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "_CHUNK_NUMBERS", chunk)
+    generator = torch.Generator().manual_seed(0)
+    sessions, units = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (13, 9))
+    correction = torch.rand(9, generator=generator)
+    targets = torch.randint(9, (13,), generator=generator)
+    logits = sessions @ units.T / 0.5 + correction
+    own = torch.nn.functional.one_hot(targets, 9) * correction
+    wanted = torch.nn.functional.cross_entropy(logits - own, targets)
+    wanted_gradients = torch.autograd.grad(wanted, [sessions, units])
+    found = softmax_loss(sessions, units, correction, targets, 0.5)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(torch.autograd.grad(found, [sessions, units]), wanted_gradients)
+
+
+def test_nothing_to_learn_gives_the_parent_back() -> None:
+    parent = train(None, language(50, 1), settings=small, seed=1, passes=1).model
+    result = train(parent, [["lonely"], []], seed=2)
+    assert result.tokens == 0
+    assert math.isnan(result.loss)
+    assert result.model.items == [*parent.items, "lonely"]
+
+
+def test_long_sequences_are_learned_whole() -> None:
+    walk = [f"i{i}" for i in range(35)]
+    assert train(None, [walk], settings=small, passes=1).tokens == 34
+
+
+def test_a_loss_that_is_not_finite_ends_the_round() -> None:
+    parent = train(None, language(50, 1), settings=small, seed=1, passes=1).model
+    parent.table[0, 0] = math.nan
+    with pytest.raises(NotFinite):
+        train(parent, language(50, 1), seed=1)
+
+
+def test_stop_ends_the_round_early_and_progress_tells_how_far() -> None:
+    told: list[float] = []
+    result = train(
+        None, language(500, 1), settings=small, passes=2, stop=lambda: len(told) >= 3, progress=told.append
+    )
+    assert len(told) == 3
+    assert told == sorted(told)
+    assert result.tokens == pytest.approx(told[-1] * 2 * sum(len(s) - 1 for s in language(500, 1)))
+    assert result.model.check() == []
