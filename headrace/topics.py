@@ -32,6 +32,7 @@ MODELS = "models"
 SCORES = "scores"
 ALARMS = "alarms"
 TRUTH = "truth"
+EVENTS_REPLAY = "events-replay"
 
 SHARDS = {"online": 0, "finetune": 1}
 """Writer ids and the partition of `journal` and `judgements` that each one writes."""
@@ -54,6 +55,8 @@ TOPICS = {
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "online", "finetune, operators", "drift alarms"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "operators, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
+        Topic(EVENTS_REPLAY, 4, 7 * DAY_MS, "shopper id", "republish", "operators",
+              "ranges of events, copied byte for byte to be looked at or learned apart"),
     )
 }  # fmt: skip
 

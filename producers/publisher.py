@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log import Log, Outgoing, Partition
-from headrace.topics import EVENTS, TOPICS, partition_for, partitions_of
+from headrace.topics import EVENTS, partitions_of, place_of
 
 look_back_max: Final = 5_000
 """Records read at once while looking back for what an earlier run published."""
@@ -119,9 +119,10 @@ def last_published(log: Log, origin: str, topics: Iterable[str]) -> dict[Partiti
     family = origin.rpartition(":")[0]
     found: dict[Partition, int] = {}
     for place in (place for topic in topics for place in partitions_of(topic)):
-        first, end = log.first(place), log.end(place)
-        if first == end:
+        first, last = log.first(place), log.last(place)
+        if last is None:
             continue
+        end = last.offset + 1  # what lies behind, up to the log's end, are markers
         reader = log.reader({place: first})
         try:
             while first < end and place not in found:
@@ -131,7 +132,7 @@ def last_published(log: Log, origin: str, topics: Iterable[str]) -> dict[Partiti
                     batches = reader.read(end - position, look_back_timeout_s)
                     if not batches:
                         where = f"{place.topic}/{place.number}"
-                        raise LogUnavailable(f"{where}: no records from {position} on, though it ends at {end}")
+                        raise LogUnavailable(f"{where}: no records from {position} on, though some come before {end}")
                     for record in (record for _, records in batches for record in records if record.offset < end):
                         match = published_number(record.value, family)
                         if match and match[0] != origin:
@@ -216,8 +217,8 @@ def publish(
                 continue
             if limit is not None and counts and published + already >= limit:
                 break
-            number = partition_for(record.key, TOPICS[record.topic].partitions)
-            if record.number <= done.get(Partition(record.topic, number), -1):
+            outgoing = Outgoing(record.topic, record.key, record.value)
+            if record.number <= done.get(place_of(outgoing), -1):
                 already += counts
                 continue
             while gate is not None and counts and (note := gate(published + already)) is not None:
@@ -228,7 +229,7 @@ def publish(
                 appender.flush()
                 progress(Progress(published, already, share()))
                 sleep(wait_s)
-            appender.append(Outgoing(record.topic, record.key, record.value, number))
+            appender.append(outgoing)
             if counts:
                 published += 1
                 last_time_ms = record.time_ms

@@ -1,0 +1,82 @@
+"""What determines a simulated stream: the size of the shop, and when it drifts and how."""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from headrace.errors import Misconfigured
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One scheduled change. `at` and `until` are shares of the run's time.
+
+    abrupt: at once, `strength` (a share) of all themes and successors is redrawn. gradual: the same, with a visit's
+    chance to be of the new kind rising from 0 at `at` to 1 at `until`. recurring: the shop's first structure comes back
+    from `at` to `until`. price: prices of half of the categories are multiplied by `strength`.
+    """
+
+    kind: Literal["abrupt", "gradual", "recurring", "price"]
+    at: Share
+    until: Share
+    strength: Annotated[float, Meta(gt=0, le=10)] = 0.8
+
+
+DRIFTS: Final = (
+    Drift("abrupt", 0.35, 0.35),
+    Drift("gradual", 0.52, 0.62),
+    Drift("recurring", 0.76, 0.86),
+    Drift("price", 0.91, 0.91, 1.4),
+)
+
+
+class ShopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What determines a simulated stream, to the byte.
+
+    `events` counts records of `events`; the first is near `start_ms` (2025-01-06, a Monday), the last near `end_ms`.
+    `new_items` arrive evenly over the run, as a share of `items`; `bots` is a share of visits, `sampled` of views for
+    which the truth is told.
+    """
+
+    seed: Annotated[int, Meta(ge=0, lt=2**53)] = 1
+    events: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 60_000
+    items: Annotated[int, Meta(ge=100, le=200_000)] = 1_500
+    shoppers: Annotated[int, Meta(ge=10, le=10_000_000)] = 4_000
+    days: Annotated[float, Meta(gt=0, le=3_650)] = 28.0
+    start_ms: Annotated[int, Meta(ge=788_918_400_000, le=4_000_000_000_000)] = 1_736_121_600_000
+    new_items: Share = 0.15
+    bots: Share = 0.003
+    sampled: Share = 0.02
+    drifts: tuple[Drift, ...] = DRIFTS
+
+    @property
+    def end_ms(self) -> int:
+        """Return when the scheduled time ends; the stream itself ends with its last event, near it."""
+        return self.start_ms + round(self.days * 86_400_000)
+
+    def time_ms(self, share: float) -> int:
+        """Return the event time at a share of the run."""
+        return self.start_ms + round(share * (self.end_ms - self.start_ms))
+
+
+def checked(settings: ShopSettings) -> ShopSettings:
+    """Return the settings if every value can be used. Raises Misconfigured otherwise.
+
+    >>> checked(ShopSettings(seed=7)).seed
+    7
+    """
+    try:
+        settings = msgspec.convert(msgspec.to_builtins(settings), ShopSettings)
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"simulate: {error}") from error
+    ends = [0.0]
+    for drift in settings.drifts:
+        if drift.until < drift.at or drift.at < ends[-1]:
+            span = f"{drift.at} to {drift.until}"
+            raise Misconfigured(f"simulate: wanted drifts in order, without overlap; found one from {span}")
+        if drift.kind in ("abrupt", "gradual") and drift.strength > 1:
+            raise Misconfigured(f"simulate: an {drift.kind} drift's strength is a share, found {drift.strength}")
+        ends.append(drift.until)
+    return settings
