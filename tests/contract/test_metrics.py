@@ -1,0 +1,266 @@
+"""Metrics as Prometheus sees them: names, units, bounded labels, alert rules and dashboards (the real promtool)."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
+
+from headrace.errors import Misconfigured
+from headrace.events import Reason
+from headrace.log import Partition
+from headrace.loop import Turn
+from headrace.metrics import (
+    KINDS,
+    LABELS,
+    FinetuneMetrics,
+    MetricsServer,
+    OnlineMetrics,
+    ProcessMetrics,
+    ProducerMetrics,
+    ServingMetrics,
+    reference,
+)
+from headrace.topics import TOPICS, partitions_of
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy/prometheus/rules/headrace.yml"
+RULE_TESTS = ROOT / "deploy/prometheus/tests"
+DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Return the path of the real promtool."""
+    path = shutil.which("promtool")
+    if path is None:
+        pytest.skip("needs promtool: apt-get install prometheus")
+    return path
+
+
+def a_turn(**changes: Any) -> Turn:
+    return Turn(
+        records=13,
+        learned=10,
+        duplicates=1,
+        rejected=Counter(schema=2),
+        judgements=3,
+        ages_s=[0.04, 0.3],
+        learn_s=0.01,
+        judge_s=0.002,
+        commit_s=0.02,
+        lag=dict.fromkeys(partitions_of("events"), 7),
+        bounds={"shoppers": (10, 1000)},
+        snapshot_bytes=4096,
+    )._replace(**changes)
+
+
+def told() -> dict[str, ProcessMetrics]:
+    """Return the metrics of each kind of process after it told all that it can tell."""
+    online, finetune, serve, producer = OnlineMetrics(), FinetuneMetrics(), ServingMetrics(), ProducerMetrics()
+    for shard in (online, finetune):
+        shard.turn(a_turn())
+        shard.snapshot(1_700_000_000_000)
+        shard.event_age.observe(3)
+    online.score("blend", "recall", 20, "recent", 0.5)
+    online.propensity("propensity", "auc", "stream", 0.8)
+    online.blend({"deep": 0.4, "session_knn": 0.6})
+    online.watched(["popularity"])
+    online.drift("popularity", 0.2, 0.5)
+    online.alarm("popularity")
+    finetune.torch("2.15.0", "cpu")
+    finetune.trained("drift", 12.5, 100_000, 6.5)
+    finetune.decided("promoted", 1_700_000_000_000)
+    serve.request("/v1/recommendations/{shopper}", 200, 0.003)
+    serve.lag({Partition("journal", 0): 1})
+    producer.published.inc(100)
+    producer.bounds({"unacknowledged_bytes": (100, 1000)})
+    return {"online": online, "finetune": finetune, "serve": serve, "producer": producer}
+
+
+def scraped(metrics: ProcessMetrics) -> str:
+    """Return what a scrape answers."""
+    return generate_latest(metrics.registry).decode()
+
+
+def values(metrics: ProcessMetrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return each sample of a scrape by its name and sorted labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(scraped(metrics))
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_promtool_accepts_every_metric(kind: str, promtool: str) -> None:
+    text = scraped(told()[kind])
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, text=True, capture_output=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_promtool_refuses_a_badly_named_metric(promtool: str) -> None:
+    text = "# HELP headrace_wait_ms Waiting.\n# TYPE headrace_wait_ms counter\nheadrace_wait_ms 1\n"
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, text=True, capture_output=True, check=False)
+    assert checked.returncode != 0
+
+
+def test_a_turn_is_told_whole() -> None:
+    metrics = OnlineMetrics()
+    metrics.turn(a_turn())
+    metrics.turn(a_turn(rejected=Counter(schema=1, not_json=4), lag={Partition("events", 2): 9}))
+    seen = values(metrics)
+    assert seen["headrace_events_total", (("result", "learned"),)] == 20
+    assert seen["headrace_events_total", (("result", "duplicate"),)] == 2
+    assert seen["headrace_events_total", (("result", "rejected"),)] == 7
+    assert seen["headrace_events_rejected_total", (("reason", "schema"),)] == 3
+    assert seen["headrace_events_rejected_total", (("reason", "not_json"),)] == 4
+    assert seen["headrace_judgements_total", ()] == 6
+    assert seen["headrace_lag_records", (("partition", "2"), ("topic", "events"))] == 9
+    assert seen["headrace_freshness_seconds_count", ()] == 4
+    assert seen["headrace_freshness_seconds_sum", ()] == pytest.approx(0.68)
+    assert seen["headrace_learn_duration_seconds_count", ()] == 2
+    assert seen["headrace_bound_used", (("table", "shoppers"),)] == 10
+    assert seen["headrace_bound_max", (("table", "shoppers"),)] == 1000
+    assert seen["headrace_snapshot_size_bytes", ()] == 4096
+
+
+def test_counters_exist_before_they_count() -> None:
+    """Prometheus' increase() misses the first increase of a series that was not there before."""
+    seen = values(OnlineMetrics())
+    assert all(seen["headrace_events_rejected_total", (("reason", reason),)] == 0 for reason in get_args(Reason))
+    assert values(FinetuneMetrics())["headrace_rounds_total", (("outcome", "failed"),)] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_label_is_bounded(kind: str) -> None:
+    metrics = told()[kind]
+    for metric in metrics.described:
+        assert LABELS.keys() >= set(metric.labels)
+    bounded = {"topic": set(TOPICS), "reason": set(get_args(Reason))}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                assert label in LABELS or label == "le"
+                assert value in bounded.get(label, {value})
+
+
+def test_registries_are_apart() -> None:
+    first, second = ProducerMetrics(), ProducerMetrics()
+    first.published.inc()
+    assert values(first)["headrace_published_events_total", ()] == 1
+    assert values(second)["headrace_published_events_total", ()] == 0
+
+
+def test_scrapes_are_bound_to_loopback_and_end_with_close() -> None:
+    server = MetricsServer(ProducerMetrics())
+    assert server.host == "127.0.0.1"
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
+        assert b"\nheadrace_published_events_total 0.0\n" in answer.read()
+    server.close()
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((server.host, server.port), timeout=5)
+
+
+def test_a_port_in_use_is_a_clear_error() -> None:
+    wanted = r"metrics on 127\.0\.0\.1:\d+: wanted an address to listen on, found .*in use"
+    with MetricsServer(ProducerMetrics()) as server, pytest.raises(Misconfigured, match=wanted):
+        MetricsServer(ProducerMetrics(), port=server.port)
+
+
+def test_the_reference_is_written_from_the_code() -> None:
+    assert (ROOT / "docs/metrics.md").read_text() == reference(), "run: python -m headrace.metrics > docs/metrics.md"
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = YAML(typ="safe").load(RULES)["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_promtool_accepts_the_configuration(promtool: str) -> None:
+    config = ROOT / "deploy/prometheus/prometheus.yml"
+    checked = subprocess.run([promtool, "check", "config", config], text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_alert_has_a_test_that_fires_and_one_that_stays_quiet() -> None:
+    names = [rule["alert"] for rule in alerts()]
+    assert sorted(names) == sorted(path.stem for path in RULE_TESTS.glob("*.yml"))
+    for name in names:
+        cases = YAML(typ="safe").load(RULE_TESTS / f"{name}.yml")["tests"]
+        fired = [case["exp_alerts"] != [] for test in cases for case in test["alert_rule_test"]]
+        assert {case["alertname"] for test in cases for case in test["alert_rule_test"]} == {name}
+        assert set(fired) == {True, False}
+
+
+@pytest.mark.parametrize("path", sorted(RULE_TESTS.glob("*.yml")), ids=lambda path: path.stem)
+def test_promtool_passes_the_rule_test(path: Path, promtool: str) -> None:
+    checked = subprocess.run([promtool, "test", "rules", path], text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def queryable() -> set[str]:
+    """Return every name that can be queried: our metrics' samples and what the client adds for a process."""
+    names = {"up", "process_resident_memory_bytes"}
+    for make in KINDS.values():
+        for metric in make().described:
+            suffixes = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+            names |= {metric.name + suffix for suffix in suffixes}
+    return names
+
+
+def names_in(expression: str) -> set[str]:
+    """Return the metric names of a PromQL expression that uses only our own and `up` and `process_*`."""
+    return set(re.findall(r"\b(?:headrace_\w+|process_\w+|up)\b", re.sub(r'"[^"]*"', "", expression)))
+
+
+def test_every_alert_asks_for_metrics_that_exist() -> None:
+    for rule in alerts():
+        names = names_in(rule["expr"])
+        assert names
+        assert names <= queryable(), rule["alert"]
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_every_panel_asks_for_metrics_that_exist(path: Path, promtool: str, tmp_path: Path) -> None:
+    dashboard = json.loads(path.read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    expressions += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+    asked: set[str] = set()
+    for expression in expressions:
+        names = names_in(expression)
+        assert names
+        assert names <= queryable(), expression
+        asked |= names
+    for topic in ("prequential", "drift", "lag", "freshness", "events_total", "rounds", "bound_used"):
+        assert any(topic in name for name in asked), topic
+    # promtool parses rules' expressions, so the panels' are checked as such.
+    rules = [
+        {"record": f"panel:expression{number}", "expr": expression} for number, expression in enumerate(expressions)
+    ]
+    as_rules = tmp_path / "panels.yml"
+    as_rules.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    checked = subprocess.run([promtool, "check", "rules", as_rules], text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_panels_do_not_overlap() -> None:
+    for path in DASHBOARDS:
+        taken: set[tuple[int, int]] = set()
+        for panel in json.loads(path.read_text())["panels"]:
+            place = panel["gridPos"]
+            cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+            assert not cells & taken, panel["title"]
+            assert max(x for x, _ in cells) < 24
+            taken |= cells
