@@ -1,0 +1,110 @@
+"""Periods of clicks, and the ADER protocol's test predictions on them.
+
+The protocol: before period t, learn from all periods before it; then test on all of period t. Items that were never
+seen before t are removed from its sessions, and sessions that are then shorter than 2 dropped; every prefix of the
+others is one prediction of the item after it.
+
+Source: Mi, Lin and Faltings, "ADER: adaptively distilled exemplar replay towards continual learning for session-based
+recommendation", RecSys 2020.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from headrace.errors import Misconfigured
+
+_file_name: Final = re.compile(r"period_(\d+)\.txt")
+
+
+class Click(NamedTuple):
+    """A click: the running number of its session, and its item's slot."""
+
+    session: int
+    item: int
+
+
+class Question(NamedTuple):
+    """One prediction to make: the session so far, and the item that came."""
+
+    prefix: Sequence[int]
+    item: int
+
+
+class Periods:
+    """All clicks of a data set in order, period by period; period 0 is only learned from.
+
+    Items get slots, sessions get numbers, both in the order of first appearance. So the items seen before period t are
+    just the slots below `seen[t]`. A session belongs to its period: the same name in another one is another session.
+
+    Attributes:
+        items: the item's name at each slot.
+        clicks: per period, its clicks in order.
+        seen: per period, how many items were seen before it.
+        started: per period, how many sessions had begun before it.
+        digest: of all that was read, in hex.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        slots: dict[str, int] = {}
+        self.clicks: list[list[Click]] = []
+        self.seen: list[int] = []
+        self.started: list[int] = []
+        started = 0
+        for number, text in enumerate(texts):
+            self.seen.append(len(slots))
+            self.started.append(started)
+            sessions: dict[str, int] = {}
+            clicks = []
+            for row, line in enumerate(text.splitlines(), 1):
+                parts = line.split()
+                if len(parts) != 2:
+                    raise Misconfigured(f"period_{number}.txt, line {row}: wanted `session item`, found {line[:80]!r}")
+                session = sessions.setdefault(parts[0], started + len(sessions))
+                clicks.append(Click(session, slots.setdefault(parts[1], len(slots))))
+            started += len(sessions)
+            self.clicks.append(clicks)
+        self.items = list(slots)
+        self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+    @property
+    def last(self) -> int:
+        """The number of the last period."""
+        return len(self.clicks) - 1
+
+    def sessions(self, period: int) -> list[list[int]]:
+        """Return a period's sessions, each its items in order, by their first click."""
+        found: dict[int, list[int]] = {}
+        for session, item in self.clicks[period]:
+            found.setdefault(session, []).append(item)
+        return list(found.values())
+
+    def questions(self, period: int, sample: float = 1.0, seed: int = 0) -> list[Question]:
+        """Return the predictions to make in a period, session by session; a seeded `sample` of the sessions."""
+        known = ([item for item in items if item < self.seen[period]] for items in self.sessions(period))
+        tested = [items for items in known if len(items) > 1]
+        chosen = np.random.default_rng([seed, period]).random(len(tested)) < sample
+        return [
+            Question(items[:place], items[place])
+            for items, is_chosen in zip(tested, chosen, strict=True)
+            if is_chosen
+            for place in range(1, len(items))
+        ]
+
+
+def load(folder: Path) -> Periods:
+    """Return the periods in a folder's files `period_0.txt`, `period_1.txt`, …
+
+    Raises:
+        Misconfigured: there are none, one is missing, or a line is not `session item`.
+    """
+    numbers = sorted(
+        int(match[1]) for path in folder.glob("period_*.txt") if (match := _file_name.fullmatch(path.name))
+    )
+    if len(numbers) < 2 or numbers != list(range(len(numbers))):
+        raise Misconfigured(f"{folder}: wanted period_0.txt, period_1.txt and so on without a gap, found {numbers}")
+    return Periods([(folder / f"period_{number}.txt").read_text() for number in numbers])

@@ -1,0 +1,58 @@
+"""What every benchmark prints and writes: a table on the screen, one JSON by `--out`."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from headrace.errors import Misconfigured
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser that already knows `--out`."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--out", type=Path, help="write the figures to this file as JSON")
+    return made
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # Redirected into a file, a table is as wide as it needs to be.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def write(out: Path | None, figures: Mapping[str, Any]) -> None:
+    """Write the figures with the machine they were measured on; nothing if no file was asked for."""
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    document = {**figures, "machine": machine()}
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, out)
+
+
+def machine() -> dict[str, Any]:
+    """Return what figures depend on beside the code."""
+    return {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
+
+
+def run(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a benchmark's main function; what was typed wrongly ends with exit code 2 and one line."""
+    try:
+        main(None)
+    except Misconfigured as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
