@@ -15,7 +15,12 @@ fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
 stamp=.venv/headrace-setup
 # The path is part of it: a checkout that was moved or copied needs its commands written anew.
 wanted="$(cat pyproject.toml requirements/*.lock requirements/torch.txt requirements/setup.sh | cksum) in $(pwd -P)"
-if [ -z "${PYTHON:-}" ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+# A .venv serves until another interpreter is asked for by name.
+serves() {
+    .venv/bin/python -c '' 2>/dev/null || return
+    [ -z "${PYTHON:-}" ] || [ "$PYTHON" = "$(cat .venv/headrace-python 2>/dev/null)" ]
+}
+if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && serves; then
     exit 0
 fi
 
@@ -38,10 +43,11 @@ if [ -z "$python" ]; then
 fi
 
 # 2.
-if ! .venv/bin/python -c '' 2>/dev/null || ! supported .venv/bin/python || [ -n "${PYTHON:-}" ]; then
+if ! serves || ! supported .venv/bin/python || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
     say "making .venv with $("$python" -c 'import platform, sys; print("Python", platform.python_version(), sys.executable)')"
     rm -rf .venv
     "$python" -m venv .venv
+    echo "$python" > .venv/headrace-python
 fi
 rm -f $stamp
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/build.lock
