@@ -54,7 +54,8 @@ def a_turn(**changes: Any) -> Turn:
         duplicates=1,
         rejected=Counter(schema=2),
         judgements=3,
-        ages_s=[0.04, 0.3],
+        freshness_s=[0.04, 0.3],
+        event_ages_s=[5.0, 86_400.0],
         learn_s=0.01,
         judge_s=0.002,
         commit_s=0.02,
@@ -70,7 +71,7 @@ def told() -> dict[str, ProcessMetrics]:
     for shard in (online, finetune):
         shard.turn(a_turn())
         shard.snapshot(1_700_000_000_000)
-        shard.event_age.observe(3)
+    online.judgements.inc(3)
     online.score("blend", "recall", 20, "recent", 0.5)
     online.propensity("propensity", "auc", "stream", 0.8)
     online.blend({"deep": 0.4, "session_knn": 0.6})
@@ -124,10 +125,10 @@ def test_a_turn_is_told_whole() -> None:
     assert seen["headrace_events_total", (("result", "rejected"),)] == 7
     assert seen["headrace_events_rejected_total", (("reason", "schema"),)] == 3
     assert seen["headrace_events_rejected_total", (("reason", "not_json"),)] == 4
-    assert seen["headrace_judgements_total", ()] == 6
     assert seen["headrace_lag_records", (("partition", "2"), ("topic", "events"))] == 9
     assert seen["headrace_freshness_seconds_count", ()] == 4
     assert seen["headrace_freshness_seconds_sum", ()] == pytest.approx(0.68)
+    assert seen["headrace_event_age_seconds_sum", ()] == pytest.approx(172_810)
     assert seen["headrace_learn_duration_seconds_count", ()] == 2
     assert seen["headrace_bound_used", (("table", "shoppers"),)] == 10
     assert seen["headrace_bound_max", (("table", "shoppers"),)] == 1000

@@ -21,6 +21,7 @@ from packaging.version import Version
 from ruamel.yaml import YAML
 
 import headrace
+from headrace.config import FinetuneSettings, OnlineSettings, ProducerSettings, ServeSettings, Settings
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -193,8 +194,8 @@ def test_one_module_imports_the_kafka_client() -> None:
     assert found == {"headrace/kafka_log.py"}
 
 
-def test_one_module_reads_the_environment() -> None:
-    assert users("os.environ", "os.getenv", "os.environb") == {"headrace/config.py"}
+def test_settings_and_the_way_to_a_broker_are_all_that_is_read_from_the_environment() -> None:
+    assert users("os.environ", "os.getenv", "os.environb") <= {"headrace/config.py", "headrace/broker.py"}
 
 
 def test_nothing_is_pickled_or_ordered_by_hashes() -> None:
@@ -337,13 +338,21 @@ def test_compose_brings_every_process_with_a_health_check_bound_to_loopback() ->
 def test_prometheus_scrapes_what_compose_starts() -> None:
     config = YAML(typ="safe").load(ROOT / "deploy/prometheus/prometheus.yml")
     targets = {job["static_configs"][0]["targets"][0] for job in config["scrape_configs"]}
-    told = set()
-    for name, service in OURS.items():
-        options = shlex.split(service["command"])
-        port = options[options.index("--port" if name == "serve" else "--metrics-port") + 1]
-        told.add(f"{name}:{port}")
-        assert f"http://localhost:{port}/" in service["healthcheck"]["test"][-1]
-    assert targets == told
+    ports = {
+        "simulate": ProducerSettings().metrics_port,
+        "online": OnlineSettings().metrics_port,
+        "finetune": FinetuneSettings().metrics_port,
+        "serve": ServeSettings().port,
+    }
+    assert targets == {f"{name}:{port}" for name, port in ports.items()}
+    for name, port in ports.items():
+        assert f"http://localhost:{port}/" in OURS[name]["healthcheck"]["test"][-1]
+
+
+def test_compose_uses_settings_that_exist() -> None:
+    for service in OURS.values():
+        names = {name.removeprefix("HEADRACE_").split("__")[0].lower() for name in service["environment"]}
+        assert names <= set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("name", OURS)
