@@ -1,4 +1,4 @@
-"""Judging beside the fold: what the models say of a picked event before it is learned. The only torch of the online side."""
+"""Judging beside the fold: what the models say of a picked event before it is learned. The online side's only torch."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from zlib import crc32
 from headrace.blobs import Blobs
 from headrace.events import Event
 from learners import judgement
+from learners.browsing import Step
 from learners.deep import DeepModel
-from learners.judgement import Judgement, listed, pool, rank_of, record_judgements_max
-from learners.shop import BLEND, DEEP, Shop, Step
+from learners.judgement import Judgement, Listed, listed, pool, rank_of, record_judgements_max
+from learners.shop import BLEND, DEEP, Shop
 
 share_max: Final = 0.3
 """Most of the loop's time that judging may take."""
@@ -30,15 +31,16 @@ class _Observed(NamedTuple):
     offset: int
     number: int
     step: Step
-    lists: dict[str, tuple[list[str], object]]
+    lists: dict[str, Listed]
     inclusion: float
 
 
 class ShopJudge:
     """Picks events by a seeded hash of their ids, at a rate that follows the load.
 
-    Judging may take `share_max` of the time: over that, or while lag grows, the rate halves, else it doubles up to 1. The
-    rate is written into each judgement, so a replay need not know about time.
+    `judged` counts the predictions that were judged. Judging may take `share_max` of the time: over that, or while lag
+    grows, the rate halves, else it doubles up to 1. The rate is written into each judgement, so a replay need not know
+    about time.
 
     Args:
         seconds: a monotonic clock.
@@ -46,9 +48,15 @@ class ShopJudge:
     """
 
     def __init__(
-        self, blobs: Blobs, *, seed: int = 0, seconds: Callable[[], float] = time.perf_counter, fixed: float | None = None
+        self,
+        blobs: Blobs,
+        *,
+        seed: int = 0,
+        seconds: Callable[[], float] = time.perf_counter,
+        fixed: float | None = None,
     ) -> None:
         self._blobs, self._seed, self._seconds, self._fixed = blobs, seed, seconds, fixed
+        self.judged = 0
         self._halvings = 0
         self._observed: list[_Observed] = []
         self._spent_s = 0.0
@@ -67,9 +75,9 @@ class ShopJudge:
         if inclusion < 1 and crc32(event.id.encode(), self._seed) >= inclusion * 0x1_0000_0000:
             return
         began = self._seconds()
-        for number, step in enumerate(fold.steps(event)[:steps_max]):
+        for number, step in enumerate(fold.browsing.steps(event)[:steps_max]):
             if step.context.items:
-                lists = fold.lists(step.context)
+                lists = fold.browsing.lists(step.context)
                 self._observed.append(_Observed(event, partition, offset, number, step, lists, inclusion))
         self._spent_s += self._seconds() - began
 
@@ -78,7 +86,7 @@ class ShopJudge:
         began = self._seconds()
         observed, self._observed = self._observed, []
         model = self._model(fold)
-        deep = model.predict([fold.ids(one.step.context.items) for one in observed], listed) if model else None
+        deep = model.predict([fold.browsing.ids(one.step.context.items) for one in observed], listed) if model else None
         version = fold.champion.version if fold.champion and model else ""
         made = []
         for place, one in enumerate(observed):
@@ -88,12 +96,13 @@ class ShopJudge:
             made.append(self._judge(fold, one, lists, version))
         self._spent_s += self._seconds() - began
         self._adapt(lag)
+        self.judged += len(made)
         return [
             judgement.encode(made[start : start + record_judgements_max])
             for start in range(0, len(made), record_judgements_max)
         ]
 
-    def _judge(self, fold: Shop, one: _Observed, lists: dict[str, tuple[list[str], object]], version: str) -> Judgement:
+    def _judge(self, fold: Shop, one: _Observed, lists: dict[str, Listed], version: str) -> Judgement:
         context, item = one.step
         pooled = pool(lists)
         prefix = len(context.items) - context.start

@@ -46,9 +46,7 @@ class Blobs:
         try:
             data = (self._folder / name).read_bytes()
         except FileNotFoundError:
-            raise BlobMissing(
-                f"blob {name} is not in {self._folder}; do all processes share that folder?"
-            ) from None
+            raise BlobMissing(f"blob {name} is not in {self._folder}; do all processes share that folder?") from None
         if hashlib.sha256(data).hexdigest() != name.rpartition("-")[2]:
             raise BlobCorrupt(f"blob {name} in {self._folder} does not have the bytes that its name promises")
         return data

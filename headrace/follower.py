@@ -6,7 +6,8 @@ Serving answers from one; a restarting loop uses one to come back to the last co
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Generic, Protocol, TypeVar
 
 from headrace import journal
 from headrace.blobs import Blobs
@@ -23,6 +24,8 @@ from headrace.topics import EVENTS, JUDGEMENTS, SHARDS
 arrival_max_s = 30.0
 """How long records that a committed entry names may take to be readable. On Kafka the markers of one transaction reach
 its partitions one after another; more than seconds means that the log lost them."""
+locked_records_max = 32
+"""Records folded in one go while a reader of the fold waits."""
 read_records_max = 4_000
 """Records asked for at once while folding."""
 
@@ -58,12 +61,19 @@ def freeze(fold: Fold, intake: Intake) -> State:
     return {"fold": fold.state(), "intake": intake.state()}
 
 
-class Follower:
+F = TypeVar("F", bound=Fold)
+
+
+class Follower(Generic[F]):
     """One shard as its journal tells it.
 
     Args:
         make: builds the fold, from a state or anew.
         inputs: all partitions that the shard reads.
+        from_start: ignore snapshots and fold the whole journal.
+        lock: held while the fold changes, for at most `locked_records_max` records at once; between, it may be read.
+
+    `newest_ms` is the append time of the newest record that was folded.
     """
 
     def __init__(
@@ -72,12 +82,14 @@ class Follower:
         blobs: Blobs,
         shard: str,
         *,
-        make: Callable[[State | None], Fold],
+        make: Callable[[State | None], F],
         inputs: Sequence[Partition],
         from_start: bool = False,
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
-        self._log, self._shard = log, shard
-        self.fold = make(None)
+        self._log, self._shard, self._lock = log, shard, lock or nullcontext()
+        self.newest_ms = 0
+        self.fold: F = make(None)
         self.intake = Intake()
         self.number = 0
         self.positions: dict[Partition, int] = {place: log.first(place) for place in inputs}
@@ -96,7 +108,7 @@ class Follower:
             place: deque() for place in [*self.positions, self._judgements]
         }
 
-    def _restore(self, pointer: Pointer, blobs: Blobs, make: Callable[[State | None], Fold]) -> None:
+    def _restore(self, pointer: Pointer, blobs: Blobs, make: Callable[[State | None], F]) -> None:
         state = decode_state(blobs.get(pointer.blob))
         self.fold, self.intake = make(state["fold"]), Intake.from_state(state["intake"])
         self.number, self.journal_position = pointer.number, pointer.journal
@@ -139,22 +151,29 @@ class Follower:
             if run.topic == EVENTS:
                 self._learn(records)
             else:
-                for record in records:
-                    self.fold.hear(run.topic, record)
+                with self._lock:
+                    for record in records:
+                        self.fold.hear(run.topic, record)
             self.positions[place] = run.end
         for record in self._next(self._judgements, entry.judged):
-            self.fold.absorb(record.value or b"")
+            with self._lock:
+                self.fold.absorb(record.value or b"")
             self.judgements_position = record.offset + 1
-        self.fold.emit()  # outputs are off: the live shard committed them
+        with self._lock:
+            self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
         self.pointer = entry.snapshot or self.pointer
 
     def _learn(self, records: Sequence[Record]) -> None:
         admit, learn = self.intake.admit, self.fold.learn
-        for record in records:
-            event = decode(record)
-            if not isinstance(event, Rejection) and admit(event):
-                learn(event, record.partition, record.offset)
+        for start in range(0, len(records), locked_records_max):
+            with self._lock:
+                for record in records[start : start + locked_records_max]:
+                    event = decode(record)
+                    if not isinstance(event, Rejection) and admit(event):
+                        learn(event, record.partition, record.offset)
+        if records:
+            self.newest_ms = max(self.newest_ms, records[-1].time_ms)
 
     def _take(self, place: Partition, run: Run) -> list[Record]:
         """Return the records of a run; skips what an entry before covered (nothing, unless the log was damaged)."""

@@ -23,6 +23,7 @@ bound for that.
 """
 
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -30,7 +31,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -42,7 +43,7 @@ from headrace.errors import BrokenWorld, Fenced, LogUnavailable, Misconfigured, 
 from headrace.log import Outgoing, Partition, Record, check_size
 from headrace.topics import TOPICS, place_of
 
-deadline_s = 30.0
+deadline_s_default = 30.0
 """How long a broker may not answer before that is a broken world. Elections take seconds."""
 transaction_timeout_ms = 10_000
 """After this the broker aborts a dead writer's transaction, which until then hides later records of its partitions."""
@@ -52,6 +53,12 @@ group_interval_s = 5.0
 """How often a writer's positions go to its consumer group."""
 silence_s = 5.0
 """After so long without a record, a reader asks whether the broker still answers."""
+fetch_bytes = 2**18
+"""Bytes of one partition that the broker sends at a time (or one larger record): about 50 ms of parsing for four."""
+close_timeout_s = 2.0
+"""How long an abandoned producer's thread may take to end."""
+chunks_max = 3
+"""What has come of one partition and waits to be read, in fetches; then it is paused."""
 replicas_max = 3
 
 _FENCING = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
@@ -76,44 +83,92 @@ def _ours(error: BaseException, what: str) -> BrokenWorld:
     return LogUnavailable(f"{what}: {type(error).__name__} {error}")
 
 
+def _is_unknown(error: BaseException | None) -> bool:
+    """Say whether a record may or may not have been written; only a plain refusal is certain."""
+    return error is None or isinstance(error, kafka_errors.RetriableError)
+
+
+class _Client(NamedTuple):
+    """What all clients of one log share."""
+
+    options: dict[str, Any]
+    prefix: str
+    deadline_s: float
+
+    @property
+    def deadline_ms(self) -> int:
+        return int(self.deadline_s * 1000)
+
+    def place(self, partition: Partition) -> TopicPartition:
+        return TopicPartition(self.prefix + partition.topic, partition.number)
+
+    def consumer(self) -> KafkaConsumer:
+        return KafkaConsumer(
+            **self.options,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            max_partition_fetch_bytes=fetch_bytes,
+            metrics_enabled=False,
+        )
+
+    def producer(self, **options: Any) -> KafkaProducer:
+        return KafkaProducer(
+            **self.options,
+            max_request_size=2**21,
+            max_block_ms=self.deadline_ms,
+            delivery_timeout_ms=self.deadline_ms,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+            **options,
+        )
+
+    def send(self, producer: KafkaProducer, record: Outgoing) -> Any:
+        """Queue a record and return the client's future of it."""
+        topic, number = place_of(record)
+        return producer.send(self.prefix + topic, record.value, record.key, partition=number)
+
+
 class KafkaLog:
     """`headrace.log.Log` on Kafka. `servers` is what stands behind `kafka:` in a URL."""
 
-    def __init__(self, servers: str, *, prefix: str = "", secured: KafkaSecurity | None = None) -> None:
+    def __init__(
+        self, servers: str, *, secured: KafkaSecurity | None = None, deadline_s: float = deadline_s_default
+    ) -> None:
         bootstrap, _, query = servers.partition("?")
         options = parse_qs(query, keep_blank_values=True, strict_parsing=True) if query else {}
         if unknown := sorted(set(options) - {"prefix"}):
             raise Misconfigured(f"log kafka:{servers}: wanted only the option prefix, found {', '.join(unknown)}")
-        self.prefix = options.get("prefix", [prefix])[-1]
-        self._options = _client_options(bootstrap, secured or security())
+        common = _common_options(bootstrap, secured or security(), deadline_s)
+        self._client = _Client(common, options.get("prefix", [""])[-1], deadline_s)
         self._admin: KafkaAdminClient | None = None
         self._lock = threading.Lock()
         with _translated(f"Kafka at {bootstrap}"):
-            self._consumer = _consumer(self._options)
-
-    def _place(self, partition: Partition) -> TopicPartition:
-        return TopicPartition(self.prefix + partition.topic, partition.number)
+            self._consumer = self._client.consumer()
 
     @contextmanager
     def _administrator(self) -> Iterator[KafkaAdminClient]:
         """Give the administration client, opened at its first use, to one thread at a time."""
         with self._lock, _translated("Kafka administration"):
             if self._admin is None:
-                self._admin = KafkaAdminClient(**self._options)
+                self._admin = KafkaAdminClient(**self._client.options)
             yield self._admin
 
     def create(self) -> None:
+        prefix = self._client.prefix
         with self._administrator() as admin:
             brokers = len(admin.describe_cluster()["brokers"])
             present = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics()}
             missing = {}
             for topic in TOPICS.values():
-                found = present.get(self.prefix + topic.name, topic.partitions)
+                found = present.get(prefix + topic.name, topic.partitions)
                 if found != topic.partitions:
                     raise Misconfigured(f"topic {topic.name}: wanted {topic.partitions} partitions, found {found}")
-                if self.prefix + topic.name not in present:
+                if prefix + topic.name not in present:
                     replicas = min(replicas_max, brokers)
-                    missing[self.prefix + topic.name] = {
+                    missing[prefix + topic.name] = {
                         "num_partitions": topic.partitions,
                         "replication_factor": replicas,
                         "configs": {
@@ -124,13 +179,13 @@ class KafkaLog:
                     }
             if missing:
                 with suppress(kafka_errors.TopicAlreadyExistsError):  # another process was quicker
-                    admin.create_topics(missing, timeout_ms=int(deadline_s * 1000))
-                admin.wait_for_topics(list(missing), timeout_ms=int(deadline_s * 1000))
+                    admin.create_topics(missing, timeout_ms=self._client.deadline_ms)
+                admin.wait_for_topics(list(missing), timeout_ms=self._client.deadline_ms)
 
     def _bound(self, partition: Partition, which: Callable[..., dict[TopicPartition, int]]) -> int:
-        place = self._place(partition)
+        place = self._client.place(partition)
         with _translated(f"Kafka topic {place.topic}"):
-            return which([place], timeout_ms=int(deadline_s * 1000))[place]
+            return which([place], timeout_ms=self._client.deadline_ms)[place]
 
     def first(self, partition: Partition) -> int:
         with self._lock:
@@ -141,9 +196,9 @@ class KafkaLog:
             return self._bound(partition, self._consumer.end_offsets)
 
     def position_at(self, partition: Partition, time_ms: int) -> int:
-        place = self._place(partition)
+        place = self._client.place(partition)
         with self._lock, _translated(f"Kafka topic {place.topic}"):
-            found = self._consumer.offsets_for_times({place: time_ms}, timeout_ms=int(deadline_s * 1000))[place]
+            found = self._consumer.offsets_for_times({place: time_ms}, timeout_ms=self._client.deadline_ms)[place]
         return self.end(partition) if found is None else int(found.offset)
 
     def last(self, partition: Partition) -> Record | None:
@@ -159,11 +214,10 @@ class KafkaLog:
         finally:
             reader.close()
 
-    @staticmethod
-    def _last_from(reader: "KafkaReader", partition: Partition, start: int, end: int) -> Record | None:
+    def _last_from(self, reader: "KafkaReader", partition: Partition, start: int, end: int) -> Record | None:
         reader.seek(partition, start)
         last = None
-        deadline = time.monotonic() + deadline_s
+        deadline = time.monotonic() + self._client.deadline_s
         while reader.position(partition) < end:
             for _, records in reader.read(10_000, 0.05):
                 last = records[-1]
@@ -173,27 +227,26 @@ class KafkaLog:
 
     def delete_before(self, partition: Partition, position: int) -> None:
         with self._administrator() as admin:
-            admin.delete_records({self._place(partition): position}, timeout_ms=int(deadline_s * 1000))
+            admin.delete_records({self._client.place(partition): position}, timeout_ms=self._client.deadline_ms)
 
     def committed(self, writer_id: str) -> dict[Partition, int]:
-        group = self.prefix + writer_id
+        prefix = self._client.prefix
+        group = prefix + writer_id
         with self._administrator() as admin:
             found = admin.list_group_offsets({group: None})[group]
-        return {
-            Partition(place.topic.removeprefix(self.prefix), place.partition): at.offset for place, at in found.items()
-        }
+        return {Partition(place.topic.removeprefix(prefix), place.partition): at.offset for place, at in found.items()}
 
     def reader(self, positions: Mapping[Partition, int]) -> "KafkaReader":
         with _translated("Kafka reader"):
-            return KafkaReader(_consumer(self._options), {self._place(p): p for p in positions}, positions)
+            return KafkaReader(self._client, positions)
 
     def writer(self, writer_id: str) -> "KafkaWriter":
         with _translated(f"Kafka writer {writer_id}"):
-            return KafkaWriter(self._options, self.prefix, writer_id)
+            return KafkaWriter(self._client, writer_id)
 
     def appender(self) -> "KafkaAppender":
         with _translated("Kafka appender"):
-            return KafkaAppender(self._options, self.prefix)
+            return KafkaAppender(self._client)
 
     def close(self) -> None:
         with self._lock:
@@ -202,12 +255,11 @@ class KafkaLog:
                 self._admin.close()
 
 
-def _client_options(bootstrap: str, secured: KafkaSecurity) -> dict[str, Any]:
-    """Return what all clients share."""
+def _common_options(bootstrap: str, secured: KafkaSecurity, deadline_s: float) -> dict[str, Any]:
     return {
         "bootstrap_servers": bootstrap.split(","),
         "bootstrap_timeout_ms": int(deadline_s * 1000),
-        "request_timeout_ms": 10_000,
+        "request_timeout_ms": int(min(10.0, deadline_s / 2) * 1000),
         "security_protocol": secured.protocol,
         "sasl_mechanism": secured.sasl_mechanism,
         "sasl_plain_username": secured.sasl_username,
@@ -217,79 +269,102 @@ def _client_options(bootstrap: str, secured: KafkaSecurity) -> dict[str, Any]:
     }
 
 
-def _consumer(options: Mapping[str, Any]) -> KafkaConsumer:
-    return KafkaConsumer(
-        **options,
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        allow_auto_create_topics=False,
-        metrics_enabled=False,
-    )
-
-
 class KafkaReader:
-    """`headrace.log.Reader` over one consumer without a group."""
+    """`headrace.log.Reader` over one consumer without a group.
 
-    def __init__(
-        self, consumer: KafkaConsumer, places: dict[TopicPartition, Partition], positions: Mapping[Partition, int]
-    ) -> None:
-        self._consumer, self._partitions = consumer, places
-        self._places = {partition: place for place, partition in places.items()}
+    Each poll takes all records that the client has parsed, and what a read does not return waits here: a partition that
+    is paused while the client itself holds parsed records of it may never be resumed (seen with 3.0.12).
+    """
+
+    def __init__(self, client: _Client, positions: Mapping[Partition, int]) -> None:
+        self._client, self._consumer = client, client.consumer()
+        self._places = {partition: client.place(partition) for partition in positions}
+        self._partitions = {place: partition for partition, place in self._places.items()}
+        self._chunks: dict[Partition, deque[list[Record]]] = {partition: deque() for partition in positions}
+        self._order = deque(positions)
         self._paused: set[TopicPartition] = set()
         self._heard = time.monotonic()
-        consumer.assign(list(places))
+        self._consumer.assign(list(self._partitions))
         for partition, position in positions.items():
             self.seek(partition, position)
 
     def read(
         self, records_max: int, timeout_s: float, only: Collection[Partition] | None = None
     ) -> list[tuple[Partition, list[Record]]]:
-        self._pause({place for place, p in self._partitions.items() if only is not None and p not in only})
+        wanted = [partition for partition in self._order if only is None or partition in only]
+        self._order.rotate(-1)  # so that a full partition cannot starve the others
+        self._fill(wanted, 0.0 if any(self._chunks[partition] for partition in wanted) else timeout_s)
+        batches = []
+        for partition in wanted:
+            if records_max <= 0:
+                break
+            if records := self._take(partition, records_max):
+                batches.append((partition, records))
+                records_max -= len(records)
+        return batches
+
+    def _take(self, partition: Partition, records_max: int) -> list[Record]:
+        chunks = self._chunks[partition]
+        taken: list[Record] = []
+        while chunks and len(taken) < records_max:
+            chunk = chunks.popleft()
+            room = records_max - len(taken)
+            taken += chunk[:room]
+            if len(chunk) > room:
+                chunks.appendleft(chunk[room:])
+        return taken
+
+    def _fill(self, wanted: Collection[Partition], timeout_s: float) -> None:
+        """Poll once, for wanted partitions that have room."""
+        full = {p for p, chunks in self._chunks.items() if p not in wanted or len(chunks) >= chunks_max}
+        paused = {self._places[partition] for partition in full}
+        if paused != self._paused:
+            self._consumer.resume(*(self._paused - paused))
+            self._consumer.pause(*(paused - self._paused))
+            self._paused = paused
         try:
             with _translated("Kafka reader"):
-                polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=records_max)
+                polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=sys.maxsize)
         except LogUnavailable as error:
             if isinstance(error.__cause__, _LOST):
                 self._raise_lost()
             raise
+        for place, records in polled.items():
+            self._chunks[self._partitions[place]].append(
+                [Record(r.partition, r.offset, r.timestamp, r.key, r.value) for r in records]
+            )
         if polled:
             self._heard = time.monotonic()
         elif time.monotonic() - self._heard > silence_s:
             self._check_alive()
-        return [
-            (self._partitions[place], [Record(r.partition, r.offset, r.timestamp, r.key, r.value) for r in records])
-            for place, records in polled.items()
-        ]
-
-    def _pause(self, wanted: set[TopicPartition]) -> None:
-        if wanted != self._paused:
-            self._consumer.resume(*(self._paused - wanted))
-            self._consumer.pause(*(wanted - self._paused))
-            self._paused = wanted
 
     def _raise_lost(self) -> None:
         """Raise PositionLost with the bounds of the partition whose position is outside."""
         with _translated("Kafka reader"):
-            firsts = self._consumer.beginning_offsets(list(self._partitions), timeout_ms=int(deadline_s * 1000))
-            ends = self._consumer.end_offsets(list(self._partitions), timeout_ms=int(deadline_s * 1000))
+            firsts = self._consumer.beginning_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
+            ends = self._consumer.end_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
         for place, partition in self._partitions.items():
-            position = self.position(partition)
+            position = self._fetched(partition)
             if not firsts[place] <= position <= ends[place]:
                 raise PositionLost(partition.topic, partition.number, position, firsts[place], ends[place])
 
     def _check_alive(self) -> None:
         """`poll` says nothing when the broker is gone, so ask for something that must be answered."""
-        self.end(next(iter(self._places)))
+        self.end(self._order[0])
         self._heard = time.monotonic()
 
     def seek(self, partition: Partition, position: int) -> None:
+        self._chunks[partition].clear()
         self._consumer.seek(self._places[partition], position)
 
     def position(self, partition: Partition) -> int:
+        chunks = self._chunks[partition]
+        return chunks[0][0].offset if chunks else self._fetched(partition)
+
+    def _fetched(self, partition: Partition) -> int:
+        """Return the position up to which the client has read, past markers."""
         with _translated("Kafka reader"):
-            position = self._consumer.position(self._places[partition], timeout_ms=int(deadline_s * 1000))
+            position = self._consumer.position(self._places[partition], timeout_ms=self._client.deadline_ms)
         if position is None:
             raise LogUnavailable(f"{partition.topic}/{partition.number}: the client has no position")
         return int(position)
@@ -297,7 +372,7 @@ class KafkaReader:
     def end(self, partition: Partition) -> int:
         place = self._places[partition]
         with _translated(f"Kafka topic {place.topic}"):
-            return int(self._consumer.end_offsets([place], timeout_ms=int(deadline_s * 1000))[place])
+            return int(self._consumer.end_offsets([place], timeout_ms=self._client.deadline_ms)[place])
 
     def close(self) -> None:
         self._consumer.close()
@@ -318,20 +393,14 @@ class KafkaWriter:
     back to what the log says was committed.
     """
 
-    def __init__(self, options: Mapping[str, Any], prefix: str, writer_id: str) -> None:
-        self._prefix, self._id = prefix, writer_id
-        self._producer = KafkaProducer(
-            **options,
-            transactional_id=prefix + writer_id,
+    def __init__(self, client: _Client, writer_id: str) -> None:
+        self._client, self._id = client, writer_id
+        self._producer = client.producer(
+            transactional_id=client.prefix + writer_id,
             transaction_timeout_ms=transaction_timeout_ms,
             linger_ms=0,
             retry_backoff_ms=5,
             batch_size=2**18,
-            max_request_size=2**21,
-            max_block_ms=int(deadline_s * 1000),
-            delivery_timeout_ms=int(deadline_s * 1000),
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
         )
         try:
             self._producer.init_transactions()
@@ -360,9 +429,11 @@ class KafkaWriter:
             return []
         job, self._flying = self._flying, None
         try:
-            return job.done.result(deadline_s)
+            return job.done.result(self._client.deadline_s)
         except FutureTimeoutError:
-            self._failure = LogUnavailable(f"writer {self._id}: no answer to a commit within {deadline_s:.0f} s")
+            self._failure = LogUnavailable(
+                f"writer {self._id}: no answer to a commit within {self._client.deadline_s:.0f} s"
+            )
         except BrokenWorld as error:
             self._failure = error
         raise self._failure
@@ -390,21 +461,16 @@ class KafkaWriter:
         if not records and not grouping:
             return []
         producer.begin_transaction()
-        sent = []
-        for record in records:
-            topic, number = place_of(record)
-            sent.append(producer.send(self._prefix + topic, record.value, record.key, partition=number))
+        sent = [self._client.send(producer, record) for record in records]
         if grouping:
-            offsets = {
-                TopicPartition(self._prefix + topic, number): OffsetAndMetadata(position, "", -1)
-                for (topic, number), position in self._ungrouped.items()
-            }
-            producer.send_offsets_to_transaction(offsets, self._prefix + self._id)
+            places = {self._client.place(partition): at for partition, at in self._ungrouped.items()}
+            offsets = {place: OffsetAndMetadata(at, "", -1) for place, at in places.items()}
+            producer.send_offsets_to_transaction(offsets, self._client.prefix + self._id)
             self._ungrouped.clear()
             self._grouped_s = time.monotonic()
-        producer.flush(timeout=deadline_s)
+        producer.flush(timeout=self._client.deadline_s)
         # looked at before the commit: a batch that was lost when the client renewed its epoch would not fail the commit
-        acknowledged = [future.get(timeout=deadline_s).offset for future in sent]
+        acknowledged = [future.get(timeout=self._client.deadline_s).offset for future in sent]
         producer.commit_transaction()
         return acknowledged
 
@@ -414,7 +480,14 @@ class KafkaWriter:
 
 
 def _abandon(producer: KafkaProducer) -> None:
-    """Close a producer without waiting for what it has in flight."""
+    """Close a producer without waiting for what it has in flight.
+
+    Its own `close` first flushes, and leaves its thread running if that does not succeed; so the thread is ended first,
+    which fails what waits.
+    """
+    sender = producer._sender
+    sender.force_close()
+    sender.join(close_timeout_s)
     with suppress(kafka_errors.KafkaError):
         producer.close(timeout=0)
 
@@ -422,24 +495,15 @@ def _abandon(producer: KafkaProducer) -> None:
 class KafkaAppender:
     """`headrace.log.Appender`: an idempotent producer, outside transactions, with bounded un-acknowledged bytes."""
 
-    def __init__(self, options: Mapping[str, Any], prefix: str) -> None:
-        self._options, self._prefix = options, prefix
+    def __init__(self, client: _Client) -> None:
+        self._client = client
         self._producer = self._build()
         self._waiting: deque[tuple[Any, Outgoing, int]] = deque()
         self._bytes = 0
         self._closed = False
 
     def _build(self) -> KafkaProducer:
-        return KafkaProducer(
-            **self._options,
-            linger_ms=5,
-            batch_size=2**17,
-            max_request_size=2**21,
-            max_block_ms=int(deadline_s * 1000),
-            delivery_timeout_ms=int(deadline_s * 1000),
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
-        )
+        return self._client.producer(linger_ms=5, batch_size=2**17)
 
     @property
     def unacknowledged_bytes(self) -> int:
@@ -451,20 +515,18 @@ class KafkaAppender:
         waiting = self._waiting
         while waiting and (waiting[0][0].is_done or self._bytes + size > unacknowledged_bytes_max):
             self._await_oldest()
-        with _translated("Kafka appender"):
-            waiting.append((self._send(record), record, size))
+        try:
+            waiting.append((self._client.send(self._producer, record), record, size))
+        except kafka_errors.KafkaError as error:
+            raise _ours(error, "Kafka appender") from error
         self._bytes += size
-
-    def _send(self, record: Outgoing) -> Any:
-        topic, number = place_of(record)
-        return self._producer.send(self._prefix + topic, record.value, record.key, partition=number)
 
     def _await_oldest(self) -> None:
         future, _, size = self._waiting[0]
         try:
-            future.get(timeout=deadline_s)
+            future.get(timeout=self._client.deadline_s)
         except kafka_errors.KafkaError as error:
-            if getattr(error, "retriable", False):  # a time-out and its like: nobody knows whether it was written
+            if _is_unknown(error):
                 raise _ours(error, "Kafka appender") from error
             self._resend()
         else:
@@ -478,7 +540,11 @@ class KafkaAppender:
             ValueError: the broker refused a record again, by itself; it was dropped, and the others were sent.
         """
         with _translated("Kafka appender"):
-            self._producer.flush(timeout=deadline_s)  # now each outcome is known: nothing is sent twice
+            for future, _, _ in self._waiting:  # now each outcome is known: nothing is sent twice
+                with suppress(kafka_errors.KafkaError):
+                    future.get(timeout=self._client.deadline_s)
+                if not future.succeeded() and _is_unknown(future.exception):
+                    raise future.exception or kafka_errors.KafkaTimeoutError("no answer")
             failed = [record for future, record, _ in self._waiting if future.failed()]
             self._waiting.clear()
             self._bytes = 0
@@ -487,9 +553,9 @@ class KafkaAppender:
             self._producer = self._build()
             for record in failed:
                 try:
-                    self._send(record).get(timeout=deadline_s)
+                    self._client.send(self._producer, record).get(timeout=self._client.deadline_s)
                 except kafka_errors.KafkaError as error:
-                    if getattr(error, "retriable", False):
+                    if _is_unknown(error):
                         raise
                     refusals.append(f"record for {record.topic} refused by the broker: {error}")
                     _abandon(self._producer)
@@ -497,9 +563,7 @@ class KafkaAppender:
         if refusals:
             raise ValueError("; ".join(refusals))
 
-    def flush(self) -> None:
-        with _translated("Kafka appender"):
-            self._producer.flush(timeout=deadline_s)
+    def flush(self) -> None:  # the client's own fails when it has split a batch
         while self._waiting:
             self._await_oldest()
 

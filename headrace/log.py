@@ -52,8 +52,10 @@ def check_size(record: Outgoing) -> int:
     """Return the size of a record's key and value, which every log checks before it takes one.
 
     Raises:
-        ValueError: it is over RECORD_BYTES_MAX.
+        ValueError: it is over RECORD_BYTES_MAX, or has neither key nor value.
     """
+    if record.key is None and record.value is None:
+        raise ValueError(f"record for {record.topic}: wanted a key or a value, found neither")
     size = len(record.key or b"") + len(record.value or b"")
     if size > RECORD_BYTES_MAX:
         raise ValueError(f"record for {record.topic}: wanted at most {RECORD_BYTES_MAX} bytes, found {size}")

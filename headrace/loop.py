@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
 import msgspec
 
@@ -30,7 +30,7 @@ from headrace.blobs import Blobs
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Flooded
 from headrace.events import Event, Rejection, decode
-from headrace.follower import Fold, Follower, freeze
+from headrace.follower import F, Follower, freeze
 from headrace.journal import Entry, Pointer, Run, key_of, snapshots_kept
 from headrace.log import Log, Outgoing, Partition, Record
 from headrace.state import State, encode
@@ -67,14 +67,19 @@ class Judge(Protocol):
 
 
 class Turn(NamedTuple):
-    """What one commit did, for metrics. Times are in seconds; ages run from a record's append to its learning."""
+    """What one commit did, for metrics. Times are in seconds.
+
+    Of each chunk's last record: `freshness_s` is the time from its append to its learning, `event_ages_s` from what
+    happened to its append.
+    """
 
     records: int
     learned: int
     duplicates: int
     rejected: Mapping[str, int]
     judgements: int
-    ages_s: Sequence[float]
+    freshness_s: Sequence[float]
+    event_ages_s: Sequence[float]
     learn_s: float
     judge_s: float
     commit_s: float
@@ -106,14 +111,13 @@ class _Frozen:
     stored: Future[tuple[str, int]]
 
 
-class Loop:
-    """One shard, live.
+class Loop(Generic[F]):
+    """One shard, live. `on_turn` is told after each commit what was done; `number` counts the journal's entries.
 
     Args:
         make: builds the fold, from a state or anew.
         sources: partitions whose records are merged by event time and learned.
         sides: partitions polled without waiting and heard at a turn's start (model announcements, alarms).
-        on_turn: told after each commit what was done.
     """
 
     def __init__(
@@ -122,21 +126,22 @@ class Loop:
         blobs: Blobs,
         shard: str,
         *,
-        make: Callable[[State | None], Fold],
+        make: Callable[[State | None], F],
         sources: Sequence[Partition],
         sides: Sequence[Partition],
         judge: Judge | None = None,
         settings: LoopSettings | None = None,
-        on_turn: Callable[[Turn], None] = lambda turn: None,
         clock: Clock = wall_ms,
     ) -> None:
         self._log, self._blobs, self._shard, self._judge = log, blobs, shard, judge
-        self._settings, self._on_turn, self._clock = settings or LoopSettings(), on_turn, clock
+        self._settings, self._clock = settings or LoopSettings(), clock
+        self.on_turn: Callable[[Turn], None] = lambda turn: None
         self._writer = log.writer(shard)  # fences the old writer first: what it had committed is now final
         follower = Follower(log, blobs, shard, make=make, inputs=[*sources, *sides])
         follower.catch_up()
-        self.fold, self._intake = follower.fold, follower.intake
-        self._number, self._pointer, self._positions = follower.number, follower.pointer, follower.positions
+        self.fold: F = follower.fold
+        self._intake = follower.intake
+        self.number, self._pointer, self._positions = follower.number, follower.pointer, follower.positions
         self._judgements_position = follower.judgements_position
         follower.close()
         self._sides = list(sides)
@@ -150,7 +155,7 @@ class Loop:
         self._snapshot_at = time.monotonic()
         self._snapshot_bytes = 0
         self._judged = 0
-        self._announcing = self._number == 0  # a new shard says so at once: its first commit may be empty
+        self._announcing = self.number == 0  # a new shard says so at once: its first commit may be empty
         self._filled_at = 0.0
         self._flood: deque[tuple[int, int]] = deque()
         self._begin_turn()
@@ -160,7 +165,8 @@ class Loop:
         self._letters: list[Outgoing] = []
         self._records = self._learned = self._duplicates = 0
         self._rejected: Counter[str] = Counter()
-        self._ages: list[float] = []
+        self._freshness: list[float] = []
+        self._event_ages: list[float] = []
         self._learn_s = 0.0
         self._began = time.monotonic()
 
@@ -263,7 +269,10 @@ class Loop:
         self._learned += learned
         self._applied(place, [record for record, _ in chunk])
         self._learn_s += time.monotonic() - began
-        self._ages.append(max(0.0, (self._clock() - chunk[-1].record.time_ms) / 1000))
+        record, event = chunk[-1]
+        self._freshness.append(max(0.0, (self._clock() - record.time_ms) / 1000))
+        if not isinstance(event, Rejection):
+            self._event_ages.append(max(0.0, (record.time_ms - event.time_ms) / 1000))
 
     def _reject(self, place: Partition, record: Record, rejection: Rejection) -> None:
         origin = f"{key_of(place)}/{record.offset}"
@@ -295,22 +304,23 @@ class Loop:
         self._settle()
         pointer = self._newest_pointer()
         place, key = journal.partition_of(self._shard), self._shard.encode()
-        entry = Entry(self._shard, self._number, self._runs, len(judgements), pointer)
+        entry = Entry(self._shard, self.number, self._runs, len(judgements), pointer)
         records = [Outgoing(JUDGEMENTS, key, judgement, place.number) for judgement in judgements]
         records.append(Outgoing(place.topic, key, journal.encode(entry), place.number))
         records += self._letters
         records += self.fold.emit()
         self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in self._runs})
-        self._number, self._judged, self._announcing = self._number + 1, len(judgements), False
+        self.number, self._judged, self._announcing = self.number + 1, len(judgements), False
         if time.monotonic() - self._snapshot_at >= self._settings.snapshot_interval_s and self._frozen is None:
             self._freeze()
         commit_s = time.monotonic() - began
         turn = Turn(
-            self._records, self._learned, self._duplicates, self._rejected, len(judgements), self._ages, self._learn_s,
-            judge_s, commit_s, lag, {**self._intake.bounds(), **self.fold.bounds()}, self._snapshot_bytes,
+            self._records, self._learned, self._duplicates, self._rejected, len(judgements), self._freshness,
+            self._event_ages, self._learn_s, judge_s, commit_s, lag, {**self._intake.bounds(), **self.fold.bounds()},
+            self._snapshot_bytes,
         )  # fmt: skip
         self._begin_turn()
-        self._on_turn(turn)
+        self.on_turn(turn)
         self._stop_flood(turn)
 
     def _settle(self) -> None:
@@ -319,16 +329,16 @@ class Loop:
         if offsets:
             if self._judged:
                 self._judgements_position = offsets[self._judged - 1] + 1
-            if self._frozen and self._frozen.pointer.number == self._number and not self._frozen.pointer.journal:
+            if self._frozen and self._frozen.pointer.number == self.number and not self._frozen.pointer.journal:
                 self._frozen.pointer = msgspec.structs.replace(
                     self._frozen.pointer, journal=offsets[self._judged] + 1, judgements=self._judgements_position
                 )
 
     def _freeze(self) -> None:
-        """Take the state after the entries before `self._number` and store it beside the loop."""
+        """Take the state after the entries before `self.number` and store it beside the loop."""
         state = freeze(self.fold, self._intake)
         pointer = Pointer(
-            blob="", number=self._number, journal=0, judgements=0, versions=dict(self.fold.versions),
+            blob="", number=self.number, journal=0, judgements=0, versions=dict(self.fold.versions),
             positions={key_of(place): position for place, position in self._positions.items()},
         )  # fmt: skip
         self._frozen = _Frozen(pointer, self._disk.submit(self._store, state))
@@ -363,7 +373,7 @@ class Loop:
         if records < self._settings.flood_records or bad <= self._settings.flood_share * records:
             return
         text = f"{bad} of the newest {records} records were bad; see the topic {DEAD_LETTERS} for reasons and origins"
-        alarm = {"detector": "flood", "id": f"flood/{self._shard}/{self._number}", "detail": text}
+        alarm = {"detector": "flood", "id": f"flood/{self._shard}/{self.number}", "detail": text}
         self._writer.commit([Outgoing(ALARMS, b"flood", msgspec.json.encode(alarm), 0)], {})
         self._writer.settle()
         raise Flooded(text)

@@ -142,7 +142,7 @@ class ShardMetrics(ReaderMetrics):
         self._rejected = self._counter(
             "headrace_events_rejected_total", "Records that became dead letters.", "reason", values=get_args(Reason)
         )
-        self._judgements = self._counter("headrace_judgements_total", "Events judged before they were learned.")
+        self.judgements = self._counter("headrace_judgements_total", "Predictions judged before they were learned.")
         self.judged_ratio = self._gauge("headrace_judged_ratio", "Probability with which an event is judged now.")
         self._learn = self._histogram(
             "headrace_learn_duration_seconds", "Decoding and learning one commit's records.", QUICK_S
@@ -159,9 +159,10 @@ class ShardMetrics(ReaderMetrics):
         self._events.labels("rejected").inc(sum(turn.rejected.values()))
         for reason, count in turn.rejected.items():
             self._rejected.labels(reason).inc(count)
-        self._judgements.inc(turn.judgements)
-        for age_s in turn.ages_s:
+        for age_s in turn.freshness_s:
             self.freshness.observe(age_s)
+        for age_s in turn.event_ages_s:
+            self.event_age.observe(age_s)
         self._learn.observe(turn.learn_s)
         self._judge.observe(turn.judge_s)
         self._commit.observe(turn.commit_s)

@@ -21,6 +21,10 @@ memory: Final = 0.1
 """Weight of the newest window in the reference and in the usual distance."""
 deviations: Final = 4.0
 """How far above the usual distance, in standard deviations, a window must lie."""
+DISTANCES: Final = ("popularity", "price", "category", "unseen_items")
+"""Detectors of `InputDrift`."""
+LOSS_TESTS: Final = ("adwin", "page_hinkley")
+"""Detectors of each `LossDrift`."""
 
 
 class Alarm(NamedTuple):
@@ -34,9 +38,9 @@ class Alarm(NamedTuple):
 class Distance:
     """Compares the histogram of each window with a fading reference, by Hellinger distance.
 
-    The threshold is dynamic: the fading mean of past distances plus `deviations` of their fading standard deviations. An
-    alarm makes the window the new reference. On streams, distances with dynamic thresholds raise far fewer false alarms
-    than hypothesis tests, whose power grows with the sample until any difference is significant.
+    The threshold is dynamic: the fading mean of past distances plus `deviations` of their fading standard deviations.
+    An alarm makes the window the new reference. On streams, distances with dynamic thresholds raise far fewer false
+    alarms than hypothesis tests, whose power grows with the sample until any difference is significant.
     """
 
     def __init__(self, name: str, bins: int) -> None:
@@ -180,4 +184,3 @@ class LossDrift:
 
 def _page_hinkley() -> PageHinkley:
     return PageHinkley(min_instances=200, threshold=25.0, mode="up")
-

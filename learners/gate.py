@@ -96,6 +96,13 @@ class Gate:
             self._decide("undecided", max(better, worse))
         return self.verdict
 
+    def expire(self) -> Verdict:
+        """End the test: without a verdict so far it is undecided."""
+        if self.verdict is None:
+            self._decide("undecided", max(self.evidence()))
+        assert self.verdict is not None
+        return self.verdict
+
     def evidence(self) -> tuple[float, float]:
         """Return the wealth against "no better" and against "no worse"; each starts at 1."""
         # Capped far above any alpha, where exp would overflow.
@@ -108,7 +115,7 @@ class Gate:
             kind = "rollback" if reason == "better" else "keep"
         else:
             kind = "promote" if reason == "better" else "refuse"
-        self.verdict = Verdict(kind, reason, evidence, self.events, self.summed / self.events)
+        self.verdict = Verdict(kind, reason, evidence, self.events, self.summed / max(1, self.events))
 
     def state(self) -> State:
         """Return all that the gate knows."""

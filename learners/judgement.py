@@ -1,14 +1,16 @@
 """A judgement: what the models said before they learned, beside what happened.
 
-On the wire a record of `judgements` is a list of them in MessagePack. Judgements are made beside the fold (they need torch) and written to the log; the blend's weights and all prequential
-scores of rankings follow from them alone.
+On the wire a record of `judgements` is a list of them in MessagePack. Judgements are made beside the fold (they need
+torch) and written to the log; the blend's weights and all prequential scores of rankings follow from them alone.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from learners.learner import Scores
 
@@ -16,6 +18,10 @@ listed: Final = 20
 """Best candidates of each member that a judgement keeps, and the longest list that is scored."""
 record_judgements_max: Final = 200
 """Judgements of one record, so that it stays far below the largest that the log takes."""
+
+
+Listed: TypeAlias = "tuple[list[str], NDArray[np.float32]]"
+"""A ranked list: item ids, best first, and their scores."""
 
 
 class Judgement(Struct, array_like=True, frozen=True):
@@ -92,7 +98,7 @@ class Pooled(Struct, frozen=True):
         return rank_of(self.lists[name], self.candidates, item)
 
 
-def pool(lists: dict[str, tuple[list[str], np.ndarray[tuple[int], np.dtype[np.float32]]]]) -> Pooled:
+def pool(lists: Mapping[str, Listed]) -> Pooled:
     """Bring lists of items, each with scores above 0, over one set of candidates, in order of first mention.
 
     >>> pool({"a": (["x", "y"], np.float32([2, 1])), "b": (["y"], np.float32([5]))}).candidates

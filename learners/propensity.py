@@ -1,4 +1,4 @@
-"""Purchase propensity: how likely a view is to end in a purchase of the viewed item. River, on hashed sparse features."""
+"""Purchase propensity: how likely a view is to end in a purchase of the viewed item. River, on hashed features."""
 
 from collections import deque
 from math import log

@@ -6,7 +6,7 @@ in as judgements and, when serving, as an argument.
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -19,22 +19,19 @@ from headrace.topics import ALARMS, SCORES
 from learners import judgement
 from learners.announcement import Announcement, announced
 from learners.blend import Blend
-from learners.catalogue import Catalogue
-from learners.contexts import STEPS, VIEWS, Contexts, steps
-from learners.drift import Alarm, InputDrift, LossDrift
-from learners.judgement import Pooled, listed, pool
-from learners.learner import Context, NextItem, Scores, top
-from learners.popularity import Popularity
+from learners.browsing import KINDS, Browsing
+from learners.contexts import VIEWS
+from learners.drift import DISTANCES, LOSS_TESTS, Alarm, InputDrift, LossDrift
+from learners.judgement import Pooled, pool
+from learners.learner import Scores, top
 from learners.prequential import Probability, Ranking
 from learners.propensity import Propensity
-from learners.session_knn import SessionKnn
-from learners.transitions import Transitions
 
 DEEP: Final = "deep"
 BLEND: Final = "blend"
-FAST: Final = ("popularity", "transitions", "session_knn")
-MEMBERS: Final = (*FAST, DEEP)
-RANKED: Final = (*MEMBERS, BLEND)
+LOSSES: Final = ("blend_miss", "propensity_loss")
+DETECTORS: Final = (*DISTANCES, *(f"{loss}_{test}" for loss in LOSSES for test in LOSS_TESTS))
+RANKED: Final = (*KINDS, DEEP, BLEND)
 
 score_every_events: Final = 1_000
 """Events between two records of `scores`."""
@@ -49,13 +46,6 @@ class ShopSettings(msgspec.Struct, frozen=True, kw_only=True):
     shoppers_max: int = 100_000
 
 
-class Step(NamedTuple):
-    """One step of an event before it is learned: the context it was taken in, and the item."""
-
-    context: Context
-    item: str
-
-
 class Shop:
     """Everything that is learned from each event, and what it knows of the deep model's standing.
 
@@ -67,22 +57,14 @@ class Shop:
         self.champion: Announcement | None = None
         self.events = 0
         self.time_ms = 0
-        self.catalogue = Catalogue(items_max=self.settings.items_max)
-        self.contexts = Contexts(shoppers_max=self.settings.shoppers_max)
-        self.members: dict[str, NextItem] = {
-            member.name: member
-            for member in (
-                Popularity(items_max=self.settings.items_max),
-                Transitions(items_max=self.settings.items_max),
-                SessionKnn(),
-            )
-        }
+        self.browsing = Browsing(items_max=self.settings.items_max, shoppers_max=self.settings.shoppers_max)
         self.propensity = Propensity()
         self.blend = Blend()
         self.ranking = {name: Ranking() for name in RANKED}
         self.probability = Probability()
         self.input_drift = InputDrift()
-        self.loss_drift = {name: LossDrift(name) for name in ("blend_miss", "propensity_loss")}
+        self.loss_drift = {name: LossDrift(name) for name in LOSSES}
+        self.alarms = dict.fromkeys(DETECTORS, 0)
         self._outbox: list[Outgoing] = []
 
     @property
@@ -99,8 +81,12 @@ class Shop:
         """Learn from one event."""
         self.events += 1
         self.time_ms = event.time_ms
-        if event.type in STEPS:
-            self._learn_steps(event, partition, offset)
+        if event.type in VIEWS:
+            line = event.data.items[0]
+            unseen = self.browsing.catalogue.slot(line.item_id) is None
+            drift = self.input_drift.observe(line.item_id, line.item_category, line.price, unseen=unseen)
+            self._alarm(drift, partition, offset)
+        self.browsing.learn(event)
         self.propensity.learn(event)
         for label in self.propensity.take_labelled():
             self.probability.observe(label.probability, label.bought)
@@ -108,56 +94,6 @@ class Shop:
             self._alarm(self.loss_drift["propensity_loss"].observe(loss), partition, offset)
         if self.events % score_every_events == 0:
             self._outbox.append(self._scores(partition, offset))
-
-    def _learn_steps(self, event: Event, partition: int, offset: int) -> None:
-        shopper, time_ms, name = event.shopper, event.time_ms, event.data.session_id
-        if event.type in VIEWS:
-            line = event.data.items[0]
-            unseen = self.catalogue.slot(line.item_id) is None
-            self._alarm(
-                self.input_drift.observe(line.item_id, line.item_category, line.price, unseen=unseen), partition, offset
-            )
-        context = self.contexts.context(shopper, time_ms, name)
-        for item in steps(event, self.ids(context.items[context.start :])):
-            if gone := self.catalogue.evict():
-                self.contexts.forget(gone)
-                for member in self.members.values():
-                    member.forget(gone)
-                context = self.contexts.context(shopper, time_ms, name)
-            slot = self.catalogue.admit(item)
-            self.contexts.push(shopper, slot, time_ms, name)
-            after = self.contexts.context(shopper, time_ms, name)
-            # The step began its session if the context was an ended one: then only `after` knows the session's number.
-            context = context._replace(session=after.session)
-            for member in self.members.values():
-                member.learn(context, slot)
-            context = after
-
-    def steps(self, event: Event) -> list[Step]:
-        """Return the steps that `learn` would take from an event, each in its context. Changes nothing."""
-        if event.type not in STEPS:
-            return []
-        context = self.contexts.context(event.shopper, event.time_ms, event.data.session_id)
-        found = []
-        for item in steps(event, self.ids(context.items[context.start :])):
-            found.append(Step(context, item))
-            slot = self.catalogue.slot(item)
-            if slot is not None:
-                context = context._replace(items=[*context.items, slot])
-        return found
-
-    def ids(self, slots: Sequence[int]) -> list[str]:
-        """Return the item ids of slots in use."""
-        item = self.catalogue.item
-        return [item(slot) for slot in slots]
-
-    def lists(self, context: Context) -> dict[str, tuple[list[str], Any]]:
-        """Return each fast member's best candidates for a context: item ids and scores, best first."""
-        found = {}
-        for name, member in self.members.items():
-            slots, scores = top(member.predict(context), listed)
-            found[name] = (self.ids(slots.tolist()), scores)
-        return found
 
     def recommend(
         self, shopper: str, time_ms: int, n: int, deep: tuple[list[str], Any] | None = None
@@ -169,21 +105,22 @@ class Shop:
         Args:
             deep: the deep model's items and scores for this shopper's context, if there is a model.
         """
-        context = self.contexts.context(shopper, time_ms)
+        context = self.browsing.contexts.context(shopper, time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: the last one is what we know
             context = context._replace(start=0)
-        lists = self.lists(context)
+        lists = self.browsing.lists(context)
         if deep is not None:
             lists[DEEP] = deep
         pooled = pool(lists)
-        session = set(self.ids(context.items[context.start :][-skipped_max:]))
+        session = set(self.browsing.ids(context.items[context.start :][-skipped_max:]))
         best = top(self.blended(pooled, len(context.items) - context.start), len(pooled.candidates))
         named = ((pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True))
         answer = [(item, score) for item, score in named if item not in session][:n]
         if len(answer) < n:  # long lists are filled up with popular items
             given = session | {item for item, _ in answer}
-            slots, _ = top(self.members["popularity"].predict(context), n + len(given))
-            answer += [(item, 0.0) for item in self.ids(slots.tolist()) if item not in given][: n - len(answer)]
+            slots, _ = top(self.browsing.members["popularity"].predict(context), n + len(given))
+            more = [(item, 0.0) for item in self.browsing.ids(slots.tolist()) if item not in given]
+            answer += more[: n - len(answer)]
         return answer
 
     def blended(self, pooled: Pooled, prefix: int) -> Scores:
@@ -212,6 +149,7 @@ class Shop:
 
     def _alarm(self, alarms: Sequence[Alarm], partition: int, offset: int) -> None:
         for alarm in alarms:
+            self.alarms[alarm.detector] += 1
             document = {
                 "id": f"{alarm.detector}/{partition}/{offset}",
                 "detector": alarm.detector,
@@ -253,13 +191,8 @@ class Shop:
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return what each bounded table holds, and its maximum."""
-        parts: list[tuple[str, Mapping[str, tuple[int, int]]]] = [
-            ("catalogue", self.catalogue.bounds()),
-            ("contexts", self.contexts.bounds()),
-            ("propensity", self.propensity.bounds()),
-            *((name, member.bounds()) for name, member in self.members.items()),
-        ]
-        return {f"{part}_{table}": use for part, bounds in parts for table, use in bounds.items()}
+        propensity = {f"propensity_{table}": use for table, use in self.propensity.bounds().items()}
+        return {**self.browsing.bounds(), **propensity}
 
     def state(self) -> State:
         """Return all that was learned."""
@@ -268,15 +201,14 @@ class Shop:
             "champion": msgspec.to_builtins(self.champion),
             "events": self.events,
             "time_ms": self.time_ms,
-            "catalogue": self.catalogue.state(),
-            "contexts": self.contexts.state(),
-            "members": {name: member.state() for name, member in self.members.items()},
+            "browsing": self.browsing.state(),
             "propensity": self.propensity.state(),
             "blend": self.blend.state(),
             "ranking": {name: ranking.state() for name, ranking in self.ranking.items()},
             "probability": self.probability.state(),
             "input_drift": self.input_drift.state(),
             "loss_drift": {name: drift.state() for name, drift in self.loss_drift.items()},
+            "alarms": dict(self.alarms),
         }
 
     @classmethod
@@ -285,15 +217,12 @@ class Shop:
         shop = cls(msgspec.convert(state["settings"], ShopSettings))
         shop.champion = msgspec.convert(state["champion"], Announcement | None)
         shop.events, shop.time_ms = state["events"], state["time_ms"]
-        shop.catalogue = Catalogue.from_state(state["catalogue"])
-        shop.contexts = Contexts.from_state(state["contexts"])
-        shop.members = {
-            kind.name: kind.from_state(state["members"][kind.name]) for kind in (Popularity, Transitions, SessionKnn)
-        }
+        shop.browsing = Browsing.from_state(state["browsing"])
         shop.propensity = Propensity.from_state(state["propensity"])
         shop.blend = Blend.from_state(state["blend"])
         shop.ranking = {name: Ranking.from_state(part) for name, part in state["ranking"].items()}
         shop.probability = Probability.from_state(state["probability"])
         shop.input_drift = InputDrift.from_state(state["input_drift"])
         shop.loss_drift = {name: LossDrift.from_state(part) for name, part in state["loss_drift"].items()}
+        shop.alarms = dict(state["alarms"])
         return shop

@@ -1,0 +1,246 @@
+"""The fine-tuner: folds what shoppers did, trains candidates in bounded rounds, and lets them face the champion.
+
+Training runs inside the commit at which a round is due, in this process alone: events wait in the log meanwhile, and
+what they hold is what the candidate is then tested on. Killed during a round, it starts from the last commit and trains
+again.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+import torch
+
+from headrace.blobs import Blobs
+from headrace.config import FinetuneSettings
+from headrace.errors import BlobCorrupt, BlobMissing, StateUnreadable
+from headrace.events import Event
+from headrace.log import Log
+from headrace.loop import Loop, LoopSettings, Turn
+from headrace.metrics import FinetuneMetrics
+from headrace.state import State
+from headrace.topics import ALARMS, EVENTS, MODELS, partitions_of
+from learners import rounds
+from learners.deep import DeepModel, DeepSettings
+from learners.finetune import NotFinite, TrainResult, train
+from learners.judgement import listed
+from learners.rounds import CHAMPION, Compared, Rounds, RoundSettings, Trained
+
+SHARD: Final = "finetune"
+MODEL: Final = "model"
+"""Kind of the blobs that hold models."""
+compared_max: Final = 2_000
+"""Events scored at one commit, the first ones; bounds how long a commit takes after a round."""
+latency_s_max: Final = 0.1
+"""A model that answers one shopper more slowly than this is unfit to serve."""
+
+
+class MakeRounds:
+    """Builds the fine-tuner's fold from a state, or anew."""
+
+    def __init__(self, settings: FinetuneSettings) -> None:
+        self._settings = RoundSettings(
+            round_events=settings.round_events,
+            round_ms=settings.round_ms,
+            drift_events_min=settings.drift_events_min,
+            gate_events_max=settings.gate_events_max,
+            seed=settings.seed,
+            items_max=settings.items_max,
+            shoppers_max=settings.shoppers_max,
+            rehearsal_max=settings.rehearsal_max,
+        )
+
+    def __call__(self, state: State | None) -> Rounds:
+        return Rounds(self._settings) if state is None else Rounds.from_state(state)
+
+
+class Trainer:
+    """The fine-tuner's judge: trains, checks, and lets models predict what came."""
+
+    def __init__(self, blobs: Blobs, settings: FinetuneSettings, metrics: FinetuneMetrics) -> None:
+        self._blobs, self._settings, self._metrics = blobs, settings, metrics
+        self._device = settings.device
+        if self._device == "auto":
+            self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        metrics.torch(torch.__version__, self._device)
+        self._models: dict[str, DeepModel] = {}
+        self._observed: list[tuple[list[str], str, dict[str, float]]] = []
+        self._say = structlog.get_logger()
+
+    def observe(self, fold: Rounds, event: Event, partition: int, offset: int) -> None:
+        """Keep what came next for the models that are being compared."""
+        if fold.comparing and len(self._observed) < compared_max and (found := fold.observe(event)):
+            self._observed.append(found)
+
+    def judge(self, fold: Rounds, lag: int) -> list[bytes]:
+        """Score what was observed; train if a round is due, or check a proposed model."""
+        self._models = {name: model for name, model in self._models.items() if name in fold.kept_blobs()}
+        found: list[Trained | Compared] = list(self._compare(fold))
+        if fold.candidate is None:
+            if fold.due:
+                found.append(self._train(fold))
+            elif fold.proposed:
+                found.append(self._check(fold, fold.proposed.blob, "proposed", {"proposed": fold.proposed.version}))
+        return [rounds.encode(one) for one in found]
+
+    def _compare(self, fold: Rounds) -> Sequence[Compared]:
+        observed, self._observed = self._observed, []
+        if not observed:
+            return []
+        contexts = [context for context, _, _ in observed]
+        items = [item for _, item, _ in observed]
+        answers: dict[str, list[float]] = {}
+        for one in (fold.candidate, fold.champion, fold.predecessor):
+            if one and one.blob not in answers:
+                answers[one.blob] = _reciprocal_ranks(self._model(one.blob), contexts, items)
+        compared = []
+        if fold.candidate:
+            rivals = {name: [scores[name] for _, _, scores in observed] for name in observed[0][2]}
+            if fold.champion:
+                rivals = {CHAMPION: answers[fold.champion.blob]}
+            compared.append(Compared(fold.candidate.version, answers[fold.candidate.blob], rivals))
+        if fold.predecessor and fold.champion:
+            rivals = {CHAMPION: answers[fold.predecessor.blob]}
+            compared.append(Compared(fold.champion.version, answers[fold.champion.blob], rivals))
+        return compared
+
+    def _train(self, fold: Rounds) -> Trained:
+        began = time.monotonic()
+        sequences = fold.window()
+        rehearsed = fold.rehearsal.draw(int(len(sequences) * self._settings.rehearsal_share), seed=fold.round)
+        parent = self._model(fold.champion.blob) if fold.champion else None
+        lineage: dict[str, str | int | float | list[str]] = {
+            "parent": fold.champion.version if fold.champion else "",
+            "events": fold.log_range(),
+            "sequences": len(sequences),
+            "rehearsed": len(rehearsed),
+            "seed": self._settings.seed + fold.round,
+            "torch": torch.__version__,
+            "device": self._device,
+        }
+        self._say.info("training", round=fold.round + 1, trigger=fold.due, **lineage)
+        try:
+            result = train(
+                parent,
+                sequences,
+                rehearsal=rehearsed,
+                settings=DeepSettings(width=self._settings.width),
+                seed=self._settings.seed + fold.round,
+                device=self._device,
+                passes=self._settings.passes,
+                learning_rate=self._settings.learning_rate,
+                stop=_deadline(self._settings.train_s_max),
+                lineage={key: value for key, value in lineage.items() if key != "torch"},
+            )
+        except NotFinite as error:
+            return Trained("", fold.due, [str(error)], [], lineage)
+        if not result.tokens:
+            return Trained("", fold.due, ["no sequence of two items to learn from"], [], lineage)
+        return self._keep(fold, result, lineage, time.monotonic() - began)
+
+    def _keep(
+        self, fold: Rounds, result: TrainResult, lineage: dict[str, str | int | float | list[str]], duration_s: float
+    ) -> Trained:
+        blob = self._blobs.put(MODEL, result.model.to_bytes())
+        lineage |= {"tokens": result.tokens, "loss": result.loss, "seconds": round(duration_s, 3)}
+        self._metrics.trained(fold.due, duration_s, result.tokens, result.loss)  # type: ignore[arg-type]  # a Trigger
+        return self._check(fold, blob, fold.due, lineage)
+
+    def _check(
+        self, fold: Rounds, blob: str, trigger: str, lineage: dict[str, str | int | float | list[str]]
+    ) -> Trained:
+        """Say why a model is unfit, and how it and the champion do on older slices of the holdout."""
+        try:
+            model = DeepModel.from_bytes(self._blobs.get(blob))
+        except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
+            return Trained(blob, trigger, [str(error)], [], lineage)
+        reasons = model.check()
+        slices = [slice_ for slice_ in fold.slices if slice_]
+        if not reasons and slices:
+            reasons = _too_slow(model, slices[0][0][0])
+        retention = []
+        if not reasons and fold.champion:
+            for slice_ in slices:
+                contexts, items = [context for context, _ in slice_], [item for _, item in slice_]
+                champion = _reciprocal_ranks(self._model(fold.champion.blob), contexts, items)
+                retention.append((champion, _reciprocal_ranks(model, contexts, items)))
+        self._models[blob] = model
+        return Trained(blob, trigger, reasons, retention, lineage)
+
+    def _model(self, blob: str) -> DeepModel:
+        if blob not in self._models:
+            self._models[blob] = DeepModel.from_bytes(self._blobs.get(blob))
+        return self._models[blob]
+
+
+def _reciprocal_ranks(model: DeepModel, contexts: Sequence[list[str]], items: Sequence[str]) -> list[float]:
+    answers = model.predict(contexts, listed)
+    pairs = zip(answers, items, strict=True)
+    return [1 / (1 + found.index(item)) if item in found else 0.0 for (found, _), item in pairs]
+
+
+def _too_slow(model: DeepModel, context: list[str]) -> list[str]:
+    took_s = []
+    for _ in range(4):  # the first answer warms up
+        began = time.perf_counter()
+        model.predict([context], listed)
+        took_s.append(time.perf_counter() - began)
+    if min(took_s) <= latency_s_max:
+        return []
+    return [f"one answer takes {min(took_s):.3f} s, more than {latency_s_max} s"]
+
+
+def _deadline(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def run(log: Log, blobs: Blobs, settings: FinetuneSettings, metrics: FinetuneMetrics, stop: threading.Event) -> None:
+    """Run the fine-tuner's shard until `stop` is set.
+
+    Raises:
+        BrokenWorld: see `headrace.errors`; calling again goes on from the last commit.
+    """
+    torch.set_num_threads(min(settings.threads, os.cpu_count() or 1))
+    trainer = Trainer(blobs, settings, metrics)
+    loop = Loop(
+        log,
+        blobs,
+        SHARD,
+        make=MakeRounds(settings),
+        sources=partitions_of(EVENTS),
+        sides=[*partitions_of(ALARMS), *partitions_of(MODELS)],
+        judge=trainer,
+        settings=LoopSettings(
+            commit_interval_s=settings.commit_interval_s, snapshot_interval_s=settings.snapshot_interval_s
+        ),
+    )
+    loop.on_turn = _Teller(metrics, loop.fold, blobs)
+    try:
+        structlog.get_logger().info("folding", shard=SHARD, entry=loop.number, seen=loop.fold.seen)
+        loop.run(stop.is_set)
+        structlog.get_logger().info("stopped", shard=SHARD, entry=loop.number, seen=loop.fold.seen)
+    finally:
+        loop.close()
+
+
+class _Teller:
+    """Tells Prometheus what each turn did and how rounds ended; drops models that nobody needs any more."""
+
+    def __init__(self, metrics: FinetuneMetrics, fold: Rounds, blobs: Blobs) -> None:
+        self._metrics, self._fold, self._blobs = metrics, fold, blobs
+        self._ends = dict(fold.ends)
+
+    def __call__(self, turn: Turn) -> None:
+        self._metrics.turn(turn)
+        self._metrics.champion_round.set(self._fold.champion.round if self._fold.champion else 0)
+        ends = dict(self._fold.ends)
+        if ends != self._ends:
+            for outcome, count in ends.items():
+                for _ in range(count - self._ends.get(outcome, 0)):
+                    self._metrics.decided(outcome, time.time_ns() // 1_000_000)  # type: ignore[arg-type]  # an Outcome
+            self._ends = ends
+            self._blobs.sweep(MODEL, self._fold.kept_blobs())

@@ -1,0 +1,120 @@
+"""Browsing: catalogue, contexts and the fast next-item learners as one, from events to ranked lists.
+
+Both shards fold it: the online one for its answers, the fine-tuner for its sequences and for the rivals of a first
+candidate.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.events import Event
+from headrace.state import State
+from learners.catalogue import Catalogue
+from learners.contexts import STEPS, Contexts, steps
+from learners.judgement import listed
+from learners.learner import Context, NextItem, top
+from learners.popularity import Popularity
+from learners.session_knn import SessionKnn
+from learners.transitions import Transitions
+
+KINDS: Mapping[str, type[NextItem]] = {kind.name: kind for kind in (Popularity, Transitions, SessionKnn)}
+"""The fast next-item learners."""
+
+
+class Step(NamedTuple):
+    """One step of an event before it is learned: the context it was taken in, and the item."""
+
+    context: Context
+    item: str
+
+
+class Browsing:
+    """What shoppers turned to, and what the fast learners make of it.
+
+    Args:
+        items_max: items that the catalogue may hold.
+        shoppers_max: shoppers whose contexts are remembered.
+    """
+
+    def __init__(self, *, items_max: int, shoppers_max: int) -> None:
+        self.catalogue = Catalogue(items_max=items_max)
+        self.contexts = Contexts(shoppers_max=shoppers_max)
+        self.members: dict[str, NextItem] = {name: kind() for name, kind in KINDS.items()}
+
+    def learn(self, event: Event) -> int:
+        """Learn the steps of an event; return how many it had."""
+        if event.type not in STEPS:
+            return 0
+        shopper, time_ms, name = event.shopper, event.time_ms, event.data.session_id
+        context = self.contexts.context(shopper, time_ms, name)
+        found = steps(event, self.ids(context.items[context.start :]))
+        for item in found:
+            if gone := self.catalogue.evict():
+                self.contexts.forget(gone)
+                for member in self.members.values():
+                    member.forget(gone)
+                context = self.contexts.context(shopper, time_ms, name)
+            slot = self.catalogue.admit(item)
+            self.contexts.push(shopper, slot, time_ms, name)
+            after = self.contexts.context(shopper, time_ms, name)
+            # If the step began a session, only the context after it knows the session's number.
+            context = context._replace(session=after.session)
+            for member in self.members.values():
+                member.learn(context, slot)
+            context = after
+        return len(found)
+
+    def steps(self, event: Event) -> list[Step]:
+        """Return the steps that `learn` would take from an event, each in its context. Changes nothing."""
+        if event.type not in STEPS:
+            return []
+        context = self.contexts.context(event.shopper, event.time_ms, event.data.session_id)
+        found = []
+        for item in steps(event, self.ids(context.items[context.start :])):
+            found.append(Step(context, item))
+            slot = self.catalogue.slot(item)
+            if slot is not None:
+                context = context._replace(items=[*context.items, slot])
+        return found
+
+    def ids(self, slots: Sequence[int]) -> list[str]:
+        """Return the item ids of slots in use."""
+        item = self.catalogue.item
+        return [item(slot) for slot in slots]
+
+    def lists(self, context: Context) -> dict[str, tuple[list[str], NDArray[np.float32]]]:
+        """Return each fast learner's best candidates for a context: item ids and scores, best first."""
+        found = {}
+        for name, member in self.members.items():
+            slots, scores = top(member.predict(context), listed)
+            found[name] = (self.ids(slots.tolist()), scores)
+        return found
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Return what each bounded table holds, and its maximum."""
+        parts: list[tuple[str, Mapping[str, tuple[int, int]]]] = [
+            ("catalogue", self.catalogue.bounds()),
+            ("contexts", self.contexts.bounds()),
+            *((name, member.bounds()) for name, member in self.members.items()),
+        ]
+        return {f"{part}_{table}": use for part, bounds in parts for table, use in bounds.items()}
+
+    def state(self) -> State:
+        """Return all that was learned."""
+        return {
+            "catalogue": self.catalogue.state(),
+            "contexts": self.contexts.state(),
+            "members": {name: member.state() for name, member in self.members.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return what continues exactly where `state` was taken."""
+        browsing = cls.__new__(cls)
+        browsing.catalogue = Catalogue.from_state(state["catalogue"])
+        browsing.contexts = Contexts.from_state(state["contexts"])
+        browsing.members = {name: KINDS[name].from_state(part) for name, part in state["members"].items()}
+        return browsing

@@ -1,0 +1,36 @@
+"""Proposals: a model that was made elsewhere is put before the gate."""
+
+import uuid
+from pathlib import Path
+
+from headrace.blobs import Blobs
+from headrace.clock import wall_ms
+from headrace.errors import Misconfigured
+from headrace.log import Log
+from learners.announcement import Announcement
+
+
+def propose(log: Log, blobs: Blobs, path: Path) -> str:
+    """Store a model file as a blob, announce it on `models` as proposed, and return the blob's name.
+
+    Nothing is checked here: the fine-tuner checks it like its own candidates, and says so on `models`.
+
+    Raises:
+        Misconfigured: there is no such file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"{path}: wanted a model file, found {error.strerror}") from error
+    blob = blobs.put("model", data)
+    announcement = Announcement(
+        id=f"operator/{uuid.uuid4().hex}", kind="proposed", round=0, at_events=0, due_events=0, time_ms=wall_ms(),
+        version=f"proposed-{blob.rpartition('-')[2][:8]}", blob=blob,
+    )  # fmt: skip
+    appender = log.appender()
+    try:
+        appender.append(announcement.record())
+        appender.flush()
+    finally:
+        appender.close()
+    return blob
