@@ -35,18 +35,22 @@ from learners.blend import Blend
 from learners.learner import rank
 from learners.popularity import Popularity
 from learners.prequential import ranking_scores, ranks_max
+from learners.revisits import Revisits
 from learners.session_knn import SessionKnn
 from learners.transitions import Transitions
 
 BLEND: Final = "blend"
+DEEP: Final = "deep"
 MAKERS: Final[Mapping[str, Callable[[int], Contestant]]] = {
     "popularity": lambda seed: Fast(lambda: Popularity(half_life_ms=None)),
     "transitions": lambda seed: Fast(Transitions),
     "session_knn": lambda seed: Fast(SessionKnn),
-    "deep": Deep,
+    "revisits": lambda seed: Fast(Revisits),
+    DEEP: Deep,
 }
 """How each member is made from a seed; in the order of the blend's members. Popularity counts plainly, as papers do."""
 LEARNERS: Final = (*MAKERS, BLEND)
+REPORTED: Final = ("popularity", "transitions", "session_knn", DEEP, BLEND)
 blend_judged_max: Final = 20_000
 """Answers of one period from which the blend learns, at most: as live, a part of them says enough."""
 
@@ -134,12 +138,12 @@ def run(
     """Run the protocol and return its figures.
 
     Args:
-        learners: names of members, and "blend": that of the members named, or of all if no other is named.
+        learners: names of members, and "blend": it has all members, but the deep one only if that is named too.
         tested: periods to report. All up to the last of them are answered, for the blend learns from each.
         work: folder for states and answers.
         tick: told each step, before it is taken.
     """
-    named = [name for name in makers if name in learners] or list(makers)
+    named = _members(learners, makers)
     members = [Member(name, work / _fingerprint(periods, sample, seed, name), makers[name](seed)) for name in named]
     blend = Blend(named)
     seconds = {BLEND: {"learn": 0.0, "answer": 0.0}}
@@ -168,6 +172,16 @@ def run(
         "tokens": {member.name: member.contestant.tokens for member in members if member.contestant.tokens},
         "seconds": {name: spent for name, spent in seconds.items() if name in learners},
     }
+
+
+def _members(learners: Sequence[str], makers: Iterable[str] = MAKERS) -> list[str]:
+    """Return whose answers are needed for the learners named.
+
+    >>> _members(["popularity"]), _members(["transitions", "blend"])
+    (['popularity'], ['popularity', 'transitions', 'session_knn', 'revisits'])
+    """
+    blended = BLEND in learners
+    return [name for name in makers if name in learners or (blended and name != DEEP)]
 
 
 def _mean(found: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
@@ -229,7 +243,7 @@ def _named(text: str) -> list[str]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser("Continual learning by the ADER protocol")
     parser.add_argument("--data", type=Path, required=True, help="folder of period_*.txt with lines `session item`")
-    parser.add_argument("--learners", default=",".join(LEARNERS), help="names, separated by commas")
+    parser.add_argument("--learners", default=",".join(REPORTED), help="names, separated by commas")
     parser.add_argument("--periods", help="periods to report, like 1-4,8 (default: all)")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the sessions to test")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of the learners")
@@ -247,8 +261,7 @@ def main(arguments: Sequence[str] | None) -> None:
     tested = _chosen(options.periods or f"1-{periods.last}", periods.last)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
-        members = [name for name in names if name != BLEND] or list(MAKERS)
-        task = progress.add_task("", total=max(tested) * (len(members) + (BLEND in names)))
+        task = progress.add_task("", total=max(tested) * (len(_members(names)) + (BLEND in names)))
 
         def tick(text: str) -> None:
             progress.update(task, advance=1, description=text)

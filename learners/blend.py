@@ -13,17 +13,23 @@ from numpy.typing import NDArray
 from headrace.state import State
 from learners.learner import Scores, top
 
-TRUST: Final[Mapping[str, float]] = {"popularity": 0.1, "transitions": 0.5, "session_knn": 1.0, "deep": 1.0}
+TRUST: Final[Mapping[str, float]] = {
+    "popularity": 0.1,
+    "transitions": 0.5,
+    "session_knn": 1.0,
+    "revisits": 0.5,
+    "deep": 1.0,
+}
 """How far the members of the live system are believed before anything was learned; others as far as 1."""
 
 _lengths: Final = (1, 2, 3, 4, 6, 10)
 """Session lengths at which the next set of weights begins; below the first, the session is empty."""
-_features: Final = ("share", "peak", "log", "reciprocal_rank", "present")
+_features: Final = ("share", "log", "reciprocal_rank", "present")
 _floor: Final = 1e-4
 """A score below this part of its member's best one counts as this part."""
 _log_floor: Final = float(np.log(_floor))
-_sharpness: Final = 8.0
-"""Initial utility of being the best candidate of a member that is fully believed."""
+_sharpness: Final = 4.0
+"""Initial utility of being the best candidate of a member that is fully believed, against being on no list."""
 _weight_max: Final = 50.0
 _tiny: Final = 1e-30
 
@@ -31,12 +37,12 @@ _tiny: Final = 1e-30
 class Blend:
     """A softmax over the union of the members' candidates, linear in what each member says of a candidate.
 
-    Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its part of the
-    member's best score (plainly and by logarithm), one over its rank (ties count as last) and whether it is there at
-    all. A weight is the sum of one for all contexts and one for sessions of about this length. Learning is one step
-    down the gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting;
-    features within [0, 1] bound the gradient. A second number per context, how often the true item is among the
-    candidates at all, scales the answer, so that it is the probability that the item comes next.
+    Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its score by
+    logarithm (1 for the best one, 0 for none), one over its rank (ties count as last) and whether it is there at all.
+    A weight is the sum of one for all contexts and one for sessions of about this length. Learning is one step down
+    the gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting; features
+    within [0, 1] bound the gradient. A second number per context, how often the true item is among the candidates at
+    all, scales the answer, so that it is the probability that the item comes next.
 
     Not promised: anything about items that no member names.
 
@@ -77,7 +83,7 @@ class Blend:
         shape = (1 + len(_lengths) + 1, len(self.members), len(_features))
         # Row 0 holds for all contexts, the others are what each context adds to it.
         self._weights = np.zeros(shape)
-        self._weights[0, :, _features.index("peak")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
+        self._weights[0, :, _features.index("log")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
         self._squares = np.full(shape, 0.1)
         self._hits = np.full(shape[0] - 1, 1.0)
         self._tries = np.full(shape[0] - 1, 2.0)
@@ -209,4 +215,4 @@ def _say(values: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.fl
     ends = np.flatnonzero(ends_tie)
     rank = np.empty(len(values))
     rank[order] = np.repeat(ends, np.diff(ends, prepend=-1)) - starts[member] + 1
-    return np.stack((share, peak, 1.0 - np.log(peak) / _log_floor, 1.0 / rank, np.ones(len(values))), axis=1)
+    return np.stack((share, 1.0 - np.log(peak) / _log_floor, 1.0 / rank, np.ones(len(values))), axis=1)
