@@ -207,6 +207,11 @@ def publish(
     done = last_published(log, origin, topics)
     published = already = 0
     last_time_ms: int | None = None
+
+    def report(note: str = "") -> None:
+        reached = (published + already) / limit if limit else share()
+        progress(Progress(published, already, reached, note))
+
     appender = log.appender()
     try:
         for record in records:
@@ -220,21 +225,23 @@ def publish(
             outgoing = Outgoing(record.topic, record.key, record.value)
             if record.number <= done.get(place_of(outgoing), -1):
                 already += counts
+                if counts and already % progress_every == 0:
+                    report()
                 continue
             while gate is not None and counts and (note := gate(published + already)) is not None:
                 appender.flush()
-                progress(Progress(published, already, share(), note))
+                report(note)
                 sleep(gate_poll_s)
             if pace is not None and (wait_s := pace.wait_s(record.time_ms)) > pace_slack_s:
                 appender.flush()
-                progress(Progress(published, already, share()))
+                report()
                 sleep(wait_s)
             appender.append(outgoing)
             if counts:
                 published += 1
                 last_time_ms = record.time_ms
                 if published % progress_every == 0:
-                    progress(Progress(published, already, share()))
+                    report()
         appender.flush()
     finally:
         appender.close()

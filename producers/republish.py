@@ -25,8 +25,9 @@ def republish(
 ) -> int:
     """Copy records, keys and values unchanged, and return how many; what is appended meanwhile is not copied.
 
-    A record keeps its partition where both topics have as many, else its key chooses. Every run copies anew; consumers
-    drop events whose source and id they have seen, within their bound.
+    A record keeps its partition where both topics have as many, else its key chooses. One with neither key nor value,
+    which a foreign client may have written, says nothing and is left out. Every run copies anew; consumers drop events
+    whose source and id they have seen, within their bound.
 
     Args:
         partition: copy this one; None for all.
@@ -80,7 +81,7 @@ def _copy(log: Log, ranges: dict[Partition, tuple[int, int]], to: str, progress:
             for place, records in batches:
                 same = TOPICS[place.topic].partitions == TOPICS[to].partitions
                 for record in records:
-                    if record.offset < ranges[place][1]:
+                    if record.offset < ranges[place][1] and not record.key is record.value is None:
                         appender.append(Outgoing(to, record.key, record.value, place.number if same else None))
                         copied += 1
             progress(Progress(copied, 0, min(1.0, copied / total)))

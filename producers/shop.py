@@ -65,11 +65,9 @@ class Choice:
             self.items.append(item)
             self.cumulative.append(total + total * share / (1 - share))
 
-    def chances(self, count: int) -> NDArray[np.float64]:
-        """Return the chance of each of `count` items."""
-        out = np.zeros(count)
-        out[self.items] = np.diff(self.cumulative, prepend=0.0) / self.cumulative[-1]
-        return out
+    def chances(self) -> NDArray[np.float64]:
+        """Return the chance of each of `items`, in their order."""
+        return np.diff(self.cumulative, prepend=0.0) / self.cumulative[-1]
 
 
 class Structure(NamedTuple):
@@ -102,12 +100,11 @@ class Shop:
         self.brand: list[int] = []
         self.tier: list[int] = []
         self.price: list[float] = []
-        self._weight: list[float] = []
+        self._weight = ((rng.permutation(settings.items) + 8.0) ** -0.8).tolist()
+        self._of: list[list[int]] = [[] for _ in range(categories)]
         self._brand_of = rng.integers(0, brands, (categories, 8))
         for _ in range(settings.items):
             self._stock()
-        ranks = rng.permutation(settings.items) + 8.0
-        self._weight = (ranks**-0.8).tolist()
         self.popular = Choice(range(settings.items), self._weight)
         self._homes = rng.integers(0, categories, (self.themes, 3))
         themes = [self._theme(t) for t in range(self.themes)]
@@ -123,27 +120,32 @@ class Shop:
         category = int(rng.integers(categories))
         tier = int(rng.integers(tiers))
         self.category.append(category)
+        self._of[category].append(item)
         self.brand.append(int(self._brand_of[category, rng.integers(8)]))
         self.tier.append(tier)
         self.price.append(round(float(self.typical[category] * np.exp(0.3 * (tier - 2) + rng.normal(0, 0.1))), 2))
         return item
 
-    def _some(self, pool: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-        weights = np.asarray(self._weight)[pool] ** 0.5
-        return self._rng.choice(pool, min(size, len(pool)), replace=False, p=weights / weights.sum())
+    def _some(self, homes: set[int], size: int) -> list[int]:
+        """Return distinct items of some categories (of all, if those have too few), popular ones more likely and first.
+
+        Source: Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir: the largest u ** (1 / weight).
+        """
+        pool = [item for home in sorted(homes) for item in self._of[home]]
+        if len(pool) < size:
+            pool = list(range(len(self.category)))
+        weights = np.array([self._weight[item] for item in pool]) ** 0.5
+        keys = np.log(self._rng.random(len(pool))) / weights
+        return [pool[place] for place in np.argsort(-keys)[:size].tolist()]
 
     def _theme(self, number: int) -> Choice:
-        pool = np.flatnonzero(np.isin(self.category, self._homes[number]))
-        if len(pool) < theme_size:
-            pool = np.arange(len(self.category))
-        items = self._some(pool, theme_size)
-        return Choice(items.tolist(), ((np.arange(len(items)) + 2.0) ** -0.9).tolist())
+        items = self._some(set(self._homes[number].tolist()), theme_size)
+        return Choice(items, ((np.arange(len(items)) + 2.0) ** -0.9).tolist())
 
     def _complement(self, item: int) -> Choice:
-        other = (self.category[item] * 7 + 5) % categories
-        pool = np.flatnonzero(np.asarray(self.category) == other)
-        items = self._some(pool if len(pool) else np.arange(len(self.category)), 4)
-        return Choice(items.tolist(), (0.5 ** np.arange(len(items))).tolist())
+        pool = self._of[(self.category[item] * 7 + 5) % categories] or [item]
+        items = np.unique(self._rng.integers(0, len(pool), 4)).tolist()
+        return Choice([pool[place] for place in items], (0.5 ** np.arange(len(items))).tolist())
 
     def _successors(self, themes: Sequence[Choice], items: Sequence[int] | None = None) -> list[Choice]:
         beside: list[list[int]] = [[] for _ in self.category]
@@ -152,7 +154,7 @@ class Shop:
                 beside[item].extend(theme.items)
         out = []
         for item in range(len(self.category)) if items is None else items:
-            pool = np.unique(beside[item]) if beside[item] else np.arange(len(self.category))
+            pool = np.unique(beside[item] or self._rng.integers(0, len(self.category), 3 * successors))
             chosen = self._rng.permutation(pool[pool != item])[:successors]
             out.append(Choice(chosen.tolist(), (0.65 ** np.arange(len(chosen))).tolist()))
         return out
@@ -215,13 +217,11 @@ class Shop:
         return choice.draw(uniform())
 
     def _suited_chances(self, choice: Choice, shopper: Shopper, current: int) -> NDArray[np.float64]:
-        chances = choice.chances(len(self.category))
-        liking = np.asarray(shopper.brand_liking)[self.brand] * np.asarray(shopper.tier_liking)[self.tier]
-        if current >= 0:
-            liking[current] = 0.0
-        taken = chances * liking
+        chances = choice.chances()
+        taken = chances * np.array([0.0 if i == current else self.liking(i, shopper) for i in choice.items])
         refused = 1.0 - float(taken.sum())
-        out: NDArray[np.float64] = sum(refused**n for n in range(tries - 1)) * taken + refused ** (tries - 1) * chances
+        out = np.zeros(len(self.category))
+        out[choice.items] = sum(refused**n for n in range(tries - 1)) * taken + refused ** (tries - 1) * chances
         return out
 
     def entry(self, structure: Structure, shopper: Shopper, theme: int, uniform: Callable[[], float]) -> int:

@@ -1,0 +1,261 @@
+"""Loading files: kinds by content, sums, the rules of each kind, damage, and starting again."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.errors import Misconfigured
+from headrace.events import Event, decode, items_max
+from headrace.log import Log
+from headrace.testing import MemoryLog
+from headrace.topics import EVENTS, partitions_of
+from producers.load import KNOWN_SHA256, kind_of, load, source_of
+from producers.online_retail import COLUMNS
+from producers.publisher import Progress
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    log = MemoryLog()
+    log.create()
+    return log
+
+
+def published(log: Log) -> list[Event]:
+    """Return all events, each partition's in order; every one must be valid."""
+    out = []
+    for place in partitions_of(EVENTS):
+        for _, records in log.reader({place: 0}).read(1_000_000, 0.0):
+            for record in records:
+                event = decode(record)
+                assert isinstance(event, Event), event
+                out.append(event)
+    return out
+
+
+def by_id(log: Log) -> list[Event]:
+    return sorted(published(log), key=lambda event: int(event.id))
+
+
+def native(n: int, **changed: Any) -> dict[str, Any]:
+    event = {
+        "specversion": "1.0", "id": f"mine-{n}", "source": "shop", "type": "view_item", "subject": f"anna-{n % 5}",
+        "time": f"2025-03-01T00:00:{n % 60:02d}Z", "data": {"items": [{"item_id": f"i{n}"}]},
+    }  # fmt: skip
+    return {**event, **changed}
+
+
+def write_jsonl(path: Path, lines: list[bytes]) -> Path:
+    content = b"\n".join(lines)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.gz"])
+def test_jsonl_keeps_the_users_events_and_counts_bad_lines(log: MemoryLog, tmp_path: Path, name: str) -> None:
+    good = [json.dumps(native(n)).encode() for n in range(40)]
+    bad = {
+        "not_json": b"{not json}",
+        "bad_utf8": json.dumps(native(91)).encode().replace(b"anna", b"\xff"),
+        "unknown_event": json.dumps(native(92, type="teleport")).encode(),
+        "key_missing": json.dumps(native(93, subject="")).encode(),
+        "key_invalid": json.dumps(native(94, subject="ä" * 128 + "x")).encode(),
+        "items_missing": json.dumps(native(95, data={})).encode(),
+        "time_ahead": json.dumps(native(96, time="2125-01-01T00:00:00Z")).encode(),
+        "time_absurd": json.dumps(native(97, time="1925-01-01T00:00:00Z")).encode(),
+        "too_large": json.dumps(native(98, junk="x" * 1_100_000)).encode(),
+        "too_deep": b'{"specversion":"1.0","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    }
+    lines = [*good[:10], b"", b"  \r", *bad.values(), *good[10:39], b"  " + good[39] + b" \r"]
+    result = load(log, write_jsonl(tmp_path / name, lines))
+    assert (result.published, result.already) == (40, 0)
+    assert {reason: 1 for reason in bad if reason != "key_invalid"} | {"schema": 1} == dict(result.rejected)
+    assert result.examples[0].startswith("line 13: not_json")
+    found = published(log)
+    assert sorted(event.id for event in found) == sorted(f"mine-{n}" for n in range(40))
+    assert {event.source for event in found} == {"shop"}
+
+
+def test_jsonl_starts_again_where_it_was(log: MemoryLog, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [json.dumps(native(n)).encode() for n in range(50)])
+    assert load(log, path, limit=20).published == 20
+    shares: list[Progress] = []
+    again = load(log, path, progress=shares.append)
+    assert (again.published, again.already) == (30, 20)
+    assert sorted(event.id for event in published(log)) == sorted(f"mine-{n}" for n in range(50))
+    assert shares[-1].share == 1.0
+
+
+def test_a_changed_file_is_refused(log: MemoryLog, tmp_path: Path) -> None:
+    lines = [json.dumps(native(n)).encode() for n in range(50)]
+    path = write_jsonl(tmp_path / "mine.jsonl", lines)
+    load(log, path)
+    for changed in (lines[:40], [*lines, json.dumps(native(50)).encode()]):
+        write_jsonl(path, changed)
+        with pytest.raises(Misconfigured, match="other content"):
+            load(log, path)
+    assert len(published(log)) == 50
+
+
+def test_strict_stops_at_the_first_bad_line(log: MemoryLog, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [json.dumps(native(0)).encode(), b"{}"])
+    with pytest.raises(Misconfigured, match="line 2"):
+        load(log, path, strict=True)
+
+
+def test_a_gzip_file_that_is_cut_short_says_so(log: MemoryLog, tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "mine.gz", [json.dumps(native(n, junk=os.urandom(90).hex())).encode() for n in range(2_000)]
+    )
+    path.write_bytes(path.read_bytes()[:-50_000])
+    with pytest.raises(Misconfigured, match="cut short"):
+        load(log, path)
+    assert 0 < len(published(log)) < 2_000, "what came before the damage is published"
+
+
+def retail(path: Path, rows: list[list[str]]) -> Path:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([COLUMNS, *rows])
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def line(invoice: str, code: str = "85123A", quantity: str = "2", time: str = "08:26", price: str = "2.55",
+         customer: str = "17850.0", day: str = "2010-12-01") -> list[str]:  # fmt: skip
+    return [invoice, code, "A, LANTERN", quantity, f"{day} {time}:00", price, customer, "United Kingdom"]
+
+
+@pytest.mark.parametrize("name", ["retail.csv", "retail.csv.gz"])
+def test_online_retail_by_its_rules(log: MemoryLog, tmp_path: Path, name: str) -> None:
+    rows = [
+        line("100", time="09:00"), line("100", "22423", "1", "09:01", "10.0"), line("100", "POST", time="09:00"),
+        line("C101", quantity="-3", time="08:30"),
+        line("102", customer="", time="08:29"), line("102", "71053", "0", "08:29"), line("102", "71053", "-5", "08:29"),
+        line("103", price="0", time="08:40"),
+        line("A104", "B", "1", "08:50", "-11062.06"),
+        line("105", quantity="many", time="08:51"),
+        line("106", "DCGS0003", day="2010-12-02", time="07:00"),
+    ]  # fmt: skip
+    result = load(log, retail(tmp_path / name, rows))
+    guest, refund, purchase, next_day = by_id(log)
+    assert (purchase.type, purchase.shopper, purchase.data.transaction_id) == ("purchase", "17850", "100")
+    assert [(item.item_id, item.quantity, item.price) for item in purchase.data.items] == [
+        ("85123A", 2, 2.55),
+        ("22423", 1, 10.0),
+    ]
+    assert (purchase.data.value, purchase.data.currency) == (15.1, "GBP")
+    assert purchase.data.items[0].item_name == "A, LANTERN"
+    assert purchase.time.isoformat() == "2010-12-01T09:00:00+00:00"
+    assert (refund.type, refund.data.items[0].quantity, refund.data.transaction_id) == ("refund", 3, "C101")
+    assert (guest.shopper, len(guest.data.items)) == ("guest-102", 1)
+    assert next_day.data.items[0].item_id == "DCGS0003"
+    assert dict(result.rejected) == {
+        "not_a_product": 1, "quantity": 2, "price": 1, "invoice_empty": 1, "adjustment": 1, "row": 1,
+    }  # fmt: skip
+
+
+def test_online_retail_splits_an_invoice_of_too_many_lines(log: MemoryLog, tmp_path: Path) -> None:
+    rows = [line("100", f"{n:05d}") for n in range(items_max * 2 + 5)]
+    load(log, retail(tmp_path / "retail.csv", [*rows, line("101")]))
+    found = by_id(log)
+    assert [len(event.data.items) for event in found] == [items_max, items_max, 5, 1]
+    assert [event.data.transaction_id for event in found] == ["100", "100", "100", "101"]
+    assert sum(event.data.value or 0 for event in found[:3]) == pytest.approx(5.1 * len(rows))
+
+
+def test_online_retail_starts_again_where_it_was(log: MemoryLog, tmp_path: Path) -> None:
+    rows = [line(str(n), customer=f"{n % 9}.0", time=f"{8 + n // 60:02d}:{n % 60:02d}") for n in range(200)]
+    path = retail(tmp_path / "retail.csv", rows)
+    assert load(log, path, limit=77).published == 77
+    assert load(log, path)[:2] == (123, 77)
+    assert [event.data.transaction_id for event in by_id(log)] == [str(n) for n in range(200)]
+
+
+PERIODS = {0: "7 1\n8 2\n7 3\n", 2: "9 1\nbad line here\n9 5\n", 10: "11 6\n"}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_diginetica_keeps_order_and_marks_made_up_times(log: MemoryLog, tmp_path: Path, packed: bool) -> None:
+    folder = tmp_path / "periods"
+    folder.mkdir()
+    for number, text in PERIODS.items():
+        (folder / f"period_{number}.txt").write_text(text)
+    path = folder
+    if packed:
+        path = tmp_path / "periods.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            for file in sorted(folder.iterdir()):
+                archive.add(file, file.name)
+    result = load(log, path)
+    found = by_id(log)
+    assert [(event.shopper, event.data.items[0].item_id) for event in found] == [
+        ("session-7", "1"), ("session-8", "2"), ("session-7", "3"),
+        ("session-9", "1"), ("session-9", "5"),
+        ("session-11", "6"),
+    ]  # fmt: skip
+    assert all(event.data.made_up == ["time"] and event.type == "view_item" for event in found)
+    times = [event.time_ms for event in found]
+    assert times == sorted(times)
+    assert times[3] - times[0] == 2 * 7 * 86_400_000
+    assert dict(result.rejected) == {"row": 1}
+    assert source_of(path).lacks == {"clock", "purchases"}
+    assert load(log, path)[:2] == (0, 6)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello\n", b"user item\n1 2\n", b'{"a": 1}\n', b"\x1f\x8bnot gzip", b"\x00\xff" * 100, b"[1, 2]\n"],
+)
+def test_an_unknown_kind_says_what_is_wanted(log: MemoryLog, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(
+        Misconfigured, match=r"no kind that can be loaded. Wanted jsonl: .*online_retail: .*diginetica: "
+    ):
+        load(log, path)
+
+
+def test_kind_and_path_are_checked(log: MemoryLog, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [json.dumps(native(0)).encode()])
+    assert kind_of(path) == "jsonl"
+    with pytest.raises(Misconfigured, match="wanted one of jsonl, online_retail, diginetica"):
+        load(log, path, kind="parquet")
+    with pytest.raises(Misconfigured, match="Wanted online_retail"):
+        load(log, path, kind="online_retail")
+    with pytest.raises(Misconfigured, match="no such file"):
+        load(log, tmp_path / "absent")
+    with pytest.raises(Misconfigured, match="no kind"):
+        load(log, tmp_path)
+
+
+def test_sums_are_checked(log: MemoryLog, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [json.dumps(native(0)).encode()])
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(Misconfigured, match=f"found {right}"):
+        load(log, path, sha256="0" * 64)
+    with pytest.raises(Misconfigured, match="64 hexadecimal"):
+        load(log, path, sha256="abc")
+    assert load(log, path, sha256=right.upper()).published == 1
+    known = retail(tmp_path / "online_retail.csv.gz", [line("100")])
+    with pytest.raises(Misconfigured, match=KNOWN_SHA256["online_retail.csv.gz"]):
+        load(log, known)
+    assert load(log, known, sha256=hashlib.sha256(known.read_bytes()).hexdigest()).published == 1
+
+
+@pytest.mark.parametrize(("name", "events"), [("online_retail.csv.gz", 23_196), ("diginetica_periods.tar.gz", 993_483)])
+def test_the_published_files(log: MemoryLog, name: str, events: int) -> None:
+    folder = os.environ.get("HEADRACE_DATA")
+    if not folder or not (Path(folder) / name).exists():
+        pytest.skip(f"needs {name}: set HEADRACE_DATA to a folder that holds it")
+    limit = 30_000
+    assert load(log, Path(folder) / name, limit=limit).published == min(limit, events)
+    assert len(published(log)) == min(limit, events)
