@@ -2,11 +2,14 @@
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from headrace.errors import Misconfigured
 from headrace.events import Event, decode
@@ -15,7 +18,7 @@ from headrace.testing import MemoryLog
 from headrace.topics import EVENTS, TRUTH, partitions_of
 from producers.publisher import Numbered, Progress
 from producers.scenario import Drift, ShopSettings
-from producers.shop import MIXTURE
+from producers.shop import MIXTURE, Shop
 from producers.simulate import Simulation, simulate
 
 SMALL = ShopSettings(seed=3, events=6_000, items=300, shoppers=500, days=14.0)
@@ -175,6 +178,29 @@ def test_the_truth_is_calibrated() -> None:
     by_id = {event.id: event for event in events(TOLD)}
     assert all(by_id[step["event_id"]].shopper == step["shopper"] for step in best)
     assert sum(MIXTURE) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("carted", [False, True])
+def test_the_true_chances_are_those_of_the_draws(carted: bool) -> None:
+    rng = np.random.default_rng(11)
+    uniform, draws = rng.random, 30_000
+    shop = Shop(msgspec.structs.replace(SMALL, items=120), rng)
+    for _ in range(20):
+        shop.arrive()
+    shopper, structure = shop.shopper("anna", uniform), shop.structures[1]
+    shopper.memory.extend([3, 5, 3, 130])
+    theme, current = shopper.favourites.items[0], structure.themes[shopper.favourites.items[0]].items[0]
+
+    def distance(item_of: Callable[[], int], chances: NDArray[np.float64]) -> float:
+        assert chances.sum() == pytest.approx(1.0)
+        counts = np.bincount([item_of() for _ in range(draws)], minlength=len(chances))
+        return float(np.abs(counts / draws - chances).sum() / 2)
+
+    chances = shop.following_chances(structure, shopper, theme, current, carted)
+    assert distance(lambda: shop.following(structure, shopper, theme, current, carted, uniform), chances) < 0.03
+    opening = shop.entry_chances(structure, shopper)
+    favourite = shopper.favourites.draw
+    assert distance(lambda: shop.entry(structure, shopper, favourite(uniform()), uniform), opening) < 0.03
 
 
 def test_bots_are_fast_and_only_the_truth_names_them() -> None:

@@ -1,6 +1,7 @@
 """The publisher: nothing twice and nothing lost after any cut, pacing by event time, ranges, the gate."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import Misconfigured
 from headrace.log import Log, Outgoing
+from headrace.sqlite_log import SqliteLog
 from headrace.testing import MemoryLog
 from headrace.topics import EVENTS, EVENTS_REPLAY, partitions_of
 from producers.publisher import Numbered, Progress, last_published, publish
@@ -34,8 +36,9 @@ def numbers(log: Log) -> list[list[int]]:
     out = []
     for place in partitions_of(EVENTS):
         batches = log.reader({place: log.first(place)}).read(100_000, 0.0)
-        values = [json.loads(record.value or b"{}") for _, records in batches for record in records]
-        out.append([int(value["id"]) for value in values if value.get("source") == ORIGIN])
+        values = [record.value for _, records in batches for record in records if record.value is not None]
+        own = [json.loads(value) for value in values if value.startswith(b'{"source": "' + ORIGIN.encode())]
+        out.append([int(value["id"]) for value in own])
     return out
 
 
@@ -80,16 +83,18 @@ def test_goes_on_on_every_log(log: Log) -> None:
     assert sorted(map(int, found)) == list(range(80))
 
 
-def test_looks_back_past_many_records_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("others", [*range(9, 22), 57])
+def test_looks_back_past_many_records_of_others(monkeypatch: pytest.MonkeyPatch, others: int) -> None:
     monkeypatch.setattr("producers.publisher.look_back_max", 10)
     log = opened()
     publish(log, sequence(30), origin=ORIGIN)
     appender = log.appender()
     for place in partitions_of(EVENTS):
-        for _ in range(57):
+        for _ in range(others):
             appender.append(Outgoing(EVENTS, b"x", b"not even JSON " + ORIGIN.encode(), place.number))
     assert publish(log, sequence(30), origin=ORIGIN).published == 0
-    assert max(last_published(log, ORIGIN, [EVENTS]).values()) == 29
+    wanted = {place: part[-1] for place, part in zip(partitions_of(EVENTS), numbers(log), strict=True) if part}
+    assert last_published(log, ORIGIN, [EVENTS]) == wanted
 
 
 def test_goes_on_beside_records_that_have_been_deleted() -> None:
@@ -130,6 +135,23 @@ def test_paces_by_event_time(speed: float | None, wanted_s: float) -> None:
 
     publish(opened(), sequence(100), origin=ORIGIN, speed=speed, clock=lambda: now[0], sleep=sleep)
     assert now[0] - 50.0 == pytest.approx(wanted_s, abs=0.03)
+
+
+def test_what_is_published_can_be_read_while_the_publisher_waits(tmp_path: Path) -> None:
+    log, seen = SqliteLog(str(tmp_path / "log.db")), list[int]()
+    log.create()
+
+    def held() -> int:
+        return sum(log.end(place) for place in partitions_of(EVENTS))
+
+    def gate(number: int) -> str | None:
+        return "waiting" if number == 5 and len(seen) < 5 else None
+
+    publish(
+        log, sequence(8), origin=ORIGIN, speed=1.0, gate=gate, clock=lambda: 0.0, sleep=lambda _: seen.append(held())
+    )
+    assert seen == [1, 2, 3, 4, 5, 5, 6, 7]
+    log.close()
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, float("nan"), float("inf")])
