@@ -101,12 +101,14 @@ class Member:
         _write(self.folder / "state", lambda file: file.write(state.encode(kept)))
 
 
-def blended(blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question]) -> np.ndarray[Any, Any]:
-    """Return the ranks of the true items in the blend of the members' lists; an item on no list is missed."""
+def blended(
+    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], others: int
+) -> np.ndarray[Any, Any]:
+    """Return the ranks of the true items in the blend of the members' lists; items on no list tie for the last place."""
     ranks = np.empty(len(questions), np.int32)
     for row, (prefix, item) in enumerate(questions):
         scores = blend.predict({name: answer.list(row) for name, answer in answers.items()}, len(prefix))
-        ranks[row] = rank(scores, item, others=ranks_max + len(scores.slots))
+        ranks[row] = rank(scores, item, others)
     return ranks
 
 
@@ -158,7 +160,7 @@ def run(
         if BLEND in learners:
             tick(f"period {period}: {BLEND}")
             began = time.perf_counter()
-            ranks[BLEND] = blended(blend, answers, questions)
+            ranks[BLEND] = blended(blend, answers, questions, periods.seen[period] - 1)
             answered = time.perf_counter()
             teach(blend, answers, questions, [seed, period])
             seconds[BLEND]["answer"] += answered - began

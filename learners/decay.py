@@ -5,9 +5,11 @@ half-lives). Ratios, and so every ranking and share, are those of exponential de
 for floats, the owner is told to scale its counts down once, and the stream's age starts again at 0.
 """
 
+from typing import Final
+
 from headrace.state import State
 
-_half_lives_max = 60.0
+_half_lives_max: Final = 60.0
 
 
 class Decay:

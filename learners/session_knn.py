@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from headrace.state import State
 from learners.learner import Context, Scores
 
-_nobody = -1
-_step_back = 0.8
-_newest_bonus = 1e-3
+_nobody: Final = -1
+_step_back: Final = 0.8
+_newest_bonus: Final = 1e-3
 
 
 class SessionKnn:
@@ -187,9 +187,9 @@ class SessionKnn:
         items = np.full((len(rows), learner.session_items_max), _nobody, np.int32)
         items[np.arange(learner.session_items_max) < lengths[:, None]] = state["items"]
         learner._items[rows] = items
-        ends = np.cumsum(state["index_lengths"]).tolist()
-        starts = [0, *ends[:-1]]
-        for item, start, end in zip(state["index"].tolist(), starts, ends, strict=True):
+        end = 0
+        for item, length in zip(state["index"].tolist(), state["index_lengths"].tolist(), strict=True):
+            start, end = end, end + length
             learner._index[item] = array("q", state["postings"][start:end].tobytes())
         learner._postings = len(state["postings"])
         return learner

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from headrace.state import State
 from learners.decay import Decay
 from learners.learner import Context, Scores
 
-_newest_bonus = 1e-3
+slot_max: Final = 2**31 - 1
+_newest_bonus: Final = 1e-3
 
 
 class Transitions:
@@ -54,6 +55,7 @@ class Transitions:
 
     def learn(self, context: Context, item: int) -> None:
         """Count `item` as a follower of the session's last item."""
+        assert 0 <= item <= slot_max, f"slot {item} is outside 0 to {slot_max}"
         if len(context.items) <= context.start:
             return
         time_ms = context.time_ms
@@ -72,9 +74,9 @@ class Transitions:
             self._followers.move_to_end(last)
         followers[item] = followers.pop(item, 0.0) + self._decay.weight(time_ms)  # the newest comes last
         if len(followers) >= 2 * self.followers_max:
-            floor = sorted(followers.values())[-self.followers_max]
-            kept = [(slot, count) for slot, count in followers.items() if count >= floor]
-            self._followers[last] = dict(kept[-self.followers_max :])
+            counted = list(followers.items())
+            best = sorted(range(len(counted)), key=lambda place: (counted[place][1], place))[-self.followers_max :]
+            self._followers[last] = dict(counted[place] for place in sorted(best))
 
     def forget(self, slots: Sequence[int]) -> None:
         """Drop these slots as items and as followers. Looks through the whole table: give it many slots at once."""

@@ -1,0 +1,139 @@
+"""The blend: sensible before learning, better after, safe when members are missing or mad, calibrated."""
+
+import math
+
+import numpy as np
+import pytest
+
+from headrace.state import decode, digest, encode
+from learners.blend import Blend
+from learners.learner import Scores, top
+
+
+def said(candidates: dict[int, float]) -> Scores:
+    return Scores(np.array(list(candidates), np.int32), np.array(list(candidates.values()), np.float32))
+
+
+def ranked(scores: Scores) -> list[int]:
+    return top(scores, len(scores.slots)).slots.tolist()
+
+
+def test_before_learning_members_are_believed_as_the_table_says() -> None:
+    blend = Blend()
+    both = {"session_knn": said({1: 1.0, 2: 0.5}), "deep": said({2: 1.0, 3: 0.4}), "popularity": said({9: 1.0, 3: 0.9})}
+    assert ranked(blend.predict(both, 1)) == [2, 1, 3, 9]
+
+
+def test_learns_whom_to_believe() -> None:
+    blend = Blend(("good", "bad"))
+    draw = np.random.default_rng(0)
+    for _ in range(500):
+        items = draw.choice(100, 10, replace=False).tolist()
+        values = {item: float(draw.random()) for item in items}
+        good = said({item: 2.0**-place for place, item in enumerate(items)})
+        blend.learn({"good": good, "bad": said(values)}, 1, items[0] if draw.random() < 0.8 else items[1])
+    good, bad = said({1: 1.0, 2: 0.3, 3: 0.1}), said({3: 1.0, 2: 0.3, 1: 0.1})
+    assert ranked(blend.predict({"good": good, "bad": bad}, 1)) == [1, 2, 3]
+
+
+def test_learns_per_session_length() -> None:
+    blend = Blend(("a", "b"))
+    lists = {"a": said({1: 1.0, 2: 0.1}), "b": said({2: 1.0, 1: 0.1})}
+    for _ in range(300):
+        blend.learn(lists, 1, 1)
+        blend.learn(lists, 12, 2)
+    assert ranked(blend.predict(lists, 1))[0] == 1
+    assert ranked(blend.predict(lists, 12))[0] == 2
+
+
+def test_probabilities_are_calibrated() -> None:
+    """The true item is listed in half of the cases, and then the first of two in three of four."""
+    blend = Blend(("a",), fading=1.0)
+    draw = np.random.default_rng(1)
+    for _ in range(6_000):
+        item = (1 if draw.random() < 0.75 else 2) if draw.random() < 0.5 else 99
+        blend.learn({"a": said({1: 1.0, 2: 0.5})}, 2, item)
+    slots, chances = blend.predict({"a": said({1: 1.0, 2: 0.5})}, 2)
+    found = dict(zip(slots.tolist(), chances.tolist(), strict=True))
+    assert found == pytest.approx({1: 0.375, 2: 0.125}, abs=0.03)
+
+
+MAD = {
+    "nan": said({1: math.nan, 2: 1.0}),
+    "infinite": said({1: math.inf, 2: 1.0}),
+    "negative": said({1: -1.0, 2: -5.0}),
+    "zero": said({1: 0.0, 2: 0.0}),
+    "nothing": said({}),
+    "lengths differ": Scores(np.array([1, 2], np.int32), np.array([1.0], np.float32)),
+}
+
+
+@pytest.mark.parametrize("mad", MAD.values(), ids=MAD.keys())
+def test_a_mad_member_is_as_good_as_missing(mad: Scores) -> None:
+    sane, lone = Blend(("a", "b")), Blend(("a", "b"))
+    good = said({5: 1.0, 6: 0.5, 7: 0.1})
+    for _ in range(10):
+        sane.learn({"a": good}, 3, 6)
+        lone.learn({"a": good, "b": mad, "unknown": good}, 3, 6)
+    assert digest(lone.state()) == digest(sane.state())
+    with_mad, without = lone.predict({"a": good, "b": mad}, 3), sane.predict({"a": good}, 3)
+    assert with_mad.slots.tolist() == without.slots.tolist()
+    assert with_mad.scores.tolist() == without.scores.tolist()
+
+
+def test_huge_and_equal_scores_stay_finite_and_equal_ones_order_nothing() -> None:
+    blend = Blend(("a", "b"))
+    lists = {"a": said({1: 3e38, 2: 1e38, 3: 1e-38}), "b": said({3: 0.2, 2: 0.2, 1: 0.2})}
+    for _ in range(1_000):
+        blend.learn(lists, 1, 2)
+    slots, chances = blend.predict({"b": lists["b"]}, 1)
+    assert np.isfinite(blend.predict(lists, 1).scores).all()
+    assert len(set(chances.tolist())) == 1
+    assert slots.tolist() == [1, 2, 3]
+
+
+def test_no_members_at_all_give_no_answer() -> None:
+    blend = Blend()
+    assert not len(blend.predict({}, 0).slots)
+    blend.learn({}, 0, 4)
+
+
+def test_a_member_that_goes_mad_in_time_is_no_longer_believed() -> None:
+    blend = Blend(("a", "b"))
+    draw = np.random.default_rng(4)
+
+    def judge(b_is_right: bool) -> None:
+        true, *others = draw.choice(1_000, 8, replace=False).tolist()
+        a = said({item: float(draw.random() + 0.1) for item in (true, *others[:3])})
+        best = true if b_is_right else others[4]
+        blend.learn({"a": a, "b": said({best: 1.0, others[5]: 0.1})}, 2, true)
+
+    question = {"a": said({1: 1.0, 2: 0.5}), "b": said({3: 1.0, 4: 0.1})}
+    for _ in range(1_000):
+        judge(True)
+    assert ranked(blend.predict(question, 2))[0] == 3
+    for _ in range(1_000):
+        judge(False)
+    assert ranked(blend.predict(question, 2))[0] == 1
+
+
+def test_only_the_best_candidates_of_a_member_are_taken() -> None:
+    blend = Blend(("a",), candidates_max=3)
+    assert sorted(blend.predict({"a": said({n: n + 1.0 for n in range(10)})}, 1).slots.tolist()) == [7, 8, 9]
+
+
+def test_goes_on_from_its_state_and_changes_nothing_by_predicting() -> None:
+    draw = np.random.default_rng(5)
+    blend = other = Blend()
+    for n in range(200):
+        if n == 100:
+            other = Blend.from_state(decode(encode(blend.state())))
+        lists = {name: said(dict(enumerate(draw.random(5).tolist(), n % 7))) for name in blend.members}
+        before = digest(blend.state())
+        answers = [one.predict(lists, n % 12) for one in (blend, other)]
+        assert digest(blend.state()) == before
+        assert answers[0].scores.tolist() == answers[1].scores.tolist()
+        for one in {id(blend): blend, id(other): other}.values():
+            one.learn(lists, n % 12, n % 9)
+    assert digest(other.state()) == digest(blend.state())
+    assert set(blend.weights()) == set(blend.members)

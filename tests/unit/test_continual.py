@@ -1,0 +1,225 @@
+"""The continual benchmark on data small enough to compute by hand, and proof that no test information leaks."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import continual
+from benchmarks.contestants import Answers, Contestant, Fast
+from benchmarks.continual import MAKERS, run
+from benchmarks.periods import Periods, Question, load
+from headrace.errors import Misconfigured
+from learners.learner import Context
+from learners.transitions import Transitions
+
+# Sessions interleave; "s1" of period 1 is another session than that of period 0.
+TINY = [
+    "s1 a\ns2 b\ns1 b\ns3 a\ns3 c\ns2 a\ns4 a\ns4 b\n",
+    "s1 a\ns5 new\ns1 new\ns5 a\ns1 b\ns6 c\ns6 new\ns1 c\n",
+    "s7 new\ns7 c\ns7 a\n",
+]
+FAST = {name: MAKERS[name] for name in ("popularity", "transitions", "session_knn", "revisits")}
+
+
+def test_items_never_seen_are_removed_and_short_sessions_dropped() -> None:
+    periods = Periods(TINY)
+    assert periods.items == ["a", "b", "c", "new"]
+    # Of period 1, "s1" keeps a b c; "s5" (a) and "s6" (c) are too short without "new".
+    assert periods.questions(1) == [Question([0], 1), Question([0, 1], 2)]
+    # Before period 2, "new" was seen.
+    assert periods.questions(2) == [Question([3], 2), Question([3, 2], 0)]
+
+
+def test_ranks_by_hand(tmp_path: Path) -> None:
+    result = run(Periods(TINY), ["popularity", "transitions"], [1], tmp_path, makers=FAST)
+    # Counts before period 1: a 4, b 3, c 1. The true items are b (2nd) and c (3rd).
+    assert result["periods"]["1"]["popularity"]["mrr@20"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    # After a came b twice and c once: b is 1st. After b came only a: c ties with b for the last of three places.
+    assert result["periods"]["1"]["transitions"]["recall@20"] == 1.0
+    assert result["periods"]["1"]["transitions"]["mrr@20"] == pytest.approx((1 + 1 / 3) / 2)
+    assert result["periods"]["1"]["transitions"]["predictions"] == 2
+
+
+def test_ties_count_against_us(tmp_path: Path) -> None:
+    periods = Periods(["s1 a\ns1 b\ns2 c\ns2 d\n", "s1 a\ns1 b\n"])
+    result = run(periods, ["popularity"], [1], tmp_path, makers=FAST)
+    assert result["mean"]["popularity"]["mrr@20"] == 1 / 4
+
+
+class Recorder(Transitions):
+    """Writes down what is learned and asked."""
+
+    calls: list[tuple[str, tuple[int, ...], int]]
+
+    def learn(self, context: Context, item: int) -> None:
+        self.calls.append(("learn", tuple(context.items), item))
+        super().learn(context, item)
+
+    def predict(self, context: Context) -> Any:
+        self.calls.append(("predict", tuple(context.items), -1))
+        return super().predict(context)
+
+
+def test_nothing_is_learned_inside_a_test_period(tmp_path: Path) -> None:
+    calls: list[tuple[str, tuple[int, ...], int]] = []
+    kind = type("Recording", (Recorder,), {"calls": calls})
+    periods = Periods(TINY)
+    run(periods, ["transitions"], [1, 2], tmp_path, makers={"transitions": lambda seed: Fast(kind)})
+    kinds = [call[0] for call in calls]
+    assert kinds == ["learn"] * 8 + ["predict"] * 2 + ["learn"] * 8 + ["predict"] * 2
+    # What is learned are the clicks in the order of the log, each after its session so far.
+    assert [call[2] for call in calls[:8]] == [click.item for click in periods.clicks[0]]
+    assert calls[2] == ("learn", (0,), 1)
+    # What is asked never holds the true item's place or what comes after it.
+    assert [call[1] for call in calls if call[0] == "predict"] == [(0,), (0, 1), (3,), (3, 2)]
+
+
+def tampered(periods: list[str], place: int) -> list[str]:
+    """Return the periods with the clicks of one in the opposite order of items."""
+    lines = periods[place].split("\n")[:-1]
+    names = [line.split()[1] for line in lines][::-1]
+    return [
+        *periods[:place],
+        "".join(f"{line.split()[0]} {name}\n" for line, name in zip(lines, names, strict=True)),
+        *periods[place + 1 :],
+    ]
+
+
+def shop(seed: int, periods: int = 4) -> list[str]:
+    """Return periods in which item n is mostly followed by n + 1."""
+    draw = np.random.default_rng(seed)
+    texts = []
+    for _ in range(periods):
+        lines = []
+        for session in range(60):
+            item = int(draw.integers(0, 30))
+            for _ in range(4):
+                lines.append(f"s{session} i{item}\n")
+                item = (item + 1) % 30 if draw.random() < 0.7 else int(draw.integers(0, 30))
+        texts.append("".join(lines))
+    return texts
+
+
+def test_a_period_decides_nothing_about_earlier_answers(tmp_path: Path) -> None:
+    """Other clicks in period 3 change no figure of periods 1 and 2, the blend's least of all, but its own they do."""
+    texts = shop(1)
+    names = [*FAST, "blend"]
+    honest = run(Periods(texts), names, [1, 2, 3], tmp_path / "a", makers=FAST)
+    changed = run(Periods(tampered(texts, 3)), names, [1, 2, 3], tmp_path / "b", makers=FAST)
+    for period in ("1", "2"):
+        assert honest["periods"][period] == changed["periods"][period]
+    assert honest["periods"]["3"] != changed["periods"]["3"]
+
+
+def test_the_blend_learns_from_earlier_periods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without learning it answers differently, but not on period 1: there it has learned nothing yet."""
+    names = ["blend"]
+    learned = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "a", makers=FAST)
+    monkeypatch.setattr(continual, "blend_judged_max", 0)
+    untaught = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "b", makers=FAST)
+    assert learned["periods"]["1"] == untaught["periods"]["1"]
+    assert learned["periods"]["3"] != untaught["periods"]["3"]
+
+
+def test_reporting_some_periods_gives_the_same_figures(tmp_path: Path) -> None:
+    names = ["session_knn", "blend"]
+    every = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "a", makers=FAST)
+    last = run(Periods(shop(1)), names, [3], tmp_path / "b", makers=FAST)
+    assert last["periods"] == {"3": every["periods"]["3"]}
+    assert last["mean"] == last["periods"]["3"]
+
+
+class Power:
+    """Fails when the power does, at one answer."""
+
+    def __init__(self, inner: Contestant, fails_at: int) -> None:
+        self.inner, self.fails_at, self.learned = inner, fails_at, []  # type: ignore[var-annotated]
+        self.tokens = 0
+
+    def learn(self, periods: Periods, period: int) -> None:
+        self.learned.append(period)
+        self.inner.learn(periods, period)
+
+    def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
+        if period == self.fails_at:
+            raise KeyboardInterrupt
+        return self.inner.answer(questions, periods, period)
+
+    def state(self) -> dict[str, Any]:
+        return self.inner.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.inner.restore(state)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    periods = Periods(shop(2))
+    made: list[Power] = []
+
+    def maker(fails_at: int) -> Callable[[int], Contestant]:
+        def make(seed: int) -> Contestant:
+            made.append(Power(FAST["session_knn"](seed), fails_at))
+            return made[-1]
+
+        return make
+
+    with pytest.raises(KeyboardInterrupt):
+        run(periods, ["session_knn"], [1, 2, 3], tmp_path / "a", makers={"session_knn": maker(2)})
+    resumed = run(periods, ["session_knn"], [1, 2, 3], tmp_path / "a", makers={"session_knn": maker(-1)})
+    straight = run(periods, ["session_knn"], [1, 2, 3], tmp_path / "b", makers={"session_knn": maker(-1)})
+    assert [power.learned for power in made] == [[0, 1], [2], [0, 1, 2]]
+    assert resumed["periods"] == straight["periods"]
+
+
+def test_a_sample_is_a_seeded_share_of_the_sessions() -> None:
+    periods = Periods(shop(3))
+    every = periods.questions(2)
+    some, same, other = (periods.questions(2, 0.3, seed) for seed in (1, 1, 2))
+    assert some == same != other
+    assert 0.1 < len(some) / len(every) < 0.5
+    assert all(question in every for question in some)
+
+
+def test_the_command_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, text in enumerate(shop(4)):
+        (data / f"period_{number}.txt").write_text(text)
+    out, work = tmp_path / "figures.json", tmp_path / "work"
+    options = ["--data", str(data), "--out", str(out), "--work", str(work), "--periods", "1-2"]
+    continual.main([*options, "--learners", "transitions,blend"])
+    figures = json.loads(out.read_text())
+    assert figures["periods"].keys() == {"1", "2"}
+    assert figures["mean"].keys() == {"transitions", "blend"}
+    assert 0.3 < figures["mean"]["transitions"]["recall@20"] <= 1
+    assert figures["mean"]["blend"].keys() >= {"recall@10", "recall@20", "mrr@10", "mrr@20", "predictions"}
+    assert "Recall@20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "wanted"),
+    [
+        ({}, [], "period_0.txt"),
+        ({0: "s a\n", 2: "s a\n"}, [], "without a gap"),
+        ({0: "s a\n", 1: "s\n"}, [], "line 1"),
+        ({0: "s a\n", 1: "s a\n"}, ["--periods", "1-9"], "--periods"),
+        ({0: "s a\n", 1: "s a\n"}, ["--periods", "x"], "--periods"),
+        ({0: "s a\n", 1: "s a\n"}, ["--learners", "oracle"], "--learners"),
+        ({0: "s a\n", 1: "s a\n"}, ["--sample", "0"], "--sample"),
+    ],
+)
+def test_what_cannot_be_used_is_said(tmp_path: Path, files: dict[int, str], options: list[str], wanted: str) -> None:
+    for number, text in files.items():
+        (tmp_path / f"period_{number}.txt").write_text(text)
+    with pytest.raises(Misconfigured, match=wanted):
+        continual.main(["--data", str(tmp_path), "--work", str(tmp_path / "work"), *options])
+
+
+def test_load_reads_periods_in_order(tmp_path: Path) -> None:
+    for number in range(11):
+        (tmp_path / f"period_{number}.txt").write_text(f"s i{number}\n")
+    assert load(tmp_path).items == [f"i{number}" for number in range(11)]

@@ -1,0 +1,74 @@
+"""Transitions: shares of followers, recency among equals, bounds."""
+
+import pytest
+
+from learners.learner import Context, top
+from learners.transitions import Transitions
+
+
+def after(*items: int, start: int = 0, time_ms: int = 0) -> Context:
+    return Context(items, start, 0, time_ms)
+
+
+def test_counts_what_follows_the_last_item() -> None:
+    learner = Transitions()
+    for context, item in ((after(9, 1), 2), (after(1), 2), (after(1), 3), (after(2, 1), 2)):
+        learner.learn(context, item)
+    slots, scores = top(learner.predict(after(5, 1)), 9)
+    assert slots.tolist() == [2, 3]
+    assert scores.tolist() == pytest.approx([0.75, 0.25], rel=1e-2)
+
+
+def test_nothing_follows_across_sessions() -> None:
+    learner = Transitions()
+    learner.learn(after(1, start=1), 2)
+    learner.learn(after(1), 3)
+    assert learner.predict(after(1)).slots.tolist() == [3]
+    assert not len(learner.predict(after(1, start=1)).slots)
+
+
+def test_of_equal_followers_the_newest_is_best_and_never_above_a_more_frequent_one() -> None:
+    learner = Transitions()
+    for item in (5, 5, 2, 3, 2, 4, 3):
+        learner.learn(after(1), item)
+    # 2, 3 and 5 twice, 4 once; last seen 3, then 2, then 5.
+    assert top(learner.predict(after(1)), 9).slots.tolist() == [3, 2, 5, 4]
+
+
+def test_a_half_life_lets_the_newer_follower_win() -> None:
+    learner = Transitions(half_life_ms=1_000)
+    for item in (2, 2, 2):
+        learner.learn(after(1, time_ms=0), item)
+    learner.learn(after(1, time_ms=2_000), 3)
+    assert top(learner.predict(after(1)), 1).slots.tolist() == [3]
+
+
+def test_rare_old_followers_are_dropped_first() -> None:
+    learner = Transitions(followers_max=3)
+    for item in (7, 7, 8, 9, 10, 11, 12):
+        learner.learn(after(1), item)
+    assert sorted(learner.predict(after(1)).slots.tolist()) == [7, 11, 12]
+
+
+def test_a_frequent_follower_is_kept_among_many_new_ones() -> None:
+    learner = Transitions(followers_max=3)
+    for item in (7, 7, 8, 8, 9, 9, *range(20, 60)):
+        learner.learn(after(1), item)
+    assert top(learner.predict(after(1)), 3).slots.tolist() == [9, 8, 7]
+
+
+def test_the_item_learned_from_longest_ago_makes_room() -> None:
+    learner = Transitions(items_max=2)
+    for last in (1, 2, 1, 3):
+        learner.learn(after(last), 5)
+    assert [len(learner.predict(after(last)).slots) for last in (1, 2, 3)] == [1, 0, 1]
+
+
+def test_forgets_an_item_on_both_sides() -> None:
+    learner = Transitions()
+    for last, item in ((1, 2), (2, 1), (3, 2), (3, 1)):
+        learner.learn(after(last), item)
+    learner.forget([2])
+    assert learner.predict(after(3)).slots.tolist() == [1]
+    assert not len(learner.predict(after(1)).slots)
+    assert not len(learner.predict(after(2)).slots)
