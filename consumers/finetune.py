@@ -65,7 +65,7 @@ class Trainer:
         self._device = settings.device
         if self._device == "auto":
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        metrics.torch(torch.__version__, self._device)
+        metrics.torch(str(torch.__version__), self._device)
         self._models: dict[str, DeepModel] = {}
         self._observed: list[tuple[list[str], str, dict[str, float]]] = []
         self._say = structlog.get_logger()
@@ -118,7 +118,7 @@ class Trainer:
             "sequences": len(sequences),
             "rehearsed": len(rehearsed),
             "seed": self._settings.seed + fold.round,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "device": self._device,
         }
         self._say.info("training", round=fold.round + 1, trigger=fold.due, **lineage)
