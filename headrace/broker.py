@@ -30,9 +30,10 @@ kafka_coordinate = "org.apache.kafka:kafka_2.13:4.3.1"
 logging_coordinate = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 """The binding for the slf4j 1.7 that Kafka brings. Resolved apart: its version table gives Kafka an older client."""
 container_image = "confluentinc/cp-kafka:8.1.0"
-heap_mib = 512
-start_timeout_s = 60.0
-"""A start takes about 3 s; a recovery after a kill on a slow disk takes longer."""
+java_options = ("-Xmx512m", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""For few cores that others want too: the quick compiler and the simple collector halve the work of a start."""
+start_timeout_s = 120.0
+"""A start takes about 3 s; where other processes hold all cores, 20 s were seen."""
 stop_timeout_s = 30.0
 log_tail_lines = 20
 
@@ -60,6 +61,12 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 """
+
+_CONTAINER_ENVIRONMENT = {
+    "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+    "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+}
 
 _LOGGING = """\
 appender.out.type=Console
@@ -167,7 +174,10 @@ def _engine_answers() -> bool:
 def _container() -> Iterator[str]:
     from testcontainers.kafka import KafkaContainer
 
-    with KafkaContainer(container_image).with_kraft() as container:
+    container = KafkaContainer(container_image).with_kraft()
+    for name, value in _CONTAINER_ENVIRONMENT.items():
+        container.with_env(name, value)
+    with container:
         yield container.get_bootstrap_server()
 
 
@@ -181,6 +191,8 @@ def start(folder: Path) -> LocalBroker:
     folder = folder.resolve()
     if (running := status(folder)) is not None:
         return running
+    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
+        del _children[pid]  # it died, and is reaped by the question
     java, class_path = _java(), _class_path()
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -190,7 +202,7 @@ def start(folder: Path) -> LocalBroker:
     properties.write_text(_PROPERTIES.format(port=port, controller_port=controller_port, data=data), encoding="utf-8")
     logging.write_text(_LOGGING, encoding="utf-8")
     # the folder among the arguments is the mark by which `_runs` knows its own process
-    command = [java, f"-Xmx{heap_mib}m", f"-Xms{heap_mib // 2}m", f"-Dheadrace.broker={folder}", "-cp", class_path]
+    command = [java, *java_options, f"-Dheadrace.broker={folder}", "-cp", class_path]
     command += [f"-Dlog4j2.configurationFile={logging}", "-Dlog4j2.disableJmx=true"]
     if not (data / "meta.properties").exists():
         _format(command, properties)

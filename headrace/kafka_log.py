@@ -335,7 +335,7 @@ class KafkaReader:
             )
         if polled:
             self._heard = time.monotonic()
-        elif time.monotonic() - self._heard > silence_s:
+        elif time.monotonic() - self._heard > min(silence_s, self._client.deadline_s):
             self._check_alive()
 
     def _raise_lost(self) -> None:

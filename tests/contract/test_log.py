@@ -773,20 +773,3 @@ def test_unacknowledged_bytes_are_bounded(kafka: Opened) -> None:
     assert max(held) <= unacknowledged_bytes_max
     appender.flush()
     assert appender.unacknowledged_bytes == 0
-
-
-def test_the_client_is_given_tls_and_passwords_without_showing_them(kafka_bootstrap: str) -> None:
-    from headrace.broker import KafkaSecurity, security
-
-    secured = security(
-        {
-            "HEADRACE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-            "HEADRACE_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
-            "HEADRACE_KAFKA_SASL_USERNAME": "shop",
-            "HEADRACE_KAFKA_SASL_PASSWORD": "secret",
-        }
-    )
-    assert secured == KafkaSecurity("SASL_SSL", "SCRAM-SHA-512", "shop", "secret")
-    assert "secret" not in repr(secured)
-    with pytest.raises(Misconfigured, match="SASL_SSL"):
-        security({"HEADRACE_KAFKA_SECURITY_PROTOCOL": "TLS"})
