@@ -5,7 +5,7 @@ the blend learns here from what it learns from there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from benchmarks.periods import Periods, Question
 from headrace.state import State
 from learners.judgement import listed
 from learners.learner import Context, NextItem, Scores, context_max, rank, top
+from learners.rehearsal import Rehearsal
+from learners.rounds import RoundSettings
 
 if TYPE_CHECKING:
     from learners.deep import DeepModel
@@ -113,26 +115,25 @@ class Deep:
         self.seed = seed
         self.first_passes, self.passes = first_passes, passes
         self.model: DeepModel | None = None
+        self.rehearsal = Rehearsal(seed, RoundSettings().rehearsal_max)
         self.tokens = 0
 
     def learn(self, periods: Periods, period: int) -> None:
         """Run one round."""
         from learners.finetune import train
 
-        def named(sessions: Sequence[Sequence[int]]) -> list[list[str]]:
-            return [[periods.items[item] for item in items] for items in sessions if len(items) > 1]
-
-        new = named(periods.sessions(period))
-        past = [items for before in range(period) for items in named(periods.sessions(before))]
+        sessions = [[periods.items[item] for item in items] for items in periods.sessions(period) if len(items) > 1]
         result = train(
             self.model,
-            new,
-            rehearsal=rehearse(past, len(new), seed=[self.seed, period]),
+            sessions,
+            rehearsal=self.rehearsal.draw(len(sessions), self.seed + period),
             seed=self.seed + period,
             passes=self.passes if period else self.first_passes,
         )
         self.model = result.model
         self.tokens += result.tokens
+        for place, items in enumerate(sessions):
+            self.rehearsal.learn(items, period * week_ms + place * week_ms // len(sessions))
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
         """Answer in batches, by the probabilities of the whole vocabulary."""
@@ -158,24 +159,14 @@ class Deep:
             yield Answers(ranks.astype(np.int32), np.pad(slots, space, constant_values=empty), np.pad(values, space))
 
     def state(self) -> State:
-        """Return the model's bytes and the tokens."""
-        return {"model": self.model.to_bytes() if self.model else None, "tokens": self.tokens}
+        """Return the model's bytes, what it will rehearse, and the tokens."""
+        model = self.model.to_bytes() if self.model else None
+        return {"model": model, "rehearsal": self.rehearsal.state(), "tokens": self.tokens}
 
     def restore(self, state: State) -> None:
         """Restore the model."""
         from learners.deep import DeepModel
 
         self.model = DeepModel.from_bytes(state["model"]) if state["model"] else None
+        self.rehearsal = Rehearsal.from_state(state["rehearsal"])
         self.tokens = state["tokens"]
-
-
-def rehearse(past: Sequence[Any], count: int, *, seed: Sequence[int]) -> list[Any]:
-    """Return `count` of the past sessions, drawn without repetition; one `count` sessions older is half as likely.
-
-    >>> len(rehearse(range(100), 10, seed=[0])), rehearse([], 5, seed=[0])
-    (10, [])
-    """
-    age = np.arange(len(past), 0, -1) / max(1, count)
-    # The largest of log weight + Gumbel noise are a draw without replacement by those weights.
-    keys = -age * np.log(2) + np.random.default_rng(seed).gumbel(size=len(past))
-    return [past[place] for place in np.sort(np.argsort(-keys, kind="stable")[:count])]

@@ -104,7 +104,7 @@ class Member:
 def blended(
     blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], others: int
 ) -> np.ndarray[Any, Any]:
-    """Return the ranks of the true items in the blend of the members' lists; items on no list tie for the last place."""
+    """Return the ranks of the true items in the blend of the members' lists; items on no list tie for last."""
     ranks = np.empty(len(questions), np.int32)
     for row, (prefix, item) in enumerate(questions):
         scores = blend.predict({name: answer.list(row) for name, answer in answers.items()}, len(prefix))
@@ -201,7 +201,7 @@ def _fingerprint(periods: Periods, sample: float, seed: int, name: str) -> str:
     """Return a member's folder: its name and a digest of all that its answers follow from."""
     root = Path(__file__).parent.parent
     code = ["benchmarks/contestants", "benchmarks/periods", "learners/learner", f"learners/{name}"]
-    code += ["learners/finetune"] if name == "deep" else ["learners/decay"]
+    code += ["learners/finetune", "learners/rehearsal"] if name == DEEP else ["learners/decay"]
     texts = [(root / f"{module}.py").read_bytes() for module in code if (root / f"{module}.py").exists()]
     told = json.dumps([periods.digest, sample, seed, [hashlib.sha256(text).hexdigest() for text in texts]])
     return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"

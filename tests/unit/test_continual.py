@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import continual
-from benchmarks.contestants import Answers, Contestant, Fast
+from benchmarks.contestants import Answers, Contestant, Deep, Fast
 from benchmarks.continual import MAKERS, run
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
@@ -223,3 +223,32 @@ def test_load_reads_periods_in_order(tmp_path: Path) -> None:
     for number in range(11):
         (tmp_path / f"period_{number}.txt").write_text(f"s i{number}\n")
     assert load(tmp_path).items == [f"i{number}" for number in range(11)]
+
+
+def test_the_deep_learner_takes_part_and_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    periods = Periods(shop(5, periods=3))
+    makers: dict[str, Callable[[int], Contestant]] = {
+        name: lambda seed, name=name: Deep(seed, first_passes=2, passes=1) if name == "deep" else FAST[name](seed)  # type: ignore[misc]
+        for name in MAKERS
+    }
+    first = run(periods, ["deep", "blend"], [1], tmp_path / "a", makers=makers)
+    resumed = run(periods, ["deep", "blend"], [1, 2], tmp_path / "a", makers=makers)
+    straight = run(periods, ["deep", "blend"], [1, 2], tmp_path / "b", makers=makers)
+    assert resumed["periods"] == straight["periods"]
+    assert resumed["tokens"] == straight["tokens"]
+    assert straight["tokens"]["deep"] > first["tokens"]["deep"] > 0
+    # Chance is 20 of 30 for Recall@20 and 0.12 for MRR@20.
+    assert straight["mean"]["deep"]["mrr@20"] > 0.2
+
+
+def test_deep_ranks_are_among_all_items_seen() -> None:
+    """An item that the model does not know ranks last of all that were seen, one that it knows among them."""
+    pytest.importorskip("torch")
+    periods = Periods(["s1 a\ns1 b\ns1 c\ns2 alone\n", "s3 a\ns3 b\ns4 a\ns4 alone\n"])
+    deep = Deep(0, first_passes=1)
+    deep.learn(periods, 0)
+    (answers,) = deep.answer(periods.questions(1), periods, 1)
+    assert answers.ranks[0] in (1, 2, 3)
+    assert answers.ranks[1] == 4
+    assert sorted(answers.list(0).slots.tolist()) == [0, 1, 2]
