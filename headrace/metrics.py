@@ -283,7 +283,7 @@ class ProducerMetrics(ProcessMetrics):
         super().__init__()
         self.published = self._counter("headrace_published_events_total", "Events that the log acknowledged.")
         self.skipped = self._counter("headrace_skipped_events_total", "Events that the log had already.")
-        self.event_time = self._gauge("headrace_published_event_timestamp_seconds", "Event time of the newest event.")
+        self.share = self._gauge("headrace_published_ratio", "Share of the source that is published, where known.")
 
 
 class MetricsServer:

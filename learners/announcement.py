@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from headrace.log import Outgoing, Record
 from headrace.topics import MODELS
 
-Kind = Literal["schedule", "candidate", "promoted", "refused", "failed", "rolled_back"]
+Kind = Literal["schedule", "proposed", "candidate", "promoted", "refused", "failed", "rolled_back"]
 
 
 class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -16,15 +16,16 @@ class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `version` and `blob` name the model that the step is about: for `rolled_back`, the one that is champion again (none:
     empty). `at_events` is how many records of `events` the fine-tuner had seen, `due_events` by when it will have said
-    more. `evidence` holds the numbers behind a verdict, `lineage` where a candidate comes from.
+    more (None where an operator speaks). `evidence` holds the numbers behind a verdict, `lineage` where a candidate
+    comes from.
     """
 
     id: str
     kind: Kind
     round: int
     at_events: int
-    due_events: int
     time_ms: int
+    due_events: int | None = None
     version: str = ""
     blob: str = ""
     parent: str = ""

@@ -1,7 +1,8 @@
 """What a learner is: the two protocols of the hot path and the types that pass through them.
 
-Learners are pure: no broker, no web, no clock, no environment, no global random state. Time is event time. `predict` never
-changes state; `state` and `from_state` round-trip to an equal future. `learners/checks.py` holds what each must obey.
+Learners are pure: no broker, no web, no clock, no environment, no global random state. Time is event time. `predict`
+never changes state; `state` and `from_state` round-trip to an equal future. `learners/checks.py` holds what each must
+obey.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ context_max = 50
 class Context(NamedTuple):
     """What one shopper did lately, oldest first.
 
-    `items` are slots of the catalogue (small ints, see `learners.catalogue`), at most `context_max`. `items[start:]` belong
-    to the current session, whose running number is `session`; it may be empty. `time_ms` is the event time of the step that
-    is predicted or learned.
+    `items` are slots of the catalogue (small ints, see `learners.catalogue`), at most `context_max`. `items[start:]`
+    belong to the current session, whose running number is `session`; it may be empty. `time_ms` is the event time of
+    the step that is predicted or learned.
     """
 
     items: Sequence[int]

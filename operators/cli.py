@@ -1,6 +1,7 @@
 """The `headrace` command: every process, and what a person runs beside them.
 
-Exit codes: 0 done, 1 the world is broken (the message says what, a supervisor may restart), 2 something was typed wrongly.
+Exit codes: 0 done, 1 the world is broken (the message says what, a supervisor may restart), 2 something was typed
+wrongly.
 """
 
 import os
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -107,6 +109,7 @@ def finetune(
     metrics_port: MetricsPort = None,
     round_events: Annotated[int | None, typer.Option(help="Events between two rounds")] = None,
     gate_events_max: Annotated[int | None, typer.Option(help="Events by which a candidate has its verdict")] = None,
+    train_s_max: Annotated[float | None, typer.Option(help="Seconds after which a round ends with what it has")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     snapshot_interval_s: Annotated[float | None, typer.Option(help="Seconds between snapshots")] = None,
 ) -> None:
@@ -116,7 +119,7 @@ def finetune(
 
     own = {
         "metrics_port": metrics_port, "round_events": round_events, "gate_events_max": gate_events_max,
-        "device": device, "snapshot_interval_s": snapshot_interval_s,
+        "train_s_max": train_s_max, "device": device, "snapshot_interval_s": snapshot_interval_s,
     }  # fmt: skip
     settings = read_settings(log=log, blobs=blobs, host=host, finetune=own)
     metrics = FinetuneMetrics()
@@ -244,7 +247,9 @@ def simulate(
 
     settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port})
     given = {"events": events, "seed": seed, "items": items, "shoppers": shoppers, "days": days}
-    shop = ShopSettings(**{name: value for name, value in given.items() if value is not None})
+    shop = msgspec.structs.replace(
+        ShopSettings(), **{name: value for name, value in given.items() if value is not None}
+    )
     _publish(
         settings,
         pace,

@@ -44,6 +44,8 @@ class Bar:
         self._metrics.published.inc(progress.published - last.published)
         self._metrics.skipped.inc(progress.already - last.already)
         self._last = progress
+        if progress.share is not None:
+            self._metrics.share.set(progress.share)
         said = f"{progress.published:,} events"
         if progress.share is not None:
             said += f", {progress.share:.0%}"

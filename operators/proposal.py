@@ -24,7 +24,7 @@ def propose(log: Log, blobs: Blobs, path: Path) -> str:
         raise Misconfigured(f"{path}: wanted a model file, found {error.strerror}") from error
     blob = blobs.put("model", data)
     announcement = Announcement(
-        id=f"operator/{uuid.uuid4().hex}", kind="proposed", round=0, at_events=0, due_events=0, time_ms=wall_ms(),
+        id=f"operator/{uuid.uuid4().hex}", kind="proposed", round=0, at_events=0, time_ms=wall_ms(),
         version=f"proposed-{blob.rpartition('-')[2][:8]}", blob=blob,
     )  # fmt: skip
     appender = log.appender()
