@@ -138,7 +138,7 @@ def provided(folder: Path, environ: Mapping[str, str] = os.environ) -> Iterator[
     """
     if bootstrap := environ.get("HEADRACE_KAFKA"):
         yield bootstrap
-    elif _engine_answers():
+    elif _engine_answers(environ):
         with _container() as bootstrap:
             yield bootstrap
     else:
@@ -151,8 +151,10 @@ def provided(folder: Path, environ: Mapping[str, str] = os.environ) -> Iterator[
                 stop(folder)
 
 
-def _engine_answers() -> bool:
+def _engine_answers(environ: Mapping[str, str]) -> bool:
     """Say whether a container engine answers on its socket."""
+    if "DOCKER_HOST" not in environ and not Path("/var/run/docker.sock").exists():
+        return False
     try:
         import docker
         from docker.errors import DockerException

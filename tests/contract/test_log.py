@@ -773,3 +773,16 @@ def test_unacknowledged_bytes_are_bounded(kafka: Opened) -> None:
     assert max(held) <= unacknowledged_bytes_max
     appender.flush()
     assert appender.unacknowledged_bytes == 0
+
+
+def test_lag_tools_hear_of_the_last_commit_although_groups_are_told_seldom(kafka: Opened) -> None:
+    writer = kafka.writer()
+    for position in (1, 2, 3):
+        writer.commit([outgoing(JOURNAL, b"j")], {E0: position})
+    writer.settle()
+    deadline = time.monotonic() + patience_s
+    while kafka.log.committed("online") != {E0: 3}:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    writer.commit([outgoing(JOURNAL, b"j")], {})
+    assert len(writer.settle()) == 1
