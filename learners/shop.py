@@ -20,17 +20,17 @@ from learners import judgement
 from learners.announcement import Announcement, announced
 from learners.blend import Blend
 from learners.browsing import KINDS, Browsing
+from learners.buying import LOSS, Buying
 from learners.contexts import VIEWS
 from learners.drift import DISTANCES, LOSS_TESTS, Alarm, InputDrift, LossDrift
 from learners.judgement import Pooled, pool
 from learners.learner import Scores, top
-from learners.prequential import Probability, Ranking
-from learners.propensity import Propensity
+from learners.prequential import Ranking
 
 DEEP: Final = "deep"
 BLEND: Final = "blend"
-LOSSES: Final = ("blend_miss", "propensity_loss")
-DETECTORS: Final = (*DISTANCES, *(f"{loss}_{test}" for loss in LOSSES for test in LOSS_TESTS))
+MISS: Final = "blend_miss"
+DETECTORS: Final = (*DISTANCES, *(f"{loss}_{test}" for loss in (MISS, LOSS) for test in LOSS_TESTS))
 RANKED: Final = (*KINDS, DEEP, BLEND)
 
 score_every_events: Final = 1_000
@@ -58,12 +58,11 @@ class Shop:
         self.events = 0
         self.time_ms = 0
         self.browsing = Browsing(items_max=self.settings.items_max, shoppers_max=self.settings.shoppers_max)
-        self.propensity = Propensity()
+        self.buying = Buying()
         self.blend = Blend()
         self.ranking = {name: Ranking() for name in RANKED}
-        self.probability = Probability()
         self.input_drift = InputDrift()
-        self.loss_drift = {name: LossDrift(name) for name in LOSSES}
+        self.miss_drift = LossDrift(MISS)
         self.alarms = dict.fromkeys(DETECTORS, 0)
         self._outbox: list[Outgoing] = []
 
@@ -87,11 +86,7 @@ class Shop:
             drift = self.input_drift.observe(line.item_id, line.item_category, line.price, unseen=unseen)
             self._alarm(drift, partition, offset)
         self.browsing.learn(event)
-        self.propensity.learn(event)
-        for label in self.propensity.take_labelled():
-            self.probability.observe(label.probability, label.bought)
-            loss = (label.bought - label.probability) ** 2
-            self._alarm(self.loss_drift["propensity_loss"].observe(loss), partition, offset)
+        self._alarm(self.buying.learn(event), partition, offset)
         if self.events % score_every_events == 0:
             self._outbox.append(self._scores(partition, offset))
 
@@ -133,7 +128,7 @@ class Shop:
             weight = 1 / one.inclusion
             for name, rank in one.ranks.items():
                 self.ranking[name].observe(rank or None, weight)
-            self._alarm(self.loss_drift["blend_miss"].observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
+            self._alarm(self.miss_drift.observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
             self.blend.learn(one.lists(), one.prefix, one.target())
 
     def hear(self, topic: str, record: Record) -> None:
@@ -174,14 +169,10 @@ class Shop:
                 }
                 for name, ranking in self.ranking.items()
             },
-            "propensity": {
-                "judged": self.probability.judged,
-                "window": self.probability.scores("window"),
-                "whole": self.probability.scores("whole"),
-            },
+            "propensity": self.buying.scores(),
             "drift": {
                 **{d.name: {"score": d.score, "threshold": d.threshold} for d in self.input_drift.distances},
-                **{name: {"score": drift.mean} for name, drift in self.loss_drift.items()},
+                **{drift.name: {"score": drift.mean} for drift in (self.miss_drift, self.buying.drift)},
             },
         }
 
@@ -191,8 +182,7 @@ class Shop:
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return what each bounded table holds, and its maximum."""
-        propensity = {f"propensity_{table}": use for table, use in self.propensity.bounds().items()}
-        return {**self.browsing.bounds(), **propensity}
+        return {**self.browsing.bounds(), **self.buying.bounds()}
 
     def state(self) -> State:
         """Return all that was learned."""
@@ -202,12 +192,11 @@ class Shop:
             "events": self.events,
             "time_ms": self.time_ms,
             "browsing": self.browsing.state(),
-            "propensity": self.propensity.state(),
+            "buying": self.buying.state(),
             "blend": self.blend.state(),
             "ranking": {name: ranking.state() for name, ranking in self.ranking.items()},
-            "probability": self.probability.state(),
             "input_drift": self.input_drift.state(),
-            "loss_drift": {name: drift.state() for name, drift in self.loss_drift.items()},
+            "miss_drift": self.miss_drift.state(),
             "alarms": dict(self.alarms),
         }
 
@@ -218,11 +207,10 @@ class Shop:
         shop.champion = msgspec.convert(state["champion"], Announcement | None)
         shop.events, shop.time_ms = state["events"], state["time_ms"]
         shop.browsing = Browsing.from_state(state["browsing"])
-        shop.propensity = Propensity.from_state(state["propensity"])
+        shop.buying = Buying.from_state(state["buying"])
         shop.blend = Blend.from_state(state["blend"])
         shop.ranking = {name: Ranking.from_state(part) for name, part in state["ranking"].items()}
-        shop.probability = Probability.from_state(state["probability"])
         shop.input_drift = InputDrift.from_state(state["input_drift"])
-        shop.loss_drift = {name: LossDrift.from_state(part) for name, part in state["loss_drift"].items()}
+        shop.miss_drift = LossDrift.from_state(state["miss_drift"])
         shop.alarms = dict(state["alarms"])
         return shop
