@@ -106,9 +106,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, D) to (B, L, D); position l sees positions up to l."""
-        gathered = self.attention(self.norm_attention(x))[1]
-        x = x + self.dropout(self.out(gathered))
-        return x + self.dropout(self.mix(self.norm_mix(x)))
+        x = x + self.dropout(self.out(self.attention(self.norm_attention(x))[1]))
+        x = x + self.dropout(self.mix(self.norm_mix(x)))
+        return x
 
 
 class Network(nn.Module):
@@ -125,9 +125,6 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(settings.width)
         self.pool = Attention(settings, 1, values=False)
-        self.shift = nn.Linear(settings.width, settings.width)
-        nn.init.zeros_(self.shift.weight)
-        nn.init.zeros_(self.shift.bias)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the session after each item.
@@ -140,9 +137,10 @@ class Network(nn.Module):
         x = items * math.sqrt(items.shape[2])
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
-        weights = self.pool(x)[0].squeeze(1)
-        return functional.normalize(weights @ items + self.shift(x), dim=-1)
+        # Nothing else is added to the sum: a free term of the transformer's own, however small, learned the training
+        # sessions by heart and lost 5 points of Recall@20 on the following week (DIGINETICA).
+        weights = self.pool(self.norm(x))[0].squeeze(1)
+        return functional.normalize(weights @ items, dim=-1)
 
 
 class DeepModel:

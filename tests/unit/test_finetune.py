@@ -2,28 +2,37 @@
 
 import math
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
 from learners import finetune
-from learners.deep import DeepModel, DeepSettings
+from learners.deep import DeepModel, DeepSettings, threads
 from learners.finetune import NotFinite, softmax_loss, train
 
 small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
 
 
-def language(count: int, seed: int, size: int = 60, stride: int = 7) -> list[list[str]]:
-    """Sequences in which item i is followed by i * stride + 1 (four times in five) or by anything."""
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products gain nothing from a second thread, and on a busy machine lose much by waiting for it."""
+    with threads(1):
+        yield
+
+
+def language(count: int, seed: int, size: int = 60, deal: int = 1) -> list[list[str]]:
+    """Sequences that visit the items of one family of five in random order; one item in ten is any item.
+
+    Families are dealt by `deal`, a number without a common divisor with `size`: other deals, other families.
+    """
     chance = random.Random(seed)
     made = []
     for _ in range(count):
-        item, sequence = chance.randrange(size), []
-        for _ in range(chance.randint(2, 8)):
-            sequence.append(f"i{item}")
-            item = (item * stride + 1) % size if chance.random() < 0.8 else chance.randrange(size)
-        made.append(sequence)
+        family = chance.randrange(size // 5)
+        members = chance.sample([(5 * family + k) * deal % size for k in range(5)], chance.randint(2, 5))
+        made.append([f"i{member if chance.random() < 0.9 else chance.randrange(size)}" for member in members])
     return made
 
 
@@ -36,25 +45,25 @@ def mrr(model: DeepModel, sequences: list[list[str]]) -> float:
 
 
 def test_a_round_finds_the_structure_and_the_next_one_follows_its_change() -> None:
-    first = train(None, language(1500, 1), settings=small, seed=3, passes=6)
-    here, there = language(200, 2), language(200, 3, stride=11)
-    # Popularity is nearly uniform here: it cannot do better than about sum(1/r)/60 = 0.08.
-    assert mrr(first.model, here) > 0.6
-    assert mrr(first.model, there) < 0.35
-    second = train(first.model, language(1500, 4, stride=11), settings=small, seed=4, passes=6)
-    assert mrr(second.model, there) > 0.6
-    assert second.loss < 3
+    first = train(None, language(1500, 1), settings=small, seed=3, passes=4)
+    here, there = language(200, 2), language(200, 3, deal=11)
+    # All items are equally popular: that ranking cannot do better than sum(1 / r) / 60 = 0.08. Knowing the families but
+    # not the order gives about 0.25, for what was already visited comes first.
+    assert mrr(first.model, here) > 0.22
+    assert mrr(first.model, there) < 0.12
+    second = train(first.model, language(1500, 4, deal=11), settings=small, seed=4, passes=4)
+    assert mrr(second.model, there) > 0.22
+    assert second.tokens == 4 * sum(len(s) - 1 for s in language(1500, 4, deal=11))
 
 
 def test_rehearsal_keeps_what_plain_training_forgets() -> None:
-    old, new = language(1000, 1), [[f"n{i[1:]}" for i in s] for s in language(1000, 2, stride=11)]
-    # The new language uses the old items too, in another order, so that learning it alone overwrites.
-    new += language(1000, 5, stride=13)
+    old, new = language(1000, 1), language(1000, 5, deal=11)
     first = train(None, old, settings=small, seed=3, passes=5).model
     plain = train(first, new, settings=small, seed=3, passes=5).model
     rehearsed = train(first, new, rehearsal=old, settings=small, seed=3, passes=5).model
-    assert mrr(rehearsed, language(200, 9)) > mrr(plain, language(200, 9)) + 0.1
-    assert mrr(rehearsed, [s for s in new if s[0][0] == "n"][:200]) > 0.5
+    truth = language(200, 9)
+    assert mrr(first, truth) > mrr(rehearsed, truth) > mrr(plain, truth) + 0.03
+    assert mrr(rehearsed, language(200, 9, deal=11)) > 0.15
 
 
 def test_new_items_are_admitted_and_learned() -> None:
@@ -64,7 +73,7 @@ def test_new_items_are_admitted_and_learned() -> None:
     assert second.items[:60] == first.items
     assert len(first) == 60
     assert len(second) == 120
-    assert mrr(second, new[:200]) > 0.5
+    assert mrr(second, new[:200]) > 0.22
 
 
 @pytest.mark.parametrize("full", [0, 1000])
@@ -85,13 +94,13 @@ def test_the_parent_is_not_changed() -> None:
 
 
 def test_sampled_softmax_learns_as_well_as_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = {"settings": small, "seed": 3, "passes": 6}
-    full = train(None, language(1500, 1, size=600), **rounds).model  # type: ignore[arg-type]
+    rounds = {"settings": small, "seed": 3, "passes": 4}
+    full = train(None, language(2000, 1, size=300), **rounds).model  # type: ignore[arg-type]
     monkeypatch.setattr(finetune, "full_softmax_max", 0)
     monkeypatch.setattr(finetune, "negatives", 100)
-    sampled = train(None, language(1500, 1, size=600), **rounds).model  # type: ignore[arg-type]
-    truth = language(200, 2, size=600)
-    assert mrr(sampled, truth) > 0.9 * mrr(full, truth) > 0.2
+    sampled = train(None, language(2000, 1, size=300), **rounds).model  # type: ignore[arg-type]
+    truth = language(200, 2, size=300)
+    assert mrr(sampled, truth) > 0.9 * mrr(full, truth) > 0.15
 
 
 @pytest.mark.parametrize("chunk", [10, 1 << 20])
@@ -132,9 +141,7 @@ def test_a_loss_that_is_not_finite_ends_the_round() -> None:
 
 def test_stop_ends_the_round_early_and_progress_tells_how_far() -> None:
     told: list[float] = []
-    result = train(
-        None, language(500, 1), settings=small, passes=2, stop=lambda: len(told) >= 3, progress=told.append
-    )
+    result = train(None, language(500, 1), settings=small, passes=2, stop=lambda: len(told) >= 3, progress=told.append)
     assert len(told) == 3
     assert told == sorted(told)
     assert result.tokens == pytest.approx(told[-1] * 2 * sum(len(s) - 1 for s in language(500, 1)))
