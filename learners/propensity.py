@@ -62,7 +62,7 @@ class Propensity:
         """Return the probability that a view ends in a purchase, or None for what is not a view."""
         if event.type != "view_item":
             return None
-        return float(self._model.predict_proba_one(self._features(event))[True])
+        return float(self._model.predict_proba_one(self.features(event))[True])
 
     def learn(self, event: Event) -> None:
         """Open a view, or settle the views that this event decides."""
@@ -76,7 +76,7 @@ class Propensity:
         if kind == "view_item":
             key = (event.shopper, event.data.items[0].item_id)
             if key not in waiting:
-                features = self._features(event)
+                features = self.features(event)
                 waiting[key] = (now, float(self._model.predict_proba_one(features)[True]), features)
             self._count(event, views=1)
         elif kind == "add_to_cart":
@@ -116,7 +116,7 @@ class Propensity:
                 count = min(count + 1, 1_000)  # an average over about the newest thousand follows prices that drift
                 self._prices[item.item_category] = (mean + (log(item.price) - mean) / count, count)
 
-    def _features(self, event: Event) -> dict[int, float]:
+    def features(self, event: Event) -> dict[int, float]:
         """Return the hashed features of a view: each is 1 in its bucket."""
         item = event.data.items[0]
         shopper = self._shoppers.get(event.shopper)

@@ -1,0 +1,313 @@
+"""How fast events are learned from Kafka: Headrace beside a bare loop and the tutorial's loop, in turns.
+
+    python -m benchmarks.learn_rate --events 200000 --out benchmarks/results/learn_rate.json
+
+Three contestants read the same events from the same broker and learn purchase propensity with River, a chunk each in
+turn, so that a machine that slows down slows all three:
+
+- *headrace*: the loop with everything on: validation, de-duplication, event-time labels, prequential scores, drift
+  detectors, metrics, dead letters, transactional commits with the journal, snapshots;
+- *bare*: `poll`, msgspec, the same hashed features and River model, River's ADWIN, and nothing else;
+- *tutorial*: the consumer as an iterator, `json.loads`, a OneHotEncoder on shopper and item, ADWIN. (It gets fewer
+  events: it slows down as its encoder grows.)
+
+Then the online consumer's whole fold runs live with judging on, and its journal is folded anew: how much faster is a
+replay than live? The process is bound to one core; the broker has the other.
+"""
+
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+from river import compose, drift, linear_model, optim, preprocessing
+
+from benchmarks import report
+from consumers.judge import ShopJudge
+from headrace import broker
+from headrace.blobs import Blobs
+from headrace.events import Event
+from headrace.follower import Follower
+from headrace.log import Log, Outgoing, Record, open_log
+from headrace.loop import Loop, LoopSettings, Turn
+from headrace.metrics import OnlineMetrics
+from headrace.state import State
+from headrace.topics import EVENTS, MODELS, TOPICS, partitions_of
+from learners.buying import Buying
+from learners.propensity import Propensity
+from learners.shop import Shop
+from producers.scenario import ShopSettings
+from producers.simulate import simulate
+
+chunk_events: Final = 10_000
+tutorial_events: Final = 1_000
+SNAPSHOTS: Final = LoopSettings(snapshot_interval_s=10.0)
+
+
+class BuyingFold:
+    """The propensity path as a shard of its own."""
+
+    def __init__(self) -> None:
+        self.buying = Buying()
+        self.alarms = 0
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """As the online shard's."""
+        return {"river": version("river")}
+
+    def learn(self, event: Event, partition: int, offset: int) -> None:
+        """Learn from one event."""
+        self.alarms += len(self.buying.learn(event))
+
+    def hear(self, topic: str, record: Record) -> None:
+        """Hear nothing: the path has no side topics."""
+
+    def absorb(self, judgement: bytes) -> None:
+        """Absorb nothing: the path is not judged."""
+
+    def emit(self) -> list[Outgoing]:
+        """Return no outputs."""
+        return []
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """As the online shard's."""
+        return self.buying.bounds()
+
+    def state(self) -> State:
+        """Return all that was learned."""
+        return {"buying": self.buying.state(), "alarms": self.alarms}
+
+    @classmethod
+    def make(cls, state: State | None) -> "BuyingFold":
+        """Build the fold from a state, or anew."""
+        fold = cls()
+        if state is not None:
+            fold.buying, fold.alarms = Buying.from_state(state["buying"]), state["alarms"]
+        return fold
+
+
+class Headrace:
+    """The loop on the propensity path."""
+
+    def __init__(self, log: Log, folder: Path) -> None:
+        self.turns: list[Turn] = []
+        self._metrics = OnlineMetrics()
+        self._loop = Loop(
+            log, Blobs(folder), "online", make=BuyingFold.make, sources=partitions_of(EVENTS), sides=[], settings=SNAPSHOTS
+        )
+        self._loop.on_turn = self._told
+
+    def _told(self, turn: Turn) -> None:
+        self._metrics.turn(turn)
+        self.turns.append(turn)
+
+    def take(self, count: int) -> int:
+        """Learn at least so many events, committed; return how many."""
+        before = sum(turn.learned for turn in self.turns)
+        target = before + count
+        self._loop.run(lambda: sum(turn.learned for turn in self.turns) >= target)
+        return sum(turn.learned for turn in self.turns) - before
+
+    def close(self) -> None:
+        """Free connections."""
+        self._loop.close()
+
+
+def consumer_of(url: str) -> KafkaConsumer:
+    """Return a plain consumer at the start of all events."""
+    servers, _, query = url.removeprefix("kafka:").partition("?")
+    prefix = query.removeprefix("prefix=")
+    consumer = KafkaConsumer(
+        bootstrap_servers=servers.split(","), enable_auto_commit=False, auto_offset_reset="earliest", group_id=None
+    )
+    consumer.assign([TopicPartition(f"{prefix}{EVENTS}", n) for n in range(TOPICS[EVENTS].partitions)])
+    return consumer
+
+
+class Bare:
+    """What a good engineer writes in an hour: no durability, no labels in event time, no bounds."""
+
+    def __init__(self, url: str) -> None:
+        self._consumer = consumer_of(url)
+        self._decoder = msgspec.json.Decoder(Event)
+        self._propensity = Propensity()
+        self._model = linear_model.LogisticRegression(optim.SGD(0.02))
+        self._adwin = drift.ADWIN()
+
+    def take(self, count: int) -> int:
+        """Learn at least so many events; return how many."""
+        taken = 0
+        decode, model, adwin = self._decoder.decode, self._model, self._adwin
+        features_of = self._propensity.features
+        while taken < count:
+            for records in self._consumer.poll(timeout_ms=1_000, max_records=2_000).values():
+                for record in records:
+                    event = decode(record.value)
+                    if event.type == "view_item":
+                        event.time_ms = int(event.time.timestamp() * 1000)
+                        features = features_of(event)
+                        bought = event.data.items[0].price is not None and event.data.items[0].price < 10
+                        probability = model.predict_proba_one(features)[True]
+                        model.learn_one(features, bought)
+                        adwin.update((bought - probability) ** 2)
+                taken += len(records)
+        return taken
+
+    def close(self) -> None:
+        """Free connections."""
+        self._consumer.close()
+
+
+class Tutorial:
+    """What the first page of a search shows."""
+
+    def __init__(self, url: str) -> None:
+        self._consumer = consumer_of(url)
+        self._model = compose.Pipeline(
+            preprocessing.OneHotEncoder(), linear_model.LogisticRegression(optim.SGD(0.02))
+        )
+        self._adwin = drift.ADWIN()
+
+    def take(self, count: int) -> int:
+        """Learn so many events; return how many."""
+        taken = 0
+        for record in self._consumer:
+            event = json.loads(record.value)
+            if event["type"] == "view_item":
+                item = event["data"]["items"][0]
+                features = {"shopper": event["subject"], "item": item["item_id"], "category": item.get("item_category")}
+                bought = item.get("price", 0) < 10
+                probability = self._model.predict_proba_one(features).get(True, 0.5)
+                self._model.learn_one(features, bought)
+                self._adwin.update((bought - probability) ** 2)
+            taken += 1
+            if taken == count:
+                break
+        return taken
+
+    def close(self) -> None:
+        """Free connections."""
+        self._consumer.close()
+
+
+def timed(take: Callable[[int], int], count: int) -> tuple[int, float]:
+    """Return how many events were taken and in how many seconds."""
+    began = time.perf_counter()
+    taken = take(count)
+    return taken, time.perf_counter() - began
+
+
+def race(log: Log, url: str, folder: Path, count: int) -> dict[str, float]:
+    """Let the three take turns; return events per second of each, the ratio, and where Headrace's time went."""
+    rivals: dict[str, Headrace | Bare | Tutorial] = {
+        "headrace": Headrace(log, folder), "bare": Bare(url), "tutorial": Tutorial(url),
+    }  # fmt: skip
+    sums = {name: [0.0, 0.0] for name in rivals}
+    try:
+        for name, rival in rivals.items():  # each warms up: connections, caches
+            rival.take(tutorial_events)
+        for _ in range(max(1, count // chunk_events - 1)):
+            for name, rival in rivals.items():
+                taken, seconds = timed(rival.take, tutorial_events if name == "tutorial" else chunk_events)
+                sums[name][0] += taken
+                sums[name][1] += seconds
+        headrace = rivals["headrace"]
+        assert isinstance(headrace, Headrace)
+        turns = headrace.turns
+        parts = {
+            "learn_s": sum(turn.learn_s for turn in turns),
+            "commit_s": sum(turn.commit_s for turn in turns),
+            "commits": float(len(turns)),
+        }
+    finally:
+        for rival in rivals.values():
+            rival.close()
+    rates = {name: taken / seconds for name, (taken, seconds) in sums.items()}
+    return {**rates, "ratio": rates["headrace"] / rates["bare"], "seconds": sums["headrace"][1], **parts}
+
+
+def live_and_replay(log: Log, folder: Path, count: int) -> dict[str, float]:
+    """Run the whole online shard with judging on, then fold its journal anew; return both speeds."""
+    blobs, turns = Blobs(folder), list[Turn]()
+    judge = ShopJudge(blobs)
+    inputs = [*partitions_of(EVENTS), *partitions_of(MODELS)]
+
+    def make(state: State | None) -> Shop:
+        return Shop() if state is None else Shop.from_state(state)
+
+    loop = Loop(
+        log, blobs, "online", make=make, sources=partitions_of(EVENTS), sides=partitions_of(MODELS), judge=judge,
+        settings=SNAPSHOTS,
+    )  # fmt: skip
+    loop.on_turn = turns.append
+    began = time.perf_counter()
+    loop.run(lambda: sum(turn.records for turn in turns) >= count)
+    live_s = time.perf_counter() - began
+    loop.close()
+    began = time.perf_counter()
+    follower = Follower(log, blobs, "online", make=make, inputs=inputs, from_start=True)
+    follower.catch_up()
+    replay_s = time.perf_counter() - began
+    follower.close()
+    learned = sum(turn.learned for turn in turns)
+    return {
+        "live": learned / live_s,
+        "judged_share": judge.judged / max(1, learned),
+        "judge_share_of_time": sum(turn.judge_s for turn in turns) / live_s,
+        "replay": learned / replay_s,
+        "replay_over_live": live_s / replay_s,
+    }
+
+
+def main(arguments: Sequence[str] | None) -> None:
+    """Run the benchmark."""
+    parser = report.parser("Events learned per second, from Kafka, on one core.")
+    parser.add_argument("--events", type=int, default=200_000, help="events published and learned")
+    options = parser.parse_args(arguments)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as name, broker.provided(Path(name) / "kafka") as bootstrap:
+        figures: dict[str, Any] = {}
+        for part in ("race", "whole"):
+            url = f"kafka:{bootstrap}?prefix={part}-{uuid.uuid4().hex[:8]}-"
+            log = open_log(url)
+            log.create()
+            count = options.events if part == "race" else options.events // 4
+            print(f"publishing {count:,} events of a simulated shop", flush=True)
+            simulate(log, ShopSettings(events=count, shoppers=max(4_000, count // 15)))
+            folder = Path(name) / part
+            print("running", flush=True)
+            figures |= race(log, url, folder, count) if part == "race" else live_and_replay(log, folder, count)
+            log.close()
+    report.show(
+        f"Events learned per second from Kafka, one core, {options.events:,} events",
+        ["", "events/s", "beside bare"],
+        [[name, f"{figures[name]:,.0f}", f"{figures[name] / figures['bare']:.2f}"] for name in ("headrace", "bare", "tutorial")],
+    )
+    print(
+        f"headrace's {figures['seconds']:.1f} s: decoding and learning {figures['learn_s']:.1f}, "
+        f"{figures['commits']:.0f} commits {figures['commit_s']:.1f}, the rest reading and waiting"
+    )
+    report.show(
+        "The whole online shard",
+        ["", ""],
+        [
+            ["live, all fast learners, judging on (events/s)", f"{figures['live']:,.0f}"],
+            ["predictions judged per event", f"{figures['judged_share']:.3f}"],
+            ["judging's share of the time", f"{figures['judge_share_of_time']:.2f}"],
+            ["replay (events/s)", f"{figures['replay']:,.0f}"],
+            ["replay over live", f"{figures['replay_over_live']:.2f}"],
+        ],
+    )
+    report.write(options.out, figures)
+
+
+if __name__ == "__main__":
+    report.run(main)
