@@ -116,7 +116,7 @@ class InputDrift:
             self._category.count(crc32(category.encode()) & 63)
         if price:
             self._price.count(min(63, max(0, int(4 * log2(price)) + 16)))
-        self._unseen.count(unseen)
+        self._unseen.count(int(unseen))  # a bool would be a mask, not a place
         self._views += 1
         if self._views < window_views:
             return []

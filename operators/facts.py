@@ -1,0 +1,403 @@
+"""What a run showed, read only from topics: scores, alarms, rounds, the truth where there is one, dead letters.
+
+The demo's table, the report and `headrace status` tell these facts; nothing is computed beside the processes.
+
+How alarms are held against the truth: a *change* is a scheduled drift's begin, and a recurring one's end, when the shop
+changes back. A change is detected by the first alarm of any detector after it and not later than `horizon_events` after
+it is complete (a gradual one is complete at its `until`), nor after the next change; its delay counts events from its
+begin. Every alarm outside these spans is false, each detector's counted for itself. Stable days are event time outside
+them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Self
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from headrace import journal
+from headrace.journal import Entry
+from headrace.log import Log, Partition, Record
+from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, SHARDS, TRUTH, partitions_of
+from learners import judgement
+from learners.announcement import Announcement, announced
+
+horizon_events: Final = 5_000
+"""Events after a change is complete within which an alarm counts for it."""
+slices_max: Final = 60
+"""Slices of the stream, about, in which quality is shown."""
+slice_judged_min: Final = 80
+"""A slice holds at least this many judged predictions, or it would be noise."""
+looked_at_max: Final = 20_000
+"""Events of each partition, the first ones, that are looked at to say what a source lacks."""
+day_ms: Final = 86_400_000
+_read_timeout_s: Final = 10.0
+
+
+class Sample(NamedTuple):
+    """A scrape of `/metrics` while a demo runs, for the report alone: it is in no topic.
+
+    `seconds` since the start, records that the online consumer `learned` and that still wait (`lag`); `freshness` and
+    `serving_freshness` are histograms so far: how many were learned (answerable) within so many seconds.
+    """
+
+    seconds: float
+    learned: float
+    lag: float
+    freshness: Mapping[float, float]
+    serving_freshness: Mapping[float, float]
+
+
+class Ranked(Struct):
+    """One learner's prequential scores at a moment: over the newest judgements and over the whole stream."""
+
+    judged: int
+    window: dict[str, float]
+    whole: dict[str, float]
+
+
+class Watched(Struct):
+    """What a detector saw; without a threshold it watches a loss."""
+
+    score: float
+    threshold: float | None = None
+
+
+class Scored(Struct):
+    """One record of `scores`."""
+
+    events: int
+    time_ms: int
+    champion: str
+    ranking: dict[str, Ranked]
+    propensity: Ranked
+    drift: dict[str, Watched]
+
+
+class Raised(Struct):
+    """One drift alarm: by which detector, and after how many events."""
+
+    detector: str
+    events: int
+    time_ms: int
+    score: float
+    threshold: float
+
+
+class Change(Struct):
+    """Something that truly changed, from `begin` to `end` (event numbers; the same if at once), and how it was seen."""
+
+    kind: str
+    begin: int
+    end: int
+    until: int
+    alarms: list[Raised]
+
+    @property
+    def delay_events(self) -> int | None:
+        """Events from the change's begin to its first alarm; None if it was missed."""
+        return self.alarms[0].events - self.begin if self.alarms else None
+
+
+class Slice(Struct):
+    """Quality over a slice of the stream, up to event number `events`: per learner, weighted means of what was judged.
+
+    Slices do not overlap, so a drift shows at once, which a long window smooths away.
+    """
+
+    events: int
+    judged: int
+    recall: dict[str, float]
+    mrr: dict[str, float]
+
+
+class Best(Struct):
+    """A sampled view's truth: what the best possible ranking has in expectation, and the true chance of a purchase."""
+
+    event_number: int
+    recall_at_20: float
+    purchase: float
+
+
+class Round(Struct):
+    """A round of the slow learner: its candidate, if it got so far, and its verdict, if there is one yet."""
+
+    candidate: Announcement | None
+    verdict: Announcement | None
+
+    @property
+    def newest(self) -> Announcement:
+        """What was said of it last."""
+        found = self.verdict or self.candidate
+        assert found is not None
+        return found
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """Where the candidate comes from."""
+        return self.candidate.lineage if self.candidate else self.newest.lineage
+
+
+class _Drift(Struct):
+    drift: str
+    at_ms: int
+    until_ms: int
+    event_number: int
+
+
+class _Truth(Struct):
+    kind: str
+
+
+class _Letter(Struct):
+    reason: str
+
+
+class _Line(Struct):
+    item_category: str = ""
+    price: float | None = None
+
+
+class _Data(Struct):
+    items: list[_Line] = []
+    made_up: list[str] = []
+
+
+class _Event(Struct):
+    source: str
+    type: str
+    data: _Data
+
+
+class Facts(Struct, kw_only=True):
+    """What an open log tells of a run. Made by `read`; lists are in the order of the log.
+
+    `published` counts records of `events`, `entries` has each shard's newest journal entry, `types` and `lacks` say
+    what the first events held and lacked, `scenario` the simulated shop's settings.
+    """
+
+    published: int
+    sources: list[str]
+    types: dict[str, int]
+    lacks: list[str]
+    scores: list[Scored]
+    slices: list[Slice]
+    raised: list[Raised]
+    rounds: list[Round]
+    rollbacks: list[Announcement]
+    changes: list[Change]
+    false_alarms: list[Raised]
+    stable_days: float
+    best: list[Best]
+    bots: int
+    scenario: dict[str, Any] | None
+    dead_letters: dict[str, int]
+    entries: dict[str, Entry]
+
+    @classmethod
+    def read(cls, log: Log) -> Self:
+        """Read a log.
+
+        Raises:
+            LogUnavailable: the log does not answer.
+        """
+        scores = [msgspec.json.decode(record.value or b"", type=Scored) for record in records_of(log, SCORES)]
+        raised = [_alarm(record) for record in records_of(log, ALARMS) if record.key != b"flood"]
+        said = [found for record in records_of(log, MODELS) if (found := announced(record))]
+        truth: dict[str, list[bytes]] = {}
+        for record in records_of(log, TRUTH):
+            data = record.value or b""
+            truth.setdefault(msgspec.json.decode(data, type=_Truth).kind, []).append(data)
+        drifts = [msgspec.json.decode(data, type=_Drift) for data in truth.get("drift", [])]
+        changes, false_alarms, stable_days = held_against(drifts_of(drifts, scores), raised, scores)
+        sources, types, lacks = _looked_at(log)
+        world = truth.get("world", [])
+        return cls(
+            published=sum(log.end(place) - log.first(place) for place in partitions_of(EVENTS)),
+            sources=sources, types=types, lacks=lacks, scores=scores, slices=slices_of(_judged(log), scores),
+            raised=raised,
+            rounds=rounds_of(said), rollbacks=[one for one in said if one.kind == "rolled_back"],
+            changes=changes, false_alarms=false_alarms, stable_days=stable_days,
+            best=[msgspec.json.decode(data, type=Best) for data in truth.get("best", [])],
+            bots=len(truth.get("bot", [])),
+            scenario=msgspec.json.decode(world[-1])["settings"] if world else None,
+            dead_letters=dict(
+                Counter(
+                    msgspec.json.decode(record.value or b"", type=_Letter).reason
+                    for record in records_of(log, DEAD_LETTERS)
+                ).most_common()
+            ),
+            entries={shard: entry for shard in SHARDS if (entry := journal.newest(log, shard))},
+        )  # fmt: skip
+
+    @property
+    def last(self) -> Scored | None:
+        """The newest scores."""
+        return self.scores[-1] if self.scores else None
+
+    def outcomes(self) -> dict[str, int]:
+        """Return how many rounds ended how."""
+        counts = Counter(one.verdict.kind for one in self.rounds if one.verdict)
+        return {kind: counts.get(kind, 0) for kind in ("promoted", "refused", "failed")} | {
+            "rolled_back": len(self.rollbacks)
+        }
+
+    def false_per_day(self) -> float | None:
+        """Return false alarms per stable day of event time; None without a truth to hold them against."""
+        return len(self.false_alarms) / self.stable_days if self.scenario and self.stable_days else None
+
+
+def records_of(log: Log, topic: str) -> Iterator[Record]:
+    """Yield all records of a topic that are committed now, partition after partition."""
+    for place in partitions_of(topic):
+        yield from _records(log, place)
+
+
+def _records(log: Log, place: Partition, records_max: int | None = None) -> Iterator[Record]:
+    first, last = log.first(place), log.last(place)
+    if last is None:
+        return
+    end = last.offset + 1  # what lies behind, up to the log's end, are markers
+    if records_max is not None:
+        end = min(end, first + records_max)
+    reader = log.reader({place: first})
+    try:
+        while reader.position(place) < end:
+            batches = reader.read(2_000, _read_timeout_s)
+            if not batches:
+                return  # retention took the rest meanwhile
+            for record in batches[0][1]:
+                if record.offset < end:
+                    yield record
+    finally:
+        reader.close()
+
+
+def _judged(log: Log) -> Iterator[judgement.Judgement]:
+    for record in _records(log, Partition(JUDGEMENTS, SHARDS["online"])):
+        yield from judgement.decode(record.value or b"")
+
+
+def slices_of(judged: Iterable[judgement.Judgement], scores: Sequence[Scored]) -> list[Slice]:
+    """Return quality over time from judgements, which come in the order in which they were learned."""
+    if len(scores) < 2:
+        return []
+    width = scores[-1].events / slices_max
+    slices: list[Slice] = []
+    begin, count = 0.0, 0
+    sums: dict[str, list[float]] = {}
+    for one in judged:
+        events = _number_at(one.time_ms, scores)
+        if count >= slice_judged_min and events - begin >= width:
+            slices.append(_slice(events, count, sums))
+            begin, count, sums = events, 0, {}
+        count += 1
+        for name, rank in one.ranks.items():
+            entry = sums.setdefault(name, [0.0, 0.0, 0.0])
+            weight = 1 / one.inclusion
+            entry[0] += weight
+            entry[1] += weight * (rank > 0)
+            entry[2] += weight / rank if rank else 0.0
+    if count >= slice_judged_min:
+        slices.append(_slice(scores[-1].events, count, sums))
+    return slices
+
+
+def _slice(events: int, judged: int, sums: Mapping[str, Sequence[float]]) -> Slice:
+    recall = {name: hits / total for name, (total, hits, _) in sums.items()}
+    return Slice(events, judged, recall, {name: gain / total for name, (total, _, gain) in sums.items()})
+
+
+def _alarm(record: Record) -> Raised:
+    return msgspec.json.decode(record.value or b"", type=Raised)
+
+
+def rounds_of(said: Sequence[Announcement]) -> list[Round]:
+    """Return the rounds that announcements tell of, oldest first."""
+    found: dict[int, Round] = {}
+    for one in said:
+        if one.kind == "candidate":
+            found[one.round] = Round(one, None)
+        elif one.kind in ("promoted", "refused", "failed"):
+            candidate = found[one.round].candidate if one.round in found else None
+            found[one.round] = Round(candidate, one)
+    return list(found.values())
+
+
+def drifts_of(drifts: Sequence[_Drift], scores: Sequence[Scored]) -> list[tuple[str, int, int]]:
+    """Return each change's kind and the numbers of the events at which it begins and is complete."""
+    changes = []
+    for drift in drifts:
+        end = max(drift.event_number, _number_at(drift.until_ms, scores))
+        if drift.drift == "recurring":
+            changes.append(("recurring", drift.event_number, drift.event_number))
+            if scores and drift.until_ms < scores[-1].time_ms:
+                changes.append(("recurring, back", end, end))
+        else:
+            changes.append(
+                (drift.drift, drift.event_number, end if drift.until_ms > drift.at_ms else drift.event_number)
+            )
+    return changes
+
+
+def _number_at(time_ms: int, scores: Sequence[Scored]) -> int:
+    """Return about how many events came before a time, from the scores' times."""
+    if not scores:
+        return 0
+    return int(np.interp(time_ms, [one.time_ms for one in scores], [one.events for one in scores]))
+
+
+def held_against(
+    changes: Sequence[tuple[str, int, int]], raised: Sequence[Raised], scores: Sequence[Scored]
+) -> tuple[list[Change], list[Raised], float]:
+    """Return changes with their alarms, the false alarms, and the days of event time in which each alarm is false."""
+    found, begins = [], [begin for _, begin, _ in changes]
+    last = scores[-1].events if scores else 0
+    for place, (kind, begin, end) in enumerate(changes):
+        until = min(end + horizon_events, *begins[place + 1 : place + 2], max(last, end))
+        alarms = [alarm for alarm in raised if begin <= alarm.events < until]
+        found.append(Change(kind, begin, end, until, alarms))
+    false = [alarm for alarm in raised if not any(one.begin <= alarm.events < one.until for one in found)]
+    return found, false, _stable_days(found, scores)
+
+
+def _stable_days(changes: Sequence[Change], scores: Sequence[Scored]) -> float:
+    if len(scores) < 2:
+        return 0.0
+    events, times = [one.events for one in scores], [one.time_ms for one in scores]
+    unstable = sum(float(np.interp(c.until, events, times) - np.interp(c.begin, events, times)) for c in changes)
+    return (times[-1] - times[0] - unstable) / day_ms
+
+
+def _looked_at(log: Log) -> tuple[list[str], dict[str, int], list[str]]:
+    """Return sources, counts of event types, and what the first events lack that learners could use."""
+    decoder = msgspec.json.Decoder(_Event)
+    types: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
+    made_up: Counter[str] = Counter()
+    priced = categorised = 0
+    for place in partitions_of(EVENTS):
+        for record in _records(log, place, looked_at_max):
+            try:
+                event = decoder.decode(record.value or b"")
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue  # a dead letter; they are counted from their own topic
+            types[event.type] += 1
+            sources[event.source] += 1
+            made_up.update(event.data.made_up)
+            priced += any(line.price is not None for line in event.data.items)
+            categorised += any(line.item_category for line in event.data.items)
+    lacks = []
+    if types:
+        if not types["view_item"]:
+            lacks.append("views: purchase propensity and the drift of views have no input")
+        if not types["purchase"]:
+            lacks.append("purchases: purchase propensity has no labels")
+        if not priced:
+            lacks.append("prices: their drift is not watched")
+        if not categorised:
+            lacks.append("categories: their drift is not watched")
+        lacks += [f"{name}: made up by the loader in {count:,} events" for name, count in sorted(made_up.items())]
+    return [source for source, _ in sources.most_common(8)], dict(types.most_common(30)), lacks
