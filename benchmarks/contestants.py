@@ -26,6 +26,8 @@ empty: Final = -1
 """Slot of the places behind a list's last candidate."""
 _chunk: Final = 512
 
+Progress = Callable[[float], None]
+
 
 class Answers(NamedTuple):
     """What a contestant said to N questions.
@@ -49,8 +51,8 @@ class Contestant(Protocol):
 
     tokens: int
 
-    def learn(self, periods: Periods, period: int) -> None:
-        """Learn one more period; periods come in order, from 0."""
+    def learn(self, periods: Periods, period: int, progress: Progress) -> None:
+        """Learn one more period; periods come in order, from 0. `progress` may be told the share done."""
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
         """Answer questions on a period that was not learned, some at a time. Never learns."""
@@ -69,7 +71,7 @@ class Fast:
         self.learner = make()
         self.tokens = 0
 
-    def learn(self, periods: Periods, period: int) -> None:
+    def learn(self, periods: Periods, period: int, progress: Progress) -> None:
         """Learn the clicks of a period, each in the context of its session so far."""
         prefixes: dict[int, list[int]] = {}
         clicks = periods.clicks[period]
@@ -118,7 +120,7 @@ class Deep:
         self.rehearsal = Rehearsal(seed, RoundSettings().rehearsal_max)
         self.tokens = 0
 
-    def learn(self, periods: Periods, period: int) -> None:
+    def learn(self, periods: Periods, period: int, progress: Progress) -> None:
         """Run one round."""
         from learners.finetune import train
 
@@ -129,6 +131,7 @@ class Deep:
             rehearsal=self.rehearsal.draw(len(sessions), self.seed + period),
             seed=self.seed + period,
             passes=self.passes if period else self.first_passes,
+            progress=progress,
         )
         self.model = result.model
         self.tokens += result.tokens

@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +56,11 @@ blend_judged_max: Final = 20_000
 """Answers of one period from which the blend learns, at most: as live, a part of them says enough."""
 
 Figures = dict[str, float]
-Tick = Callable[[str], None]
+Tick = Callable[[str, float], None]
+
+
+def silent(step: str, share: float) -> None:
+    """Show no progress."""
 
 
 class Member:
@@ -74,13 +79,15 @@ class Member:
             self.contestant.restore(kept["contestant"])
             self.learned, self.seconds = kept["learned"], kept["seconds"]
 
-    def answers(self, questions: Sequence[Question], periods: Periods, period: int) -> Answers:
+    def answers(
+        self, questions: Sequence[Question], periods: Periods, period: int, progress: Callable[[float], None]
+    ) -> Answers:
         """Return the answers to a period's questions, after learning all periods before it."""
         path = self.folder / f"period_{period}.npz"
         if not path.exists():
             assert self.learned < period, f"{self.name} has learned period {self.learned}: too late to test on {period}"
             while self.learned < period - 1:
-                self._learn(periods)
+                self._learn(periods, progress)
             began = time.perf_counter()
             parts = list(self.contestant.answer(questions, periods, period))
             self.seconds["answer"] += time.perf_counter() - began
@@ -89,9 +96,9 @@ class Member:
         with np.load(path, allow_pickle=False) as kept:
             return Answers(**{name: kept[name] for name in Answers._fields})
 
-    def _learn(self, periods: Periods) -> None:
+    def _learn(self, periods: Periods, progress: Callable[[float], None]) -> None:
         began = time.perf_counter()
-        self.contestant.learn(periods, self.learned + 1)
+        self.contestant.learn(periods, self.learned + 1, progress)
         self.learned += 1
         self.seconds["learn"] += time.perf_counter() - began
         self._keep()
@@ -135,7 +142,7 @@ def run(
     sample: float = 1.0,
     seed: int = 0,
     makers: Mapping[str, Callable[[int], Contestant]] = MAKERS,
-    tick: Tick = lambda text: None,
+    tick: Tick = silent,
 ) -> dict[str, Any]:
     """Run the protocol and return its figures.
 
@@ -143,7 +150,7 @@ def run(
         learners: names of members, and "blend": it has all members, but the deep one only if that is named too.
         tested: periods to report. All up to the last of them are answered, for the blend learns from each.
         work: folder for states and answers.
-        tick: told each step, before it is taken.
+        tick: told each step, and the share done of it, from 0 when it begins.
     """
     named = _members(learners, makers)
     members = [Member(name, work / _fingerprint(periods, sample, seed, name), makers[name](seed)) for name in named]
@@ -154,11 +161,12 @@ def run(
         questions = periods.questions(period, sample, seed)
         answers: dict[str, Answers] = {}
         for member in members:
-            tick(f"period {period}: {member.name}")
-            answers[member.name] = member.answers(questions, periods, period)
+            step = partial(tick, f"period {period}: {member.name}")
+            step(0.0)
+            answers[member.name] = member.answers(questions, periods, period, step)
         ranks = {name: answer.ranks for name, answer in answers.items()}
         if BLEND in learners:
-            tick(f"period {period}: {BLEND}")
+            tick(f"period {period}: {BLEND}", 0.0)
             began = time.perf_counter()
             ranks[BLEND] = blended(blend, answers, questions, periods.seen[period] - 1)
             answered = time.perf_counter()
@@ -212,10 +220,10 @@ def _join(parts: Iterable[Answers]) -> Answers:
 
 
 def _write(path: Path, write: Callable[[Any], object]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    beside = path.with_name(path.name + ".partial")
+    with beside.open("wb") as file:
         write(file)
-    os.replace(partial, path)
+    os.replace(beside, path)
 
 
 def _chosen(text: str, last: int) -> list[int]:
@@ -263,10 +271,13 @@ def main(arguments: Sequence[str] | None) -> None:
     tested = _chosen(options.periods or f"1-{periods.last}", periods.last)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+        begun: list[str] = []
         task = progress.add_task("", total=max(tested) * (len(_members(names)) + (BLEND in names)))
 
-        def tick(text: str) -> None:
-            progress.update(task, advance=1, description=text)
+        def tick(step: str, share: float) -> None:
+            if share == 0.0:
+                begun.append(step)
+            progress.update(task, completed=len(begun) - 1 + share, description=step)
 
         result = run(periods, names, tested, options.work, sample=options.sample, seed=options.seed, tick=tick)
     result["options"] = {"sample": options.sample, "seed": options.seed, "data_sha256": periods.digest}
