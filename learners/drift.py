@@ -19,6 +19,8 @@ warmup_windows: Final = 8
 """Windows before a distance may raise an alarm: by then the stream's usual distances are known."""
 memory: Final = 0.1
 """Weight of the newest window in the reference and in the usual distance."""
+recent: Final = 0.01
+"""Weight of the newest loss in the mean that says whether the loss rose or fell."""
 deviations: Final = 4.0
 """How far above the usual distance, in standard deviations, a window must lie."""
 DISTANCES: Final = ("popularity", "price", "category", "unseen_items")
@@ -137,11 +139,15 @@ class InputDrift:
 
 
 class LossDrift:
-    """Watches a prequential loss in [0, 1] for a change of its mean: ADWIN for any change, Page-Hinkley for a rise."""
+    """Watches a prequential loss in [0, 1] for a rise of its mean, by ADWIN and by Page-Hinkley.
+
+    ADWIN sees a fall as well, but learners that get better are no reason for an alarm.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._adwin = Adwin()
+        self._recent = 0.0
         self._page_hinkley = _page_hinkley()
 
     @property
@@ -153,7 +159,8 @@ class LossDrift:
         """Take a loss; return alarms."""
         alarms = []
         before = self._adwin.mean
-        if self._adwin.observe(loss):
+        self._recent += recent * (loss - self._recent)
+        if self._adwin.observe(loss) and self._recent > before:
             alarms.append(Alarm(f"{self.name}_adwin", before, self._adwin.delta))
         self._page_hinkley.update(loss)
         if self._page_hinkley.drift_detected:
@@ -165,16 +172,16 @@ class LossDrift:
         """Return both detectors."""
         sums = self._page_hinkley
         return {
-            "name": self.name, "adwin": self._adwin.state(), "count": sums._x_mean.n, "mean": sums._x_mean._mean,
-            "increase": sums._sum_increase, "decrease": sums._sum_decrease, "lowest": sums._min_increase,
-            "highest": sums._max_decrease,
+            "name": self.name, "adwin": self._adwin.state(), "recent": self._recent,
+            "count": sums._x_mean.n, "mean": sums._x_mean._mean, "increase": sums._sum_increase,
+            "decrease": sums._sum_decrease, "lowest": sums._min_increase, "highest": sums._max_decrease,
         }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Return a detector that continues exactly where `state` was taken."""
         drift = cls(state["name"])
-        drift._adwin = Adwin.from_state(state["adwin"])
+        drift._adwin, drift._recent = Adwin.from_state(state["adwin"]), state["recent"]
         sums = drift._page_hinkley
         sums._x_mean.n, sums._x_mean._mean = state["count"], state["mean"]
         sums._sum_increase, sums._sum_decrease = state["increase"], state["decrease"]
@@ -183,4 +190,5 @@ class LossDrift:
 
 
 def _page_hinkley() -> PageHinkley:
-    return PageHinkley(min_instances=200, threshold=25.0, mode="up")
+    # A miss (0 or 1) swings the sums by about its variance over twice delta, 5: chance alone does not reach 50.
+    return PageHinkley(min_instances=200, delta=0.02, threshold=50.0, mode="up")
