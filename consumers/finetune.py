@@ -24,9 +24,10 @@ from headrace.metrics import FinetuneMetrics
 from headrace.state import State
 from headrace.topics import ALARMS, EVENTS, MODELS, partitions_of
 from learners import rounds
+from learners.browsing import Question
 from learners.deep import DeepModel, DeepSettings
 from learners.finetune import NotFinite, TrainResult, train
-from learners.judgement import listed
+from learners.judgement import listed, without
 from learners.rounds import CHAMPION, Compared, Rounds, RoundSettings, Trained
 
 SHARD: Final = "finetune"
@@ -50,6 +51,7 @@ class MakeRounds:
             seed=settings.seed,
             items_max=settings.items_max,
             shoppers_max=settings.shoppers_max,
+            window_max=settings.window_max,
             rehearsal_max=settings.rehearsal_max,
         )
 
@@ -67,7 +69,7 @@ class Trainer:
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
         metrics.torch(str(torch.__version__), self._device)
         self._models: dict[str, DeepModel] = {}
-        self._observed: list[tuple[list[str], str, dict[str, float]]] = []
+        self._observed: list[tuple[Question, dict[str, float]]] = []
         self._say = structlog.get_logger()
 
     def observe(self, fold: Rounds, event: Event, partition: int, offset: int) -> None:
@@ -90,15 +92,14 @@ class Trainer:
         observed, self._observed = self._observed, []
         if not observed:
             return []
-        contexts = [context for context, _, _ in observed]
-        items = [item for _, item, _ in observed]
+        questions = [question for question, _ in observed]
         answers: dict[str, list[float]] = {}
         for one in (fold.candidate, fold.champion, fold.predecessor):
             if one and one.blob not in answers:
-                answers[one.blob] = _reciprocal_ranks(self._model(one.blob), contexts, items)
+                answers[one.blob] = _reciprocal_ranks(self._model(one.blob), questions)
         compared = []
         if fold.candidate:
-            rivals = {name: [scores[name] for _, _, scores in observed] for name in observed[0][2]}
+            rivals = {name: [scores[name] for _, scores in observed] for name in observed[0][1]}
             if fold.champion:
                 rivals = {CHAMPION: answers[fold.champion.blob]}
             compared.append(Compared(fold.candidate.version, answers[fold.candidate.blob], rivals))
@@ -160,13 +161,12 @@ class Trainer:
         reasons = model.check()
         slices = [slice_ for slice_ in fold.slices if slice_]
         if not reasons and slices:
-            reasons = _too_slow(model, slices[0][0][0])
+            reasons = _too_slow(model, slices[0][0].prefix)
         retention = []
         if not reasons and fold.champion:
             for slice_ in slices:
-                contexts, items = [context for context, _ in slice_], [item for _, item in slice_]
-                champion = _reciprocal_ranks(self._model(fold.champion.blob), contexts, items)
-                retention.append((champion, _reciprocal_ranks(model, contexts, items)))
+                champion = _reciprocal_ranks(self._model(fold.champion.blob), slice_)
+                retention.append((champion, _reciprocal_ranks(model, slice_)))
         self._models[blob] = model
         return Trained(blob, trigger, reasons, retention, lineage)
 
@@ -176,10 +176,13 @@ class Trainer:
         return self._models[blob]
 
 
-def _reciprocal_ranks(model: DeepModel, contexts: Sequence[list[str]], items: Sequence[str]) -> list[float]:
-    answers = model.predict(contexts, listed)
-    pairs = zip(answers, items, strict=True)
-    return [1 / (1 + found.index(item)) if item in found else 0.0 for (found, _), item in pairs]
+def _reciprocal_ranks(model: DeepModel, questions: Sequence[Question]) -> list[float]:
+    answers = model.predict([question.prefix for question in questions], listed + 1)
+    scores = []
+    for answer, question in zip(answers, questions, strict=True):
+        found, _ = without(answer, question.last)
+        scores.append(1 / (1 + found.index(question.item)) if question.item in found else 0.0)
+    return scores
 
 
 def _too_slow(model: DeepModel, context: list[str]) -> list[str]:
@@ -217,6 +220,7 @@ def run(log: Log, blobs: Blobs, settings: FinetuneSettings, metrics: FinetuneMet
         settings=LoopSettings(
             commit_interval_s=settings.commit_interval_s, snapshot_interval_s=settings.snapshot_interval_s
         ),
+        quarantine=False,  # the online shard, which reads the same events, does that
     )
     loop.on_turn = _Teller(metrics, loop.fold, blobs)
     try:

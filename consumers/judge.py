@@ -8,9 +8,9 @@ from zlib import crc32
 from headrace.blobs import Blobs
 from headrace.events import Event
 from learners import judgement
-from learners.browsing import Step
+from learners.browsing import Question
 from learners.deep import DeepModel
-from learners.judgement import Judgement, Listed, listed, pool, rank_of, record_judgements_max
+from learners.judgement import Judgement, Listed, listed, pool, rank_of, record_judgements_max, without
 from learners.shop import BLEND, DEEP, Shop
 
 share_max: Final = 0.3
@@ -30,7 +30,8 @@ class _Observed(NamedTuple):
     partition: int
     offset: int
     number: int
-    step: Step
+    question: Question
+    session_items: int
     lists: dict[str, Listed]
     inclusion: float
 
@@ -77,8 +78,10 @@ class ShopJudge:
         began = self._seconds()
         for number, step in enumerate(fold.browsing.steps(event)[:steps_max]):
             if step.context.items:
-                lists = fold.browsing.lists(step.context)
-                self._observed.append(_Observed(event, partition, offset, number, step, lists, inclusion))
+                context, question = step.context, fold.browsing.question(step)
+                lists, length = fold.browsing.lists(context), len(context.items) - context.start
+                one = _Observed(event, partition, offset, number, question, length, lists, inclusion)
+                self._observed.append(one)
         self._spent_s += self._seconds() - began
 
     def judge(self, fold: Shop, lag: int) -> list[bytes]:
@@ -86,13 +89,13 @@ class ShopJudge:
         began = self._seconds()
         observed, self._observed = self._observed, []
         model = self._model(fold)
-        deep = model.predict([fold.browsing.ids(one.step.context.items) for one in observed], listed) if model else None
+        deep = model.predict([one.question.prefix for one in observed], listed + 1) if model else None
         version = fold.champion.version if fold.champion and model else ""
         made = []
         for place, one in enumerate(observed):
             lists = dict(one.lists)
             if deep is not None:
-                lists[DEEP] = deep[place]
+                lists[DEEP] = without(deep[place], one.question.last)
             made.append(self._judge(fold, one, lists, version))
         self._spent_s += self._seconds() - began
         self._adapt(lag)
@@ -103,9 +106,8 @@ class ShopJudge:
         ]
 
     def _judge(self, fold: Shop, one: _Observed, lists: dict[str, Listed], version: str) -> Judgement:
-        context, item = one.step
+        item, prefix = one.question.item, one.session_items
         pooled = pool(lists)
-        prefix = len(context.items) - context.start
         ranks = {name: pooled.rank(name, item) for name in pooled.lists}
         ranks[BLEND] = rank_of(fold.blended(pooled, prefix), pooled.candidates, item)
         return Judgement(

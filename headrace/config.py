@@ -55,10 +55,11 @@ class FinetuneSettings(_Part):
     round_ms: Count | None = None
     drift_events_min: Count = 5_000
     gate_events_max: Count = 10_000
-    rehearsal_max: Count = 20_000
+    window_max: Count = 50_000
+    rehearsal_max: Count = 50_000
     rehearsal_share: Annotated[float, Field(ge=0, le=10, description="rehearsed sequences per new one")] = 1.0
-    passes: Count = 3
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
+    passes: Count = 6
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     width: Count = 64
     train_s_max: Seconds = 3_600.0
     device: Literal["auto", "cpu", "cuda"] = "auto"

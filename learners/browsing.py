@@ -7,20 +7,18 @@ candidate.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from headrace.events import Event
 from headrace.state import State
 from learners.catalogue import Catalogue
 from learners.contexts import STEPS, Contexts, steps
-from learners.judgement import listed
+from learners.judgement import Listed, listed, without
 from learners.learner import Context, NextItem, top
 from learners.popularity import Popularity
+from learners.revisits import Revisits
 from learners.session_knn import SessionKnn
 from learners.transitions import Transitions
 
-KINDS: Mapping[str, type[NextItem]] = {kind.name: kind for kind in (Popularity, Transitions, SessionKnn)}
+KINDS: Mapping[str, type[NextItem]] = {kind.name: kind for kind in (Popularity, Transitions, SessionKnn, Revisits)}
 """The fast next-item learners."""
 
 
@@ -28,6 +26,15 @@ class Step(NamedTuple):
     """One step of an event before it is learned: the context it was taken in, and the item."""
 
     context: Context
+    item: str
+
+
+class Question(NamedTuple):
+    """What a model is asked about a step: the session's items before it (at a session's start all that is remembered),
+    the one just looked at ("" at a session's start), and the item that came."""
+
+    prefix: list[str]
+    last: str
     item: str
 
 
@@ -85,13 +92,28 @@ class Browsing:
         item = self.catalogue.item
         return [item(slot) for slot in slots]
 
-    def lists(self, context: Context) -> dict[str, tuple[list[str], NDArray[np.float32]]]:
-        """Return each fast learner's best candidates for a context: item ids and scores, best first."""
+    def lists(self, context: Context) -> dict[str, Listed]:
+        """Return each fast learner's best candidates for a context: item ids and scores, best first.
+
+        The item just looked at is left out: turning to it again is no step (`learners.contexts.steps`).
+        """
+        last = self._last(context)
         found = {}
         for name, member in self.members.items():
-            slots, scores = top(member.predict(context), listed)
-            found[name] = (self.ids(slots.tolist()), scores)
+            slots, scores = top(member.predict(context), listed + 1)
+            found[name] = without((self.ids(slots.tolist()), scores), last)
         return found
+
+    def question(self, step: Step) -> Question:
+        """Return a step as a deep model is asked about it, in item ids."""
+        return Question(self.prefix(step.context), self._last(step.context), step.item)
+
+    def prefix(self, context: Context) -> list[str]:
+        """Return the items that a sequence model looks at: the session's, or all that is remembered if it is empty."""
+        return self.ids(context.items[context.start :] or context.items)
+
+    def _last(self, context: Context) -> str:
+        return self.catalogue.item(context.items[-1]) if len(context.items) > context.start else ""
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return what each bounded table holds, and its maximum."""

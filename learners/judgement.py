@@ -112,6 +112,19 @@ def pool(lists: Mapping[str, Listed]) -> Pooled:
     return Pooled(list(numbers), found)
 
 
+def without(ranked: Listed, item: str) -> Listed:
+    """Return the first `listed` of a ranked list, less one item ("" is none).
+
+    >>> without((["a", "b"], np.float32([0.6, 0.4])), "a")[0]
+    ['b']
+    """
+    items, scores = ranked
+    if item in items:
+        place = items.index(item)
+        items, scores = items[:place] + items[place + 1 :], np.delete(scores, place)
+    return items[:listed], scores[:listed]
+
+
 def rank_of(scores: Scores, candidates: list[str], item: str) -> int:
     """Return the rank of an item among scored candidates, ties counted against it; 0 if it has no score."""
     if item not in candidates:

@@ -12,7 +12,7 @@ compared.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Final, Self
 from zlib import crc32
@@ -27,9 +27,9 @@ from headrace.log import Outgoing, Record
 from headrace.state import State
 from headrace.topics import ALARMS
 from learners.announcement import Announcement, Kind, announced
-from learners.browsing import Browsing
+from learners.browsing import Browsing, Question
 from learners.gate import Gate, Verdict, retention
-from learners.rehearsal import Rehearsal
+from learners.rehearsal import Rehearsal, Window
 
 CHAMPION: Final = "champion"
 
@@ -45,7 +45,8 @@ class RoundSettings(Struct, frozen=True, kw_only=True):
     seed: int = 0
     items_max: int = 131_072
     shoppers_max: int = 100_000
-    rehearsal_max: int = 20_000
+    window_max: int = 50_000
+    rehearsal_max: int = 50_000
     slices_max: int = 6
     slice_steps_max: int = 300
 
@@ -105,9 +106,10 @@ class Rounds:
         self.ends = {"promoted": 0, "refused": 0, "failed": 0, "rolled_back": 0}
         self.browsing = Browsing(items_max=self.settings.items_max, shoppers_max=self.settings.shoppers_max)
         self.rehearsal = Rehearsal(self.settings.seed, self.settings.rehearsal_max)
-        self._touched: dict[str, None] = {}
-        self._slice: list[tuple[list[str], str]] = []
-        self.slices: deque[list[tuple[list[str], str]]] = deque(maxlen=self.settings.slices_max)
+        self._window = Window(self.settings.window_max)
+        self._open: dict[str, tuple[int, list[str]]] = {}  # of each shopper: the session's number, its items
+        self._slice: list[Question] = []
+        self.slices: deque[list[Question]] = deque(maxlen=self.settings.slices_max)
         self._gate: Gate | None = None
         self._probation: Gate | None = None
         self._means: dict[str, list[float]] = {}  # of each rival in the gate: sum of reciprocal ranks, count
@@ -154,18 +156,35 @@ class Rounds:
         if out:
             room = self.settings.slice_steps_max - len(self._slice)
             taken = [step for step in self.browsing.steps(event) if step.context.items][:room]
-            self._slice += [(self.browsing.ids(step.context.items), step.item) for step in taken]
-        if self.browsing.learn(event) and not out and len(self._touched) < self.settings.shoppers_max:
-            self._touched[event.shopper] = None
-        if not self.due and self.candidate is None and self._touched:
+            self._slice += [self.browsing.question(step) for step in taken]
+        count = self.browsing.learn(event)
+        if count and not out:
+            self._follow(event, count)
+        if not self.due and self.candidate is None and self._open:
             rules = self.settings
             if self.seen - self._round_at >= rules.round_events:
                 self.due = "volume" if self.round else "start"
             elif rules.round_ms is not None and event.time_ms - self._round_ms >= rules.round_ms:
                 self.due = "time"
 
-    def observe(self, event: Event) -> tuple[list[str], str, dict[str, float]] | None:
-        """Return the context and item of an event's first step, and the fast learners' reciprocal ranks if they count.
+    def _follow(self, event: Event, count: int) -> None:
+        """Add the steps just learned to the shopper's open session; one that ended goes into the window."""
+        context = self.browsing.contexts.context(event.shopper, event.time_ms, event.data.session_id)
+        items = self.browsing.ids(context.items[-count:])
+        session, sequence = self._open.pop(event.shopper, (-1, []))
+        if session != context.session:
+            self._close(sequence)
+            sequence = []
+        self._open[event.shopper] = context.session, sequence + items
+        if len(self._open) > self.settings.shoppers_max:
+            self._close(self._open.pop(next(iter(self._open)))[1])
+
+    def _close(self, sequence: list[str]) -> None:
+        if len(sequence) > 1 and (kept := self._window.learn(sequence, self._time_ms)):
+            self.rehearsal.learn(kept.items, kept.time_ms)
+
+    def observe(self, event: Event) -> tuple[Question, dict[str, float]] | None:
+        """Return an event's first step as a question, and the fast learners' reciprocal ranks if they count.
 
         None if the event has no step with a context. Called before `learn`; changes nothing.
         """
@@ -176,13 +195,12 @@ class Rounds:
         scores = {}
         for name, (items, _) in self.browsing.lists(context).items():
             scores[name] = 1 / (1 + items.index(item)) if item in items else 0.0
-        return self.browsing.ids(context.items), item, scores
+        return self.browsing.question(found[0]), scores
 
-    def window(self) -> list[list[str]]:
-        """Return what the shoppers did that came since the last round: a sequence of items each, oldest first."""
-        browsing = self.browsing
-        sequences = (browsing.ids(browsing.contexts.context(name, self._time_ms).items) for name in self._touched)
-        return [sequence for sequence in sequences if len(sequence) > 1]
+    def window(self) -> list[Sequence[str]]:
+        """Return the sessions that came since the last round, the open ones too: items in order."""
+        running = [items for _, items in self._open.values() if len(items) > 1]
+        return [*self._window.sequences(), *running]
 
     def log_range(self) -> list[str]:
         """Return up to where each partition of `events` was read, for a candidate's lineage."""
@@ -218,9 +236,12 @@ class Rounds:
         if trained.trigger == "proposed":
             self.proposed = None
         else:
-            for sequence in self.window():
-                self.rehearsal.learn(sequence, self._time_ms)
-            self._touched.clear()
+            for _, sequence in self._open.values():
+                self._close(sequence)
+            for kept in self._window.drain():
+                self.rehearsal.learn(kept.items, kept.time_ms)
+            # A session that goes on begins anew with its last item, so that each step is trained on once.
+            self._open = {name: (session, items[-1:]) for name, (session, items) in self._open.items()}
             self.slices.append(self._slice)
             self._slice = []
             self.due, self._round_at, self._round_ms = "", self.seen, self._time_ms
@@ -348,7 +369,8 @@ class Rounds:
         return {
             **self.browsing.bounds(),
             **self.rehearsal.bounds(),
-            "window_shoppers": (len(self._touched), self.settings.shoppers_max),
+            **self._window.bounds(),
+            "window_open_sessions": (len(self._open), self.settings.shoppers_max),
             "holdout_slices": (len(self.slices), self.settings.slices_max),
         }
 
@@ -362,9 +384,10 @@ class Rounds:
             "ends": dict(self.ends),
             "browsing": self.browsing.state(),
             "rehearsal": self.rehearsal.state(),
-            "touched": list(self._touched),
-            "slice": [[list(prefix), item] for prefix, item in self._slice],
-            "slices": [[[list(prefix), item] for prefix, item in slice_] for slice_ in self.slices],
+            "window": self._window.state(),
+            "open": [[name, session, items] for name, (session, items) in self._open.items()],
+            "slice": [list(question) for question in self._slice],
+            "slices": [[list(question) for question in slice_] for slice_ in self.slices],
             "gate": self._gate.state() if self._gate else None,
             "probation": self._probation.state() if self._probation else None,
             "means": {name: list(entry) for name, entry in self._means.items()},
@@ -383,9 +406,10 @@ class Rounds:
         rounds.former, rounds.ends = list(state["former"]), dict(state["ends"])
         rounds.browsing = Browsing.from_state(state["browsing"])
         rounds.rehearsal = Rehearsal.from_state(state["rehearsal"])
-        rounds._touched = dict.fromkeys(state["touched"])
-        rounds._slice = [(prefix, item) for prefix, item in state["slice"]]
-        rounds.slices.extend([(prefix, item) for prefix, item in slice_] for slice_ in state["slices"])
+        rounds._window = Window.from_state(state["window"])
+        rounds._open = {name: (session, list(items)) for name, session, items in state["open"]}
+        rounds._slice = [Question(*question) for question in state["slice"]]
+        rounds.slices.extend([Question(*question) for question in slice_] for slice_ in state["slices"])
         rounds._gate = Gate.from_state(state["gate"]) if state["gate"] else None
         rounds._probation = Gate.from_state(state["probation"]) if state["probation"] else None
         rounds._means = {name: list(entry) for name, entry in state["means"].items()}

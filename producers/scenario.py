@@ -42,8 +42,8 @@ class ShopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 1
     events: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 60_000
-    items: Annotated[int, Meta(ge=100, le=200_000)] = 1_500
-    shoppers: Annotated[int, Meta(ge=10, le=10_000_000)] = 4_000
+    items: Annotated[int, Meta(ge=100, le=200_000)] = 800
+    shoppers: Annotated[int, Meta(ge=10, le=10_000_000)] = 2_500
     days: Annotated[float, Meta(gt=0, le=3_650)] = 28.0
     start_ms: Annotated[int, Meta(ge=788_918_400_000, le=4_000_000_000_000)] = 1_736_121_600_000
     new_items: Share = 0.15

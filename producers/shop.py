@@ -30,7 +30,7 @@ tries: Final = 3
 """Draws until one suits the shopper; the last is taken as it is."""
 
 FROM_SUCCESSORS, FROM_THEME, FROM_TASTE, FROM_POPULAR, FROM_MEMORY = range(5)
-MIXTURE: Final = (0.36, 0.46, 0.06, 0.06, 0.06)
+MIXTURE: Final = (0.14, 0.68, 0.06, 0.06, 0.06)
 """How often the next view comes from the item's successors, the visit's theme, another of the shopper's themes, what is
 popular, and what the shopper viewed before."""
 MIXTURE_CUMULATIVE: Final = tuple(accumulate(MIXTURE))

@@ -174,8 +174,7 @@ class Answers:
         shop = follower.fold
         with self._lock.read():
             # Event time, not the wall clock's: a session ends when the shop's own time says so.
-            context = shop.browsing.contexts.context(shopper, shop.time_ms)
-            prefix = shop.browsing.ids(context.items)
+            prefix = shop.browsing.prefix(shop.browsing.contexts.context(shopper, shop.time_ms))
         deep = None
         if loaded and prefix:
             with self._model_lock:
