@@ -118,6 +118,7 @@ class Loop(Generic[F]):
         make: builds the fold, from a state or anew.
         sources: partitions whose records are merged by event time and learned.
         sides: partitions polled without waiting and heard at a turn's start (model announcements, alarms).
+        quarantine: write bad records to the dead letters. Of the shards that read a topic, one does it.
     """
 
     def __init__(
@@ -131,10 +132,11 @@ class Loop(Generic[F]):
         sides: Sequence[Partition],
         judge: Judge | None = None,
         settings: LoopSettings | None = None,
+        quarantine: bool = True,
         clock: Clock = wall_ms,
     ) -> None:
         self._log, self._blobs, self._shard, self._judge = log, blobs, shard, judge
-        self._settings, self._clock = settings or LoopSettings(), clock
+        self._settings, self._quarantine, self._clock = settings or LoopSettings(), quarantine, clock
         self.on_turn: Callable[[Turn], None] = lambda turn: None
         self._writer = log.writer(shard)  # fences the old writer first: what it had committed is now final
         follower = Follower(log, blobs, shard, make=make, inputs=[*sources, *sides])
@@ -275,6 +277,9 @@ class Loop(Generic[F]):
             self._event_ages.append(max(0.0, (record.time_ms - event.time_ms) / 1000))
 
     def _reject(self, place: Partition, record: Record, rejection: Rejection) -> None:
+        self._rejected[rejection.reason] += 1
+        if not self._quarantine:
+            return
         origin = f"{key_of(place)}/{record.offset}"
         letter = {
             "id": origin,
@@ -286,7 +291,6 @@ class Loop(Generic[F]):
             "value_bytes": len(record.value or b""),
         }
         self._letters.append(Outgoing(DEAD_LETTERS, origin.encode(), msgspec.json.encode(letter), 0))
-        self._rejected[rejection.reason] += 1
 
     def _commit(self) -> None:
         """Steps 4 and 5."""

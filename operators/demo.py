@@ -4,112 +4,29 @@ Producer, online consumer, fine-tuner and server are processes of their own. Wha
 topics and from `/metrics`; nothing is computed beside them.
 """
 
-import shlex
-import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace import broker
-from headrace.errors import LogUnavailable, Misconfigured
+from headrace.errors import Misconfigured
 from headrace.log import Log, open_log
+from operators.child import Child, Scraped, total
 from operators.facts import Facts, Sample
 from operators.report import table, write_report
 
 simulated_events: Final = 60_000
-start_s_max: Final = 60.0
-"""A process imports torch at its start: seconds, more on a busy machine."""
 settle_s_max: Final = 40.0
 """After the last event: how long the readers may take to catch up."""
-stop_s_max: Final = 20.0
 sample_s: Final = 1.0
 SIMULATED_ROUNDS: Final = ("--round-events", "12000", "--gate-events-max", "6000", "--train-s-max", "40")
 DATA_ROUNDS: Final = ("--round-events", "5000", "--gate-events-max", "3000", "--train-s-max", "30")
-
-
-class Child:
-    """One process of the demo: its command, its log file, and where its metrics are."""
-
-    def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
-        self.name, self.path = name, folder / f"{name}.log"
-        script = Path(sys.executable).with_name("headrace")
-        self.command = [str(script) if script.exists() else "headrace", *arguments]
-        with self.path.open("wb") as file:
-            self._process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
-        self.address = ""
-
-    def __str__(self) -> str:
-        return shlex.join(["headrace", *self.command[1:]])
-
-    @property
-    def code(self) -> int | None:
-        """The exit code, or None while it runs."""
-        return self._process.poll()
-
-    def await_up(self) -> None:
-        """Wait until it says where it listens.
-
-        Raises:
-            LogUnavailable: it died, or said nothing in time.
-        """
-        deadline = time.monotonic() + start_s_max
-        while time.monotonic() < deadline:
-            for line in self.path.read_text(errors="replace").splitlines():
-                if line.startswith(f"{self.name}:") and "http://" in line:
-                    self.address = "http://" + line.partition("http://")[2].partition("/")[0]
-                    return
-            self.check()
-            time.sleep(0.1)
-        raise LogUnavailable(f"{self.name} did not start within {start_s_max:.0f} s; see {self.path}")
-
-    def check(self) -> None:
-        """Raise LogUnavailable with the end of its log if it ended with an error."""
-        if self.code:
-            tail = "\n".join(self.path.read_text(errors="replace").splitlines()[-12:])
-            raise LogUnavailable(f"{self.name} ended with exit code {self.code}; the end of {self.path}:\n{tail}")
-
-    def scrape(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        """Return its metrics now, by name and labels; nothing if it does not answer."""
-        try:
-            with urllib.request.urlopen(f"{self.address}/metrics", timeout=2) as response:
-                text = response.read().decode()
-        except OSError:
-            return {}
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def stop(self) -> None:
-        """End it, gently at first."""
-        if self.code is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(stop_s_max)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
-
-
-def total(scraped: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: str, **labels: str) -> float:
-    """Return the sum of a metric's series that have these labels.
-
-    >>> total({("x", (("a", "1"),)): 2.0, ("x", (("a", "2"),)): 3.0}, "x", a="2")
-    3.0
-    """
-    wanted = set(labels.items())
-    return sum(value for (found, having), value in scraped.items() if found == name and wanted <= set(having))
 
 
 class Demo:
@@ -272,5 +189,5 @@ class Demo:
             self._console.print("ending")
 
 
-def _buckets(scraped: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: str) -> dict[float, float]:
+def _buckets(scraped: Scraped, name: str) -> dict[float, float]:
     return {float(dict(labels)["le"]): value for (found, labels), value in scraped.items() if found == name}

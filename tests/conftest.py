@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from headrace.broker import provided
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log import Log, open_log
 from headrace.testing import MemoryLog
+from operators.child import Children
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +61,11 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
     opened.create()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[Children]:
+    """Start processes that end with the test; if it fails, the ends of their logs are shown."""
+    with Children(tmp_path) as started:
+        yield started
+        print(started.tails())
