@@ -182,7 +182,7 @@ class Loop(Generic[F]):
         while not until():
             self.step()
         self._commit()
-        self._writer.settle()
+        self._settle()
 
     def step(self) -> None:
         """Take up one chunk, or wait for one a bounded time, and commit when it is due."""
