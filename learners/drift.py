@@ -13,9 +13,9 @@ from river.drift import PageHinkley
 from headrace.state import State
 from learners.adwin import Adwin
 
-window_views: Final = 1_000
-"""Views of one window of inputs."""
-warmup_windows: Final = 8
+window_views: Final = 2_000
+"""Views of one window of inputs. A visit's views are much alike, so that smaller windows are mostly noise."""
+warmup_windows: Final = 5
 """Windows before a distance may raise an alarm: by then the stream's usual distances are known."""
 memory: Final = 0.1
 """Weight of the newest window in the reference and in the usual distance."""
@@ -69,7 +69,9 @@ class Distance:
             return None
         self.score = float(sqrt(max(0.0, 1 - np.sqrt(window * self._reference).sum())))
         spread = sqrt(max(0.0, self._square - self._mean**2))
-        self.threshold = self._mean + deviations * max(spread, 0.1 * self._mean) if self._windows > 2 else 1.0
+        chance = sqrt(1 / (8 * total))  # what chance alone does to the distance of two bins of so many values
+        usual = self._mean + deviations * max(spread, 0.1 * self._mean, chance)
+        self.threshold = usual if self._windows > 2 else 1.0
         if self._windows > warmup_windows and self.score > self.threshold:
             self._reference, self._windows = window, 1  # the usual distances stay, and are waited for again
             return Alarm(self.name, self.score, self.threshold)

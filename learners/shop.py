@@ -35,6 +35,9 @@ RANKED: Final = (*KINDS, DEEP, BLEND)
 
 score_every_events: Final = 1_000
 """Events between two records of `scores`."""
+watched_prefix_max: Final = 3
+"""Longest session so far whose next step is watched for drift. Detectors suppose that losses do not depend on each
+other; one bot that reads the whole catalogue would otherwise be a hundred misses in a row, and a drift."""
 skipped_max: Final = 100
 """Items of the newest context that are never recommended again, at most (what was just looked at or bought)."""
 
@@ -128,7 +131,8 @@ class Shop:
             weight = 1 / one.inclusion
             for name, rank in one.ranks.items():
                 self.ranking[name].observe(rank or None, weight)
-            self._alarm(self.miss_drift.observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
+            if one.prefix <= watched_prefix_max:
+                self._alarm(self.miss_drift.observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
             self.blend.learn(one.lists(), one.prefix, one.target())
 
     def hear(self, topic: str, record: Record) -> None:
