@@ -111,7 +111,10 @@ class Trainer:
     def _train(self, fold: Rounds) -> Trained:
         began = time.monotonic()
         sequences = fold.window()
-        rehearsed = fold.rehearsal.draw(int(len(sequences) * self._settings.rehearsal_share), seed=fold.round)
+        # Without a champion to start from, all that is remembered is there to learn from.
+        share = self._settings.rehearsal_share
+        count = int(len(sequences) * share) if fold.champion else len(fold.rehearsal)
+        rehearsed = fold.rehearsal.draw(count, seed=fold.round)
         parent = self._model(fold.champion.blob) if fold.champion else None
         lineage: dict[str, str | int | float | list[str]] = {
             "parent": fold.champion.version if fold.champion else "",

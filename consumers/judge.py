@@ -19,8 +19,8 @@ halvings_max: Final = 10
 """Judged at least: one event in 1,024."""
 steps_max: Final = 16
 """Steps of one event that are judged: an invoice of a thousand lines must not stall the loop."""
-lag_min: Final = 2_000
-"""Records behind below which growing lag is no reason to judge less."""
+lag_min: Final = 20_000
+"""Records behind below which growing lag is no reason to judge less: a burst of seconds is worked off."""
 
 
 class _Observed(NamedTuple):

@@ -5,6 +5,7 @@ import time
 from typing import Any, Final
 
 import structlog
+import torch
 
 from consumers.judge import ShopJudge
 from headrace.blobs import Blobs
@@ -37,6 +38,7 @@ def run(log: Log, blobs: Blobs, settings: OnlineSettings, metrics: OnlineMetrics
     Raises:
         BrokenWorld: see `headrace.errors`; calling again goes on from the last commit.
     """
+    torch.set_num_threads(1)  # for small batches more threads are slower, on a busy machine much slower
     judge = ShopJudge(blobs, seed=settings.judge_seed)
     loop = Loop(
         log,

@@ -58,7 +58,7 @@ class FinetuneSettings(_Part):
     window_max: Count = 50_000
     rehearsal_max: Count = 50_000
     rehearsal_share: Annotated[float, Field(ge=0, le=10, description="rehearsed sequences per new one")] = 1.0
-    passes: Count = 6
+    passes: Count = 10
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     width: Count = 64
     train_s_max: Seconds = 3_600.0

@@ -162,6 +162,10 @@ class Pace:
         self._speed, self._clock = speed, clock
         self._zero: tuple[int, float] | None = None
 
+    def restart(self) -> None:
+        """Count from the next record on: time spent waiting for something else is not caught up in a burst."""
+        self._zero = None
+
     def wait_s(self, time_ms: int) -> float:
         """Return how long to wait before a record of this event time is due; 0 if it is."""
         if self._zero is None:
@@ -232,6 +236,8 @@ def publish(
                 appender.flush()
                 report(note)
                 sleep(gate_poll_s)
+                if pace is not None:
+                    pace.restart()
             if pace is not None and (wait_s := pace.wait_s(record.time_ms)) > pace_slack_s:
                 appender.flush()
                 report()
