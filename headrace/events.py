@@ -173,3 +173,12 @@ def json_schema() -> dict[str, Any]:
     wire = schema["$defs"]["Event"]
     del wire["properties"]["_time_ms"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Headrace event", **schema}
+
+
+def reference() -> str:
+    """Return docs/event.schema.json."""
+    return msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode() + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

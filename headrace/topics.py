@@ -100,3 +100,34 @@ def partition_for(key: bytes, partitions: int) -> int:
         h = (h ^ int.from_bytes(tail, "little")) * m & mask
     h = (h ^ (h >> 13)) * m & mask
     return ((h ^ (h >> 15)) & 0x7FFFFFFF) % partitions
+
+
+def reference() -> str:
+    """Return docs/topics.md."""
+    lines = [
+        "# Topics",
+        "",
+        "Written by `python -m headrace.topics`. Every log makes its topics from this table. A record's time is its",
+        "append time, given by the log; event time lives in the event. Readers see committed records only.",
+        "",
+        "| topic | partitions | kept | key | holds | written by | read by |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for topic in TOPICS.values():
+        kept = "for ever" if topic.retention_ms == KEPT_FOR_EVER else f"{topic.retention_ms // DAY_MS} days"
+        lines.append(
+            f"| `{topic.name}` | {topic.partitions} | {kept} | {topic.key} | {topic.purpose} | {topic.writers}"
+            f" | {topic.readers} |"
+        )
+    shards = ", ".join(f"{number}: {shard}" for shard, number in SHARDS.items())
+    lines += [
+        "",
+        f"Partitions of `journal` and `judgements` are shards ({shards}). Other keys choose their partition as Kafka's",
+        "default partitioner does (murmur2), so that all publishers of a shopper agree. What an event looks like is in",
+        "`event.schema.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,44 @@
+"""Blobs: content-addressed, durable, verified before they are used."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from headrace.blobs import Blobs
+from headrace.errors import BlobCorrupt, BlobMissing
+
+
+def test_a_blob_is_named_by_its_content(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "deep" / "blobs")
+    name = blobs.put("model", b"weights")
+    assert name == f"model-{hashlib.sha256(b'weights').hexdigest()}"
+    assert blobs.get(name) == b"weights"
+    assert blobs.put("model", b"weights") == name
+    assert [path.name for path in (tmp_path / "deep" / "blobs").iterdir()] == [name]
+
+
+def test_another_process_finds_it(tmp_path: Path) -> None:
+    name = Blobs(tmp_path).put("online", b"")
+    assert Blobs(tmp_path).get(name) == b""
+
+
+def test_a_missing_blob(tmp_path: Path) -> None:
+    with pytest.raises(BlobMissing, match="share that folder"):
+        Blobs(tmp_path).get("model-00")
+
+
+def test_a_damaged_blob(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    name = blobs.put("model", b"weights")
+    (tmp_path / name).write_bytes(b"weightz")
+    with pytest.raises(BlobCorrupt):
+        blobs.get(name)
+
+
+def test_sweep_keeps_other_kinds_and_what_it_is_told(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    old, new, model = blobs.put("online", b"1"), blobs.put("online", b"2"), blobs.put("model", b"3")
+    (tmp_path / f"{old}.99.part").write_bytes(b"")  # what a killed process left
+    assert blobs.sweep("online", {new}) == [old, f"{old}.99.part"]
+    assert {path.name for path in tmp_path.iterdir()} == {new, model}

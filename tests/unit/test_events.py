@@ -1,0 +1,129 @@
+"""Events: what is taken, and what becomes which rejection; never an exception."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.events import Data, Event, Item, Rejection, at, decode, encode, items_max, reference
+from headrace.log import RECORD_BYTES_MAX, Record
+
+APPENDED_MS = 1_736_200_000_000
+GOOD: dict[str, Any] = {
+    "specversion": "1.0", "id": "1", "source": "shop", "type": "view_item", "time": "2025-01-06T10:00:00Z",
+    "data": {"items": [{"item_id": "a", "price": 9.5}]},
+}  # fmt: skip
+
+
+def read(value: bytes | None, key: bytes | None = b"ann") -> Event | Rejection:
+    return decode(Record(0, 0, APPENDED_MS, key, value))
+
+
+def of(**changed: Any) -> Event | Rejection:
+    return read(msgspec.json.encode({**GOOD, **changed}))
+
+
+def lines(*items: Any) -> dict[str, Any]:
+    return {"items": list(items)}
+
+
+def test_the_document_is_what_the_types_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "event.schema.json").read_text(encoding="utf-8")
+    assert text == reference(), "run: python -m headrace.events > docs/event.schema.json"
+    assert "_time_ms" not in text
+
+
+def test_a_good_event() -> None:
+    event = of()
+    assert isinstance(event, Event)
+    assert (event.shopper, event.time_ms, event.data.items[0].price) == ("ann", 1_736_157_600_000, 9.5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "event"),
+    [
+        ("unknown_event", of(type="look_at_item")),
+        ("unknown_version", of(specversion="2.0")),
+        ("schema", of(id="")),
+        ("schema", of(id="x" * 129)),
+        ("schema", of(id=5)),
+        ("schema", of(time="2025-01-06T10:00:00")),
+        ("schema", of(time="yesterday")),
+        ("schema", of(data=lines({"item_id": "a", "price": -1}))),
+        ("schema", of(data=lines({"item_id": "a", "quantity": 0}))),
+        ("schema", of(data=lines({"item_id": "a", "propensity": 0}))),
+        ("schema", of(data=lines(*[{"item_id": "a"}] * (items_max + 1)))),
+        ("schema", of(data=lines(*[{"item_id": "a"}] * 10_000))),
+        ("schema", of(data=None)),
+        ("items_missing", of(data={})),
+        ("items_missing", of(type="purchase", data={})),
+        ("search_term_missing", of(type="search", data={})),
+        ("rating_missing", of(type="review", data={})),
+        ("time_ahead", of(time="2025-01-08T10:00:00Z")),
+        ("time_absurd", of(time="1970-01-01T00:00:00Z")),
+        ("key_mismatch", of(subject="bob")),
+        ("empty", read(None)),
+        ("empty", read(b"")),
+        ("key_missing", read(b"{}", None)),
+        ("key_missing", read(b"{}", b"")),
+        ("key_invalid", read(msgspec.json.encode(GOOD), b"k" * 129)),
+        ("bad_utf8", read(msgspec.json.encode(GOOD), b"\xff\xfe")),
+        ("not_json", read(b"not json")),
+        ("not_json", read(msgspec.json.encode(GOOD)[:-1])),
+        ("not_json", read(msgspec.json.encode(GOOD).replace(b"9.5", b"NaN"))),
+        ("not_json", read(msgspec.json.encode(GOOD).replace(b"9.5", b"Infinity"))),
+        ("too_deep", read(b'{"x":' + b"[" * 100_000)),
+        ("too_large", read(b" " * (RECORD_BYTES_MAX + 1))),
+        ("schema", read(b"[]")),
+        ("schema", read(b"null")),
+    ],
+)
+def test_what_cannot_be_used_says_why(reason: str, event: Event | Rejection) -> None:
+    assert isinstance(event, Rejection), event
+    assert event.reason == reason
+    assert 0 < len(event.detail) <= 400
+
+
+@pytest.mark.parametrize("price", [b"1e999", b"1e308"])
+def test_numbers_beyond_all_prices_are_refused(price: bytes) -> None:
+    assert isinstance(read(msgspec.json.encode(GOOD).replace(b"9.5", price)), Rejection)
+
+
+def test_unknown_fields_are_ignored_and_of_a_key_twice_the_last_counts() -> None:
+    twice = msgspec.json.encode({**GOOD, "extra": {"a": [1]}}).replace(b'"id":"1"', b'"id":"1","id":"2"')
+    event = read(twice)
+    assert isinstance(event, Event)
+    assert event.id == "2"
+
+
+def test_the_largest_invoice_is_taken() -> None:
+    event = of(type="purchase", data=lines(*[{"item_id": "a"}] * items_max))
+    assert isinstance(event, Event)
+    assert len(event.data.items) == items_max
+
+
+def test_the_wire_form_comes_back() -> None:
+    event = Event(
+        "1", "shop", "purchase", at(1_736_157_600_123), Data([Item("a", price=1.5)], currency="EUR"), "1.0", "ann"
+    )
+    again = read(encode(event))
+    assert isinstance(again, Event)
+    assert again.time_ms == 1_736_157_600_123
+    assert encode(again) == encode(event)
+    assert b"_time_ms" not in encode(again)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=20))
+@settings(max_examples=300)
+def test_no_bytes_raise(value: bytes, key: bytes) -> None:
+    assert isinstance(read(value, key), Event | Rejection)
+
+
+@given(st.binary(max_size=4), st.integers(0, 200))
+@settings(max_examples=300)
+def test_no_damaged_event_raises(noise: bytes, place: int) -> None:
+    good = msgspec.json.encode(GOOD)
+    assert isinstance(read(good[:place] + noise + good[place + len(noise) :]), Event | Rejection)
