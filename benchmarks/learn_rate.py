@@ -101,7 +101,13 @@ class Headrace:
         self.turns: list[Turn] = []
         self._metrics = OnlineMetrics()
         self._loop = Loop(
-            log, Blobs(folder), "online", make=BuyingFold.make, sources=partitions_of(EVENTS), sides=[], settings=SNAPSHOTS
+            log,
+            Blobs(folder),
+            "online",
+            make=BuyingFold.make,
+            sources=partitions_of(EVENTS),
+            sides=[],
+            settings=SNAPSHOTS,
         )
         self._loop.on_turn = self._told
 
@@ -171,9 +177,7 @@ class Tutorial:
 
     def __init__(self, url: str) -> None:
         self._consumer = consumer_of(url)
-        self._model = compose.Pipeline(
-            preprocessing.OneHotEncoder(), linear_model.LogisticRegression(optim.SGD(0.02))
-        )
+        self._model = compose.Pipeline(preprocessing.OneHotEncoder(), linear_model.LogisticRegression(optim.SGD(0.02)))
         self._adwin = drift.ADWIN()
 
     def take(self, count: int) -> int:
@@ -212,7 +216,7 @@ def race(log: Log, url: str, folder: Path, count: int) -> dict[str, float]:
     }  # fmt: skip
     sums = {name: [0.0, 0.0] for name in rivals}
     try:
-        for name, rival in rivals.items():  # each warms up: connections, caches
+        for rival in rivals.values():  # each warms up: connections, caches
             rival.take(tutorial_events)
         for _ in range(max(1, count // chunk_events - 1)):
             for name, rival in rivals.items():
@@ -289,7 +293,10 @@ def main(arguments: Sequence[str] | None) -> None:
     report.show(
         f"Events learned per second from Kafka, one core, {options.events:,} events",
         ["", "events/s", "beside bare"],
-        [[name, f"{figures[name]:,.0f}", f"{figures[name] / figures['bare']:.2f}"] for name in ("headrace", "bare", "tutorial")],
+        [
+            [name, f"{figures[name]:,.0f}", f"{figures[name] / figures['bare']:.2f}"]
+            for name in ("headrace", "bare", "tutorial")
+        ],
     )
     print(
         f"headrace's {figures['seconds']:.1f} s: decoding and learning {figures['learn_s']:.1f}, "

@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory --events 2000000 --out benchmarks/results/memory.json
 
-New shoppers and new items arrive for ever, so every table fills and evicts. The loop runs with everything on: validation,
-journal, commits, snapshots, a judged sample. After the warm-up (the first half) a least-squares line through the
-resident size says how much still grows.
+New shoppers and new items arrive for ever, so every table fills and evicts. The loop runs with everything on:
+validation, journal, commits, snapshots, a judged sample. After the warm-up (the first half) a least-squares line through
+the resident size says how much still grows.
 """
 
 import gc
@@ -20,7 +20,7 @@ from benchmarks import report
 from consumers.judge import ShopJudge
 from headrace import events
 from headrace.blobs import Blobs
-from headrace.events import Data, Event, Item
+from headrace.events import Data, Event, EventType, Item
 from headrace.log import Outgoing, open_log
 from headrace.loop import Loop, LoopSettings, Turn
 from headrace.state import State
@@ -52,7 +52,7 @@ def stream(seed: int) -> Iterator[Event]:
                 number += 1
                 item = f"item-{fresh * 2 + view if draw[3 + view] < 0.3 else int((draw[3 + view] ** 4) * fresh)}"
                 line = Item(item_id=item, item_category=f"c{fresh % 50_000}", price=1 + 99 * float(draw[3 + view]))
-                kind = "purchase" if view and draw[7] < 0.1 else "view_item"
+                kind: EventType = "purchase" if view and draw[7] < 0.1 else "view_item"
                 time_ms = start_ms + number * 400
                 yield Event(
                     id=f"m-{number}", source="memory", type=kind, time=events.at(time_ms), data=Data(items=[line]),
@@ -101,13 +101,14 @@ def main(arguments: Sequence[str] | None) -> None:
             gc.collect()
             curve.append((taken, resident_mib()))
             if taken % (5 * batch_events) == 0:
-                print(f"{taken:>10,} events  {curve[-1][1]:8.1f} MiB  {taken / (time.perf_counter() - began):,.0f} events/s", flush=True)
+                rate = taken / (time.perf_counter() - began)
+                print(f"{taken:>10,} events  {curve[-1][1]:8.1f} MiB  {rate:,.0f} events/s", flush=True)
         bounds = {table: list(use) for table, use in turns[0].bounds.items()}
         loop.close()
         appender.close()
         log.close()
     late = [(count / 1e6, size) for count, size in curve if count >= options.events / 2]
-    slope = float(np.polyfit(*zip(*late, strict=True), 1)[0]) if len(late) > 2 else float("nan")
+    slope = float(np.polyfit([at for at, _ in late], [size for _, size in late], 1)[0])
     figures: dict[str, Any] = {
         "events": taken,
         "mib_at_end": curve[-1][1],
