@@ -138,5 +138,7 @@ class Browsing:
         browsing = cls.__new__(cls)
         browsing.catalogue = Catalogue.from_state(state["catalogue"])
         browsing.contexts = Contexts.from_state(state["contexts"])
-        browsing.members = {name: KINDS[name].from_state(part) for name, part in state["members"].items()}
+        # In the order of KINDS, not of the state's sorted keys: it decides between equal scores.
+        kept = [name for name in KINDS if name in state["members"]]
+        browsing.members = {name: KINDS[name].from_state(state["members"][name]) for name in kept}
         return browsing

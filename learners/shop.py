@@ -213,8 +213,8 @@ class Shop:
         shop.browsing = Browsing.from_state(state["browsing"])
         shop.buying = Buying.from_state(state["buying"])
         shop.blend = Blend.from_state(state["blend"])
-        shop.ranking = {name: Ranking.from_state(part) for name, part in state["ranking"].items()}
+        shop.ranking = {name: Ranking.from_state(state["ranking"][name]) for name in RANKED}
         shop.input_drift = InputDrift.from_state(state["input_drift"])
         shop.miss_drift = LossDrift.from_state(state["miss_drift"])
-        shop.alarms = dict(state["alarms"])
+        shop.alarms = {name: state["alarms"][name] for name in DETECTORS}
         return shop

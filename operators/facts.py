@@ -23,6 +23,7 @@ from headrace.log import Log, Partition, Record
 from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, SHARDS, TRUTH, partitions_of
 from learners import judgement
 from learners.announcement import Announcement, announced
+from operators.source import looked_at, records, records_of
 
 horizon_events: Final = 5_000
 """Events after a change is complete within which an alarm counts for it."""
@@ -30,10 +31,7 @@ slices_max: Final = 60
 """Slices of the stream, about, in which quality is shown."""
 slice_judged_min: Final = 80
 """A slice holds at least this many judged predictions, or it would be noise."""
-looked_at_max: Final = 20_000
-"""Events of each partition, the first ones, that are looked at to say what a source lacks."""
 day_ms: Final = 86_400_000
-_read_timeout_s: Final = 10.0
 
 
 class Sample(NamedTuple):
@@ -155,22 +153,6 @@ class _Letter(Struct):
     reason: str
 
 
-class _Line(Struct):
-    item_category: str = ""
-    price: float | None = None
-
-
-class _Data(Struct):
-    items: list[_Line] = []
-    made_up: list[str] = []
-
-
-class _Event(Struct):
-    source: str
-    type: str
-    data: _Data
-
-
 class Facts(Struct, kw_only=True):
     """What an open log tells of a run. Made by `read`; lists are in the order of the log.
 
@@ -212,7 +194,7 @@ class Facts(Struct, kw_only=True):
             truth.setdefault(msgspec.json.decode(data, type=_Truth).kind, []).append(data)
         drifts = [msgspec.json.decode(data, type=_Drift) for data in truth.get("drift", [])]
         changes, false_alarms, stable_days = held_against(drifts_of(drifts, scores), raised, scores)
-        sources, types, lacks = _looked_at(log)
+        sources, types, lacks = looked_at(log)
         world = truth.get("world", [])
         return cls(
             published=sum(log.end(place) - log.first(place) for place in partitions_of(EVENTS)),
@@ -249,34 +231,8 @@ class Facts(Struct, kw_only=True):
         return len(self.false_alarms) / self.stable_days if self.scenario and self.stable_days else None
 
 
-def records_of(log: Log, topic: str) -> Iterator[Record]:
-    """Yield all records of a topic that are committed now, partition after partition."""
-    for place in partitions_of(topic):
-        yield from _records(log, place)
-
-
-def _records(log: Log, place: Partition, records_max: int | None = None) -> Iterator[Record]:
-    first, last = log.first(place), log.last(place)
-    if last is None:
-        return
-    end = last.offset + 1  # what lies behind, up to the log's end, are markers
-    if records_max is not None:
-        end = min(end, first + records_max)
-    reader = log.reader({place: first})
-    try:
-        while reader.position(place) < end:
-            batches = reader.read(2_000, _read_timeout_s)
-            if not batches:
-                return  # retention took the rest meanwhile
-            for record in batches[0][1]:
-                if record.offset < end:
-                    yield record
-    finally:
-        reader.close()
-
-
 def _judged(log: Log) -> Iterator[judgement.Judgement]:
-    for record in _records(log, Partition(JUDGEMENTS, SHARDS["online"])):
+    for record in records(log, Partition(JUDGEMENTS, SHARDS["online"])):
         yield from judgement.decode(record.value or b"")
 
 
@@ -369,35 +325,3 @@ def _stable_days(changes: Sequence[Change], scores: Sequence[Scored]) -> float:
     events, times = [one.events for one in scores], [one.time_ms for one in scores]
     unstable = sum(float(np.interp(c.until, events, times) - np.interp(c.begin, events, times)) for c in changes)
     return (times[-1] - times[0] - unstable) / day_ms
-
-
-def _looked_at(log: Log) -> tuple[list[str], dict[str, int], list[str]]:
-    """Return sources, counts of event types, and what the first events lack that learners could use."""
-    decoder = msgspec.json.Decoder(_Event)
-    types: Counter[str] = Counter()
-    sources: Counter[str] = Counter()
-    made_up: Counter[str] = Counter()
-    priced = categorised = 0
-    for place in partitions_of(EVENTS):
-        for record in _records(log, place, looked_at_max):
-            try:
-                event = decoder.decode(record.value or b"")
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue  # a dead letter; they are counted from their own topic
-            types[event.type] += 1
-            sources[event.source] += 1
-            made_up.update(event.data.made_up)
-            priced += any(line.price is not None for line in event.data.items)
-            categorised += any(line.item_category for line in event.data.items)
-    lacks = []
-    if types:
-        if not types["view_item"]:
-            lacks.append("views: purchase propensity and the drift of views have no input")
-        if not types["purchase"]:
-            lacks.append("purchases: purchase propensity has no labels")
-        if not priced:
-            lacks.append("prices: their drift is not watched")
-        if not categorised:
-            lacks.append("categories: their drift is not watched")
-        lacks += [f"{name}: made up by the loader in {count:,} events" for name, count in sorted(made_up.items())]
-    return [source for source, _ in sources.most_common(8)], dict(types.most_common(30)), lacks

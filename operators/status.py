@@ -12,7 +12,8 @@ from headrace import journal
 from headrace.log import Log, Partition, Record
 from headrace.topics import ALARMS, DEAD_LETTERS, MODELS, SCORES, SHARDS, TOPICS, partitions_of
 from learners.announcement import Announcement, announced
-from operators.facts import Scored, records_of
+from operators.facts import Scored
+from operators.source import records_of
 
 shown_max: Final = 5
 """Newest alarms and rounds that are shown."""

@@ -26,6 +26,8 @@ from learners.shop import Shop
 from serving.answers import Answers
 
 shopper_characters_max: Final = 128
+n_digits_max: Final = 9
+"""Python refuses to read integers of thousands of digits; nobody asks for so many items."""
 RECOMMENDATIONS: Final = "/v1/recommendations/{shopper}"
 
 
@@ -53,7 +55,8 @@ def make_app(answers: Answers, metrics: ServingMetrics, settings: ServeSettings)
         shopper, text = request.path_params["shopper"], request.query_params.get("n", "20")
         if len(shopper) > shopper_characters_max:
             return _error(400, f"shopper: wanted at most {shopper_characters_max} characters, found {len(shopper)}")
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= settings.recommendations_max):
+        whole = text.isascii() and text.isdigit() and len(text) <= n_digits_max
+        if not (whole and 1 <= int(text) <= settings.recommendations_max):
             return _error(400, f"n: wanted 1 to {settings.recommendations_max}, found {text[:20]!r}")
         answer = answers.recommend(shopper, int(text))
         return _json(answer) if answer else _error(503, "still restoring the newest snapshot")

@@ -1,5 +1,8 @@
 """Our ADWIN gives River's answers, value for value, and its state continues."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from river.drift import ADWIN
@@ -7,7 +10,7 @@ from river.drift import ADWIN
 from headrace.state import decode, encode
 from learners.adwin import Adwin
 
-STREAMS = {
+STREAMS: dict[str, Callable[[np.random.Generator], Any]] = {
     "steady": lambda rng: rng.random(6_000) < 0.3,
     "jump": lambda rng: np.concatenate([rng.random(3_000) < 0.2, rng.random(3_000) < 0.5]),
     "slope": lambda rng: rng.random(6_000) < np.linspace(0.1, 0.9, 6_000),

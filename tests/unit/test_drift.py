@@ -82,7 +82,7 @@ def test_a_loss_that_rises_alarms_soon_by_both_tests() -> None:
     drift, rng = LossDrift("loss"), np.random.default_rng(4)
     for _ in range(5_000):
         drift.observe(float(rng.random() < 0.6))
-    found = {}
+    found: dict[str, int] = {}
     for n in range(1_000):
         for alarm in drift.observe(float(rng.random() < 0.85)):
             found.setdefault(alarm.detector, n)

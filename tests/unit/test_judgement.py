@@ -1,0 +1,124 @@
+"""Judgements: their wire form and ranks; and the judge, whose rate follows the load."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from consumers.judge import ShopJudge, halvings_max, lag_min, share_max
+from headrace.blobs import Blobs
+from headrace.events import Data, Event, Item, at
+from learners import judgement
+from learners.judgement import Judgement, pool, rank_of, record_judgements_max
+from learners.shop import BLEND, Shop, ShopSettings
+
+
+def listed(*items: str) -> judgement.Listed:
+    return list(items), np.arange(len(items), 0, -1).astype(np.float32)
+
+
+def test_lists_survive_the_wire() -> None:
+    pooled = pool({"a": listed("x", "y", "z"), "b": listed("z", "w"), "c": listed()})
+    one = Judgement(0, 5, 0, 7, 2, 0.5, "r1", "z", pooled.candidates, pooled.packed(), {"a": 3, "b": 1, "c": 0})
+    (again,) = judgement.decode(judgement.encode([one]))
+    assert again == one
+    assert again.target() == pooled.candidates.index("z")
+    for name, scores in again.lists().items():
+        found = sorted(zip(scores.slots.tolist(), scores.scores.tolist(), strict=True))
+        assert found == sorted(zip(*(part.tolist() for part in pooled.lists[name]), strict=True))
+
+
+def test_an_item_that_nobody_listed_has_no_target() -> None:
+    pooled = pool({"a": listed("x")})
+    one = Judgement(0, 0, 0, 0, 1, 1.0, "", "q", pooled.candidates, pooled.packed(), {})
+    assert one.target() == -1
+
+
+def test_ranks_count_ties_against_the_item() -> None:
+    pooled = pool({"a": (["x", "y", "z"], np.array([2, 2, 1], np.float32)), "b": listed("w")})
+    assert [pooled.rank("a", item) for item in "xyzwq"] == [2, 2, 3, 0, 0]
+    assert rank_of(pooled.lists["b"], pooled.candidates, "w") == 1
+
+
+def view(number: int, item: str) -> Event:
+    time_ms = 1_736_121_600_000 + number
+    return Event(f"e{number}", "test", "view_item", at(time_ms), Data([Item(item)]), "1.0", f"s{number % 5}", time_ms)
+
+
+class Load:
+    """A clock whose judging takes a share of the time, as told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def turn(judge: ShopJudge, load: Load, shop: Shop, spent_s: float, lag: int = 0) -> float:
+    """Let one second pass of which judging takes `spent_s`; return the rate after it."""
+    load.now += 1.0
+    judge._spent_s += spent_s
+    judge.judge(shop, lag)
+    return judge.inclusion
+
+
+def test_the_rate_halves_over_budget_and_comes_back(tmp_path: Path) -> None:
+    load, shop = Load(), Shop(ShopSettings(items_max=64, shoppers_max=10))
+    judge = ShopJudge(Blobs(tmp_path), seconds=load)
+    assert judge.inclusion == 1
+    assert [turn(judge, load, shop, share_max + 0.1) for _ in range(3)] == [0.5, 0.25, 0.125]
+    assert turn(judge, load, shop, share_max * 0.7) == 0.125  # within the budget, but twice as much would not be
+    assert [turn(judge, load, shop, 0.0) for _ in range(4)] == [0.25, 0.5, 1.0, 1.0]
+    for _ in range(20):
+        turn(judge, load, shop, 0.9)
+    assert judge.inclusion == 0.5**halvings_max
+
+
+def test_the_rate_halves_while_lag_grows(tmp_path: Path) -> None:
+    load, shop = Load(), Shop(ShopSettings(items_max=64, shoppers_max=10))
+    judge = ShopJudge(Blobs(tmp_path), seconds=load)
+    lags = [lag_min // 2, lag_min + 1, lag_min + 2, lag_min + 2, lag_min]
+    assert [turn(judge, load, shop, 0.0, lag) for lag in lags] == [1.0, 0.5, 0.25, 0.5, 1.0]
+
+
+def test_what_is_picked_depends_on_the_event_alone(tmp_path: Path) -> None:
+    def picked(seed: int, rate: float) -> set[tuple[int, int]]:
+        shop, judge = (
+            Shop(ShopSettings(items_max=64, shoppers_max=10)),
+            ShopJudge(Blobs(tmp_path), seed=seed, fixed=rate),
+        )
+        found = set()
+        for n in range(600):
+            event = view(n, f"i{n % 9}")
+            judge.observe(shop, event, 0, n)
+            shop.learn(event, 0, n)
+            for data in judge.judge(shop, 0):
+                found |= {(one.offset, one.step) for one in judgement.decode(data)}
+                assert all(one.inclusion == rate for one in judgement.decode(data))
+        return found
+
+    half, quarter, everything = picked(0, 0.5), picked(0, 0.25), picked(0, 1.0)
+    assert quarter < half < everything
+    assert len(half) / len(everything) == pytest.approx(0.5, abs=0.07)
+    assert picked(0, 0.5) == half != picked(1, 0.5)
+
+
+def test_judging_changes_nothing_in_the_fold_and_splits_long_records(tmp_path: Path) -> None:
+    from headrace.state import digest
+
+    shop, judge = Shop(ShopSettings(items_max=64, shoppers_max=10)), ShopJudge(Blobs(tmp_path), fixed=1.0)
+    for n in range(30):
+        shop.learn(view(n, f"i{n % 9}"), 0, n)
+    shop.emit()
+    before = digest(shop.state())
+    for n in range(30, 30 + record_judgements_max + 5):
+        judge.observe(shop, view(n, f"j{n % 9}"), 0, n)
+    records = judge.judge(shop, 0)
+    assert digest(shop.state()) == before
+    assert [len(judgement.decode(data)) for data in records] == [record_judgements_max, 5]
+    assert judge.judge(shop, 0) == []
+    assert judge.judged == record_judgements_max + 5
+    for data in records:
+        shop.absorb(data)
+    assert shop.ranking[BLEND].judged == judge.judged

@@ -1,0 +1,37 @@
+"""What a loop's turns become in Prometheus."""
+
+from headrace.log import Partition
+from headrace.loop import Turn
+from headrace.metrics import ShardMetrics
+
+TURN = Turn(
+    records=12, learned=8, duplicates=1, rejected={"not_json": 2, "schema": 1}, judgements=3, freshness_s=[0.04, 3.0],
+    event_ages_s=[7.0], learn_s=0.01, judge_s=0.02, commit_s=0.03,
+    lag={Partition("events", 0): 5, Partition("events", 1): 0}, bounds={"items": (3, 10)}, snapshot_bytes=123,
+)  # fmt: skip
+
+
+def value(metrics: ShardMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_a_turn_is_told_and_turns_add_up() -> None:
+    metrics = ShardMetrics()
+    for _ in range(2):
+        metrics.turn(TURN)
+    assert [value(metrics, "headrace_events_total", result=r) for r in ("learned", "duplicate", "rejected")] == [
+        16,
+        2,
+        6,
+    ]
+    assert value(metrics, "headrace_events_rejected_total", reason="not_json") == 4
+    assert value(metrics, "headrace_events_rejected_total", reason="time_ahead") == 0  # there before its first increase
+    assert value(metrics, "headrace_lag_records", topic="events", partition="0") == 5
+    assert value(metrics, "headrace_freshness_seconds_count") == 4
+    assert value(metrics, "headrace_freshness_seconds_bucket", le="0.05") == 2
+    assert value(metrics, "headrace_event_age_seconds_sum") == 14
+    assert value(metrics, "headrace_bound_used", table="items") == 3
+    assert value(metrics, "headrace_bound_max", table="items") == 10
+    assert value(metrics, "headrace_snapshot_size_bytes") == 123
+    for part in ("learn", "judge", "commit"):
+        assert value(metrics, f"headrace_{part}_duration_seconds_count") == 2

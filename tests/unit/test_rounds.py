@@ -1,0 +1,297 @@
+"""Rounds: when one is due, what becomes of a candidate, and what is announced. Torch is played by its answers."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from headrace.events import Data, Event, Item, at
+from headrace.log import Outgoing, Record
+from headrace.state import decode, digest, encode
+from learners import rounds
+from learners.announcement import Announcement, announced
+from learners.rounds import CHAMPION, Compared, Rounds, RoundSettings, Trained
+
+RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
+START_MS = 1_736_121_600_000
+
+
+def shop(fold: Rounds, count: int, gap_ms: int = 1_000) -> None:
+    """Let the fold learn views, in sessions, from where it stands."""
+    for _ in range(count):
+        number = fold.seen
+        shopper = f"shopper-{random.Random(number // 5).randrange(40)}"
+        item, time_ms = f"item-{number * 7 % 30}", START_MS + number * gap_ms
+        event = Event(f"e{number}", "test", "view_item", at(time_ms), Data([Item(item)]), "1.0", shopper, time_ms)
+        fold.learn(event, 0, number)
+
+
+def trained(fold: Rounds, blob: str = "model-aaaaaaaa11", **changed: object) -> None:
+    values = {"blob": blob, "trigger": fold.due or "volume", "reasons": [], "retention": [], "lineage": {"tokens": 9}}
+    fold.absorb(rounds.encode(Trained(**{**values, **changed})))  # type: ignore[arg-type]
+
+
+def compared(fold: Rounds, ours: float, rivals: dict[str, float], count: int = 200) -> None:
+    assert fold.candidate is not None
+    given = {name: [value] * count for name, value in rivals.items()}
+    fold.absorb(rounds.encode(Compared(fold.candidate.version, [ours] * count, given)))
+
+
+def said(fold: Rounds) -> list[Announcement]:
+    found = [announced(Record(0, 0, 0, one.key, one.value)) for one in fold.emit()]
+    return [one for one in found if one]
+
+
+def started() -> Rounds:
+    fold = Rounds(RULES)
+    assert [(one.kind, one.due_events) for one in said(fold)] == [("schedule", 100)]
+    return fold
+
+
+def promoted() -> Rounds:
+    """Return a fold whose first candidate was promoted, at event 110."""
+    fold = started()
+    shop(fold, 100)
+    trained(fold)
+    shop(fold, 10)
+    compared(fold, 0.5, {"popularity": 0.1})
+    assert said(fold)[-1].kind == "promoted"
+    return fold
+
+
+def test_a_round_is_due_by_volume() -> None:
+    fold = started()
+    shop(fold, 99)
+    assert fold.due == ""
+    shop(fold, 1)
+    assert fold.due == "start"
+    trained(fold)
+    (candidate,) = said(fold)
+    assert (candidate.kind, candidate.round, candidate.at_events, candidate.due_events) == ("candidate", 1, 100, 150)
+    assert candidate.version == "r0001-aaaaaaaa"
+    assert fold.due == ""
+
+
+def test_no_round_while_a_candidate_is_in_the_gate() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold)
+    shop(fold, 49)
+    assert (fold.due, fold.comparing) == ("", True)
+    assert said(fold)[0].kind == "candidate"
+
+
+def test_a_round_is_due_by_event_time() -> None:
+    fold = Rounds(RoundSettings(round_events=10_000, round_ms=50_000))
+    shop(fold, 40)
+    assert fold.due == ""
+    shop(fold, 20)
+    assert fold.due == "time"
+
+
+def alarm(key: bytes = b"price") -> Record:
+    return Record(0, 0, 0, key, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("seen", "key", "due"), [(39, b"price", ""), (40, b"price", "drift"), (60, b"price", "drift"), (60, b"flood", "")]
+)
+def test_a_round_is_due_by_drift_but_not_right_after_another(seen: int, key: bytes, due: str) -> None:
+    fold = started()
+    shop(fold, seen)
+    fold.hear("alarms", alarm(key))
+    assert fold.due == due
+
+
+def test_a_better_candidate_is_promoted_with_its_evidence() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold)
+    shop(fold, 10)
+    compared(fold, 0.5, {"popularity": 0.1, "transitions": 0.3})
+    _, promotion = said(fold)
+    assert (promotion.kind, promotion.reason, promotion.at_events) == ("promoted", "better", 110)
+    assert promotion.due_events == 200  # the next round: a hundred after the last one began
+    assert promotion.evidence["wealth"] >= 20
+    assert set(promotion.evidence["rivals"]) == {"popularity", "transitions"}
+    assert fold.champion == promotion
+    assert fold.ends["promoted"] == 1
+    assert not fold.comparing  # the first one has no predecessor
+
+
+def test_the_first_candidate_faces_the_best_rival_so_far() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold)
+    compared(fold, 0.3, {"popularity": 0.1, "transitions": 0.6})
+    assert said(fold)[-1].kind == "refused"
+    assert fold.champion is None
+
+
+def test_a_worse_candidate_is_refused() -> None:
+    fold = promoted()
+    shop(fold, 90)
+    assert fold.due == "volume"
+    trained(fold, "model-bb")
+    compared(fold, 0.1, {CHAMPION: 0.4})
+    _, refusal = said(fold)
+    assert (refusal.kind, refusal.reason, refusal.version) == ("refused", "worse", "r0002-bb")
+    assert fold.champion is not None
+    assert fold.champion.version == "r0001-aaaaaaaa"
+
+
+def test_without_a_verdict_in_time_it_is_refused() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold)
+    compared(fold, 0.30, {"popularity": 0.30}, count=20)
+    shop(fold, 49)
+    assert [one.kind for one in said(fold)] == ["candidate"]
+    shop(fold, 1)
+    (refusal,) = said(fold)
+    assert (refusal.kind, refusal.reason, refusal.at_events, refusal.due_events) == ("refused", "undecided", 150, 200)
+
+
+def test_an_unfit_candidate_never_gets_into_the_gate() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold, reasons=["weights that are not finite"])
+    (refusal,) = said(fold)
+    assert (refusal.kind, refusal.reason, fold.candidate) == ("refused", "weights that are not finite", None)
+
+
+def test_training_that_made_nothing_has_failed() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold, blob="", reasons=["no sequence"])
+    (failure,) = said(fold)
+    assert (failure.kind, failure.due_events, fold.due) == ("failed", 200, "")
+    shop(fold, 100)
+    assert fold.due == "volume"
+
+
+def test_a_candidate_that_forgot_is_refused() -> None:
+    fold = promoted()
+    shop(fold, 90)
+    trained(fold, "model-bb", retention=[([0.5] * 100, [0.5] * 100), ([0.5] * 100, [0.3] * 100)])
+    (refusal,) = said(fold)
+    assert refusal.kind == "refused"
+    assert "slice 1" in refusal.reason
+
+
+def second(fold: Rounds) -> None:
+    shop(fold, 90)
+    trained(fold, "model-bb")
+    compared(fold, 0.6, {CHAMPION: 0.2})
+    assert [one.kind for one in said(fold)] == ["candidate", "promoted"]
+
+
+def test_a_champion_that_does_worse_live_is_rolled_back() -> None:
+    fold = promoted()
+    second(fold)
+    assert fold.predecessor is not None
+    assert fold.champion is not None
+    fold.absorb(rounds.encode(Compared(fold.champion.version, [0.1] * 300, {CHAMPION: [0.5] * 300})))
+    (back,) = said(fold)
+    assert (back.kind, back.version, back.blob) == ("rolled_back", "r0001-aaaaaaaa", "model-aaaaaaaa11")
+    assert fold.champion == back
+    assert fold.predecessor is None
+    assert fold.ends["rolled_back"] == 1
+
+
+def test_a_champion_that_keeps_its_place_loses_its_predecessor() -> None:
+    fold = promoted()
+    second(fold)
+    assert fold.comparing
+    assert fold.kept_blobs() == {"model-aaaaaaaa11", "model-bb"}
+    shop(fold, 50)
+    assert said(fold) == []
+    assert not fold.comparing
+
+
+def test_a_proposed_model_goes_through_the_gate_too() -> None:
+    fold = promoted()
+    proposal = Announcement(
+        id="op/1", kind="proposed", round=0, at_events=0, due_events=0, time_ms=0, version="mine", blob="model-cc"
+    )
+    fold.hear("models", as_record(proposal.record()))
+    assert fold.proposed == proposal
+    assert "model-cc" in fold.kept_blobs()
+    trained(fold, "model-cc", trigger="proposed")
+    compared(fold, 0.0, {CHAMPION: 0.4})
+    assert [one.kind for one in said(fold)] == ["candidate", "refused"]
+    assert fold.proposed is None
+    assert fold.due == ""
+
+
+def as_record(one: Outgoing) -> Record:
+    return Record(0, 0, 0, one.key, one.value)
+
+
+def test_its_own_words_and_noise_change_nothing() -> None:
+    fold = promoted()
+    before = digest(fold.state())
+    assert fold.champion is not None
+    fold.hear("models", as_record(fold.champion.record()))
+    fold.hear("models", Record(0, 0, 0, b"-", b"noise"))
+    assert digest(fold.state()) == before
+
+
+def test_an_operator_may_roll_back() -> None:
+    fold = promoted()
+    second(fold)
+    word = Announcement(
+        id="op/2",
+        kind="rolled_back",
+        round=0,
+        at_events=0,
+        due_events=0,
+        time_ms=0,
+        version="r0001",
+        blob="model-aaaaaaaa11",
+    )
+    fold.hear("models", as_record(word.record()))
+    assert fold.champion == word
+    assert fold.predecessor is None
+
+
+def test_shoppers_of_the_holdout_are_never_trained_on() -> None:
+    fold = started()
+    shop(fold, 2_000)
+    held = [name for name in (f"shopper-{n}" for n in range(40)) if fold.held_out(name)]
+    assert 0 < len(held) < 20
+    assert not set(held) & set(fold._open)
+    trained(fold)
+    assert sum(map(len, fold.slices)) > 0
+
+
+def test_steps_are_trained_on_once() -> None:
+    fold = Rounds(RoundSettings(round_events=100, holdout_share=0.0))
+    shop(fold, 100)
+    first = sum(len(items) - 1 for items in fold.window())
+    trained(fold)
+    assert sum(len(items) - 1 for items in fold.window()) == 0
+    shop(fold, 100)
+    assert 0 < first <= 100
+    assert 0 < sum(len(items) - 1 for items in fold.window()) <= 100
+
+
+STAGES: dict[str, Callable[[], Rounds]] = {"fresh": started, "champion": promoted}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_state_survives_the_wire_and_continues(stage: str) -> None:
+    fold = STAGES[stage]()
+    shop(fold, 90)
+    again = Rounds.from_state(decode(encode(fold.state())))
+    for one in (fold, again):
+        shop(one, 20)
+        trained(one, "model-bb")
+        rivals = {CHAMPION: 0.2} if one.champion else {"popularity": 0.2}
+        shop(one, 5)
+        compared(one, 0.6, rivals)
+        shop(one, 30)
+    assert said(again) == said(fold) != []
+    assert digest(again.state()) == digest(fold.state())
+    third = Rounds.from_state(decode(encode(fold.state())))  # in the middle of a probation, or after one
+    assert digest(third.state()) == digest(fold.state())

@@ -1,0 +1,182 @@
+"""The server over a real log: what it answers, while an online loop learns beside it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumers.online import MakeShop
+from headrace.blobs import Blobs
+from headrace.config import OnlineSettings, ServeSettings
+from headrace.events import Data, Event, Item, at, encode
+from headrace.log import Log, Outgoing, open_log
+from headrace.loop import Loop, LoopSettings
+from headrace.metrics import ServingMetrics
+from headrace.topics import EVENTS, MODELS, partitions_of
+from serving.answers import Answers
+from serving.app import listen, make_app, run
+
+START_MS = 1_736_121_600_000
+MAKE = MakeShop(OnlineSettings(items_max=64, shoppers_max=50))
+
+
+class Shop:
+    """A log with an online loop that a test steps by hand."""
+
+    def __init__(self, log: Log, blobs: Blobs) -> None:
+        self.log, self._count = log, 0
+        settings = LoopSettings(commit_interval_s=0.0, idle_wait_s=0.0)
+        self.loop = Loop(
+            log,
+            blobs,
+            "online",
+            make=MAKE,
+            sources=partitions_of(EVENTS),
+            sides=partitions_of(MODELS),
+            settings=settings,
+        )
+        self.loop.step()
+
+    def view(self, *views: tuple[str, str]) -> None:
+        """Publish views and learn them."""
+        appender = self.log.appender()
+        for shopper, item in views:
+            event = Event(
+                f"e{self._count}", "test", "view_item", at(START_MS + self._count), Data([Item(item)]), "1.0", shopper
+            )
+            appender.append(Outgoing(EVENTS, shopper.encode(), encode(event)))
+            self._count += 1
+        appender.close()
+        self.loop.run(lambda: self.loop.fold.events >= self._count)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    log = open_log(f"sqlite:{tmp_path / 'log.db'}")
+    log.create()
+    opened = Shop(log, Blobs(tmp_path / "blobs"))
+    yield opened
+    opened.loop.close()
+    log.close()
+
+
+@pytest.fixture
+def client(shop: Shop, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A server in a thread, on a port of its own."""
+    log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
+    listener = listen("127.0.0.1", 0)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    settings = ServeSettings(recommendations_max=10)
+    server = threading.Thread(
+        target=run, args=(log, Blobs(tmp_path / "blobs"), settings, ServingMetrics(), stop),
+        kwargs={"make": MAKE, "listener": listener},
+    )  # fmt: skip
+    server.start()
+    with httpx.Client(base_url=address, timeout=10) as opened:
+        until(lambda: opened.get("/health/ready").status_code == 200, "the server was never ready")
+        yield opened
+    stop.set()
+    server.join(20)
+    listener.close()
+    log.close()
+    assert not server.is_alive()
+
+
+def items(client: httpx.Client, shopper: str, n: int = 5) -> list[str]:
+    body: dict[str, Any] = client.get(f"/v1/recommendations/{shopper}", params={"n": n}).json()
+    return [item["item_id"] for item in body["items"]]
+
+
+def test_a_shopper_never_seen_gets_popular_items(shop: Shop, client: httpx.Client) -> None:
+    shop.view(*[(f"s{n}", "hit" if n % 2 else f"i{n % 5}") for n in range(40)])
+    until(lambda: items(client, "nobody")[:1] == ["hit"], "the popular item never came first")
+    answer = client.get("/v1/recommendations/nobody?n=3").json()
+    assert len(answer["items"]) == 3
+    assert answer["model"] == ""
+    assert answer["shopper"] == "nobody"
+    assert answer["fresh"]["entry"] >= 1
+    assert START_MS < answer["fresh"]["newest_event_ms"] <= START_MS + 39
+    assert answer["recommendation_id"] != client.get("/v1/recommendations/nobody?n=3").json()["recommendation_id"]
+
+
+def test_a_published_event_changes_the_answer(shop: Shop, client: httpx.Client) -> None:
+    pairs = [(f"s{n}", item) for n in range(30) for item in (("a", "b") if n % 2 else ("c", "d"))]
+    shop.view(*pairs)
+    until(lambda: len(items(client, "ann")) == 4, "the first events never came")
+    for seen, follows in (("a", "b"), ("c", "d")):
+        shop.view(("ann", seen))
+        until(lambda seen=seen: seen not in items(client, "ann"), "the answer still has the item just seen")  # type: ignore[misc]
+        assert items(client, "ann")[0] == follows
+
+
+@pytest.mark.parametrize("n", ["0", "11", "-1", "x", "", "1e3", "٣", "9" * 5_000])
+def test_a_bad_n_is_refused(client: httpx.Client, n: str) -> None:
+    answer = client.get("/v1/recommendations/ann", params={"n": n})
+    assert answer.status_code == 400
+    assert "wanted 1 to 10" in answer.json()["error"]
+
+
+def test_a_shopper_that_no_event_can_have_is_refused(client: httpx.Client) -> None:
+    answer = client.get(f"/v1/recommendations/{'x' * 129}")
+    assert (answer.status_code, "128" in answer.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/recommendations/", "/v1/recommendations/a/b", "/nothing"])
+def test_other_paths_say_what_there_is(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert "/v1/recommendations/{shopper}" in answer.json()["error"]
+
+
+def test_it_never_writes(client: httpx.Client) -> None:
+    answer = client.post("/v1/recommendations/ann")
+    assert answer.status_code == 405
+    assert "error" in answer.json()
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/health/live").json() == {"live": True}
+    assert client.get("/health/ready").json()["ready"] is True
+
+
+def test_metrics_can_be_parsed_and_tell_of_requests(shop: Shop, client: httpx.Client) -> None:
+    shop.view(("ann", "a"), ("bob", "b"))
+    until(lambda: len(items(client, "eve")) == 2, "the events never came")
+    client.get("/v1/recommendations/ann?n=0")
+    found = {
+        (sample.name, sample.labels.get("route"), sample.labels.get("code")): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+    }
+    assert found["headrace_http_requests_total", "/v1/recommendations/{shopper}", "400"] == 1
+    assert found["headrace_http_requests_total", "/v1/recommendations/{shopper}", "200"] >= 1
+    assert found["headrace_freshness_seconds_count", None, None] >= 1
+    assert not any(route and "ann" in route for _, route, _ in found)
+
+
+def test_before_anything_is_restored_it_says_so(tmp_path: Path) -> None:
+    log = open_log(f"sqlite:{tmp_path / 'log.db'}")
+    log.create()
+    metrics = ServingMetrics()
+    app = make_app(Answers(log, Blobs(tmp_path), make=MAKE, metrics=metrics), metrics, ServeSettings())
+
+    async def codes() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            paths = ("/v1/recommendations/ann", "/health/ready", "/health/live")
+            return [(await client.get(path)).status_code for path in paths]
+
+    assert asyncio.run(codes()) == [503, 503, 200]
+    log.close()
