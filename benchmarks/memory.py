@@ -3,8 +3,8 @@
     python -m benchmarks.memory --events 2000000 --out benchmarks/results/memory.json
 
 New shoppers and new items arrive for ever, so every table fills and evicts. The loop runs with everything on:
-validation, journal, commits, snapshots, a judged sample. After the warm-up (the first half) a least-squares line through
-the resident size says how much still grows.
+validation, journal, commits, snapshots, a judged sample. After the warm-up (the first half) a least-squares line
+through the resident size says how much still grows.
 """
 
 import gc
