@@ -38,8 +38,10 @@ from headrace.topics import ALARMS, DEAD_LETTERS, JUDGEMENTS
 
 chunk_records_max = 64
 """Most records taken from one partition before the heads are compared again; bounds the zigzag of event time."""
-buffer_records_max = 4_000
-"""Records read ahead, over all partitions."""
+read_records_max = 4_000
+"""Records of one read, over all partitions."""
+buffer_records_max = 2_000
+"""Records waiting of one partition at which it is not read further: the rest of a read comes on top."""
 turn_records_max = 20_000
 """Most records of one commit; bounds how much a crash makes us fold again and how long a judge may take."""
 look_interval_s = 0.01
@@ -218,9 +220,9 @@ class Loop(Generic[F]):
         self._records += len(records)
 
     def _fill(self, timeout_s: float) -> None:
-        """Steps 1 and 2: read into the buffers that are empty, and decode."""
-        hungry = [place for place, buffer in self._buffers.items() if not buffer]
-        for place, records in self._reader.read(buffer_records_max, timeout_s, only=hungry):
+        """Steps 1 and 2: read into the buffers that have room, and decode."""
+        hungry = [place for place, buffer in self._buffers.items() if len(buffer) < buffer_records_max]
+        for place, records in self._reader.read(read_records_max, timeout_s, only=hungry):
             self._buffers[place].extend([_Waiting(record, decode(record)) for record in records])
 
     def _take_chunk(self) -> bool:
