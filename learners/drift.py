@@ -13,16 +13,20 @@ from river.drift import PageHinkley
 from headrace.state import State
 from learners.adwin import Adwin
 
-window_views: Final = 2_000
+window_views: Final = 1_500
 """Views of one window of inputs. A visit's views are much alike, so that smaller windows are mostly noise."""
 warmup_windows: Final = 5
-"""Windows before a distance may raise an alarm: by then the stream's usual distances are known."""
+"""Distances to learn what is usual from, before the first alarm."""
 memory: Final = 0.1
 """Weight of the newest window in the reference and in the usual distance."""
 recent: Final = 0.01
 """Weight of the newest loss in the mean that says whether the loss rose or fell."""
-deviations: Final = 4.0
+settling_windows: Final = 2
+"""Windows after an alarm before the next one: the new reference is then more than a single window."""
+deviations: Final = 3.0
 """How far above the usual distance, in standard deviations, a window must lie."""
+spread_min: Final = 0.15
+"""The standard deviation counts as at least this share of the usual distance: few windows tell little about it."""
 DISTANCES: Final = ("popularity", "price", "category", "unseen_items")
 """Detectors of `InputDrift`."""
 LOSS_TESTS: Final = ("adwin", "page_hinkley")
@@ -50,7 +54,7 @@ class Distance:
         self.score = self.threshold = 0.0
         self._counts = np.zeros(bins)
         self._reference = np.zeros(bins)
-        self._windows = 0
+        self._windows = self._distances = 0  # in the reference; in the usual distance
         self._mean = self._square = 0.0
 
     def count(self, bin_: int) -> None:
@@ -70,13 +74,15 @@ class Distance:
         self.score = float(sqrt(max(0.0, 1 - np.sqrt(window * self._reference).sum())))
         spread = sqrt(max(0.0, self._square - self._mean**2))
         chance = sqrt(1 / (8 * total))  # what chance alone does to the distance of two bins of so many values
-        usual = self._mean + deviations * max(spread, 0.1 * self._mean, chance)
-        self.threshold = usual if self._windows > 2 else 1.0
-        if self._windows > warmup_windows and self.score > self.threshold:
-            self._reference, self._windows = window, 1  # the usual distances stay, and are waited for again
+        usual = self._mean + deviations * max(spread, spread_min * self._mean, chance)
+        self.threshold = usual if self._distances else 1.0
+        ready = self._distances >= warmup_windows and self._windows > settling_windows
+        if ready and self.score > self.threshold:
+            self._reference, self._windows = window, 1  # what was usual before stays usual
             return Alarm(self.name, self.score, self.threshold)
-        weight = max(memory, 1 / (self._windows - 1))
-        self._reference += weight * (window - self._reference)
+        self._reference += max(memory, 1 / (self._windows - 1)) * (window - self._reference)
+        self._distances += 1
+        weight = max(memory, 1 / self._distances)
         self._mean += weight * (self.score - self._mean)
         self._square += weight * (self.score**2 - self._square)
         return None
@@ -85,7 +91,8 @@ class Distance:
         """Return window, reference and usual distances."""
         return {
             "name": self.name, "score": self.score, "threshold": self.threshold, "counts": self._counts.copy(),
-            "reference": self._reference.copy(), "windows": self._windows, "mean": self._mean, "square": self._square,
+            "reference": self._reference.copy(), "windows": self._windows, "distances": self._distances,
+            "mean": self._mean, "square": self._square,
         }  # fmt: skip
 
     @classmethod
@@ -94,7 +101,8 @@ class Distance:
         detector = cls(state["name"], len(state["counts"]))
         detector.score, detector.threshold = state["score"], state["threshold"]
         detector._counts, detector._reference = state["counts"], state["reference"]
-        detector._windows, detector._mean, detector._square = state["windows"], state["mean"], state["square"]
+        detector._windows, detector._distances = state["windows"], state["distances"]
+        detector._mean, detector._square = state["mean"], state["square"]
         return detector
 
 
