@@ -184,18 +184,21 @@ class Rounds:
             self.rehearsal.learn(kept.items, kept.time_ms)
 
     def observe(self, event: Event) -> tuple[Question, dict[str, float]] | None:
-        """Return an event's first step as a question, and the fast learners' reciprocal ranks if they count.
+        """Return one step of an event as a question, and the fast learners' reciprocal ranks if they count.
+
+        Which one of an event with many lines, a seeded hash of its id says.
 
         None if the event has no step with a context. Called before `learn`; changes nothing.
         """
-        found = self.browsing.steps(event)
-        if not found or not found[0].context.items:
+        found = [step for step in self.browsing.steps(event) if step.context.items]
+        if not found:
             return None
-        context, item = found[0]
+        step = found[crc32(event.id.encode(), self.settings.seed) % len(found)]
+        context, item = step
         scores = {}
         for name, (items, _) in self.browsing.lists(context).items():
             scores[name] = 1 / (1 + items.index(item)) if item in items else 0.0
-        return self.browsing.question(found[0]), scores
+        return self.browsing.question(step), scores
 
     def window(self) -> list[Sequence[str]]:
         """Return the sessions that came since the last round, the open ones too: items in order."""

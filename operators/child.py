@@ -61,6 +61,7 @@ class Child:
                 self.command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}
             )
         self.address = ""
+        self._asked = False
 
     def __str__(self) -> str:
         return shlex.join(["headrace", *self.command[1:]])
@@ -102,8 +103,8 @@ class Child:
         raise LogUnavailable(f"{self.name} did not start within {start_s_max:.0f} s; see {self.path}")
 
     def check(self) -> None:
-        """Raise LogUnavailable with the end of its log if it ended with an error."""
-        if self.code:
+        """Raise LogUnavailable with the end of its log if it ended with an error, unless it was asked to end."""
+        if self.code and not self._asked:
             raise LogUnavailable(f"{self.name} ended with exit code {self.code}; the end of {self.path}:\n{self.tail}")
 
     def scrape(self) -> Scraped:
@@ -133,6 +134,7 @@ class Child:
 
     def ask(self) -> None:
         """Ask it to end, and return at once."""
+        self._asked = True
         if self.code is None:
             self._process.send_signal(signal.SIGTERM)
 

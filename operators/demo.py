@@ -109,11 +109,10 @@ class Demo:
         """Show progress until everything was published and read; return the share of the source that was."""
         share, published, ended_at = None, 0.0, 0.0
         deadline = time.monotonic() + self._minutes * 60 if self._data else float("inf")
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn()
+        columns = TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[said]}"), TimeElapsedColumn()
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("events", total=1.0, said="")
-            if self._data is None:
-                self._console.print("--pace rounds: the producer waits whenever the fine-tuner owes a verdict")
+            self._console.print("--pace rounds: the producer waits whenever the fine-tuner owes a verdict")
             while True:
                 for child in (producer, *readers):
                     child.check()
@@ -152,7 +151,7 @@ class Demo:
                 serving_freshness=_buckets(serve, "headrace_freshness_seconds_bucket"),
             )
         )
-        said = f"{published:,.0f} published, {learned:,.0f} learned, rounds {promoted:.0f}+ {refused:.0f}-"
+        said = f"{learned:,.0f} learned, rounds {promoted:.0f} up {refused:.0f} down"
         return lag, said + (f", recall@20 {recall:.3f}" if recall else "")
 
     def _show(self, log: Log, readers: list[Child], seconds: float, share: float | None) -> None:
