@@ -109,7 +109,8 @@ class Demo:
         """Show progress until everything was published and read; return the share of the source that was."""
         share, published, ended_at = None, 0.0, 0.0
         deadline = time.monotonic() + self._minutes * 60 if self._data else float("inf")
-        columns = TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[said]}"), TimeElapsedColumn()
+        texts = TextColumn("{task.description}"), TextColumn("{task.fields[said]}")
+        columns = texts[0], BarColumn(16), texts[1], TimeElapsedColumn()
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("events", total=1.0, said="")
             self._console.print("--pace rounds: the producer waits whenever the fine-tuner owes a verdict")
