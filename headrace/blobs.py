@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from headrace.errors import BlobCorrupt, BlobMissing
+from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable
 
 
 class Blobs:
@@ -19,22 +19,37 @@ class Blobs:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, kind: str, data: bytes) -> str:
-        """Store bytes durably and return their name; storing the same bytes again changes nothing."""
+        """Store bytes durably and return their name; storing the same bytes again changes nothing.
+
+        Raises:
+            BlobUnwritable: the disk did not take them; nothing is left behind.
+        """
         name = f"{kind}-{hashlib.sha256(data).hexdigest()}"
         path = self._folder / name
         if not path.exists():
             part = self._folder / f"{name}.{os.getpid()}.part"
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(path)
-            folder = os.open(self._folder, os.O_RDONLY)
             try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+                self._write(part, data)
+                part.rename(path)
+                self._sync_folder()
+            except OSError as error:
+                part.unlink(missing_ok=True)
+                raise BlobUnwritable(f"blob {name} cannot be written to {self._folder}: {error}") from error
         return name
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def get(self, name: str) -> bytes:
         """Return a blob's bytes.

@@ -45,6 +45,12 @@ class BlobCorrupt(BrokenWorld):
     """A blob's bytes do not have the hash that is its name."""
 
 
+class BlobUnwritable(BrokenWorld):
+    """The blob directory did not take a blob (disk full, input or output error)."""
+
+    retriable = True
+
+
 class StateUnreadable(BrokenWorld):
     """A snapshot was written by versions of the code or of a library that cannot be read here; refold the journal."""
 
