@@ -304,7 +304,6 @@ class Rounds:
                 self.former = [self.champion.blob, *self.former][:8]
                 self.predecessor, self._probation = self.champion, Gate(probation=True)
             self.champion, self._promoted_at = announcement, self.seen
-            self.browsing.members = {}  # from here on the champion is the one to beat
 
     def _take_probation(self, compared: Compared) -> None:
         assert self._probation is not None
