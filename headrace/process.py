@@ -13,6 +13,9 @@ from headrace.errors import BrokenWorld
 
 first_pause_s = 0.2
 pause_s_max = 5.0
+attempt_s_max_default = 120.0
+"""A body that ran longer before it failed had come to life. A log that is away is noticed in less, for each call to it
+has a deadline of 30 s and few come one after another; so an attempt that only waited is no sign of life."""
 
 
 def stop_on_signals() -> threading.Event:
@@ -23,10 +26,16 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def retried(body: Callable[[], None], stop: threading.Event, *, deadline_s: float) -> None:
+def retried(
+    body: Callable[[], None],
+    stop: threading.Event,
+    *,
+    deadline_s: float,
+    attempt_s_max: float = attempt_s_max_default,
+) -> None:
     """Run `body` until it returns. After a retriable failure run it anew, for it restarts from the last commit.
 
-    The deadline counts from the first failure in a row; a `body` that ran longer than the deadline before it failed
+    The deadline counts from the first failure in a row; a `body` that ran longer than `attempt_s_max` before it failed
     begins a new row.
 
     Raises:
@@ -42,7 +51,7 @@ def retried(body: Callable[[], None], stop: threading.Event, *, deadline_s: floa
             return
         except BrokenWorld as error:
             now = time.monotonic()
-            if now - began > deadline_s:
+            if now - began > attempt_s_max:
                 failing_since, pause_s = None, first_pause_s
             failing_since = failing_since or now
             if not error.retriable or now - failing_since > deadline_s:

