@@ -1,5 +1,6 @@
 """What every long-running process does: stop on a signal, retry a broken world in one place under one deadline, log."""
 
+import gc
 import logging
 import signal
 import sys
@@ -16,6 +17,14 @@ pause_s_max = 5.0
 attempt_s_max_default = 120.0
 """A body that ran longer before it failed had come to life. A log that is away is noticed in less, for each call to it
 has a deadline of 30 s and few come one after another; so an attempt that only waited is no sign of life."""
+
+
+def calm_collector() -> None:
+    """Look for reference cycles rarely. Learners hold millions of small objects and make no cycles that matter, and a
+    collection that walks them all costs a fifth of the speed."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def stop_on_signals() -> threading.Event:

@@ -9,6 +9,8 @@ from learners.prequential import Probability
 from learners.propensity import Propensity
 
 LOSS: Final = "propensity_loss"
+loss_block: Final = 8
+"""Losses that the detectors take as one: a label comes with most events, and a detector costs as much as learning."""
 
 
 class Buying:
@@ -17,7 +19,7 @@ class Buying:
     def __init__(self) -> None:
         self.propensity = Propensity()
         self.probability = Probability()
-        self.drift = LossDrift(LOSS)
+        self.drift = LossDrift(LOSS, block=loss_block)
 
     def learn(self, event: Event) -> list[Alarm]:
         """Learn from one event; return alarms of the loss (the Brier score of each label that became known)."""
@@ -25,7 +27,8 @@ class Buying:
         alarms: list[Alarm] = []
         for probability, bought in self.propensity.take_labelled():
             self.probability.observe(probability, bought)
-            alarms += self.drift.observe((bought - probability) ** 2)
+            if found := self.drift.observe((bought - probability) ** 2):
+                alarms += found
         return alarms
 
     def scores(self) -> dict[str, Any]:

@@ -152,13 +152,18 @@ class LossDrift:
     """Watches a prequential loss in [0, 1] for a rise of its mean, by ADWIN and by Page-Hinkley.
 
     ADWIN sees a fall as well, but learners that get better are no reason for an alarm.
+
+    Args:
+        block: losses whose mean is one value for the detectors: their cost is paid once per block, for a later alarm by
+            at most a block and a little less sense for short changes.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, block: int = 1) -> None:
+        self.name, self.block = name, block
         self._adwin = Adwin()
         self._recent = 0.0
-        self._page_hinkley = _page_hinkley()
+        self._page_hinkley = _page_hinkley(block)
+        self._held, self._sum = 0, 0.0
 
     @property
     def mean(self) -> float:
@@ -167,22 +172,28 @@ class LossDrift:
 
     def observe(self, loss: float) -> list[Alarm]:
         """Take a loss; return alarms."""
+        self._held += 1
+        self._sum += loss
+        if self._held < self.block:
+            return _NONE
+        loss, self._held, self._sum = self._sum / self.block, 0, 0.0
         alarms = []
         before = self._adwin.mean
-        self._recent += recent * (loss - self._recent)
+        self._recent += recent * self.block * (loss - self._recent)
         if self._adwin.observe(loss) and self._recent > before:
             alarms.append(Alarm(f"{self.name}_adwin", before, self._adwin.delta))
         self._page_hinkley.update(loss)
         if self._page_hinkley.drift_detected:
             alarms.append(Alarm(f"{self.name}_page_hinkley", loss, self._page_hinkley.threshold))
-            self._page_hinkley = _page_hinkley()
+            self._page_hinkley = _page_hinkley(self.block)
         return alarms
 
     def state(self) -> State:
         """Return both detectors."""
         sums = self._page_hinkley
         return {
-            "name": self.name, "adwin": self._adwin.state(), "recent": self._recent,
+            "name": self.name, "block": self.block, "held": self._held, "sum": self._sum,
+            "adwin": self._adwin.state(), "recent": self._recent,
             "count": sums._x_mean.n, "mean": sums._x_mean._mean, "increase": sums._sum_increase,
             "decrease": sums._sum_decrease, "lowest": sums._min_increase, "highest": sums._max_decrease,
         }  # fmt: skip
@@ -190,7 +201,8 @@ class LossDrift:
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Return a detector that continues exactly where `state` was taken."""
-        drift = cls(state["name"])
+        drift = cls(state["name"], block=state["block"])
+        drift._held, drift._sum = state["held"], state["sum"]
         drift._adwin, drift._recent = Adwin.from_state(state["adwin"]), state["recent"]
         sums = drift._page_hinkley
         sums._x_mean.n, sums._x_mean._mean = state["count"], state["mean"]
@@ -199,6 +211,10 @@ class LossDrift:
         return drift
 
 
-def _page_hinkley() -> PageHinkley:
-    # A miss (0 or 1) swings the sums by about its variance over twice delta, 5: chance alone does not reach 50.
-    return PageHinkley(min_instances=200, delta=0.02, threshold=50.0, mode="up")
+_NONE: Final[list[Alarm]] = []
+
+
+def _page_hinkley(block: int) -> PageHinkley:
+    # A miss (0 or 1) swings the sums by about its variance over twice delta, 5: chance alone does not reach 50. Over
+    # means of blocks the sums are that much smaller.
+    return PageHinkley(min_instances=-(-200 // block), delta=0.02, threshold=50.0 / block, mode="up")

@@ -6,6 +6,7 @@ probabilities were then wrong by 0.07 where 0.04 of the views sell, and its loss
 """
 
 from collections import deque
+from functools import lru_cache
 from math import log
 from typing import ClassVar, Final, NamedTuple, Self
 from zlib import crc32
@@ -78,6 +79,12 @@ class _UsualPrices:
         """Return how far a log price lies above the usual one; 0 while that is not known."""
         mean, count = self.means.get(name, (level, 0))
         return max(-2.0, min(2.0, level - mean)) if count >= prices_counted_min else 0.0
+
+
+@lru_cache(maxsize=1 << 16)
+def _bucket(word: str) -> int:
+    """Return a word's bucket; remembered, for most words come again and again."""
+    return crc32(word.encode()) % buckets
 
 
 class Propensity:
@@ -174,7 +181,7 @@ class Propensity:
             f"i{item.item_id}", f"c{item.item_category}", f"b{item.item_brand}",
             f"v{visit}", f"n{past}", f"h{day_part}",
         )  # fmt: skip
-        found = {crc32(word.encode()) % buckets: 1.0 for word in words}
+        found = {_bucket(word): 1.0 for word in words}
         if item.price:
             level = log(item.price)
             found[_DEAR] = self._of_category.above(item.item_category, level)

@@ -24,7 +24,7 @@ from headrace.config import settings as read_settings
 from headrace.errors import BrokenWorld, Misconfigured
 from headrace.log import Log, open_log
 from headrace.metrics import MetricsServer, ProcessMetrics, ProducerMetrics
-from headrace.process import log_to_stderr, retried, stop_on_signals
+from headrace.process import calm_collector, log_to_stderr, retried, stop_on_signals
 
 app = typer.Typer(
     name="headrace",
@@ -69,6 +69,7 @@ def _serve_process(
 ) -> None:  # fmt: skip
     """Run a process that follows the log until a signal: metrics, retries, one line when it is up."""
     log_to_stderr()
+    calm_collector()
     stop = stop_on_signals()
 
     def once() -> None:
@@ -143,6 +144,7 @@ def serve(
 
     settings = read_settings(log=log, blobs=blobs, host=host, serve={"port": port})
     log_to_stderr()
+    calm_collector()
     stop = stop_on_signals()
     with process.listen(settings.host, settings.serve.port) as listener, _opened(settings) as opened:
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
