@@ -15,7 +15,7 @@ def said(candidates: dict[int, float]) -> Scores:
 
 
 def ranked(scores: Scores) -> list[int]:
-    return top(scores, len(scores.slots)).slots.tolist()
+    return [int(slot) for slot in top(scores, len(scores.slots)).slots]
 
 
 def test_before_learning_members_are_believed_as_the_table_says() -> None:

@@ -64,7 +64,7 @@ def test_nothing_judged_gives_no_scores(view: str) -> None:
     assert Probability().scores(view) == {}  # type: ignore[arg-type]
 
 
-def stream(count: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def stream(count: int) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(1)
     probabilities = 1 / (1 + np.exp(-draw.normal(-2.5, 1.5, count)))
     return probabilities, draw.random(count) < probabilities
@@ -78,7 +78,7 @@ def test_probability_scores_are_near_the_exact_ones() -> None:
     pairs = (given[bought][:, None] > given[~bought][None, :]).mean()
     loss = -np.where(bought, np.log(given), np.log1p(-given)).mean()
     for view in ("whole", "window"):
-        found = scores.scores(view)  # type: ignore[arg-type]
+        found = scores.scores(view)
         assert found["auc"] == pytest.approx(pairs, abs=2e-3)
         assert found["log_loss"] == pytest.approx(loss, abs=2e-3)
         assert found["base_rate"] == pytest.approx(bought.mean())
