@@ -221,7 +221,9 @@ def run(log: Log, blobs: Blobs, settings: FinetuneSettings, metrics: FinetuneMet
         sides=[*partitions_of(ALARMS), *partitions_of(MODELS)],
         judge=trainer,
         settings=LoopSettings(
-            commit_interval_s=settings.commit_interval_s, snapshot_interval_s=settings.snapshot_interval_s
+            commit_interval_s=settings.commit_interval_s,
+            snapshot_interval_s=settings.snapshot_interval_s,
+            flood_share=settings.flood_share,
         ),
         quarantine=False,  # the online shard, which reads the same events, does that
     )

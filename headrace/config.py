@@ -65,6 +65,7 @@ class FinetuneSettings(_Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
     seed: int = 0
+    flood_share: Share = 0.5
     retry_s: Seconds = 60.0
 
 

@@ -104,18 +104,18 @@ class Shop:
             deep: the deep model's items and scores for this shopper's context, if there is a model.
         """
         context = self.browsing.contexts.context(shopper, time_ms)
+        seen = set(self.browsing.ids(context.items[context.start :][-skipped_max:]))  # in this visit: others may recur
         if context.start == len(context.items) and context.items:  # between sessions: the last one is what we know
             context = context._replace(start=0)
         lists = self.browsing.lists(context)
         if deep is not None:
             lists[DEEP] = deep
         pooled = pool(lists)
-        session = set(self.browsing.ids(context.items[context.start :][-skipped_max:]))
         best = top(self.blended(pooled, len(context.items) - context.start), len(pooled.candidates))
         named = ((pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True))
-        answer = [(item, score) for item, score in named if item not in session][:n]
+        answer = [(item, score) for item, score in named if item not in seen][:n]
         if len(answer) < n:  # long lists are filled up with popular items
-            given = session | {item for item, _ in answer}
+            given = seen | {item for item, _ in answer}
             slots, _ = top(self.browsing.members["popularity"].predict(context), n + len(given))
             more = [(item, 0.0) for item in self.browsing.ids(slots.tolist()) if item not in given]
             answer += more[: n - len(answer)]
