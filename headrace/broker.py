@@ -32,7 +32,7 @@ logging_coordinate = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 container_image = "confluentinc/cp-kafka:8.1.0"
 java_options = ("-Xmx512m", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """For few cores that others want too: the quick compiler and the simple collector halve the work of a start."""
-start_timeout_s = 120.0
+start_timeout_s = 240.0
 """A start takes about 3 s; where other processes hold all cores, 20 s were seen."""
 stop_timeout_s = 30.0
 log_tail_lines = 20

@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.errors import LogUnavailable
 
-start_s_max: Final = 60.0
+start_s_max: Final = 180.0
 """A process imports torch at its start: seconds, more on a busy machine."""
-stop_s_max: Final = 20.0
+stop_s_max: Final = 30.0
 tail_lines: Final = 12
 
 Scraped: TypeAlias = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -110,7 +110,7 @@ class Child:
     def scrape(self) -> Scraped:
         """Return its metrics now; nothing if it does not answer."""
         try:
-            with urllib.request.urlopen(f"{self.address}/metrics", timeout=2) as response:
+            with urllib.request.urlopen(f"{self.address}/metrics", timeout=10) as response:
                 text = response.read().decode()
         except OSError:
             return {}
@@ -180,7 +180,7 @@ class Children:
             child.await_up()
         return child
 
-    def await_that(self, what: str, holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    def await_that(self, what: str, holds: Callable[[], bool], timeout_s: float = 240.0) -> None:
         """Wait until something holds.
 
         Raises:

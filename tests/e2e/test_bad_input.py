@@ -160,7 +160,7 @@ def test_bad_input(log: Log, log_url: str, tmp_path: Path, children: Children) -
         huge = WHOLE + b" " * (RECORD_BYTES_MAX + 1 - len(WHOLE))
         bootstrap, _, prefix = log_url.removeprefix("kafka:").partition("?prefix=")
         producer = KafkaProducer(bootstrap_servers=bootstrap, max_request_size=2**21)
-        producer.send(prefix + EVENTS, key=KEY, value=huge).get(timeout=30)
+        producer.send(prefix + EVENTS, key=KEY, value=huge).get(timeout=120)
         producer.close()
         expected["too_large", huge] += 1
         records += 1

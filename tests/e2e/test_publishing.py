@@ -25,7 +25,7 @@ def test_the_publisher_of_the_documentation_is_learned_from(kafka_url: str, tmp_
     log = open_log(kafka_url)
     log.create()
 
-    subprocess.run([sys.executable, "-c", text], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", text], check=True, timeout=180)
 
     loop = Loop(
         log, Blobs(tmp_path), "online", make=MakeShop(OnlineSettings()),

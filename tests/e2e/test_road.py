@@ -148,12 +148,12 @@ class Road:
         path.write_bytes(model.to_bytes())
         command = ["propose", str(path), "--log", self._url, "--blobs", str(self._folder / "blobs")]
         done = self._children.start("propose", *command, up=False)
-        assert done.wait(60) == 0, done.tail
+        assert done.wait(240) == 0, done.tail
         assert "its verdict comes on the topic models" in done.text
         return done.text.split()[1].rpartition("-")[2].rstrip(";")[:8]
 
     def answer(self, shopper: str, n: int = 10) -> dict[str, Any]:
-        found = httpx.get(f"{self['serve'].address}/v1/recommendations/{shopper}?n={n}", timeout=10)
+        found = httpx.get(f"{self['serve'].address}/v1/recommendations/{shopper}?n={n}", timeout=60)
         found.raise_for_status()
         answer: dict[str, Any] = found.json()
         self.served.add(answer["model"])
@@ -161,7 +161,7 @@ class Road:
 
     def ready(self) -> bool:
         """Whether the server has caught up."""
-        found = httpx.get(f"{self['serve'].address}/health/ready", timeout=10)
+        found = httpx.get(f"{self['serve'].address}/health/ready", timeout=60)
         return found.status_code == 200
 
     def _follow(self) -> None:
@@ -187,7 +187,7 @@ class Road:
             self._said += [one for one in map(announced, records) if one]
         return [one for one in self._said if one.kind == kind]
 
-    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 240.0) -> None:
         self._children.await_that(what, holds, timeout_s)
 
     def close(self) -> None:
@@ -228,7 +228,7 @@ def test_the_whole_road(road: Road, tmp_path: Path) -> None:
     road["finetune"].kill()
     assert not road.said("candidate"), "the fine-tuner was to be killed while it trains"
     road.crash("finetune")
-    assert producer.wait(60) == 0, producer.tail
+    assert producer.wait(240) == 0, producer.tail
     assert f"{count:,} events published" not in producer.text, "the second run should not have begun anew"
     road.published += count
     road.wait("all is learned", road.caught_up)
@@ -256,7 +256,7 @@ def test_the_whole_road(road: Road, tmp_path: Path) -> None:
     road.append_bad()
     road.crash("online")
     road.append_bad()
-    assert producer.wait(60) == 0, producer.tail
+    assert producer.wait(240) == 0, producer.tail
     road.published += count
     road.wait("all is learned", road.caught_up)
     road.wait("the candidate is promoted", lambda: bool(road.said("promoted")))
@@ -295,7 +295,7 @@ def test_the_whole_road(road: Road, tmp_path: Path) -> None:
     assert producer.code is None, "the server was to be killed in mid-stream"
     road.crash("serve")
     road.append_bad()
-    assert producer.wait(60) == 0, producer.tail
+    assert producer.wait(240) == 0, producer.tail
     road.published += count
     road.wait("all is learned", road.caught_up)
     road.wait("the shuffled one is refused", lambda: len(road.said("refused")) == 2)

@@ -140,7 +140,7 @@ def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     broker.stop(folder)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_killed_at_random_moments(shard: Shard) -> None:
     chance = random.Random(11)
     for _ in range(4):
@@ -162,7 +162,7 @@ def test_the_newer_of_two_fences_the_older(shard: Shard) -> None:
     shard.await_entries(3)
     newer = shard.online()
     shard.publish(300)
-    assert older.wait(60) == 1
+    assert older.wait(240) == 1
     assert "headrace: Fenced: " in older.text
     shard.await_covered()
     newer.check()
@@ -199,11 +199,11 @@ def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
 
     path.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
     online = shard.online(up=False)
-    assert online.wait(60) == 1
+    assert online.wait(240) == 1
     assert f"headrace: BlobCorrupt: blob {path.name}" in online.text
     path.unlink()
     online = shard.online(up=False)
-    assert online.wait(60) == 1
+    assert online.wait(240) == 1
     assert f"headrace: BlobMissing: blob {path.name}" in online.text
     assert "Traceback" not in online.text
 
@@ -212,7 +212,7 @@ def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
     shard.check()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_the_broker_goes_and_comes_back(
     own_broker: Path, tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,20 +228,20 @@ def test_the_broker_goes_and_comes_back(
     assert producer.code is None, "the broker was to go in mid-stream"
     shard.close()  # the test itself does not look while nothing answers
     broker.stop(own_broker)
-    assert online.wait(150) == 1
+    assert online.wait(400) == 1
     assert "headrace: LogUnavailable: " in online.text
-    assert producer.wait(120) == 1
-    assert httpx.get(f"{serve.address}/v1/recommendations/somebody", timeout=10).json()["items"], "old answers go on"
+    assert producer.wait(300) == 1
+    assert httpx.get(f"{serve.address}/v1/recommendations/somebody", timeout=60).json()["items"], "old answers go on"
     broker.start(own_broker)
     shard.connect()
     producer, online = shard.load(path), shard.online()
-    assert producer.wait(60) == 0, producer.tail
+    assert producer.wait(240) == 0, producer.tail
     assert "were in the log already" in producer.text
     shard.await_covered()
     address = f"{serve.address}/v1/recommendations/somebody"
     children.await_that(
         "the server has caught up",
-        lambda: httpx.get(address, timeout=10).json()["fresh"]["entry"] == shard.follow(),
+        lambda: httpx.get(address, timeout=60).json()["fresh"]["entry"] == shard.follow(),
     )
     serve.check()
     shard.check()
