@@ -1,5 +1,6 @@
 """Whatever ends or hinders a process, what it learns stays the plain fold of the journal, nothing lost or twice."""
 
+import gc
 import random
 import resource
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from headrace.topics import EVENTS, MODELS, partitions_of
 from operators.child import Child, Children
 
 STEP_MS = 60_000
-LOADED, SPEED = 2_000, "12000x"
-"""Events of the file, and 200 of them a second."""
+LOADED, SLOW, QUICK = 2_000, "600x", "12000x"
+"""Events of the file, and the speeds at which 10 and 200 of them go out in a second."""
 SMALL = {
     "ONLINE__ITEMS_MAX": "1000",
     "ONLINE__SHOPPERS_MAX": "1000",
@@ -76,8 +77,8 @@ class Shard:
         common = ["--log", self.url, "--blobs", str(self.folder / "blobs"), "--port", "0"]
         return self.children.start("serve", "serve", *common)
 
-    def load(self, path: Path) -> Child:
-        command = ["load", str(path), "--speed", SPEED, "--log", self.url, "--metrics-port", "0"]
+    def load(self, path: Path, speed: str) -> Child:
+        command = ["load", str(path), "--speed", speed, "--log", self.url, "--metrics-port", "0"]
         return self.children.start("producer", *command)
 
     def follow(self) -> int:
@@ -94,7 +95,7 @@ class Shard:
         self.children.await_that(f"there are {wanted} entries", lambda: self.follow() >= wanted)
 
     def await_covered(self) -> None:
-        self.children.await_that("all is learned", lambda: bool(self.follow()) and self.covered == self.published, 120)
+        self.children.await_that("all is learned", lambda: bool(self.follow()) and self.covered == self.published, 600)
 
     def check(self) -> None:
         """Everything was published and learned once, and every snapshot is the plain fold."""
@@ -119,6 +120,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SMALL.items():
         monkeypatch.setenv(f"HEADRACE_{name}", value)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def sockets_left() -> Iterator[None]:
+    """Collect the sockets of refused connections, which the client (3.0.12) leaves unclosed, before other tests run."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -213,6 +221,7 @@ def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client leaves sockets unclosed
 def test_the_broker_goes_and_comes_back(
     own_broker: Path, tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,9 +230,10 @@ def test_the_broker_goes_and_comes_back(
     assert running is not None
     shard = Shard(f"kafka:{running.bootstrap}", tmp_path, children)
     path = shard.write(LOADED)
-    serve, producer = shard.serve(), shard.load(path)
+    serve = shard.serve()
     monkeypatch.setenv("HEADRACE_ONLINE__RETRY_S", "1")
     online = shard.online()
+    producer = shard.load(path, SLOW)  # it would take minutes: the broker goes in mid-stream, however slow this machine
     shard.await_entries(5)
     assert producer.code is None, "the broker was to go in mid-stream"
     shard.close()  # the test itself does not look while nothing answers
@@ -234,7 +244,7 @@ def test_the_broker_goes_and_comes_back(
     assert httpx.get(f"{serve.address}/v1/recommendations/somebody", timeout=60).json()["items"], "old answers go on"
     broker.start(own_broker)
     shard.connect()
-    producer, online = shard.load(path), shard.online()
+    producer, online = shard.load(path, QUICK), shard.online()
     assert producer.wait(240) == 0, producer.tail
     assert "were in the log already" in producer.text
     shard.await_covered()
