@@ -236,3 +236,9 @@ def test_status_of_an_empty_log(empty: Log) -> None:
     text = status(empty)
     for words in ("has never run", "champion: none yet", "scores: none yet", "alarms: 0", "dead letters: 0"):
         assert words in text
+
+
+def test_a_run_too_short_to_average_the_truth_has_a_report_too(facts: Facts, tmp_path: Path) -> None:
+    short = msgspec.structs.replace(facts, best=facts.best[:5])
+    write_report(short, tmp_path / "report.html")
+    assert "best possible</text>" not in (tmp_path / "report.html").read_text()
