@@ -21,7 +21,7 @@ has a deadline of 30 s and few come one after another; so an attempt that only w
 
 def calm_collector() -> None:
     """Look for reference cycles rarely. Learners hold millions of small objects and make no cycles that matter, and a
-    collection that walks them all costs a fifth of the speed."""
+    collection walks them all."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
