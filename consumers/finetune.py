@@ -25,10 +25,11 @@ from headrace.state import State
 from headrace.topics import ALARMS, EVENTS, MODELS, partitions_of
 from learners import rounds
 from learners.browsing import Question
+from learners.contest import NOTHING, reciprocal_rank, worth
 from learners.deep import DeepModel, DeepSettings
 from learners.finetune import NotFinite, TrainResult, train
-from learners.judgement import listed, without
-from learners.rounds import CHAMPION, Compared, Rounds, RoundSettings, Trained
+from learners.judgement import Listed, listed, without
+from learners.rounds import Compared, Rounds, RoundSettings, Trained
 
 SHARD: Final = "finetune"
 MODEL: Final = "model"
@@ -69,7 +70,7 @@ class Trainer:
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
         metrics.torch(str(torch.__version__), self._device)
         self._models: dict[str, DeepModel] = {}
-        self._observed: list[tuple[Question, dict[str, float]]] = []
+        self._observed: list[tuple[Question, dict[str, Listed]]] = []
         self._say = structlog.get_logger()
 
     def observe(self, fold: Rounds, event: Event, partition: int, offset: int) -> None:
@@ -89,32 +90,30 @@ class Trainer:
         return [rounds.encode(one) for one in found]
 
     def _compare(self, fold: Rounds) -> Sequence[Compared]:
+        """Say what the blend is worth with each model that stands in the contest, and without any."""
         observed, self._observed = self._observed, []
         if not observed:
             return []
+        worths = {NOTHING: [worth(lists, None, question) for question, lists in observed]}
+        alone = {
+            name: [reciprocal_rank(lists[name], question.item) for question, lists in observed]
+            for name in observed[0][1]
+        }
         questions = [question for question, _ in observed]
-        answers: dict[str, list[float]] = {}
-        for one in (fold.candidate, fold.champion, fold.predecessor):
-            if one and one.blob not in answers:
-                answers[one.blob] = _reciprocal_ranks(self._model(one.blob), questions)
-        compared = []
-        if fold.candidate:
-            rivals = {name: [scores[name] for _, scores in observed] for name in observed[0][1]}
-            if fold.champion:
-                rivals = {CHAMPION: answers[fold.champion.blob]}
-            compared.append(Compared(fold.candidate.version, answers[fold.candidate.blob], rivals))
-        if fold.predecessor and fold.champion:
-            rivals = {CHAMPION: answers[fold.predecessor.blob]}
-            compared.append(Compared(fold.champion.version, answers[fold.champion.blob], rivals))
-        return compared
+        for blob in {one.blob: None for one in (fold.candidate, fold.champion, fold.predecessor) if one}:
+            answers = _answers(self._model(blob), questions)
+            pairs = zip(observed, answers, strict=True)
+            worths[blob] = [worth(lists, answer, question) for (question, lists), answer in pairs]
+            alone[blob] = _reciprocal_ranks(answers, questions)
+        return [Compared(worths, alone)]
 
     def _train(self, fold: Rounds) -> Trained:
         began = time.monotonic()
-        sequences = fold.window()
+        sequences = fold.material.window()
         # Without a champion to start from, all that is remembered is there to learn from.
         share = self._settings.rehearsal_share
-        count = int(len(sequences) * share) if fold.champion else len(fold.rehearsal)
-        rehearsed = fold.rehearsal.draw(count, seed=fold.round)
+        count = int(len(sequences) * share) if fold.champion else len(fold.material.rehearsal)
+        rehearsed = fold.material.rehearsal.draw(count, seed=fold.round)
         parent = self._model(fold.champion.blob) if fold.champion else None
         lineage: dict[str, str | int | float | list[str]] = {
             "parent": fold.champion.version if fold.champion else "",
@@ -162,14 +161,15 @@ class Trainer:
         except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
             return Trained(blob, trigger, [str(error)], [], lineage)
         reasons = model.check()
-        slices = [slice_ for slice_ in fold.slices if slice_]
+        slices = [slice_ for slice_ in fold.material.slices if slice_]
         if not reasons and slices:
             reasons = _too_slow(model, slices[0][0].prefix)
         retention = []
         if not reasons and fold.champion:
             for slice_ in slices:
-                champion = _reciprocal_ranks(self._model(fold.champion.blob), slice_)
-                retention.append((champion, _reciprocal_ranks(model, slice_)))
+                both = (_answers(one, slice_) for one in (self._model(fold.champion.blob), model))
+                champion, candidate = (_reciprocal_ranks(answers, slice_) for answers in both)
+                retention.append((champion, candidate))
         self._models[blob] = model
         return Trained(blob, trigger, reasons, retention, lineage)
 
@@ -179,13 +179,13 @@ class Trainer:
         return self._models[blob]
 
 
-def _reciprocal_ranks(model: DeepModel, questions: Sequence[Question]) -> list[float]:
+def _answers(model: DeepModel, questions: Sequence[Question]) -> list[Listed]:
     answers = model.predict([question.prefix for question in questions], listed + 1)
-    scores = []
-    for answer, question in zip(answers, questions, strict=True):
-        found, _ = without(answer, question.last)
-        scores.append(1 / (1 + found.index(question.item)) if question.item in found else 0.0)
-    return scores
+    return [without(answer, question.last) for answer, question in zip(answers, questions, strict=True)]
+
+
+def _reciprocal_ranks(answers: Sequence[Listed], questions: Sequence[Question]) -> list[float]:
+    return [reciprocal_rank(answer, question.item) for answer, question in zip(answers, questions, strict=True)]
 
 
 def _too_slow(model: DeepModel, context: list[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 Both are scored on the same predictions, on events that neither was trained on, by a score in [0, 1] (a reciprocal rank,
 a hit). The gate watches the differences by a test that is valid at every moment, so that it may stop as soon as it
-knows: looking often does not make a false promotion more likely. The first challenger faces the best fast learner; the
-gate sees only two numbers per prediction. Pure: no clock, no model, typed state.
+knows: looking often does not make a false promotion more likely. What is scored and against whom is
+`learners.contest`'s; the gate sees only two numbers per prediction. Pure: no clock, no model, typed state.
 
 Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (JRSS-B 2024): a bettor who
 stakes a share of the wealth on each difference multiplies it by 1 + stake * difference, a supermartingale where the
@@ -32,11 +32,14 @@ _STAKES: Final = np.array([0.02, 0.04, 0.08, 0.16, 0.32, 0.64])
 """Shares of the wealth that are staked: the best is about mean / variance of the differences, and none can go broke."""
 
 Kind = Literal["promote", "refuse", "rollback", "keep"]
-Reason = Literal["better", "worse", "undecided"]
+Reason = Literal["better", "worse", "weak", "undecided"]
 
 
 class Verdict(NamedTuple):
-    """What a test came to: `reason` is about the challenger, `evidence` is the wealth behind it (1 is none)."""
+    """What a test came to: `reason` is about the challenger, `evidence` is the wealth behind it (1 is none).
+
+    Of one test the reason is better, worse or undecided; "weak" is a contest's word for one that is absurd alone.
+    """
 
     kind: Kind
     reason: Reason
@@ -172,24 +175,4 @@ def retention(
                 f"slice {name}: the mean score fell by {mean:.4f} (at least {least:.4f}) over {len(fall)} predictions, "
                 f"more than {drop_max}"
             )
-    return reasons
-
-
-def checks(
-    unfit: Sequence[str], *, size_bytes: int, size_bytes_max: int, latency_ms_p95: float, latency_ms_max: float
-) -> list[str]:
-    """Return why a candidate may not even stand for the test; an empty list if it may.
-
-    Args:
-        unfit: what the model found wrong with itself (`DeepModel.check`: weights that are not finite, and so on).
-        latency_ms_p95: how long a batch of predictions took, measured by the caller.
-
-    >>> checks([], size_bytes=5, size_bytes_max=4, latency_ms_p95=1.0, latency_ms_max=50.0)
-    ['its artifact takes 5 bytes, more than 4']
-    """
-    reasons = list(unfit)
-    if size_bytes > size_bytes_max:
-        reasons.append(f"its artifact takes {size_bytes} bytes, more than {size_bytes_max}")
-    if not latency_ms_p95 <= latency_ms_max:
-        reasons.append(f"a batch takes it {latency_ms_p95:.1f} ms, more than {latency_ms_max:.1f}")
     return reasons

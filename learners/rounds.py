@@ -1,18 +1,14 @@
-"""Rounds of the slow learner: when to train, on what, against whom, and what became of it. A fold without torch.
+"""Rounds of the slow learner: when to train, and what became of it. A fold without torch.
 
-The fine-tuner folds this. What torch does beside it (training a candidate, letting champion and challenger predict)
-comes back as judgements: `Trained` and `Compared`. So the fine-tuner restarts, replays and is audited like every other
-shard.
+The fine-tuner folds this. What torch does beside it (training a candidate, letting the models predict) comes back as
+judgements: `Trained` and `Compared`. So the fine-tuner restarts, replays and is audited like every other shard.
 
-A round is due by volume, by event time or by a drift alarm. It trains on what shoppers did since the last round plus a
-rehearsed sample of the past; shoppers of the seeded holdout are never trained on, and what they did is kept in slices,
-one per round, for the retention check. The candidate then faces the champion on events that neither has trained on;
-before there is a champion, the fast learner that has done best so far. A promoted model's predecessor goes on being
-compared.
+A round is due by volume, by event time or by a drift alarm. What it trains on is `learners.material`'s, who may take
+whose place `learners.contest`'s. Here is the course of it: one candidate at a time; no verdict in time means refused; a
+champion is watched for as long after its promotion, and again while a candidate is in the gate.
 """
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Final, Self
 from zlib import crc32
@@ -28,10 +24,13 @@ from headrace.state import State
 from headrace.topics import ALARMS
 from learners.announcement import Announcement, Kind, announced
 from learners.browsing import Browsing, Question
-from learners.gate import Gate, Verdict, retention
-from learners.rehearsal import Rehearsal, Window
+from learners.contest import CHAMPION, NOTHING, PREDECESSOR, Trial, Watch
+from learners.gate import Verdict, retention
+from learners.judgement import Listed
+from learners.material import Material
 
-CHAMPION: Final = "champion"
+former_max: Final = 8
+"""Newest former champions whose blobs are kept."""
 
 
 class RoundSettings(Struct, frozen=True, kw_only=True):
@@ -65,20 +64,20 @@ class Trained(Struct, frozen=True, tag=True):
 
 
 class Compared(Struct, frozen=True, tag=True):
-    """Reciprocal ranks (0: not in the first 20) on new events, one row per event.
+    """How the models did on new events, one row per event.
 
-    `rivals` are the champion's, or each fast learner's before there is one; on probation, the predecessor's.
+    `worths` has, for each model (by its blob) and for `NOTHING`, what the blend is worth with it
+    (`learners.contest.worth`); `alone` the reciprocal ranks of each model (by its blob) and each fast learner alone.
     """
 
-    subject: str
-    ours: list[float]
-    rivals: dict[str, list[float]]
+    worths: dict[str, list[float]]
+    alone: dict[str, list[float]]
 
 
 _decoder = msgspec.msgpack.Decoder(Trained | Compared)
 _STANDING: Final = ("champion", "candidate", "predecessor", "proposed")
 _PLAIN: Final = (
-    "round", "due", "_time_ms", "_round_at", "_round_ms", "_candidate_at", "_promoted_at", "_announced",
+    "round", "due", "_time_ms", "_round_at", "_round_ms", "_candidate_at", "_watched_until", "_announced",
 )  # fmt: skip
 
 
@@ -104,21 +103,21 @@ class Rounds:
         self.proposed: Announcement | None = None
         self.former: list[str] = []  # blobs of earlier champions, newest first
         self.ends = {"promoted": 0, "refused": 0, "failed": 0, "rolled_back": 0}
-        self.browsing = Browsing(items_max=self.settings.items_max, shoppers_max=self.settings.shoppers_max)
-        self.rehearsal = Rehearsal(self.settings.seed, self.settings.rehearsal_max)
-        self._window = Window(self.settings.window_max)
-        self._open: dict[str, tuple[int, list[str]]] = {}  # of each shopper: the session's number, its items
-        self._slice: list[Question] = []
-        self.slices: deque[list[Question]] = deque(maxlen=self.settings.slices_max)
-        self._gate: Gate | None = None
-        self._probation: Gate | None = None
-        self._means: dict[str, list[float]] = {}  # of each rival in the gate: sum of reciprocal ranks, count
+        rules = self.settings
+        self.browsing = Browsing(items_max=rules.items_max, shoppers_max=rules.shoppers_max)
+        self.material = Material(
+            seed=rules.seed, holdout_share=rules.holdout_share, shoppers_max=rules.shoppers_max,
+            window_max=rules.window_max, rehearsal_max=rules.rehearsal_max, slices_max=rules.slices_max,
+            slice_steps_max=rules.slice_steps_max,
+        )  # fmt: skip
+        self._trial: Trial | None = None
+        self._watch = Watch()
         self._positions: dict[int, int] = {}
         self._time_ms = 0
         self._round_at = 0
         self._round_ms = 0
         self._candidate_at = 0
-        self._promoted_at = 0
+        self._watched_until = 0
         self._announced = 0
         self._outbox: list[Outgoing] = []
         self._announce("schedule", due=self.settings.round_events)
@@ -141,50 +140,30 @@ class Rounds:
     @property
     def comparing(self) -> bool:
         """Whether new events should be scored by the models."""
-        return self.candidate is not None or self.predecessor is not None
-
-    def held_out(self, shopper: str) -> bool:
-        """Return whether a shopper belongs to the holdout that is never trained on."""
-        return crc32(shopper.encode(), self.settings.seed) < self.settings.holdout_share * 0x1_0000_0000
+        return self.candidate is not None or bool(self._watch)
 
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Remember what the shopper did; notice when a round is due."""
         self._positions[partition] = offset + 1
         self._time_ms = event.time_ms
         self._round_ms = self._round_ms or event.time_ms
-        out = self.held_out(event.shopper)
+        material, browsing = self.material, self.browsing
+        out = material.held_out(event.shopper)
         if out:
-            room = self.settings.slice_steps_max - len(self._slice)
-            taken = [step for step in self.browsing.steps(event) if step.context.items][:room]
-            self._slice += [self.browsing.question(step) for step in taken]
-        count = self.browsing.learn(event)
+            material.hold([browsing.question(step) for step in browsing.steps(event) if step.context.items])
+        count = browsing.learn(event)
         if count and not out:
-            self._follow(event, count)
-        if not self.due and self.candidate is None and self._open:
+            context = browsing.contexts.context(event.shopper, event.time_ms, event.data.session_id)
+            material.follow(event.shopper, context.session, browsing.ids(context.items[-count:]), event.time_ms)
+        if not self.due and self.candidate is None and material:
             rules = self.settings
             if self.seen - self._round_at >= rules.round_events:
                 self.due = "volume" if self.round else "start"
             elif rules.round_ms is not None and event.time_ms - self._round_ms >= rules.round_ms:
                 self.due = "time"
 
-    def _follow(self, event: Event, count: int) -> None:
-        """Add the steps just learned to the shopper's open session; one that ended goes into the window."""
-        context = self.browsing.contexts.context(event.shopper, event.time_ms, event.data.session_id)
-        items = self.browsing.ids(context.items[-count:])
-        session, sequence = self._open.pop(event.shopper, (-1, []))
-        if session != context.session:
-            self._close(sequence)
-            sequence = []
-        self._open[event.shopper] = context.session, sequence + items
-        if len(self._open) > self.settings.shoppers_max:
-            self._close(self._open.pop(next(iter(self._open)))[1])
-
-    def _close(self, sequence: list[str]) -> None:
-        if len(sequence) > 1 and (kept := self._window.learn(sequence, self._time_ms)):
-            self.rehearsal.learn(kept.items, kept.time_ms)
-
-    def observe(self, event: Event) -> tuple[Question, dict[str, float]] | None:
-        """Return one step of an event as a question, and the fast learners' reciprocal ranks if they count.
+    def observe(self, event: Event) -> tuple[Question, dict[str, Listed]] | None:
+        """Return one step of an event as a question, and the fast learners' lists for it.
 
         Which one of an event with many lines, a seeded hash of its id says.
 
@@ -194,16 +173,7 @@ class Rounds:
         if not found:
             return None
         step = found[crc32(event.id.encode(), self.settings.seed) % len(found)]
-        context, item = step
-        scores = {}
-        for name, (items, _) in self.browsing.lists(context).items():
-            scores[name] = 1 / (1 + items.index(item)) if item in items else 0.0
-        return self.browsing.question(step), scores
-
-    def window(self) -> list[Sequence[str]]:
-        """Return the sessions that came since the last round, the open ones too: items in order."""
-        running = [items for _, items in self._open.values() if len(items) > 1]
-        return [*self._window.sequences(), *running]
+        return self.browsing.question(step), self.browsing.lists(step.context)
 
     def log_range(self) -> list[str]:
         """Return up to where each partition of `events` was read, for a candidate's lineage."""
@@ -222,31 +192,21 @@ class Rounds:
         if announcement.kind == "proposed" and self.proposed is None:
             self.proposed = announcement
         elif announcement.kind == "rolled_back":
-            self.champion = announcement if announcement.blob else None
-            self.predecessor, self._probation = None, None
+            self._return_to(announcement)
 
     def absorb(self, judgement: bytes) -> None:
         """Take in what torch made or said."""
         found = _decoder.decode(judgement)
         if isinstance(found, Trained):
             self._take_candidate(found)
-        elif self.candidate and found.subject == self.candidate.version:
-            self._take_comparison(found)
-        elif self.predecessor and self.champion and found.subject == self.champion.version:
-            self._take_probation(found)
+        else:
+            self._compare(found)
 
     def _take_candidate(self, trained: Trained) -> None:
         if trained.trigger == "proposed":
             self.proposed = None
         else:
-            for _, sequence in self._open.values():
-                self._close(sequence)
-            for kept in self._window.drain():
-                self.rehearsal.learn(kept.items, kept.time_ms)
-            # A session that goes on begins anew with its last item, so that each step is trained on once.
-            self._open = {name: (session, items[-1:]) for name, (session, items) in self._open.items()}
-            self.slices.append(self._slice)
-            self._slice = []
+            self.material.turn(self._time_ms)
             self.due, self._round_at, self._round_ms = "", self.seen, self._time_ms
         self.round += 1
         name = f"r{self.round:04d}-{trained.blob.rpartition('-')[2][:8]}"
@@ -261,38 +221,50 @@ class Rounds:
                 reason="; ".join(reasons), due=self._next_due(), lineage=trained.lineage,
             )  # fmt: skip
             return
-        self._gate, self._means = Gate(), {}
+        self._trial = Trial()
         self._candidate_at = self.seen
         self.candidate = self._announce(
             "candidate", name=name, blob=trained.blob, trigger=trained.trigger, lineage=trained.lineage,
             due=self.seen + self.settings.gate_events_max,
         )  # fmt: skip
+        if self.champion:
+            self._begin_watch(NOTHING)
 
-    def _take_comparison(self, compared: Compared) -> None:
-        assert self._gate is not None
-        for row, ours in enumerate(compared.ours):
-            rival = max(compared.rivals, key=self._mean)  # who has done best so far: known before this row
-            verdict = self._gate.observe(compared.rivals[rival][row], ours)
-            for name, values in compared.rivals.items():
-                entry = self._means.setdefault(name, [0.0, 0.0])
-                entry[0] += values[row]
-                entry[1] += 1
-            if verdict:
-                self._decide(verdict)
-                return
+    def _begin_watch(self, rival: str) -> None:
+        self._watch.add(rival)
+        self._watched_until = self.seen + self.settings.gate_events_max
 
-    def _mean(self, name: str) -> float:
-        total, count = self._means.get(name, (0.0, 0.0))
-        return total / count if count else 0.0
+    def _compare(self, compared: Compared) -> None:
+        """Let candidate, champion and those who stand by face each other, event by event."""
+        for row in range(len(compared.worths[NOTHING])):
+            worths = {blob: values[row] for blob, values in compared.worths.items()}
+            if self._trial and self.candidate:
+                rivals = {NOTHING: worths[NOTHING]}
+                if self.champion:
+                    rivals[CHAMPION] = worths[self.champion.blob]
+                blob, fast = self.candidate.blob, {name: compared.alone[name][row] for name in self.browsing.members}
+                if verdict := self._trial.observe(worths[blob], compared.alone[blob][row], rivals, fast):
+                    self._decide(verdict)
+                    continue  # a promoted one is watched from the next event on
+            if self._watch and self.champion:
+                rivals = {NOTHING: worths[NOTHING]}
+                if self.predecessor:
+                    rivals[PREDECESSOR] = worths[self.predecessor.blob]
+                if found := self._watch.observe(worths[self.champion.blob], rivals):
+                    self._roll_back(*found)
+                elif PREDECESSOR not in self._watch:
+                    self.predecessor = None
 
     def _decide(self, verdict: Verdict) -> None:
-        candidate, self.candidate, self._gate = self.candidate, None, None
+        candidate, trial = self.candidate, self._trial
         assert candidate is not None
+        assert trial is not None
+        self.candidate, self._trial = None, None
         evidence = {
             "wealth": verdict.evidence,
             "predictions": verdict.events,
             "mean_difference": verdict.mean_difference,
-            "rivals": {name: total / max(1.0, count) for name, (total, count) in self._means.items()},
+            **trial.evidence(),
         }
         kind: Kind = "promoted" if verdict.kind == "promote" else "refused"
         announcement = self._announce(
@@ -300,34 +272,47 @@ class Rounds:
             parent=self.champion.version if self.champion else "", evidence=evidence, due=self._next_due(),
         )  # fmt: skip
         if kind == "promoted":
-            if self.champion:
-                self.former = [self.champion.blob, *self.former][:8]
-                self.predecessor, self._probation = self.champion, Gate(probation=True)
-            self.champion, self._promoted_at = announcement, self.seen
+            self._watch.clear()
+            self.predecessor, self.champion = self.champion, announcement
+            if self.predecessor:
+                self._remember(self.predecessor)
+                self._begin_watch(PREDECESSOR)
+            self._begin_watch(NOTHING)
 
-    def _take_probation(self, compared: Compared) -> None:
-        assert self._probation is not None
-        for ours, theirs in zip(compared.ours, compared.rivals[CHAMPION], strict=True):
-            verdict = self._probation.observe(ours, theirs)  # the predecessor is the challenger now
-            if verdict is None:
-                continue
-            if verdict.kind == "rollback":
-                assert self.predecessor is not None
-                self.champion = self._announce(
-                    "rolled_back", name=self.predecessor.version, blob=self.predecessor.blob,
-                    reason="its successor did worse live", due=self._pending_due(),
-                    evidence={"wealth": verdict.evidence, "predictions": verdict.events},
-                )  # fmt: skip
-            self.predecessor, self._probation = None, None
-            return
+    def _roll_back(self, rival: str, verdict: Verdict) -> None:
+        """Go back to the predecessor, or to no deep model: the champion has beaten that one, too."""
+        assert self.champion is not None
+        back = self.predecessor if rival == PREDECESSOR else None
+        reason = "its successor did worse live" if back else f"the blend does better without {self.champion.version}"
+        self._remember(self.champion)
+        self._return_to(
+            self._announce(
+                "rolled_back", name=back.version if back else "", blob=back.blob if back else "",
+                reason=reason, due=self._pending_due(),
+                evidence={
+                    "wealth": verdict.evidence,
+                    "predictions": verdict.events,
+                    "mean_difference": verdict.mean_difference,
+                },
+            )
+        )  # fmt: skip
+
+    def _return_to(self, announcement: Announcement) -> None:
+        """Take what was rolled back to as champion; nobody stands by until the next candidate comes."""
+        self.champion = announcement if announcement.blob else None
+        self.predecessor = None
+        self._watch.clear()
+
+    def _remember(self, champion: Announcement) -> None:
+        self.former = [champion.blob, *(blob for blob in self.former if blob != champion.blob)][:former_max]
 
     def emit(self) -> list[Outgoing]:
         """End an entry: close what has had its time, then return and forget the announcements since the last call."""
-        limit = self.settings.gate_events_max
-        if self._gate and self.seen - self._candidate_at >= limit:
-            self._decide(self._gate.expire())
-        if self.predecessor and self.seen - self._promoted_at >= limit:
-            self.predecessor, self._probation = None, None
+        if self._trial and self.seen - self._candidate_at >= self.settings.gate_events_max:
+            self._decide(self._trial.expire())
+        if self._watch and self.seen >= self._watched_until:
+            self.predecessor = None
+            self._watch.clear()
         outbox, self._outbox = self._outbox, []
         return outbox
 
@@ -370,10 +355,7 @@ class Rounds:
         """Return what each bounded table holds, and its maximum."""
         return {
             **self.browsing.bounds(),
-            **self.rehearsal.bounds(),
-            **self._window.bounds(),
-            "window_open_sessions": (len(self._open), self.settings.shoppers_max),
-            "holdout_slices": (len(self.slices), self.settings.slices_max),
+            **self.material.bounds(),
         }
 
     def state(self) -> State:
@@ -385,14 +367,9 @@ class Rounds:
             "former": list(self.former),
             "ends": dict(self.ends),
             "browsing": self.browsing.state(),
-            "rehearsal": self.rehearsal.state(),
-            "window": self._window.state(),
-            "open": [[name, session, items] for name, (session, items) in self._open.items()],
-            "slice": [list(question) for question in self._slice],
-            "slices": [[list(question) for question in slice_] for slice_ in self.slices],
-            "gate": self._gate.state() if self._gate else None,
-            "probation": self._probation.state() if self._probation else None,
-            "means": {name: list(entry) for name, entry in self._means.items()},
+            "material": self.material.state(),
+            "trial": self._trial.state() if self._trial else None,
+            "watch": self._watch.state(),
             "positions": [list(pair) for pair in sorted(self._positions.items())],
         }
 
@@ -407,13 +384,8 @@ class Rounds:
             setattr(rounds, name, msgspec.convert(state[name], Announcement | None))
         rounds.former, rounds.ends = list(state["former"]), dict(state["ends"])
         rounds.browsing = Browsing.from_state(state["browsing"])
-        rounds.rehearsal = Rehearsal.from_state(state["rehearsal"])
-        rounds._window = Window.from_state(state["window"])
-        rounds._open = {name: (session, list(items)) for name, session, items in state["open"]}
-        rounds._slice = [Question(*question) for question in state["slice"]]
-        rounds.slices.extend([Question(*question) for question in slice_] for slice_ in state["slices"])
-        rounds._gate = Gate.from_state(state["gate"]) if state["gate"] else None
-        rounds._probation = Gate.from_state(state["probation"]) if state["probation"] else None
-        rounds._means = {name: list(entry) for name, entry in state["means"].items()}
+        rounds.material.restore(state["material"])
+        rounds._trial = Trial.from_state(state["trial"]) if state["trial"] else None
+        rounds._watch = Watch.from_state(state["watch"])
         rounds._positions = dict(state["positions"])
         return rounds

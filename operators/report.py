@@ -249,9 +249,8 @@ def _round(one: Round) -> list[str]:
     if "wealth" in evidence:
         difference = f", {evidence['mean_difference']:+.4f} reciprocal rank" if "mean_difference" in evidence else ""
         said.append(f"wealth {evidence['wealth']:.1f} after {evidence['predictions']:,} predictions{difference}")
-    if rivals := evidence.get("rivals"):
-        rival = max(rivals, key=rivals.__getitem__)
-        said.append(f"against {_name(rival)}")
+    if worth := evidence.get("worth"):
+        said.append(", ".join(f"blend with {name} {score:.4f}" for name, score in sorted(worth.items())))
     text = escape(newest.reason or NONE) + (f"<br><span class='soft'>{escape(', '.join(said))}</span>" if said else "")
     trained = (one.candidate or newest).at_events
     return [

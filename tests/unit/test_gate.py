@@ -1,4 +1,4 @@
-"""The gate: verdicts on known streams, retention, checks, state."""
+"""The gate: verdicts on known streams, retention, state."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 
 from headrace import state as states
 from learners.deep import DeepModel, DeepSettings
-from learners.gate import Gate, Verdict, checks, retention
+from learners.gate import Gate, Verdict, retention
 
 
 def ranks(seed: int, count: int, shift: float) -> tuple[list[float], list[float]]:
@@ -117,10 +117,3 @@ def test_retention_refuses_a_proven_fall_only() -> None:
     assert retention({"a": [0.0, 1.0] * 20}, {"a": [0.0, 0.95] + [1.0, 0.0] * 9 + [0.0, 1.0] * 10}) == []
     assert retention({"a": [1.0] * 29}, {"a": [0.0] * 29}) == []
     assert len(retention({"a": [1.0] * 30}, {"a": [math.nan] * 30})) == 1
-
-
-def test_checks_gather_every_reason() -> None:
-    limits = {"size_bytes_max": 10, "latency_ms_max": 5.0}
-    assert checks([], size_bytes=10, latency_ms_p95=5.0, **limits) == []  # type: ignore[arg-type]
-    found = checks(["items holds NaN or infinity"], size_bytes=11, latency_ms_p95=math.nan, **limits)  # type: ignore[arg-type]
-    assert [reason.split()[0] for reason in found] == ["items", "its", "a"]

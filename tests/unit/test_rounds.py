@@ -10,7 +10,9 @@ from headrace.log import Outgoing, Record
 from headrace.state import decode, digest, encode
 from learners import rounds
 from learners.announcement import Announcement, announced
-from learners.rounds import CHAMPION, Compared, Rounds, RoundSettings, Trained
+from learners.browsing import KINDS
+from learners.contest import NOTHING
+from learners.rounds import Compared, Rounds, RoundSettings, Trained
 
 RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
 START_MS = 1_736_121_600_000
@@ -26,15 +28,41 @@ def shop(fold: Rounds, count: int, gap_ms: int = 1_000) -> None:
         fold.learn(event, 0, number)
 
 
-def trained(fold: Rounds, blob: str = "model-aaaaaaaa11", **changed: object) -> None:
-    values = {"blob": blob, "trigger": fold.due or "volume", "reasons": [], "retention": [], "lineage": {"tokens": 9}}
-    fold.absorb(rounds.encode(Trained(**{**values, **changed})))  # type: ignore[arg-type]
+def trained(
+    fold: Rounds,
+    blob: str = "model-aaaaaaaa11",
+    *,
+    trigger: str = "",
+    reasons: tuple[str, ...] = (),
+    retention: tuple[tuple[list[float], list[float]], ...] = (),
+) -> None:
+    made = Trained(blob, trigger or fold.due or "volume", list(reasons), list(retention), {"tokens": 9})
+    fold.absorb(rounds.encode(made))
 
 
-def compared(fold: Rounds, ours: float, rivals: dict[str, float], count: int = 200) -> None:
-    assert fold.candidate is not None
-    given = {name: [value] * count for name, value in rivals.items()}
-    fold.absorb(rounds.encode(Compared(fold.candidate.version, [ours] * count, given)))
+def compared(
+    fold: Rounds,
+    candidate: float = 0.0,
+    *,
+    champion: float = 0.0,
+    predecessor: float = 0.0,
+    nothing: float = 0.0,
+    count: int = 200,
+    alone: float = 0.6,
+    fast: float = 0.2,
+) -> None:
+    """Let the fold hear what the blend was worth with each model, and each alone: the same for `count` events."""
+    standing = ((fold.candidate, candidate), (fold.champion, champion), (fold.predecessor, predecessor))
+    worths = {one.blob: [worth] * count for one, worth in standing if one}
+    alones = {name: fast if name in KINDS else alone for name in (*KINDS, *worths)}
+    given = {name: [score] * count for name, score in alones.items()}
+    fold.absorb(rounds.encode(Compared({NOTHING: [nothing] * count, **worths}, given)))
+
+
+def decided(fold: Rounds, candidate: float, *, champion: float = 0.0, nothing: float = 0.0) -> None:
+    """Let the models be compared until the candidate has its verdict, and no longer."""
+    while fold.candidate:
+        compared(fold, candidate, champion=champion, nothing=nothing, count=1)
 
 
 def said(fold: Rounds) -> list[Announcement]:
@@ -54,7 +82,7 @@ def promoted() -> Rounds:
     shop(fold, 100)
     trained(fold)
     shop(fold, 10)
-    compared(fold, 0.5, {"popularity": 0.1})
+    decided(fold, 0.5, nothing=0.1)
     assert said(fold)[-1].kind == "promoted"
     return fold
 
@@ -108,24 +136,93 @@ def test_a_better_candidate_is_promoted_with_its_evidence() -> None:
     shop(fold, 100)
     trained(fold)
     shop(fold, 10)
-    compared(fold, 0.5, {"popularity": 0.1, "transitions": 0.3})
+    compared(fold, 0.5, nothing=0.1)
     _, promotion = said(fold)
     assert (promotion.kind, promotion.reason, promotion.at_events) == ("promoted", "better", 110)
     assert promotion.due_events == 200  # the next round: a hundred after the last one began
     assert promotion.evidence["wealth"] >= 20
-    assert set(promotion.evidence["rivals"]) == {"popularity", "transitions"}
+    assert promotion.evidence["worth"] == pytest.approx({"candidate": 0.5, NOTHING: 0.1})
+    assert promotion.evidence["alone"] == pytest.approx({"candidate": 0.6, **dict.fromkeys(KINDS, 0.2)})
     assert fold.champion == promotion
     assert fold.ends["promoted"] == 1
-    assert not fold.comparing  # the first one has no predecessor
 
 
-def test_the_first_candidate_faces_the_best_rival_so_far() -> None:
+def test_a_first_candidate_that_the_blend_is_better_without_is_refused() -> None:
     fold = started()
     shop(fold, 100)
     trained(fold)
-    compared(fold, 0.3, {"popularity": 0.1, "transitions": 0.6})
-    assert said(fold)[-1].kind == "refused"
+    compared(fold, 0.3, nothing=0.6, alone=0.9)
+    assert (said(fold)[-1].kind, fold.champion, fold.comparing) == ("refused", None, False)
+
+
+def test_a_candidate_that_is_absurd_alone_is_refused_though_the_blend_gains() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold)
+    compared(fold, 0.5, nothing=0.1, alone=0.1, fast=0.6)
+    refusal = said(fold)[-1]
+    assert (refusal.kind, refusal.reason) == ("refused", "weak")
+
+
+def test_it_takes_both_proofs() -> None:
+    fold = started()
+    shop(fold, 100)
+    trained(fold)
+    compared(fold, 0.5, nothing=0.1, alone=0.30, fast=0.60)  # just half: no proof in either direction
+    assert [one.kind for one in said(fold)] == ["candidate"]
+    compared(fold, 0.5, nothing=0.1, alone=0.60, fast=0.60)
+    assert [one.kind for one in said(fold)] == ["promoted"]
+
+
+def test_a_candidate_that_beats_a_bad_champion_alone_is_not_enough() -> None:
+    """It must also beat what the blend is without any: else a champion once good lets ever worse ones in."""
+    fold = promoted()
+    shop(fold, 90)
+    trained(fold, "model-bb")
+    compared(fold, 0.3, champion=0.1, nothing=0.6, count=40)
+    candidate, back, refusal = said(fold)
+    assert [candidate.kind, back.kind, refusal.kind] == ["candidate", "rolled_back", "refused"]
+    assert (back.version, back.blob) == ("", "")
+    assert back.reason == "the blend does better without r0001-aaaaaaaa"
     assert fold.champion is None
+
+
+def test_a_candidate_that_beats_nothing_but_not_the_champion_is_refused() -> None:
+    fold = promoted()
+    shop(fold, 90)
+    trained(fold, "model-bb")
+    compared(fold, 0.5, champion=0.6, nothing=0.1, count=2_000)
+    assert [one.kind for one in said(fold)] == ["candidate", "refused"]
+    assert fold.champion is not None
+
+
+def test_a_champion_that_drift_has_aged_goes_though_its_challenger_is_no_better() -> None:
+    fold = promoted()
+    shop(fold, 60)
+    assert said(fold) == []
+    assert not fold.comparing, "its probation is over"
+    shop(fold, 30)
+    trained(fold, "model-bb")
+    assert fold.comparing
+    compared(fold, 0.45, champion=0.1, nothing=0.5, count=35)  # the candidate's trial has no verdict yet
+    assert [one.kind for one in said(fold)] == ["candidate", "rolled_back"]
+    assert fold.champion is None
+    assert fold.ends["rolled_back"] == 1
+    assert "model-aaaaaaaa11" in fold.kept_blobs(), "an operator may propose it again"
+    compared(fold, 0.9, nothing=0.2, count=100)  # from now on it faces nothing else
+    assert [one.kind for one in said(fold)] == ["promoted"]
+    assert fold.predecessor is None
+
+
+def test_a_first_champion_that_does_worse_live_leaves_the_blend_without_one() -> None:
+    fold = promoted()
+    assert fold.comparing
+    compared(fold, champion=0.1, nothing=0.5)
+    (back,) = said(fold)
+    assert (back.kind, back.version, back.blob) == ("rolled_back", "", "")
+    assert (fold.champion, fold.comparing) == (None, False)
+    shop(fold, 90)
+    assert fold.due == "volume", "rounds go on"
 
 
 def test_a_worse_candidate_is_refused() -> None:
@@ -133,7 +230,7 @@ def test_a_worse_candidate_is_refused() -> None:
     shop(fold, 90)
     assert fold.due == "volume"
     trained(fold, "model-bb")
-    compared(fold, 0.1, {CHAMPION: 0.4})
+    compared(fold, 0.1, champion=0.4)
     _, refusal = said(fold)
     assert (refusal.kind, refusal.reason, refusal.version) == ("refused", "worse", "r0002-bb")
     assert fold.champion is not None
@@ -144,7 +241,7 @@ def test_without_a_verdict_in_time_it_is_refused() -> None:
     fold = started()
     shop(fold, 100)
     trained(fold)
-    compared(fold, 0.30, {"popularity": 0.30}, count=20)
+    compared(fold, 0.30, nothing=0.30, count=20)
     shop(fold, 49)
     assert [one.kind for one in said(fold)] == ["candidate"]
     shop(fold, 1)
@@ -155,7 +252,7 @@ def test_without_a_verdict_in_time_it_is_refused() -> None:
 def test_an_unfit_candidate_never_gets_into_the_gate() -> None:
     fold = started()
     shop(fold, 100)
-    trained(fold, reasons=["weights that are not finite"])
+    trained(fold, reasons=("weights that are not finite",))
     (refusal,) = said(fold)
     assert (refusal.kind, refusal.reason, fold.candidate) == ("refused", "weights that are not finite", None)
 
@@ -163,7 +260,7 @@ def test_an_unfit_candidate_never_gets_into_the_gate() -> None:
 def test_training_that_made_nothing_has_failed() -> None:
     fold = started()
     shop(fold, 100)
-    trained(fold, blob="", reasons=["no sequence"])
+    trained(fold, blob="", reasons=("no sequence",))
     (failure,) = said(fold)
     assert (failure.kind, failure.due_events, fold.due) == ("failed", 200, "")
     shop(fold, 100)
@@ -173,7 +270,7 @@ def test_training_that_made_nothing_has_failed() -> None:
 def test_a_candidate_that_forgot_is_refused() -> None:
     fold = promoted()
     shop(fold, 90)
-    trained(fold, "model-bb", retention=[([0.5] * 100, [0.5] * 100), ([0.5] * 100, [0.3] * 100)])
+    trained(fold, "model-bb", retention=(([0.5] * 100, [0.5] * 100), ([0.5] * 100, [0.3] * 100)))
     (refusal,) = said(fold)
     assert refusal.kind == "refused"
     assert "slice 1" in refusal.reason
@@ -182,7 +279,7 @@ def test_a_candidate_that_forgot_is_refused() -> None:
 def second(fold: Rounds) -> None:
     shop(fold, 90)
     trained(fold, "model-bb")
-    compared(fold, 0.6, {CHAMPION: 0.2})
+    decided(fold, 0.6, champion=0.2)
     assert [one.kind for one in said(fold)] == ["candidate", "promoted"]
 
 
@@ -191,7 +288,7 @@ def test_a_champion_that_does_worse_live_is_rolled_back() -> None:
     second(fold)
     assert fold.predecessor is not None
     assert fold.champion is not None
-    fold.absorb(rounds.encode(Compared(fold.champion.version, [0.1] * 300, {CHAMPION: [0.5] * 300})))
+    compared(fold, champion=0.1, predecessor=0.5, nothing=0.1)
     (back,) = said(fold)
     assert (back.kind, back.version, back.blob) == ("rolled_back", "r0001-aaaaaaaa", "model-aaaaaaaa11")
     assert fold.champion == back
@@ -218,7 +315,7 @@ def test_a_proposed_model_goes_through_the_gate_too() -> None:
     assert fold.proposed == proposal
     assert "model-cc" in fold.kept_blobs()
     trained(fold, "model-cc", trigger="proposed")
-    compared(fold, 0.0, {CHAMPION: 0.4})
+    compared(fold, 0.0, champion=0.4)
     assert [one.kind for one in said(fold)] == ["candidate", "refused"]
     assert fold.proposed is None
     assert fold.due == ""
@@ -258,22 +355,22 @@ def test_an_operator_may_roll_back() -> None:
 def test_shoppers_of_the_holdout_are_never_trained_on() -> None:
     fold = started()
     shop(fold, 2_000)
-    held = [name for name in (f"shopper-{n}" for n in range(40)) if fold.held_out(name)]
+    held = [name for name in (f"shopper-{n}" for n in range(40)) if fold.material.held_out(name)]
     assert 0 < len(held) < 20
-    assert not set(held) & set(fold._open)
+    assert not set(held) & set(fold.material._open)
     trained(fold)
-    assert sum(map(len, fold.slices)) > 0
+    assert sum(map(len, fold.material.slices)) > 0
 
 
 def test_steps_are_trained_on_once() -> None:
     fold = Rounds(RoundSettings(round_events=100, holdout_share=0.0))
     shop(fold, 100)
-    first = sum(len(items) - 1 for items in fold.window())
+    first = sum(len(items) - 1 for items in fold.material.window())
     trained(fold)
-    assert sum(len(items) - 1 for items in fold.window()) == 0
+    assert sum(len(items) - 1 for items in fold.material.window()) == 0
     shop(fold, 100)
     assert 0 < first <= 100
-    assert 0 < sum(len(items) - 1 for items in fold.window()) <= 100
+    assert 0 < sum(len(items) - 1 for items in fold.material.window()) <= 100
 
 
 STAGES: dict[str, Callable[[], Rounds]] = {"fresh": started, "champion": promoted}
@@ -287,9 +384,12 @@ def test_state_survives_the_wire_and_continues(stage: str) -> None:
     for one in (fold, again):
         shop(one, 20)
         trained(one, "model-bb")
-        rivals = {CHAMPION: 0.2} if one.champion else {"popularity": 0.2}
         shop(one, 5)
-        compared(one, 0.6, rivals)
+        compared(one, 0.6, champion=0.2, nothing=0.1, count=7)
+    assert said(again) == said(fold) != []
+    again = Rounds.from_state(decode(encode(again.state())))  # in the middle of a trial
+    for one in (fold, again):
+        compared(one, 0.6, champion=0.2, nothing=0.1, count=20)
         shop(one, 30)
     assert said(again) == said(fold) != []
     assert digest(again.state()) == digest(fold.state())

@@ -1,0 +1,109 @@
+"""Material: what a round trains on, and what no round ever does. A fold over shoppers' steps.
+
+A round trains on the sessions that came since the last one, the open ones too, plus a rehearsed sample of the past.
+What the shoppers of a seeded holdout did is never trained on: it is kept in slices, one per round, and says whether a
+candidate has forgotten.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Self
+from zlib import crc32
+
+from headrace.state import State
+from learners.browsing import Question
+from learners.rehearsal import Rehearsal, Window
+
+
+class Material:
+    """Sessions to train on, and slices of the holdout, the oldest first.
+
+    Args:
+        seed: picks the holdout, and decides what is rehearsed.
+        holdout_share: of the shoppers.
+        shoppers_max: open sessions; of more, the one that was idle longest is closed.
+        window_max, rehearsal_max: sessions since the last round, and of the time before.
+        slices_max, slice_steps_max: slices, and predictions of one.
+    """
+
+    def __init__(
+        self, *, seed: int, holdout_share: float, shoppers_max: int, window_max: int, rehearsal_max: int,
+        slices_max: int, slice_steps_max: int,
+    ) -> None:  # fmt: skip
+        self._seed, self._holdout_share = seed, holdout_share
+        self._shoppers_max, self._slice_steps_max = shoppers_max, slice_steps_max
+        self.rehearsal = Rehearsal(seed, rehearsal_max)
+        self._window = Window(window_max)
+        self._open: dict[str, tuple[int, list[str]]] = {}  # of each shopper: the session's number, its items
+        self._slice: list[Question] = []
+        self.slices: deque[list[Question]] = deque(maxlen=slices_max)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to train on."""
+        return bool(self._open)
+
+    def held_out(self, shopper: str) -> bool:
+        """Return whether a shopper belongs to the holdout that is never trained on."""
+        return crc32(shopper.encode(), self._seed) < self._holdout_share * 0x1_0000_0000
+
+    def hold(self, questions: Sequence[Question]) -> None:
+        """Keep what a shopper of the holdout did next."""
+        self._slice += questions[: self._slice_steps_max - len(self._slice)]
+
+    def follow(self, shopper: str, session: int, items: list[str], time_ms: int) -> None:
+        """Add steps to a shopper's open session; one that ended goes into the window."""
+        before, sequence = self._open.pop(shopper, (-1, []))
+        if session != before:
+            self._close(sequence, time_ms)
+            sequence = []
+        self._open[shopper] = session, sequence + items
+        if len(self._open) > self._shoppers_max:
+            self._close(self._open.pop(next(iter(self._open)))[1], time_ms)
+
+    def _close(self, sequence: list[str], time_ms: int) -> None:
+        if len(sequence) > 1 and (kept := self._window.learn(sequence, time_ms)):
+            self.rehearsal.learn(kept.items, kept.time_ms)
+
+    def window(self) -> list[Sequence[str]]:
+        """Return the sessions that came since the last round, the open ones too: items in order."""
+        running = [items for _, items in self._open.values() if len(items) > 1]
+        return [*self._window.sequences(), *running]
+
+    def turn(self, time_ms: int) -> None:
+        """A round has trained on the window: it is the past now, and a new slice begins."""
+        for _, sequence in self._open.values():
+            self._close(sequence, time_ms)
+        for kept in self._window.drain():
+            self.rehearsal.learn(kept.items, kept.time_ms)
+        # A session that goes on begins anew with its last item, so that each step is trained on once.
+        self._open = {name: (session, items[-1:]) for name, (session, items) in self._open.items()}
+        self.slices.append(self._slice)
+        self._slice = []
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Return what each bounded table holds, and its maximum."""
+        return {
+            **self.rehearsal.bounds(),
+            **self._window.bounds(),
+            "window_open_sessions": (len(self._open), self._shoppers_max),
+            "holdout_slices": (len(self.slices), self.slices.maxlen or 0),
+        }
+
+    def state(self) -> State:
+        """Return all that is kept."""
+        return {
+            "rehearsal": self.rehearsal.state(),
+            "window": self._window.state(),
+            "open": [[name, session, items] for name, (session, items) in self._open.items()],
+            "slice": [list(question) for question in self._slice],
+            "slices": [[list(question) for question in slice_] for slice_ in self.slices],
+        }
+
+    def restore(self, state: State) -> Self:
+        """Take up a state; return itself."""
+        self.rehearsal = Rehearsal.from_state(state["rehearsal"])
+        self._window = Window.from_state(state["window"])
+        self._open = {name: (session, list(items)) for name, session, items in state["open"]}
+        self._slice = [Question(*question) for question in state["slice"]]
+        self.slices.extend([Question(*question) for question in slice_] for slice_ in state["slices"])
+        return self
