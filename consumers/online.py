@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
@@ -85,6 +86,7 @@ class _Teller:
                 metrics.alarm(detector)
         self._alarms = dict(shop.alarms)
         if time.monotonic() - self._told_at > TELL_S:
+            metrics.blend(_shares(shop.blend.weights()))
             self._tell_scores(shop.scores())
             self._told_at = time.monotonic()
 
@@ -99,3 +101,14 @@ class _Teller:
                 self._metrics.propensity("propensity", metric, window, value)
         for detector, seen in scores["drift"].items():
             self._metrics.drift(detector, seen["score"], seen.get("threshold"))
+
+
+def _shares(weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return each member's share of the blend: each feature of a member's best candidate is about 1.
+
+    >>> _shares({"deep": {"log": 2.0, "present": 1.0}, "session_knn": {"log": 1.0}, "mad": {"log": -3.0}})
+    {'deep': 0.75, 'session_knn': 0.25, 'mad': 0.0}
+    """
+    pulls = {member: max(0.0, sum(features.values())) for member, features in weights.items()}
+    whole = sum(pulls.values())
+    return {member: pull / whole if whole else 0.0 for member, pull in pulls.items()}

@@ -19,6 +19,7 @@ from prometheus_client import (
 )
 
 import headrace
+from headrace.clock import Clock, wall_ms
 from headrace.errors import Misconfigured
 from headrace.events import Reason
 from headrace.log import Partition
@@ -121,9 +122,6 @@ class ReaderMetrics(ProcessMetrics):
         self.freshness = self._histogram(
             "headrace_freshness_seconds", "From a record's append to its learning.", DELAY_S
         )
-        self.event_age = self._histogram(
-            "headrace_event_age_seconds", "From what happened (event time) to the record's append.", AGE_S
-        )
 
     def lag(self, lag: Mapping[Partition, int]) -> None:
         """Tell how many records of each partition wait to be read."""
@@ -132,12 +130,20 @@ class ReaderMetrics(ProcessMetrics):
 
 
 class ShardMetrics(ReaderMetrics):
-    """What a process tells that runs the loop; `turn` is the loop's `on_turn`. Abstract."""
+    """What a process tells that runs the loop; `turn` is the loop's `on_turn`. Abstract.
 
-    def __init__(self) -> None:
+    A snapshot is taken for new when its size is another one. Two states of one size follow each other seldom, and then
+    the newest one's time is late by one interval.
+    """
+
+    def __init__(self, *, clock: Clock = wall_ms) -> None:
         super().__init__()
+        self._clock, self._snapshot = clock, 0
         self._events = self._counter(
             "headrace_events_total", "Records read, by what became of them.", "result", values=get_args(Result)
+        )
+        self._event_age = self._histogram(
+            "headrace_event_age_seconds", "From what happened (event time) to the record's append.", AGE_S
         )
         self._rejected = self._counter(
             "headrace_events_rejected_total", "Records that became dead letters.", "reason", values=get_args(Reason)
@@ -150,7 +156,9 @@ class ShardMetrics(ReaderMetrics):
         self._judge = self._histogram("headrace_judge_duration_seconds", "Judging one commit's events.", QUICK_S)
         self._commit = self._histogram("headrace_commit_duration_seconds", "Committing once.", QUICK_S)
         self._snapshot_bytes = self._gauge("headrace_snapshot_size_bytes", "Size of the newest snapshot.")
-        self._snapshot_time = self._gauge("headrace_snapshot_timestamp_seconds", "When the newest snapshot was named.")
+        self._snapshot_time = self._gauge(
+            "headrace_snapshot_timestamp_seconds", "When this process last named a snapshot."
+        )
 
     def turn(self, turn: Turn) -> None:
         """Tell what one commit of the loop did."""
@@ -162,17 +170,16 @@ class ShardMetrics(ReaderMetrics):
         for age_s in turn.freshness_s:
             self.freshness.observe(age_s)
         for age_s in turn.event_ages_s:
-            self.event_age.observe(age_s)
+            self._event_age.observe(age_s)
         self._learn.observe(turn.learn_s)
         self._judge.observe(turn.judge_s)
         self._commit.observe(turn.commit_s)
         self.lag(turn.lag)
         self.bounds(turn.bounds)
-        self._snapshot_bytes.set(turn.snapshot_bytes)
-
-    def snapshot(self, time_ms: int) -> None:
-        """Tell when a journal entry named a new snapshot."""
-        self._snapshot_time.set(time_ms / 1000)
+        if turn.snapshot_bytes not in (0, self._snapshot):  # 0: the loop has made none since it (re)started
+            self._snapshot = turn.snapshot_bytes
+            self._snapshot_bytes.set(turn.snapshot_bytes)
+            self._snapshot_time.set(self._clock() / 1000)
 
 
 class OnlineMetrics(ShardMetrics):
@@ -192,7 +199,11 @@ class OnlineMetrics(ShardMetrics):
             "metric",
             "window",
         )
-        self._weight = self._gauge("headrace_blend_weight_ratio", "Share of a learner in the blend.", "learner")
+        self._weight = self._gauge(
+            "headrace_blend_weight_ratio",
+            "Share of a learner in the utility that the best item of each gets from the blend.",
+            "learner",
+        )
         self._drift = self._gauge("headrace_drift_score", "Distance or loss that a detector watches.", "detector")
         self._threshold = self._gauge("headrace_drift_threshold", "Score above which a detector alarms.", "detector")
         self._alarms = self._counter("headrace_drift_alarms_total", "Drift alarms.", "detector")

@@ -70,7 +70,6 @@ def told() -> dict[str, ProcessMetrics]:
     online, finetune, serve, producer = OnlineMetrics(), FinetuneMetrics(), ServingMetrics(), ProducerMetrics()
     for shard in (online, finetune):
         shard.turn(a_turn())
-        shard.snapshot(1_700_000_000_000)
     online.judgements.inc(3)
     online.score("blend", "recall", 20, "recent", 0.5)
     online.propensity("propensity", "auc", "stream", 0.8)

@@ -35,3 +35,15 @@ def test_a_turn_is_told_and_turns_add_up() -> None:
     assert value(metrics, "headrace_snapshot_size_bytes") == 123
     for part in ("learn", "judge", "commit"):
         assert value(metrics, f"headrace_{part}_duration_seconds_count") == 2
+
+
+def test_a_new_snapshot_is_told_once_and_survives_a_restart_of_the_loop() -> None:
+    now = [1_000]
+    metrics = ShardMetrics(clock=lambda: now[0])
+    seen = []
+    for bytes_, time_ms in ((0, 1_000), (123, 2_000), (123, 3_000), (0, 4_000), (123, 5_000), (456, 6_000)):
+        now[0] = time_ms
+        metrics.turn(TURN._replace(snapshot_bytes=bytes_))
+        stamp = value(metrics, "headrace_snapshot_timestamp_seconds")
+        seen.append((stamp, value(metrics, "headrace_snapshot_size_bytes")))
+    assert seen == [(0, 0), (2, 123), (2, 123), (2, 123), (2, 123), (6, 456)]
