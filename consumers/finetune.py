@@ -44,17 +44,8 @@ class MakeRounds:
     """Builds the fine-tuner's fold from a state, or anew."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
-        self._settings = RoundSettings(
-            round_events=settings.round_events,
-            round_ms=settings.round_ms,
-            drift_events_min=settings.drift_events_min,
-            gate_events_max=settings.gate_events_max,
-            seed=settings.seed,
-            items_max=settings.items_max,
-            shoppers_max=settings.shoppers_max,
-            window_max=settings.window_max,
-            rehearsal_max=settings.rehearsal_max,
-        )
+        # Of equal names, equal meanings: each rule that has a setting is that setting.
+        self._settings = RoundSettings(**settings.model_dump(include=set(RoundSettings.__struct_fields__)))
 
     def __call__(self, state: State | None) -> Rounds:
         return Rounds(self._settings) if state is None else Rounds.from_state(state)

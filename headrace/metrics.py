@@ -77,7 +77,7 @@ class ProcessMetrics:
 
     def __init__(self) -> None:
         # The client's switch is global; nobody reads these series, and they double a scrape.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the client leaves it untyped
         self.registry = CollectorRegistry()
         self.described: list[Described] = []
         ProcessCollector(registry=self.registry)

@@ -111,7 +111,7 @@ def test_check_finds_hashing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
         "        super().learn(context, hash(str(item)) % 64)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    from hashing_learner import Hashing  # type: ignore[import-not-found]
+    from hashing_learner import Hashing  # type: ignore[import-not-found]  # written by this test
 
     with pytest.raises(AssertionError, match="depends on the process"):
         check_same_in_every_process(next_item(Hashing, items_max=64))

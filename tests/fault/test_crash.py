@@ -1,8 +1,11 @@
 """Whatever ends or hinders a process, what it learns stays the plain fold of the journal, nothing lost or twice."""
 
 import gc
+import os
 import random
 import resource
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from headrace.checks import check_covered, check_folds, records_of
 from headrace.config import settings as read_settings
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.events import Data, Event, Item, at, encode
+from headrace.kafka_log import transaction_timeout_ms
 from headrace.log import Log, Outgoing, open_log
 from headrace.topics import EVENTS, MODELS, partitions_of
 from operators.child import Child, Children
@@ -177,6 +181,32 @@ def test_the_newer_of_two_fences_the_older(shard: Shard) -> None:
     shard.check()
 
 
+@pytest.mark.parametrize("log_url", ["kafka"], indirect=True)
+def test_one_that_stood_still_past_its_transaction_does_no_harm(shard: Shard) -> None:
+    """The broker aborts the open transaction and raises the epoch; who wakes up is fenced, or had none open."""
+    shard.publish(900)
+    online = shard.online()
+    shard.await_entries(3)
+    shard.publish(900)  # so that it stops in the middle of its work
+    shard.await_entries(shard.follow() + 1)
+    os.kill(online.pid, signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    shard.publish(300)
+    # The broker looks for transactions that have run out every 10 s.
+    time.sleep(transaction_timeout_ms / 1_000 + 12 - (time.monotonic() - stopped_at))
+    entries = shard.follow()
+    assert shard.covered < shard.published, "it was to stop in the middle of its work"
+    os.kill(online.pid, signal.SIGCONT)
+    shard.children.await_that("it died or went on", lambda: online.code is not None or shard.follow() > entries)
+    if online.code is not None:
+        assert online.code == 1
+        assert "headrace: Fenced: " in online.text
+        online = shard.online()
+    shard.await_covered()
+    online.check()
+    shard.check()
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux: the limit of a running process' files")
 def test_a_full_disk_is_waited_for(shard: Shard) -> None:
     shard.publish(300)
@@ -218,6 +248,31 @@ def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
     path.write_bytes(good)
     shard.online()
     shard.check()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client leaves sockets unclosed
+def test_a_short_outage_needs_nobody(own_broker: Path, tmp_path: Path, children: Children) -> None:
+    """The broker is away for ten seconds: the same process goes on, by the client's retries or by ours."""
+    running = broker.status(own_broker)
+    assert running is not None
+    shard = Shard(f"kafka:{running.bootstrap}", tmp_path, children)
+    shard.publish(900)
+    online = shard.online()
+    shard.await_entries(3)
+    shard.publish(900)  # so that it goes in mid-stream
+    shard.close()  # the test itself does not look while nothing answers
+    broker.stop(own_broker)
+    time.sleep(10)
+    assert online.code is None, online.tail
+    broker.start(own_broker)
+    shard.connect()
+    shard.publish(300)
+    shard.await_covered()
+    assert online.code is None, "nobody was to start it again"
+    online.check()
+    shard.check()
+    shard.close()
 
 
 @pytest.mark.timeout(1200)

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -94,11 +95,11 @@ def test_the_parent_is_not_changed() -> None:
 
 
 def test_sampled_softmax_learns_as_well_as_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = {"settings": small, "seed": 3, "passes": 4}
-    full = train(None, language(2000, 1, size=300), **rounds).model  # type: ignore[arg-type]
+    trained = partial(train, None, language(2000, 1, size=300), settings=small, seed=3, passes=4)
+    full = trained().model
     monkeypatch.setattr(finetune, "full_softmax_max", 0)
     monkeypatch.setattr(finetune, "negatives", 100)
-    sampled = train(None, language(2000, 1, size=300), **rounds).model  # type: ignore[arg-type]
+    sampled = trained().model
     truth = language(200, 2, size=300)
     assert mrr(sampled, truth) > 0.9 * mrr(full, truth) > 0.15
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headrace.state import decode, digest, encode
-from learners.prequential import VIEWS, Probability, Ranking
+from learners.prequential import VIEWS, Probability, Ranking, View
 
 
 def test_ranking_by_hand() -> None:
@@ -59,9 +59,9 @@ def test_fading_stays_finite_for_ever() -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_nothing_judged_gives_no_scores(view: str) -> None:
-    assert Ranking().scores(view) == {}  # type: ignore[arg-type]
-    assert Probability().scores(view) == {}  # type: ignore[arg-type]
+def test_nothing_judged_gives_no_scores(view: View) -> None:
+    assert Ranking().scores(view) == {}
+    assert Probability().scores(view) == {}
 
 
 def stream(count: int) -> tuple[np.ndarray, np.ndarray]:
