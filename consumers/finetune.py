@@ -23,13 +23,14 @@ from headrace.loop import Loop, LoopSettings, Turn
 from headrace.metrics import FinetuneMetrics
 from headrace.state import State
 from headrace.topics import ALARMS, EVENTS, MODELS, partitions_of
-from learners import rounds
+from learners import evidence
 from learners.browsing import Question
 from learners.contest import NOTHING, reciprocal_rank, worth
 from learners.deep import DeepModel, DeepSettings
+from learners.evidence import Compared, Trained
 from learners.finetune import NotFinite, TrainResult, train
 from learners.judgement import Listed, listed, without
-from learners.rounds import Compared, Rounds, RoundSettings, Trained
+from learners.rounds import Rounds, RoundSettings
 
 SHARD: Final = "finetune"
 MODEL: Final = "model"
@@ -78,7 +79,7 @@ class Trainer:
                 found.append(self._train(fold))
             elif fold.proposed:
                 found.append(self._check(fold, fold.proposed.blob, "proposed", {"proposed": fold.proposed.version}))
-        return [rounds.encode(one) for one in found]
+        return [evidence.encode(one) for one in found]
 
     def _compare(self, fold: Rounds) -> Sequence[Compared]:
         """Say what the blend is worth with each model that stands in the contest, and without any."""

@@ -5,7 +5,7 @@ their Maven coordinates into its cache (about 45 s the first time). The broker b
 lies in one folder (`server.properties`, `broker.log`, `broker.json`, `data/`), so that any process can ask for its
 status or stop it, and a broker that was killed starts again on the same data and ports.
 
-This module starts processes and reads the `HEADRACE_KAFKA*` settings; only `headrace.kafka_log` speaks to Kafka.
+This module starts processes and reads the `HEADRACE_KAFKA*` settings; only `headrace.kafka_client` imports a client.
 """
 
 import base64

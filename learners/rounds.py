@@ -1,7 +1,7 @@
 """Rounds of the slow learner: when to train, and what became of it. A fold without torch.
 
 The fine-tuner folds this. What torch does beside it (training a candidate, letting the models predict) comes back as
-judgements: `Trained` and `Compared`. So the fine-tuner restarts, replays and is audited like every other shard.
+judgements (`learners.evidence`). So the fine-tuner restarts, replays and is audited like every other shard.
 
 A round is due by volume, by event time or by a drift alarm. What it trains on is `learners.material`'s, who may take
 whose place `learners.contest`'s. Here is the course of it: one candidate at a time; no verdict in time means refused; a
@@ -25,6 +25,7 @@ from headrace.topics import ALARMS
 from learners.announcement import Announcement, Kind, announced
 from learners.browsing import Browsing, Question
 from learners.contest import CHAMPION, NOTHING, PREDECESSOR, Trial, Watch
+from learners.evidence import Compared, Trained, decode
 from learners.gate import Verdict, retention
 from learners.judgement import Listed
 from learners.material import Material
@@ -50,40 +51,10 @@ class RoundSettings(Struct, frozen=True, kw_only=True):
     slice_steps_max: int = 300
 
 
-class Trained(Struct, frozen=True, tag=True):
-    """What training made, or why it made nothing: `reasons` that the model is unfit.
-
-    `retention` has, per older slice of the holdout, the reciprocal ranks of champion and candidate.
-    """
-
-    blob: str
-    trigger: str
-    reasons: list[str]
-    retention: list[tuple[list[float], list[float]]]
-    lineage: dict[str, str | int | float | list[str]]
-
-
-class Compared(Struct, frozen=True, tag=True):
-    """How the models did on new events, one row per event.
-
-    `worths` has, for each model (by its blob) and for `NOTHING`, what the blend is worth with it
-    (`learners.contest.worth`); `alone` the reciprocal ranks of each model (by its blob) and each fast learner alone.
-    """
-
-    worths: dict[str, list[float]]
-    alone: dict[str, list[float]]
-
-
-_decoder = msgspec.msgpack.Decoder(Trained | Compared)
 _STANDING: Final = ("champion", "candidate", "predecessor", "proposed")
 _PLAIN: Final = (
     "round", "due", "_time_ms", "_round_at", "_round_ms", "_candidate_at", "_watched_until", "_announced",
 )  # fmt: skip
-
-
-def encode(judgement: Trained | Compared) -> bytes:
-    """Return a judgement's wire form."""
-    return msgspec.msgpack.encode(judgement)
 
 
 class Rounds:
@@ -196,7 +167,7 @@ class Rounds:
 
     def absorb(self, judgement: bytes) -> None:
         """Take in what torch made or said."""
-        found = _decoder.decode(judgement)
+        found = decode(judgement)
         if isinstance(found, Trained):
             self._take_candidate(found)
         else:

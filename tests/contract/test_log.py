@@ -762,7 +762,7 @@ def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(kafka
 
 
 def test_unacknowledged_bytes_are_bounded(kafka: Opened) -> None:
-    from headrace.kafka_log import KafkaAppender, unacknowledged_bytes_max
+    from headrace.kafka_appender import KafkaAppender, unacknowledged_bytes_max
 
     appender = kafka.appender()
     assert isinstance(appender, KafkaAppender)

@@ -19,7 +19,7 @@ from headrace.checks import check_covered, check_folds, records_of
 from headrace.config import settings as read_settings
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.events import Data, Event, Item, at, encode
-from headrace.kafka_log import transaction_timeout_ms
+from headrace.kafka_writer import transaction_timeout_ms
 from headrace.log import Log, Outgoing, open_log
 from headrace.topics import EVENTS, MODELS, partitions_of
 from operators.child import Child, Children

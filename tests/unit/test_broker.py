@@ -16,7 +16,8 @@ import pytest
 
 from headrace import broker
 from headrace.errors import LogUnavailable, Misconfigured
-from headrace.kafka_log import KafkaLog, unacknowledged_bytes_max
+from headrace.kafka_appender import unacknowledged_bytes_max
+from headrace.kafka_log import KafkaLog
 from headrace.log import Outgoing, Partition, Reader
 
 E0 = Partition("events", 0)

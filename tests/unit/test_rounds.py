@@ -8,11 +8,12 @@ import pytest
 from headrace.events import Data, Event, Item, at
 from headrace.log import Outgoing, Record
 from headrace.state import decode, digest, encode
-from learners import rounds
 from learners.announcement import Announcement, announced
 from learners.browsing import KINDS
 from learners.contest import NOTHING
-from learners.rounds import Compared, Rounds, RoundSettings, Trained
+from learners.evidence import Compared, Trained
+from learners.evidence import encode as as_judgement
+from learners.rounds import Rounds, RoundSettings
 
 RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
 START_MS = 1_736_121_600_000
@@ -37,7 +38,7 @@ def trained(
     retention: tuple[tuple[list[float], list[float]], ...] = (),
 ) -> None:
     made = Trained(blob, trigger or fold.due or "volume", list(reasons), list(retention), {"tokens": 9})
-    fold.absorb(rounds.encode(made))
+    fold.absorb(as_judgement(made))
 
 
 def compared(
@@ -56,7 +57,7 @@ def compared(
     worths = {one.blob: [worth] * count for one, worth in standing if one}
     alones = {name: fast if name in KINDS else alone for name in (*KINDS, *worths)}
     given = {name: [score] * count for name, score in alones.items()}
-    fold.absorb(rounds.encode(Compared({NOTHING: [nothing] * count, **worths}, given)))
+    fold.absorb(as_judgement(Compared({NOTHING: [nothing] * count, **worths}, given)))
 
 
 def decided(fold: Rounds, candidate: float, *, champion: float = 0.0, nothing: float = 0.0) -> None:

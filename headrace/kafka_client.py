@@ -1,0 +1,131 @@
+"""The Kafka client as we use it: the one module that imports it. Options, errors in our words, how to leave.
+
+`headrace.kafka_log` says what was measured, and is therefore done.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from kafka import KafkaAdminClient as KafkaAdminClient
+from kafka import KafkaConsumer as KafkaConsumer
+from kafka import KafkaProducer as KafkaProducer
+from kafka import TopicPartition as TopicPartition
+from kafka import errors as kafka_errors
+from kafka.errors import KafkaError as KafkaError
+from kafka.errors import KafkaTimeoutError as KafkaTimeoutError
+from kafka.errors import TopicAlreadyExistsError as TopicAlreadyExistsError
+from kafka.structs import OffsetAndMetadata
+
+from headrace.broker import KafkaSecurity
+from headrace.errors import BrokenWorld, Fenced, LogUnavailable
+from headrace.log import Outgoing, Partition
+from headrace.topics import place_of
+
+fetch_bytes = 2**18
+"""Bytes of one partition that the broker sends at a time (or one larger record): about 50 ms of parsing for four."""
+close_timeout_s = 2.0
+"""How long an abandoned producer's thread may take to end."""
+
+LOST = (kafka_errors.OffsetOutOfRangeError, kafka_errors.LogTruncationError)
+"""What says that a position is outside what the log holds."""
+_FENCING = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    try:
+        yield
+    except KafkaError as error:
+        raise ours(error, what) from error
+
+
+def ours(error: BaseException, what: str) -> BrokenWorld:
+    """Return the failure of `what` in our words."""
+    if isinstance(error, BrokenWorld):
+        return error
+    causes = [error, *error.args]  # the client wraps a producer's first error in a later one's arguments
+    if any(isinstance(cause, _FENCING) or cause in _FENCING for cause in causes):
+        return Fenced(f"{what}: another writer has taken over ({error})")
+    return LogUnavailable(f"{what}: {type(error).__name__} {error}")
+
+
+def is_unknown(error: BaseException | None) -> bool:
+    """Say whether a record may or may not have been written; only a plain refusal is certain."""
+    return error is None or isinstance(error, kafka_errors.RetriableError)
+
+
+class Client(NamedTuple):
+    """What all clients of one log share."""
+
+    options: dict[str, Any]
+    prefix: str
+    deadline_s: float
+
+    @property
+    def deadline_ms(self) -> int:
+        return int(self.deadline_s * 1000)
+
+    def place(self, partition: Partition) -> TopicPartition:
+        return TopicPartition(self.prefix + partition.topic, partition.number)
+
+    def consumer(self) -> KafkaConsumer:
+        return KafkaConsumer(
+            **self.options,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            max_partition_fetch_bytes=fetch_bytes,
+            metrics_enabled=False,
+        )
+
+    def producer(self, **options: Any) -> KafkaProducer:
+        return KafkaProducer(
+            **self.options,
+            max_request_size=2**21,
+            max_block_ms=self.deadline_ms,
+            delivery_timeout_ms=self.deadline_ms,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+            **options,
+        )
+
+    def send(self, producer: KafkaProducer, record: Outgoing) -> Any:
+        """Queue a record and return the client's future of it."""
+        topic, number = place_of(record)
+        return producer.send(self.prefix + topic, record.value, record.key, partition=number)
+
+    def offsets(self, positions: Mapping[Partition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Return positions as a consumer group's."""
+        return {self.place(partition): OffsetAndMetadata(at, "", -1) for partition, at in positions.items()}
+
+
+def common_options(bootstrap: str, secured: KafkaSecurity, deadline_s: float) -> dict[str, Any]:
+    """Return the options that every client of a log is made with."""
+    return {
+        "bootstrap_servers": bootstrap.split(","),
+        "bootstrap_timeout_ms": int(deadline_s * 1000),
+        "request_timeout_ms": int(min(10.0, deadline_s / 2) * 1000),
+        "security_protocol": secured.protocol,
+        "sasl_mechanism": secured.sasl_mechanism,
+        "sasl_plain_username": secured.sasl_username,
+        "sasl_plain_password": secured.sasl_password,
+        "ssl_cafile": secured.ssl_cafile,
+        "reconnect_backoff_max_ms": 1_000,
+    }
+
+
+def abandon(producer: KafkaProducer) -> None:
+    """Close a producer without waiting for what it has in flight.
+
+    Its own `close` first flushes, and leaves its thread running if that does not succeed; so the thread is ended first,
+    which fails what waits.
+    """
+    sender = producer._sender
+    sender.force_close()
+    sender.join(close_timeout_s)
+    with suppress(KafkaError):
+        producer.close(timeout=0)
