@@ -110,7 +110,7 @@ class Deep:
 
     Args:
         first_passes: over period 0, from nothing.
-        passes: over each later period and as many rehearsed sessions.
+        passes: over each later period, each with as many sessions of the past.
     """
 
     def __init__(self, seed: int, *, first_passes: int = 8, passes: int = 3) -> None:
@@ -125,12 +125,13 @@ class Deep:
         from learners.finetune import train
 
         sessions = [[periods.items[item] for item in items] for items in periods.sessions(period) if len(items) > 1]
+        passes = self.passes if period else self.first_passes
         result = train(
             self.model,
             sessions,
-            rehearsal=self.rehearsal.draw(len(sessions), self.seed + period),
+            rehearsal=self.rehearsal.draw(passes * len(sessions), self.seed + period),
             seed=self.seed + period,
-            passes=self.passes if period else self.first_passes,
+            passes=passes,
             progress=progress,
         )
         self.model = result.model

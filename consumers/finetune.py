@@ -101,12 +101,13 @@ class Trainer:
 
     def _train(self, fold: Rounds) -> Trained:
         began = time.monotonic()
-        sequences = fold.material.window()
-        # Without a champion to start from, all that is remembered is there to learn from.
-        share = self._settings.rehearsal_share
-        count = int(len(sequences) * share) if fold.champion else len(fold.material.rehearsal)
-        rehearsed = fold.material.rehearsal.draw(count, seed=fold.round)
+        sequences, rehearsal, passes = fold.material.window(), fold.material.rehearsal, self._settings.passes
         parent = self._model(fold.champion.blob) if fold.champion else None
+        if parent:
+            count = int(len(sequences) * self._settings.rehearsal_share) * passes
+            rehearsed = rehearsal.draw(count, seed=fold.round)
+        else:  # without a champion to start from, the past is as new as the present
+            sequences, rehearsed = [*rehearsal.draw(len(rehearsal), seed=fold.round), *sequences], []
         lineage: dict[str, str | int | float | list[str]] = {
             "parent": fold.champion.version if fold.champion else "",
             "events": fold.log_range(),
@@ -125,7 +126,7 @@ class Trainer:
                 settings=DeepSettings(width=self._settings.width),
                 seed=self._settings.seed + fold.round,
                 device=self._device,
-                passes=self._settings.passes,
+                passes=passes,
                 learning_rate=self._settings.learning_rate,
                 stop=_deadline(self._settings.train_s_max),
                 lineage={key: value for key, value in lineage.items() if key != "torch"},

@@ -103,12 +103,12 @@ class _Teller:
             self._metrics.drift(detector, seen["score"], seen.get("threshold"))
 
 
-def _shares(weights: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return each member's share of the blend: each feature of a member's best candidate is about 1.
+def _shares(weights: Mapping[str, float]) -> dict[str, float]:
+    """Return each member's share of the blend; one that speaks against its candidates has none.
 
-    >>> _shares({"deep": {"log": 2.0, "present": 1.0}, "session_knn": {"log": 1.0}, "mad": {"log": -3.0}})
+    >>> _shares({"deep": 3.0, "session_knn": 1.0, "mad": -3.0})
     {'deep': 0.75, 'session_knn': 0.25, 'mad': 0.0}
     """
-    pulls = {member: max(0.0, sum(features.values())) for member, features in weights.items()}
+    pulls = {member: max(0.0, weight) for member, weight in weights.items()}
     whole = sum(pulls.values())
     return {member: pull / whole if whole else 0.0 for member, pull in pulls.items()}

@@ -4,8 +4,9 @@ It learns from judgements (candidates that were given before the true item was k
 is `consumers.online`. Its members may be missing, silent or mad; what they say then changes nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +24,81 @@ TRUST: Final[Mapping[str, float]] = {
 """How far the members of the live system are believed before anything was learned; others as far as 1."""
 
 _lengths: Final = (1, 2, 3, 4, 6, 10)
-"""Session lengths at which the next set of weights begins; below the first, the session is empty."""
+"""Session lengths at which the next context begins; below the first, the session is empty."""
+_contexts: Final = len(_lengths) + 1
 _features: Final = ("share", "log", "reciprocal_rank", "present")
 _floor: Final = 1e-4
 """A score below this part of its member's best one counts as this part."""
 _log_floor: Final = float(np.log(_floor))
 _sharpness: Final = 4.0
 """Initial utility of being the best candidate of a member that is fully believed, against being on no list."""
+_units: Final = 32
+"""Width of the hidden layer."""
+_spread: Final = 0.35
+"""Standard deviation of the first weights into it."""
+_straight_rate: Final = 5.0
+"""How much faster than the others the straight weights learn: there are few, and they begin far from where they end."""
 _weight_max: Final = 50.0
 _tiny: Final = 1e-30
+_BETAS: Final = 0.9, 0.999
+
+
+class _Layers(NamedTuple):
+    """The weights, as views into one flat array. Row 0 holds for all contexts, the others are what each adds to it.
+
+    Shapes:
+        straight: (1 + contexts, F); into: (F, units); bias: (1 + contexts, units); out: (units,)
+    """
+
+    straight: NDArray[np.float64]
+    into: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    out: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, flat: NDArray[np.float64], inputs: int) -> "_Layers":
+        """Divide a flat array into the layers."""
+        shapes = ((1 + _contexts, inputs), (inputs, _units), (1 + _contexts, _units), (_units,))
+        parts = np.split(flat, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        return cls(*(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)))
+
+    @staticmethod
+    def size(inputs: int) -> int:
+        """Return how many weights there are."""
+        return (1 + _contexts) * inputs + inputs * _units + (1 + _contexts) * _units + _units
+
+
+class _Thought(NamedTuple):
+    """What came out of a forward pass. Shapes: inputs (C, F), hidden (C, units), chances (C,)."""
+
+    inputs: NDArray[np.float64]
+    hidden: NDArray[np.float64]
+    chances: NDArray[np.float64]
 
 
 class Blend:
-    """A softmax over the union of the members' candidates, linear in what each member says of a candidate.
+    """A small network that ranks the union of the members' candidates by what each member says of a candidate.
 
     Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its score by
     logarithm (1 for the best one, 0 for none), one over its rank (ties count as last) and whether it is there at all.
-    A weight is the sum of one for all contexts and one for sessions of about this length. Learning is one step down
-    the gradient of the cross-entropy, by AdaGrad with slowly fading sums, so that it never stops adapting; features
-    within [0, 1] bound the gradient. A second number per context, how often the true item is among the candidates at
-    all, scales the answer, so that it is the probability that the item comes next.
+    A candidate's utility is linear in these, with weights that depend on the session's length, plus what one hidden
+    layer makes of them together; chances are the softmax of the utilities. Before anything was learned, the hidden
+    layer says nothing. Each judgement is one step of Adam down the gradient of the cross-entropy, at a constant rate,
+    so that it never stops adapting; features within [0, 1] bound the gradient. A second number per context, how often
+    the true item is among the candidates at all, scales the answer, so that it is the probability that the item comes
+    next.
 
     Not promised: anything about items that no member names.
 
     Args:
-        members: names, in the order of the weights' rows.
-        learning_rate: first step's size.
-        fading: factor by which past gradients and hits count less at each step.
+        members: names, in the order of the features.
+        learning_rate: size of a step.
+        fading: factor by which past hits count less at each step.
         candidates_max: best candidates that are taken of each member.
+        seed: of the first weights.
 
-    Source: Duchi, Hazan and Singer, "Adaptive subgradient methods", JMLR 12, 2011; listwise softmax loss: Cao et al.,
-    "Learning to rank: from pairwise approach to listwise approach", ICML 2007.
+    Source: Kingma & Ba, "Adam", ICLR 2015; listwise softmax loss: Cao et al., "Learning to rank: from pairwise approach
+    to listwise approach", ICML 2007.
 
     >>> blend = Blend(("a", "b"))
     >>> ranked = {
@@ -62,7 +107,7 @@ class Blend:
     ... }
     >>> top(blend.predict(ranked, 1), 3).slots.tolist()
     [2, 1, 3]
-    >>> for _ in range(20):
+    >>> for _ in range(100):
     ...     blend.learn(ranked, 1, 1)
     >>> top(blend.predict(ranked, 1), 3).slots.tolist()
     [1, 2, 3]
@@ -72,21 +117,30 @@ class Blend:
         self,
         members: Sequence[str] = tuple(TRUST),
         *,
-        learning_rate: float = 0.1,
+        learning_rate: float = 1e-3,
         fading: float = 0.9999,
         candidates_max: int = 50,
+        seed: int = 0,
     ) -> None:
         self.members = tuple(members)
         self.learning_rate = learning_rate
         self.fading = fading
         self.candidates_max = candidates_max
-        shape = (1 + len(_lengths) + 1, len(self.members), len(_features))
-        # Row 0 holds for all contexts, the others are what each context adds to it.
-        self._weights = np.zeros(shape)
-        self._weights[0, :, _features.index("log")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
-        self._squares = np.full(shape, 0.1)
-        self._hits = np.full(shape[0] - 1, 1.0)
-        self._tries = np.full(shape[0] - 1, 2.0)
+        inputs = len(self.members) * len(_features)
+        self._flat = np.zeros(_Layers.size(inputs))
+        self._rates = np.full_like(self._flat, learning_rate)
+        self._layers = _Layers.of(self._flat, inputs)
+        trust = self._layers.straight[0].reshape(len(self.members), len(_features))
+        trust[:, _features.index("log")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
+        _Layers.of(self._rates, inputs).straight[:] *= _straight_rate
+        # Weights into the layer, and a threshold per unit, so that units differ; what they say starts at nothing.
+        draw = np.random.default_rng(seed)
+        self._layers.into[:] = _spread * draw.normal(size=self._layers.into.shape)
+        self._layers.bias[0] = _spread * np.abs(draw.normal(size=_units))
+        self._first, self._second = np.zeros_like(self._flat), np.zeros_like(self._flat)
+        self._steps = 0
+        self._hits = np.full(_contexts, 1.0)
+        self._tries = np.full(_contexts, 2.0)
 
     def predict(self, candidates: Mapping[str, Scores], context_length: int) -> Scores:
         """Return the probability of each candidate of the union to come next. Changes nothing.
@@ -98,32 +152,51 @@ class Blend:
         slots, features = self._describe(candidates)
         if not len(slots):
             return Scores(slots, np.empty(0, np.float32))
-        row = _row(context_length)
-        chances = self._softmax(features, row) * (self._hits[row - 1] / self._tries[row - 1])
+        context = _context(context_length)
+        chances = self._think(features, context).chances * (self._hits[context] / self._tries[context])
         return Scores(slots, np.maximum(chances, _tiny).astype(np.float32))
 
     def learn(self, candidates: Mapping[str, Scores], context_length: int, item: int) -> None:
         """Learn that `item` came next, where the members said `candidates`."""
         slots, features = self._describe(candidates)
-        row = _row(context_length)
+        context = _context(context_length)
         true = np.flatnonzero(slots == item)
-        self._hits[row - 1] = self.fading * self._hits[row - 1] + len(true)
-        self._tries[row - 1] = self.fading * self._tries[row - 1] + 1.0
-        if not len(true):
-            return
-        error = self._softmax(features, row)
-        error[true[0]] -= 1.0
-        gradient = (error @ features.reshape(len(features), -1)).reshape(features.shape[1:])
-        rows = [0, row]
-        self._squares[rows] = self.fading * self._squares[rows] + gradient * gradient
-        stepped = self._weights[rows] - self.learning_rate * gradient / np.sqrt(self._squares[rows])
-        self._weights[rows] = np.clip(stepped, -_weight_max, _weight_max)
+        self._hits[context] = self.fading * self._hits[context] + len(true)
+        self._tries[context] = self.fading * self._tries[context] + 1.0
+        if len(true):
+            thought = self._think(features, context)
+            error = thought.chances
+            error[true[0]] -= 1.0
+            self._step(self._gradient(thought, error, context))
 
-    def _softmax(self, features: NDArray[np.float64], row: int) -> NDArray[np.float64]:
-        weights = (self._weights[0] + self._weights[row]).ravel()
-        utility = features.reshape(len(features), -1) @ weights
+    def _think(self, features: NDArray[np.float64], context: int) -> _Thought:
+        straight, into, bias, out = self._layers
+        inputs = features.reshape(len(features), -1)
+        hidden = np.maximum(inputs @ into + (bias[0] + bias[1 + context]), 0.0)
+        utility = inputs @ (straight[0] + straight[1 + context]) + hidden @ out
         odds = np.exp(utility - utility.max())
-        return np.asarray(odds / odds.sum())
+        return _Thought(inputs, hidden, odds / odds.sum())
+
+    def _gradient(self, thought: _Thought, error: NDArray[np.float64], context: int) -> NDArray[np.float64]:
+        """Return the gradient of the cross-entropy; `error` (C,) is its gradient by the utilities."""
+        gradient = np.zeros_like(self._flat)
+        straight, into, bias, out = _Layers.of(gradient, thought.inputs.shape[1])
+        rows = [0, 1 + context]
+        straight[rows] = error @ thought.inputs
+        before = error[:, None] * self._layers.out * (thought.hidden > 0)
+        into[:] = thought.inputs.T @ before
+        bias[rows] = before.sum(axis=0)
+        out[:] = error @ thought.hidden
+        return gradient
+
+    def _step(self, gradient: NDArray[np.float64]) -> None:
+        one, two = _BETAS
+        self._steps += 1
+        self._first += (1.0 - one) * (gradient - self._first)
+        self._second += (1.0 - two) * (gradient * gradient - self._second)
+        size = np.sqrt(self._second / (1.0 - two**self._steps)) + 1e-8
+        self._flat -= self._rates * (self._first / (1.0 - one**self._steps)) / size
+        np.clip(self._flat, -_weight_max, _weight_max, out=self._flat)
 
     def _describe(self, candidates: Mapping[str, Scores]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return the union of the sane members' best candidates and what each member says of each.
@@ -146,23 +219,30 @@ class Blend:
     def _best(self, scores: Scores) -> Scores:
         return scores if len(scores.slots) <= self.candidates_max else top(scores, self.candidates_max)
 
-    def weights(self) -> dict[str, dict[str, float]]:
-        """Return, for people, each member's weight for each feature in the mean over contexts."""
-        mean = self._weights[0] + self._weights[1:].mean(axis=0)
-        return {
-            member: dict(zip(_features, row, strict=True))
-            for member, row in zip(self.members, mean.tolist(), strict=True)
-        }
+    def weights(self) -> dict[str, float]:
+        """Return, for people, what each member's word is worth: the utility of being its best candidate and on no other
+        list, over being on no list, in nats, in the mean over contexts."""
+        alone = np.zeros((1 + len(self.members), len(self.members), len(_features)))
+        alone[range(1, 1 + len(self.members)), range(len(self.members))] = 1.0
+        straight, into, bias, out = self._layers
+        inputs = alone.reshape(len(alone), -1)
+        utility = np.zeros(len(alone))
+        for context in range(1, 1 + _contexts):
+            hidden = np.maximum(inputs @ into + (bias[0] + bias[context]), 0.0)
+            utility += (inputs @ (straight[0] + straight[context]) + hidden @ out) / _contexts
+        return dict(zip(self.members, (utility[1:] - utility[0]).tolist(), strict=True))
 
     def state(self) -> State:
-        """Return weights, sums of squared gradients and hit counts."""
+        """Return weights, their moments and hit counts."""
         return {
             "members": list(self.members),
             "learning_rate": self.learning_rate,
             "fading": self.fading,
             "candidates_max": self.candidates_max,
-            "weights": self._weights.copy(),
-            "squares": self._squares.copy(),
+            "weights": self._flat.copy(),
+            "first": self._first.copy(),
+            "second": self._second.copy(),
+            "steps": self._steps,
             "hits": self._hits.copy(),
             "tries": self._tries.copy(),
         }
@@ -172,14 +252,16 @@ class Blend:
         """Return a blend that continues exactly where `state` was taken."""
         names = ("learning_rate", "fading", "candidates_max")
         blend = cls(state["members"], **{name: state[name] for name in names})
-        blend._weights, blend._squares = state["weights"].copy(), state["squares"].copy()
+        blend._flat[:] = state["weights"]
+        blend._first, blend._second = state["first"].copy(), state["second"].copy()
+        blend._steps = state["steps"]
         blend._hits, blend._tries = state["hits"].copy(), state["tries"].copy()
         return blend
 
 
-def _row(context_length: int) -> int:
-    """Return the row of weights that sessions of this length add."""
-    return 1 + sum(context_length >= length for length in _lengths)
+def _context(context_length: int) -> int:
+    """Return the number of the context of sessions of this length, from 0."""
+    return sum(context_length >= length for length in _lengths)
 
 
 def _sane(scores: Scores) -> bool:

@@ -81,9 +81,9 @@ def train(
     Args:
         parent: the model to start from; never changed. Its settings win over `settings`.
         sequences: items in order, oldest first; those shorter than 2 teach nothing. Longer than `settings.context` + 1
-        are cut
-            into pieces. All their items are admitted to the vocabulary.
-        rehearsal: sequences of the past, mixed evenly with the new ones.
+            are cut into pieces. All their items are admitted to the vocabulary.
+        rehearsal: sequences of the past, dealt out evenly to the passes and mixed with the new ones: each is trained on
+            once. The same past in every pass would be learned by heart (`docs/decisions/0006-rehearsal.md`).
         seed: decides the first weights of a new model, the order, dropout and the negatives.
         stop: asked before each batch; once it says True the round ends with what it has learned.
         progress: told the share done, in [0, 1], after each batch.
@@ -95,44 +95,46 @@ def train(
     model.lineage = lineage or {}
     everything = [*sequences, *rehearsal]
     model.grow(item for sequence in everything for item in sequence)
-    pieces = [piece for sequence in everything for piece in _pieces(model.rows(sequence), model.settings.context)]
-    if not pieces:
+    parts = [[*sequences, *rehearsal[turn::passes]] for turn in range(passes)]
+    turns = [[piece for sequence in part for piece in _pieces(model, sequence)] for part in parts]
+    if not any(turns):
         return TrainResult(model, 0, math.nan)
     model.to(device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        result = _passes(model, pieces, seed, passes, learning_rate, weight_decay, stop, progress)
+        result = _passes(model, turns, seed, learning_rate, weight_decay, stop, progress)
     model.network.eval()
     model.touched()
     return TrainResult(model.to("cpu"), *result)
 
 
-def _pieces(rows: list[int], context: int) -> Iterator[list[int]]:
+def _pieces(model: DeepModel, sequence: Sequence[str]) -> Iterator[list[int]]:
     """Cut a sequence into pieces of at most context + 1 rows that share one row, so that each step is learned once."""
+    rows, context = model.rows(sequence), model.settings.context
     for start in range(0, len(rows) - 1, context):
         yield rows[start : start + context + 1]
 
 
 def _passes(
     model: DeepModel,
-    pieces: list[list[int]],
+    turns: list[list[list[int]]],
     seed: int,
-    passes: int,
     learning_rate: float,
     weight_decay: float,
     stop: Callable[[], bool],
     progress: Callable[[float], None],
 ) -> tuple[int, float]:
-    """Run the passes; return how many predictions were trained on and the mean loss of the last pass."""
+    """Run a pass over the pieces of each turn; return how many predictions were trained on, and the last pass's mean
+    loss."""
     generator = torch.Generator().manual_seed(seed)
     model.network.train()
     rows = _RowAdam(model.table)
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    catalogue = _Catalogue(model, pieces, generator)
-    total = passes * sum(len(piece) - 1 for piece in pieces)
+    total = sum(len(piece) - 1 for pieces in turns for piece in pieces)
     tokens, loss = 0, math.nan
-    for _ in range(passes):
+    for pieces in filter(None, turns):
+        catalogue = _Catalogue(model, pieces, generator)
         done, summed = 0, 0.0
         for batch in _batches(pieces, generator):
             if stop():

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from learners.learner import Scores
 
-listed: Final = 20
-"""Best candidates of each member that a judgement keeps, and the longest list that is scored."""
+listed: Final = 50
+"""Best candidates of each member that the blend sees and a judgement keeps, and the longest rank that is told."""
 record_judgements_max: Final = 200
 """Judgements of one record, so that it stays far below the largest that the log takes."""
 

@@ -61,7 +61,7 @@ def test_rehearsal_keeps_what_plain_training_forgets() -> None:
     old, new = language(1000, 1), language(1000, 5, deal=11)
     first = train(None, old, settings=small, seed=3, passes=5).model
     plain = train(first, new, settings=small, seed=3, passes=5).model
-    rehearsed = train(first, new, rehearsal=old, settings=small, seed=3, passes=5).model
+    rehearsed = train(first, new, rehearsal=5 * old, settings=small, seed=3, passes=5).model
     truth = language(200, 9)
     assert mrr(first, truth) > mrr(rehearsed, truth) > mrr(plain, truth) + 0.03
     assert mrr(rehearsed, language(200, 9, deal=11)) > 0.15
