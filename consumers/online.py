@@ -104,7 +104,7 @@ class _Teller:
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:
-    """Return each member's share of the blend; one that speaks against its candidates has none.
+    """Return each member's share of the blend, from what it gives its best candidate; what takes away counts as none.
 
     >>> _shares({"deep": 3.0, "session_knn": 1.0, "mad": -3.0})
     {'deep': 0.75, 'session_knn': 0.25, 'mad': 0.0}
