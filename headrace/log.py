@@ -16,6 +16,8 @@ What every implementation promises:
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from headrace.errors import Misconfigured
 
 RECORD_BYTES_MAX = 1_000_000
@@ -29,8 +31,11 @@ class Partition(NamedTuple):
     number: int
 
 
-class Record(NamedTuple):
-    """A record as read: where it stands, when the log took it (ms since the epoch), and its bytes."""
+class Record(Struct, frozen=True, gc=False):
+    """A record as read: where it stands, when the log took it (ms since the epoch), and its bytes.
+
+    A struct, for every event passes as one: it is made in a third of a named tuple's time.
+    """
 
     partition: int
     offset: int

@@ -100,11 +100,6 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     flood_share: float = 0.5
 
 
-class _Waiting(NamedTuple):
-    record: Record
-    event: Event | Rejection
-
-
 @dataclass
 class _Frozen:
     """A snapshot on its way: its pointer (without the blob's name and, at first, the journal's position), its blob."""
@@ -151,7 +146,8 @@ class Loop(Generic[F]):
         self._sides = list(sides)
         self._reader = log.reader({p: self._positions[p] for p in sources})
         self._side_reader = log.reader({p: self._positions[p] for p in sides})
-        self._buffers: dict[Partition, deque[_Waiting]] = {p: deque() for p in sources}
+        self._buffers: dict[Partition, deque[Record]] = {p: deque() for p in sources}
+        self._heads_ms: dict[Partition, int] = {}  # when the first of a buffer happened, where that was asked
         self._ends = dict.fromkeys(sources, 0)
         self._ends_at = 0.0
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
@@ -220,13 +216,13 @@ class Loop(Generic[F]):
         self._records += len(records)
 
     def _fill(self, timeout_s: float) -> None:
-        """Steps 1 and 2: read into the buffers that have room, and decode."""
+        """Step 1: read into the buffers that have room."""
         hungry = [place for place, buffer in self._buffers.items() if len(buffer) < buffer_records_max]
         for place, records in self._reader.read(read_records_max, timeout_s, only=hungry):
-            self._buffers[place].extend([_Waiting(record, decode(record)) for record in records])
+            self._buffers[place].extend(records)
 
     def _take_chunk(self) -> bool:
-        """Step 3 for the partition whose head is oldest in event time; return whether there was one."""
+        """Steps 2 and 3 for the partition whose head is oldest in event time; return whether there was one."""
         waiting = [place for place, buffer in self._buffers.items() if buffer]
         if len(waiting) < len(self._buffers) and (not waiting or time.monotonic() - self._filled_at > look_interval_s):
             self._fill(0.0 if waiting or self._runs else self._settings.idle_wait_s)
@@ -236,10 +232,18 @@ class Loop(Generic[F]):
             waiting = [place for place, buffer in self._buffers.items() if buffer]
         if not waiting:
             return False
-        place = min(waiting, key=lambda p: _head_ms(self._buffers[p][0]))
+        place = min(waiting, key=self._head_ms)
+        del self._heads_ms[place]
         buffer = self._buffers[place]
         self._learn(place, [buffer.popleft() for _ in range(min(len(buffer), chunk_records_max))])
         return True
+
+    def _head_ms(self, place: Partition) -> int:
+        """Return when the next record of a partition happened; a bad one goes first, for it has no time."""
+        if place not in self._heads_ms:
+            event = decode(self._buffers[place][0])
+            self._heads_ms[place] = 0 if isinstance(event, Rejection) else event.time_ms
+        return self._heads_ms[place]
 
     def _wait_for_late(self) -> None:
         """Wait, a bounded time, for the empty partitions that the log says have more."""
@@ -255,12 +259,15 @@ class Loop(Generic[F]):
         self._ends = {place: self._reader.end(place) for place in self._buffers}
         self._ends_at = time.monotonic()
 
-    def _learn(self, place: Partition, chunk: Sequence[_Waiting]) -> None:
+    def _learn(self, place: Partition, chunk: Sequence[Record]) -> None:
+        # Each is decoded when it is learned, not when it is read: what waited meanwhile would have to be fetched from
+        # memory again, which takes as long as decoding.
         began = time.monotonic()
         number, fold, intake = place.number, self.fold, self._intake
         admit, learn, judge = intake.admit, fold.learn, self._judge
         learned = 0
-        for record, event in chunk:
+        for record in chunk:
+            event = decode(record)
             if isinstance(event, Rejection):
                 self._reject(place, record, event)
             elif admit(event):
@@ -271,9 +278,8 @@ class Loop(Generic[F]):
             else:
                 self._duplicates += 1
         self._learned += learned
-        self._applied(place, [record for record, _ in chunk])
+        self._applied(place, chunk)
         self._learn_s += time.monotonic() - began
-        record, event = chunk[-1]
         self._freshness.append(max(0.0, (self._clock() - record.time_ms) / 1000))
         if not isinstance(event, Rejection):
             self._event_ages.append(max(0.0, (record.time_ms - event.time_ms) / 1000))
@@ -383,8 +389,3 @@ class Loop(Generic[F]):
         self._writer.commit([Outgoing(ALARMS, b"flood", msgspec.json.encode(alarm), 0)], {})
         self._writer.settle()
         raise Flooded(text)
-
-
-def _head_ms(waiting: _Waiting) -> int:
-    """Return when the next record of a partition happened; a bad one goes first, for it has no time."""
-    return 0 if isinstance(waiting.event, Rejection) else waiting.event.time_ms

@@ -211,7 +211,7 @@ class SqliteReader:
                 if not first <= position <= end:
                     raise PositionLost(place.topic, place.number, position, first, end)
             if rows:
-                batch = list(map(Record._make, rows))
+                batch = [Record(*row) for row in rows]
                 self._positions[place] = batch[-1].offset + 1
                 records_max -= len(batch)
                 batches.append((place, batch))
