@@ -1,5 +1,7 @@
 """Buying: purchase propensity with its scores and the drift of its loss, as one fold."""
 
+from collections.abc import Sequence
+from math import fsum
 from typing import Any, Final, Self
 
 from headrace.events import Event
@@ -9,8 +11,10 @@ from learners.prequential import Probability
 from learners.propensity import Propensity
 
 LOSS: Final = "propensity_loss"
-loss_block: Final = 8
-"""Losses that the detectors take as one: a label comes with most events, and a detector costs as much as learning."""
+labels_block: Final = 8
+"""Labels that are scored together, and whose losses' mean the detectors take as one: a label comes with most events,
+and a detector costs as much as learning. Labels of a block that is not full wait with the learner."""
+_NONE: Final[Sequence[Alarm]] = ()
 
 
 class Buying:
@@ -19,16 +23,19 @@ class Buying:
     def __init__(self) -> None:
         self.propensity = Propensity()
         self.probability = Probability()
-        self.drift = LossDrift(LOSS, block=loss_block)
+        self.drift = LossDrift(LOSS, block=labels_block)
 
-    def learn(self, event: Event) -> list[Alarm]:
-        """Learn from one event; return alarms of the loss (the Brier score of each label that became known)."""
+    def learn(self, event: Event) -> Sequence[Alarm]:
+        """Learn from one event; return alarms of the loss (the Brier score of the labels that became known)."""
         self.propensity.learn(event)
+        labelled = self.propensity.labelled
+        if len(labelled) < labels_block:
+            return _NONE
         alarms: list[Alarm] = []
-        for probability, bought in self.propensity.take_labelled():
-            self.probability.observe(probability, bought)
-            if found := self.drift.observe((bought - probability) ** 2):
-                alarms += found
+        while len(labelled) >= labels_block:
+            block = [labelled.popleft() for _ in range(labels_block)]
+            self.probability.observe_all(block)
+            alarms += self.drift.observe(fsum([(bought - given) ** 2 for given, bought in block]) / labels_block)
         return alarms
 
     def scores(self) -> dict[str, Any]:

@@ -154,8 +154,8 @@ class LossDrift:
     ADWIN sees a fall as well, but learners that get better are no reason for an alarm.
 
     Args:
-        block: losses whose mean is one value for the detectors: their cost is paid once per block, for a later alarm by
-            at most a block and a little less sense for short changes.
+        block: losses whose mean each value is. A caller that has many losses pays the detectors once per block, for an
+            alarm that is later by at most a block and a little less sense for short changes.
     """
 
     def __init__(self, name: str, *, block: int = 1) -> None:
@@ -163,7 +163,6 @@ class LossDrift:
         self._adwin = Adwin()
         self._recent = 0.0
         self._page_hinkley = _page_hinkley(block)
-        self._held, self._sum = 0, 0.0
 
     @property
     def mean(self) -> float:
@@ -171,12 +170,7 @@ class LossDrift:
         return self._adwin.mean
 
     def observe(self, loss: float) -> list[Alarm]:
-        """Take a loss; return alarms."""
-        self._held += 1
-        self._sum += loss
-        if self._held < self.block:
-            return _NONE
-        loss, self._held, self._sum = self._sum / self.block, 0, 0.0
+        """Take a loss, or the mean of a block of them; return alarms."""
         alarms = []
         before = self._adwin.mean
         self._recent += recent * self.block * (loss - self._recent)
@@ -192,8 +186,7 @@ class LossDrift:
         """Return both detectors."""
         sums = self._page_hinkley
         return {
-            "name": self.name, "block": self.block, "held": self._held, "sum": self._sum,
-            "adwin": self._adwin.state(), "recent": self._recent,
+            "name": self.name, "block": self.block, "adwin": self._adwin.state(), "recent": self._recent,
             "count": sums._x_mean.n, "mean": sums._x_mean._mean, "increase": sums._sum_increase,
             "decrease": sums._sum_decrease, "lowest": sums._min_increase, "highest": sums._max_decrease,
         }  # fmt: skip
@@ -202,16 +195,12 @@ class LossDrift:
     def from_state(cls, state: State) -> Self:
         """Return a detector that continues exactly where `state` was taken."""
         drift = cls(state["name"], block=state["block"])
-        drift._held, drift._sum = state["held"], state["sum"]
         drift._adwin, drift._recent = Adwin.from_state(state["adwin"]), state["recent"]
         sums = drift._page_hinkley
         sums._x_mean.n, sums._x_mean._mean = state["count"], state["mean"]
         sums._sum_increase, sums._sum_decrease = state["increase"], state["decrease"]
         sums._min_increase, sums._max_decrease = state["lowest"], state["highest"]
         return drift
-
-
-_NONE: Final[list[Alarm]] = []
 
 
 def _page_hinkley(block: int) -> PageHinkley:

@@ -12,6 +12,9 @@ that a score stays within its range.
 """
 
 import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -39,6 +42,9 @@ class _Views:
 
     A row is the index of a table (a rank, or a bin with a label); `sums` are the weights per index, which is all that
     any score needs. The ring keeps index and weight, so that what leaves the window is subtracted by counting anew.
+
+    They stand in arrays of the standard library, whose single places are read and written in a third of the time that
+    numpy's take; numpy then adds them up without a copy.
     """
 
     def __init__(self, size: int, window: int, fading: float) -> None:
@@ -46,66 +52,78 @@ class _Views:
         assert 0 < fading <= 1, "a fading factor lies in (0, 1]"
         self.size, self.window, self.fading = size, window, fading
         self.judged = 0
-        self._whole = np.zeros(size)
+        self._whole = _zeros(size)
         self._squares = 0.0
-        self._fading = np.zeros(size)
+        self._fading = _zeros(size)
         self._scale = 1.0
-        self._indices = np.zeros(window, np.int16)
-        self._weights = np.zeros(window)
+        self._indices = array("h", bytes(2 * window))
+        self._weights = _zeros(window)
 
-    def add(self, index: int, weight: float) -> None:
+    def add(self, found: Sequence[int], weight: float) -> None:
+        """Add judgements of one weight: the index of each."""
         assert 1 <= weight < math.inf, f"a weight is 1 / probability, so at least 1, found {weight}"
-        place = self.judged % self.window
-        self._indices[place] = index
-        self._weights[place] = weight
-        self._whole[index] += weight
-        self._squares += weight * weight
-        self._scale /= self.fading  # newer ones weigh more, instead of all others less
-        self._fading[index] += weight * self._scale
-        if self._scale > 1e100:
-            self._fading /= self._scale
-            self._scale = 1.0
-        self.judged += 1
+        indices, weights, whole, fading, scale = self._indices, self._weights, self._whole, self._fading, self._scale
+        for place, index in enumerate(found, self.judged):
+            place %= self.window
+            indices[place] = index
+            weights[place] = weight
+            whole[index] += weight
+            scale /= self.fading  # newer ones weigh more, instead of all others less
+            fading[index] += weight * scale
+            if scale > 1e100:
+                self._fading = fading = array("d", np.frombuffer(fading) / scale)
+                scale = 1.0
+        self._scale = scale
+        self._squares += weight * weight * len(found)
+        self.judged += len(found)
 
     def sums(self, view: View) -> NDArray[np.float64]:
         if view == "whole":
-            return self._whole
+            return np.array(self._whole)
         if view == "fading":
-            return self._fading / self._scale
+            return np.array(self._fading) / self._scale
+        indices, weights = self._held()
+        return np.bincount(indices, weights, self.size).astype(np.float64)
+
+    def _held(self) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
         held = min(self.judged, self.window)
-        return np.bincount(self._indices[:held], self._weights[:held], self.size).astype(np.float64)
+        return np.array(self._indices[:held]), np.array(self._weights[:held])
 
     def effective(self) -> float:
         """Return how many judgements of equal weight say as much as all so far (Kish)."""
-        return float(self._whole.sum()) ** 2 / self._squares if self._squares else 0.0
+        return float(np.sum(self._whole)) ** 2 / self._squares if self._squares else 0.0
 
     def state(self) -> State:
-        held = min(self.judged, self.window)
+        indices, weights = self._held()
         return {
             "size": self.size,
             "window": self.window,
             "fading": self.fading,
             "judged": self.judged,
-            "whole": self._whole.copy(),
+            "whole": np.array(self._whole),
             "squares": self._squares,
-            "faded": self._fading.copy(),
+            "faded": np.array(self._fading),
             "scale": self._scale,
-            "indices": self._indices[:held].copy(),
-            "weights": self._weights[:held].copy(),
+            "indices": indices,
+            "weights": weights,
         }
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         views = cls(state["size"], state["window"], state["fading"])
         views.judged = state["judged"]
-        views._whole = state["whole"].copy()
+        views._whole = array("d", state["whole"])
         views._squares = state["squares"]
-        views._fading = state["faded"].copy()
+        views._fading = array("d", state["faded"])
         views._scale = state["scale"]
         held = len(state["indices"])
-        views._indices[:held] = state["indices"]
-        views._weights[:held] = state["weights"]
+        views._indices[:held] = array("h", state["indices"])
+        views._weights[:held] = array("d", state["weights"])
         return views
+
+
+def _zeros(size: int) -> "array[float]":
+    return array("d", bytes(8 * size))
 
 
 class Ranking:
@@ -139,7 +157,7 @@ class Ranking:
             weight: 1 / the probability with which the event was picked for judging.
         """
         assert rank is None or rank >= 1, f"ranks begin at 1, found {rank}"
-        self._views.add(0 if rank is None or rank > ranks_max else rank, weight)
+        self._views.add((0 if rank is None or rank > ranks_max else rank,), weight)
 
     def scores(self, view: View) -> dict[str, float]:
         """Return the scores as fractions; empty before the first judgement."""
@@ -204,8 +222,15 @@ class Probability:
 
     def observe(self, probability: float, label: bool, weight: float = 1.0) -> None:
         """Take in a prediction and what happened; `weight` as in `Ranking.observe`."""
-        assert 0 <= probability <= 1, f"a probability lies in [0, 1], found {probability}"
-        self._views.add(_bin(probability) + (bins if label else 0), weight)
+        self.observe_all(((probability, label),), weight)
+
+    def observe_all(self, pairs: Iterable[tuple[float, bool]], weight: float = 1.0) -> None:
+        """Take in several at once; the same as one after another, in less time."""
+        found = []
+        for probability, label in pairs:
+            assert 0 <= probability <= 1, f"a probability lies in [0, 1], found {probability}"
+            found.append(bisect_right(_edges, probability) + (bins if label else 0))
+        self._views.add(found, weight)
 
     def scores(self, view: View) -> dict[str, float]:
         """Return `log_loss`, `calibration_error`, `base_rate` and, once both labels were seen, `auc`."""
@@ -224,13 +249,8 @@ class Probability:
         return probability
 
 
-def _bin(probability: float) -> int:
-    if probability <= 0 or probability >= 1:
-        return bins - 1 if probability else 0
-    log_odds = math.log(probability) - math.log1p(-probability)
-    return min(bins - 1, max(0, int((log_odds + log_odds_max) / (2 * log_odds_max) * bins)))
-
-
+_edges: Final = [1 / (1 + math.exp(-(edge / bins * 2 - 1) * log_odds_max)) for edge in range(1, bins)]
+"""The probability at which each bin but the first begins."""
 _middles: Final = 1 / (1 + np.exp(-((np.arange(bins) + 0.5) / bins * 2 - 1) * log_odds_max))
 
 

@@ -5,16 +5,17 @@ what is not bought only when its window ends, would show the model buyers by day
 probabilities were then wrong by 0.07 where 0.04 of the views sell, and its loss swung with the hours.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from functools import lru_cache
 from math import log
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, Self
 from zlib import crc32
 
+from msgspec import Struct
 from river import optim
 from river.linear_model import LogisticRegression
 
-from headrace.events import Event
+from headrace.events import Event, Item
 from headrace.state import State
 
 attribution_ms: Final = 6 * 3_600_000
@@ -28,6 +29,10 @@ items_max: Final = 100_000
 prices_counted_min: Final = 5
 prices_counted_max: Final = 200
 """A usual price is an average over about the newest so many, so that it follows prices that drift."""
+views_counted_max: Final = 8
+carts_counted_max: Final = 3
+purchases_counted_max: Final = 5
+"""What a shopper did in this visit, and bought ever, is counted up to here: more makes no other word."""
 buckets: Final = 1 << 18
 """Hash buckets of the features; bounds the model."""
 _DEAR: Final = crc32(b"dearer than its category") % buckets
@@ -36,55 +41,97 @@ labelled_max: Final = 100_000
 """Labels kept until they are taken."""
 
 
-class Labelled(NamedTuple):
-    """A view whose outcome is known: the probability that was given at the view, and what happened."""
+class _Shopper(Struct, gc=False):
+    """What this learner keeps of one shopper: counts of the visit, purchases ever, and when the last event was."""
 
+    views: int
+    carts: int
+    purchases: int
+    time_ms: int
+
+
+_UNKNOWN: Final = _Shopper(0, 0, 0, 0)
+
+
+class _View(Struct, gc=False):
+    """A view that waits for its label: the probability given then, its features, and whether it was bought so far."""
+
+    key: tuple[str, str]
+    time_ms: int
     probability: float
+    features: dict[int, float]
     bought: bool
 
 
-class _Shopper:
-    """What this learner keeps of one shopper: counts of the visit, and when the last event was."""
+class _Usual(Struct, gc=False):
+    """A fading mean of log prices, and over how many it is."""
 
-    __slots__ = ("carts", "purchases", "time_ms", "views")
+    mean: float
+    count: int
 
-    def __init__(self, views: int, carts: int, purchases: int, time_ms: int) -> None:
-        self.views, self.carts, self.purchases, self.time_ms = views, carts, purchases, time_ms
-
-
-class _View:
-    """A view that waits for its label: the probability given then, its features, and whether it was bought so far."""
-
-    __slots__ = ("bought", "features", "probability", "time_ms")
-
-    def __init__(self, time_ms: int, probability: float, features: dict[int, float], bought: bool) -> None:
-        self.time_ms, self.probability, self.features, self.bought = time_ms, probability, features, bought
+    def above(self, level: float) -> float:
+        """Return how far a log price lies above this one, 0 while too few were counted."""
+        if self.count < prices_counted_min:
+            return 0.0
+        difference = level - self.mean
+        return difference if -2.0 < difference < 2.0 else max(-2.0, min(2.0, difference))
 
 
 class _UsualPrices:
-    """Fading means of log prices by name; of names beyond the maximum, those priced longest ago are forgotten."""
+    """Usual prices by name; of names beyond the maximum, those priced longest ago are forgotten."""
 
     def __init__(self, names_max: int) -> None:
         self.names_max = names_max
-        self.means: dict[str, tuple[float, int]] = {}  # log price, count; least recently priced first
+        # Least recently priced first. Ordered, for a plain dict looks for its first key past all that left before it.
+        self.means: OrderedDict[str, _Usual] = OrderedDict()
 
-    def learn(self, name: str, level: float) -> None:
-        mean, count = self.means.pop(name, (0.0, 0))
-        count = min(count + 1, prices_counted_max)
-        self.means[name] = (mean + (level - mean) / count, count)
-        if len(self.means) > self.names_max:
-            del self.means[next(iter(self.means))]
+    def learn(self, name: str, level: float) -> float:
+        """Learn a log price; return how far it lay above the usual one, 0 while that was not known."""
+        means = self.means
+        usual = means.get(name)
+        if usual is None:
+            means[name] = _Usual(level, 1)
+            if len(means) > self.names_max:
+                means.popitem(last=False)
+            return 0.0
+        means.move_to_end(name)
+        above = usual.above(level)
+        if usual.count < prices_counted_max:
+            usual.count += 1
+        usual.mean += (level - usual.mean) / usual.count
+        return above
 
     def above(self, name: str, level: float) -> float:
-        """Return how far a log price lies above the usual one; 0 while that is not known."""
-        mean, count = self.means.get(name, (level, 0))
-        return max(-2.0, min(2.0, level - mean)) if count >= prices_counted_min else 0.0
+        """Return what `learn` would."""
+        usual = self.means.get(name)
+        return 0.0 if usual is None else usual.above(level)
+
+    def state(self) -> list[Any]:
+        return [[name, usual.mean, usual.count] for name, usual in self.means.items()]
+
+    def restore(self, state: list[Any]) -> None:
+        self.means = OrderedDict((name, _Usual(mean, count)) for name, mean, count in state)
 
 
-@lru_cache(maxsize=1 << 16)
 def _bucket(word: str) -> int:
-    """Return a word's bucket; remembered, for most words come again and again."""
     return crc32(word.encode()) % buckets
+
+
+# Words are hashed by threes and remembered, for most come again and again.
+@lru_cache(maxsize=1 << 16)
+def _item_buckets(item_id: str, category: str, brand: str) -> tuple[int, ...]:
+    return _bucket(f"i{item_id}"), _bucket(f"c{category}"), _bucket(f"b{brand}")
+
+
+@lru_cache(maxsize=1 << 12)
+def _visit_buckets(views: int, carts: int, purchases: int, day_part: int) -> tuple[int, ...]:
+    return _bucket(f"v{views}|{carts}"), _bucket(f"n{purchases}"), _bucket(f"h{day_part}")
+
+
+def _features(item: Item, shopper: _Shopper, now: int, dear: float, raised: float) -> dict[int, float]:
+    a, b, c = _item_buckets(item.item_id, item.item_category, item.item_brand)
+    d, e, f = _visit_buckets(shopper.views, shopper.carts, shopper.purchases, now // (4 * 3_600_000) % 6)
+    return {a: 1.0, b: 1.0, c: 1.0, d: 1.0, e: 1.0, f: 1.0, _DEAR: dear, _RAISED: raised}
 
 
 class Propensity:
@@ -93,6 +140,9 @@ class Propensity:
     A view opens with the probability given then; a purchase of the item within the attribution window marks it, and
     when the window ends it is learned. Scores are therefore prequential. Kept per shopper, but for usual prices and
     weights, which average over shards.
+
+    `labelled` holds, until somebody takes them, the views whose outcome is known: the probability that was given at the
+    view, and whether the item was bought.
 
     Prices must be finite and bounded (`headrace.events` refuses others): one infinity would spoil the weights for ever.
     """
@@ -105,11 +155,12 @@ class Propensity:
         self._model = LogisticRegression(
             optim.SGD(learning_rate), intercept_init=log(0.05 / 0.95), intercept_lr=learning_rate
         )
-        self._open: dict[tuple[str, str], _View] = {}  # oldest first
-        self._shoppers: dict[str, _Shopper] = {}
+        self._open: dict[tuple[str, str], _View] = {}
+        self._waiting: deque[_View] = deque()  # the same views, oldest first
+        self._shoppers: OrderedDict[str, _Shopper] = OrderedDict()  # least recently seen first
         self._of_category = _UsualPrices(categories_max)
         self._of_item = _UsualPrices(items_max)
-        self._labelled: deque[Labelled] = deque(maxlen=labelled_max)
+        self.labelled: deque[tuple[float, bool]] = deque(maxlen=labelled_max)
 
     def predict(self, event: Event) -> float | None:
         """Return the probability that a view ends in a purchase, or None for what is not a view."""
@@ -119,74 +170,66 @@ class Propensity:
 
     def learn(self, event: Event) -> None:
         """Open a view, or settle the views that this event decides."""
-        kind, now = event.type, event.time_ms
-        waiting = self._open
-        while waiting:
-            key = next(iter(waiting))
-            if waiting[key].time_ms >= now - attribution_ms and len(waiting) < open_max:
-                break
-            self._settle(waiting.pop(key))
+        kind, now, waiting = event.type, event.time_ms, self._waiting
+        while waiting and (waiting[0].time_ms < now - attribution_ms or len(waiting) >= open_max):
+            self._settle(waiting.popleft())
         if kind == "view_item":
-            key = (event.shopper, event.data.items[0].item_id)
-            if key not in waiting:
-                features = self.features(event)
-                waiting[key] = _View(now, float(self._model.predict_proba_one(features)[True]), features, False)
-            self._count(event, views=1)
+            self._view(event.shopper, event.data.items[0], now)
         elif kind == "add_to_cart":
-            self._count(event, carts=1)
+            shopper = self._visiting(event.shopper, now)
+            shopper.carts = min(shopper.carts + 1, carts_counted_max)
         elif kind == "purchase":
             for item in event.data.items:
-                if view := waiting.get((event.shopper, item.item_id)):
+                if view := self._open.get((event.shopper, item.item_id)):
                     view.bought = True
-            self._count(event, purchases=1)
+            shopper = self._visiting(event.shopper, now)
+            shopper.purchases = min(shopper.purchases + 1, purchases_counted_max)
 
-    def take_labelled(self) -> list[Labelled]:
-        """Return and forget the labels since the last call."""
-        labelled = list(self._labelled)
-        self._labelled.clear()
-        return labelled
+    def _view(self, name: str, item: Item, now: int) -> None:
+        shopper, dear, raised = self._visiting(name, now), 0.0, 0.0
+        if item.price:
+            level = log(item.price)
+            dear = self._of_category.learn(item.item_category, level)
+            raised = self._of_item.learn(item.item_id, level)
+        key = (name, item.item_id)
+        if key not in self._open:
+            features = _features(item, shopper, now, dear, raised)
+            view = _View(key, now, self._model.predict_proba_one(features)[True], features, False)
+            self._open[key] = view
+            self._waiting.append(view)
+        if shopper.views < views_counted_max:
+            shopper.views += 1
 
     def _settle(self, view: _View) -> None:
+        del self._open[view.key]
         self._model.learn_one(view.features, view.bought)
-        self._labelled.append(Labelled(view.probability, view.bought))
+        self.labelled.append((view.probability, view.bought))
 
-    def _count(self, event: Event, views: int = 0, carts: int = 0, purchases: int = 0) -> None:
-        shopper = self._shoppers.pop(event.shopper, None)
-        if shopper is None or event.time_ms - shopper.time_ms > attribution_ms:
-            shopper = _Shopper(0, 0, shopper.purchases if shopper else 0, event.time_ms)
-            if len(self._shoppers) >= shoppers_max:
-                del self._shoppers[next(iter(self._shoppers))]
-        self._shoppers[event.shopper] = shopper
-        shopper.views += views
-        shopper.carts += carts
-        shopper.purchases += purchases
-        shopper.time_ms = event.time_ms
-        item = event.data.items[0] if event.data.items else None
-        if views and item and item.price:
-            level = log(item.price)
-            self._of_category.learn(item.item_category, level)
-            self._of_item.learn(item.item_id, level)
+    def _visiting(self, name: str, now: int) -> _Shopper:
+        """Return the counts of a shopper who is here now, those of the visit from 0 where a new one begins."""
+        shopper = self._shoppers.get(name)
+        if shopper is None:
+            shopper = self._shoppers[name] = _Shopper(0, 0, 0, now)
+            if len(self._shoppers) > shoppers_max:
+                self._shoppers.popitem(last=False)
+            return shopper
+        self._shoppers.move_to_end(name)
+        if now - shopper.time_ms > attribution_ms:
+            shopper.views = shopper.carts = 0
+        shopper.time_ms = now
+        return shopper
 
     def features(self, event: Event) -> dict[int, float]:
         """Return the hashed features of a view: words that are 1 in their buckets, and two amounts."""
-        item = event.data.items[0]
-        shopper = self._shoppers.get(event.shopper)
-        if shopper is not None and event.time_ms - shopper.time_ms <= attribution_ms:
-            visit = f"{min(shopper.views, 8)}|{min(shopper.carts, 3)}"
-        else:
-            visit = "new"
-        past = min(shopper.purchases, 5) if shopper else 0
-        day_part = event.time_ms // 3_600_000 % 24 // 4
-        words = (
-            f"i{item.item_id}", f"c{item.item_category}", f"b{item.item_brand}",
-            f"v{visit}", f"n{past}", f"h{day_part}",
-        )  # fmt: skip
-        found = {_bucket(word): 1.0 for word in words}
+        item, dear, raised = event.data.items[0], 0.0, 0.0
         if item.price:
             level = log(item.price)
-            found[_DEAR] = self._of_category.above(item.item_category, level)
-            found[_RAISED] = self._of_item.above(item.item_id, level)
-        return found
+            dear = self._of_category.above(item.item_category, level)
+            raised = self._of_item.above(item.item_id, level)
+        shopper = self._shoppers.get(event.shopper, _UNKNOWN)
+        if event.time_ms - shopper.time_ms > attribution_ms:
+            shopper = _Shopper(0, 0, shopper.purchases, event.time_ms)
+        return _features(item, shopper, event.time_ms, dear, raised)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return open views, shoppers, categories and weights in use, and the maxima."""
@@ -208,13 +251,13 @@ class Propensity:
             "intercept": self._model.intercept,
             "iterations": self._model.optimizer.n_iterations,
             "open": [
-                [*key, view.time_ms, view.probability, view.bought, list(view.features), list(view.features.values())]
-                for key, view in self._open.items()
+                [*v.key, v.time_ms, v.probability, v.bought, list(v.features), list(v.features.values())]
+                for v in self._waiting
             ],
             "shoppers": [[name, s.views, s.carts, s.purchases, s.time_ms] for name, s in self._shoppers.items()],
-            "of_category": [[name, *usual] for name, usual in self._of_category.means.items()],
-            "of_item": [[name, *usual] for name, usual in self._of_item.means.items()],
-            "labelled": [list(label) for label in self._labelled],
+            "of_category": self._of_category.state(),
+            "of_item": self._of_item.state(),
+            "labelled": [list(label) for label in self.labelled],
         }
 
     @classmethod
@@ -226,9 +269,11 @@ class Propensity:
         model.intercept, model.optimizer.n_iterations = state["intercept"], state["iterations"]
         for shopper, item, time_ms, probability, bought, places, amounts in state["open"]:
             features = dict(zip(places, amounts, strict=True))
-            learner._open[shopper, item] = _View(time_ms, probability, features, bought)
-        learner._shoppers = {name: _Shopper(*counts) for name, *counts in state["shoppers"]}
-        learner._of_category.means = {name: (mean, count) for name, mean, count in state["of_category"]}
-        learner._of_item.means = {name: (mean, count) for name, mean, count in state["of_item"]}
-        learner._labelled.extend(Labelled(*label) for label in state["labelled"])
+            view = _View((shopper, item), time_ms, probability, features, bought)
+            learner._open[view.key] = view
+            learner._waiting.append(view)
+        learner._shoppers = OrderedDict((name, _Shopper(*counts)) for name, *counts in state["shoppers"])
+        learner._of_category.restore(state["of_category"])
+        learner._of_item.restore(state["of_item"])
+        learner.labelled.extend((given, bought) for given, bought in state["labelled"])
         return learner

@@ -115,6 +115,19 @@ def test_what_is_no_weight_is_refused(weight: float) -> None:
         Ranking().observe(1, weight)
 
 
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_several_at_once_are_as_one_after_another(size: int) -> None:
+    given, bought = stream(100)
+    pairs = list(zip(given.tolist(), bought.tolist(), strict=True))
+    single, several = Probability(window=30, fading=0.01), Probability(window=30, fading=0.01)  # scaled down in between
+    for probability, label in pairs:
+        single.observe(probability, label)
+    for start in range(0, len(pairs), size):
+        several.observe_all(pairs[start : start + size])
+    assert digest(several.state()) == digest(single.state())
+    assert several.judged == 100
+
+
 @pytest.mark.parametrize("cut", [0, 5, 40])
 def test_goes_on_from_its_state(cut: int) -> None:
     draw = np.random.default_rng(2)

@@ -20,7 +20,14 @@ def event(type_: Any, item: str, time_ms: int, shopper: str = "ann", price: floa
 def later(learner: Propensity, time_ms: int) -> list[bool]:
     """Let time pass; return the labels that became known."""
     learner.learn(event("login", "x", time_ms, "nobody"))
-    return [label.bought for label in learner.take_labelled()]
+    return outcomes(learner)
+
+
+def outcomes(learner: Propensity) -> list[bool]:
+    """Take the labels that are known: what happened, in order."""
+    found = [bought for _, bought in learner.labelled]
+    learner.labelled.clear()
+    return found
 
 
 def test_a_view_is_labelled_when_its_window_ends() -> None:
@@ -41,7 +48,7 @@ def test_a_purchase_counts_for_the_same_shopper_and_item_within_the_window() -> 
     assert later(learner, attribution_ms + 10) == [True, False, False]
     learner.learn(event("view_item", "a", 10 * attribution_ms))
     learner.learn(event("purchase", "a", 11 * attribution_ms + 1))
-    assert [label.bought for label in learner.take_labelled()] == [False]
+    assert outcomes(learner) == [False]
 
 
 def test_a_view_again_within_the_window_is_the_same_view() -> None:
@@ -58,7 +65,7 @@ def test_more_open_views_than_the_maximum_push_out_the_oldest(monkeypatch: pytes
     for n in range(25):
         learner.learn(event("view_item", f"i{n}", n))
     assert learner.bounds()["open_views"][0] <= 10
-    assert len(learner.take_labelled()) >= 15
+    assert len(learner.labelled) >= 15
 
 
 def test_usual_prices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +103,7 @@ def test_probabilities_are_those_of_the_shop() -> None:
     learner, scores = Propensity(), Probability()
     for one in shop(np.random.default_rng(1), 12_000, lambda price: 0.02 if price > np.exp(2.0) else 0.12):
         learner.learn(one)
-        for label in learner.take_labelled():
-            scores.observe(label.probability, label.bought)
+    scores.observe_all(learner.labelled)
     found = scores.scores("whole")
     assert found["auc"] > 0.65
     assert found["calibration_error"] < 0.025
@@ -116,4 +122,4 @@ def test_state_survives_the_wire_and_continues() -> None:
         again.learn(one)
         learner.learn(one)
     assert digest(again.state()) == digest(learner.state())
-    assert again.take_labelled() == learner.take_labelled() != []
+    assert list(again.labelled) == list(learner.labelled) != []
