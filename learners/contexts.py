@@ -1,5 +1,6 @@
 """Contexts: what each shopper did lately, and which steps an event adds to that. Bounded."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Final, Self
 
@@ -35,7 +36,8 @@ class Contexts:
 
     def __init__(self, *, shoppers_max: int = 100_000) -> None:
         self.shoppers_max = shoppers_max
-        self._trails: dict[str, _Trail] = {}  # least recently seen first
+        # Least recently seen first. A plain dict's front is searched past all that was taken from it.
+        self._trails: OrderedDict[str, _Trail] = OrderedDict()
         self._sessions = 0
 
     def context(self, shopper: str, time_ms: int, name: str = "") -> Context:
@@ -62,7 +64,7 @@ class Contexts:
             trail = _Trail([], 0, self._sessions, time_ms, name)
             self._sessions += 1
             if len(self._trails) >= self.shoppers_max:
-                del self._trails[next(iter(self._trails))]
+                self._trails.popitem(last=False)
         elif self._ended(trail, time_ms, name):
             trail.start, trail.session, trail.name = len(trail.items), self._sessions, name
             self._sessions += 1

@@ -5,7 +5,7 @@ What the shoppers of a seeded holdout did is never trained on: it is kept in sli
 candidate has forgotten.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Self
 from zlib import crc32
@@ -34,7 +34,8 @@ class Material:
         self._shoppers_max, self._slice_steps_max = shoppers_max, slice_steps_max
         self.rehearsal = Rehearsal(seed, rehearsal_max)
         self._window = Window(window_max)
-        self._open: dict[str, tuple[int, list[str]]] = {}  # of each shopper: the session's number, its items
+        # Of each shopper: the session's number, its items; idle longest first.
+        self._open: OrderedDict[str, tuple[int, list[str]]] = OrderedDict()
         self._slice: list[Question] = []
         self.slices: deque[list[Question]] = deque(maxlen=slices_max)
 
@@ -58,7 +59,7 @@ class Material:
             sequence = []
         self._open[shopper] = session, sequence + items
         if len(self._open) > self._shoppers_max:
-            self._close(self._open.pop(next(iter(self._open)))[1], time_ms)
+            self._close(self._open.popitem(last=False)[1][1], time_ms)
 
     def _close(self, sequence: list[str], time_ms: int) -> None:
         if len(sequence) > 1 and (kept := self._window.learn(sequence, time_ms)):
@@ -76,7 +77,7 @@ class Material:
         for kept in self._window.drain():
             self.rehearsal.learn(kept.items, kept.time_ms)
         # A session that goes on begins anew with its last item, so that each step is trained on once.
-        self._open = {name: (session, items[-1:]) for name, (session, items) in self._open.items()}
+        self._open = OrderedDict((name, (session, items[-1:])) for name, (session, items) in self._open.items())
         self.slices.append(self._slice)
         self._slice = []
 
@@ -103,7 +104,7 @@ class Material:
         """Take up a state; return itself."""
         self.rehearsal = Rehearsal.from_state(state["rehearsal"])
         self._window = Window.from_state(state["window"])
-        self._open = {name: (session, list(items)) for name, session, items in state["open"]}
+        self._open = OrderedDict((name, (session, list(items))) for name, session, items in state["open"])
         self._slice = [Question(*question) for question in state["slice"]]
         self.slices.extend([Question(*question) for question in slice_] for slice_ in state["slices"])
         return self

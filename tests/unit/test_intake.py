@@ -1,7 +1,5 @@
 """The intake: nothing twice, and no absurd jump of event time."""
 
-import time
-
 import pytest
 
 from headrace import intake as module
@@ -31,18 +29,6 @@ def test_only_the_newest_ids_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
     assert not intake.admit(event("2"))
     assert intake.admit(event("1"))
     assert intake.bounds()["event_ids"][0] == 3
-
-
-def test_to_forget_an_id_costs_the_same_however_many_were_forgotten() -> None:
-    intake = Intake()
-    events = [event(str(n)) for n in range(3 * module.seen_max)]
-    seconds = []
-    for start in range(0, len(events), module.seen_max):
-        began = time.process_time()
-        for one in events[start : start + module.seen_max]:
-            intake.admit(one)
-        seconds.append(time.process_time() - began)
-    assert max(seconds[1:]) < 8 * seconds[0]  # it was a hundred times as long when a dict's front was searched
 
 
 def test_a_time_far_ahead_is_tamed_but_the_first_is_believed() -> None:
