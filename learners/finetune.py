@@ -31,6 +31,11 @@ batch_tokens: Final = 512
 """Predictions per step, about."""
 table_factor: Final = 20.0
 """How much faster than the network the item vectors learn: they are many, and each is met seldom."""
+neighbour_steps_max: Final = 3
+neighbour_weight: Final = 0.7
+"""A new item is placed by the known ones up to so many steps beside it, each step counting so much less."""
+placed_share: Final = 0.8
+"""How much of a new item's first direction comes from its neighbours; the rest is random."""
 _CHUNK_NUMBERS: Final = 1 << 20
 """Scores held at once (4 MB): the loss works through a batch in chunks that stay in cache."""
 _SHUFFLED_PER_SORT: Final = 64
@@ -94,7 +99,9 @@ def train(
     model = DeepModel(settings or DeepSettings(), seed) if parent is None else DeepModel.from_bytes(parent.to_bytes())
     model.lineage = lineage or {}
     everything = [*sequences, *rehearsal]
+    known = len(model)
     model.grow(item for sequence in everything for item in sequence)
+    _place(model, known, [model.rows(sequence) for sequence in everything])
     parts = [[*sequences, *rehearsal[turn::passes]] for turn in range(passes)]
     turns = [[piece for sequence in part for piece in _pieces(model, sequence)] for part in parts]
     if not any(turns):
@@ -114,6 +121,32 @@ def _pieces(model: DeepModel, sequence: Sequence[str]) -> Iterator[list[int]]:
     rows, context = model.rows(sequence), model.settings.context
     for start in range(0, len(rows) - 1, context):
         yield rows[start : start + context + 1]
+
+
+@torch.no_grad()
+def _place(model: DeepModel, known: int, sequences: Sequence[list[int]]) -> None:
+    """Move each new item (a row from `known` on) to where the known items around it in the sequences lie.
+
+    The session lives in the items' space, so the neighbours' mean is a good first guess of an item that nobody has
+    trained on; a part of the random vector stays, so that items with the same neighbours can part.
+    """
+    if not 0 < known < len(model):
+        return
+    rows = torch.tensor([row for sequence in sequences for row in sequence])
+    owner = torch.repeat_interleave(torch.tensor([len(sequence) for sequence in sequences]))
+    units = functional.normalize(model.table[:known], dim=1)
+    sums = torch.zeros(len(model) - known, model.settings.width)
+    for steps in range(1, neighbour_steps_max + 1):
+        same = owner[steps:] == owner[:-steps]
+        for item, beside in ((rows[steps:], rows[:-steps]), (rows[:-steps], rows[steps:])):
+            pair = same & (item >= known) & (beside < known)
+            sums.index_add_(0, item[pair] - known, neighbour_weight**steps * units[beside[pair]])
+    drawn = model.table[known:]
+    mixed = functional.normalize(
+        placed_share * functional.normalize(sums, dim=1) + (1 - placed_share) * functional.normalize(drawn, dim=1),
+        dim=1,
+    )
+    model.table[known:] = torch.where(sums.any(dim=1, keepdim=True), mixed * drawn.norm(dim=1, keepdim=True), drawn)
 
 
 def _passes(
