@@ -209,7 +209,7 @@ def road(log_url: str, tmp_path: Path, children: Children, monkeypatch: pytest.M
     made.close()
 
 
-@pytest.mark.timeout(600)  # about 80 s on two idle cores; every wait has its own bound
+@pytest.mark.timeout(900)  # about 100 s on two idle cores; every wait has its own bound
 def test_the_whole_road(road: Road, tmp_path: Path) -> None:
     settings = read_settings()
     make_shop, make_rounds = MakeShop(settings.online), MakeRounds(settings.finetune)
