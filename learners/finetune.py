@@ -42,6 +42,11 @@ _SHUFFLED_PER_SORT: Final = 64
 """Batches whose sequences are sorted by length together, so that little is padding and order stays random."""
 
 
+Penalty = Callable[[DeepModel, Tensor, Tensor], Tensor]
+"""From the model in training, the rows of a batch's little catalogue (C,) and their vectors (C, D), to what is added to
+the batch's loss; its gradients reach the network and the vectors."""
+
+
 class TrainResult(NamedTuple):
     """What a round made: the model, predictions trained on over all passes, mean loss (nats) of the last."""
 
@@ -63,6 +68,11 @@ def ignore(share: float) -> None:
     """Do nothing with a round's progress."""
 
 
+def go_on(model: DeepModel) -> bool:
+    """Return False: a round does all its passes."""
+    return False
+
+
 def train(
     parent: DeepModel | None,
     sequences: Sequence[Sequence[str]],
@@ -76,6 +86,8 @@ def train(
     weight_decay: float = 0.01,
     stop: Callable[[], bool] = never,
     progress: Callable[[float], None] = ignore,
+    penalty: Penalty | None = None,
+    passed: Callable[[DeepModel], bool] = go_on,
     lineage: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train a copy of `parent` (or a new model) to tell the next item at every position of the sequences.
@@ -92,6 +104,8 @@ def train(
         seed: decides the first weights of a new model, the order, dropout and the negatives.
         stop: asked before each batch; once it says True the round ends with what it has learned.
         progress: told the share done, in [0, 1], after each batch.
+        penalty: returns what is added to a batch's loss.
+        passed: asked after each pass with the model as it then is, ready to predict; once it says True the round ends.
 
     Raises:
         NotFinite: the loss was NaN or infinite.
@@ -110,7 +124,7 @@ def train(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        result = _passes(model, turns, seed, learning_rate, weight_decay, stop, progress)
+        result = _passes(model, turns, seed, learning_rate, weight_decay, stop, progress, penalty, passed)
     model.network.eval()
     model.touched()
     return TrainResult(model.to("cpu"), *result)
@@ -157,27 +171,33 @@ def _passes(
     weight_decay: float,
     stop: Callable[[], bool],
     progress: Callable[[float], None],
+    penalty: Penalty | None,
+    passed: Callable[[DeepModel], bool],
 ) -> tuple[int, float]:
     """Run a pass over the pieces of each turn; return how many predictions were trained on, and the last pass's mean
     loss."""
     generator = torch.Generator().manual_seed(seed)
-    model.network.train()
     rows = _RowAdam(model.table)
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     total = sum(len(piece) - 1 for pieces in turns for piece in pieces)
     tokens, loss = 0, math.nan
     for pieces in filter(None, turns):
         catalogue = _Catalogue(model, pieces, generator)
+        model.network.train()
         done, summed = 0, 0.0
         for batch in _batches(pieces, generator):
             if stop():
                 return tokens, loss
             rate = learning_rate * _schedule(tokens / total)
             optimizer.param_groups[0]["lr"], rows.rate = rate, table_factor * rate
-            count, value = _step(model, catalogue, batch, rows, optimizer)
+            count, value = _step(model, catalogue, batch, rows, optimizer, penalty)
             tokens, done, summed = tokens + count, done + count, summed + value * count
             loss = summed / done
             progress(tokens / total)
+        model.network.eval()
+        model.touched()
+        if passed(model):
+            break
     return tokens, loss
 
 
@@ -236,7 +256,12 @@ class _Catalogue:
 
 
 def _step(
-    model: DeepModel, catalogue: _Catalogue, batch: list[list[int]], rows: "_RowAdam", optimizer: torch.optim.Optimizer
+    model: DeepModel,
+    catalogue: _Catalogue,
+    batch: list[list[int]],
+    rows: "_RowAdam",
+    optimizer: torch.optim.Optimizer,
+    penalty: Penalty | None,
 ) -> tuple[int, float]:
     """Take one step on one batch; return its number of predictions and their mean loss."""
     chosen, correction, sequences, lengths = catalogue.draw(batch)
@@ -247,6 +272,8 @@ def _step(
     with autocast(model.device):
         sessions = model.network(functional.embedding(inputs, units))
     loss = softmax_loss(sessions[real].float(), units, correction, targets[real], model.settings.temperature)
+    if penalty is not None:
+        loss = loss + penalty(model, chosen, table)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise NotFinite(f"the loss became {value}")

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from learners import finetune
 from learners.deep import DeepModel, DeepSettings, threads
@@ -147,3 +148,27 @@ def test_stop_ends_the_round_early_and_progress_tells_how_far() -> None:
     assert told == sorted(told)
     assert result.tokens == pytest.approx(told[-1] * 2 * sum(len(s) - 1 for s in language(500, 1)))
     assert result.model.check() == []
+
+
+def test_a_round_can_be_held_back_and_ended_after_a_pass() -> None:
+    sessions = [[f"i{n}" for n in range(start, start + 4)] for start in range(0, 40, 4)]
+    parent = train(None, sessions, settings=small, passes=1).model
+    seen: list[bool] = []
+
+    def hold(model: DeepModel, rows: Tensor, table: Tensor) -> Tensor:
+        seen.append(model.network.training and torch.equal(model.table[rows], table))
+        return 1e6 * (table - parent.table[rows]).square().sum()
+
+    def after_two(model: DeepModel) -> bool:
+        seen.append(not model.network.training)
+        return seen.count(True) == 4  # two passes of one batch each
+
+    freely = train(parent, sessions, seed=1, passes=5).model
+    held = train(parent, sessions, seed=1, passes=5, penalty=hold, passed=after_two)
+    assert seen == [True] * 4
+    assert held.tokens == 2 * 30
+    moved, held_back = ((model.table - parent.table).square().sum() for model in (freely, held.model))
+    assert moved > 0
+    assert not torch.equal(held.model.network.norm.weight, parent.network.norm.weight)
+    again = train(parent, sessions, seed=1, passes=5, passed=after_two).model
+    assert held_back < (again.table - parent.table).square().sum()
