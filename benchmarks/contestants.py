@@ -1,11 +1,12 @@
 """The learners of the live system, behind the two verbs of the continual benchmark: learn a period, answer questions.
 
 A contestant answers with ranks among all items seen, and with the short lists that a live judgement would keep, so that
-the blend learns here from what it learns from there.
+the blend learns here from what it learns from there. Others to compare with are in `benchmarks.baselines`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,14 @@ from learners.rehearsal import Rehearsal
 from learners.rounds import RoundSettings
 
 if TYPE_CHECKING:
-    from learners.deep import DeepModel
+    from learners.deep import DeepModel, DeepSettings
 
 week_ms: Final = 7 * 86_400_000
 """The files have no clock: a period counts as a week, its clicks evenly spread."""
 empty: Final = -1
 """Slot of the places behind a list's last candidate."""
+deep_passes: Final = 3
+"""Passes of the deep learner's later rounds, each over a period and as many sessions of the past."""
 _chunk: Final = 512
 
 Progress = Callable[[float], None]
@@ -46,16 +49,35 @@ class Answers(NamedTuple):
         return Scores(self.slots[row, :size], self.scores[row, :size])
 
 
+class Round(NamedTuple):
+    """What learning a period took: predictions trained on, passes, and the pass after which the model was taken."""
+
+    tokens: int = 0
+    passes: int = 0
+    taken: int = 0
+
+
+class Tuning(NamedTuple):
+    """What a neural contestant is made from; a rate of None is its own default."""
+
+    seed: int = 0
+    rate: float | None = None
+    strength: float | None = None
+
+
 class Contestant(Protocol):
-    """Who takes part. `tokens` counts predictions trained on, where that means anything."""
+    """Who takes part. One that starts `anew` learns all periods up to the one named at once, others add one by one."""
 
-    tokens: int
+    anew: bool
 
-    def learn(self, periods: Periods, period: int, progress: Progress) -> None:
+    def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
         """Learn one more period; periods come in order, from 0. `progress` may be told the share done."""
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
         """Answer questions on a period that was not learned, some at a time. Never learns."""
+
+    def model_bytes(self) -> bytes | None:
+        """Return the deep model as it is now; None where there is none."""
 
     def state(self) -> State:
         """Return all that was learned."""
@@ -67,11 +89,12 @@ class Contestant(Protocol):
 class Fast:
     """A fast learner: it learns click by click, in the order of the log, as in the live system."""
 
+    anew = False
+
     def __init__(self, make: Callable[[], NextItem]) -> None:
         self.learner = make()
-        self.tokens = 0
 
-    def learn(self, periods: Periods, period: int, progress: Progress) -> None:
+    def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
         """Learn the clicks of a period, each in the context of its session so far."""
         prefixes: dict[int, list[int]] = {}
         clicks = periods.clicks[period]
@@ -80,6 +103,7 @@ class Fast:
             time_ms = period * week_ms + place * week_ms // len(clicks)
             self.learner.learn(Context(prefix[-context_max:], 0, session, time_ms), item)
             prefix.append(item)
+        return Round()
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
         """Answer one by one; the sessions asked about are new ones."""
@@ -96,6 +120,10 @@ class Fast:
                 slots[row, : len(best.slots)], values[row, : len(best.slots)] = best
             yield Answers(ranks, slots, values)
 
+    def model_bytes(self) -> bytes | None:
+        """Return None."""
+        return None
+
     def state(self) -> State:
         """Return the learner's state."""
         return self.learner.state()
@@ -105,72 +133,144 @@ class Fast:
         self.learner = type(self.learner).from_state(state)
 
 
-class Deep:
-    """The slow learner: after each period a round of training, from the last model on, with rehearsal of the past.
+class Neural(ABC):
+    """Who trains the live system's network, one way or another.
 
     Args:
+        passes: over each later period.
         first_passes: over period 0, from nothing.
-        passes: over each later period, each with as many sessions of the past.
+        settings: of the network; those of the live system if None.
     """
 
-    def __init__(self, seed: int, *, first_passes: int = 8, passes: int = 3) -> None:
-        self.seed = seed
+    anew = False
+    rate: float | None = None
+    """The learning rate that suits this contestant best; None: the live system's."""
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        *,
+        first_passes: int = 8,
+        passes: int = deep_passes,
+        settings: "DeepSettings | None" = None,
+    ) -> None:
+        self.tuning, self.settings = tuning, settings
         self.first_passes, self.passes = first_passes, passes
         self.model: DeepModel | None = None
-        self.rehearsal = Rehearsal(seed, RoundSettings().rehearsal_max)
-        self.tokens = 0
 
-    def learn(self, periods: Periods, period: int, progress: Progress) -> None:
-        """Run one round."""
-        from learners.finetune import train
-
-        sessions = [[periods.items[item] for item in items] for items in periods.sessions(period) if len(items) > 1]
-        passes = self.passes if period else self.first_passes
-        result = train(
-            self.model,
-            sessions,
-            rehearsal=self.rehearsal.draw(passes * len(sessions), self.seed + period),
-            seed=self.seed + period,
-            passes=passes,
-            progress=progress,
-        )
-        self.model = result.model
-        self.tokens += result.tokens
-        for place, items in enumerate(sessions):
-            self.rehearsal.learn(items, period * week_ms + place * week_ms // len(sessions))
+    @abstractmethod
+    def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
+        """Train."""
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
-        """Answer in batches, by the probabilities of the whole vocabulary."""
-        model = self.model
-        assert model is not None, "the first period is learned before anything is asked"
-        slot_of = {item: slot for slot, item in enumerate(periods.items[: periods.seen[period]])}
-        columns = np.array([slot_of[item] for item in model.items], np.int32)
-        column_of = np.full(len(slot_of), -1)
-        column_of[columns] = np.arange(len(columns))
-        for start in range(0, len(questions), _chunk):
-            part = questions[start : start + _chunk]
-            scores = model.score_all([[periods.items[item] for item in prefix] for prefix, _ in part])
-            true = column_of[[item for _, item in part]]
-            own = np.where(true >= 0, scores[np.arange(len(part)), true], 0.0)
-            ranks = np.where(own > 0, np.count_nonzero(scores >= own[:, None], axis=1), len(slot_of))
-            size = min(listed, len(columns))
-            best = np.argpartition(-scores, size - 1, axis=1)[:, :size]
-            values = np.take_along_axis(scores, best, axis=1)
-            order = np.argsort(-values, axis=1, kind="stable")
-            values = np.take_along_axis(values, order, axis=1)
-            slots = np.where(values > 0, columns[np.take_along_axis(best, order, axis=1)], empty)
-            space = ((0, 0), (0, listed - size))
-            yield Answers(ranks.astype(np.int32), np.pad(slots, space, constant_values=empty), np.pad(values, space))
+        """Answer by the probabilities of the whole vocabulary."""
+        assert self.model is not None, "something is learned before anything is asked"
+        return answered(self.model, questions, periods, period)
+
+    def model_bytes(self) -> bytes | None:
+        """Return the model's bytes."""
+        return self.model.to_bytes() if self.model else None
 
     def state(self) -> State:
-        """Return the model's bytes, what it will rehearse, and the tokens."""
-        model = self.model.to_bytes() if self.model else None
-        return {"model": model, "rehearsal": self.rehearsal.state(), "tokens": self.tokens}
+        """Return the model's bytes."""
+        return {"model": self.model_bytes()}
 
     def restore(self, state: State) -> None:
         """Restore the model."""
         from learners.deep import DeepModel
 
         self.model = DeepModel.from_bytes(state["model"]) if state["model"] else None
+
+    def _round(
+        self, parent: "DeepModel | None", sessions: Sequence[Sequence[str]], period: int, passes: int, **options: Any
+    ) -> Round:
+        """Train a model and keep it."""
+        from learners.finetune import train
+
+        rate = self.tuning.rate or self.rate
+        if rate is not None:
+            options["learning_rate"] = rate
+        seed = self.tuning.seed + period
+        result = train(parent, sessions, settings=self.settings, seed=seed, passes=passes, **options)
+        self.model = result.model
+        return Round(result.tokens, passes, passes)
+
+
+class Deep(Neural):
+    """The slow learner: after each period a round of training, from the last model on, with rehearsal of the past."""
+
+    def __init__(self, tuning: Tuning, **options: Any) -> None:
+        super().__init__(tuning, **options)
+        self.rehearsal = Rehearsal(tuning.seed, RoundSettings().rehearsal_max)
+
+    def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
+        """Run one round."""
+        sessions = named_sessions(periods, period)
+        passes = self.passes if period else self.first_passes
+        rehearsal = self.rehearsal.draw(passes * len(sessions), self.tuning.seed + period)
+        told = self._round(self.model, sessions, period, passes, rehearsal=rehearsal, progress=progress)
+        for place, items in enumerate(sessions):
+            self.rehearsal.learn(items, period * week_ms + place * week_ms // len(sessions))
+        return told
+
+    def state(self) -> State:
+        """Return the model's bytes and what it will rehearse."""
+        return {**super().state(), "rehearsal": self.rehearsal.state()}
+
+    def restore(self, state: State) -> None:
+        """Restore the model and its rehearsal."""
+        super().restore(state)
         self.rehearsal = Rehearsal.from_state(state["rehearsal"])
-        self.tokens = state["tokens"]
+
+
+def named_sessions(periods: Periods, period: int) -> list[list[str]]:
+    """Return a period's sessions that teach something, each the names of its items."""
+    return [[periods.items[item] for item in items] for items in periods.sessions(period) if len(items) > 1]
+
+
+def answered(model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
+    """Answer questions on a period with a model, some at a time: ranks, and lists of the most probable items."""
+    slots_of, _ = _places(model, periods, period)
+    size = min(listed, len(slots_of))
+    space = ((0, 0), (0, listed - size))
+    for ranks, scores in _scored(model, questions, periods, period):
+        best = np.argpartition(-scores, size - 1, axis=1)[:, :size]
+        values = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        values = np.take_along_axis(values, order, axis=1)
+        slots = np.where(values > 0, slots_of[np.take_along_axis(best, order, axis=1)], empty)
+        yield Answers(ranks, np.pad(slots, space, constant_values=empty), np.pad(values, space))
+
+
+def ranked(model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int) -> NDArray[np.int32]:
+    """Return the ranks alone, among the items seen before the period."""
+    parts = [ranks for ranks, _ in _scored(model, questions, periods, period)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+
+def _places(model: "DeepModel", periods: Periods, period: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the slot of each of a model's rows, `empty` if unseen before the period, and the row of each slot, or -1.
+
+    A model that learned later periods knows items that nobody could be asked about: they take no part.
+    """
+    slot_of = {item: slot for slot, item in enumerate(periods.items[: periods.seen[period]])}
+    slots_of = np.array([slot_of.get(item, empty) for item in model.items], np.int32)
+    row_of = np.full(len(slot_of), -1)
+    known = np.flatnonzero(slots_of != empty)
+    row_of[slots_of[known]] = known
+    return slots_of, row_of
+
+
+def _scored(
+    model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """Yield the ranks of some true items, and every row's probability; what was not seen before the period has 0."""
+    slots_of, row_of = _places(model, periods, period)
+    for start in range(0, len(questions), _chunk):
+        part = questions[start : start + _chunk]
+        scores = model.score_all([[periods.items[item] for item in prefix] for prefix, _ in part])
+        scores[:, slots_of == empty] = 0.0
+        true = row_of[[item for _, item in part]]
+        own = np.where(true >= 0, scores[np.arange(len(part)), true], 0.0)
+        ranks = np.where(own > 0, np.count_nonzero(scores >= own[:, None], axis=1), len(row_of))
+        yield ranks.astype(np.int32), scores

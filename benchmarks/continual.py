@@ -5,17 +5,20 @@ t; only after all of them are answered does anyone see t: the members learn its 
 from the answers that were given on it. Ranks are among all items seen, clicked ones included; ties count against us.
 
     python -m benchmarks.continual --data DIR --learners popularity,transitions,session_knn --out FILE
+    python -m benchmarks.continual --data diginetica_periods.tar.gz --seeds 5 --out FILE
+    python -m benchmarks.continual --data DIR --learners joint,blend --periods 1,4,8,12,16 --rate 2e-3 --out FILE
 
-On 2 cores and the 16 DIGINETICA periods the fast learners take about 5 minutes.
+Beside FILE lies a picture of Recall@20 and MRR@20 per period, FILE.svg. On 2 cores and the 16 DIGINETICA periods the
+fast learners take about 5 minutes. What `finetune`, `ewc` and `joint` are is in `benchmarks.baselines`; they are no
+members of the blend, and are asked only about the periods named.
 
-A run can be stopped and started again: under `--work` each learner keeps its state and its answers per period, in a
-folder named by a digest of data, options and the learners' code, so that changed code never meets old answers.
+A run can be stopped and started again: under `--work` each learner keeps its models, its state and its answers per
+period, in a folder named by a digest of data, seed, rate and the learners' code, so that changed code never meets old
+answers. Which sessions a `--sample` tests has a seed of its own, so that learners of any seed answer the same
+questions, and those that know no seed are run only once.
 """
 
 import argparse
-import hashlib
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,9 +31,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import report
-from benchmarks.contestants import Answers, Contestant, Deep, Fast
+from benchmarks.baselines import Ewc, Finetune, Joint
+from benchmarks.comparison import Figures, compared, mean, show
+from benchmarks.contestants import Answers, Contestant, Deep, Fast, Tuning
+from benchmarks.member import Member, folder_of
 from benchmarks.periods import Periods, Question, load
-from headrace import state
 from headrace.errors import Misconfigured
 from learners.blend import Blend
 from learners.learner import rank
@@ -42,70 +47,29 @@ from learners.transitions import Transitions
 
 BLEND: Final = "blend"
 DEEP: Final = "deep"
-MAKERS: Final[Mapping[str, Callable[[int], Contestant]]] = {
-    "popularity": lambda seed: Fast(lambda: Popularity(half_life_ms=None)),
-    "transitions": lambda seed: Fast(Transitions),
-    "session_knn": lambda seed: Fast(SessionKnn),
-    "revisits": lambda seed: Fast(Revisits),
+MAKERS: Final[Mapping[str, Callable[[Tuning], Contestant]]] = {
+    "popularity": lambda tuning: Fast(lambda: Popularity(half_life_ms=None)),
+    "transitions": lambda tuning: Fast(Transitions),
+    "session_knn": lambda tuning: Fast(SessionKnn),
+    "revisits": lambda tuning: Fast(Revisits),
     DEEP: Deep,
+    "finetune": Finetune,
+    "ewc": Ewc,
+    "joint": Joint,
 }
-"""How each member is made from a seed; in the order of the blend's members. Popularity counts plainly, as papers do."""
+"""How each is made; members in the order of the blend's. Popularity counts plainly, as papers do."""
+BASELINES: Final = ("finetune", "ewc", "joint")
+"""Who is no member of the blend."""
 LEARNERS: Final = (*MAKERS, BLEND)
 REPORTED: Final = ("popularity", "transitions", "session_knn", DEEP, BLEND)
 blend_judged_max: Final = 20_000
 """Answers of one period from which the blend learns, at most: as live, a part of them says enough."""
 
-Figures = dict[str, float]
 Tick = Callable[[str, float], None]
 
 
 def silent(step: str, share: float) -> None:
     """Show no progress."""
-
-
-class Member:
-    """One learner's way through the periods, kept in a folder: resumable between and within periods.
-
-    `seconds` are spent on learning and on answering, over all runs.
-    """
-
-    def __init__(self, name: str, folder: Path, contestant: Contestant) -> None:
-        self.name, self.folder, self.contestant = name, folder, contestant
-        self.learned = -1
-        self.seconds = {"learn": 0.0, "answer": 0.0}
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "state").exists():
-            kept = state.decode((folder / "state").read_bytes())
-            self.contestant.restore(kept["contestant"])
-            self.learned, self.seconds = kept["learned"], kept["seconds"]
-
-    def answers(
-        self, questions: Sequence[Question], periods: Periods, period: int, progress: Callable[[float], None]
-    ) -> Answers:
-        """Return the answers to a period's questions, after learning all periods before it."""
-        path = self.folder / f"period_{period}.npz"
-        if not path.exists():
-            assert self.learned < period, f"{self.name} has learned period {self.learned}: too late to test on {period}"
-            while self.learned < period - 1:
-                self._learn(periods, progress)
-            began = time.perf_counter()
-            parts = list(self.contestant.answer(questions, periods, period))
-            self.seconds["answer"] += time.perf_counter() - began
-            self._keep()
-            _write(path, lambda file: np.savez(file, **_join(parts)._asdict()))
-        with np.load(path, allow_pickle=False) as kept:
-            return Answers(**{name: kept[name] for name in Answers._fields})
-
-    def _learn(self, periods: Periods, progress: Callable[[float], None]) -> None:
-        began = time.perf_counter()
-        self.contestant.learn(periods, self.learned + 1, progress)
-        self.learned += 1
-        self.seconds["learn"] += time.perf_counter() - began
-        self._keep()
-
-    def _keep(self) -> None:
-        kept = {"contestant": self.contestant.state(), "learned": self.learned, "seconds": self.seconds}
-        _write(self.folder / "state", lambda file: file.write(state.encode(kept)))
 
 
 def blended(
@@ -140,47 +104,58 @@ def run(
     work: Path,
     *,
     sample: float = 1.0,
-    seed: int = 0,
-    makers: Mapping[str, Callable[[int], Contestant]] = MAKERS,
+    sample_seed: int = 0,
+    tuning: Tuning = Tuning(),  # noqa: B008 - it cannot be changed
+    makers: Mapping[str, Callable[[Tuning], Contestant]] = MAKERS,
     tick: Tick = silent,
 ) -> dict[str, Any]:
-    """Run the protocol and return its figures.
+    """Run the protocol with one seed and return its figures.
 
     Args:
         learners: names of members, and "blend": it has all members, but the deep one only if that is named too.
-        tested: periods to report. All up to the last of them are answered, for the blend learns from each.
-        work: folder for states and answers.
+        tested: periods to report. Members answer all up to the last of them, for the blend learns from each.
+        work: folder for models, states and answers.
         tick: told each step, and the share done of it, from 0 when it begins.
     """
     named = _members(learners, makers)
-    members = [Member(name, work / _fingerprint(periods, sample, seed, name), makers[name](seed)) for name in named]
-    blend = Blend(named)
+    members = [Member(name, folder_of(work, name, periods, tuning), partial(makers[name], tuning)) for name in named]
+    blended_ones = [name for name in named if name not in BASELINES]
+    blend = Blend(blended_ones)
     seconds = {BLEND: {"learn": 0.0, "answer": 0.0}}
+    asked = "" if sample == 1 else f"_{sample}_{sample_seed}"
     found: dict[str, dict[str, Figures]] = {}
     for period in range(1, max(tested) + 1):
-        questions = periods.questions(period, sample, seed)
+        questions = periods.questions(period, sample, sample_seed)
         answers: dict[str, Answers] = {}
         for member in members:
-            step = partial(tick, f"period {period}: {member.name}")
+            if period not in tested and (member.name in BASELINES or BLEND not in learners):
+                continue
+            step = partial(tick, f"seed {tuning.seed}, period {period}: {member.name}")
             step(0.0)
-            answers[member.name] = member.answers(questions, periods, period, step)
+            answers[member.name] = member.answers(questions, asked, periods, period, step)
         ranks = {name: answer.ranks for name, answer in answers.items()}
         if BLEND in learners:
-            tick(f"period {period}: {BLEND}", 0.0)
+            tick(f"seed {tuning.seed}, period {period}: {BLEND}", 0.0)
+            lists = {name: answers[name] for name in blended_ones}
             began = time.perf_counter()
-            ranks[BLEND] = blended(blend, answers, questions, periods.seen[period] - 1)
+            ranks[BLEND] = blended(blend, lists, questions, periods.seen[period] - 1)
             answered = time.perf_counter()
-            teach(blend, answers, questions, [seed, period])
+            teach(blend, lists, questions, [tuning.seed, period])
             seconds[BLEND]["answer"] += answered - began
             seconds[BLEND]["learn"] += time.perf_counter() - answered
         if period in tested:
             found[str(period)] = {name: figures(ranks[name]) for name in ranks if name in learners}
-    seconds.update({member.name: member.seconds for member in members})
+    rounds = {member.name: member.rounds_for(tested) for member in members}
+    for member in members:
+        learn = sum(told["seconds"] for told in rounds[member.name].values())
+        seconds[member.name] = {"learn": learn, "answer": member.seconds}
     return {
         "periods": found,
-        "mean": _mean(found),
-        "tokens": {member.name: member.contestant.tokens for member in members if member.contestant.tokens},
+        "mean": mean(found),
+        "tokens": {name: sum(int(told["tokens"]) for told in of.values()) for name, of in rounds.items()},
+        "passes": {name: sum(int(told["passes"]) for told in of.values()) for name, of in rounds.items()},
         "seconds": {name: spent for name, spent in seconds.items() if name in learners},
+        "rounds": {name: of for name, of in rounds.items() if any(told["tokens"] for told in of.values())},
     }
 
 
@@ -190,40 +165,8 @@ def _members(learners: Sequence[str], makers: Iterable[str] = MAKERS) -> list[st
     >>> _members(["popularity"]), _members(["transitions", "blend"])
     (['popularity'], ['popularity', 'transitions', 'session_knn', 'revisits'])
     """
-    blended = BLEND in learners
-    return [name for name in makers if name in learners or (blended and name != DEEP)]
-
-
-def _mean(found: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
-    """Return the plain mean over periods, and all predictions."""
-    every = list(found.values())
-    means = {}
-    for name in every[0]:
-        columns = {key: [period[name][key] for period in every] for key in every[0][name]}
-        means[name] = {key: sum(column) / len(column) for key, column in columns.items()}
-        means[name]["predictions"] = sum(columns["predictions"])
-    return means
-
-
-def _fingerprint(periods: Periods, sample: float, seed: int, name: str) -> str:
-    """Return a member's folder: its name and a digest of all that its answers follow from."""
-    root = Path(__file__).parent.parent
-    code = ["benchmarks/contestants", "benchmarks/periods", "learners/learner", f"learners/{name}"]
-    code += ["learners/finetune", "learners/rehearsal"] if name == DEEP else ["learners/decay"]
-    texts = [(root / f"{module}.py").read_bytes() for module in code if (root / f"{module}.py").exists()]
-    told = json.dumps([periods.digest, sample, seed, [hashlib.sha256(text).hexdigest() for text in texts]])
-    return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-
-
-def _join(parts: Iterable[Answers]) -> Answers:
-    return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _write(path: Path, write: Callable[[Any], object]) -> None:
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("wb") as file:
-        write(file)
-    os.replace(beside, path)
+    wanted = {*learners, *(name for name in MAKERS if name not in (DEEP, *BASELINES) and BLEND in learners)}
+    return [name for name in makers if name in wanted]
 
 
 def _chosen(text: str, last: int) -> list[int]:
@@ -252,11 +195,17 @@ def _named(text: str) -> list[str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser("Continual learning by the ADER protocol")
-    parser.add_argument("--data", type=Path, required=True, help="folder of period_*.txt with lines `session item`")
+    parser.set_defaults(out=Path("build/continual.json"))
+    report.add_data(parser)
     parser.add_argument("--learners", default=",".join(REPORTED), help="names, separated by commas")
     parser.add_argument("--periods", help="periods to report, like 1-4,8 (default: all)")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the sessions to test")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and of the learners")
+    parser.add_argument("--sample-seed", type=int, default=0, help="of the sample, whatever the learners' seed")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", default="0", help="of the learners; several: 0,1,2")
+    seeds.add_argument("--seeds", type=int, help="how many seeds, from 0")
+    parser.add_argument("--rate", type=float, help="learning rate of the networks (default: each one's own)")
+    parser.add_argument("--strength", type=float, help="how strongly ewc holds weights (default: its own)")
     parser.add_argument("--work", type=Path, default=Path("build/continual"), help="folder for what a run keeps")
     return parser.parse_args(arguments)
 
@@ -266,47 +215,59 @@ def main(arguments: Sequence[str] | None) -> None:
     options = _options(arguments)
     if not 0 < options.sample <= 1:
         raise Misconfigured(f"--sample: wanted a share above 0, at most 1, found {options.sample}")
-    names = _named(options.learners)
+    if options.rate is not None and not 0 < options.rate < 1:
+        raise Misconfigured(f"--rate: wanted a learning rate between 0 and 1, found {options.rate}")
+    names, seeds = _named(options.learners), _seeds(options)
     periods = load(options.data)
     tested = _chosen(options.periods or f"1-{periods.last}", periods.last)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
-        begun: list[str] = []
-        task = progress.add_task("", total=max(tested) * (len(_members(names)) + (BLEND in names)))
+        begun = 0
+        task = progress.add_task("", total=len(seeds) * _steps(names, tested))
 
         def tick(step: str, share: float) -> None:
-            if share == 0.0:
-                begun.append(step)
-            progress.update(task, completed=len(begun) - 1 + share, description=step)
+            nonlocal begun
+            begun += share == 0.0
+            progress.update(task, completed=begun - 1 + share, description=step)
 
-        result = run(periods, names, tested, options.work, sample=options.sample, seed=options.seed, tick=tick)
-    result["options"] = {"sample": options.sample, "seed": options.seed, "data_sha256": periods.digest}
+        results = {
+            seed: run(
+                periods,
+                names,
+                tested,
+                options.work,
+                sample=options.sample,
+                sample_seed=options.sample_seed,
+                tuning=Tuning(seed, options.rate, options.strength),
+                tick=tick,
+            )
+            for seed in seeds
+        }
+    result = compared(results, BLEND)
+    told = ("sample", "sample_seed", "rate", "strength")
+    result["options"] = {**{name: getattr(options, name) for name in told}, "data_sha256": periods.digest}
     show(result, names)
     report.write(options.out, result)
+    from benchmarks import picture
+
+    picture.write(options.out.with_suffix(".svg"), picture.periods, result)
 
 
-def show(result: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Print Recall@20 / MRR@20 in percent per period, and the mean of all scores."""
-    rows = [
-        [period, *(f"{100 * of[name]['recall@20']:.2f} / {100 * of[name]['mrr@20']:.2f}" for name in names)]
-        for period, of in (*result["periods"].items(), ("mean", result["mean"]))
-    ]
-    report.show("Recall@20 / MRR@20 in % per period", ["period", *names], rows)
-    scores = [score for score in result["mean"][names[0]] if score != "predictions"]
-    report.show(
-        "Mean over periods, in %",
-        ["learner", *scores, "predictions", "learn s", "answer s", "tokens"],
-        [
-            [
-                name,
-                *(f"{100 * result['mean'][name][score]:.2f}" for score in scores),
-                f"{result['mean'][name]['predictions']:,}",
-                *(f"{result['seconds'][name][part]:.1f}" for part in ("learn", "answer")),
-                f"{result['tokens'].get(name, 0):,}",
-            ]
-            for name in names
-        ],
-    )
+def _seeds(options: argparse.Namespace) -> list[int]:
+    try:
+        seeds = list(range(options.seeds)) if options.seeds is not None else [int(x) for x in options.seed.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise Misconfigured("--seed, --seeds: wanted different numbers like 0,1,2, or how many")
+    return seeds
+
+
+def _steps(names: Sequence[str], tested: Sequence[int]) -> int:
+    """Return how many steps a run with one seed takes."""
+    named, every = _members(names), max(tested) if BLEND in names else len(tested)
+    baselines = sum(name in BASELINES for name in named)
+    return baselines * len(tested) + (len(named) - baselines + (BLEND in names)) * every
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ recommendation", RecSys 2020.
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +21,10 @@ import numpy as np
 
 from headrace.errors import Misconfigured
 
+archive: Final = "diginetica_periods.tar.gz"
+"""The data set that is looked for in `HEADRACE_DATA`."""
+texts_bytes_max: Final = 2_000_000_000
+"""Most bytes that an archive's periods may have together, unpacked: they are read into memory."""
 _file_name: Final = re.compile(r"period_(\d+)\.txt")
 
 
@@ -96,15 +103,53 @@ class Periods:
         ]
 
 
-def load(folder: Path) -> Periods:
-    """Return the periods in a folder's files `period_0.txt`, `period_1.txt`, …
+def load(data: Path | None = None) -> Periods:
+    """Return the periods in the files `period_0.txt`, `period_1.txt`, … of a folder or of a tar archive.
+
+    Nothing of an archive is unpacked to the disk, and nothing else in it is read. Without `data` the archive is that of
+    DIGINETICA in the folder that the environment's `HEADRACE_DATA` names.
 
     Raises:
         Misconfigured: there are none, one is missing, or a line is not `session item`.
     """
-    numbers = sorted(
-        int(match[1]) for path in folder.glob("period_*.txt") if (match := _file_name.fullmatch(path.name))
-    )
-    if len(numbers) < 2 or numbers != list(range(len(numbers))):
-        raise Misconfigured(f"{folder}: wanted period_0.txt, period_1.txt and so on without a gap, found {numbers}")
-    return Periods([(folder / f"period_{number}.txt").read_text() for number in numbers])
+    data = data or _provided()
+    try:
+        texts = _from_folder(data) if data.is_dir() else _from_archive(data)
+    except (OSError, EOFError, tarfile.TarError, zlib.error, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{data}: wanted a folder or a tar archive of period_*.txt: {error}") from error
+    if len(texts) < 2 or sorted(texts) != list(range(len(texts))):
+        found = sorted(texts)
+        raise Misconfigured(f"{data}: wanted period_0.txt, period_1.txt and so on without a gap, found {found}")
+    return Periods([texts[number] for number in range(len(texts))])
+
+
+def _provided() -> Path:
+    folder = os.environ.get("HEADRACE_DATA")
+    if not folder:
+        raise Misconfigured(
+            "--data: wanted a folder of period_*.txt with lines `session item`, or a tar archive of them; "
+            f"or set HEADRACE_DATA to a folder that holds {archive}"
+        )
+    return Path(folder) / archive
+
+
+def _from_folder(folder: Path) -> Mapping[int, str]:
+    named = ((_file_name.fullmatch(path.name), path) for path in folder.iterdir())
+    return {int(match[1]): path.read_text() for match, path in named if match}
+
+
+def _from_archive(path: Path) -> Mapping[int, str]:
+    texts: dict[int, str] = {}
+    size = 0
+    with tarfile.open(path) as opened:
+        for member in opened:
+            match = _file_name.fullmatch(member.name.rpartition("/")[2])
+            if not match or not member.isfile():
+                continue
+            size += member.size
+            if int(match[1]) in texts or size > texts_bytes_max:
+                raise Misconfigured(f"{path}: wanted each period once, at most {texts_bytes_max} bytes in all")
+            file = opened.extractfile(member)
+            assert file is not None, "a plain file can be read"
+            texts[int(match[1])] = file.read().decode()
+    return texts

@@ -22,6 +22,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def add_data(made: argparse.ArgumentParser) -> None:
+    """Let a parser know `--data`, for benchmarks on periods; see `benchmarks.periods.load`."""
+    made.add_argument(
+        "--data",
+        type=Path,
+        help="folder of period_*.txt with lines `session item`, or a tar archive of them "
+        "(default: diginetica_periods.tar.gz in the folder that HEADRACE_DATA names)",
+    )
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are numbers."""
     table = Table(title=title, title_justify="left")

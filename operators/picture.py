@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -93,7 +93,7 @@ def _changes(axes: Axes, facts: Facts, named: bool = False) -> None:
             )  # fmt: skip
 
 
-def _named_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float) -> None:
+def named_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float) -> None:
     """Write each line's name beside its end, pushed apart so that they can be read."""
     order = sorted(ends, key=lambda name: ends[name][0])
     low, high = axes.get_ylim()
@@ -143,7 +143,7 @@ def quality(facts: Facts) -> Figure:
         ends["best possible"] = (best[-1], _SOFT)
     main.set_ylim(0, main.get_ylim()[1] * 1.12)
     main.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    _named_ends(main, ends, 0.055)
+    named_ends(main, ends, 0.055)
     _changes(main, facts, named=True)
     for one in facts.rounds:
         if one.verdict and one.verdict.kind == "promoted":
@@ -179,7 +179,7 @@ def reciprocal(facts: Facts) -> Figure:
     axes.set_title("MRR@20")
     ends = {name: (value, colour_of(name)) for name, value in _lines(axes, facts.slices, lambda s: s.mrr).items()}
     axes.set_ylim(bottom=0)
-    _named_ends(axes, ends, 0.1)
+    named_ends(axes, ends, 0.1)
     _changes(axes, facts)
     _along(axes, facts)
     return figure
@@ -290,7 +290,10 @@ def within(before: Mapping[float, float], after: Mapping[float, float], quantile
     return low
 
 
-def draw(figure: Callable[[Any], Figure], subject: Facts | Sequence[Sample], path: Path | None = None) -> str:
+Subject = TypeVar("Subject")
+
+
+def draw(figure: Callable[[Subject], Figure], subject: Subject, path: Path | None = None) -> str:
     """Draw a figure in our style; return it as SVG for a page, or write it to a file of the suffix's kind."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.__name__}):
         drawn = figure(subject)

@@ -1,15 +1,19 @@
 """The continual benchmark on data small enough to compute by hand, and proof that no test information leaks."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from benchmarks import continual
-from benchmarks.contestants import Answers, Contestant, Deep, Fast
+from benchmarks.contestants import Answers, Contestant, Deep, Fast, Round, Tuning
 from benchmarks.continual import MAKERS, run
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
@@ -68,7 +72,7 @@ def test_nothing_is_learned_inside_a_test_period(tmp_path: Path) -> None:
     calls: list[tuple[str, tuple[int, ...], int]] = []
     kind = type("Recording", (Recorder,), {"calls": calls})
     periods = Periods(TINY)
-    run(periods, ["transitions"], [1, 2], tmp_path, makers={"transitions": lambda seed: Fast(kind)})
+    run(periods, ["transitions"], [1, 2], tmp_path, makers={"transitions": lambda tuning: Fast(kind)})
     kinds = [call[0] for call in calls]
     assert kinds == ["learn"] * 8 + ["predict"] * 2 + ["learn"] * 8 + ["predict"] * 2
     # What is learned are the clicks in the order of the log, each after its session so far.
@@ -137,17 +141,20 @@ class Power:
     """Fails when the power does, at one answer."""
 
     def __init__(self, inner: Contestant, fails_at: int) -> None:
-        self.inner, self.fails_at, self.learned = inner, fails_at, []  # type: ignore[var-annotated]
-        self.tokens = 0
+        self.inner, self.fails_at, self.anew = inner, fails_at, inner.anew
+        self.learned: list[int] = []
 
-    def learn(self, periods: Periods, period: int, progress: Callable[[float], None]) -> None:
+    def learn(self, periods: Periods, period: int, progress: Callable[[float], None]) -> Round:
         self.learned.append(period)
-        self.inner.learn(periods, period, progress)
+        return self.inner.learn(periods, period, progress)
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
         if period == self.fails_at:
             raise KeyboardInterrupt
         return self.inner.answer(questions, periods, period)
+
+    def model_bytes(self) -> bytes | None:
+        return self.inner.model_bytes()
 
     def state(self) -> dict[str, Any]:
         return self.inner.state()
@@ -160,9 +167,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     periods = Periods(shop(2))
     made: list[Power] = []
 
-    def maker(fails_at: int) -> Callable[[int], Contestant]:
-        def make(seed: int) -> Contestant:
-            made.append(Power(FAST["session_knn"](seed), fails_at))
+    def maker(fails_at: int) -> Callable[[Tuning], Contestant]:
+        def make(tuning: Tuning) -> Contestant:
+            made.append(Power(FAST["session_knn"](tuning), fails_at))
             return made[-1]
 
         return make
@@ -191,8 +198,29 @@ def test_the_command_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFi
         (data / f"period_{number}.txt").write_text(text)
     out, work = tmp_path / "figures.json", tmp_path / "work"
     options = ["--data", str(data), "--out", str(out), "--work", str(work), "--periods", "1-2"]
-    continual.main([*options, "--learners", "transitions,blend"])
+    continual.main([*options, "--learners", "transitions,blend", "--seeds", "2"])
     figures = json.loads(out.read_text())
+    # Each of the members is run once: two seeds are two ways to teach the blend.
+    assert len(list(work.iterdir())) == 4
+    assert figures["seeds"].keys() == {"0", "1"}
+    assert figures["spread"]["transitions"]["recall@20"] == 0.0
+    lead, (one, other) = figures["lead"]["transitions"]["mrr@20"], figures["seeds"].values()
+    above = {
+        period: [
+            of["periods"][period]["blend"]["mrr@20"] - of["periods"][period]["transitions"]["mrr@20"]
+            for of in (one, other)
+        ]
+        for period in ("1", "2")
+    }
+    assert lead["least"] == min(min(found) for found in above.values())
+    assert lead["least"] in above[str(lead["period"])]
+    assert lead["mean"] == pytest.approx(np.mean(list(above.values())))
+    picture = ElementTree.parse(tmp_path / "figures.svg").getroot()
+    assert picture.tag.endswith("svg")
+    text = (tmp_path / "figures.svg").read_text()
+    assert "prefers-color-scheme: dark" in text
+    assert ">Recall@20 in %" in text
+    assert ">blend<" in text
     assert figures["periods"].keys() == {"1", "2"}
     assert figures["mean"].keys() == {"transitions", "blend"}
     assert 0.3 < figures["mean"]["transitions"]["recall@20"] <= 1
@@ -210,6 +238,9 @@ def test_the_command_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFi
         ({0: "s a\n", 1: "s a\n"}, ["--periods", "x"], "--periods"),
         ({0: "s a\n", 1: "s a\n"}, ["--learners", "oracle"], "--learners"),
         ({0: "s a\n", 1: "s a\n"}, ["--sample", "0"], "--sample"),
+        ({0: "s a\n", 1: "s a\n"}, ["--rate", "0"], "--rate"),
+        ({0: "s a\n", 1: "s a\n"}, ["--seed", "1,1"], "--seed"),
+        ({0: "s a\n", 1: "s a\n"}, ["--seeds", "0"], "--seeds"),
     ],
 )
 def test_what_cannot_be_used_is_said(tmp_path: Path, files: dict[int, str], options: list[str], wanted: str) -> None:
@@ -225,13 +256,56 @@ def test_load_reads_periods_in_order(tmp_path: Path) -> None:
     assert load(tmp_path).items == [f"i{number}" for number in range(11)]
 
 
+def archive(path: Path, texts: dict[str, str]) -> Path:
+    with tarfile.open(path, "w:gz") as opened:
+        for name, text in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            opened.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def test_an_archive_is_as_good_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {f"in/period_{number}.txt": text for number, text in enumerate(TINY)}
+    others = {"../../away/period_x.txt": "s a\n", "README": "hello"}
+    path = archive(tmp_path / "diginetica_periods.tar.gz", {**others, **texts})
+    assert load(path).digest == Periods(TINY).digest
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.setenv("HEADRACE_DATA", str(tmp_path))
+    assert load().digest == Periods(TINY).digest
+
+
+def test_an_archive_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = archive(tmp_path / "twice.tar.gz", {"a/period_0.txt": "s a\n", "b/period_0.txt": "s a\n"})
+    with pytest.raises(Misconfigured, match="once"):
+        load(twice)
+    with pytest.raises(Misconfigured, match="without a gap"):
+        load(archive(tmp_path / "one.tar.gz", {"period_0.txt": "s a\n"}))
+    whole = archive(tmp_path / "whole.tar.gz", {f"period_{n}.txt": f"s {n * 7919 % 1000}\n" * 99 for n in range(20)})
+    (tmp_path / "torn.tar.gz").write_bytes(whole.read_bytes()[:200])
+    (tmp_path / "text.txt").write_text("hello")
+    for name in ("torn.tar.gz", "text.txt", "nowhere"):
+        with pytest.raises(Misconfigured, match=name):
+            load(tmp_path / name)
+    monkeypatch.delenv("HEADRACE_DATA", raising=False)
+    with pytest.raises(Misconfigured, match=r"--data.*HEADRACE_DATA"):
+        load()
+
+
+def test_a_member_that_is_too_far_begins_again(tmp_path: Path) -> None:
+    """Other questions on early periods meet a learner that has learned those: it must not answer them."""
+    periods = Periods(shop(1))
+    names = ["session_knn"]
+    run(periods, names, [1, 2, 3], tmp_path / "a", makers=FAST)
+    found = run(periods, names, [1, 2, 3], tmp_path / "a", makers=FAST, sample=0.5)
+    straight = run(periods, names, [1, 2, 3], tmp_path / "b", makers=FAST, sample=0.5)
+    assert found["periods"] == straight["periods"]
+
+
 def test_the_deep_learner_takes_part_and_resumes(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     periods = Periods(shop(5, periods=3))
-    makers: dict[str, Callable[[int], Contestant]] = {
-        name: lambda seed, name=name: Deep(seed, first_passes=4, passes=2) if name == "deep" else FAST[name](seed)  # type: ignore[misc]
-        for name in MAKERS
-    }
+    makers: dict[str, Callable[[Tuning], Contestant]] = {**FAST, "deep": partial(Deep, first_passes=4, passes=2)}
     first = run(periods, ["deep", "blend"], [1], tmp_path / "a", makers=makers)
     resumed = run(periods, ["deep", "blend"], [1, 2], tmp_path / "a", makers=makers)
     straight = run(periods, ["deep", "blend"], [1, 2], tmp_path / "b", makers=makers)
@@ -246,7 +320,7 @@ def test_deep_ranks_are_among_all_items_seen() -> None:
     """An item that the model does not know ranks last of all that were seen, one that it knows among them."""
     pytest.importorskip("torch")
     periods = Periods(["s1 a\ns1 b\ns1 c\ns2 alone\n", "s3 a\ns3 b\ns4 a\ns4 alone\n"])
-    deep = Deep(0, first_passes=1)
+    deep = Deep(Tuning(), first_passes=1)
     told: list[float] = []
     deep.learn(periods, 0, told.append)
     assert told[-1] == 1.0

@@ -1,0 +1,214 @@
+"""The usual ways to train the deep learner's network, to compare it with; none is a member of the blend.
+
+`Finetune` and `Ewc` see only the newest period and run twice the passes of the deep learner's rounds, half of which are
+rehearsal: equal tokens. `Joint` begins from nothing on all that was seen so far.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from benchmarks.contestants import Neural, Progress, Round, Tuning, deep_passes, named_sessions, ranked
+from benchmarks.periods import Periods, Question
+from headrace.state import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from learners.deep import DeepModel
+
+fisher_batches: Final = 200
+"""Batches from which a round's Fisher information is estimated, at most."""
+fisher_tokens: Final = 32
+"""Predictions of such a batch, about."""
+heldout: Final = 0.1
+"""Share of the sessions that joint training is judged on, not trained on."""
+heldout_predictions_max: Final = 4_000
+
+
+class Finetune(Neural):
+    """Plain fine-tuning: each round goes on from the last model, on the newest period alone."""
+
+    def __init__(self, tuning: Tuning, *, passes: int = 2 * deep_passes, **options: Any) -> None:
+        super().__init__(tuning, passes=passes, **options)
+
+    def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
+        """Run one round."""
+        passes = self.passes if period else self.first_passes
+        return self._round(self.model, named_sessions(periods, period), period, passes, progress=progress)
+
+
+class Ewc(Finetune):
+    """Plain fine-tuning, held back where the past was sensitive: elastic weight consolidation, online.
+
+    A round's loss has `strength` / 2 times the sum over weights of F (w - w')² beside it, w' being the weights after
+    the round before and F a running diagonal of the Fisher information: F = `decay` F + that of the newest round. The
+    sum is over the network's weights and those item vectors that the batch reads, for only they can move in its step;
+    items that were admitted since have F = 0.
+
+    Approximations: the Fisher information is the empirical one (of the items that came, not of items drawn from the
+    model), of a seeded sample of a period's sessions, cut to the network's context, without dropout, over the whole
+    vocabulary. It is the mean over small batches of the squared gradient of a batch's mean loss, times the batch's
+    number of predictions: that is the mean of squared gradients of single predictions if these do not correlate.
+
+    Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks" (PNAS 2017), for the penalty;
+    Schwarz et al., "Progress & compress" (ICML 2018), section 3.2, for one running diagonal and one anchor.
+
+    Args:
+        decay: what of the running diagonal a round leaves.
+    """
+
+    strength: float = 30.0
+    """How strongly weights are held: 30 was the best of 0, 1, 30 and 1000 on the first 12,000 clicks of each of
+    DIGINETICA's periods 2 to 4. At 1 a prediction of the past would weigh about as much as one of the batch."""
+
+    def __init__(self, tuning: Tuning, *, decay: float = 0.9, **options: Any) -> None:
+        super().__init__(tuning, **options)
+        self.decay = decay
+        self.fisher: dict[str, Tensor] = {}
+
+    def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
+        """Run one round, then estimate what it made sensitive."""
+        sessions = named_sessions(periods, period)
+        passes = self.passes if period else self.first_passes
+        penalty = self._penalty(self.model) if self.model else None
+        told = self._round(self.model, sessions, period, passes, penalty=penalty, progress=progress)
+        assert self.model is not None, "a round leaves a model"
+        for name, found in fisher(self.model, sessions, self.tuning.seed + period).items():
+            before = self.fisher.get(name)
+            if before is not None:
+                found[: len(before)] += self.decay * before
+            self.fisher[name] = found
+        return told
+
+    def _penalty(self, anchor: "DeepModel") -> "Callable[[DeepModel, Tensor, Tensor], Tensor]":
+        weights = {name: weight.detach().clone() for name, weight in anchor.network.named_parameters()}
+        vectors, held = anchor.table, self.fisher
+        half = (self.strength if self.tuning.strength is None else self.tuning.strength) / 2
+
+        def penalty(model: "DeepModel", rows: "Tensor", table: "Tensor") -> "Tensor":
+            known = rows < len(vectors)
+            old = rows[known]
+            total = (held[_ITEMS][old] * (table[known] - vectors[old]).square()).sum()
+            for name, weight in model.network.named_parameters():
+                total = total + (held[name] * (weight - weights[name]).square()).sum()
+            return half * total
+
+        return penalty
+
+    def state(self) -> State:
+        """Return the model's bytes and the running diagonal."""
+        return {**super().state(), "fisher": {name: found.numpy() for name, found in self.fisher.items()}}
+
+    def restore(self, state: State) -> None:
+        """Restore the model and the diagonal."""
+        import torch
+
+        super().restore(state)
+        self.fisher = {name: torch.from_numpy(found) for name, found in state["fisher"].items()}
+
+
+_ITEMS: Final = "items"
+"""Name of the item vectors among those of the network's weights."""
+
+
+def fisher(model: "DeepModel", sessions: Sequence[Sequence[str]], seed: int) -> "dict[str, Tensor]":
+    """Return the diagonal of the Fisher information per prediction, by weight; see `Ewc` for what it approximates."""
+    import torch
+    from torch.nn import functional
+
+    from learners.deep import pad
+    from learners.finetune import softmax_loss
+
+    table = model.table.detach().clone().requires_grad_()
+    weights = {**dict(model.network.named_parameters()), _ITEMS: table}
+    found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    uncorrected, batches = torch.zeros(len(table)), 0
+    for batch in _small_batches(model, sessions, seed):
+        sequences, lengths = pad(batch)
+        units = functional.normalize(table, dim=1)
+        inputs, targets = sequences[:, :-1], sequences[:, 1:]
+        real = torch.arange(inputs.shape[1]) < lengths[:, None] - 1
+        states = model.network(functional.embedding(inputs, units))
+        loss = softmax_loss(states[real], units, uncorrected, targets[real], model.settings.temperature)
+        for square, gradient in zip(found.values(), torch.autograd.grad(loss, list(weights.values())), strict=True):
+            square.addcmul_(gradient, gradient, value=int(real.sum()))
+        batches += 1
+    return {name: square / max(1, batches) for name, square in found.items()}
+
+
+def _small_batches(model: "DeepModel", sessions: Sequence[Sequence[str]], seed: int) -> Iterator[list[list[int]]]:
+    """Yield sessions in random order, as rows of the model, about `fisher_tokens` predictions at a time."""
+    batch: list[list[int]] = []
+    count, made = 0, 0
+    for place in np.random.default_rng(seed).permutation(len(sessions)).tolist():
+        rows = model.rows(sessions[place])[-model.settings.context - 1 :]
+        batch.append(rows)
+        count += len(rows) - 1
+        if count >= fisher_tokens:
+            yield batch
+            batch, count, made = [], 0, made + 1
+            if made == fisher_batches:
+                return
+    if batch:
+        yield batch
+
+
+class Joint(Neural):
+    """Retraining: a new model on all periods so far, for as long as it gets better on sessions it does not train on.
+
+    After each pass the MRR@20 on held-out sessions decides: training ends when `patience` passes did not beat the best
+    one, or after `passes`; the model after the best pass is taken. All passes count as tokens.
+    """
+
+    anew = True
+
+    def __init__(self, tuning: Tuning, *, passes: int = 10, patience: int = 2, **options: Any) -> None:
+        super().__init__(tuning, passes=passes, **options)
+        self.patience = patience
+
+    def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
+        """Train on periods 0 to `period`."""
+        sessions = [items for one in range(period + 1) for items in periods.sessions(one) if len(items) > 1]
+        order = np.random.default_rng([self.tuning.seed, period]).permutation(len(sessions)).tolist()
+        size = max(1, int(heldout * len(sessions)))
+        judged = [
+            Question(sessions[place][:end], sessions[place][end])
+            for place in order[:size]
+            for end in range(1, len(sessions[place]))
+        ][:heldout_predictions_max]
+        trained = [[periods.items[item] for item in sessions[place]] for place in sorted(order[size:])]
+        best = _Best(lambda model: _mrr(ranked(model, judged, periods, period + 1)), self.patience)
+        told = self._round(None, trained, period, self.passes, passed=best, progress=progress)
+        self.model = best.model()
+        return Round(told.tokens, best.passes, best.taken)
+
+
+class _Best:
+    """Asked after each pass: keeps the best model, and ends a round that no longer finds a better one."""
+
+    def __init__(self, score: "Callable[[DeepModel], float]", patience: int) -> None:
+        self.score, self.patience = score, patience
+        self.passes, self.taken, self.best, self.data = 0, 0, -1.0, b""
+
+    def __call__(self, model: "DeepModel") -> bool:
+        score = self.score(model)
+        self.passes += 1
+        if score > self.best:
+            self.best, self.taken, self.data = score, self.passes, model.to_bytes()
+        return self.passes - self.taken >= self.patience
+
+    def model(self) -> "DeepModel":
+        from learners.deep import DeepModel
+
+        return DeepModel.from_bytes(self.data)
+
+
+def _mrr(ranks: "np.ndarray[Any, Any]") -> float:
+    """Return the mean reciprocal rank, that of ranks above 20 being 0.
+
+    >>> _mrr(np.array([1, 2, 21]))
+    0.5
+    """
+    return float(np.where(ranks <= 20, 1 / ranks, 0.0).mean())

@@ -1,0 +1,135 @@
+"""One learner's way through the periods of the continual benchmark, kept in a folder."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.contestants import Answers, Contestant, Tuning, answered
+from benchmarks.periods import Periods, Question
+from headrace import state
+
+NEURAL: Final = ("deep", "finetune", "ewc", "joint")
+"""Whose answers follow from a seed and a rate; those of the others from the data alone."""
+
+Ask = Callable[[Sequence[Question], Periods, int], Iterator[Answers]]
+
+
+def folder_of(work: Path, name: str, periods: Periods, tuning: Tuning) -> Path:
+    """Return a member's folder: its name and a digest of all that its models follow from, the code among it."""
+    root = Path(__file__).parent.parent
+    code = ["benchmarks/contestants", "benchmarks/periods", "learners/learner"]
+    told: list[Any] = [periods.digest]
+    if name in NEURAL:
+        code += ["learners/deep", "learners/finetune", "learners/rehearsal"]
+        code += [] if name == "deep" else ["benchmarks/baselines"]
+        told += [tuning.seed, tuning.rate, *([tuning.strength] if name == "ewc" else [])]
+    else:
+        code += ["learners/decay", f"learners/{name}"]
+    texts = [(root / f"{module}.py").read_bytes() for module in code if (root / f"{module}.py").exists()]
+    told.append([hashlib.sha256(text).hexdigest() for text in texts])
+    return work / f"{name}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"
+
+
+def model_path(folder: Path, update: int) -> Path:
+    """Return where a member keeps its deep model of after learning period `update`."""
+    return folder / f"model_{update}.safetensors"
+
+
+class Member:
+    """A contestant that can be stopped and started again, between and within periods.
+
+    Attributes:
+        rounds: per period learned, what it took, and its seconds.
+        seconds: spent on answering what was asked of it here, when it was first asked.
+    """
+
+    def __init__(self, name: str, folder: Path, make: Callable[[], Contestant]) -> None:
+        self.name, self.folder, self.make = name, folder, make
+        self.seconds = 0.0
+        self.rounds: dict[str, dict[str, float]]
+        self._begin()
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state").exists():
+            kept = state.decode((folder / "state").read_bytes())
+            self.contestant.restore(kept["contestant"])
+            self.learned, self.rounds = kept["learned"], kept["rounds"]
+
+    def _begin(self) -> None:
+        self.contestant = self.make()
+        self.learned = -1
+        self.rounds = {}
+
+    def answers(
+        self,
+        questions: Sequence[Question],
+        asked: str,
+        periods: Periods,
+        period: int,
+        progress: Callable[[float], None],
+    ) -> Answers:
+        """Return the answers to a period's questions, after learning all periods before it and no other.
+
+        Args:
+            asked: names the sample that the questions are.
+        """
+        path = self.folder / f"period_{period}{asked}.npz"
+        if not path.exists():
+            ask = self._learned(periods, period - 1, progress)
+            began = time.perf_counter()
+            parts = list(ask(questions, periods, period))
+            seconds = time.perf_counter() - began
+            file = BytesIO()
+            np.savez(file, allow_pickle=False, seconds=np.array(seconds), **_join(parts)._asdict())
+            write(path, file.getvalue())
+        with np.load(path, allow_pickle=False) as kept:
+            self.seconds += float(kept["seconds"])
+            return Answers(**{name: kept[name] for name in Answers._fields})
+
+    def _learned(self, periods: Periods, last: int, progress: Callable[[float], None]) -> Ask:
+        """Return who answers as one that has learned up to period `last`."""
+        kept = model_path(self.folder, last)
+        if self.learned != last and kept.exists():
+            from learners.deep import DeepModel
+
+            return partial(answered, DeepModel.from_bytes(kept.read_bytes()))
+        if self.learned > last and not self.contestant.anew:
+            self._begin()
+        if self.learned != last:
+            for period in range(last if self.contestant.anew else self.learned + 1, last + 1):
+                self._learn(periods, period, progress)
+        return self.contestant.answer
+
+    def _learn(self, periods: Periods, period: int, progress: Callable[[float], None]) -> None:
+        began = time.perf_counter()
+        told = self.contestant.learn(periods, period, progress)
+        self.rounds[str(period)] = {**told._asdict(), "seconds": time.perf_counter() - began}
+        self.learned = period
+        model = self.contestant.model_bytes()
+        if model is not None:
+            write(model_path(self.folder, period), model)
+        kept = {"contestant": self.contestant.state(), "learned": self.learned, "rounds": self.rounds}
+        write(self.folder / "state", state.encode(kept))
+
+    def rounds_for(self, tested: Sequence[int]) -> dict[str, dict[str, float]]:
+        """Return the rounds that answers on the periods tested needed."""
+        wanted = {period - 1 for period in tested} if self.contestant.anew else set(range(max(tested)))
+        return {period: told for period, told in self.rounds.items() if int(period) in wanted}
+
+
+def _join(parts: Iterable[Answers]) -> Answers:
+    return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all; several runs may share a folder."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    beside.write_bytes(data)
+    os.replace(beside, path)

@@ -1,0 +1,178 @@
+"""Other ways to train the deep learner's network, on a stream that changes its language."""
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import retention
+from benchmarks.baselines import Ewc, Finetune, Joint, fisher
+from benchmarks.contestants import Contestant, Deep, Tuning, ranked
+from benchmarks.continual import MAKERS, run
+from benchmarks.member import folder_of, model_path
+from benchmarks.periods import Periods
+from headrace import state
+from headrace.errors import Misconfigured
+from learners.deep import DeepModel, DeepSettings, threads
+from learners.finetune import train
+
+small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
+MADE: dict[str, Callable[[Tuning], Contestant]] = {
+    "deep": partial(Deep, first_passes=4, passes=2, settings=small),
+    "finetune": partial(Finetune, first_passes=4, passes=4, settings=small),
+    "ewc": partial(Ewc, first_passes=4, passes=4, settings=small),
+    "joint": partial(Joint, passes=4, settings=small),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products gain nothing from a second thread, and on a busy machine lose much by waiting for it."""
+    with threads(1):
+        yield
+
+
+def language(count: int, seed: int, deal: int, size: int = 120) -> str:
+    """A period of sessions that visit the items of one family of five in random order; families are dealt by `deal`."""
+    chance = random.Random(seed)
+    lines = []
+    for session in range(count):
+        family = chance.randrange(size // 5)
+        members = chance.sample([(5 * family + k) * deal % size for k in range(5)], chance.randint(2, 5))
+        lines += [f"s{session} i{member}\n" for member in members]
+    return "".join(lines)
+
+
+@pytest.fixture(scope="module")
+def two_languages() -> Periods:
+    """One language in periods 0 and 1, another one in those after."""
+    return Periods([language(500, seed, 1 if seed < 2 else 11) for seed in range(5)])
+
+
+def test_fisher_information_of_one_prediction_by_hand() -> None:
+    """With one prediction a batch, it is the square of that prediction's gradient."""
+    model = train(None, [["a", "b"], ["b", "c"], ["c", "a"]], settings=small, passes=1).model
+    found = fisher(model, [["a", "b"]], seed=0)
+    table = model.table.clone().requires_grad_()
+    units = torch.nn.functional.normalize(table, dim=1)
+    session = model.network(units[model.rows(["a"])][None])[0, 0]
+    loss = torch.nn.functional.cross_entropy(session @ units.T / small.temperature, torch.tensor(model.rows(["b"])[0]))
+    (wanted,) = torch.autograd.grad(loss, [table])
+    torch.testing.assert_close(found["items"], wanted.square())
+    assert found.keys() == {"items", *dict(model.network.named_parameters())}
+    assert all(bool((square >= 0).all()) for square in found.values())
+
+
+def test_consolidation_holds_what_mattered_and_goes_on_after_a_restart(two_languages: Periods) -> None:
+    ways = {
+        strength: Ewc(Tuning(strength=strength), settings=small, first_passes=2, passes=2) for strength in (0.0, 300.0)
+    }
+    plain = Finetune(Tuning(), settings=small, first_passes=2, passes=2)
+    for way in (*ways.values(), plain):
+        way.learn(two_languages, 0, lambda share: None)
+    before = ways[0.0].model_bytes()
+    assert before == ways[300.0].model_bytes() == plain.model_bytes()
+    other = Ewc(Tuning(strength=300.0), settings=small, first_passes=2, passes=2)
+    other.restore(state.decode(state.encode(ways[300.0].state())))
+    for way in (*ways.values(), plain, other):
+        way.learn(two_languages, 2, lambda share: None)
+    assert ways[0.0].model_bytes() == plain.model_bytes()
+    assert other.model_bytes() == ways[300.0].model_bytes() != plain.model_bytes()
+    anchor = DeepModel.from_bytes(before or b"")
+    far = {
+        strength: float((way.model.table[: len(anchor)] - anchor.table).square().sum()) if way.model else 0.0
+        for strength, way in ways.items()
+    }
+    assert 0 < far[300.0] < 0.8 * far[0.0]
+
+
+def test_joint_training_ends_when_it_gets_no_better(two_languages: Periods) -> None:
+    joint = Joint(Tuning(), passes=12, patience=1, settings=small)
+    told = joint.learn(two_languages, 1, lambda share: None)
+    assert told.taken == told.passes - 1 or told.passes == 12
+    assert told.taken >= 2
+    # A tenth of the sessions is never trained on.
+    every = sum(len(items) - 1 for period in (0, 1) for items in two_languages.sessions(period))
+    assert 0.85 < told.tokens / told.passes / every < 0.95
+    model, again = joint.model, Joint(Tuning(), passes=told.taken, patience=12, settings=small)
+    assert model is not None
+    questions = two_languages.questions(1)
+    ranks = ranked(model, questions, two_languages, 1)
+    assert np.mean(1 / ranks) > 0.2
+    # It knows nothing of what it learned before.
+    once_more = Joint(Tuning(), passes=12, patience=1, settings=small)
+    once_more.learn(two_languages, 0, lambda share: None)
+    assert once_more.learn(two_languages, 1, lambda share: None) == told
+    assert once_more.model_bytes() == joint.model_bytes() != again.model_bytes()
+
+
+def test_baselines_are_asked_for_tested_periods_alone(tmp_path: Path) -> None:
+    periods = Periods([language(80, seed, 1) for seed in range(4)])
+    makers = {**{name: MAKERS[name] for name in ("popularity", "transitions", "session_knn", "revisits")}, **MADE}
+    names = ["finetune", "joint", "blend"]
+    some = run(periods, names, [1, 3], tmp_path / "a", makers=makers)
+    folder = folder_of(tmp_path / "a", "joint", periods, Tuning())
+    assert {path.name for path in folder.glob("period_*")} == {"period_1.npz", "period_3.npz"}
+    assert some["rounds"]["joint"].keys() == {"0", "2"}
+    assert some["rounds"]["finetune"].keys() == {"0", "1", "2"}
+    # The blend is that of the fast learners, with or without them.
+    alone = run(periods, ["blend"], [1, 3], tmp_path / "a", makers=makers)
+    assert [of["blend"] for of in some["periods"].values()] == [of["blend"] for of in alone["periods"].values()]
+    # A period that was left out is answered by the model that was kept before it, or by one made now.
+    more = run(periods, names, [1, 2, 3], tmp_path / "a", makers=makers)
+    straight = run(periods, names, [1, 2, 3], tmp_path / "b", makers=makers)
+    assert more["periods"] == straight["periods"]
+    assert more["tokens"] == straight["tokens"]
+    assert more["passes"]["joint"] >= 3
+
+
+def test_seed_and_rate_have_folders_of_their_own(tmp_path: Path, two_languages: Periods) -> None:
+    ways = [Tuning(), Tuning(1), Tuning(0, 1e-3), Tuning(0, None, 3.0)]
+    folders = {
+        name: {folder_of(tmp_path, name, two_languages, way) for way in ways} for name in ("deep", "ewc", "revisits")
+    }
+    assert {name: len(found) for name, found in folders.items()} == {"deep": 3, "ewc": 4, "revisits": 1}
+    found = [Deep(way, first_passes=1, settings=small) for way in (Tuning(), Tuning(0, 1e-3))]
+    for deep in found:
+        deep.learn(two_languages, 0, lambda share: None)
+    assert found[0].model_bytes() != found[1].model_bytes()
+
+
+def test_rehearsal_forgets_less_than_plain_training(
+    tmp_path: Path, two_languages: Periods, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, out, data = tmp_path / "work", tmp_path / "retention.json", tmp_path / "data"
+    data.mkdir()
+    for number in range(5):
+        (data / f"period_{number}.txt").write_text(language(500, number, 1 if number < 2 else 11))
+    options = ["--data", str(data), "--work", str(work), "--out", str(out), "--sample", "1"]
+    options += ["--learners", "deep,finetune"]
+    command = f"python -m benchmarks.continual --data {data} --work {work} --learners deep"
+    with pytest.raises(Misconfigured, match=re.escape(command)):
+        retention.main(options)
+    told = run(two_languages, ["deep", "finetune"], [1, 2, 3, 4], work, makers=MADE)
+    retention.main(options)
+    result = json.loads(out.read_text())["learners"]
+    assert result["finetune"]["drop"]["mrr@20"] > result["deep"]["drop"]["mrr@20"] + 0.01
+    assert result["finetune"]["drop_from_best"]["mrr@20"] > result["deep"]["drop_from_best"]["mrr@20"] + 0.01
+    assert told["tokens"]["finetune"] == pytest.approx(told["tokens"]["deep"], rel=0.1)
+    # What a model says of the period after its last is what continual was told.
+    for name, of in result.items():
+        first = [of["mrr@20"][period - 1][period - 1] for period in range(1, 5)]
+        assert first == [told["periods"][str(period)][name]["mrr@20"] for period in range(1, 5)]
+    assert "Mean drop" in capsys.readouterr().out
+    text = out.with_suffix(".svg").read_text()
+    assert ElementTree.fromstring(text).tag.endswith("svg")
+    assert text.count(": mean drop") == 2
+    # Scores are kept: nobody scores a second time.
+    for update in range(4):
+        model_path(folder_of(work, "deep", two_languages, Tuning()), update).write_bytes(b"no model")
+    retention.main(options)
+    assert json.loads(out.read_text())["learners"] == result
