@@ -100,7 +100,7 @@ def train(
         sequences: items in order, oldest first; those shorter than 2 teach nothing. Longer than `settings.context` + 1
             are cut into pieces. All their items are admitted to the vocabulary.
         rehearsal: sequences of the past, dealt out evenly to the passes and mixed with the new ones: each is trained on
-            once. The same past in every pass would be learned by heart (`docs/decisions/0006-what-a-round-trains-on.md`).
+            once. The same ones in every pass would be learned by heart (docs/decisions/0006-what-a-round-trains-on.md).
         seed: decides the first weights of a new model, the order, dropout and the negatives.
         stop: asked before each batch; once it says True the round ends with what it has learned.
         progress: told the share done, in [0, 1], after each batch.
