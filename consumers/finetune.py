@@ -128,6 +128,7 @@ class Trainer:
                 device=self._device,
                 passes=passes,
                 learning_rate=self._settings.learning_rate,
+                keep=lambda item: fold.browsing.catalogue.slot(item) is not None,
                 stop=_deadline(self._settings.train_s_max),
                 lineage={key: value for key, value in lineage.items() if key != "torch"},
             )

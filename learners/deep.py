@@ -14,7 +14,7 @@ Letters of shapes: B sequences, L positions, D width, H heads, V items of the vo
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Self
 
 import msgspec
@@ -189,6 +189,17 @@ class DeepModel:
             self.items.extend(fresh)
             self.table, self._unit = torch.cat([self.table, rows.to(self.device)]), None
         return len(fresh)
+
+    def shrink(self, keep: Callable[[str], bool]) -> int:
+        """Drop the rows of the items that `keep` refuses, and return how many were dropped; the others keep their
+        order."""
+        kept = [row for row, item in enumerate(self.items) if keep(item)]
+        dropped = len(self.items) - len(kept)
+        if dropped:
+            self.items = [self.items[row] for row in kept]
+            self._row = {item: row for row, item in enumerate(self.items)}
+            self.table, self._unit = self.table[torch.tensor(kept, dtype=torch.int64)], None
+        return dropped
 
     def rows(self, sequence: Sequence[str]) -> list[int]:
         """Return the rows of the items of a sequence that are known, in order."""

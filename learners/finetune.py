@@ -15,6 +15,7 @@ Letters of shapes: T predictions of a batch, C rows of its little catalogue, D w
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -73,6 +74,11 @@ def go_on(model: DeepModel) -> bool:
     return False
 
 
+def all_items(item: str) -> bool:
+    """Return True: a vocabulary that keeps every item."""
+    return True
+
+
 def train(
     parent: DeepModel | None,
     sequences: Sequence[Sequence[str]],
@@ -84,6 +90,7 @@ def train(
     passes: int = 3,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.01,
+    keep: Callable[[str], bool] = all_items,
     stop: Callable[[], bool] = never,
     progress: Callable[[float], None] = ignore,
     penalty: Penalty | None = None,
@@ -102,6 +109,7 @@ def train(
         rehearsal: sequences of the past, dealt out evenly to the passes and mixed with the new ones: each is trained on
             once. The same ones in every pass would be learned by heart (docs/decisions/0006-what-a-round-trains-on.md).
         seed: decides the first weights of a new model, the order, dropout and the negatives.
+        keep: asked of each item; those that it refuses leave the vocabulary, and are passed over in the sequences.
         stop: asked before each batch; once it says True the round ends with what it has learned.
         progress: told the share done, in [0, 1], after each batch.
         penalty: returns what is added to a batch's loss.
@@ -112,10 +120,10 @@ def train(
     """
     model = DeepModel(settings or DeepSettings(), seed) if parent is None else DeepModel.from_bytes(parent.to_bytes())
     model.lineage = lineage or {}
-    everything = [*sequences, *rehearsal]
+    model.shrink(keep)
     known = len(model)
-    model.grow(item for sequence in everything for item in sequence)
-    _place(model, known, [model.rows(sequence) for sequence in everything])
+    model.grow(filter(keep, chain.from_iterable(chain(sequences, rehearsal))))
+    _place(model, known, [model.rows(sequence) for sequence in chain(sequences, rehearsal)])
     parts = [[*sequences, *rehearsal[turn::passes]] for turn in range(passes)]
     turns = [[piece for sequence in part for piece in _pieces(model, sequence)] for part in parts]
     if not any(turns):

@@ -78,6 +78,30 @@ def test_new_items_are_admitted_and_learned() -> None:
     assert mrr(second, new[:200]) > 0.22
 
 
+def test_items_that_left_the_catalogue_leave_the_vocabulary() -> None:
+    first = train(None, language(500, 1), settings=small, seed=3, passes=2).model
+    gone = {f"i{n}" for n in range(0, 60, 2)}
+    rehearsal = language(50, 5)
+    second = train(
+        first, language(50, 4), rehearsal=rehearsal, seed=3, passes=1, keep=lambda item: item not in gone
+    ).model
+    assert second.items == [item for item in first.items if item not in gone]
+    assert len(second.table) == 30
+    assert not gone & set(second.predict([["i1", "i2", "i3"]], 60)[0][0])
+    assert len(first) == 60
+
+
+def test_a_new_item_begins_beside_its_neighbours() -> None:
+    first = train(None, language(1000, 1), settings=small, seed=3, passes=5).model
+    # "fresh" is seen once, between two items of one family; a round without passes shows where it begins.
+    placed = train(first, [["i0", "fresh", "i1"]], seed=3, passes=1, learning_rate=1e-9).model
+    units = torch.nn.functional.normalize(placed.table, dim=1)
+    near = units[placed.rows(["fresh"])[0]] @ units[placed.rows(["i0", "i1"])].T
+    assert float(near.min()) > 0.3
+    assert float(near.mean()) > float((units[placed.rows(["fresh"])[0]] @ units[:60].T).mean()) + 0.2
+    assert placed.table[:60].numpy() == pytest.approx(first.table.numpy(), abs=1e-5)
+
+
 @pytest.mark.parametrize("full", [0, 1000])
 def test_equal_arguments_give_equal_bytes(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune, "full_softmax_max", full)
