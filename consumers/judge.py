@@ -11,6 +11,7 @@ from learners import judgement
 from learners.browsing import Question
 from learners.deep import DeepModel
 from learners.judgement import Judgement, Listed, listed, pool, rank_of, record_judgements_max, without
+from learners.prequential import ranks_max
 from learners.shop import BLEND, DEEP, Shop
 
 share_max: Final = 0.3
@@ -113,7 +114,7 @@ class ShopJudge:
         return Judgement(
             partition=one.partition, offset=one.offset, step=one.number, time_ms=one.event.time_ms, prefix=prefix,
             inclusion=one.inclusion, model=version, item=item, candidates=pooled.candidates, scores=pooled.packed(),
-            ranks={name: rank if rank <= listed else 0 for name, rank in ranks.items()},
+            ranks={name: rank if rank <= ranks_max else 0 for name, rank in ranks.items()},
         )  # fmt: skip
 
     def _model(self, fold: Shop) -> DeepModel | None:

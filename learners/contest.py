@@ -23,7 +23,8 @@ from headrace.state import State
 from learners.blend import Blend
 from learners.browsing import Question
 from learners.gate import Gate, Verdict
-from learners.judgement import Listed, listed, pool, rank_of
+from learners.judgement import Listed, pool, rank_of
+from learners.prequential import ranks_max
 from learners.shop import DEEP
 
 NOTHING: Final = "nothing"
@@ -39,7 +40,7 @@ _blend: Final = Blend()
 
 
 def worth(fast: Mapping[str, Listed], deep: "Listed | None", question: Question) -> float:
-    """Return one over the rank of the item that came in the blend of what was listed; 0 beyond the first `listed`.
+    """Return one over the rank of the item that came in the blend of what was listed; 0 beyond `ranks_max`.
 
     Args:
         fast: the fast learners' lists.
@@ -48,12 +49,12 @@ def worth(fast: Mapping[str, Listed], deep: "Listed | None", question: Question)
     pooled = pool(fast if deep is None else {**fast, DEEP: deep})
     scores = _blend.predict(pooled.lists, len(question.prefix) if question.last else 0)
     rank = rank_of(scores, pooled.candidates, question.item)
-    return 1 / rank if 0 < rank <= listed else 0.0
+    return 1 / rank if 0 < rank <= ranks_max else 0.0
 
 
 def reciprocal_rank(found: Listed, item: str) -> float:
-    """Return one over the rank of an item in a list; 0 if it is not there."""
-    items, _ = found
+    """Return one over the rank of an item in a list; 0 beyond `ranks_max`."""
+    items = found[0][:ranks_max]
     return 1 / (1 + items.index(item)) if item in items else 0.0
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from learners.learner import Scores
 
 listed: Final = 50
-"""Best candidates of each member that the blend sees and a judgement keeps, and the longest rank that is told."""
+"""Best candidates of each member that the blend sees and a judgement keeps."""
 record_judgements_max: Final = 200
 """Judgements of one record, so that it stays far below the largest that the log takes."""
 
@@ -30,7 +30,8 @@ class Judgement(Struct, array_like=True, frozen=True):
     `partition`, `offset` and `step` say which step of which event; `inclusion` with which probability it was judged;
     `prefix` how many items the current session held. `scores` has, for each member that answered, one little-endian
     float32 per candidate, 0 where the candidate is not in the member's list. `ranks` has each member's rank of the item
-    that came, and the blend's, from 1; 0 says that it was not listed. `model` is the deep model's version, or "".
+    that came, and the blend's, from 1; 0 says that it was not among the first `learners.prequential.ranks_max`. `model`
+    is the deep model's version, or "".
     """
 
     partition: int

@@ -25,7 +25,7 @@ from learners.contexts import VIEWS
 from learners.drift import DISTANCES, LOSS_TESTS, Alarm, InputDrift, LossDrift
 from learners.judgement import Pooled, pool
 from learners.learner import Scores, top
-from learners.prequential import Ranking, ranks_max
+from learners.prequential import Ranking
 
 DEEP: Final = "deep"
 BLEND: Final = "blend"
@@ -132,8 +132,7 @@ class Shop:
             for name, rank in one.ranks.items():
                 self.ranking[name].observe(rank or None, weight)
             if one.prefix <= watched_prefix_max:
-                missed = not 0 < one.ranks[BLEND] <= ranks_max
-                self._alarm(self.miss_drift.observe(float(missed)), one.partition, one.offset)
+                self._alarm(self.miss_drift.observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
             self.blend.learn(one.lists(), one.prefix, one.target())
 
     def hear(self, topic: str, record: Record) -> None:
