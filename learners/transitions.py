@@ -1,4 +1,4 @@
-"""Transitions: what was looked at right after an item, counted. A first-order Markov chain."""
+"""Transitions: what was looked at shortly after an item, or shortly before it, counted."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,109 +15,154 @@ _newest_bonus: Final = 1e-3
 
 
 class Transitions:
-    """Counts which item follows which within a session. Mergeable: counts of several shards add up.
+    """Counts which items stand close together within a session. Mergeable: counts of several shards add up.
 
-    It looks at the last item of the current session alone, and has no answer at the start of one. Small counts are
-    often equal; of equal ones the follower seen last is better, by at most a thousandth.
+    An item that was turned to counts as a companion of each of the session's `reach` newest items: of the last one
+    fully, of each one before it `step_back` times as much; and they count as companions of it, `backwards` times as
+    much. The answer adds up the shares of the companions of the `reach` newest items, weighed in the same way. So an
+    item met once already has some; with `reach` 1 and `backwards` 0 this is a first-order Markov chain. There is no
+    answer at the start of a session. Small counts are often equal; of equal ones the companion counted last is better,
+    by at most a thousandth.
 
     Args:
+        reach: newest items of the session that are looked at.
+        step_back: factor of the weight with each step back.
+        backwards: weight of a companion that came before, against one that came after.
         half_life_ms: event time in which a count loses half its weight; None for plain counts.
-        items_max: most items whose followers are counted; the one that was learned from longest ago makes room.
-        followers_max: followers kept per item; when there are twice as many, the rarer, older half is dropped.
+        items_max: most items whose companions are counted; the one that was learned from longest ago makes room.
+        companions_max: companions kept per item; when there are twice as many, the rarer, older half is dropped.
 
     >>> transitions = Transitions()
-    >>> for follower in (2, 3, 3):
-    ...     transitions.learn(Context((1,), 0, 1, 0), follower)
+    >>> for companion in (2, 3, 3):
+    ...     transitions.learn(Context((1,), 0, 1, 0), companion)
     >>> slots, shares = transitions.predict(Context((1,), 0, 1, 0))
     >>> slots.tolist(), [round(float(share), 2) for share in shares]
     ([2, 3], [0.33, 0.67])
+    >>> transitions.predict(Context((2,), 0, 1, 0)).slots.tolist()
+    [1]
     """
 
     name: ClassVar[str] = "transitions"
 
-    def __init__(self, *, half_life_ms: int | None = None, items_max: int = 1 << 17, followers_max: int = 100) -> None:
+    def __init__(
+        self,
+        *,
+        reach: int = 3,
+        step_back: float = 0.5,
+        backwards: float = 0.5,
+        half_life_ms: int | None = None,
+        items_max: int = 1 << 17,
+        companions_max: int = 100,
+    ) -> None:
+        assert reach >= 1, "reach counts the last item"
+        self.reach = reach
+        self.step_back = step_back
+        self.backwards = backwards
         self.items_max = items_max
-        self.followers_max = followers_max
+        self.companions_max = companions_max
         self._decay = Decay(half_life_ms)
-        self._followers: OrderedDict[int, dict[int, float]] = OrderedDict()
+        self._companions: OrderedDict[int, dict[int, float]] = OrderedDict()
 
     def predict(self, context: Context) -> Scores:
-        """Return the followers of the session's last item with their shares."""
-        followers = self._followers.get(context.items[-1]) if len(context.items) > context.start else None
-        if not followers:
+        """Return the companions of the session's newest items with their shares."""
+        newest = context.items[max(context.start, len(context.items) - self.reach) :]
+        found, weights = [], []
+        for back, last in enumerate(reversed(newest)):
+            table = self._companions.get(last)
+            if table:
+                counts = np.fromiter(table.values(), np.float64, len(table))
+                total = counts.sum()
+                if total > 0:
+                    counts *= np.linspace(1.0, 1.0 + _newest_bonus, len(counts))
+                    found.append(np.fromiter(table, np.int32, len(table)))
+                    weights.append(counts * (self.step_back**back / total))
+        if not found:
             return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
-        slots = np.fromiter(followers, np.int32, len(followers))
-        counts = np.fromiter(followers.values(), np.float64, len(followers))
-        counts *= np.linspace(1.0, 1.0 + _newest_bonus, len(counts))
-        shares = (counts / (counts.sum() or 1.0)).astype(np.float32)
-        above = shares > 0
-        return Scores(slots[above], shares[above])
+        slots, shares = found[0], weights[0]
+        if len(found) > 1:
+            slots, place = np.unique(np.concatenate(found), return_inverse=True)
+            shares = np.bincount(place, np.concatenate(weights))
+        values = (shares / shares.sum()).astype(np.float32)
+        above = values > 0
+        return Scores(slots[above], values[above])
 
     def learn(self, context: Context, item: int) -> None:
-        """Count `item` as a follower of the session's last item."""
+        """Count `item` as a companion of the session's newest items, and, less, them as its."""
         assert 0 <= item <= slot_max, f"slot {item} is outside 0 to {slot_max}"
-        if len(context.items) <= context.start:
+        newest = context.items[max(context.start, len(context.items) - self.reach) :]
+        if not newest:
             return
         time_ms = context.time_ms
         factor = self._decay.advance(time_ms)
         if factor != 1.0:
-            for counts in self._followers.values():
+            for counts in self._companions.values():
                 for slot in counts:
                     counts[slot] *= factor
-        last = context.items[-1]
-        followers = self._followers.get(last)
-        if followers is None:
-            followers = self._followers[last] = {}
-            if len(self._followers) > self.items_max:
-                self._followers.popitem(last=False)
+        weight = self._decay.weight(time_ms)
+        for last in reversed(newest):
+            self._count(last, item, weight)
+            if self.backwards:
+                self._count(item, last, self.backwards * weight)
+            weight *= self.step_back
+
+    def _count(self, item: int, companion: int, weight: float) -> None:
+        table = self._companions.get(item)
+        if table is None:
+            table = self._companions[item] = {}
+            if len(self._companions) > self.items_max:
+                self._companions.popitem(last=False)
         else:
-            self._followers.move_to_end(last)
-        followers[item] = followers.pop(item, 0.0) + self._decay.weight(time_ms)  # the newest comes last
-        if len(followers) >= 2 * self.followers_max:
-            counted = list(followers.items())
-            best = sorted(range(len(counted)), key=lambda place: (counted[place][1], place))[-self.followers_max :]
-            self._followers[last] = dict(counted[place] for place in sorted(best))
+            self._companions.move_to_end(item)
+        table[companion] = table.pop(companion, 0.0) + weight  # the newest comes last
+        if len(table) >= 2 * self.companions_max:
+            counted = list(table.items())
+            best = sorted(range(len(counted)), key=lambda place: (counted[place][1], place))[-self.companions_max :]
+            self._companions[item] = dict(counted[place] for place in sorted(best))
 
     def forget(self, slots: Sequence[int]) -> None:
-        """Drop these slots as items and as followers. Looks through the whole table: give it many slots at once."""
+        """Drop these slots as items and as companions. Looks through the whole table: give it many slots at once."""
         gone = set(slots)
         for slot in slots:
-            self._followers.pop(slot, None)
-        for followers in self._followers.values():
-            for slot in gone & followers.keys():
-                del followers[slot]
+            self._companions.pop(slot, None)
+        for table in self._companions.values():
+            for slot in gone & table.keys():
+                del table[slot]
 
     def bounds(self) -> dict[str, tuple[int, int]]:
-        """Return the items with followers, and all followers."""
-        followers = sum(map(len, self._followers.values()))
+        """Return the items with companions, and all companions."""
+        companions = sum(map(len, self._companions.values()))
         return {
-            "items": (len(self._followers), self.items_max),
-            "followers": (followers, 2 * self.followers_max * self.items_max),
+            "items": (len(self._companions), self.items_max),
+            "companions": (companions, 2 * self.companions_max * self.items_max),
         }
 
     def state(self) -> State:
         """Return the table as four arrays, in the order of use."""
-        tables = self._followers.values()
+        tables = self._companions.values()
         total = sum(map(len, tables))
         return {
+            "reach": self.reach,
+            "step_back": self.step_back,
+            "backwards": self.backwards,
             "items_max": self.items_max,
-            "followers_max": self.followers_max,
+            "companions_max": self.companions_max,
             "decay": self._decay.state(),
-            "items": np.fromiter(self._followers, np.int32, len(self._followers)),
-            "lengths": np.fromiter(map(len, tables), np.int32, len(self._followers)),
-            "followers": np.fromiter((slot for table in tables for slot in table), np.int32, total),
+            "items": np.fromiter(self._companions, np.int32, len(self._companions)),
+            "lengths": np.fromiter(map(len, tables), np.int32, len(self._companions)),
+            "companions": np.fromiter((slot for table in tables for slot in table), np.int32, total),
             "counts": np.fromiter((count for table in tables for count in table.values()), np.float64, total),
         }
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Return a learner that continues exactly where `state` was taken."""
-        learner = cls(items_max=state["items_max"], followers_max=state["followers_max"])
+        names = ("reach", "step_back", "backwards", "items_max", "companions_max")
+        learner = cls(**{name: state[name] for name in names})
         learner._decay = Decay.from_state(state["decay"])
-        followers, counts = state["followers"].tolist(), state["counts"].tolist()
+        companions, counts = state["companions"].tolist(), state["counts"].tolist()
         start = 0
         for item, length in zip(state["items"].tolist(), state["lengths"].tolist(), strict=True):
             end = start + length
-            learner._followers[item] = dict(zip(followers[start:end], counts[start:end], strict=True))
+            learner._companions[item] = dict(zip(companions[start:end], counts[start:end], strict=True))
             start = end
         return learner

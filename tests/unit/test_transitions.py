@@ -1,4 +1,4 @@
-"""Transitions: shares of followers, recency among equals, bounds."""
+"""Transitions: shares of companions, near ones and backwards; recency among equals, bounds."""
 
 import pytest
 
@@ -6,17 +6,45 @@ from learners.learner import Context, top
 from learners.transitions import Transitions
 
 
+def markov() -> Transitions:
+    """Return a first-order chain."""
+    return Transitions(reach=1, backwards=0)
+
+
 def after(*items: int, start: int = 0, time_ms: int = 0) -> Context:
     return Context(items, start, 0, time_ms)
 
 
 def test_counts_what_follows_the_last_item() -> None:
-    learner = Transitions()
+    learner = markov()
     for context, item in ((after(9, 1), 2), (after(1), 2), (after(1), 3), (after(2, 1), 2)):
         learner.learn(context, item)
     slots, scores = top(learner.predict(after(5, 1)), 9)
     assert slots.tolist() == [2, 3]
     assert scores.tolist() == pytest.approx([0.75, 0.25], rel=1e-2)
+
+
+def test_looks_back_over_some_items_and_counts_nearer_ones_more() -> None:
+    learner = Transitions(reach=3, step_back=0.5, backwards=0)
+    learner.learn(after(9, 1, 2, 3), 4)  # 3 -> 4 by 1, 2 -> 4 by 1/2, 1 -> 4 by 1/4; 9 is too far
+    learner.learn(after(2), 5)
+    assert not len(learner.predict(after(9)).slots)
+    slots, scores = top(learner.predict(after(2)), 9)
+    assert slots.tolist() == [5, 4]
+    assert scores.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-2)
+    # After 2, 1: of 1 all companions are 4; of 2, one step back and so half as much, 5 and 4 as above.
+    slots, scores = top(learner.predict(after(2, 1)), 9)
+    assert slots.tolist() == [4, 5]
+    assert scores.tolist() == pytest.approx([(1 + 1 / 6) / 1.5, (1 / 3) / 1.5], rel=1e-2)
+
+
+def test_what_came_before_is_a_companion_too() -> None:
+    learner = Transitions(reach=1, backwards=0.5)
+    learner.learn(after(1), 2)
+    learner.learn(after(2), 3)
+    slots, scores = top(learner.predict(after(2)), 9)
+    assert slots.tolist() == [3, 1]
+    assert scores.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-2)
 
 
 def test_nothing_follows_across_sessions() -> None:
@@ -44,28 +72,28 @@ def test_a_half_life_lets_the_newer_follower_win() -> None:
 
 
 def test_rare_old_followers_are_dropped_first() -> None:
-    learner = Transitions(followers_max=3)
+    learner = Transitions(companions_max=3)
     for item in (7, 7, 8, 9, 10, 11, 12):
         learner.learn(after(1), item)
     assert sorted(learner.predict(after(1)).slots.tolist()) == [7, 11, 12]
 
 
 def test_a_frequent_follower_is_kept_among_many_new_ones() -> None:
-    learner = Transitions(followers_max=3)
+    learner = Transitions(companions_max=3)
     for item in (7, 7, 8, 8, 9, 9, *range(20, 60)):
         learner.learn(after(1), item)
     assert top(learner.predict(after(1)), 3).slots.tolist() == [9, 8, 7]
 
 
 def test_the_item_learned_from_longest_ago_makes_room() -> None:
-    learner = Transitions(items_max=2)
+    learner = Transitions(items_max=2, backwards=0)
     for last in (1, 2, 1, 3):
         learner.learn(after(last), 5)
     assert [len(learner.predict(after(last)).slots) for last in (1, 2, 3)] == [1, 0, 1]
 
 
 def test_forgets_an_item_on_both_sides() -> None:
-    learner = Transitions()
+    learner = markov()
     for last, item in ((1, 2), (2, 1), (3, 2), (3, 1)):
         learner.learn(after(last), item)
     learner.forget([2])
