@@ -32,7 +32,7 @@ def folder_of(work: Path, name: str, periods: Periods, tuning: Tuning) -> Path:
         code += [] if name == "deep" else ["benchmarks/baselines"]
         told += [tuning.seed, tuning.rate, *([tuning.strength] if name == "ewc" else [])]
     else:
-        code += ["learners/decay", f"learners/{name}"]
+        code += ["learners/decay", "learners/transitions" if name == "markov" else f"learners/{name}"]
     texts = [(root / f"{module}.py").read_bytes() for module in code if (root / f"{module}.py").exists()]
     told.append([hashlib.sha256(text).hexdigest() for text in texts])
     return work / f"{name}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"
