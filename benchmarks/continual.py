@@ -187,14 +187,6 @@ def _chosen(text: str, last: int) -> list[int]:
     return chosen
 
 
-def _named(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in LEARNERS:
-            raise Misconfigured(f"--learners: wanted some of {', '.join(LEARNERS)}, found {name!r}")
-    return names
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser("Continual learning by the ADER protocol")
     parser.set_defaults(out=Path("build/continual.json"))
@@ -219,7 +211,7 @@ def main(arguments: Sequence[str] | None) -> None:
         raise Misconfigured(f"--sample: wanted a share above 0, at most 1, found {options.sample}")
     if options.rate is not None and not 0 < options.rate < 1:
         raise Misconfigured(f"--rate: wanted a learning rate between 0 and 1, found {options.rate}")
-    names, seeds = _named(options.learners), _seeds(options)
+    names, seeds = report.names(options.learners, LEARNERS), _seeds(options)
     periods = load(options.data)
     tested = _chosen(options.periods or f"1-{periods.last}", periods.last)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -238,10 +238,7 @@ def main(arguments: Sequence[str] | None) -> None:
     from rich.progress import Progress
 
     options = _options(arguments)
-    names = options.learners.split(",")
-    for name in names:
-        if name not in LEARNERS:
-            raise Misconfigured(f"--learners: wanted some of {', '.join(LEARNERS)}, found {name!r}")
+    names = report.names(options.learners, LEARNERS)
     results: dict[str, Any] = {}
     for path in options.data:
         cut, histories = load(path)

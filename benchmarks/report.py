@@ -32,6 +32,19 @@ def add_data(made: argparse.ArgumentParser) -> None:
     )
 
 
+def names(text: str, known: Sequence[str]) -> list[str]:
+    """Return the learners that `--learners` names.
+
+    >>> names("a,b", ("a", "b", "c"))
+    ['a', 'b']
+    """
+    found = text.split(",")
+    for name in found:
+        if name not in known:
+            raise Misconfigured(f"--learners: wanted some of {', '.join(known)}, found {name!r}")
+    return found
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are numbers."""
     table = Table(title=title, title_justify="left")

@@ -79,10 +79,7 @@ def drops(scores: NDArray[np.float64]) -> tuple[float, float]:
 def main(arguments: Sequence[str] | None) -> None:
     """Run from the command line."""
     options = _options(arguments)
-    names = options.learners.split(",")
-    for name in names:
-        if name not in LEARNERS:
-            raise Misconfigured(f"--learners: wanted some of {', '.join(LEARNERS)}, found {name!r}")
+    names = report.names(options.learners, LEARNERS)
     if not 0 < options.sample <= 1:
         raise Misconfigured(f"--sample: wanted a share above 0, at most 1, found {options.sample}")
     periods = load(options.data)

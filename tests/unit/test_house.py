@@ -28,7 +28,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOTS: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 MODULES = sorted(path.relative_to(ROOT) for root in ROOTS for path in (ROOT / root).rglob("*.py"))
 COMPOSE: dict[str, Any] = YAML(typ="safe").load(ROOT / "docker-compose.yml")
-OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") == "headrace:0.1.0"}
+OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") == "headrace:0.2.0"}
 
 
 def tool(name: str) -> str:
