@@ -19,7 +19,7 @@ demo: setup  ## The whole road in under 5 minutes; DATA=path KAFKA=1 SERVE=1 ARG
 	@$(BIN)/headrace demo $(if $(DATA),--data "$(DATA)") $(if $(call on,$(KAFKA)),--kafka) $(if $(call on,$(SERVE)),--serve) $(ARGS)
 
 test: lint  ## Every check and test; ARGS="-k log" goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup  ## Style, types and import directions
 	@$(BIN)/ruff check --quiet .

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+# The suite runs in two processes: more threads than cores only wait for each other. Before anyone imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 NOT_TO_BE_INSTALLED = ("needs HEADRACE_DATA", "needs a GPU", "needs a container engine")
 """What a test may wait for that `.ci/run` cannot install; a skip's reason begins with one of these, or fails in CI."""
 

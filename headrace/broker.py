@@ -9,11 +9,13 @@ This module starts processes and reads the `HEADRACE_KAFKA*` settings; only `hea
 """
 
 import base64
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -266,10 +268,19 @@ def _class_path() -> str:
     except ImportError as error:
         raise Misconfigured("a local broker needs Kafka's jars: pip install jgo, or set HEADRACE_KAFKA") from error
     try:
-        jars = {jar.name: jar for at in (logging_coordinate, kafka_coordinate) for jar in jgo.build(at).all_jars}
+        with _alone("jars"):  # jgo's cache is no place for two who fill it at once
+            jars = {jar.name: jar for at in (logging_coordinate, kafka_coordinate) for jar in jgo.build(at).all_jars}
     except (OSError, RuntimeError, ValueError) as error:
         raise LogUnavailable(f"the jars of {kafka_coordinate} cannot be had: {error}") from error
     return os.pathsep.join(str(jars[name]) for name in sorted(jars))
+
+
+@contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Wait until no other process of this user is inside a block of this name, and keep others out of it."""
+    with (Path(tempfile.gettempdir()) / f"headrace-{what}-{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _ports(former: LocalBroker | None) -> tuple[int, int]:
