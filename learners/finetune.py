@@ -32,11 +32,14 @@ batch_tokens: Final = 512
 """Predictions per step, about."""
 table_factor: Final = 20.0
 """How much faster than the network the item vectors learn: they are many, and each is met seldom."""
+size_floor: Final = 1e-2
+"""Share of the mean square of all rows' gradients that is added to a row's own where a step is divided by it."""
 neighbour_steps_max: Final = 3
 neighbour_weight: Final = 0.7
 """A new item is placed by the known ones up to so many steps beside it, each step counting so much less."""
 placed_share: Final = 0.8
 """How much of a new item's first direction comes from its neighbours; the rest is random."""
+_tiny: Final = 1e-12
 _CHUNK_NUMBERS: Final = 1 << 20
 """Scores held at once (4 MB): the loss works through a batch in chunks that stay in cache."""
 _SHUFFLED_PER_SORT: Final = 64
@@ -299,12 +302,18 @@ class _RowAdam:
 
     Dense Adam reads and writes the whole table and both moments at every step, which on a CPU costs more than the
     products.
+
+    Adam divides a gradient by its own usual size, so that an item that only ever is a negative, with a gradient ten
+    thousand times smaller than that of a true one, would move as far: the items that a round does not hold would be
+    shuffled (docs/decisions/0006-what-a-round-trains-on.md). So a share of the mean square over all rows is added to
+    each row's own.
     """
 
     def __init__(self, table: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.table, self.rate, self.betas = table, 0.0, betas
         self.first, self.second = torch.zeros_like(table), torch.zeros_like(table)
         self.steps = torch.zeros(len(table), 1, device=table.device)
+        self.mean, self.batches = torch.zeros((), device=table.device), 0
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradient: Tensor) -> None:
@@ -313,7 +322,10 @@ class _RowAdam:
         steps = self.steps[rows] + 1
         first = torch.lerp(gradient, self.first[rows], one)
         second = torch.lerp(gradient.square(), self.second[rows], two)
-        size = (second / (1 - two**steps)).sqrt_().add_(1e-8)
+        self.mean.lerp_(gradient.square().mean(), 1 - two)
+        self.batches += 1
+        mean = self.mean / (1 - two**self.batches)
+        size = (second / (1 - two**steps)).add_(size_floor * mean).sqrt_().add_(_tiny)
         self.table[rows] -= self.rate * first / (1 - one**steps) / size
         self.steps[rows], self.first[rows], self.second[rows] = steps, first, second
 

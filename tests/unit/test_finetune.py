@@ -196,3 +196,14 @@ def test_a_round_can_be_held_back_and_ended_after_a_pass() -> None:
     assert not torch.equal(held.model.network.norm.weight, parent.network.norm.weight)
     again = train(parent, sessions, seed=1, passes=5, passed=after_two).model
     assert held_back < (again.table - parent.table).square().sum()
+
+
+def test_items_that_a_round_does_not_hold_stay_where_they_are() -> None:
+    """As negatives alone they get small gradients: steps as long as those of true items would shuffle them."""
+    first = train(None, language(1500, 1, size=120), settings=small, seed=3, passes=4).model
+    half = {f"i{number}" for number in range(60)}
+    here = [kept for s in language(1500, 4, size=120) if len(kept := [item for item in s if item in half]) > 1]
+    second = train(first, here, settings=small, seed=4, passes=4).model
+    absent = [item for item in first.items if item not in half]
+    before, after = (model.table[model.rows(absent)] for model in (first, second))
+    assert torch.cosine_similarity(before, after).mean() > 0.93  # 0.85 where each row's size counts alone
