@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import report
 from benchmarks.baselines import Ewc, Finetune, Joint
 from benchmarks.comparison import Figures, compared, mean, show
-from benchmarks.contestants import Answers, Contestant, Deep, Fast, Tuning
+from benchmarks.contestants import Answers, Contestant, Deep, Fast, Tuning, week_ms
 from benchmarks.member import Member, folder_of
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
@@ -44,6 +45,7 @@ from learners.popularity import Popularity
 from learners.prequential import ranking_scores, ranks_max
 from learners.revisits import Revisits
 from learners.session_knn import SessionKnn
+from learners.traits import Traits
 from learners.transitions import Transitions
 
 BLEND: Final = "blend"
@@ -74,26 +76,44 @@ def silent(step: str, share: float) -> None:
     """Show no progress."""
 
 
+def described(traits: Traits, periods: Periods, period: int) -> NDArray[np.uint8]:
+    """Learn the traits of one more period, the one before `period`, and return those of all items seen so far.
+
+    The files have no clock and no categories; see `week_ms`.
+    """
+    clicks = periods.clicks[period - 1]
+    for place, (_, item) in enumerate(clicks):
+        traits.learn(item, "", (period - 1) * week_ms + place * week_ms // len(clicks))
+    traits.settle()
+    return traits.of(range(periods.seen[period]), None, period * week_ms)
+
+
 def blended(
-    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], others: int
-) -> np.ndarray[Any, Any]:
+    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], traits: NDArray[np.uint8]
+) -> NDArray[np.int32]:
     """Return the ranks of the true items in the blend of the members' lists; items on no list tie for last."""
     ranks = np.empty(len(questions), np.int32)
     for row, (prefix, item) in enumerate(questions):
-        scores = blend.predict({name: answer.list(row) for name, answer in answers.items()}, len(prefix))
-        ranks[row] = rank(scores, item, others)
+        scores = blend.predict({name: answer.list(row) for name, answer in answers.items()}, len(prefix), traits)
+        ranks[row] = rank(scores, item, len(traits) - 1)
     return ranks
 
 
-def teach(blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], seed: Sequence[int]) -> None:
+def teach(
+    blend: Blend,
+    answers: Mapping[str, Answers],
+    questions: Sequence[Question],
+    traits: NDArray[np.uint8],
+    seed: Sequence[int],
+) -> None:
     """Let the blend learn from a seeded part of a period's answers, in their order, once all of them were given."""
     size = min(len(questions), blend_judged_max)
     for row in np.sort(np.random.default_rng(seed).choice(len(questions), size, replace=False)).tolist():
         prefix, item = questions[row]
-        blend.learn({name: answer.list(row) for name, answer in answers.items()}, len(prefix), item)
+        blend.learn({name: answer.list(row) for name, answer in answers.items()}, len(prefix), item, traits)
 
 
-def figures(ranks: np.ndarray[Any, Any]) -> Figures:
+def figures(ranks: NDArray[np.int32]) -> Figures:
     """Return Recall, MRR and NDCG at 10 and 20, as fractions, and the number of predictions."""
     weights = np.bincount(np.where(ranks > ranks_max, 0, ranks), minlength=ranks_max + 1).astype(np.float64)
     return {**ranking_scores(weights), "predictions": len(ranks)}
@@ -122,7 +142,7 @@ def run(
     named = _members(learners, makers)
     members = [Member(name, folder_of(work, name, periods, tuning), partial(makers[name], tuning)) for name in named]
     blended_ones = [name for name in named if name not in BASELINES]
-    blend = Blend(blended_ones)
+    blend, traits = Blend(blended_ones), Traits()
     seconds = {BLEND: {"learn": 0.0, "answer": 0.0}}
     asked = "" if sample == 1 else f"_{sample}_{sample_seed}"
     found: dict[str, dict[str, Figures]] = {}
@@ -140,9 +160,10 @@ def run(
             tick(f"seed {tuning.seed}, period {period}: {BLEND}", 0.0)
             lists = {name: answers[name] for name in blended_ones}
             began = time.perf_counter()
-            ranks[BLEND] = blended(blend, lists, questions, periods.seen[period] - 1)
+            known = described(traits, periods, period)
+            ranks[BLEND] = blended(blend, lists, questions, known)
             answered = time.perf_counter()
-            teach(blend, lists, questions, [tuning.seed, period])
+            teach(blend, lists, questions, known, [tuning.seed, period])
             seconds[BLEND]["answer"] += answered - began
             seconds[BLEND]["learn"] += time.perf_counter() - answered
         if period in tested:

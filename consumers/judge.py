@@ -109,12 +109,14 @@ class ShopJudge:
     def _judge(self, fold: Shop, one: _Observed, lists: dict[str, Listed], version: str) -> Judgement:
         item, prefix = one.question.item, one.session_items
         pooled = pool(lists)
+        traits = fold.browsing.describe(pooled.candidates, one.question.last, one.event.time_ms)
         ranks = {name: pooled.rank(name, item) for name in pooled.lists}
-        ranks[BLEND] = rank_of(fold.blended(pooled, prefix), pooled.candidates, item)
+        ranks[BLEND] = rank_of(fold.blended(pooled, prefix, traits), pooled.candidates, item)
         return Judgement(
             partition=one.partition, offset=one.offset, step=one.number, time_ms=one.event.time_ms, prefix=prefix,
             inclusion=one.inclusion, model=version, item=item, candidates=pooled.candidates, scores=pooled.packed(),
             ranks={name: rank if rank <= ranks_max else 0 for name, rank in ranks.items()},
+            traits=traits.tobytes(),
         )  # fmt: skip
 
     def _model(self, fold: Shop) -> DeepModel | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headrace.state import State
 from learners.learner import Scores, top
+from learners.traits import TRAITS
 
 TRUST: Final[Mapping[str, float]] = {
     "popularity": 0.1,
@@ -80,13 +81,13 @@ class Blend:
     """A small network that ranks the union of the members' candidates by what each member says of a candidate.
 
     Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its score by
-    logarithm (1 for the best one, 0 for none), one over its rank (ties count as last) and whether it is there at all.
-    A candidate's utility is linear in these, with weights that depend on the session's length, plus what one hidden
-    layer makes of them together; chances are the softmax of the utilities. Before anything was learned, the hidden
-    layer says nothing. Each judgement is one step of Adam down the gradient of the cross-entropy, at a constant rate,
-    so that it never stops adapting; features within [0, 1] bound the gradient. A second number per context, how often
-    the true item is among the candidates at all, scales the answer, so that it is the probability that the item comes
-    next.
+    logarithm (1 for the best one, 0 for none), one over its rank (ties count as last) and whether it is there at all;
+    beside these the item's own traits. A candidate's utility is linear in these, with weights that depend on the
+    session's length, plus what one hidden layer makes of them together; chances are the softmax of the utilities.
+    Before anything was learned, the hidden layer says nothing. Each judgement is one step of Adam down the gradient of
+    the cross-entropy, at a constant rate, so that it never stops adapting; inputs within [0, 1] bound the gradient. A
+    second number per context, how often the true item is among the candidates at all, scales the answer, so that it is
+    the probability that the item comes next.
 
     Not promised: anything about items that no member names.
 
@@ -126,11 +127,12 @@ class Blend:
         self.learning_rate = learning_rate
         self.fading = fading
         self.candidates_max = candidates_max
-        inputs = len(self.members) * len(_features)
+        self._said = len(self.members) * len(_features)
+        inputs = self._said + len(TRAITS)
         self._flat = np.zeros(_Layers.size(inputs))
         self._rates = np.full_like(self._flat, learning_rate)
         self._layers = _Layers.of(self._flat, inputs)
-        trust = self._layers.straight[0].reshape(len(self.members), len(_features))
+        trust = self._layers.straight[0, : self._said].reshape(len(self.members), len(_features))
         trust[:, _features.index("log")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
         _Layers.of(self._rates, inputs).straight[:] *= _straight_rate
         # Weights into the layer, and a threshold per unit, so that units differ; what they say starts at nothing.
@@ -142,36 +144,47 @@ class Blend:
         self._hits = np.full(_contexts, 1.0)
         self._tries = np.full(_contexts, 2.0)
 
-    def predict(self, candidates: Mapping[str, Scores], context_length: int) -> Scores:
+    def predict(
+        self, candidates: Mapping[str, Scores], context_length: int, traits: NDArray[np.uint8] | None = None
+    ) -> Scores:
         """Return the probability of each candidate of the union to come next. Changes nothing.
 
         Args:
             candidates: what the members said; some may be missing. Other names are ignored.
             context_length: items of the current session so far.
+            traits: of each slot, as `learners.traits` tells them; None where nothing is known.
+
+        Shapes:
+            traits: (slots, len(TRAITS))
         """
-        slots, features = self._describe(candidates)
+        slots, inputs = self._describe(candidates, traits)
         if not len(slots):
             return Scores(slots, np.empty(0, np.float32))
         context = _context(context_length)
-        chances = self._think(features, context).chances * (self._hits[context] / self._tries[context])
+        chances = self._think(inputs, context).chances * (self._hits[context] / self._tries[context])
         return Scores(slots, np.maximum(chances, _tiny).astype(np.float32))
 
-    def learn(self, candidates: Mapping[str, Scores], context_length: int, item: int) -> None:
-        """Learn that `item` came next, where the members said `candidates`."""
-        slots, features = self._describe(candidates)
+    def learn(
+        self,
+        candidates: Mapping[str, Scores],
+        context_length: int,
+        item: int,
+        traits: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Learn that `item` came next, where the members said `candidates`; see `predict`."""
+        slots, inputs = self._describe(candidates, traits)
         context = _context(context_length)
         true = np.flatnonzero(slots == item)
         self._hits[context] = self.fading * self._hits[context] + len(true)
         self._tries[context] = self.fading * self._tries[context] + 1.0
         if len(true):
-            thought = self._think(features, context)
+            thought = self._think(inputs, context)
             error = thought.chances
             error[true[0]] -= 1.0
             self._step(self._gradient(thought, error, context))
 
-    def _think(self, features: NDArray[np.float64], context: int) -> _Thought:
+    def _think(self, inputs: NDArray[np.float64], context: int) -> _Thought:
         straight, into, bias, out = self._layers
-        inputs = features.reshape(len(features), -1)
         hidden = np.maximum(inputs @ into + (bias[0] + bias[1 + context]), 0.0)
         utility = inputs @ (straight[0] + straight[1 + context]) + hidden @ out
         odds = np.exp(utility - utility.max())
@@ -198,23 +211,28 @@ class Blend:
         self._flat -= self._rates * (self._first / (1.0 - one**self._steps)) / size
         np.clip(self._flat, -_weight_max, _weight_max, out=self._flat)
 
-    def _describe(self, candidates: Mapping[str, Scores]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Return the union of the sane members' best candidates and what each member says of each.
+    def _describe(
+        self, candidates: Mapping[str, Scores], traits: NDArray[np.uint8] | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return the union of the sane members' best candidates, and what each member says of each beside its traits.
 
         Shapes:
-            slots: (C,), features: (C, M, F)
+            slots: (C,), inputs: (C, M * F + len(TRAITS))
         """
         said = [(place, candidates[member]) for place, member in enumerate(self.members) if member in candidates]
         said = [(place, self._best(scores)) for place, scores in said if _sane(scores)]
         if not said:
-            return np.empty(0, np.int32), np.empty((0, len(self.members), len(_features)))
+            return np.empty(0, np.int32), np.empty((0, self._said + len(TRAITS)))
         # All members at once, one after the other in flat arrays: numpy's cost is per call.
         sizes = [len(scores.slots) for _, scores in said]
         slots, index = _union(np.concatenate([scores.slots for _, scores in said]))
         values = np.concatenate([scores.scores for _, scores in said]).astype(np.float64)
-        features = np.zeros((len(slots), len(self.members), len(_features)))
+        inputs = np.zeros((len(slots), self._said + len(TRAITS)))
+        features = inputs[:, : self._said].reshape(len(slots), len(self.members), len(_features), copy=False)
         features[index, np.repeat([place for place, _ in said], sizes)] = _say(values, np.array(sizes))
-        return slots, features
+        if traits is not None:
+            inputs[:, self._said :] = traits[slots] / 255
+        return slots, inputs
 
     def _best(self, scores: Scores) -> Scores:
         return scores if len(scores.slots) <= self.candidates_max else top(scores, self.candidates_max)
@@ -225,7 +243,7 @@ class Blend:
         alone = np.zeros((1 + len(self.members), len(self.members), len(_features)))
         alone[range(1, 1 + len(self.members)), range(len(self.members))] = 1.0
         straight, into, bias, out = self._layers
-        inputs = alone.reshape(len(alone), -1)
+        inputs = np.pad(alone.reshape(len(alone), -1), ((0, 0), (0, len(TRAITS))))
         utility = np.zeros(len(alone))
         for context in range(1, 1 + _contexts):
             hidden = np.maximum(inputs @ into + (bias[0] + bias[context]), 0.0)

@@ -7,6 +7,9 @@ candidate.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headrace.events import Event
 from headrace.state import State
 from learners.catalogue import Catalogue
@@ -16,6 +19,7 @@ from learners.learner import Context, NextItem, top
 from learners.popularity import Popularity
 from learners.revisits import Revisits
 from learners.session_knn import SessionKnn
+from learners.traits import Traits
 from learners.transitions import Transitions
 
 KINDS: Mapping[str, type[NextItem]] = {kind.name: kind for kind in (Popularity, Transitions, SessionKnn, Revisits)}
@@ -50,6 +54,7 @@ class Browsing:
         self.catalogue = Catalogue(items_max=items_max)
         self.contexts = Contexts(shoppers_max=shoppers_max)
         self.members: dict[str, NextItem] = {name: kind() for name, kind in KINDS.items()}
+        self.traits = Traits()
 
     def learn(self, event: Event) -> int:
         """Learn the steps of an event; return how many it had."""
@@ -58,11 +63,13 @@ class Browsing:
         shopper, time_ms, name = event.shopper, event.time_ms, event.data.session_id
         context = self.contexts.context(shopper, time_ms, name)
         found = steps(event, self.ids(context.items[context.start :]))
+        areas = {line.item_id: line.item_category for line in event.data.items}
         for item in found:
             if gone := self.catalogue.evict():
                 self.contexts.forget(gone)
                 for member in self.members.values():
                     member.forget(gone)
+                self.traits.forget(gone)
                 context = self.contexts.context(shopper, time_ms, name)
             slot = self.catalogue.admit(item)
             self.contexts.push(shopper, slot, time_ms, name)
@@ -71,6 +78,7 @@ class Browsing:
             context = context._replace(session=after.session)
             for member in self.members.values():
                 member.learn(context, slot)
+            self.traits.learn(slot, areas[item], time_ms)
             context = after
         return len(found)
 
@@ -97,22 +105,28 @@ class Browsing:
 
         The item just looked at is left out: turning to it again is no step (`learners.contexts.steps`).
         """
-        last = self._last(context)
+        last = self.last(context)
         found = {}
         for name, member in self.members.items():
             slots, scores = top(member.predict(context), listed + 1)
             found[name] = without((self.ids(slots.tolist()), scores), last)
         return found
 
+    def describe(self, items: Sequence[str], last: str, time_ms: int) -> NDArray[np.uint8]:
+        """Return the traits of items as they settled, `last` being the item looked at ("" is none)."""
+        slots = [-1 if (slot := self.catalogue.slot(item)) is None else slot for item in items]
+        return self.traits.of(slots, self.catalogue.slot(last), time_ms)
+
     def question(self, step: Step) -> Question:
         """Return a step as a deep model is asked about it, in item ids."""
-        return Question(self.prefix(step.context), self._last(step.context), step.item)
+        return Question(self.prefix(step.context), self.last(step.context), step.item)
 
     def prefix(self, context: Context) -> list[str]:
         """Return the items that a sequence model looks at: the session's, or all that is remembered if it is empty."""
         return self.ids(context.items[context.start :] or context.items)
 
-    def _last(self, context: Context) -> str:
+    def last(self, context: Context) -> str:
+        """Return the item looked at last in this session, or ""."""
         return self.catalogue.item(context.items[-1]) if len(context.items) > context.start else ""
 
     def bounds(self) -> dict[str, tuple[int, int]]:
@@ -130,6 +144,7 @@ class Browsing:
             "catalogue": self.catalogue.state(),
             "contexts": self.contexts.state(),
             "members": {name: member.state() for name, member in self.members.items()},
+            "traits": self.traits.state(),
         }
 
     @classmethod
@@ -141,4 +156,5 @@ class Browsing:
         # In the order of KINDS, not of the state's sorted keys: it decides between equal scores.
         kept = [name for name in KINDS if name in state["members"]]
         browsing.members = {name: KINDS[name].from_state(state["members"][name]) for name in kept}
+        browsing.traits = Traits.from_state(state["traits"])
         return browsing

@@ -32,7 +32,7 @@ batch_tokens: Final = 512
 """Predictions per step, about."""
 table_factor: Final = 20.0
 """How much faster than the network the item vectors learn: they are many, and each is met seldom."""
-size_floor: Final = 1e-2
+size_floor: Final = 0.1
 """Share of the mean square of all rows' gradients that is added to a row's own where a step is divided by it."""
 neighbour_steps_max: Final = 3
 neighbour_weight: Final = 0.7

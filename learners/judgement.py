@@ -13,6 +13,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from learners.learner import Scores
+from learners.traits import TRAITS
 
 listed: Final = 50
 """Best candidates of each member that the blend sees and a judgement keeps."""
@@ -31,7 +32,8 @@ class Judgement(Struct, array_like=True, frozen=True):
     `prefix` how many items the current session held. `scores` has, for each member that answered, one little-endian
     float32 per candidate, 0 where the candidate is not in the member's list. `ranks` has each member's rank of the item
     that came, and the blend's, from 1; 0 says that it was not among the first `learners.prequential.ranks_max`. `model`
-    is the deep model's version, or "".
+    is the deep model's version, or "". `traits` has one byte per candidate and trait, candidate by candidate;
+    records of before version 0.2 have none.
     """
 
     partition: int
@@ -45,6 +47,7 @@ class Judgement(Struct, array_like=True, frozen=True):
     candidates: list[str]
     scores: dict[str, bytes]
     ranks: dict[str, int]
+    traits: bytes = b""
 
     def lists(self) -> dict[str, Scores]:
         """Return each member's scored candidates, as numbers into `candidates`."""
@@ -54,6 +57,16 @@ class Judgement(Struct, array_like=True, frozen=True):
             slots = np.flatnonzero(values > 0).astype(np.int32)
             found[name] = Scores(slots, values[slots])
         return found
+
+    def described(self) -> NDArray[np.uint8] | None:
+        """Return the candidates' traits, where the record has them.
+
+        Shapes:
+            returns (len(candidates), len(TRAITS))
+        """
+        if not self.traits:
+            return None
+        return np.frombuffer(self.traits, np.uint8).reshape(len(self.candidates), len(TRAITS))
 
     def target(self) -> int:
         """Return the number of the item that came, or -1 if no member listed it."""

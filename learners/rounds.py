@@ -284,6 +284,7 @@ class Rounds:
         if self._watch and self.seen >= self._watched_until:
             self.predecessor = None
             self._watch.clear()
+        self.browsing.traits.settle()
         outbox, self._outbox = self._outbox, []
         return outbox
 

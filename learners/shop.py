@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 import headrace
 from headrace.events import Event
@@ -111,7 +112,8 @@ class Shop:
         if deep is not None:
             lists[DEEP] = deep
         pooled = pool(lists)
-        best = top(self.blended(pooled, len(context.items) - context.start), len(pooled.candidates))
+        traits = self.browsing.describe(pooled.candidates, self.browsing.last(context), time_ms)
+        best = top(self.blended(pooled, len(context.items) - context.start, traits), len(pooled.candidates))
         named = ((pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True))
         answer = [(item, score) for item, score in named if item not in seen][:n]
         if len(answer) < n:  # long lists are filled up with popular items
@@ -121,9 +123,9 @@ class Shop:
             answer += more[: n - len(answer)]
         return answer
 
-    def blended(self, pooled: Pooled, prefix: int) -> Scores:
-        """Return the blend's scores over pooled candidates."""
-        return self.blend.predict(pooled.lists, prefix)
+    def blended(self, pooled: Pooled, prefix: int, traits: NDArray[np.uint8]) -> Scores:
+        """Return the blend's scores over pooled candidates, whose traits `browsing.describe` tells."""
+        return self.blend.predict(pooled.lists, prefix, traits)
 
     def absorb(self, data: bytes) -> None:
         """Learn the blend's weights and all ranking scores from judgements."""
@@ -133,7 +135,7 @@ class Shop:
                 self.ranking[name].observe(rank or None, weight)
             if one.prefix <= watched_prefix_max:
                 self._alarm(self.miss_drift.observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
-            self.blend.learn(one.lists(), one.prefix, one.target())
+            self.blend.learn(one.lists(), one.prefix, one.target(), one.described())
 
     def hear(self, topic: str, record: Record) -> None:
         """Take up a promoted model, or go back to one."""
@@ -142,7 +144,8 @@ class Shop:
             self.champion = announcement if announcement.blob else None
 
     def emit(self) -> list[Outgoing]:
-        """Return and forget scores and alarms since the last call."""
+        """End an entry: let what was learned show, then return and forget scores and alarms since the last call."""
+        self.browsing.traits.settle()
         outbox, self._outbox = self._outbox, []
         return outbox
 

@@ -8,6 +8,7 @@ import pytest
 from headrace.state import decode, digest, encode
 from learners.blend import Blend
 from learners.learner import Scores, top
+from learners.traits import TRAITS
 
 
 def said(candidates: dict[int, float]) -> Scores:
@@ -137,3 +138,17 @@ def test_goes_on_from_its_state_and_changes_nothing_by_predicting() -> None:
             one.learn(lists, n % 12, n % 9)
     assert digest(other.state()) == digest(blend.state())
     assert set(blend.weights()) == set(blend.members)
+
+
+def test_learns_from_the_items_own_traits() -> None:
+    blend = Blend(("a",))
+    traits = np.zeros((3, len(TRAITS)), np.uint8)
+    traits[2, 0] = 255
+    lists = {"a": said({0: 1.0, 1: 0.9, 2: 0.5})}
+    assert ranked(blend.predict(lists, 1, traits)) == [0, 1, 2]
+    for _ in range(300):
+        blend.learn(lists, 1, 2, traits)
+    other = {"a": said({0: 0.5, 1: 0.9, 2: 1.0})}
+    traits[[0, 2]] = traits[[2, 0]]
+    assert ranked(blend.predict(other, 1, traits))[0] == 0
+    assert ranked(blend.predict(lists, 1)), "it goes without"

@@ -19,10 +19,15 @@ def listed(*items: str) -> judgement.Listed:
 
 def test_lists_survive_the_wire() -> None:
     pooled = pool({"a": listed("x", "y", "z"), "b": listed("z", "w"), "c": listed()})
-    one = Judgement(0, 5, 0, 7, 2, 0.5, "r1", "z", pooled.candidates, pooled.packed(), {"a": 3, "b": 1, "c": 0})
+    one = Judgement(
+        0, 5, 0, 7, 2, 0.5, "r1", "z", pooled.candidates, pooled.packed(), {"a": 3, "b": 1, "c": 0}, bytes(range(12))
+    )
     (again,) = judgement.decode(judgement.encode([one]))
     assert again == one
     assert again.target() == pooled.candidates.index("z")
+    traits = again.described()
+    assert traits is not None
+    assert traits[1].tolist() == [3, 4, 5]
     for name, scores in again.lists().items():
         found = sorted(zip(scores.slots.tolist(), scores.scores.tolist(), strict=True))
         assert found == sorted(zip(*(part.tolist() for part in pooled.lists[name]), strict=True))
@@ -32,6 +37,7 @@ def test_an_item_that_nobody_listed_has_no_target() -> None:
     pooled = pool({"a": listed("x")})
     one = Judgement(0, 0, 0, 0, 1, 1.0, "", "q", pooled.candidates, pooled.packed(), {})
     assert one.target() == -1
+    assert one.described() is None
 
 
 def test_ranks_count_ties_against_the_item() -> None:

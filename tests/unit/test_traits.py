@@ -1,0 +1,76 @@
+"""Traits: counted, dated and settled at the end of a turn."""
+
+import numpy as np
+
+from headrace.state import decode, digest, encode
+from learners.traits import TRAITS, Traits, day_ms
+
+hour_ms = 3_600_000
+
+
+def taught(*steps: tuple[int, str, int]) -> Traits:
+    traits = Traits()
+    for slot, area, time_ms in steps:
+        traits.learn(slot, area, time_ms)
+    traits.settle()
+    return traits
+
+
+def test_more_steps_count_more_and_fade() -> None:
+    traits = taught(*[(1, "", 0)] * 5, (2, "", 0), (4_000, "", 0))
+    often, once, far, never = traits.of([1, 2, 4_000, 3], None, 0)[:, TRAITS.index("count")].tolist()
+    assert often > once == far > never == 0
+    assert traits.of([1], None, 360 * day_ms)[0, 0] < once
+
+
+def test_age_begins_with_the_first_step_and_saturates() -> None:
+    traits = taught((0, "", 10 * hour_ms), (0, "", 12 * hour_ms), (1, "", 12 * hour_ms))
+    traits.learn(0, "", 13 * hour_ms)
+    traits.settle()
+    age = TRAITS.index("age")
+    assert traits.of([0], None, 12 * hour_ms)[0, age] == int(255 * np.log1p(2) / np.log1p(24_000))
+    assert traits.of([1], None, 12 * hour_ms)[0, age] == 0
+    assert traits.of([0], None, 5 * hour_ms)[0, age] == 0, "an event that comes late"
+    assert traits.of([0], None, 10_000 * day_ms)[0, age] == 255
+
+
+def test_the_area_is_that_of_the_item_looked_at() -> None:
+    traits = taught((0, "shoes", 0), (1, "shoes", 0), (2, "hats", 0), (3, "", 0), (4, "", 0))
+    same = TRAITS.index("same_area")
+    assert traits.of([1, 2, 3, 99, -1], 0, 0)[:, same].tolist() == [255, 0, 0, 0, 0]
+    assert not traits.of([4], 3, 0)[:, same].any(), "two of unknown category are not alike"
+    assert not traits.of([1], None, 0)[:, same].any()
+    assert not traits.of([1], 5_000, 0)[:, same].any()
+
+
+def test_what_is_learned_shows_from_the_next_settling_on() -> None:
+    traits = taught((0, "shoes", 0))
+    before = traits.of([0, 1], 0, hour_ms)
+    traits.learn(0, "hats", hour_ms)
+    traits.learn(1, "shoes", hour_ms)
+    assert (traits.of([0, 1], 0, hour_ms) == before).all()
+    traits = Traits.from_state(decode(encode(traits.state())))
+    assert (traits.of([0, 1], 0, hour_ms) == before).all()
+    traits.settle()
+    assert (traits.of([0, 1], 0, hour_ms) != before).any()
+
+
+def test_a_slot_that_is_used_again_knows_nothing_of_its_former_item() -> None:
+    traits = taught((0, "shoes", 0), (1, "shoes", 0))
+    traits.learn(0, "shoes", 5)
+    traits.forget([0, 70_000])
+    assert traits.of([0], 1, day_ms).tolist() == [[0, 0, 0]]
+    traits.learn(0, "hats", day_ms)
+    traits.settle()
+    assert traits.of([0], 1, day_ms)[0, TRAITS.index("age")] == 0
+
+
+def test_state_round_trips_and_goes_on_alike() -> None:
+    traits = taught(*((n * 7 % 3_000, f"area{n % 5}", n * hour_ms) for n in range(3_000)))
+    again = Traits.from_state(decode(encode(traits.state())))
+    assert digest(again.state()) == digest(traits.state())
+    for one in (traits, again):
+        one.learn(2_999, "area1", 4_000 * hour_ms)
+        one.settle()
+    assert digest(again.state()) == digest(traits.state())
+    assert (again.of(range(3_000), 5, 5_000 * hour_ms) == traits.of(range(3_000), 5, 5_000 * hour_ms)).all()
