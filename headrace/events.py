@@ -98,7 +98,7 @@ class Rejection(NamedTuple):
     detail: str
 
 
-_decoder = msgspec.json.Decoder(Event)
+_decode = msgspec.json.Decoder(Event).decode
 _encoder = msgspec.json.Encoder()
 
 
@@ -115,7 +115,7 @@ def decode(record: Record) -> Event | Rejection:
     if len(value) > RECORD_BYTES_MAX:
         return Rejection("too_large", f"wanted at most {RECORD_BYTES_MAX} bytes, found {len(value)}")
     try:
-        event = _decoder.decode(value)
+        event = _decode(value)
         shopper = key.decode()
     except msgspec.ValidationError as error:
         return _rejection(str(error))
@@ -127,9 +127,10 @@ def decode(record: Record) -> Event | Rejection:
         return Rejection("too_deep", "wanted a document of at most a few levels, found one nested too deeply")
     if len(shopper) > 128:
         return Rejection("key_invalid", f"wanted a key of 1 to 128 characters, found {len(shopper)}")
-    if event.shopper and event.shopper != shopper:
-        return Rejection("key_mismatch", f"wanted subject to equal the key {shopper!r}, found {event.shopper!r}")
-    event.shopper = shopper
+    if event.shopper != shopper:
+        if event.shopper:
+            return Rejection("key_mismatch", f"wanted subject to equal the key {shopper!r}, found {event.shopper!r}")
+        event.shopper = shopper
     time_ms = event.time_ms = int(event.time.timestamp() * 1000)
     if time_ms > record.time_ms + ahead_max_ms:
         return Rejection("time_ahead", f"wanted a time at most 1 h after the record was appended, found {event.time}")

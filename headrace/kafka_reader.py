@@ -13,6 +13,8 @@ silence_s = 5.0
 """After so long without a record, a reader asks whether the broker still answers."""
 chunks_max = 3
 """What has come of one partition and waits to be read, in fetches; then it is paused."""
+end_age_s_max = 0.01
+"""How long an answer waits for its question: who asks for all partitions' ends does so in a row."""
 
 
 class KafkaReader:
@@ -29,7 +31,8 @@ class KafkaReader:
         self._chunks: dict[Partition, deque[list[Record]]] = {partition: deque() for partition in positions}
         self._order = deque(positions)
         self._paused: set[TopicPartition] = set()
-        self._heard = time.monotonic()
+        self._ends: dict[Partition, int] = {}  # answers that nobody has asked for yet
+        self._ends_at = self._heard = time.monotonic()
         self._consumer.assign(list(self._partitions))
         for partition, position in positions.items():
             self.seek(partition, position)
@@ -76,8 +79,9 @@ class KafkaReader:
                 self._raise_lost()
             raise
         for place, records in polled.items():
+            number = place.partition
             self._chunks[self._partitions[place]].append(
-                [Record(r.partition, r.offset, r.timestamp, r.key, r.value) for r in records]
+                [Record(number, r.offset, r.timestamp, r.key, r.value) for r in records]
             )
         if polled:
             self._heard = time.monotonic()
@@ -96,7 +100,7 @@ class KafkaReader:
 
     def _check_alive(self) -> None:
         """`poll` says nothing when the broker is gone, so ask for something that must be answered."""
-        self.end(self._order[0])
+        self._ask_ends()
         self._heard = time.monotonic()
 
     def seek(self, partition: Partition, position: int) -> None:
@@ -116,9 +120,16 @@ class KafkaReader:
         return int(position)
 
     def end(self, partition: Partition) -> int:
-        place = self._places[partition]
-        with translated(f"Kafka topic {place.topic}"):
-            return int(self._consumer.end_offsets([place], timeout_ms=self._client.deadline_ms)[place])
+        # A request takes as long for all as for one. No answer is given twice: who asks again wants a newer one.
+        if partition not in self._ends or time.monotonic() - self._ends_at > end_age_s_max:
+            self._ask_ends()
+        return self._ends.pop(partition)
+
+    def _ask_ends(self) -> None:
+        with translated("Kafka reader"):
+            ends = self._consumer.end_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
+        self._ends = {self._partitions[place]: int(end) for place, end in ends.items()}
+        self._ends_at = time.monotonic()
 
     def close(self) -> None:
         self._consumer.close()
