@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.contestants import Neural, Progress, Round, Tuning, deep_passes, named_sessions, ranked
+from benchmarks.contestants import Neural, Progress, Round, Tuning, live, named_sessions, ranked
 from benchmarks.periods import Periods, Question
 from headrace.state import State
 
@@ -30,7 +30,7 @@ heldout_predictions_max: Final = 4_000
 class Finetune(Neural):
     """Plain fine-tuning: each round goes on from the last model, on the newest period alone."""
 
-    def __init__(self, tuning: Tuning, *, passes: int = 2 * deep_passes, **options: Any) -> None:
+    def __init__(self, tuning: Tuning, *, passes: int = 2 * live.passes, **options: Any) -> None:
         super().__init__(tuning, passes=passes, **options)
 
     def learn(self, periods: Periods, period: int, progress: Progress) -> Round:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.periods import Periods, Question
+from headrace.config import FinetuneSettings
 from headrace.state import State
 from learners.judgement import listed
 from learners.learner import Context, NextItem, Scores, context_max, rank, top
 from learners.rehearsal import Rehearsal
-from learners.rounds import RoundSettings
 
 if TYPE_CHECKING:
     from learners.deep import DeepModel, DeepSettings
@@ -25,8 +25,12 @@ week_ms: Final = 7 * 86_400_000
 """The files have no clock: a period counts as a week, its clicks evenly spread."""
 empty: Final = -1
 """Slot of the places behind a list's last candidate."""
-deep_passes: Final = 3
-"""Passes of the deep learner's later rounds, each over a period and as many sessions of the past."""
+live: Final = FinetuneSettings()
+"""How the live system's rounds train."""
+training: Final = live.model_dump(
+    include={"first_passes", "passes", "learning_rate", "width", "rehearsal_max", "rehearsal_share"}
+)
+"""The part of these settings that decides what a round makes."""
 _chunk: Final = 512
 
 Progress = Callable[[float], None]
@@ -150,8 +154,8 @@ class Neural(ABC):
         self,
         tuning: Tuning,
         *,
-        first_passes: int = 8,
-        passes: int = deep_passes,
+        first_passes: int = live.first_passes,
+        passes: int = live.passes,
         settings: "DeepSettings | None" = None,
     ) -> None:
         self.tuning, self.settings = tuning, settings
@@ -185,13 +189,12 @@ class Neural(ABC):
         self, parent: "DeepModel | None", sessions: Sequence[Sequence[str]], period: int, passes: int, **options: Any
     ) -> Round:
         """Train a model and keep it."""
+        from learners.deep import DeepSettings
         from learners.finetune import train
 
-        rate = self.tuning.rate or self.rate
-        if rate is not None:
-            options["learning_rate"] = rate
-        seed = self.tuning.seed + period
-        result = train(parent, sessions, settings=self.settings, seed=seed, passes=passes, **options)
+        rate = self.tuning.rate or self.rate or live.learning_rate
+        settings, seed = self.settings or DeepSettings(width=live.width), self.tuning.seed + period
+        result = train(parent, sessions, settings=settings, seed=seed, passes=passes, learning_rate=rate, **options)
         self.model = result.model
         return Round(result.tokens, passes, passes)
 
@@ -201,13 +204,13 @@ class Deep(Neural):
 
     def __init__(self, tuning: Tuning, **options: Any) -> None:
         super().__init__(tuning, **options)
-        self.rehearsal = Rehearsal(tuning.seed, RoundSettings().rehearsal_max)
+        self.rehearsal = Rehearsal(tuning.seed, live.rehearsal_max)
 
     def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
         """Run one round."""
         sessions = named_sessions(periods, period)
         passes = self.passes if period else self.first_passes
-        rehearsal = self.rehearsal.draw(passes * len(sessions), self.tuning.seed + period)
+        rehearsal = self.rehearsal.draw(int(live.rehearsal_share * len(sessions)) * passes, self.tuning.seed + period)
         told = self._round(self.model, sessions, period, passes, rehearsal=rehearsal, progress=progress)
         for place, items in enumerate(sessions):
             self.rehearsal.learn(items, period * week_ms + place * week_ms // len(sessions))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.contestants import Answers, Contestant, Tuning, answered
+from benchmarks.contestants import Answers, Contestant, Tuning, answered, training
 from benchmarks.periods import Periods, Question
 from headrace import state
 
@@ -30,7 +30,7 @@ def folder_of(work: Path, name: str, periods: Periods, tuning: Tuning) -> Path:
     if name in NEURAL:
         code += ["learners/deep", "learners/finetune", "learners/rehearsal"]
         code += [] if name == "deep" else ["benchmarks/baselines"]
-        told += [tuning.seed, tuning.rate, *([tuning.strength] if name == "ewc" else [])]
+        told += [training, tuning.seed, tuning.rate, *([tuning.strength] if name == "ewc" else [])]
     else:
         code += ["learners/decay", "learners/transitions" if name == "markov" else f"learners/{name}"]
     texts = [(root / f"{module}.py").read_bytes() for module in code if (root / f"{module}.py").exists()]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.basket import Basket, beside
-from benchmarks.contestants import Answers, deep_passes, empty, week_ms
+from benchmarks.contestants import Answers, empty, live, week_ms
 from benchmarks.periods import Periods
 from headrace.errors import Misconfigured
 from learners.blend import Blend
@@ -191,7 +191,7 @@ class Slow:
     """
 
     def __init__(
-        self, *, seed: int = 0, passes: int = deep_passes, sessions_max: int | None = None,
+        self, *, seed: int = 0, passes: int = live.passes, sessions_max: int | None = None,
         settings: "DeepSettings | None" = None,
     ) -> None:  # fmt: skip
         self.seed, self.passes, self.sessions_max, self.settings = seed, passes, sessions_max, settings

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.baselines import Ewc, Finetune
-from benchmarks.contestants import Round, Tuning, deep_passes, week_ms
+from benchmarks.contestants import Round, Tuning, live, week_ms
 from benchmarks.exemplars import Memory, Session, drawn
 from learners.deep import DeepModel, pad
 from learners.finetune import batch_tokens
@@ -29,7 +29,7 @@ class Rehearser(Finetune):
     """
 
     def __init__(self, tuning: Tuning, first: DeepModel, memory: Memory, sessions_max: int, **options: Any) -> None:
-        super().__init__(tuning, **{"passes": deep_passes, **options})
+        super().__init__(tuning, **{"passes": live.passes, **options})
         self.first, self.memory, self.sessions_max = first, memory, sessions_max
         self.seen, self.seen_predictions = 0, 0
 

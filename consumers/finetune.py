@@ -101,8 +101,9 @@ class Trainer:
 
     def _train(self, fold: Rounds) -> Trained:
         began = time.monotonic()
-        sequences, rehearsal, passes = fold.material.window(), fold.material.rehearsal, self._settings.passes
+        sequences, rehearsal = fold.material.window(), fold.material.rehearsal
         parent = self._model(fold.champion.blob) if fold.champion else None
+        passes = self._settings.passes if parent else self._settings.first_passes
         if parent:
             count = int(len(sequences) * self._settings.rehearsal_share) * passes
             rehearsed = rehearsal.draw(count, seed=fold.round)
