@@ -96,30 +96,39 @@ def _heat(axes: Axes, scores: "np.ndarray[Any, Any]", updates: list[int], column
 
 
 def freshness(result: Mapping[str, Any]) -> Figure:
-    """Draw Recall@20 against how late the fast learners learn, and against how often the deep one is updated."""
-    panels = [name for name in ("periods", "retail") if name in result]
-    figure = Figure(figsize=(4.4 * (1 + len(panels)), 3.9), layout="constrained")
-    *late, updated = figure.subplots(1, 1 + len(panels))
-    titles = {"periods": "DIGINETICA: events learned so many late", "retail": "Online Retail: learned so late"}
+    """Draw Recall@20 against how late the fast learners learn, and against how often the deep one is updated.
+
+    Dashed: of the first events alone, up to where the most frequent updates end.
+    """
+    titles = {"periods": "DIGINETICA, learned so many events late", "retail": "Online Retail, learned so late"}
+    panels = [name for name in titles if name in result]
+    figure = Figure(figsize=(4.6 * (1 + len(panels)), 3.9), layout="constrained")
+    figure.supylabel("Recall@20 in %", size=9)
+    *late, deep = figure.subplots(1, 1 + len(panels))
     for axes, name in zip(late, panels, strict=True):
-        found = result[name]["late"]
-        _curves(axes, titles[name], {key: {m: f["whole"] for m, f in of.items()} for key, of in found.items()})
-    found = result["periods"]["updated"]
-    order = ["never", "period", *sorted((every for every in found if every.isdigit()), key=int, reverse=True)]
-    members = ("deep", "blend")
-    scores = {every: {m: found[every][m]["short"] for m in members} for every in order}
-    _curves(updated, f"deep updated so often ({result['options']['short']:,} events)", scores)
+        axes.set_title(titles[name])
+        _curves(axes, result[name]["late"], "whole", "-")
+    updated = result["periods"]["updated"]
+    often = {
+        every: of["updates"] / max(part["predictions"] for part in of["deep"].values()) for every, of in updated.items()
+    }
+    order = sorted(updated, key=lambda every: (often[every], every.isdigit()))
+    deep.set_title("DIGINETICA, the deep model updated so often")
+    found = {every: {name: updated[every][name] for name in ("deep", "blend")} for every in order}
+    _curves(deep, found, "whole", "-")
+    _curves(deep, found, "short", _DASHES)
     return figure
 
 
-def _curves(axes: Axes, title: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """Draw Recall@20 over named places, a line per learner."""
-    axes.set_title(f"{title}, Recall@20 in %", fontsize=9)
+def _curves(axes: Axes, found: Mapping[str, Mapping[str, Mapping[str, Any]]], part: str, dashes: Any) -> None:
+    """Draw Recall@20 of a part of the stretch over named places, a line per learner."""
     ends = {}
     for name in next(iter(found.values())):
-        values = [100 * of[name]["recall@20"] for of in found.values()]
-        axes.plot(values, color=colour_of(name), lw=2.2 if name == "blend" else 1.4, marker="o", ms=3.5)
-        ends[name] = (values[-1], colour_of(name))
+        values = [100 * of[name][part]["recall@20"] if part in of[name] else np.nan for of in found.values()]
+        colour = colour_of(name)
+        axes.plot(values, color=colour, lw=2.2 if name == "blend" else 1.4, ls=dashes, marker="o", ms=3.5)
+        ends[name] = [value for value in values if value == value][-1], colour
     axes.set_xticks(range(len(found)), [f"{int(key):,}" if key.isdigit() else key for key in found])
     axes.margins(y=0.08)
-    named_ends(axes, ends, 0.06)
+    if dashes == "-":
+        named_ends(axes, ends, 0.06)

@@ -10,6 +10,7 @@ Used by `benchmarks.freshness` and `benchmarks.triggers`.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -28,6 +29,7 @@ from learners.learner import Context, NextItem, Scores, context_max, rank
 from learners.material import Material
 from learners.prequential import ranks_max
 from learners.rounds import RoundSettings
+from learners.traits import Traits
 
 if TYPE_CHECKING:
     from learners.deep import DeepModel, DeepSettings
@@ -164,22 +166,50 @@ def fast(
     return found, seconds / len(learned)
 
 
+class _Told(NamedTuple):
+    """What the blend is told of a step: each member's list, over numbers into `slots`, and these items' traits."""
+
+    slots: NDArray[np.int32]
+    lists: dict[str, Scores]
+    traits: NDArray[np.uint8]
+    step: Step
+
+    @property
+    def item(self) -> int:
+        """The number of the item that came; -1 if nobody listed it."""
+        found = np.flatnonzero(self.slots == self.step.item)
+        return int(found[0]) if len(found) else -1
+
+
 def blended(answers: Mapping[str, Answers], stretch: Stretch, learned: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the ranks in the blend, which begins knowing nothing and learns from answers as late as the others do."""
-    blend, taught = Blend(tuple(answers)), 0
+    """Return the ranks in the blend, which begins knowing nothing; it learns from answers, and items' traits from
+    steps, as late as the others do."""
+    blend, traits = Blend(tuple(answers)), Traits()
     ranks = np.empty(len(stretch.asked), np.int32)
-
-    def said(row: int) -> dict[str, Scores]:
-        return {name: answer.list(row) for name, answer in answers.items()}
-
+    waiting: deque[tuple[int, _Told]] = deque()
+    done = 0
     for row, at in enumerate(stretch.asked.tolist()):
-        while stretch.asked[taught] < learned[row]:
-            step = stretch.steps[stretch.asked[taught]]
-            blend.learn(said(taught), len(step.prefix), step.item)
-            taught += 1
-        step = stretch.steps[at]
-        ranks[row] = rank(blend.predict(said(row), len(step.prefix)), step.item, ranks_max)
+        count = int(learned[row])
+        for context, item in stretch.steps[done:count]:
+            traits.learn(item, "", context.time_ms)
+        traits.settle()
+        done = count
+        while waiting and waiting[0][0] < count:
+            told = waiting.popleft()[1]
+            blend.learn(told.lists, len(told.step.prefix), told.item, told.traits)
+        told = _told({name: answer.list(row) for name, answer in answers.items()}, stretch.steps[at], traits)
+        ranks[row] = rank(blend.predict(told.lists, len(told.step.prefix), told.traits), told.item, ranks_max)
+        waiting.append((at, told))
     return ranks
+
+
+def _told(said: Mapping[str, Scores], step: Step, traits: Traits) -> _Told:
+    slots = np.unique(np.concatenate([scores.slots for scores in said.values()]))
+    lists = {
+        name: Scores(np.searchsorted(slots, scores.slots).astype(np.int32), scores.scores)
+        for name, scores in said.items()
+    }
+    return _Told(slots, lists, traits.of(slots.tolist(), step.prefix[-1], step.context.time_ms), step)
 
 
 class Slow:
