@@ -132,3 +132,30 @@ def _curves(axes: Axes, found: Mapping[str, Mapping[str, Mapping[str, Any]]], pa
     axes.margins(y=0.08)
     if dashes == "-":
         named_ends(axes, ends, 0.06)
+
+
+_TRIGGERS: Final = {"volume": "blend", "time": "session_knn", "drift": "alarm", "gain": "deep"}
+"""Whose colour a trigger's points have."""
+
+
+def triggers(result: Mapping[str, Any]) -> Figure:
+    """Draw Recall@20 of the deep model against the tokens that each setting of each trigger spent."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Recall@20 in % of the deep model, by trigger of its updates")
+    never = result["never"]
+    for name, found in result["triggers"].items():
+        points = sorted((one["tokens"], 100 * one["recall@20"]) for one in (never, *found.values()))
+        colour = THEME[_TRIGGERS[name]][0]
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", ms=4, lw=1.4, label=name)
+        for setting, one in found.items():
+            axes.annotate(
+                f"{float(setting):,g}", (one["tokens"], 100 * one["recall@20"]), xytext=(4, 4),
+                textcoords="offset points", fontsize=7, color=colour,
+            )  # fmt: skip
+    axes.set_xlabel("predictions trained on")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
+    axes.legend(frameon=False, labelcolor="linecolor")
+    axes.margins(0.08)
+    return figure

@@ -1,0 +1,333 @@
+"""When should the deep model be trained again? Four triggers, compared by the tokens that they spend.
+
+The clicks of a stretch in order, prequential (`benchmarks.prequential`): Recall@20 of the deep model alone. Every
+trigger begins with the same model and sees the stretch in parts of `part_events`; after a part it may ask for an
+update. An update trains on the newest sessions since the last one, at most `--sessions`, and on as many of the past.
+Without that bound every trigger spends the same, for each session is trained on once whenever it is; with it, those who
+wait save tokens and the question is when waiting costs least.
+
+    python -m benchmarks.triggers --data diginetica_periods.tar.gz --out FILE
+
+- volume: so many events since the last update (`learners.rounds`).
+- time: so much event time since (`learners.rounds`); a period is a week.
+- drift: the distance of a window's items from the usual ones is above its dynamic threshold (`learners.drift.Distance`,
+  as live, at windows of several sizes), or so many more of them than usual were never seen.
+- gain: what the model lost by not being updated is worth an update (`Gain`).
+
+Quality is that of the whole stretch. For some levels between no update at all and the best setting of all, the tokens
+that each trigger needs are read off the line through its settings, each at least as good as the cheaper ones.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+from zlib import crc32
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks import report
+from benchmarks.continual import figures
+from benchmarks.periods import load
+from benchmarks.prequential import Slow, Step, Stretch, base_passes, clicks, cost, fast, slow
+from headrace.errors import Misconfigured
+from learners.drift import Distance
+from learners.prequential import ranks_max
+from learners.session_knn import SessionKnn
+
+part_events: Final = 500
+"""A trigger decides after each part of so many events."""
+score: Final = "recall@20"
+levels: Final = (0.5, 0.8, 0.95)
+"""Shares of the way from no update to the best setting, at which tokens are compared."""
+_day_ms: Final = 86_400_000
+
+
+class Seen(NamedTuple):
+    """What a trigger sees of a part: its steps, which of their items are new to the log, and per judged step whether
+    the model and a learner that is always fresh found the item."""
+
+    steps: Sequence[Step]
+    unseen: Sequence[bool]
+    found: Sequence[bool]
+    fresh: Sequence[bool]
+
+
+class Trigger(Protocol):
+    """Says when an update is due. A trigger that said so begins anew: the update follows at once."""
+
+    def observe(self, seen: Seen) -> bool:
+        """Take in a part; return whether an update is due."""
+
+
+class Volume:
+    """Due after so many events.
+
+    >>> volume, part = Volume(2), Seen([None], [False], [], [])
+    >>> [volume.observe(part) for _ in range(4)]
+    [False, True, False, True]
+    """
+
+    def __init__(self, events: int) -> None:
+        self.events, self._since = events, 0
+
+    def observe(self, seen: Seen) -> bool:
+        """Count."""
+        self._since += len(seen.steps)
+        if self._since < self.events:
+            return False
+        self._since = 0
+        return True
+
+
+class Time:
+    """Due after so much event time."""
+
+    def __init__(self, event_ms: int) -> None:
+        self.event_ms = event_ms
+        self._last_ms: int | None = None
+
+    def observe(self, seen: Seen) -> bool:
+        """Look at the clock."""
+        now_ms = seen.steps[-1].context.time_ms
+        if self._last_ms is None:
+            self._last_ms = seen.steps[0].context.time_ms
+        if now_ms - self._last_ms < self.event_ms:
+            return False
+        self._last_ms = now_ms
+        return True
+
+
+class Drift:
+    """Due when a window of so many events raises an alarm: which items, or how many never seen, is unusual."""
+
+    def __init__(self, window: int) -> None:
+        self.window, self._count = window, 0
+        self._items, self._unseen = Distance("popularity", 256), Distance("unseen_items", 2)
+
+    def observe(self, seen: Seen) -> bool:
+        """Count items by hash; measure at each window's end."""
+        alarms = []
+        for (_, item), unseen in zip(seen.steps, seen.unseen, strict=True):
+            self._items.count(crc32(f"{item}".encode()) & 255)
+            self._unseen.count(int(unseen))
+            self._count += 1
+            if self._count == self.window:
+                self._count = 0
+                alarms += [self._items.observe(), self._unseen.observe()]
+        return any(alarms)
+
+
+class Gain:
+    """Due when the model has lost so many hits by not being updated: an update may be expected to win them from now on.
+
+    How good a fresh model would be nobody knows. So a learner that is always fresh stands beside: by how much more it
+    is ahead than it was right after updates is what staleness costs; what makes a week hard for both cancels. The
+    losses since the last update are summed up, never below 0, and an update is due once they reach its price. (As in
+    the rent-or-buy problem: to pay for the update when as much was lost without it costs at most twice the least that
+    hindsight could have done.)
+
+    Source: the cumulative threshold of Mahadevan and Mathioudakis, "Cost-aware retraining for machine learning"
+    (Knowledge-Based Systems, 2024), whose staleness cost is estimated from the data's distance; the sum that is held at
+    0: Page, "Continuous inspection schemes" (Biometrika, 1954). The estimate by a fresh learner is ours.
+
+    Args:
+        hits: price of an update, in hits of judged steps.
+        settle: judged steps right after an update that say how far the fresh learner is ahead of a fresh model.
+        fading: weight of the newest of these in their mean.
+    """
+
+    def __init__(self, hits: float, *, settle: int = 200, fading: float = 0.5) -> None:
+        self.hits, self.settle, self.fading = hits, settle, fading
+        self.lost = 0.0
+        self._usual: float | None = None
+        self._ahead: list[int] = []
+
+    def observe(self, seen: Seen) -> bool:
+        """Sum up what was lost."""
+        for found, fresh in zip(seen.found, seen.fresh, strict=True):
+            ahead = int(fresh) - int(found)
+            if len(self._ahead) < self.settle:
+                self._ahead.append(ahead)
+                if len(self._ahead) == self.settle:
+                    mean = sum(self._ahead) / self.settle
+                    self._usual = mean if self._usual is None else self._usual + self.fading * (mean - self._usual)
+            else:
+                assert self._usual is not None
+                self.lost = max(0.0, self.lost + ahead - self._usual)
+        if self.lost < self.hits:
+            return False
+        self.lost, self._ahead = 0.0, []
+        return True
+
+
+MAKERS: Final[Mapping[str, Callable[[float], Trigger]]] = {
+    "volume": lambda events: Volume(int(events)),
+    "time": lambda days: Time(int(days * _day_ms)),
+    "drift": lambda window: Drift(int(window)),
+    "gain": Gain,
+}
+SETTINGS: Final[Mapping[str, Sequence[float]]] = {
+    "volume": (5_000, 10_000, 20_000),
+    "time": (1, 3),
+    "drift": (500, 1_500),
+    "gain": (15, 40),
+}
+"""Events, days, events of a window, hits."""
+
+
+def run(
+    base: Slow, stretch: Stretch, settings: Mapping[str, Sequence[float]], advance: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Return for each trigger the figures and the cost of each setting, and of no update at all.
+
+    Args:
+        base: a deep learner that knows what was before the stretch.
+        advance: called after each setting.
+    """
+    fresh, _ = fast(SessionKnn, stretch, {"0": stretch.by_events(0)})
+    found = fresh["0"].ranks <= ranks_max
+    first: dict[int, int] = {}
+    for at, step in enumerate(stretch.steps):
+        first.setdefault(step.item, at)
+    edges = list(range(stretch.start, len(stretch.steps), part_events))
+
+    def one(trigger: Trigger | None) -> dict[str, Any]:
+        learner, due_at = base.fork(), []
+
+        def due(begin: int, end: int, ranks: Sequence[int]) -> bool:
+            steps, rows = stretch.steps[begin:end], stretch.rows(begin, end)
+            unseen = [first[step.item] == at for at, step in enumerate(steps, begin)]
+            hits = [rank <= ranks_max for rank in ranks]
+            is_due = trigger is not None and trigger.observe(Seen(steps, unseen, hits, found[rows].tolist()))
+            due_at.extend([end - stretch.start] * is_due)
+            return is_due
+
+        ranks = slow(learner, stretch, edges, due).ranks
+        advance()
+        return {**cost(learner), "due": due_at, **figures(ranks)}
+
+    return {
+        "never": one(None),
+        "session_knn": figures(fresh["0"].ranks),
+        "triggers": {
+            name: {f"{setting:g}": one(MAKERS[name](setting)) for setting in of} for name, of in settings.items()
+        },
+    }
+
+
+def line(never: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Return a trigger's settings as (tokens, score), from no update on: those that no cheaper one reaches.
+
+    >>> line({"tokens": 0, score: 0.1}, {"a": {"tokens": 9, score: 0.3}, "b": {"tokens": 5, score: 0.3}})
+    [(0, 0.1), (5, 0.3)]
+    """
+    best: list[tuple[int, float]] = []
+    for one in sorted((never, *settings.values()), key=lambda one: (one["tokens"], -one[score])):
+        if not best or one[score] > best[-1][1]:
+            best.append((one["tokens"], one[score]))
+    return best
+
+
+def needed(points: Sequence[tuple[int, float]], level: float) -> float | None:
+    """Return the tokens at which a line reaches a score; None if it does not.
+
+    >>> needed([(0, 0.25), (10, 0.75)], 0.5), needed([(0, 0.25), (10, 0.75)], 0.8)
+    (5.0, None)
+    """
+    tokens, scores = zip(*points, strict=True)
+    return float(np.interp(level, scores, tokens)) if level <= scores[-1] else None
+
+
+def compared(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tokens that each trigger needs for each level of quality."""
+    lines = {name: line(result["never"], of) for name, of in result["triggers"].items()}
+    low, high = result["never"][score], max(points[-1][1] for points in lines.values())
+    return {
+        f"{share:g}": {
+            score: low + share * (high - low),
+            "tokens": {name: needed(points, low + share * (high - low)) for name, points in lines.items()},
+        }
+        for share in levels
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = report.parser("When should the deep model be trained again?")
+    parser.set_defaults(out=Path("build/triggers.json"))
+    report.add_data(parser)
+    parser.add_argument("--first", type=int, default=3, help="period that the stretch begins with")
+    parser.add_argument("--events", type=int, default=50_000, help="length of the stretch")
+    parser.add_argument("--sessions", type=int, default=600, help="newest sessions that an update trains on, at most")
+    parser.add_argument("--rate", type=float, default=0.2, help="share of the steps that is judged")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and of the deep learner")
+    parser.add_argument("--base", type=Path, help="file for the model that the stretch begins with: made if missing")
+    for name, of in SETTINGS.items():
+        parser.add_argument(f"--{name}", default=",".join(f"{x:g}" for x in of), help="settings of this trigger")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None) -> None:
+    """Run from the command line."""
+    options = _options(arguments)
+    if min(options.events, options.sessions) < 1 or not 0 < options.rate <= 1:
+        raise Misconfigured("wanted --events and --sessions of at least 1, and --rate above 0, at most 1")
+    settings = {name: _numbers(name, getattr(options, name)) for name in SETTINGS}
+    periods = load(options.data)
+    if not 1 <= options.first <= periods.last:
+        raise Misconfigured(f"--first: wanted a period from 1 to {periods.last}, found {options.first}")
+    from learners.deep import threads
+
+    start = sum(len(found) for found in periods.clicks[: options.first])
+    steps = list(clicks(periods, periods.last))[: start + options.events]
+    stretch = Stretch(steps, start, rate=options.rate, seed=options.seed)
+    key = f"{periods.digest[:16]} up to step {start}, {base_passes} passes, seed {options.seed}"
+    with Progress(console=Console(file=sys.stderr)) as bars, threads(1):
+        task = bars.add_task("settings", total=1 + sum(map(len, settings.values())))
+        base = Slow(seed=options.seed, sessions_max=None)
+        base.begin(steps[:start], options.base, key)
+        base.sessions_max = options.sessions
+        result = run(base, stretch, settings, lambda: bars.advance(task))
+    result["needed"] = compared(result)
+    named = ("first", "events", "sessions", "rate", "seed")
+    result["options"] = {**{name: getattr(options, name) for name in named}, "data_sha256": periods.digest}
+    show(result)
+    report.write(options.out, result)
+    from benchmarks import picture
+
+    picture.write(options.out.with_suffix(".svg"), picture.triggers, result)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) <= 0:
+        raise Misconfigured(f"--{name}: wanted numbers above 0, separated by commas, found {text!r}")
+    return found
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print quality and cost of each setting, and what each trigger needs for equal quality."""
+    found = [("never", "", result["never"])]
+    found += [(name, setting, one) for name, of in result["triggers"].items() for setting, one in of.items()]
+    rows = [
+        [f"{name} {setting}", *(f"{100 * one[key]:.2f}" for key in (score, "mrr@20")),
+         f"{one['updates']}", f"{one['tokens']:,}", f"{one['seconds']:.0f}"]
+        for name, setting, one in found
+    ]  # fmt: skip
+    columns = ["trigger", score, "mrr@20", "updates", "tokens", "s"]
+    report.show(f"The deep model, in % ({result['never']['predictions']:,} predictions)", columns, rows)
+    rows = [
+        [f"{100 * of[score]:.2f}", *("-" if tokens is None else f"{tokens:,.0f}" for tokens in of["tokens"].values())]
+        for of in result["needed"].values()
+    ]
+    report.show("Tokens for equal quality", [score, *result["triggers"]], rows)
+
+
+if __name__ == "__main__":
+    report.run(main)
