@@ -28,14 +28,14 @@ from learners.judgement import listed
 from learners.learner import Context, NextItem, Scores, context_max, rank
 from learners.material import Material
 from learners.prequential import ranks_max
-from learners.rounds import RoundSettings
 from learners.traits import Traits
 
 if TYPE_CHECKING:
     from learners.deep import DeepModel, DeepSettings
 
 base_passes: Final = 3
-"""Passes over all that came before a stretch, for the model that it begins with."""
+"""Passes over all that came before a stretch, for the model that it begins with; fewer than the live system's, so that
+a run takes minutes."""
 
 
 class Step(NamedTuple):
@@ -229,10 +229,9 @@ class Slow:
         self.updates = self.tokens = 0
         self.seconds = 0.0
         self._time_ms = 0
-        rules = RoundSettings()
         self._material = Material(
-            seed=seed, holdout_share=0.0, shoppers_max=rules.shoppers_max, window_max=rules.window_max,
-            rehearsal_max=rules.rehearsal_max, slices_max=1, slice_steps_max=0,
+            seed=seed, holdout_share=0.0, shoppers_max=live.shoppers_max, window_max=live.window_max,
+            rehearsal_max=live.rehearsal_max, slices_max=1, slice_steps_max=0,
         )  # fmt: skip
 
     def fork(self) -> Self:
@@ -272,7 +271,7 @@ class Slow:
 
     def update(self) -> None:
         """Train on what came since the last update."""
-        count = self.passes * len(self._window())
+        count = int(live.rehearsal_share * len(self._window())) * self.passes
         self._train(self.passes, self._material.rehearsal.draw(count, self.seed + self.updates), "")
         self.updates += 1
 
@@ -280,12 +279,13 @@ class Slow:
         return self._material.window()[-(self.sessions_max or 0) :]
 
     def _train(self, passes: int, rehearsal: Sequence[Sequence[str]], key: str) -> None:
+        from learners.deep import DeepSettings
         from learners.finetune import train
 
         began, seed = time.perf_counter(), self.seed + self.updates
         result = train(
-            self.model, self._window(), rehearsal=rehearsal, settings=self.settings, seed=seed, passes=passes,
-            lineage={"key": key},
+            self.model, self._window(), rehearsal=rehearsal, settings=self.settings or DeepSettings(width=live.width),
+            seed=seed, passes=passes, learning_rate=live.learning_rate, lineage={"key": key},
         )  # fmt: skip
         self.model = result.model
         self.tokens += result.tokens
