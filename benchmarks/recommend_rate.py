@@ -1,0 +1,90 @@
+"""How quickly does each learner answer? Recommendations per second of one core, at the size of a real shop.
+
+    python -m benchmarks.recommend_rate --data diginetica_periods.tar.gz --out FILE
+
+Each learner learns all periods but the last few, click by click, then answers seeded questions about the next one, one
+at a time, as the server does. Learners take turns in rounds, and the processor time of each is counted, so that other
+work on the machine weighs on all alike; what stays of it is a slower cache. The blend is asked to join the answers that
+the others gave before.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks import report
+from benchmarks.contestants import Fast, Tuning
+from benchmarks.continual import MAKERS, described
+from benchmarks.periods import load
+from learners.blend import Blend
+from learners.judgement import listed
+from learners.learner import Context, Scores, context_max, top
+from learners.traits import Traits
+
+FAST: Final = ("popularity", "transitions", "session_knn", "revisits")
+turns: Final = 10
+
+
+def main(arguments: Sequence[str] | None) -> None:
+    """Run the benchmark."""
+    parser = report.parser("Recommendations per second of one core.")
+    report.add_data(parser)
+    parser.add_argument("--periods", type=int, default=8, help="periods to learn before asking")
+    parser.add_argument("--questions", type=int, default=5_000, help="asked of each learner")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    periods = load(options.data)
+    asked = periods.questions(options.periods)
+    chosen = np.random.default_rng(options.seed).choice(len(asked), min(options.questions, len(asked)), replace=False)
+    questions = [asked[row] for row in chosen.tolist()]
+    learners, traits = {name: _fast(name) for name in FAST}, Traits()
+    for period in range(options.periods):
+        known = described(traits, periods, period + 1)
+        for learner in learners.values():
+            learner.learn(periods, period, lambda share: None)
+    session, time_ms = periods.started[options.periods], options.periods * 7 * 86_400_000
+
+    def asks(name: str) -> Callable[[int], Scores]:
+        predict = learners[name].learner.predict
+        return lambda row: top(predict(Context(questions[row].prefix[-context_max:], 0, session, time_ms)), listed)
+
+    answers = {name: asks(name) for name in FAST}
+    said = [{name: answer(row) for name, answer in answers.items()} for row in range(len(questions))]
+    blend = Blend(FAST)
+    answers["blend"] = lambda row: blend.predict(said[row], len(questions[row].prefix), known)
+    seconds = dict.fromkeys(answers, 0.0)
+    for turn in range(turns):
+        for name, answer in answers.items():
+            seconds[name] += _timed(answer, range(turn, len(questions), turns))
+    rates = {name: len(questions) / spent for name, spent in seconds.items()}
+    rates["all fast and blend"] = len(questions) / sum(seconds.values())
+    figures: dict[str, Any] = {
+        "recommendations_per_s": rates,
+        "options": {"periods": options.periods, "questions": len(questions), "data_sha256": periods.digest},
+    }
+    rows = [[name, f"{rate:,.0f}", f"{1e6 / rate:,.0f}"] for name, rate in rates.items()]
+    report.show(
+        f"{len(questions):,} questions after {options.periods} periods, {periods.seen[options.periods]:,} items",
+        ("learner", "recommendations/s", "µs"),
+        rows,
+    )
+    report.write(options.out, figures)
+
+
+def _fast(name: str) -> Fast:
+    made = MAKERS[name](Tuning())
+    assert isinstance(made, Fast)
+    return made
+
+
+def _timed(answer: Callable[[int], Scores], rows: Sequence[int]) -> float:
+    began = time.process_time()
+    for row in rows:
+        answer(row)
+    return time.process_time() - began
+
+
+if __name__ == "__main__":
+    report.run(main)
