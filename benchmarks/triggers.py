@@ -8,6 +8,9 @@ wait save tokens and the question is when waiting costs least.
 
     python -m benchmarks.triggers --data diginetica_periods.tar.gz --out FILE
 
+Beside FILE lies a picture, FILE.svg, and FILE.kept.json: the settings that a stopped run ended, for the next one to go
+on from. Changed code should not meet that.
+
 - volume: so many events since the last update (`learners.rounds`).
 - time: so much event time since (`learners.rounds`); a period is a week.
 - drift: the distance of a window's items from the usual ones is above its dynamic threshold (`learners.drift.Distance`,
@@ -19,6 +22,7 @@ that each trigger needs are read off the line through its settings, each at leas
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -179,8 +183,37 @@ SETTINGS: Final[Mapping[str, Sequence[float]]] = {
 """Events, days, events of a window, hits."""
 
 
+class Kept:
+    """What settings gave, in a file, so that a run that was stopped goes on.
+
+    Args:
+        about: what all of it depends on; what was kept of something else is dropped.
+    """
+
+    def __init__(self, path: Path | None = None, about: Mapping[str, Any] | None = None) -> None:
+        self._path, self._about = path, dict(about or {})
+        self._found: dict[str, Any] = {}
+        if path is not None and path.exists():
+            kept = json.loads(path.read_text())
+            self._found = kept["found"] if kept["about"] == self._about else {}
+
+    def of(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what was kept of a setting, or make it."""
+        if name not in self._found:
+            self._found[name] = make()
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.write_text(json.dumps({"about": self._about, "found": self._found}))
+        found: dict[str, Any] = self._found[name]
+        return found
+
+
 def run(
-    base: Slow, stretch: Stretch, settings: Mapping[str, Sequence[float]], advance: Callable[[], None] = lambda: None
+    base: Slow,
+    stretch: Stretch,
+    settings: Mapping[str, Sequence[float]],
+    kept: Kept,
+    advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Return for each trigger the figures and the cost of each setting, and of no update at all.
 
@@ -207,16 +240,16 @@ def run(
             return is_due
 
         ranks = slow(learner, stretch, edges, due).ranks
-        advance()
         return {**cost(learner), "due": due_at, **figures(ranks)}
 
-    return {
-        "never": one(None),
-        "session_knn": figures(fresh["0"].ranks),
-        "triggers": {
-            name: {f"{setting:g}": one(MAKERS[name](setting)) for setting in of} for name, of in settings.items()
-        },
-    }
+    result: dict[str, Any] = {"never": kept.of("never", lambda: one(None)), "session_knn": figures(fresh["0"].ranks)}
+    result["triggers"] = {name: {} for name in settings}
+    advance()
+    for name, setting in ((name, setting) for name, of in settings.items() for setting in of):
+        made = kept.of(f"{name} {setting:g}", lambda: one(MAKERS[name](setting)))  # noqa: B023 - called at once
+        result["triggers"][name][f"{setting:g}"] = made
+        advance()
+    return result
 
 
 def line(never: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, float]]:
@@ -285,15 +318,17 @@ def main(arguments: Sequence[str] | None) -> None:
     steps = list(clicks(periods, periods.last))[: start + options.events]
     stretch = Stretch(steps, start, rate=options.rate, seed=options.seed)
     key = f"{periods.digest[:16]} up to step {start}, {base_passes} passes, seed {options.seed}"
+    named = ("first", "events", "sessions", "rate", "seed")
+    about = {**{name: getattr(options, name) for name in named}, "data_sha256": periods.digest}
     with Progress(console=Console(file=sys.stderr)) as bars, threads(1):
         task = bars.add_task("settings", total=1 + sum(map(len, settings.values())))
         base = Slow(seed=options.seed, sessions_max=None)
         base.begin(steps[:start], options.base, key)
         base.sessions_max = options.sessions
-        result = run(base, stretch, settings, lambda: bars.advance(task))
+        kept = Kept(options.out.with_suffix(".kept.json"), about)
+        result = run(base, stretch, settings, kept, lambda: bars.advance(task))
     result["needed"] = compared(result)
-    named = ("first", "events", "sessions", "rate", "seed")
-    result["options"] = {**{name: getattr(options, name) for name in named}, "data_sha256": periods.digest}
+    result["options"] = about
     show(result)
     report.write(options.out, result)
     from benchmarks import picture

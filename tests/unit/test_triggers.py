@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import triggers
 from benchmarks.prequential import Slow, Step, Stretch
-from benchmarks.triggers import Drift, Gain, Seen, Time, Volume, compared, line, needed, run
+from benchmarks.triggers import Drift, Gain, Kept, Seen, Time, Volume, compared, line, needed, run
 from headrace.errors import Misconfigured
 from learners.deep import DeepSettings
 from learners.learner import Context
@@ -106,7 +106,7 @@ def test_a_run_updates_where_the_trigger_says(monkeypatch: pytest.MonkeyPatch) -
     base.begin(shop(0, 60, 1))
     stretch = Stretch([*shop(0, 60, 1), *shop(60, 120, 5)], 240, rate=1.0)
     told: list[int] = []
-    result = run(base, stretch, {"volume": [80.0, 120.0], "gain": [1e9]}, lambda: told.append(1))
+    result = run(base, stretch, {"volume": [80.0, 120.0], "gain": [1e9]}, Kept(), lambda: told.append(1))
     assert len(told) == 4
     volume = result["triggers"]["volume"]
     assert volume["80"]["due"] == [80, 160, 240]  # the one at the end of the stretch is not made
@@ -130,6 +130,20 @@ def test_the_benchmark_writes_figures_and_a_picture(tmp_path: Path, monkeypatch:
     assert result["triggers"]["time"]["2"]["updates"] == 2
     assert set(result["needed"]) == {"0.5", "0.8", "0.95"}
     assert ElementTree.parse(tmp_path / "out.svg").getroot().tag.endswith("svg")
+
+
+def test_a_stopped_run_goes_on_but_not_with_what_was_made_of_something_else(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, int]:
+        made.append(len(made))
+        return {"tokens": len(made)}
+
+    path = tmp_path / "kept.json"
+    for about, name in (("a", "x"), ("a", "x"), ("a", "y"), ("b", "x")):
+        Kept(path, {"seed": about}).of(name, make)
+    assert made == [0, 1, 2]
+    assert Kept(path, {"seed": "b"}).of("x", make) == {"tokens": 3}
 
 
 def test_wrong_options_are_said(tmp_path: Path) -> None:
