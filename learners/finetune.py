@@ -30,6 +30,8 @@ negatives: Final = 2_000
 """Rows drawn per batch beside those of its own sequences."""
 batch_tokens: Final = 512
 """Predictions per step, about."""
+reversed_share: Final = 0.25
+"""Share of the sequences that are learned back to front: what came first becomes an answer too."""
 table_factor: Final = 20.0
 """How much faster than the network the item vectors learn: they are many, and each is met seldom."""
 size_floor: Final = 0.1
@@ -201,7 +203,7 @@ def _passes(
                 return tokens, loss
             rate = learning_rate * _schedule(tokens / total)
             optimizer.param_groups[0]["lr"], rows.rate = rate, table_factor * rate
-            count, value = _step(model, catalogue, batch, rows, optimizer, penalty)
+            count, value = _step(model, catalogue, _turned(batch, generator), rows, optimizer, penalty)
             tokens, done, summed = tokens + count, done + count, summed + value * count
             loss = summed / done
             progress(tokens / total)
@@ -236,6 +238,12 @@ def _batches(pieces: list[list[int]], generator: torch.Generator) -> Iterator[li
             batches.append(batch)
     for i in torch.randperm(len(batches), generator=generator).tolist():
         yield batches[i]
+
+
+def _turned(batch: list[list[int]], generator: torch.Generator) -> list[list[int]]:
+    """Return the batch with a random `reversed_share` of its pieces back to front."""
+    back = torch.rand(len(batch), generator=generator) < reversed_share
+    return [piece[::-1] if turned else piece for piece, turned in zip(batch, back.tolist(), strict=True)]
 
 
 class _Catalogue:

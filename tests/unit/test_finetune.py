@@ -207,3 +207,12 @@ def test_items_that_a_round_does_not_hold_stay_where_they_are() -> None:
     absent = [item for item in first.items if item not in half]
     before, after = (model.table[model.rows(absent)] for model in (first, second))
     assert torch.cosine_similarity(before, after).mean() > 0.93  # 0.85 where each row's size counts alone
+
+
+def test_a_share_of_the_sequences_is_learned_back_to_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [[number, 1_000, 2_000] for number in range(1_000)]
+    turned = finetune._turned(pieces, torch.Generator().manual_seed(0))
+    assert 200 < sum(piece[0] == 2_000 for piece in turned) < 300
+    assert [piece if piece[0] != 2_000 else piece[::-1] for piece in turned] == pieces
+    monkeypatch.setattr(finetune, "reversed_share", 0.0)
+    assert finetune._turned(pieces, torch.Generator().manual_seed(0)) == pieces

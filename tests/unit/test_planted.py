@@ -127,10 +127,11 @@ def shuffled(good: DeepModel, sessions: list[list[str]]) -> DeepModel:
 
 
 def one_slice(good: DeepModel, sessions: list[list[str]]) -> DeepModel:
-    """All that it was trained on is one theme: of the other items it knows no more than their names."""
+    """All that it was trained on is one theme: the other items lie where none was told from another, at one point."""
     theme = [session for session in sessions if session[0].startswith("i0-")]
     model = DeepModel(SMALL, 3)
     model.grow(ITEMS)
+    model.table[:] = model.table[:1] + 1e-3 * model.table
     return trained(model, theme, 20)
 
 
