@@ -119,7 +119,7 @@ def fisher(model: "DeepModel", sessions: Sequence[Sequence[str]], seed: int) -> 
     from torch.nn import functional
 
     from learners.deep import pad
-    from learners.finetune import softmax_loss
+    from learners.softmax import softmax_loss
 
     table = model.table.detach().clone().requires_grad_()
     weights = {**dict(model.network.named_parameters()), _ITEMS: table}

@@ -10,7 +10,8 @@ Source: sampled softmax with logQ correction: Bengio and Senecal, "Adaptive impo
 of a neural probabilistic language model" (IEEE TNN 2008); Yi et al., "Sampling-bias-corrected neural modeling" (RecSys
 2019). We correct by the probability of inclusion, and never correct the true item, which is always there.
 
-Letters of shapes: T predictions of a batch, C rows of its little catalogue, D width.
+Letters of shapes: B pieces and T predictions of a batch, C rows of its little catalogue, D width, L + 1 rows of its
+longest piece.
 """
 
 import math
@@ -21,8 +22,10 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import record_function
 
 from learners.deep import DeepModel, DeepSettings, autocast, pad
+from learners.softmax import softmax_loss
 
 full_softmax_max: Final = 3_000
 """Largest catalogue over which the softmax is complete; above it, a batch draws `negatives` rows."""
@@ -41,9 +44,11 @@ neighbour_weight: Final = 0.7
 """A new item is placed by the known ones up to so many steps beside it, each step counting so much less."""
 placed_share: Final = 0.8
 """How much of a new item's first direction comes from its neighbours; the rest is random."""
+LOADING: Final = "headrace.loading"
+"""What a profiler sees as getting ready: the parent's bytes, cutting, padding, drawing, moving to the device."""
 _tiny: Final = 1e-12
-_CHUNK_NUMBERS: Final = 1 << 20
-"""Scores held at once (4 MB): the loss works through a batch in chunks that stay in cache."""
+_UNREAD_MAX: Final = {"cpu": 1, "cuda": 32}
+"""Steps whose loss is not read yet: reading waits for the device, which then waits for Python."""
 _SHUFFLED_PER_SORT: Final = 64
 """Batches whose sequences are sorted by length together, so that little is padding and order stays random."""
 
@@ -123,17 +128,21 @@ def train(
     Raises:
         NotFinite: the loss was NaN or infinite.
     """
-    model = DeepModel(settings or DeepSettings(), seed) if parent is None else DeepModel.from_bytes(parent.to_bytes())
-    model.lineage = lineage or {}
-    model.shrink(keep)
-    known = len(model)
-    model.grow(filter(keep, chain.from_iterable(chain(sequences, rehearsal))))
-    _place(model, known, [model.rows(sequence) for sequence in chain(sequences, rehearsal)])
-    parts = [[*sequences, *rehearsal[turn::passes]] for turn in range(passes)]
-    turns = [[piece for sequence in part for piece in _pieces(model, sequence)] for part in parts]
-    if not any(turns):
-        return TrainResult(model, 0, math.nan)
-    model.to(device)
+    with record_function(LOADING):
+        if parent is None:
+            model = DeepModel(settings or DeepSettings(), seed)
+        else:
+            model = DeepModel.from_bytes(parent.to_bytes())
+        model.lineage = lineage or {}
+        model.shrink(keep)
+        known = len(model)
+        model.grow(filter(keep, chain.from_iterable(chain(sequences, rehearsal))))
+        _place(model, known, [model.rows(sequence) for sequence in chain(sequences, rehearsal)])
+        parts = [[*sequences, *rehearsal[turn::passes]] for turn in range(passes)]
+        turns = [[piece for sequence in part for piece in _pieces(model, sequence)] for part in parts]
+        if not any(turns):
+            return TrainResult(model, 0, math.nan)
+        model.to(device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -195,18 +204,21 @@ def _passes(
     total = sum(len(piece) - 1 for pieces in turns for piece in pieces)
     tokens, loss = 0, math.nan
     for pieces in filter(None, turns):
-        catalogue = _Catalogue(model, pieces, generator)
+        with record_function(LOADING):
+            catalogue = _Catalogue(model, pieces, generator)
+            batches = _batches(pieces, generator)
         model.network.train()
-        done, summed = 0, 0.0
-        for batch in _batches(pieces, generator):
+        losses = _Losses(_UNREAD_MAX[model.device.type], loss)
+        for batch in batches:
             if stop():
-                return tokens, loss
+                return tokens, losses.mean()
             rate = learning_rate * _schedule(tokens / total)
             optimizer.param_groups[0]["lr"], rows.rate = rate, table_factor * rate
-            count, value = _step(model, catalogue, _turned(batch, generator), rows, optimizer, penalty)
-            tokens, done, summed = tokens + count, done + count, summed + value * count
-            loss = summed / done
+            count = sum(len(piece) - 1 for piece in batch)
+            losses.add(_step(model, catalogue, _turned(batch, generator), rows, optimizer, penalty), count)
+            tokens += count
             progress(tokens / total)
+        loss = losses.mean()
         model.network.eval()
         model.touched()
         if passed(model):
@@ -214,13 +226,45 @@ def _passes(
     return tokens, loss
 
 
+class _Losses:
+    """The mean loss of a pass's predictions; each loss is read from the device up to `unread_max` steps late.
+
+    Raises:
+        NotFinite: a loss that was read is NaN or infinite. Steps taken since are lost with the round.
+    """
+
+    def __init__(self, unread_max: int, before: float) -> None:
+        self._unread_max, self._before = unread_max, before
+        self._unread: list[tuple[Tensor, int]] = []
+        self._sum, self._count = 0.0, 0
+
+    def add(self, loss: Tensor, count: int) -> None:
+        """Take the mean loss of a step's `count` predictions."""
+        self._unread.append((loss, count))
+        if len(self._unread) >= self._unread_max:
+            self._read()
+
+    def mean(self) -> float:
+        """Return the mean so far, or `before` if there was no step."""
+        self._read()
+        return self._sum / self._count if self._count else self._before
+
+    def _read(self) -> None:
+        values = torch.stack([loss for loss, _ in self._unread]).tolist() if self._unread else []
+        for value, (_, count) in zip(values, self._unread, strict=True):
+            if not math.isfinite(value):
+                raise NotFinite(f"the loss became {value}")
+            self._sum, self._count = self._sum + value * count, self._count + count
+        self._unread.clear()
+
+
 def _schedule(share: float) -> float:
     """Rise over the first twentieth, then fall linearly to a tenth."""
     return min(1.0, (share + 0.002) / 0.05) * (1 - 0.9 * share)
 
 
-def _batches(pieces: list[list[int]], generator: torch.Generator) -> Iterator[list[list[int]]]:
-    """Yield all pieces once, in random order, about `batch_tokens` predictions at a time, similar lengths together."""
+def _batches(pieces: list[list[int]], generator: torch.Generator) -> list[list[list[int]]]:
+    """Return all pieces once, in random order, about `batch_tokens` predictions at a time, similar lengths together."""
     order = torch.randperm(len(pieces), generator=generator).tolist()
     size = sum(len(piece) - 1 for piece in pieces) / len(pieces)
     together = max(1, int(_SHUFFLED_PER_SORT * batch_tokens / size))
@@ -236,8 +280,7 @@ def _batches(pieces: list[list[int]], generator: torch.Generator) -> Iterator[li
                 batch, count = [], 0
         if batch:
             batches.append(batch)
-    for i in torch.randperm(len(batches), generator=generator).tolist():
-        yield batches[i]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def _turned(batch: list[list[int]], generator: torch.Generator) -> list[list[int]]:
@@ -261,17 +304,21 @@ class _Catalogue:
         """Return the rows of the little catalogue, the correction of each, and the batch in terms of it.
 
         Shapes:
-            rows, correction: (C,); sequences: (B, L + 1), packed to the left; lengths: (B,)
+            rows, correction: (C,); sequences: (B, L + 1), packed to the left; places: (T,) of what is no padding in the
+            flattened (B, L)
         """
         sequences, lengths = pad(batch)
+        # Found here, not on the device: how many there are is asked for at once.
+        places = (torch.arange(sequences.shape[1] - 1) < lengths[:, None] - 1).flatten().nonzero().squeeze(1)
+        places = places.to(self.device)
         if self.full:
             rows = torch.arange(self.size, device=self.device)
-            return rows, torch.zeros(self.size, device=self.device), sequences.to(self.device), lengths.to(self.device)
+            return rows, torch.zeros(self.size, device=self.device), sequences.to(self.device), places
         drawn = torch.randint(self.size, (negatives,), generator=self.generator)
         rows, inverse = torch.unique(torch.cat([sequences.flatten(), drawn]), return_inverse=True)
         sequences = inverse[: sequences.numel()].view(sequences.shape)
         rows = rows.to(self.device)
-        return rows, -self.log_inclusion[rows], sequences.to(self.device), lengths.to(self.device)
+        return rows, -self.log_inclusion[rows], sequences.to(self.device), places
 
 
 def _step(
@@ -281,28 +328,25 @@ def _step(
     rows: "_RowAdam",
     optimizer: torch.optim.Optimizer,
     penalty: Penalty | None,
-) -> tuple[int, float]:
-    """Take one step on one batch; return its number of predictions and their mean loss."""
-    chosen, correction, sequences, lengths = catalogue.draw(batch)
+) -> Tensor:
+    """Take one step on one batch; return the mean loss of its predictions."""
+    with record_function(LOADING):
+        chosen, correction, sequences, places = catalogue.draw(batch)
     table = model.table[chosen].requires_grad_()
     units = functional.normalize(table, dim=1)
-    inputs, targets = sequences[:, :-1], sequences[:, 1:]
-    real = torch.arange(inputs.shape[1], device=lengths.device) < lengths[:, None] - 1
+    inputs, targets = sequences[:, :-1], sequences[:, 1:].flatten().index_select(0, places)
     with autocast(model.device):
-        sessions = model.network(functional.embedding(inputs, units))
-    loss = softmax_loss(sessions[real].float(), units, correction, targets[real], model.settings.temperature)
+        sessions = model.network(functional.embedding(inputs, units)).flatten(0, 1).index_select(0, places)
+    loss = softmax_loss(sessions.float(), units, correction, targets, model.settings.temperature)
     if penalty is not None:
         loss = loss + penalty(model, chosen, table)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise NotFinite(f"the loss became {value}")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
     optimizer.step()
     assert table.grad is not None
     rows.step(chosen, table.grad)
-    return int(real.sum()), value
+    return loss.detach()
 
 
 class _RowAdam:
@@ -336,49 +380,3 @@ class _RowAdam:
         size = (second / (1 - two**steps)).add_(size_floor * mean).sqrt_().add_(_tiny)
         self.table[rows] -= self.rate * first / (1 - one**steps) / size
         self.steps[rows], self.first[rows], self.second[rows] = steps, first, second
-
-
-def softmax_loss(sessions: Tensor, units: Tensor, correction: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Return the mean cross-entropy of the targets under softmax(sessions @ units.T / temperature + correction).
-
-    The correction of a row's own target is left out. Scores exist only a chunk at a time, in one reused buffer: the
-    gradients are computed on the way forward, so nothing of size T times C is kept or allocated twice.
-
-    Shapes:
-        sessions: (T, D), units: (C, D), correction: (C,), targets: (T,) indices into units
-    """
-    loss: Tensor = _SoftmaxLoss.apply(sessions, units, correction, targets, temperature)
-    return loss
-
-
-class _SoftmaxLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, sessions: Tensor, units: Tensor, correction: Tensor, targets: Tensor, temperature: float
-    ) -> Tensor:
-        total = len(sessions)
-        chunk = max(1, _CHUNK_NUMBERS // len(units))
-        buffer = torch.empty(min(chunk, total), len(units), device=sessions.device)
-        grad_sessions, grad_units = torch.empty_like(sessions), torch.zeros_like(units)
-        loss = torch.zeros((), device=sessions.device)
-        for start in range(0, total, chunk):
-            part, target = sessions[start : start + chunk], targets[start : start + chunk, None]
-            scores = buffer[: len(part)]
-            torch.addmm(correction, part, units.T, alpha=1 / temperature, out=scores)
-            scores.scatter_add_(1, target, -correction[target])
-            true = scores.gather(1, target)
-            # Cosines bound the scores, so that exp needs no maximum taken off first.
-            scores.sub_(true).exp_()
-            summed = scores.sum(dim=1, keepdim=True)
-            loss += summed.log().sum()
-            scores.div_(summed).scatter_add_(1, target, torch.full_like(true, -1.0))
-            torch.mm(scores, units, out=grad_sessions[start : start + chunk])
-            grad_units.addmm_(scores.T, part)
-        scale = 1 / (temperature * total)
-        ctx.save_for_backward(grad_sessions.mul_(scale), grad_units.mul_(scale))
-        return loss / total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        grad_sessions, grad_units = ctx.saved_tensors
-        return grad_sessions * gradient, grad_units * gradient, None, None, None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from learners import finetune
 from learners.deep import DeepModel, DeepSettings, threads
-from learners.finetune import NotFinite, softmax_loss, train
+from learners.finetune import NotFinite, train
 
 small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
 
@@ -129,22 +129,6 @@ def test_sampled_softmax_learns_as_well_as_the_full_one(monkeypatch: pytest.Monk
     assert mrr(sampled, truth) > 0.9 * mrr(full, truth) > 0.15
 
 
-@pytest.mark.parametrize("chunk", [10, 1 << 20])
-def test_the_chunked_loss_is_cross_entropy(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune, "_CHUNK_NUMBERS", chunk)
-    generator = torch.Generator().manual_seed(0)
-    sessions, units = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (13, 9))
-    correction = torch.rand(9, generator=generator)
-    targets = torch.randint(9, (13,), generator=generator)
-    logits = sessions @ units.T / 0.5 + correction
-    own = torch.nn.functional.one_hot(targets, 9) * correction
-    wanted = torch.nn.functional.cross_entropy(logits - own, targets)
-    wanted_gradients = torch.autograd.grad(wanted, [sessions, units])
-    found = softmax_loss(sessions, units, correction, targets, 0.5)
-    torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(torch.autograd.grad(found, [sessions, units]), wanted_gradients)
-
-
 def test_nothing_to_learn_gives_the_parent_back() -> None:
     parent = train(None, language(50, 1), settings=small, seed=1, passes=1).model
     result = train(parent, [["lonely"], []], seed=2)
@@ -163,6 +147,21 @@ def test_a_loss_that_is_not_finite_ends_the_round() -> None:
     parent.table[0, 0] = math.nan
     with pytest.raises(NotFinite):
         train(parent, language(50, 1), seed=1)
+
+
+def test_losses_that_are_read_late_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = train(None, language(400, 1), settings=small, seed=5, passes=2)
+    monkeypatch.setattr(finetune, "_UNREAD_MAX", {"cpu": 7})
+    late = train(None, language(400, 1), settings=small, seed=5, passes=2)
+    assert (late.tokens, late.loss) == (at_once.tokens, at_once.loss)
+    assert late.model.to_bytes() == at_once.model.to_bytes()
+    told: list[float] = []
+    stopped = train(None, language(400, 1), settings=small, passes=2, stop=lambda: bool(told), progress=told.append)
+    assert math.isfinite(stopped.loss)
+    parent = late.model
+    parent.table[0, 0] = math.nan
+    with pytest.raises(NotFinite):  # by the end of the pass
+        train(parent, language(400, 1), passes=1)
 
 
 def test_stop_ends_the_round_early_and_progress_tells_how_far() -> None:
