@@ -182,8 +182,8 @@ def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
         found += ["<h2>Drift</h2>", _drifts(facts)]
         caption = "Blue: what a detector sees; dashed: its threshold (losses have none); red: its alarms."
         found.append(_figure(draw(drift, facts), caption))
-        if facts.last and facts.last.propensity.judged:
-            score = facts.last.propensity.whole
+        score = facts.last.propensity.whole if facts.last else {}
+        if "auc" in score:  # until both labels were seen there is none, and nothing to look at
             caption = (
                 f"Bold: the newest 10,000 views; thin: whole stream, AUC {score['auc']:.3f}, calibration error"
                 f" {score['calibration_error']:.4f}, {_percent(score['base_rate'])} of views bought, log-loss"

@@ -99,7 +99,8 @@ def _scores(log: Log, console: Console) -> None:
         table.add_row(name, f"{found.judged:,}", *("-" if value is None else f"{value:.4f}" for value in values))
     console.print(table)
     if newest := scored.propensity.window:
-        console.print(f"propensity: AUC {newest['auc']:.3f}, calibration error {newest['calibration_error']:.4f}")
+        auc = f"{newest['auc']:.3f}" if "auc" in newest else "none until both labels were seen"
+        console.print(f"propensity: AUC {auc}, calibration error {newest['calibration_error']:.4f}")
 
 
 def _trouble(log: Log, console: Console) -> None:

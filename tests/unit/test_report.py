@@ -11,8 +11,9 @@ from rich.console import Console
 from consumers.judge import ShopJudge
 from consumers.online import MakeShop
 from headrace.blobs import Blobs
+from headrace.checks import records_of
 from headrace.config import OnlineSettings
-from headrace.log import Log, Outgoing
+from headrace.log import Log, Outgoing, Partition
 from headrace.loop import Loop, LoopSettings
 from headrace.testing import MemoryLog
 from headrace.topics import EVENTS, MODELS, partitions_of
@@ -198,6 +199,21 @@ def test_what_a_source_lacks(empty: Log) -> None:
     lacks = " ".join(Facts.read(empty).lacks)
     for word in ("views", "purchases", "prices", "categories", "time: made up"):
         assert word in lacks
+
+
+def test_a_source_where_nobody_buys_has_a_report_and_a_status(log: Log, empty: Log, tmp_path: Path) -> None:
+    """Views alone: the labels are all of one kind, and AUC is not defined."""
+    scores = msgspec.json.decode(records_of(log, Partition("scores", 0))[-1].value or b"")
+    for view in ("window", "whole"):
+        del scores["propensity"][view]["auc"]
+    appender = empty.appender()
+    appender.append(Outgoing("scores", b"shop", msgspec.json.encode(scores), 0))
+    appender.close()
+    write_report(Facts.read(empty), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Drift" in text
+    assert "Purchase propensity" not in text
+    assert "AUC none until both labels were seen" in status(empty)
 
 
 @pytest.mark.parametrize(("quantile", "seconds"), [(0.5, 1.0), (0.99, 1.98), (1.0, 2.0)])
