@@ -9,6 +9,7 @@ import numpy as np
 from headrace.state import State
 from learners.decay import Decay
 from learners.learner import Context, Scores
+from learners.traits import day_ms
 
 slot_max: Final = 2**31 - 1
 _newest_bonus: Final = 1e-3
@@ -22,12 +23,15 @@ class Transitions:
     much. The answer adds up the shares of the companions of the `reach` newest items, weighed in the same way. So an
     item met once already has some; with `reach` 1 and `backwards` 0 this is a first-order Markov chain. There is no
     answer at the start of a session. Small counts are often equal; of equal ones the companion counted last is better,
-    by at most a thousandth.
+    by at most a thousandth. An item of which little was counted has less of a say than the others. Companions that the
+    shopper turned to in earlier sessions weigh `familiar` times as much: people come back for what they know.
 
     Args:
         reach: newest items of the session that are looked at.
         step_back: factor of the weight with each step back.
         backwards: weight of a companion that came before, against one that came after.
+        doubt: count that is added where shares are taken: an item with as much counted has half its say.
+        familiar: factor of a companion's weight if the shopper knows it from an earlier session.
         half_life_ms: event time in which a count loses half its weight; None for plain counts.
         items_max: most items whose companions are counted; the one that was learned from longest ago makes room.
         companions_max: companions kept per item; when there are twice as many, the rarer, older half is dropped.
@@ -47,10 +51,12 @@ class Transitions:
     def __init__(
         self,
         *,
-        reach: int = 3,
-        step_back: float = 0.5,
+        reach: int = 5,
+        step_back: float = 0.6,
         backwards: float = 0.5,
-        half_life_ms: int | None = None,
+        doubt: float = 2.0,
+        familiar: float = 2.0,
+        half_life_ms: int | None = 90 * day_ms,
         items_max: int = 1 << 17,
         companions_max: int = 100,
     ) -> None:
@@ -58,6 +64,8 @@ class Transitions:
         self.reach = reach
         self.step_back = step_back
         self.backwards = backwards
+        self.doubt = doubt
+        self.familiar = familiar
         self.items_max = items_max
         self.companions_max = companions_max
         self._decay = Decay(half_life_ms)
@@ -66,6 +74,7 @@ class Transitions:
     def predict(self, context: Context) -> Scores:
         """Return the companions of the session's newest items with their shares."""
         newest = context.items[max(context.start, len(context.items) - self.reach) :]
+        doubt = self.doubt * self._decay.weight(context.time_ms)
         found, weights = [], []
         for back, last in enumerate(reversed(newest)):
             table = self._companions.get(last)
@@ -75,13 +84,16 @@ class Transitions:
                 if total > 0:
                     counts *= np.linspace(1.0, 1.0 + _newest_bonus, len(counts))
                     found.append(np.fromiter(table, np.int32, len(table)))
-                    weights.append(counts * (self.step_back**back / total))
+                    weights.append(counts * (self.step_back**back / (total + doubt)))
         if not found:
             return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
         slots, shares = found[0], weights[0]
         if len(found) > 1:
             slots, place = np.unique(np.concatenate(found), return_inverse=True)
             shares = np.bincount(place, np.concatenate(weights))
+        if context.start and self.familiar != 1.0:
+            known = set(context.items[: context.start])
+            shares *= [self.familiar if slot in known else 1.0 for slot in slots.tolist()]
         values = (shares / shares.sum()).astype(np.float32)
         above = values > 0
         return Scores(slots[above], values[above])
@@ -144,6 +156,8 @@ class Transitions:
             "reach": self.reach,
             "step_back": self.step_back,
             "backwards": self.backwards,
+            "doubt": self.doubt,
+            "familiar": self.familiar,
             "items_max": self.items_max,
             "companions_max": self.companions_max,
             "decay": self._decay.state(),
@@ -156,7 +170,7 @@ class Transitions:
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Return a learner that continues exactly where `state` was taken."""
-        names = ("reach", "step_back", "backwards", "items_max", "companions_max")
+        names = ("reach", "step_back", "backwards", "doubt", "familiar", "items_max", "companions_max")
         learner = cls(**{name: state[name] for name in names})
         learner._decay = Decay.from_state(state["decay"])
         companions, counts = state["companions"].tolist(), state["counts"].tolist()

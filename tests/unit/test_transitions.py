@@ -25,7 +25,7 @@ def test_counts_what_follows_the_last_item() -> None:
 
 
 def test_looks_back_over_some_items_and_counts_nearer_ones_more() -> None:
-    learner = Transitions(reach=3, step_back=0.5, backwards=0)
+    learner = Transitions(reach=3, step_back=0.5, backwards=0, doubt=0)
     learner.learn(after(9, 1, 2, 3), 4)  # 3 -> 4 by 1, 2 -> 4 by 1/2, 1 -> 4 by 1/4; 9 is too far
     learner.learn(after(2), 5)
     assert not len(learner.predict(after(9)).slots)
@@ -45,6 +45,37 @@ def test_what_came_before_is_a_companion_too() -> None:
     slots, scores = top(learner.predict(after(2)), 9)
     assert slots.tolist() == [3, 1]
     assert scores.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-2)
+
+
+def test_an_item_of_which_little_was_counted_has_less_of_a_say() -> None:
+    learner = Transitions(step_back=0.5, backwards=0, doubt=1)
+    for _ in range(3):
+        learner.learn(after(1), 5)
+    learner.learn(after(2), 6)
+    # One step back 1 has half the weight, of which 3 in 3 + 1 count; the last item 2 has 1 in 1 + 1 of its own.
+    slots, scores = top(learner.predict(after(1, 2)), 9)
+    assert dict(zip(slots.tolist(), scores.tolist(), strict=True)) == pytest.approx({6: 4 / 7, 5: 3 / 7}, rel=1e-2)
+
+
+def test_doubt_grows_as_counts_fade() -> None:
+    for half_life_ms, best in ((None, 5), (1_000, 6)):
+        learner = Transitions(half_life_ms=half_life_ms, doubt=1)
+        learner.learn(after(1), 5)
+        learner.learn(after(2, time_ms=20_000), 6)
+        # 1 is the item looked at, but what was counted of it may have faded to a millionth.
+        assert top(learner.predict(after(2, 1, time_ms=20_000)), 1).slots.tolist() == [best]
+
+
+def test_what_the_shopper_knows_from_earlier_sessions_weighs_more() -> None:
+    learner = Transitions(familiar=2)
+    for item in (5, 5, 5, 6, 6):
+        learner.learn(after(1), item)
+    assert top(learner.predict(after(9, 1, start=1)), 9).slots.tolist() == [5, 6]
+    slots, scores = top(learner.predict(after(6, 1, start=1)), 9)
+    assert slots.tolist() == [6, 5]
+    assert scores.tolist() == pytest.approx([4 / 7, 3 / 7], rel=1e-2)
+    # An item of this session is no news.
+    assert top(learner.predict(after(9, 6, 1, start=1)), 1).slots.tolist() == [5]
 
 
 def test_nothing_follows_across_sessions() -> None:
