@@ -8,15 +8,22 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable
+from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable, Misconfigured
 
 
 class Blobs:
-    """A folder of blobs named `KIND-SHA256`."""
+    """A folder of blobs named `KIND-SHA256`.
+
+    Raises:
+        Misconfigured: there is something else at that path, or no folder can be made.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(f"blobs {self._folder}: wanted a folder, found {error}") from error
 
     def put(self, kind: str, data: bytes) -> str:
         """Store bytes durably and return their name; storing the same bytes again changes nothing.

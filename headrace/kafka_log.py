@@ -57,7 +57,11 @@ class KafkaLog:
         self, servers: str, *, secured: KafkaSecurity | None = None, deadline_s: float = deadline_s_default
     ) -> None:
         bootstrap, _, query = servers.partition("?")
-        options = parse_qs(query, keep_blank_values=True, strict_parsing=True) if query else {}
+        for server in bootstrap.split(","):
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+                raise Misconfigured(f"log kafka:{servers}: wanted HOST:PORT, found {server!r}")
+        options = parse_qs(query, keep_blank_values=True)
         if unknown := sorted(set(options) - {"prefix"}):
             raise Misconfigured(f"log kafka:{servers}: wanted only the option prefix, found {', '.join(unknown)}")
         common = common_options(bootstrap, secured or security(), deadline_s)

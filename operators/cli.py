@@ -262,7 +262,7 @@ def simulate(
 
 @app.command()
 def republish(
-    to: Annotated[str, typer.Option(help="Topic to copy into")],
+    into: Annotated[str, typer.Option(help="Topic to copy into")],
     topic: Annotated[str, typer.Option(help="Topic to copy from")] = "events",
     partition: Annotated[int | None, typer.Option(help="One partition alone")] = None,
     from_position: Annotated[int | None, typer.Option(help="First position, with --partition")] = None,
@@ -276,10 +276,10 @@ def republish(
 
     with _opened(read_settings(log=log)) as opened:
         count = copy(
-            opened, topic, to, partition=partition, from_position=from_position, to_position=to_position,
+            opened, topic, into, partition=partition, from_position=from_position, to_position=to_position,
             from_time_ms=_time_ms("--from", time_from), to_time_ms=_time_ms("--to", time_to),
         )  # fmt: skip
-    print(f"republished {count:,} records of {topic} to {to}")
+    print(f"republished {count:,} records of {topic} into {into}")
 
 
 @app.command()
@@ -302,6 +302,9 @@ def status(log: LogUrl = None) -> None:
     from operators.status import show
 
     settings = read_settings(log=log)
+    scheme, _, path = settings.log.partition(":")
+    if scheme == "sqlite" and not Path(path).exists():  # opening it would make one, and a slip look like a quiet shop
+        raise Misconfigured(f"log {settings.log!r}: there is no such file")
     with _opened(settings) as opened:
         show(opened, Console(), settings.log)
 

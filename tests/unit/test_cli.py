@@ -1,0 +1,65 @@
+"""The commands as they are typed: what works prints one line, what cannot be used says what was wanted."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.errors import Misconfigured
+from headrace.log import Outgoing, open_log
+from headrace.topics import EVENTS, EVENTS_REPLAY
+from operators.cli import app
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Return the URL of a log with twelve records."""
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    log = open_log(url)
+    log.create()
+    appender = log.appender()
+    for number in range(12):
+        appender.append(Outgoing(EVENTS, b"ann", b"%d" % number))
+    appender.close()
+    log.close()
+    return url
+
+
+def said(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, Misconfigured), result.output
+    return str(result.exception)
+
+
+def test_republish_copies_all_or_a_range(url: str) -> None:
+    common = ("republish", "--into", EVENTS_REPLAY, "--log", url)
+    assert said(*common) == f"republished 12 records of {EVENTS} into {EVENTS_REPLAY}\n"
+    assert "republished 0 records" in said(*common, "--to", "2020-01-01T00:00:00Z")
+    assert "republished 12 records" in said(*common, "--from", "2020-01-01T00:00:00Z")
+
+
+def test_status_of_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    assert "there is no such file" in refused("status", "--log", f"sqlite:{tmp_path / 'no' / 'log.db'}")
+    assert not (tmp_path / "no").exists()
+
+
+def test_status_of_a_log(url: str) -> None:
+    assert "online: has never run on this log" in said("status", "--log", url)
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:port", "localhost:0", ":9092", "localhost:9092,other"])
+def test_a_kafka_address_has_host_and_port(address: str) -> None:
+    assert "wanted HOST:PORT" in refused("status", "--log", f"kafka:{address}")
+
+
+def test_blobs_want_a_folder(url: str, tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file")
+    (tmp_path / "model").write_text("no model")
+    found = refused("propose", str(tmp_path / "model"), "--log", url, "--blobs", str(tmp_path / "blobs"))
+    assert "wanted a folder" in found
