@@ -90,8 +90,9 @@ class Traits:
         return (255 * found.clip(0, 1)).astype(np.uint8)
 
     def forget(self, slots: Sequence[int]) -> None:
-        """Drop what is known of these slots."""
-        self.settle()
+        """Drop what is known of these slots, settled or not; of the others nothing settles by it."""
+        gone = set(slots)
+        self._learned = [one for one in self._learned if one[0] not in gone]
         known = [slot for slot in slots if slot < len(self._counts)]
         self._counts[known], self._first_ms[known], self._areas[known] = 0.0, -1, 0
 

@@ -58,8 +58,10 @@ def test_what_is_learned_shows_from_the_next_settling_on() -> None:
 def test_a_slot_that_is_used_again_knows_nothing_of_its_former_item() -> None:
     traits = taught((0, "shoes", 0), (1, "shoes", 0))
     traits.learn(0, "shoes", 5)
+    traits.learn(1, "hats", 5)
+    before = traits.of([1], 1, day_ms).tolist()
     traits.forget([0, 70_000])
-    assert traits.of([0], 1, day_ms).tolist() == [[0, 0, 0]]
+    assert traits.of([0, 1], 1, day_ms).tolist() == [[0, 0, 0], *before]
     traits.learn(0, "hats", day_ms)
     traits.settle()
     assert traits.of([0], 1, day_ms)[0, TRAITS.index("age")] == 0
