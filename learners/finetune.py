@@ -341,7 +341,7 @@ def _step(
     if penalty is not None:
         loss = loss + penalty(model, chosen, table)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
     optimizer.step()
     assert table.grad is not None

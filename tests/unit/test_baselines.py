@@ -1,9 +1,8 @@
 """Other ways to train the deep learner's network, on a stream that changes its language."""
 
 import json
-import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,8 +19,9 @@ from benchmarks.member import folder_of, model_path
 from benchmarks.periods import Periods
 from headrace import state
 from headrace.errors import Misconfigured
-from learners.deep import DeepModel, DeepSettings, threads
+from learners.deep import DeepModel, DeepSettings
 from learners.finetune import train
+from tests.streams import language
 
 small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
 MADE: dict[str, Callable[[Tuning], Contestant]] = {
@@ -32,28 +32,10 @@ MADE: dict[str, Callable[[Tuning], Contestant]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products gain nothing from a second thread, and on a busy machine lose much by waiting for it."""
-    with threads(1):
-        yield
-
-
-def language(count: int, seed: int, deal: int, size: int = 120) -> str:
-    """A period of sessions that visit the items of one family of five in random order; families are dealt by `deal`."""
-    chance = random.Random(seed)
-    lines = []
-    for session in range(count):
-        family = chance.randrange(size // 5)
-        members = chance.sample([(5 * family + k) * deal % size for k in range(5)], chance.randint(2, 5))
-        lines += [f"s{session} i{member}\n" for member in members]
-    return "".join(lines)
-
-
 @pytest.fixture(scope="module")
 def two_languages() -> Periods:
     """One language in periods 0 and 1, another one in those after."""
-    return Periods([language(500, seed, 1 if seed < 2 else 11) for seed in range(5)])
+    return Periods([language(500, seed, 1 if seed < 2 else 11, 120) for seed in range(5)])
 
 
 def test_fisher_information_of_one_prediction_by_hand() -> None:
@@ -114,7 +96,7 @@ def test_joint_training_ends_when_it_gets_no_better(two_languages: Periods) -> N
 
 
 def test_baselines_are_asked_for_tested_periods_alone(tmp_path: Path) -> None:
-    periods = Periods([language(80, seed, 1) for seed in range(4)])
+    periods = Periods([language(80, seed, 1, 120) for seed in range(4)])
     makers = {**{name: MAKERS[name] for name in ("popularity", "transitions", "session_knn", "revisits")}, **MADE}
     names = ["finetune", "joint", "blend"]
     some = run(periods, names, [1, 3], tmp_path / "a", makers=makers)
@@ -151,7 +133,7 @@ def test_rehearsal_forgets_less_than_plain_training(
     work, out, data = tmp_path / "work", tmp_path / "retention.json", tmp_path / "data"
     data.mkdir()
     for number in range(5):
-        (data / f"period_{number}.txt").write_text(language(500, number, 1 if number < 2 else 11))
+        (data / f"period_{number}.txt").write_text(language(500, number, 1 if number < 2 else 11, 120))
     options = ["--data", str(data), "--work", str(work), "--out", str(out), "--sample", "1"]
     options += ["--learners", "deep,finetune"]
     command = f"python -m benchmarks.continual --data {data} --work {work} --learners deep"

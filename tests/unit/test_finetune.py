@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -11,17 +10,10 @@ import torch
 from torch import Tensor
 
 from learners import finetune
-from learners.deep import DeepModel, DeepSettings, threads
+from learners.deep import DeepModel, DeepSettings
 from learners.finetune import NotFinite, train
 
 small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products gain nothing from a second thread, and on a busy machine lose much by waiting for it."""
-    with threads(1):
-        yield
 
 
 def language(count: int, seed: int, size: int = 60, deal: int = 1) -> list[list[str]]:

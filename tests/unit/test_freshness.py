@@ -21,6 +21,7 @@ from learners.judgement import listed
 from learners.learner import Context, Scores
 from learners.prequential import ranks_max
 from learners.transitions import Transitions
+from tests.streams import chain
 
 SMALL = DeepSettings(width=8, layers=1, heads=1, context=8, dropout=0.0)
 MISSED = ranks_max + 1
@@ -32,16 +33,6 @@ def steps(pairs: int, item: int = 1, time_ms: int = 1_000) -> list[Step]:
     for session in range(pairs):
         found.append(Step(Context((), 0, session, 2 * session * time_ms), 0))
         found.append(Step(Context((0,), 0, session, (2 * session + 1) * time_ms), item))
-    return found
-
-
-def chain(begin: int, end: int, shift: int) -> list[Step]:
-    """Return sessions of four steps in which item n is followed by n + shift, of 12 items."""
-    found = []
-    for session in range(begin, end):
-        items = [(session + shift * place) % 12 for place in range(4)]
-        for place, item in enumerate(items):
-            found.append(Step(Context(tuple(items[:place]), 0, session, (4 * session + place) * 1_000), item))
     return found
 
 

@@ -2,9 +2,7 @@
 
 import json
 import math
-import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,29 +16,12 @@ from benchmarks.periods import Periods
 from benchmarks.rehearsal_rules import RULES, Trial, measured, run
 from benchmarks.rehearsers import Distillation, Rehearser, predictions
 from headrace.errors import Misconfigured
-from learners.deep import DeepModel, DeepSettings, threads
+from learners.deep import DeepModel, DeepSettings
 from learners.finetune import train
+from tests.streams import language
 
 small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
 sessions_max = 60
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products gain nothing from a second thread, and on a busy machine lose much by waiting for it."""
-    with threads(1):
-        yield
-
-
-def language(count: int, seed: int, deal: int, size: int = 60) -> str:
-    """A period of sessions that visit items of one family of five in random order; families are dealt by `deal`."""
-    chance = random.Random(seed)
-    lines = []
-    for session in range(count):
-        family = chance.randrange(size // 5)
-        members = chance.sample([(5 * family + k) * deal % size for k in range(5)], chance.randint(2, 5))
-        lines += [f"s{session} i{member}\n" for member in members]
-    return "".join(lines)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +34,7 @@ def trial() -> Trial:
 @pytest.fixture(scope="module")
 def model(trial: Trial) -> DeepModel:
     """Trained on period 0."""
-    with threads(1):
-        return train(None, named_sessions(trial.periods, 0), settings=small, passes=6).model
+    return train(None, named_sessions(trial.periods, 0), settings=small, passes=6).model
 
 
 def past(trial: Trial, period: int) -> tuple[list[Session], list[int]]:
@@ -172,7 +152,7 @@ def test_distillation_leaves_the_teacher_alone_and_pulls_others_back(trial: Tria
         table = student.table.clone().requires_grad_()
         value = penalty(student, rows, table[: len(model)])
         assert penalty.tokens == predictions(sessions)
-        value.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(value)
         assert table.grad is not None
         sizes.append((float(value.detach()), float(table.grad.norm())))
         assert float(penalty(student, rows, table)) == 0.0

@@ -14,6 +14,7 @@ from benchmarks.triggers import Drift, Gain, Kept, Seen, Time, Volume, compared,
 from headrace.errors import Misconfigured
 from learners.deep import DeepSettings
 from learners.learner import Context
+from tests.streams import chain
 
 SMALL = DeepSettings(width=8, layers=1, heads=1, context=8, dropout=0.0)
 
@@ -91,20 +92,11 @@ def test_equal_quality_is_read_off_the_line() -> None:
     assert result["0.8"]["tokens"]["b"] is None
 
 
-def shop(begin: int, end: int, shift: int) -> list[Step]:
-    found = []
-    for session in range(begin, end):
-        items = [(session + shift * place) % 12 for place in range(4)]
-        for place, item in enumerate(items):
-            found.append(Step(Context(tuple(items[:place]), 0, session, (4 * session + place) * 1_000), item))
-    return found
-
-
 def test_a_run_updates_where_the_trigger_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "part_events", 40)
     base = Slow(settings=SMALL, sessions_max=5)
-    base.begin(shop(0, 60, 1))
-    stretch = Stretch([*shop(0, 60, 1), *shop(60, 120, 5)], 240, rate=1.0)
+    base.begin(chain(0, 60, 1))
+    stretch = Stretch([*chain(0, 60, 1), *chain(60, 120, 5)], 240, rate=1.0)
     told: list[int] = []
     result = run(base, stretch, {"volume": [80.0, 120.0], "gain": [1e9]}, Kept(), lambda: told.append(1))
     assert len(told) == 4
@@ -120,7 +112,7 @@ def test_a_run_updates_where_the_trigger_says(monkeypatch: pytest.MonkeyPatch) -
 def test_the_benchmark_writes_figures_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "part_events", 40)
     for period, shift in enumerate((1, 1, 5)):
-        found = shop(0, 60, shift)
+        found = chain(0, 60, shift)
         (tmp_path / f"period_{period}.txt").write_text("".join(f"s{x.context.session} i{x.item}\n" for x in found))
     arguments = ["--first", "2", "--sessions", "20", "--rate", "1", "--volume", "80", "--time", "2", "--drift", "40"]
     triggers.main(["--data", str(tmp_path), *arguments, "--gain", "3", "--out", str(tmp_path / "out.json")])
