@@ -5,6 +5,7 @@ checks the sum, and gives the sequence to the publisher. Shopper ids are passed 
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from headrace.errors import Misconfigured
 from headrace.log import Log
 from producers import diginetica, jsonl, online_retail
 from producers.file import FileReader, Source
-from producers.publisher import Gate, Published, Report, publish, silent
+from producers.publisher import Gate, Numbered, Published, Report, publish, silent
 
 KINDS: Final[dict[str, type[FileReader]]] = {
     reader.source.kind: reader for reader in (jsonl.Jsonl, online_retail.OnlineRetail, diginetica.Diginetica)
@@ -76,7 +77,8 @@ def load(
 ) -> Published:
     """Publish a file's events to `events`; started again after a kill, go on where it was, with nothing twice.
 
-    Input that cannot be used is counted by reason in the result, never published and never fatal, unless `strict`.
+    Input that cannot be used is counted by reason in the result, never published and never fatal, unless `strict` or
+    unless there is nothing else.
 
     Args:
         kind: one of KINDS, where the content should not decide.
@@ -86,8 +88,8 @@ def load(
         speed, time_from_ms, time_to_ms, limit, gate, progress: as `producers.publisher.publish`.
 
     Raises:
-        Misconfigured: the file is missing, of an unknown kind, has another sum, is damaged, or was loaded before under
-            the same name with other content; or an option is wrong.
+        Misconfigured: the file is missing, of an unknown kind, has another sum, is damaged, holds nothing that can be
+            used, or was loaded before under the same name with other content; or an option is wrong.
         LogUnavailable: the log did not acknowledge in time.
     """
     path = Path(path)
@@ -99,7 +101,7 @@ def load(
     reader = reader_type(path, origin=origin, strict=strict, clock=clock)
     published = publish(
         log,
-        reader.records(),
+        _usable(reader, path),
         origin=origin,
         speed=speed,
         time_from_ms=time_from_ms,
@@ -110,3 +112,15 @@ def load(
         progress=progress,
     )
     return published._replace(rejected=dict(reader.rejected), examples=tuple(reader.examples))
+
+
+def _usable(reader: FileReader, path: Path) -> Iterator[Numbered]:
+    """Yield a reader's records. Raises Misconfigured if there is none, though there was input."""
+    records = reader.records()
+    first = next(records, None)
+    if first is not None:
+        yield first
+        yield from records
+    elif reader.rejected:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reader.rejected.items()))
+        raise Misconfigured(f"{path}: wanted at least one event, found only {reasons}; the first: {reader.examples[0]}")

@@ -111,6 +111,15 @@ def test_strict_stops_at_the_first_bad_line(log: MemoryLog, tmp_path: Path) -> N
         load(log, path, strict=True)
 
 
+def test_a_file_without_one_good_line_is_refused(log: MemoryLog, tmp_path: Path) -> None:
+    bad = b'{"specversion":"1.0","type":"view_item"}'
+    path = write_jsonl(tmp_path / "mine.jsonl", [bad, b"{}", b"not json"])
+    with pytest.raises(Misconfigured, match=r"at least one event, found only 1 not_json, 2 schema; the first: line 1:"):
+        load(log, path)
+    one = write_jsonl(tmp_path / "one.jsonl", [bad, json.dumps(native(0)).encode()])
+    assert load(log, one, time_to_ms=0).published == 0, "a good event that was not asked for is no reason"
+
+
 def test_a_gzip_file_that_is_cut_short_says_so(log: MemoryLog, tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "mine.gz", [json.dumps(native(n, junk=os.urandom(90).hex())).encode() for n in range(2_000)]
