@@ -17,6 +17,8 @@ from producers.publisher import Numbered
 examples_max: Final = 20
 """Rejected lines that are told in full; the others are only counted."""
 GZIP_MAGIC: Final = b"\x1f\x8b"
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+"""What some programs write before a text in UTF-8."""
 
 Lack = Literal["clock", "views", "purchases"]
 
@@ -79,10 +81,13 @@ class FileReader(ABC):
 
 
 def unpacked(raw: BinaryIO) -> IO[bytes]:
-    """Return the content of a plain or gzipped file, by its first bytes."""
+    """Return the content of a plain or gzipped file, by its first bytes, behind a byte order mark if it has one."""
     magic = raw.read(2)
     raw.seek(0)
-    return gzip.open(raw) if magic == GZIP_MAGIC else raw  # type: ignore[return-value]  # GzipFile is an IO[bytes]
+    file: IO[bytes] = gzip.GzipFile(fileobj=raw) if magic == GZIP_MAGIC else raw  # type: ignore[assignment]  # an IO[bytes]
+    if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
+        file.seek(0)
+    return file
 
 
 @contextmanager

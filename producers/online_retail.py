@@ -50,12 +50,12 @@ class OnlineRetail(FileReader):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        return first_line(path).decode("utf-8-sig", "replace").split(",") == COLUMNS
+        return first_line(path).decode("utf-8", "replace").split(",") == COLUMNS
 
     def records(self) -> Iterator[Numbered]:
         number = 0
         with self._open() as file:
-            text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+            text = io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
             for _, day in groupby(self._rows(text), lambda row: row[1]["InvoiceDate"][:10]):
                 invoices = [(_time(rows[0][1]), rows) for rows in self._invoices(day)]
                 for time, rows in sorted(invoices, key=lambda invoice: invoice[0]):

@@ -120,6 +120,19 @@ def test_a_file_without_one_good_line_is_refused(log: MemoryLog, tmp_path: Path)
     assert load(log, one, time_to_ms=0).published == 0, "a good event that was not asked for is no reason"
 
 
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.gz", "retail.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(log: MemoryLog, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "retail.csv":
+        retail(path, [line("100"), line("101")])
+    else:
+        write_jsonl(path, [json.dumps(native(n)).encode() for n in range(2)])
+    content, mark = path.read_bytes(), b"\xef\xbb\xbf"
+    path.write_bytes(gzip.compress(mark + gzip.decompress(content)) if path.suffix == ".gz" else mark + content)
+    assert load(log, path)[:2] == (2, 0)
+    assert load(log, path)[:2] == (0, 2)
+
+
 def test_a_gzip_file_that_is_cut_short_says_so(log: MemoryLog, tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "mine.gz", [json.dumps(native(n, junk=os.urandom(90).hex())).encode() for n in range(2_000)]
