@@ -42,19 +42,19 @@ def _error(status: int, text: str) -> Response:
 def make_app(answers: Answers, metrics: ServingMetrics, settings: ServeSettings) -> Starlette:
     """Return the application. Its handlers run in threads; `answers` is safe for that."""
 
-    def timed(route: str, handler: Callable[[Request], Response]) -> Route:
+    def timed(route: str, handler: Callable[[Request], Response], path: str = "") -> Route:
         def handle(request: Request) -> Response:
             began = time.perf_counter()
             response = handler(request)
             metrics.request(route, response.status_code, time.perf_counter() - began)
             return response
 
-        return Route(route, handle, methods=["GET"])
+        return Route(path or route, handle, methods=["GET"])
 
     def recommendations(request: Request) -> Response:
         shopper, text = request.path_params["shopper"], request.query_params.get("n", "20")
-        if len(shopper) > shopper_characters_max:
-            return _error(400, f"shopper: wanted at most {shopper_characters_max} characters, found {len(shopper)}")
+        if not 1 <= len(shopper) <= shopper_characters_max:
+            return _error(400, f"shopper: wanted 1 to {shopper_characters_max} characters, found {len(shopper)}")
         whole = text.isascii() and text.isdigit() and len(text) <= n_digits_max
         if not (whole and 1 <= int(text) <= settings.recommendations_max):
             return _error(400, f"n: wanted 1 to {settings.recommendations_max}, found {text[:20]!r}")
@@ -80,7 +80,8 @@ def make_app(answers: Answers, metrics: ServingMetrics, settings: ServeSettings)
 
     return Starlette(
         routes=[
-            timed(RECOMMENDATIONS, recommendations),
+            # What is asked for is already decoded, %2F too, so a shopper's id may hold slashes.
+            timed(RECOMMENDATIONS, recommendations, RECOMMENDATIONS.replace("{shopper}", "{shopper:path}")),
             timed("/health/live", live),
             timed("/health/ready", ready),
             timed("/metrics", scrape),

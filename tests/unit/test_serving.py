@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -133,12 +134,19 @@ def test_a_bad_n_is_refused(client: httpx.Client, n: str) -> None:
     assert "wanted 1 to 10" in answer.json()["error"]
 
 
-def test_a_shopper_that_no_event_can_have_is_refused(client: httpx.Client) -> None:
-    answer = client.get(f"/v1/recommendations/{'x' * 129}")
-    assert (answer.status_code, "128" in answer.json()["error"]) == (400, True)
+@pytest.mark.parametrize("shopper", ["", "x" * 129])
+def test_a_shopper_that_no_event_can_have_is_refused(client: httpx.Client, shopper: str) -> None:
+    answer = client.get(f"/v1/recommendations/{shopper}")
+    assert (answer.status_code, "1 to 128" in answer.json()["error"]) == (400, True)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/recommendations/", "/v1/recommendations/a/b", "/nothing"])
+@pytest.mark.parametrize("shopper", ["a/b", "/", "a/", "ann?n=0", "50%", "../ann", "ä b+c"])
+def test_a_shopper_may_have_any_characters(client: httpx.Client, shopper: str) -> None:
+    answer = client.get(f"/v1/recommendations/{quote(shopper, safe='')}", params={"n": 3})
+    assert (answer.status_code, answer.json()["shopper"]) == (200, shopper)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/recommendation/ann", "/nothing"])
 def test_other_paths_say_what_there_is(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
