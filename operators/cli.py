@@ -47,6 +47,8 @@ PaceOption = Annotated[
     Literal["free", "rounds"], typer.Option("--pace", help="rounds: wait for the fine-tuner's due verdicts (demos)")
 ]
 DEFAULT_KAFKA = Path("headrace-data/kafka")
+line_characters_max = 10_000
+"""Characters of a line that is not shown on a terminal."""
 
 
 @contextmanager
@@ -306,7 +308,8 @@ def status(log: LogUrl = None) -> None:
     if scheme == "sqlite" and not Path(path).exists():  # opening it would make one, and a slip look like a quiet shop
         raise Misconfigured(f"log {settings.log!r}: there is no such file")
     with _opened(settings) as opened:
-        show(opened, Console(), settings.log)
+        # A file or a pager has no width of its own, and wrapped tables cannot be read.
+        show(opened, Console(width=None if sys.stdout.isatty() else line_characters_max), settings.log)
 
 
 @app.command()

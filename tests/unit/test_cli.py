@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from headrace.errors import Misconfigured
 from headrace.log import Outgoing, open_log
-from headrace.topics import EVENTS, EVENTS_REPLAY
+from headrace.topics import EVENTS, EVENTS_REPLAY, SCORES
 from operators.cli import app
+from operators.facts import Ranked, Scored
 
 
 @pytest.fixture
@@ -51,6 +53,18 @@ def test_status_of_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
 
 def test_status_of_a_log(url: str) -> None:
     assert "online: has never run on this log" in said("status", "--log", url)
+
+
+def test_status_off_a_terminal_has_its_full_width(url: str) -> None:
+    learner, score = "x" * 200, Ranked(judged=1_234, window={"recall@20": 0.5, "mrr@20": 0.25}, whole={})
+    scored = Scored(1, 0, "", {learner: score}, Ranked(0, {}, {}), {})
+    log = open_log(url)
+    appender = log.appender()
+    appender.append(Outgoing(SCORES, b"scores", msgspec.json.encode(scored)))
+    appender.close()
+    log.close()
+    (row,) = [line.split() for line in said("status", "--log", url).splitlines() if "x" * 60 in line]
+    assert row == [learner, "1,234", "0.5000", "0.2500"]
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:port", "localhost:0", ":9092", "localhost:9092,other"])
