@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable, Misconfigured
 
@@ -24,6 +25,14 @@ class Blobs:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Misconfigured(f"blobs {self._folder}: wanted a folder, found {error}") from error
+
+    def check_writable(self) -> None:
+        """Raise Misconfigured if no file can be made here: a process that will write should know before it works."""
+        try:
+            with TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            raise Misconfigured(f"blobs {self._folder}: wanted a folder to write to, found {error}") from error
 
     def put(self, kind: str, data: bytes) -> str:
         """Store bytes durably and return their name; storing the same bytes again changes nothing.

@@ -70,6 +70,7 @@ def _serve_process(
     body: Callable[[Log, Blobs, threading.Event], None],
 ) -> None:  # fmt: skip
     """Run a process that follows the log until a signal: metrics, retries, one line when it is up."""
+    Blobs(settings.blobs).check_writable()
     log_to_stderr()
     calm_collector()
     stop = stop_on_signals()

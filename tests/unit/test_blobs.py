@@ -1,12 +1,13 @@
 """Blobs: content-addressed, durable, verified before they are used."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
 
 from headrace.blobs import Blobs
-from headrace.errors import BlobCorrupt, BlobMissing
+from headrace.errors import BlobCorrupt, BlobMissing, Misconfigured
 
 
 def test_a_blob_is_named_by_its_content(tmp_path: Path) -> None:
@@ -42,3 +43,14 @@ def test_sweep_keeps_other_kinds_and_what_it_is_told(tmp_path: Path) -> None:
     (tmp_path / f"{old}.99.part").write_bytes(b"")  # what a killed process left
     assert blobs.sweep("online", {new}) == [old, f"{old}.99.part"]
     assert {path.name for path in tmp_path.iterdir()} == {new, model}
+
+
+def test_a_folder_is_checked_without_leaving_anything(tmp_path: Path) -> None:
+    Blobs(tmp_path).check_writable()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a folder where root can make no file either")
+def test_a_folder_that_cannot_be_written_to() -> None:
+    with pytest.raises(Misconfigured, match="blobs /proc/self: wanted a folder to write to, found"):
+        Blobs("/proc/self").check_writable()

@@ -1,5 +1,6 @@
 """The commands as they are typed: what works prints one line, what cannot be used says what was wanted."""
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -70,6 +71,14 @@ def test_status_off_a_terminal_has_its_full_width(url: str) -> None:
 @pytest.mark.parametrize("address", ["localhost", "localhost:port", "localhost:0", ":9092", "localhost:9092,other"])
 def test_a_kafka_address_has_host_and_port(address: str) -> None:
     assert "wanted HOST:PORT" in refused("status", "--log", f"kafka:{address}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a folder where root can make no file either")
+@pytest.mark.parametrize("kind", ["online", "finetune"])
+def test_who_will_write_snapshots_wants_a_folder_to_write_to_before_the_log(tmp_path: Path, kind: str) -> None:
+    found = refused(kind, "--log", f"sqlite:{tmp_path / 'log.db'}", "--blobs", "/proc/self", "--metrics-port", "0")
+    assert found.startswith("blobs /proc/self: wanted a folder to write to")
+    assert not (tmp_path / "log.db").exists()
 
 
 def test_blobs_want_a_folder(url: str, tmp_path: Path) -> None:
