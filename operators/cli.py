@@ -65,6 +65,11 @@ def _opened(settings: Settings) -> Iterator[Log]:
         log.close()
 
 
+def _starting(kind: str, settings: Settings) -> None:
+    """Say at once what takes the next seconds."""
+    print(f"{kind}: starting: loading libraries, opening log {settings.log}", file=sys.stderr, flush=True)
+
+
 def _serve_process(
     kind: str, settings: Settings, metrics: ProcessMetrics, port: int, retry_s: float,
     body: Callable[[Log, Blobs, threading.Event], None],
@@ -93,11 +98,12 @@ def online(
     snapshot_interval_s: Annotated[float | None, typer.Option(help="Seconds between snapshots")] = None,
 ) -> None:
     """Learn from every event; write scores, alarms and dead letters."""
+    own = {"metrics_port": metrics_port, "snapshot_interval_s": snapshot_interval_s}
+    settings = read_settings(log=log, blobs=blobs, host=host, online=own)
+    _starting("online", settings)
     from consumers import online as process
     from headrace.metrics import OnlineMetrics
 
-    own = {"metrics_port": metrics_port, "snapshot_interval_s": snapshot_interval_s}
-    settings = read_settings(log=log, blobs=blobs, host=host, online=own)
     metrics = OnlineMetrics()
     _serve_process(
         "online", settings, metrics, settings.online.metrics_port, settings.online.retry_s,
@@ -118,14 +124,15 @@ def finetune(
     snapshot_interval_s: Annotated[float | None, typer.Option(help="Seconds between snapshots")] = None,
 ) -> None:
     """Fine-tune the deep model in rounds and let each candidate face the champion."""
-    from consumers import finetune as process
-    from headrace.metrics import FinetuneMetrics
-
     own = {
         "metrics_port": metrics_port, "round_events": round_events, "gate_events_max": gate_events_max,
         "train_s_max": train_s_max, "device": device, "snapshot_interval_s": snapshot_interval_s,
     }  # fmt: skip
     settings = read_settings(log=log, blobs=blobs, host=host, finetune=own)
+    _starting("finetune", settings)
+    from consumers import finetune as process
+    from headrace.metrics import FinetuneMetrics
+
     metrics = FinetuneMetrics()
     _serve_process(
         "finetune", settings, metrics, settings.finetune.metrics_port, settings.finetune.retry_s,
@@ -141,11 +148,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="HTTP port; 0 lets the system choose")] = None,
 ) -> None:
     """Answer GET /v1/recommendations/{shopper}, /health/live, /health/ready and /metrics."""
+    settings = read_settings(log=log, blobs=blobs, host=host, serve={"port": port})
+    _starting("serve", settings)
     from consumers.online import MakeShop
     from headrace.metrics import ServingMetrics
     from serving import app as process
 
-    settings = read_settings(log=log, blobs=blobs, host=host, serve={"port": port})
     log_to_stderr()
     calm_collector()
     stop = stop_on_signals()
@@ -218,9 +226,10 @@ def load(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Publish a file's events; killed and started again it goes on where it was, nothing twice."""
+    settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port})
+    _starting("producer", settings)
     from producers import load as producer
 
-    settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port})
     _publish(
         settings,
         pace,
@@ -247,10 +256,11 @@ def simulate(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Publish a seeded shop's events with scheduled drift, and the truth about them to the topic truth."""
+    settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port})
+    _starting("producer", settings)
     from producers import simulate as producer
     from producers.scenario import ShopSettings
 
-    settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port})
     given = {"events": events, "seed": seed, "items": items, "shoppers": shoppers, "days": days}
     shop = msgspec.structs.replace(
         ShopSettings(), **{name: value for name, value in given.items() if value is not None}

@@ -81,6 +81,26 @@ def test_who_will_write_snapshots_wants_a_folder_to_write_to_before_the_log(tmp_
     assert not (tmp_path / "log.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("online", ["online", "--blobs", "a file"]),
+        ("finetune", ["finetune", "--blobs", "a file"]),
+        ("producer", ["load", "a file", "--host", "192.0.2.1"]),
+        ("producer", ["simulate", "--host", "192.0.2.1"]),
+    ],
+)
+def test_a_process_says_at_once_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, command: list[str]
+) -> None:
+    """It says so even where it then finds that it cannot."""
+    monkeypatch.chdir(tmp_path)
+    Path("a file").touch()
+    result = CliRunner().invoke(app, [*command, "--log", "sqlite:log.db"])
+    assert isinstance(result.exception, Misconfigured)
+    assert result.stderr == f"{kind}: starting: loading libraries, opening log sqlite:log.db\n"
+
+
 def test_blobs_want_a_folder(url: str, tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("a file")
     (tmp_path / "model").write_text("no model")
