@@ -64,7 +64,13 @@ class KafkaReader:
         return taken
 
     def _fill(self, wanted: Collection[Partition], timeout_s: float) -> None:
-        """Poll once, for wanted partitions that have room."""
+        """Poll for wanted partitions that have room."""
+        if self._poll(wanted, timeout_s):
+            # A poll that returns records asks for no more; this one does, and the answer travels while we learn.
+            self._poll(wanted, 0.0)
+
+    def _poll(self, wanted: Collection[Partition], timeout_s: float) -> bool:
+        """Poll once; return whether anything came."""
         full = {p for p, chunks in self._chunks.items() if p not in wanted or len(chunks) >= chunks_max}
         paused = {self._places[partition] for partition in full}
         if paused != self._paused:
@@ -87,6 +93,7 @@ class KafkaReader:
             self._heard = time.monotonic()
         elif time.monotonic() - self._heard > min(silence_s, self._client.deadline_s):
             self._check_alive()
+        return bool(polled)
 
     def _raise_lost(self) -> None:
         """Raise PositionLost with the bounds of the partition whose position is outside."""

@@ -49,7 +49,9 @@ look_interval_s = 0.01
 late_wait_s = 0.1
 """How long an empty partition that has more to come is waited for, while others have records."""
 end_age_s_max = 0.2
-"""How old our knowledge of a partition's end may be."""
+"""How old our knowledge of a partition's end may be where it says that there is no more."""
+lag_age_s_max = 1.0
+"""How old it may be for the lag: to ask waits for the broker."""
 letter_bytes_max = 65_536
 """Bytes of a bad record that its dead letter repeats; the whole record stays at its origin."""
 
@@ -247,13 +249,19 @@ class Loop(Generic[F]):
 
     def _wait_for_late(self) -> None:
         """Wait, a bounded time, for the empty partitions that the log says have more."""
-        if time.monotonic() - self._ends_at > end_age_s_max:
-            self._refresh_ends()
         deadline = time.monotonic() + late_wait_s
-        while time.monotonic() < deadline and any(
-            not buffer and self._ends[place] > self._reader.position(place) for place, buffer in self._buffers.items()
-        ):
+        while time.monotonic() < deadline:
+            empty = [place for place, buffer in self._buffers.items() if not buffer]
+            if not any(self._behind(place) for place in empty):
+                return
             self._fill(0.02)
+
+    def _behind(self, place: Partition) -> bool:
+        """Return whether the log has more of a partition; it is asked only where its last answer may have grown old."""
+        position = self._reader.position(place)
+        if self._ends[place] <= position and time.monotonic() - self._ends_at > end_age_s_max:
+            self._refresh_ends()
+        return self._ends[place] > position
 
     def _refresh_ends(self) -> None:
         self._ends = {place: self._reader.end(place) for place in self._buffers}
@@ -372,7 +380,7 @@ class Loop(Generic[F]):
         return self._pointer
 
     def _lag(self) -> dict[Partition, int]:
-        if time.monotonic() - self._ends_at > end_age_s_max:
+        if time.monotonic() - self._ends_at > lag_age_s_max:
             self._refresh_ends()
         return {place: max(0, end - self._positions[place]) for place, end in self._ends.items()}
 
