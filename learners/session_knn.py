@@ -11,7 +11,10 @@ from headrace.state import State
 from learners.learner import Context, Scores
 
 _nobody: Final = -1
-_step_back: Final = 0.8
+_step_weight: Final = 0.8
+"""How much less each step away counts: back from a session's end, and in a neighbour from the item shared."""
+_before_weight: Final = 0.7
+"""How much less a neighbour's items count that came before the item shared."""
 _newest_bonus: Final = 1e-3
 
 
@@ -21,9 +24,10 @@ class SessionKnn:
     Sessions live in a ring, at their running number modulo its size; an inverted index holds each item's newest
     sessions. Of the `candidates_max` newest sessions that share an item with the last `prefix_max` items, the `k` most
     similar ones vote. An item of the prefix weighs by its position: the last one 1, each step back 0.8 times as much. A
-    session's similarity is the sum of the weights of the shared items over the root of its length; it votes for each of
-    its items with its similarity times the weight of the newest item shared. Of equal sessions the newer one counts
-    more, by less than a thousandth. Kept per session; sessions of several shards can be pooled.
+    session's similarity is the sum of the weights of the shared items over the root of its length. It votes for each of
+    its items with its similarity times the weight of the newest item shared, and 0.8 times as much for each step that
+    the item lies away from that one in the neighbour, before it less than behind it. Of equal sessions the newer one
+    counts more, by less than a thousandth. Kept per session; sessions of several shards can be pooled.
 
     Args:
         k: neighbours that vote.
@@ -32,10 +36,12 @@ class SessionKnn:
         items_max: most slots; a slot is below it.
         sessions_max: sessions kept.
         session_items_max: distinct items kept per session, the first ones; longer sessions are mostly robots.
+        places: whether it matters where in a neighbour an item lies.
 
     Source: Jannach & Ludewig, "When recurrent neural networks meet the neighborhood for session-based recommendation",
-    RecSys 2017, and the V-SKNN of Ludewig & Jannach, "Evaluation of session-based recommendation algorithms", 2018.
-    Unlike there, sessions are compared while they still run, and older items weigh exponentially less.
+    RecSys 2017, and the V-SKNN of Ludewig & Jannach, "Evaluation of session-based recommendation algorithms", 2018; the
+    places in the neighbour: Garg et al., "Sequence and time aware neighborhood for session-based recommendations",
+    SIGIR 2019. Unlike there, sessions are compared while they still run, and older items weigh exponentially less.
 
     >>> knn = SessionKnn()
     >>> knn.learn(Context((), 0, 1, 0), 5)
@@ -55,6 +61,7 @@ class SessionKnn:
         items_max: int = 1 << 20,
         sessions_max: int = 1 << 18,
         session_items_max: int = 24,
+        places: bool = True,
     ) -> None:
         self.k = k
         self.candidates_max = candidates_max
@@ -62,6 +69,9 @@ class SessionKnn:
         self.items_max = items_max
         self.sessions_max = sessions_max
         self.session_items_max = session_items_max
+        self.places = places
+        away = np.arange(1 - session_items_max, session_items_max)
+        self._fading = _step_weight ** np.abs(away) * np.where(away < 0, _before_weight, 1.0)
         self._numbers = np.full(sessions_max, _nobody, np.int64)
         self._lengths = np.zeros(sessions_max, np.int16)
         self._items = np.full((sessions_max, session_items_max), _nobody, np.int32)
@@ -72,30 +82,34 @@ class SessionKnn:
     def predict(self, context: Context) -> Scores:
         """Return the items of the most similar sessions; nothing for a session without items."""
         items = context.items[max(context.start, len(context.items) - self.prefix_max) :]
-        weights = {item: _step_back ** (len(items) - position) for position, item in enumerate(items, 1)}
+        steps_back = {item: len(items) - position for position, item in enumerate(items, 1)}
         found = [
-            (np.frombuffer(self._index[item], np.int64)[-self.candidates_max :], weight)
-            for item, weight in weights.items()
+            (np.frombuffer(self._index[item], np.int64)[-self.candidates_max :], steps)
+            for item, steps in steps_back.items()
             if item in self._index
         ]
         if not found:
             return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
         numbers = np.concatenate([posting for posting, _ in found])
-        shared = np.repeat([weight for _, weight in found], [len(posting) for posting, _ in found])
-        numbers, (similarity, closest) = _gather(numbers, shared, (np.add, np.maximum))
+        steps = np.repeat([steps for _, steps in found], [len(posting) for posting, _ in found])
+        numbers, (similarity, newest) = _gather(numbers, (np.add, _step_weight**steps), (np.minimum, steps))
         rows = numbers % self.sessions_max
         alive = np.flatnonzero((self._numbers[rows] == numbers) & (numbers != context.session))[-self.candidates_max :]
-        rows = rows[alive]
+        rows, newest = rows[alive], newest[alive]
         similarity = similarity[alive] / np.sqrt(self._lengths[rows])
-        votes = similarity * closest[alive]
         if len(rows) > self.k:  # of equal ones the newest; a stable sort of the newest first
             chosen = len(rows) - 1 - np.argsort(-similarity[::-1], kind="stable")[: self.k]
             chosen.sort()
-            rows, votes = rows[chosen], votes[chosen]
-        votes *= np.linspace(1.0, 1.0 + _newest_bonus, len(votes))
+            rows, newest, similarity = rows[chosen], newest[chosen], similarity[chosen]
+        votes = similarity * _step_weight**newest * np.linspace(1.0, 1.0 + _newest_bonus, len(rows))
         candidates = self._items[rows]
-        held = candidates != _nobody
-        slots, (scores,) = _gather(candidates[held], np.repeat(votes, held.sum(axis=1)), (np.add,))
+        neighbours, places = np.nonzero(candidates != _nobody)
+        scores = votes[neighbours]
+        if self.places:
+            shared = np.array(items)[len(items) - 1 - newest]
+            at = (candidates == shared[:, None]).argmax(axis=1)
+            scores *= self._fading[places - at[neighbours] + self.session_items_max - 1]
+        slots, (scores,) = _gather(candidates[neighbours, places], (np.add, scores))
         return Scores(slots, scores.astype(np.float32))
 
     def learn(self, context: Context, item: int) -> None:
@@ -166,6 +180,7 @@ class SessionKnn:
             "items_max": self.items_max,
             "sessions_max": self.sessions_max,
             "session_items_max": self.session_items_max,
+            "places": self.places,
             "swept": self._swept,
             "numbers": self._numbers[rows],
             "lengths": lengths,
@@ -178,7 +193,7 @@ class SessionKnn:
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Return a learner that continues exactly where `state` was taken."""
-        names = ("k", "candidates_max", "prefix_max", "items_max", "sessions_max", "session_items_max")
+        names = ("k", "candidates_max", "prefix_max", "items_max", "sessions_max", "session_items_max", "places")
         learner = cls(**{name: state[name] for name in names})
         learner._swept = state["swept"]
         rows, lengths = state["numbers"] % learner.sessions_max, state["lengths"]
@@ -195,13 +210,13 @@ class SessionKnn:
         return learner
 
 
-def _gather(
-    keys: NDArray[Any], values: NDArray[np.float64], folds: Sequence[np.ufunc]
-) -> tuple[NDArray[Any], list[NDArray[np.float64]]]:
-    """Return the distinct keys in order and, for each of `folds`, their values folded together."""
+def _gather(keys: NDArray[Any], *columns: tuple[np.ufunc, NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Return the distinct keys in order and, for each column, its values folded together by its function."""
     order = np.argsort(keys, kind="stable")
-    keys, values = keys[order], values[order]
+    keys = keys[order]
     first = np.ones(len(keys), np.bool_)
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
     starts = np.flatnonzero(first)
-    return keys[starts], [fold.reduceat(values, starts) for fold in folds] if len(starts) else [values for _ in folds]
+    if not len(starts):
+        return keys, [values for _, values in columns]
+    return keys[starts], [fold.reduceat(values[order], starts) for fold, values in columns]

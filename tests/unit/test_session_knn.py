@@ -24,30 +24,36 @@ def answer(learner: SessionKnn, context: Context) -> dict[int, float]:
     return dict(zip(slots.tolist(), scores.tolist(), strict=True))
 
 
-def by_definition(sessions: dict[int, list[int]], prefix: list[int], k: int, newest: int) -> dict[int, float]:
+def by_definition(
+    sessions: dict[int, list[int]], prefix: list[int], k: int, newest: int, places: bool
+) -> dict[int, float]:
     weights = {item: 0.8 ** (len(prefix) - place) for place, item in enumerate(prefix, 1)}
     similar = []
     for number, items in sorted(sessions.items()):
-        shared = [weights[item] for item in set(items) if item in weights]
+        shared = [item for item in dict.fromkeys(items) if item in weights]
         if shared:
-            similarity = sum(shared) / math.sqrt(len(set(items)))
-            similar.append((similarity, number, similarity * max(shared)))
+            similarity = sum(weights[item] for item in shared) / math.sqrt(len(set(items)))
+            similar.append((similarity, number, max(shared, key=weights.__getitem__)))
     similar = sorted(sorted(similar[-newest:], key=lambda found: found[1]), key=lambda found: found[0])[-k:]
     scores: dict[int, float] = {}
-    for _, number, vote in similar:
-        for item in set(sessions[number]):
-            scores[item] = scores.get(item, 0.0) + vote
+    for similarity, number, best in similar:
+        items = list(dict.fromkeys(sessions[number]))
+        for place, item in enumerate(items):
+            away = place - items.index(best)
+            fading = 0.8 ** abs(away) * (0.7 if away < 0 else 1.0) if places else 1.0
+            scores[item] = scores.get(item, 0.0) + similarity * weights[best] * fading
     return scores
 
 
-def test_agrees_with_its_definition() -> None:
+@pytest.mark.parametrize("places", [True, False])
+def test_agrees_with_its_definition(places: bool) -> None:
     draw = np.random.default_rng(3)
     sessions = {n: draw.integers(0, 40, draw.integers(1, 7)).tolist() for n in range(400)}
-    learner = SessionKnn(k=7, candidates_max=20)
+    learner = SessionKnn(k=7, candidates_max=20, places=places)
     fill(learner, sessions)
     for _ in range(100):
         prefix = draw.integers(0, 40, draw.integers(1, 5)).tolist()
-        expected = by_definition(sessions, prefix, k=7, newest=20)
+        expected = by_definition(sessions, prefix, 7, 20, places)
         found = answer(learner, ask(*prefix))
         assert found.keys() == expected.keys()
         assert found == pytest.approx(expected, rel=2e-3)
