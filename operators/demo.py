@@ -4,6 +4,8 @@ Producer, online consumer, fine-tuner and server are processes of their own. Wha
 topics and from `/metrics`; nothing is computed beside them.
 """
 
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,11 +57,12 @@ class Demo:
         self._began = time.monotonic()
 
     def run(self) -> None:
-        """Run all processes, then show what they did.
+        """Run all processes, then show what they did. However it ends, by a signal too, they end with it.
 
         Raises:
             BrokenWorld: a process died; its log says why.
         """
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             url = stack.enter_context(self._log_url())
