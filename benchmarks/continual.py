@@ -9,9 +9,9 @@ from the answers that were given on it. Ranks are among all items seen, clicked 
     python -m benchmarks.continual --data DIR --learners joint,blend --periods 1,4,8,12,16 --rate 2e-3 --out FILE
 
 Beside FILE lies a picture of Recall@20 and MRR@20 per period, FILE.svg. On 2 cores and the 16 DIGINETICA periods the
-fast learners take about 5 minutes. `markov` is `transitions` with nothing but the next item counted; what `finetune`,
-`ewc` and `joint` are is in `benchmarks.baselines`. These are no members of the blend, and are asked only about the
-periods named.
+fast learners take about 5 minutes. `markov` is `transitions` with nothing but the next item counted, `vsknn` is
+`session_knn` without regard to where in a neighbour an item lies; what `finetune`, `ewc` and `joint` are is in
+`benchmarks.baselines`. These are no members of the blend, and are asked only about the periods named.
 
 A run can be stopped and started again: under `--work` each learner keeps its models, its state and its answers per
 period, in a folder named by a digest of data, seed, rate and the learners' code, so that changed code never meets old
@@ -57,12 +57,13 @@ MAKERS: Final[Mapping[str, Callable[[Tuning], Contestant]]] = {
     "revisits": lambda tuning: Fast(Revisits),
     DEEP: Deep,
     "markov": lambda tuning: Fast(lambda: Transitions(reach=1, backwards=0.0)),
+    "vsknn": lambda tuning: Fast(lambda: SessionKnn(places=False)),
     "finetune": Finetune,
     "ewc": Ewc,
     "joint": Joint,
 }
 """How each is made; members in the order of the blend's. Popularity counts plainly, as papers do."""
-BASELINES: Final = ("markov", "finetune", "ewc", "joint")
+BASELINES: Final = ("markov", "vsknn", "finetune", "ewc", "joint")
 """Who is no member of the blend."""
 LEARNERS: Final = (*MAKERS, BLEND)
 REPORTED: Final = ("popularity", "markov", "transitions", "session_knn", DEEP, BLEND)
