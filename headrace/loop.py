@@ -154,6 +154,7 @@ class Loop(Generic[F]):
         self._ends_at = 0.0
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._frozen: _Frozen | None = None
+        self._kept: set[str] | None = None  # snapshots that stay once the commit in flight, which names them, is done
         self._snapshot_at = time.monotonic()
         self._snapshot_bytes = 0
         self._judged = 0
@@ -331,7 +332,8 @@ class Loop(Generic[F]):
         records += self.fold.emit()
         self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in self._runs})
         self.number, self._judged, self._announcing = self.number + 1, len(judgements), False
-        if time.monotonic() - self._snapshot_at >= self._settings.snapshot_interval_s and self._frozen is None:
+        due = time.monotonic() - self._snapshot_at >= self._settings.snapshot_interval_s
+        if due and self._frozen is None and self._kept is None:
             self._freeze()
         commit_s = time.monotonic() - began
         turn = Turn(
@@ -344,9 +346,15 @@ class Loop(Generic[F]):
         self._stop_flood(turn)
 
     def _settle(self) -> None:
-        """Learn where the commit before put its journal entry and judgements; a new snapshot waits for that."""
+        """Learn where the commit before put its journal entry and judgements; a new snapshot waits for that.
+
+        If it named a snapshot, drop the blobs that no kept pointer names.
+        """
         offsets = self._writer.settle()
         if offsets:
+            if self._kept:  # not before: who is fenced must not delete what its successor has written
+                self._disk.submit(self._blobs.sweep, self._shard, self._kept)
+                self._kept = None
             if self._judged:
                 self._judgements_position = offsets[self._judged - 1] + 1
             if self._frozen and self._frozen.pointer.number == self.number and not self._frozen.pointer.journal:
@@ -369,14 +377,13 @@ class Loop(Generic[F]):
         return self._blobs.put(self._shard, data), len(data)
 
     def _newest_pointer(self) -> Pointer | None:
-        """Return the newest pointer whose blob is durable; drop blobs that no kept pointer names."""
+        """Return the newest pointer whose blob is durable."""
         frozen = self._frozen
         if frozen and frozen.pointer.journal and frozen.stored.done():
             blob, self._snapshot_bytes = frozen.stored.result()
             former = [self._pointer.blob, *self._pointer.former][: snapshots_kept - 1] if self._pointer else []
             self._pointer = msgspec.structs.replace(frozen.pointer, blob=blob, former=former)
-            self._frozen = None
-            self._disk.submit(self._blobs.sweep, self._shard, {blob, *former})
+            self._frozen, self._kept = None, {blob, *former}
         return self._pointer
 
     def _lag(self) -> dict[Partition, int]:

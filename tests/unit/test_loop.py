@@ -341,6 +341,19 @@ def test_a_second_loop_of_the_shard_fences_the_first(opened: Log, blobs: Blobs) 
     assert len(whole(opened, blobs).fold.lines) == 300
 
 
+def test_a_fenced_loop_deletes_no_snapshot_of_its_successor(opened: Log, blobs: Blobs) -> None:
+    append(opened, shopping(50))
+    fenced = start(opened, blobs)
+    catch_up(opened, fenced)
+    fenced._disk.submit(lambda: None).result()  # its snapshot is on the disk, and its next commit would name it
+    snapshotted(opened, blobs, first=50)
+    append(opened, shopping(10, first=110))
+    with pytest.raises(Fenced):
+        catch_up(opened, fenced)
+    fenced.close()
+    start(opened, blobs).close()
+
+
 def test_the_three_newest_snapshots_stay(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
     loop = start(opened, blobs)
     for wave in range(8):
@@ -361,11 +374,11 @@ def test_the_three_newest_snapshots_stay(opened: Log, blobs: Blobs, tmp_path: Pa
     assert numbers[-1] > numbers[0]
 
 
-def snapshotted(log: Log, blobs: Blobs) -> str:
-    """Run until a snapshot is named; return its blob."""
+def snapshotted(log: Log, blobs: Blobs, first: int = 0) -> str:
+    """Learn 60 events, with a snapshot that is named; return its blob."""
     loop = start(log, blobs)
     for wave in range(6):
-        append(log, shopping(10, first=10 * wave))
+        append(log, shopping(10, first=first + 10 * wave))
         catch_up(log, loop)
         loop._disk.submit(lambda: None).result()
     loop.close()
