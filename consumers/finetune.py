@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 import torch
 
+from consumers.model import read_model
 from headrace.blobs import Blobs
 from headrace.config import FinetuneSettings
 from headrace.errors import BlobCorrupt, BlobMissing, StateUnreadable
@@ -61,7 +62,7 @@ class Trainer:
         if self._device == "auto":
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
         metrics.torch(str(torch.__version__), self._device)
-        self._models: dict[str, DeepModel] = {}
+        self._models: dict[str, DeepModel | None] = {}
         self._observed: list[tuple[Question, dict[str, Listed]]] = []
         self._say = structlog.get_logger()
 
@@ -82,7 +83,10 @@ class Trainer:
         return [evidence.encode(one) for one in found]
 
     def _compare(self, fold: Rounds) -> Sequence[Compared]:
-        """Say what the blend is worth with each model that stands in the contest, and without any."""
+        """Say what the blend is worth with each model that stands in the contest, and without any.
+
+        A model that is lost answers nothing: the blend is worth as much as without, and alone it is worth nothing.
+        """
         observed, self._observed = self._observed, []
         if not observed:
             return []
@@ -93,7 +97,11 @@ class Trainer:
         }
         questions = [question for question, _ in observed]
         for blob in {one.blob: None for one in (fold.candidate, fold.champion, fold.predecessor) if one}:
-            answers = _answers(self._model(blob), questions)
+            model = self._model(blob)
+            if model is None:
+                worths[blob], alone[blob] = worths[NOTHING], [0.0] * len(questions)
+                continue
+            answers = _answers(model, questions)
             pairs = zip(observed, answers, strict=True)
             worths[blob] = [worth(lists, answer, question) for (question, lists), answer in pairs]
             alone[blob] = _reciprocal_ranks(answers, questions)
@@ -110,7 +118,7 @@ class Trainer:
         else:  # without a champion to start from, the past is as new as the present
             sequences, rehearsed = [*rehearsal.draw(len(rehearsal), seed=fold.round), *sequences], []
         lineage: dict[str, str | int | float | list[str]] = {
-            "parent": fold.champion.version if fold.champion else "",
+            "parent": fold.champion.version if fold.champion and parent else "",
             "events": fold.log_range(),
             "sequences": len(sequences),
             "rehearsed": len(rehearsed),
@@ -160,17 +168,16 @@ class Trainer:
         if not reasons and slices:
             reasons = _too_slow(model, slices[0][0].prefix)
         retention = []
-        if not reasons and fold.champion:
+        if not reasons and fold.champion and (champion := self._model(fold.champion.blob)):
             for slice_ in slices:
-                both = (_answers(one, slice_) for one in (self._model(fold.champion.blob), model))
-                champion, candidate = (_reciprocal_ranks(answers, slice_) for answers in both)
-                retention.append((champion, candidate))
+                before, after = (_reciprocal_ranks(_answers(one, slice_), slice_) for one in (champion, model))
+                retention.append((before, after))
         self._models[blob] = model
         return Trained(blob, trigger, reasons, retention, lineage)
 
-    def _model(self, blob: str) -> DeepModel:
+    def _model(self, blob: str) -> DeepModel | None:
         if blob not in self._models:
-            self._models[blob] = DeepModel.from_bytes(self._blobs.get(blob))
+            self._models[blob] = read_model(self._blobs, blob)
         return self._models[blob]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from consumers.model import read_model
 from headrace.blobs import Blobs
 from headrace.events import Event
 from learners import judgement
@@ -64,7 +65,7 @@ class ShopJudge:
         self._spent_s = 0.0
         self._began_s = seconds()
         self._lag = 0
-        self._loaded: tuple[str, DeepModel] | None = None
+        self._loaded: tuple[str, DeepModel | None] | None = None
 
     @property
     def inclusion(self) -> float:
@@ -120,12 +121,12 @@ class ShopJudge:
         )  # fmt: skip
 
     def _model(self, fold: Shop) -> DeepModel | None:
-        """Return the champion, loaded once; a shop without one has none."""
+        """Return the champion, loaded once; None while a shop has none, or if it is lost."""
         if fold.champion is None:
             self._loaded = None
             return None
         if self._loaded is None or self._loaded[0] != fold.champion.blob:
-            self._loaded = fold.champion.blob, DeepModel.from_bytes(self._blobs.get(fold.champion.blob))
+            self._loaded = fold.champion.blob, read_model(self._blobs, fold.champion.blob)
         return self._loaded[1]
 
     def _adapt(self, lag: int) -> None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from headrace.blobs import Blobs
 from headrace.clock import wall_ms
-from headrace.errors import BlobMissing
+from headrace.errors import BlobCorrupt, BlobMissing
 from headrace.follower import Follower
 from headrace.log import Log
 from headrace.metrics import ServingMetrics
@@ -145,7 +145,7 @@ class Answers:
         elif self._loaded is None or self._loaded.blob != champion.blob:
             try:
                 model = DeepModel.from_bytes(self._blobs.get(champion.blob))
-            except BlobMissing as error:  # replaced meanwhile: the journal will soon name the newer one
+            except (BlobMissing, BlobCorrupt) as error:  # lost, or replaced: the journal will soon name the newer one
                 structlog.get_logger().warning("model is gone", error=str(error))
                 return
             self._loaded = _Loaded(champion.version, champion.blob, champion.round, model)

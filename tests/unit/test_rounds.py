@@ -2,16 +2,22 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from consumers.finetune import Trainer
+from headrace.blobs import Blobs
+from headrace.config import FinetuneSettings
 from headrace.events import Data, Event, Item, at
 from headrace.log import Outgoing, Record
+from headrace.metrics import FinetuneMetrics
 from headrace.state import decode, digest, encode
 from learners.announcement import Announcement, announced
 from learners.browsing import KINDS
 from learners.contest import NOTHING
 from learners.evidence import Compared, Trained
+from learners.evidence import decode as as_evidence
 from learners.evidence import encode as as_judgement
 from learners.rounds import Rounds, RoundSettings
 
@@ -19,13 +25,15 @@ RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50,
 START_MS = 1_736_121_600_000
 
 
-def shop(fold: Rounds, count: int, gap_ms: int = 1_000) -> None:
-    """Let the fold learn views, in sessions, from where it stands."""
+def shop(fold: Rounds, count: int, gap_ms: int = 1_000, trainer: Trainer | None = None) -> None:
+    """Let the fold learn views, in sessions, from where it stands; a trainer observes them."""
     for _ in range(count):
         number = fold.seen
         shopper = f"shopper-{random.Random(number // 5).randrange(40)}"
         item, time_ms = f"item-{number * 7 % 30}", START_MS + number * gap_ms
         event = Event(f"e{number}", "test", "view_item", at(time_ms), Data([Item(item)]), "1.0", shopper, time_ms)
+        if trainer:
+            trainer.observe(fold, event, 0, number)
         fold.learn(event, 0, number)
 
 
@@ -351,6 +359,39 @@ def test_an_operator_may_roll_back() -> None:
     fold.hear("models", as_record(word.record()))
     assert fold.champion == word
     assert fold.predecessor is None
+
+
+def judged(trainer: Trainer, fold: Rounds) -> list[Trained | Compared]:
+    """Let the trainer judge as the loop does, and the fold hear it."""
+    made = trainer.judge(fold, 0)
+    for judgement in made:
+        fold.absorb(judgement)
+    return [as_evidence(judgement) for judgement in made]
+
+
+def test_a_candidate_whose_blob_is_lost_is_refused(tmp_path: Path) -> None:
+    fold, trainer = started(), Trainer(Blobs(tmp_path), FinetuneSettings(), FinetuneMetrics())
+    shop(fold, 100)
+    trained(fold, "model-lost")
+    shop(fold, 20, trainer=trainer)
+    (found,) = judged(trainer, fold)
+    assert isinstance(found, Compared)
+    assert found.worths["model-lost"] == found.worths[NOTHING]
+    assert set(found.alone["model-lost"]) == {0.0}
+    shop(fold, 40, trainer=trainer)
+    assert [one.kind for one in said(fold)] == ["candidate", "refused"]
+
+
+def test_a_champion_whose_blob_is_lost_is_followed_by_one_that_begins_anew(tmp_path: Path) -> None:
+    settings = FinetuneSettings(first_passes=1, passes=1, width=8)
+    fold, trainer = promoted(), Trainer(Blobs(tmp_path), settings, FinetuneMetrics())
+    while not fold.due:
+        shop(fold, 1)
+    (found,) = judged(trainer, fold)
+    assert isinstance(found, Trained)
+    assert (found.lineage["parent"], found.retention, found.reasons) == ("", [], [])
+    assert Blobs(tmp_path).get(found.blob)
+    assert fold.candidate
 
 
 def test_shoppers_of_the_holdout_are_never_trained_on() -> None:

@@ -14,7 +14,7 @@ from headrace.log import Outgoing, Record
 from headrace.state import decode, digest, encode
 from learners.announcement import Announcement
 from learners.browsing import KINDS, Browsing
-from learners.shop import DETECTORS, RANKED, Shop, ShopSettings, score_every_events
+from learners.shop import BLEND, DEEP, DETECTORS, RANKED, Shop, ShopSettings, score_every_events
 
 START_MS = 1_736_121_600_000
 SMALL = ShopSettings(items_max=64, shoppers_max=20)
@@ -127,6 +127,17 @@ def test_only_promotions_and_rollbacks_change_the_champion() -> None:
     heard(shop, "rolled_back", "")
     assert shop.champion is None
     shop.hear("models", Record(0, 0, 0, None, b"noise"))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_judging_goes_on_without_a_champion_whose_blob_is_lost(tmp_path: Path, damaged: bool) -> None:
+    shop, blob = Shop(SMALL), f"model-{'0' * 64}"
+    if damaged:
+        (tmp_path / blob).write_bytes(b"not these")
+    heard(shop, "promoted", blob)
+    walk(shop, 200, ShopJudge(Blobs(tmp_path), fixed=1.0))
+    assert shop.scores()["ranking"][BLEND]["judged"] > 100
+    assert shop.scores()["ranking"][DEEP]["judged"] == 0
 
 
 def test_tables_stay_within_their_bounds() -> None:
