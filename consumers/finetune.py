@@ -34,6 +34,8 @@ from learners.judgement import Listed, listed, without
 from learners.rounds import Rounds, RoundSettings
 
 SHARD: Final = "finetune"
+SOURCES: Final = partitions_of(EVENTS)
+SIDES: Final = [*partitions_of(ALARMS), *partitions_of(MODELS)]
 MODEL: Final = "model"
 """Kind of the blobs that hold models."""
 compared_max: Final = 2_000
@@ -219,8 +221,8 @@ def run(log: Log, blobs: Blobs, settings: FinetuneSettings, metrics: FinetuneMet
         blobs,
         SHARD,
         make=MakeRounds(settings),
-        sources=partitions_of(EVENTS),
-        sides=[*partitions_of(ALARMS), *partitions_of(MODELS)],
+        sources=SOURCES,
+        sides=SIDES,
         judge=trainer,
         settings=LoopSettings(
             commit_interval_s=settings.commit_interval_s,

@@ -19,6 +19,8 @@ from headrace.topics import EVENTS, MODELS, partitions_of
 from learners.shop import Shop, ShopSettings
 
 SHARD: Final = "online"
+SOURCES: Final = partitions_of(EVENTS)
+SIDES: Final = partitions_of(MODELS)
 TELL_S: Final = 1.0
 """How often scores are told to Prometheus: computing the windowed ones takes milliseconds."""
 
@@ -46,8 +48,8 @@ def run(log: Log, blobs: Blobs, settings: OnlineSettings, metrics: OnlineMetrics
         blobs,
         SHARD,
         make=MakeShop(settings),
-        sources=partitions_of(EVENTS),
-        sides=partitions_of(MODELS),
+        sources=SOURCES,
+        sides=SIDES,
         judge=judge,
         settings=LoopSettings(
             commit_interval_s=settings.commit_interval_s,

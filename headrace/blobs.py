@@ -35,14 +35,14 @@ class Blobs:
             raise Misconfigured(f"blobs {self._folder}: wanted a folder to write to, found {error}") from error
 
     def put(self, kind: str, data: bytes) -> str:
-        """Store bytes durably and return their name; storing the same bytes again changes nothing.
+        """Store bytes durably and return their name; storing the same bytes again mends what was damaged.
 
         Raises:
             BlobUnwritable: the disk did not take them; nothing is left behind.
         """
         name = f"{kind}-{hashlib.sha256(data).hexdigest()}"
         path = self._folder / name
-        if not path.exists():
+        if not path.exists() or path.read_bytes() != data:
             part = self._folder / f"{name}.{os.getpid()}.part"
             try:
                 self._write(part, data)

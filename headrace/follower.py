@@ -28,6 +28,8 @@ locked_records_max = 32
 """Records folded in one go while a reader of the fold waits."""
 read_records_max = 4_000
 """Records asked for at once while folding."""
+report_entries = 20
+"""Entries between two reports of how far a fold is: seconds."""
 
 
 class Fold(Protocol):
@@ -56,6 +58,10 @@ class Fold(Protocol):
         """Return all that was learned; shares nothing with the fold. Called only when `emit` has just been."""
 
 
+def silent(folded: int, committed: int) -> None:
+    """Report to nobody."""
+
+
 def freeze(fold: Fold, intake: Intake) -> State:
     """Return a shard's whole state."""
     return {"fold": fold.state(), "intake": intake.state()}
@@ -74,6 +80,9 @@ class Follower(Generic[F]):
         lock: held while the fold changes, for at most `locked_records_max` records at once; between, it may be read.
 
     `newest_ms` is the append time of the newest record that was folded.
+
+    Raises:
+        PositionLost: the journal is to be folded from its start, but its first judgements are gone.
     """
 
     def __init__(
@@ -102,6 +111,9 @@ class Follower(Generic[F]):
             self._restore(self.pointer, blobs, make)
         else:
             self.pointer = None
+            if self.judgements_position and not self.journal_position:
+                # Entries count them and name no position: beside a whole journal, they must be whole too.
+                raise PositionLost(*self._judgements, 0, self.judgements_position, log.end(self._judgements))
         self._journal = log.reader({journal.partition_of(shard): self.journal_position})
         self._reader = log.reader({**self.positions, self._judgements: self.judgements_position})
         self._buffers: dict[Partition, deque[Record]] = {
@@ -116,12 +128,13 @@ class Follower(Generic[F]):
         for place in self.positions:
             self.positions[place] = pointer.positions.get(key_of(place), self.positions[place])
 
-    def catch_up(self) -> None:
-        """Fold all entries that are committed now."""
+    def catch_up(self, report: Callable[[int, int], None] = silent) -> None:
+        """Fold all entries that are committed now; now and then, `report` how many of how many are folded."""
         last = journal.newest(self._log, self._shard)
         while last and self.number <= last.number:
-            if not self.step(arrival_max_s):
+            if not self.step(arrival_max_s, report_entries):
                 raise LogUnavailable(f"journal of {self._shard}: entry {last.number} is committed but cannot be read")
+            report(self.number, last.number + 1)
 
     def step(self, timeout_s: float, entries_max: int = 1_000) -> int:
         """Fold the entries that come within `timeout_s`; return how many.
@@ -147,6 +160,8 @@ class Follower(Generic[F]):
             )
         for run in entry.runs:
             place = Partition(run.topic, run.partition)
+            if run.start < self.positions[place]:
+                raise PositionLost(*place, run.start, self.positions[place], self._log.end(place))
             records = self._take(place, run)
             if run.topic == EVENTS:
                 self._learn(records)

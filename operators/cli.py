@@ -7,7 +7,7 @@ wrongly.
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +21,12 @@ import headrace
 from headrace.blobs import Blobs
 from headrace.config import Settings
 from headrace.config import settings as read_settings
-from headrace.errors import BrokenWorld, Misconfigured
-from headrace.log import Log, open_log
+from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
+from headrace.follower import Fold
+from headrace.log import Log, Partition, open_log
 from headrace.metrics import MetricsServer, ProcessMetrics, ProducerMetrics
 from headrace.process import calm_collector, log_to_stderr, retried, stop_on_signals
+from headrace.state import State
 
 app = typer.Typer(
     name="headrace",
@@ -45,6 +47,10 @@ Speed = Annotated[str, typer.Option(help="max, or a multiple of event time such 
 Limit = Annotated[int | None, typer.Option(help="Most events to publish")]
 PaceOption = Annotated[
     Literal["free", "rounds"], typer.Option("--pace", help="rounds: wait for the fine-tuner's due verdicts (demos)")
+]
+Refold = Annotated[
+    bool,
+    typer.Option("--refold", help="Only make a lost snapshot anew, from the whole journal; stop the process first"),
 ]
 DEFAULT_KAFKA = Path("headrace-data/kafka")
 line_characters_max = 10_000
@@ -89,6 +95,21 @@ def _serve_process(
         retried(once, stop, deadline_s=retry_s)
 
 
+def _refold(
+    shard: str, settings: Settings, *, make: Callable[[State | None], Fold], inputs: Sequence[Partition]
+) -> None:
+    """Fold a shard's whole journal, with progress, and say which snapshot it gave."""
+    from headrace.refold import refold
+    from operators.progress import Steps
+
+    blobs = Blobs(settings.blobs)
+    blobs.check_writable()
+    calm_collector()
+    with _opened(settings) as log:
+        pointer = refold(log, blobs, shard, make=make, inputs=inputs, report=Steps(f"{shard}: entries folded"))
+    print(f"{shard}: {pointer.number:,} journal entries folded, snapshot {pointer.blob}")
+
+
 @app.command()
 def online(
     log: LogUrl = None,
@@ -96,6 +117,7 @@ def online(
     host: Host = None,
     metrics_port: MetricsPort = None,
     snapshot_interval_s: Annotated[float | None, typer.Option(help="Seconds between snapshots")] = None,
+    refold: Refold = False,
 ) -> None:
     """Learn from every event; write scores, alarms and dead letters."""
     own = {"metrics_port": metrics_port, "snapshot_interval_s": snapshot_interval_s}
@@ -104,6 +126,10 @@ def online(
     from consumers import online as process
     from headrace.metrics import OnlineMetrics
 
+    if refold:
+        make, inputs = process.MakeShop(settings.online), [*process.SOURCES, *process.SIDES]
+        _refold(process.SHARD, settings, make=make, inputs=inputs)
+        return
     metrics = OnlineMetrics()
     _serve_process(
         "online", settings, metrics, settings.online.metrics_port, settings.online.retry_s,
@@ -122,6 +148,7 @@ def finetune(
     train_s_max: Annotated[float | None, typer.Option(help="Seconds after which a round ends with what it has")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     snapshot_interval_s: Annotated[float | None, typer.Option(help="Seconds between snapshots")] = None,
+    refold: Refold = False,
 ) -> None:
     """Fine-tune the deep model in rounds and let each candidate face the champion."""
     own = {
@@ -133,6 +160,10 @@ def finetune(
     from consumers import finetune as process
     from headrace.metrics import FinetuneMetrics
 
+    if refold:
+        make, inputs = process.MakeRounds(settings.finetune), [*process.SOURCES, *process.SIDES]
+        _refold(process.SHARD, settings, make=make, inputs=inputs)
+        return
     metrics = FinetuneMetrics()
     _serve_process(
         "finetune", settings, metrics, settings.finetune.metrics_port, settings.finetune.retry_s,
@@ -385,7 +416,9 @@ def main() -> None:
         print(f"headrace: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenWorld as error:
-        print(f"headrace: {type(error).__name__}: {error}", file=sys.stderr)
+        lost = isinstance(error, (BlobMissing, BlobCorrupt))
+        hint = " (if it is lost for good: see --refold of online and finetune)" if lost else ""
+        print(f"headrace: {type(error).__name__}: {error}{hint}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)  # a client's threads may hang on what is broken; nothing is left to be saved
     except BrokenPipeError:

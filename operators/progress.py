@@ -14,6 +14,19 @@ from producers import publisher
 line_every_s: Final = 5.0
 
 
+class Steps:
+    """Says every few seconds how many of how many steps are done."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._said_at = name, time.monotonic()
+
+    def __call__(self, done: int, wanted: int) -> None:
+        """Take the newest count."""
+        if done == wanted or time.monotonic() - self._said_at >= line_every_s:
+            self._said_at = time.monotonic()
+            print(f"{self._name}: {done:,} of {wanted:,}", file=sys.stderr, flush=True)
+
+
 class Bar:
     """Shows how far a producer is, and tells its metrics."""
 

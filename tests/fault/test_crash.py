@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from shutil import rmtree
 
 import httpx
 import pytest
@@ -75,8 +76,8 @@ class Shard:
         path.write_bytes(b"".join(encode(self._event()) + b"\n" for _ in range(count)))
         return path
 
-    def online(self, *, up: bool = True) -> Child:
-        common = ["--log", self.url, "--blobs", str(self.folder / "blobs"), "--metrics-port", "0"]
+    def online(self, *options: str, up: bool = True) -> Child:
+        common = ["--log", self.url, "--blobs", str(self.folder / "blobs"), "--metrics-port", "0", *options]
         return self.children.start("online", "online", *common, up=up)
 
     def serve(self) -> Child:
@@ -278,6 +279,30 @@ def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
 
     path.write_bytes(good)
     shard.online()
+    shard.check()
+
+
+def test_a_lost_folder_of_blobs_is_made_anew_from_the_journal(shard: Shard) -> None:
+    shard.publish(600)
+    online = shard.online()
+    shard.await_covered()
+    online.kill()
+    rmtree(shard.folder / "blobs")
+    online = shard.online(up=False)
+    assert online.wait(240) == 1
+    assert "headrace: BlobMissing: " in online.text
+    assert "see --refold" in online.text
+
+    entries = shard.follow()
+    refold = shard.online("--refold", up=False)
+    assert refold.wait(240) == 0, refold.text
+    assert f"online: entries folded: {entries:,} of {entries:,}" in refold.text
+    assert f"online: {entries:,} journal entries folded, snapshot online-" in refold.text
+    assert shard.follow() == entries + 1
+    shard.publish(300)
+    online = shard.online()
+    shard.await_covered()
+    online.check()
     shard.check()
 
 

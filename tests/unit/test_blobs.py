@@ -35,6 +35,8 @@ def test_a_damaged_blob(tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"weightz")
     with pytest.raises(BlobCorrupt):
         blobs.get(name)
+    assert blobs.put("model", b"weights") == name
+    assert blobs.get(name) == b"weights"
 
 
 def test_sweep_keeps_other_kinds_and_what_it_is_told(tmp_path: Path) -> None:

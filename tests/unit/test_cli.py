@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from headrace.errors import Misconfigured
 from headrace.log import Outgoing, open_log
 from headrace.topics import EVENTS, EVENTS_REPLAY, SCORES
+from operators.child import Children
 from operators.cli import app
 from operators.facts import Ranked, Scored
 
@@ -99,6 +100,14 @@ def test_a_process_says_at_once_that_it_starts(
     result = CliRunner().invoke(app, [*command, "--log", "sqlite:log.db"])
     assert isinstance(result.exception, Misconfigured)
     assert result.stderr == f"{kind}: starting: loading libraries, opening log sqlite:log.db\n"
+
+
+def test_a_shard_that_never_ran_cannot_be_refolded(url: str, tmp_path: Path, children: Children) -> None:
+    child = children.start("finetune", "finetune", "--refold", "--log", url, "--blobs", str(tmp_path), up=False)
+    assert child.wait(240) == 1
+    assert child.text.splitlines()[1:] == [
+        "headrace: StateUnreadable: finetune: wanted a journal to fold, found no entry in journal/1"
+    ]
 
 
 def test_blobs_want_a_folder(url: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from headrace.events import Data, Event, Item, at, encode
 from headrace.follower import Follower, freeze
 from headrace.log import Log, Outgoing, Partition, Record, Writer, open_log
 from headrace.loop import Loop, LoopSettings, Turn, chunk_records_max
+from headrace.refold import refold
 from headrace.state import State, digest
 from headrace.testing import MemoryLog
 from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, partitions_of
@@ -425,6 +426,141 @@ def test_a_damaged_blob_is_never_decoded(opened: Log, blobs: Blobs, tmp_path: Pa
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(BlobCorrupt):
         start(opened, blobs)
+
+
+def lose(folder: Path) -> None:
+    """Lose all that a folder holds."""
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def test_a_lost_snapshot_is_made_anew_from_the_journal(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
+    def judge() -> ShopJudge:
+        return ShopJudge(blobs, fixed=0.5)
+
+    append(opened, shopping(300))
+    loop = start(opened, blobs, make_shop, judge=judge())
+    catch_up(opened, loop)
+    loop.close()
+    state, judged = freeze(loop.fold, loop._intake), values(opened, Partition(JUDGEMENTS, 0))
+    told: list[tuple[int, int]] = []
+    for lost in range(2):
+        lose(tmp_path / "blobs")
+        with pytest.raises(BlobMissing):
+            start(opened, blobs, make_shop)
+        made = refold(
+            opened, blobs, "online", make=make_shop, inputs=[*SOURCES, *SIDES], report=lambda *one: told.append(one)
+        )
+        assert made.blob == f"online-{digest(state)}"
+        assert told[-1] == (made.number, made.number) == (loop.number + lost,) * 2
+    assert values(opened, Partition(JUDGEMENTS, 0)) == judged, "judgements are never made anew"
+    append(opened, shopping(100, first=300))
+    loop = start(opened, blobs, make_shop, judge=judge())
+    catch_up(opened, loop)
+    loop.close()
+    plain = whole(opened, blobs, make_shop)
+    assert plain.fold.events == 400
+    assert plain.digest() == digest(freeze(loop.fold, loop._intake))
+
+
+def test_a_damaged_snapshot_that_would_have_the_same_name_is_mended(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
+    snapshotted(opened, blobs)
+    made = refold(opened, blobs, "online", make=Diary.make, inputs=[*SOURCES, *SIDES])
+    (tmp_path / "blobs" / made.blob).write_bytes(b"damaged")
+    assert refold(opened, blobs, "online", make=Diary.make, inputs=[*SOURCES, *SIDES]).blob == made.blob
+    loop = start(opened, blobs)
+    loop.close()
+    assert len(loop.fold.lines) == 60
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_refold_that_is_killed_can_be_done_again(opened: Log, blobs: Blobs, tmp_path: Path, after: bool) -> None:
+    snapshotted(opened, blobs)
+    lose(tmp_path / "blobs")
+    entries = len(entries_of(opened, "online"))
+    with pytest.raises(Killed):
+        refold(Mortal(opened, 1, after), blobs, "online", make=Diary.make, inputs=[*SOURCES, *SIDES])
+    assert len(entries_of(opened, "online")) == entries + after
+    refold(opened, blobs, "online", make=Diary.make, inputs=[*SOURCES, *SIDES])
+    loop = start(opened, blobs)
+    append(opened, shopping(20, first=60))
+    catch_up(opened, loop)
+    loop.close()
+    names = sorted(line.split()[0] for line in whole(opened, blobs).fold.lines)
+    assert names == sorted(value.decode() for value in values(opened, Partition(SCORES, 0)))
+    assert len(names) == 80
+
+
+def test_a_refold_takes_in_what_is_committed_meanwhile_and_fences(opened: Log, blobs: Blobs) -> None:
+    append(opened, shopping(100))
+    loop = start(opened, blobs)
+    catch_up(opened, loop)
+    entries = loop.number
+
+    def commit_more(folded: int, committed: int) -> None:
+        if loop.number == entries == folded:
+            append(opened, shopping(50, first=100))
+            catch_up(opened, loop)
+
+    made = refold(opened, blobs, "online", make=Diary.make, inputs=[*SOURCES, *SIDES], report=commit_more)
+    assert made.number == loop.number > entries
+    append(opened, shopping(10, first=150))
+    with pytest.raises(Fenced):
+        catch_up(opened, loop)
+    loop.close()
+    loop = start(opened, blobs)
+    catch_up(opened, loop)
+    loop.close()
+    assert len(whole(opened, blobs).fold.lines) == 160
+
+
+class Overtaken(Mortal):
+    """A log where another process of the shard is always started right after."""
+
+    def writer(self, writer_id: str) -> Any:
+        writer = self._log.writer(writer_id)
+        self._log.writer(writer_id).close()
+        return writer
+
+
+def test_a_refold_that_is_fenced_commits_nothing(opened: Log, blobs: Blobs) -> None:
+    snapshotted(opened, blobs)
+    entry = journal.newest(opened, "online")
+    with pytest.raises(Fenced):
+        refold(Overtaken(opened, 0, after=False), blobs, "online", make=Diary.make, inputs=[*SOURCES, *SIDES])
+    assert journal.newest(opened, "online") == entry
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        (ENTRIES, "wanted entry 0, found 1"),
+        (SOURCES[0], "events/0: position 0 is outside what the log holds"),
+        (Partition(JUDGEMENTS, 0), "judgements/0: position 0 is outside what the log holds"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("all_gone", [False, True])
+def test_what_is_gone_from_the_log_cannot_be_refolded(
+    opened: Log, blobs: Blobs, place: Partition, found: str, all_gone: bool
+) -> None:
+    append(opened, shopping(300))
+    loop = start(opened, blobs, make_shop, judge=ShopJudge(blobs, fixed=0.5))
+    catch_up(opened, loop)
+    loop.close()
+    opened.delete_before(place, opened.end(place) if all_gone else records_of(opened, place)[1].offset)
+    entries = opened.end(ENTRIES)
+    if all_gone and place == ENTRIES:
+        found = "wanted a journal to fold, found no entry in journal/0"
+    with pytest.raises(StateUnreadable, match=f"online.*{found}"):
+        refold(opened, blobs, "online", make=make_shop, inputs=[*SOURCES, *SIDES])
+    assert opened.end(ENTRIES) == entries
+
+
+def test_a_shard_that_never_ran_has_nothing_to_refold(opened: Log, blobs: Blobs) -> None:
+    with pytest.raises(StateUnreadable, match="online: wanted a journal to fold, found no entry in journal/0"):
+        refold(opened, blobs, "online", make=Diary.make, inputs=[*SOURCES, *SIDES])
+    assert journal.newest(opened, "online") is None
 
 
 def test_a_gap_in_the_journal_is_not_folded_over(opened: Log, blobs: Blobs) -> None:
