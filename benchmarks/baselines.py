@@ -30,6 +30,9 @@ heldout_predictions_max: Final = 4_000
 class Finetune(Neural):
     """Plain fine-tuning: each round goes on from the last model, on the newest period alone."""
 
+    rate = 1e-3
+    """The best of 1e-3, 2e-3 and 4e-3 on a fifth of the sessions of DIGINETICA's periods 1 to 4."""
+
     def __init__(self, tuning: Tuning, *, passes: int = 2 * live.passes, **options: Any) -> None:
         super().__init__(tuning, passes=passes, **options)
 
@@ -59,6 +62,8 @@ class Ewc(Finetune):
         decay: what of the running diagonal a round leaves.
     """
 
+    rate = 2e-3
+    """The best of the same three."""
     strength: float = 30.0
     """How strongly weights are held: 30 was the best of 0, 1, 30 and 1000 on the first 12,000 clicks of each of
     DIGINETICA's periods 2 to 4. At 1 a prediction of the past would weigh about as much as one of the batch."""
@@ -163,6 +168,8 @@ class Joint(Neural):
     """
 
     anew = True
+    rate = 4e-3
+    """The best of 1e-3, 2e-3, 4e-3 and 8e-3 on a fifth of the sessions of DIGINETICA's period 1."""
 
     def __init__(self, tuning: Tuning, *, passes: int = 10, patience: int = 2, **options: Any) -> None:
         super().__init__(tuning, passes=passes, **options)
