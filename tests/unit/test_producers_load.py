@@ -277,7 +277,7 @@ def test_sums_are_checked(log: MemoryLog, tmp_path: Path) -> None:
 def test_the_published_files(log: MemoryLog, name: str, events: int) -> None:
     folder = os.environ.get("HEADRACE_DATA")
     if not folder or not (Path(folder) / name).exists():
-        pytest.skip(f"needs {name}: set HEADRACE_DATA to a folder that holds it")
+        pytest.skip(f"needs HEADRACE_DATA: a folder that holds {name}")
     limit = 30_000
     assert load(log, Path(folder) / name, limit=limit).published == min(limit, events)
     assert len(published(log)) == min(limit, events)
