@@ -70,6 +70,7 @@ class SessionKnn:
         self.sessions_max = sessions_max
         self.session_items_max = session_items_max
         self.places = places
+        self._weights = _step_weight ** np.arange(prefix_max)
         away = np.arange(1 - session_items_max, session_items_max)
         self._fading = _step_weight ** np.abs(away) * np.where(away < 0, _before_weight, 1.0)
         self._numbers = np.full(sessions_max, _nobody, np.int64)
@@ -88,21 +89,24 @@ class SessionKnn:
             for item, steps in steps_back.items()
             if item in self._index
         ]
+        nothing = Scores(np.empty(0, np.int32), np.empty(0, np.float32))
         if not found:
-            return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
+            return nothing
         numbers = np.concatenate([posting for posting, _ in found])
         steps = np.repeat([steps for _, steps in found], [len(posting) for posting, _ in found])
-        numbers, (similarity, newest) = _gather(numbers, (np.add, _step_weight**steps), (np.minimum, steps))
+        numbers, (similarity, newest) = _gather(numbers, (np.add, self._weights[steps]), (np.minimum, steps))
         rows = numbers % self.sessions_max
         alive = np.flatnonzero((self._numbers[rows] == numbers) & (numbers != context.session))[-self.candidates_max :]
+        if not len(alive):
+            return nothing
         rows, newest = rows[alive], newest[alive]
         similarity = similarity[alive] / np.sqrt(self._lengths[rows])
         if len(rows) > self.k:  # of equal ones the newest; a stable sort of the newest first
             chosen = len(rows) - 1 - np.argsort(-similarity[::-1], kind="stable")[: self.k]
             chosen.sort()
             rows, newest, similarity = rows[chosen], newest[chosen], similarity[chosen]
-        votes = similarity * _step_weight**newest * np.linspace(1.0, 1.0 + _newest_bonus, len(rows))
-        candidates = self._items[rows]
+        votes = similarity * self._weights[newest] * (1.0 + _newest_bonus / len(newest) * np.arange(len(newest)))
+        candidates = self._items[rows, : self._lengths[rows].max()]
         neighbours, places = np.nonzero(candidates != _nobody)
         scores = votes[neighbours]
         if self.places:
@@ -211,12 +215,10 @@ class SessionKnn:
 
 
 def _gather(keys: NDArray[Any], *columns: tuple[np.ufunc, NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-    """Return the distinct keys in order and, for each column, its values folded together by its function."""
+    """Return the distinct keys (there is one at least) in order and, for each column, its values folded together."""
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     first = np.ones(len(keys), np.bool_)
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
     starts = np.flatnonzero(first)
-    if not len(starts):
-        return keys, [values for _, values in columns]
     return keys[starts], [fold.reduceat(values[order], starts) for fold, values in columns]
