@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 
-from headrace.errors import BrokenWorld, LogUnavailable
+from headrace.errors import BrokenWorld, Fenced, LogUnavailable
 from headrace.kafka_client import Client, KafkaError, abandon, ours
 from headrace.log import Outgoing, Partition, check_size
 
@@ -83,8 +82,7 @@ class KafkaWriter:
             try:
                 job = self._queue.get(timeout=group_interval_s)
             except queue.Empty:  # nobody commits just now: tell lag tools where it stopped
-                with suppress(KafkaError):  # the next commit fails of itself
-                    self._transact((), {})
+                self._group()
                 continue
             if job is None:
                 return
@@ -93,6 +91,15 @@ class KafkaWriter:
             except Exception as error:  # whatever it is, it belongs to the caller's thread
                 known = isinstance(error, KafkaError)
                 job.done.set_exception(ours(error, f"writer {self._id}") if known else error)
+
+    def _group(self) -> None:
+        """Send positions that wait to the consumer group; what fails here, the next commit meets again."""
+        try:
+            self._transact((), {})
+        except KafkaError as error:
+            found = ours(error, f"writer {self._id}")
+            if isinstance(found, Fenced):  # but this the client says only once
+                self._failure = found
 
     def _transact(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> list[int]:
         producer = self._producer

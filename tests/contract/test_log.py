@@ -740,6 +740,20 @@ def test_last_seeks_back_past_many_aborted_records(kafka: Opened, kafka_url: str
     assert kafka.log.end(JOURNAL) - last.offset > 120
 
 
+def test_a_writer_that_is_fenced_while_it_idles_says_so(kafka: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.kafka_writer.group_interval_s", 2.0)
+    older = kafka.writer()
+    for position in (1, 2):  # the first one's position goes to the group with it, the second one's waits
+        older.commit([outgoing(JOURNAL, b"one")], {E0: position})
+    older.settle()
+    newer = kafka.writer()
+    time.sleep(4.0)
+    with pytest.raises(Fenced):
+        older.commit([outgoing(JOURNAL, b"two")], {E0: 3})
+    newer.commit([outgoing(JOURNAL, b"two")], {E0: 3})
+    newer.settle()
+
+
 def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(kafka: Opened, kafka_url: str) -> None:
     from kafka import KafkaAdminClient, KafkaProducer
 
