@@ -2,16 +2,18 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import leave_one_out
-from benchmarks.leave_one_out import Histories, Question, Training, load, run
+from benchmarks.leave_one_out import Deep, Histories, Question, Training, load, run
 from headrace.errors import Misconfigured
-from learners.learner import Context
+from learners.blend import Blend
+from learners.learner import Context, Scores
 from learners.popularity import Popularity
 
-QUICK = Training(width=8, passes=1)
+QUICK = Training(width=8, first_passes=1)
 # Learned for validation: a 2, b 2, c 1, d 1.
 TINY = [["a", "b", "c", "d"], ["b", "a", "d", "c"], ["c", "d", "a"], ["e"]]
 
@@ -28,17 +30,23 @@ def test_ranks_by_hand() -> None:
     # Learned: a 2, b 2, c 1, e 1 (a shopper of one item is never asked); d is new.
     # c after a, b: ties with e of c, d, e: 2nd. d after b, a: last of c, d, e: 3rd. d after c: last of a, b, d, e: 4th.
     assert result["validation"]["popularity"]["mrr@20"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3)
+    # The same counts: d after a, b, c: last of d, e. c after b, a, d: ties with e. a after c, d: ties with b.
+    assert result["test, as published"]["popularity"]["mrr@20"] == pytest.approx(1 / 2)
     # With c 2 and d 2 learned: d after a, b, c: 1st of d, e. c after b, a, d: 1st. a after c, d: ties with b: 2nd.
     assert result["test"]["popularity"]["mrr@20"] == pytest.approx((1 + 1 + 1 / 2) / 3)
 
 
 class Recorder(Popularity):
-    """Writes down what is learned."""
+    """Writes down what each of its instances learned."""
 
-    learned: list[int] = []  # noqa: RUF012 - one list for all, read by the test
+    learned: list[list[int]] = []  # noqa: RUF012 - one list for all, read by the test
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learned.append([])
 
     def learn(self, context: Context, item: int) -> None:
-        self.learned.append(item)
+        self.learned[-1].append(item)
         super().learn(context, item)
 
 
@@ -47,7 +55,35 @@ def test_the_last_items_are_learned_by_nobody(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(leave_one_out, "FAST", {"popularity": Recorder})
     histories = Histories([["a", "b", "x"], ["b", "a", "c", "y"]])
     run(histories, ["popularity", "blend"], QUICK)
-    assert sorted(histories.items[slot] for slot in Recorder.learned) == ["a", "a", "b", "b", "c"]
+    learned = ["".join(histories.items[slot] for slot in slots) for slots in Recorder.learned]
+    assert learned == ["aba", "abbac"]
+
+
+class Asked(Blend):
+    """Writes down the questions it is asked (by their lengths), and those it learns from."""
+
+    calls: list[tuple[str, int]] = []  # noqa: RUF012 - one list for all, read by the test
+
+    def predict(self, candidates: Any, context_length: int, traits: Any = None) -> Scores:
+        self.calls.append(("asked", context_length))
+        return super().predict(candidates, context_length, traits)
+
+    def learn(self, candidates: Any, context_length: int, item: int, traits: Any = None) -> None:
+        self.calls.append(("learned", context_length))
+        super().learn(candidates, context_length, item, traits)
+
+
+def test_the_blend_learns_from_validation_questions_alone_each_after_it_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Asked.calls.clear()
+    monkeypatch.setattr(leave_one_out, "Blend", Asked)
+    histories = Histories([[f"i{place}" for place in range(length)] for length in (3, 4, 5, 6)])
+    run(histories, ["popularity", "blend"], QUICK)
+    validation, test = Asked.calls[:8], Asked.calls[8:]
+    assert sorted(length for _, length in validation[::2]) == [1, 2, 3, 4]
+    assert validation[1::2] == [("learned", length) for _, length in validation[::2]]
+    assert test == 2 * [("asked", length) for length in (2, 3, 4, 5)]
 
 
 def shop(last: str) -> list[list[str]]:
@@ -66,7 +102,7 @@ def test_other_last_items_change_nothing_before_them() -> None:
 
 def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
     histories = Histories(shop("i11"))
-    training = Training(width=8, passes=2)
+    training = Training(width=8, first_passes=2)
     first, again, other = (run(histories, ["deep", "blend"], training, seed=seed) for seed in (1, 1, 2))
     assert first["test"] == again["test"]
     assert first["validation"] != other["validation"]
@@ -74,9 +110,10 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
 
 def test_the_deep_model_never_names_what_the_shopper_had() -> None:
     histories = Histories(shop("i11"))
-    model = leave_one_out.train(histories, QUICK, 0, lambda share: None)
+    deep = Deep(QUICK, 0)
+    deep.learn(histories, 2, lambda share: None)
     questions = histories.questions(1)
-    for question, scores in zip(questions, leave_one_out.deep_answers(model, histories, questions), strict=True):
+    for question, scores in zip(questions, deep.answer(questions, histories), strict=True):
         assert not set(question.prefix) & set(scores.slots.tolist())
         assert len(scores.slots)
 
