@@ -748,8 +748,13 @@ def test_a_writer_that_is_fenced_while_it_idles_says_so(kafka: Opened, monkeypat
     older.settle()
     newer = kafka.writer()
     time.sleep(4.0)
-    with pytest.raises(Fenced):
+
+    def go_on() -> None:
         older.commit([outgoing(JOURNAL, b"two")], {E0: 3})
+        older.settle()
+
+    with pytest.raises(Fenced):
+        go_on()
     newer.commit([outgoing(JOURNAL, b"two")], {E0: 3})
     newer.settle()
 
