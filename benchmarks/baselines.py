@@ -30,7 +30,7 @@ heldout_predictions_max: Final = 4_000
 class Finetune(Neural):
     """Plain fine-tuning: each round goes on from the last model, on the newest period alone."""
 
-    rate = 1e-3
+    rate: float | None = 1e-3
     """The best of 1e-3, 2e-3 and 4e-3 on a fifth of the sessions of DIGINETICA's periods 1 to 4."""
 
     def __init__(self, tuning: Tuning, *, passes: int = 2 * live.passes, **options: Any) -> None:
@@ -62,7 +62,7 @@ class Ewc(Finetune):
         decay: what of the running diagonal a round leaves.
     """
 
-    rate = 2e-3
+    rate: float | None = 2e-3
     """The best of the same three."""
     strength: float = 30.0
     """How strongly weights are held: 30 was the best of 0, 1, 30 and 1000 on the first 12,000 clicks of each of

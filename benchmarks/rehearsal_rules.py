@@ -32,9 +32,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.baselines import Finetune
 from benchmarks.comparison import SHOWN
-from benchmarks.contestants import Tuning, ranked
+from benchmarks.contestants import Deep, Tuning, ranked
 from benchmarks.continual import figures
 from benchmarks.exemplars import MEMORIES
 from benchmarks.member import write
@@ -74,7 +73,7 @@ class Trial(NamedTuple):
 
 def first_model(trial: Trial, seed: int) -> DeepModel:
     """Return the model that every rule begins with, as the deep learner's first round makes it."""
-    start = Finetune(Tuning(seed), **trial.options)
+    start = Deep(Tuning(seed), **trial.options)
     start.learn(trial.periods, 0, lambda share: None)
     assert start.model is not None, "a round leaves a model"
     return start.model

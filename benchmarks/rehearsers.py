@@ -21,12 +21,14 @@ Source: Mi, Lin and Faltings, "ADER" (RecSys 2020), section 4.1."""
 
 
 class Rehearser(Finetune):
-    """Rounds of training with what a memory keeps.
+    """Rounds of training with what a memory keeps, at the live system's rate.
 
     Args:
         first: trained on period 0; learning that period takes it instead of training.
         sessions_max: most sessions that the memory may keep.
     """
+
+    rate: float | None = None
 
     def __init__(self, tuning: Tuning, first: DeepModel, memory: Memory, sessions_max: int, **options: Any) -> None:
         super().__init__(tuning, **{"passes": live.passes, **options})
