@@ -107,6 +107,16 @@ class Shard:
     def await_covered(self) -> None:
         self.children.await_that("all is learned", self.all_covered, 600)
 
+    def await_snapshot(self) -> None:
+        """Publish, an event at a time, until an entry names a snapshot: a quick shard has learned all before its first."""
+
+        def named() -> bool:
+            if self.follow() and not self.snapshots:
+                self.publish(1)
+            return bool(self.snapshots)
+
+        self.children.await_that("an entry names a snapshot", named)
+
     def check(self) -> None:
         """Everything was published and learned once, and every snapshot is the plain fold."""
         ids = [record.value for place in PLACES for record in records_of(self.log, place)]
@@ -259,6 +269,7 @@ def test_a_full_disk_is_waited_for(shard: Shard) -> None:
 def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
     shard.publish(600)
     online = shard.online()
+    shard.await_snapshot()
     shard.await_covered()
     online.kill()
     entry = journal.newest(shard.log, "online")
@@ -285,6 +296,7 @@ def test_a_damaged_snapshot_stops_with_a_clear_word(shard: Shard) -> None:
 def test_a_lost_folder_of_blobs_is_made_anew_from_the_journal(shard: Shard) -> None:
     shard.publish(600)
     online = shard.online()
+    shard.await_snapshot()
     shard.await_covered()
     online.kill()
     rmtree(shard.folder / "blobs")
