@@ -15,7 +15,7 @@ on from. Changed code should not meet that.
 - time: so much event time since (`learners.rounds`); a period is a week.
 - drift: the distance of a window's items from the usual ones is above its dynamic threshold (`learners.drift.Distance`,
   as live, at windows of several sizes), or so many more of them than usual were never seen.
-- gain: what the model lost by not being updated is worth an update (`Gain`).
+- gain: what the model lost by not being updated is worth an update (`learners.gain`).
 
 Quality is that of the whole stretch. For some levels between no update at all and the best setting of all, the tokens
 that each trigger needs are read off the line through its settings, each at least as good as the cheaper ones.
@@ -39,6 +39,7 @@ from benchmarks.periods import load
 from benchmarks.prequential import Slow, Step, Stretch, base_passes, clicks, cost, fast, slow
 from headrace.errors import Misconfigured
 from learners.drift import Distance
+from learners.gain import Gain
 from learners.prequential import ranks_max
 from learners.session_knn import SessionKnn
 
@@ -125,46 +126,18 @@ class Drift:
         return any(alarms)
 
 
-class Gain:
-    """Due when the model has lost so many hits by not being updated: an update may be expected to win them from now on.
+class Lost:
+    """Due when so many hits were lost by not updating the model, as the live system counts them."""
 
-    How good a fresh model would be nobody knows. So a learner that is always fresh stands beside: by how much more it
-    is ahead than it was right after updates is what staleness costs; what makes a week hard for both cancels. The
-    losses since the last update are summed up, never below 0, and an update is due once they reach its price. (As in
-    the rent-or-buy problem: to pay for the update when as much was lost without it costs at most twice the least that
-    hindsight could have done.)
-
-    Source: the cumulative threshold of Mahadevan and Mathioudakis, "Cost-aware retraining for machine learning"
-    (Knowledge-Based Systems, 2024), whose staleness cost is estimated from the data's distance; the sum that is held at
-    0: Page, "Continuous inspection schemes" (Biometrika, 1954). The estimate by a fresh learner is ours.
-
-    Args:
-        hits: price of an update, in hits of judged steps.
-        settle: judged steps right after an update that say how far the fresh learner is ahead of a fresh model.
-        fading: weight of the newest of these in their mean.
-    """
-
-    def __init__(self, hits: float, *, settle: int = 200, fading: float = 0.5) -> None:
-        self.hits, self.settle, self.fading = hits, settle, fading
-        self.lost = 0.0
-        self._usual: float | None = None
-        self._ahead: list[int] = []
+    def __init__(self, hits: float) -> None:
+        self._gain = Gain(hits)
 
     def observe(self, seen: Seen) -> bool:
-        """Sum up what was lost."""
-        for found, fresh in zip(seen.found, seen.fresh, strict=True):
-            ahead = int(fresh) - int(found)
-            if len(self._ahead) < self.settle:
-                self._ahead.append(ahead)
-                if len(self._ahead) == self.settle:
-                    mean = sum(self._ahead) / self.settle
-                    self._usual = mean if self._usual is None else self._usual + self.fading * (mean - self._usual)
-            else:
-                assert self._usual is not None
-                self.lost = max(0.0, self.lost + ahead - self._usual)
-        if self.lost < self.hits:
+        """Let it see each judged step."""
+        judged = zip(seen.found, seen.fresh, strict=True)
+        if not any(self._gain.observe(found=found, fresh=fresh) for found, fresh in judged):
             return False
-        self.lost, self._ahead = 0.0, []
+        self._gain.renew()
         return True
 
 
@@ -172,13 +145,13 @@ MAKERS: Final[Mapping[str, Callable[[float], Trigger]]] = {
     "volume": lambda events: Volume(int(events)),
     "time": lambda days: Time(int(days * _day_ms)),
     "drift": lambda window: Drift(int(window)),
-    "gain": Gain,
+    "gain": Lost,
 }
 SETTINGS: Final[Mapping[str, Sequence[float]]] = {
     "volume": (5_000, 10_000, 20_000),
     "time": (1, 3),
     "drift": (500, 1_500),
-    "gain": (15, 40),
+    "gain": (30, 75, 150),
 }
 """Events, days, events of a window, hits."""
 
@@ -295,7 +268,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=3, help="period that the stretch begins with")
     parser.add_argument("--events", type=int, default=50_000, help="length of the stretch")
     parser.add_argument("--sessions", type=int, default=600, help="newest sessions that an update trains on, at most")
-    parser.add_argument("--rate", type=float, default=0.2, help="share of the steps that is judged")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the steps that is judged")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of the deep learner")
     parser.add_argument("--base", type=Path, help="file for the model that the stretch begins with: made if missing")
     for name, of in SETTINGS.items():

@@ -44,7 +44,11 @@ class OnlineSettings(_Part):
 
 
 class FinetuneSettings(_Part):
-    """The fine-tuner. `round_ms` and the like are event time; `train_s_max` is the wall clock's."""
+    """The fine-tuner. `round_ms` and the like are event time; `train_s_max` is the wall clock's.
+
+    With `gain_hits` above 0 a round is due, too, once the champion has lost so many hits among the first 20 by not
+    being updated (`learners.gain`); it then answers for every event, not only while models face each other.
+    """
 
     metrics_port: Port = 9102
     commit_interval_s: Seconds = 0.3
@@ -54,6 +58,7 @@ class FinetuneSettings(_Part):
     round_events: Count = 20_000
     round_ms: Count | None = None
     drift_events_min: Count = 5_000
+    gain_hits: Annotated[float, Field(ge=0, allow_inf_nan=False, description="hits lost that a round is worth")] = 0.0
     gate_events_max: Count = 10_000
     window_max: Count = 50_000
     rehearsal_max: Count = 50_000

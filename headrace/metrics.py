@@ -47,7 +47,7 @@ LABELS: Final = {
 
 Result = Literal["learned", "duplicate", "rejected"]
 Outcome = Literal["promoted", "refused", "failed", "rolled_back"]
-Trigger = Literal["start", "time", "volume", "drift"]
+Trigger = Literal["start", "time", "volume", "drift", "gain"]
 Window = Literal["stream", "recent"]
 
 QUICK_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)

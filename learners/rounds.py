@@ -3,9 +3,10 @@
 The fine-tuner folds this. What torch does beside it (training a candidate, letting the models predict) comes back as
 judgements (`learners.evidence`). So the fine-tuner restarts, replays and is audited like every other shard.
 
-A round is due by volume, by event time or by a drift alarm. What it trains on is `learners.material`'s, who may take
-whose place `learners.contest`'s. Here is the course of it: one candidate at a time; no verdict in time means refused; a
-champion is watched for as long after its promotion, and again while a candidate is in the gate.
+A round is due by volume, by event time, by a drift alarm, or by the hits that the champion has lost (`learners.gain`).
+What it trains on is `learners.material`'s, who may take whose place `learners.contest`'s. Here is the course of it: one
+candidate at a time; no verdict in time means refused; a champion is watched for as long after its promotion, and again
+while a candidate is in the gate.
 """
 
 from collections.abc import Mapping
@@ -26,20 +27,27 @@ from learners.announcement import Announcement, Kind, announced
 from learners.browsing import Browsing, Question
 from learners.contest import CHAMPION, NOTHING, PREDECESSOR, Trial, Watch
 from learners.evidence import Compared, Trained, decode
+from learners.gain import Gain
 from learners.gate import Verdict, retention
 from learners.judgement import Listed
 from learners.material import Material
+from learners.session_knn import SessionKnn
 
 former_max: Final = 8
 """Newest former champions whose blobs are kept."""
+FRESH: Final = SessionKnn.name
+"""The learner that is always fresh, beside which is seen what the champion loses by not being so."""
 
 
 class RoundSettings(Struct, frozen=True, kw_only=True):
-    """When a round is due and what it may hold. Counts are of records of `events`, times are event time."""
+    """When a round is due and what it may hold. Counts are of records of `events`, times are event time; `gain_hits` of
+    0 says that no round is due by them.
+    """
 
     round_events: int = 20_000
     round_ms: int | None = None
     drift_events_min: int = 5_000
+    gain_hits: float = 0.0
     gate_events_max: int = 10_000
     holdout_share: float = 0.02
     seed: int = 0
@@ -83,6 +91,7 @@ class Rounds:
         )  # fmt: skip
         self._trial: Trial | None = None
         self._watch = Watch()
+        self._gain = Gain(rules.gain_hits)
         self._positions: dict[int, int] = {}
         self._time_ms = 0
         self._round_at = 0
@@ -111,7 +120,7 @@ class Rounds:
     @property
     def comparing(self) -> bool:
         """Whether new events should be scored by the models."""
-        return self.candidate is not None or bool(self._watch)
+        return self.candidate is not None or bool(self._watch) or bool(self.settings.gain_hits and self.champion)
 
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Remember what the shopper did; notice when a round is due."""
@@ -179,6 +188,7 @@ class Rounds:
         else:
             self.material.turn(self._time_ms)
             self.due, self._round_at, self._round_ms = "", self.seen, self._time_ms
+            self._gain.pay()
         self.round += 1
         name = f"r{self.round:04d}-{trained.blob.rpartition('-')[2][:8]}"
         reasons = list(trained.reasons)
@@ -209,6 +219,7 @@ class Rounds:
         """Let candidate, champion and those who stand by face each other, event by event."""
         for row in range(len(compared.worths[NOTHING])):
             worths = {blob: values[row] for blob, values in compared.worths.items()}
+            self._count_lost({name: values[row] for name, values in compared.alone.items()})
             if self._trial and self.candidate:
                 rivals = {NOTHING: worths[NOTHING]}
                 if self.champion:
@@ -225,6 +236,14 @@ class Rounds:
                     self._roll_back(*found)
                 elif PREDECESSOR not in self._watch:
                     self.predecessor = None
+
+    def _count_lost(self, alone: Mapping[str, float]) -> None:
+        """Notice when a round is due because the champion has fallen behind the learner that is always fresh."""
+        if not self.champion or FRESH not in alone:
+            return
+        is_worth_it = self._gain.observe(found=alone[self.champion.blob] > 0, fresh=alone[FRESH] > 0)
+        if is_worth_it and not self.due and self.candidate is None and self.material:
+            self.due = "gain"
 
     def _decide(self, verdict: Verdict) -> None:
         candidate, trial = self.candidate, self._trial
@@ -245,6 +264,7 @@ class Rounds:
         if kind == "promoted":
             self._watch.clear()
             self.predecessor, self.champion = self.champion, announcement
+            self._gain.renew()
             if self.predecessor:
                 self._remember(self.predecessor)
                 self._begin_watch(PREDECESSOR)
@@ -273,6 +293,7 @@ class Rounds:
         self.champion = announcement if announcement.blob else None
         self.predecessor = None
         self._watch.clear()
+        self._gain.pay()  # it was another's loss
 
     def _remember(self, champion: Announcement) -> None:
         self.former = [champion.blob, *(blob for blob in self.former if blob != champion.blob)][:former_max]
@@ -342,6 +363,7 @@ class Rounds:
             "material": self.material.state(),
             "trial": self._trial.state() if self._trial else None,
             "watch": self._watch.state(),
+            "gain": self._gain.state(),
             "positions": [list(pair) for pair in sorted(self._positions.items())],
         }
 
@@ -359,5 +381,6 @@ class Rounds:
         rounds.material.restore(state["material"])
         rounds._trial = Trial.from_state(state["trial"]) if state["trial"] else None
         rounds._watch = Watch.from_state(state["watch"])
+        rounds._gain = Gain.from_state(state["gain"])
         rounds._positions = dict(state["positions"])
         return rounds

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from consumers.finetune import Trainer
 from headrace.blobs import Blobs
@@ -13,6 +14,7 @@ from headrace.events import Data, Event, Item, at
 from headrace.log import Outgoing, Record
 from headrace.metrics import FinetuneMetrics
 from headrace.state import decode, digest, encode
+from learners import gain
 from learners.announcement import Announcement, announced
 from learners.browsing import KINDS
 from learners.contest import NOTHING
@@ -22,6 +24,7 @@ from learners.evidence import encode as as_judgement
 from learners.rounds import Rounds, RoundSettings
 
 RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
+PRICED = replace(RULES, gain_hits=20.0)
 START_MS = 1_736_121_600_000
 
 
@@ -79,15 +82,15 @@ def said(fold: Rounds) -> list[Announcement]:
     return [one for one in found if one]
 
 
-def started() -> Rounds:
-    fold = Rounds(RULES)
+def started(rules: RoundSettings = RULES) -> Rounds:
+    fold = Rounds(rules)
     assert [(one.kind, one.due_events) for one in said(fold)] == [("schedule", 100)]
     return fold
 
 
-def promoted() -> Rounds:
+def promoted(rules: RoundSettings = RULES) -> Rounds:
     """Return a fold whose first candidate was promoted, at event 110."""
-    fold = started()
+    fold = started(rules)
     shop(fold, 100)
     trained(fold)
     shop(fold, 10)
@@ -138,6 +141,77 @@ def test_a_round_is_due_by_drift_but_not_right_after_another(seen: int, key: byt
     shop(fold, seen)
     fold.hear("alarms", alarm(key))
     assert fold.due == due
+
+
+def behind(fold: Rounds, count: int, champion: float = 0.0, fresh: float = 0.5) -> None:
+    """Let the fold hear at which reciprocal rank the champion alone and the fast learners had the item."""
+    compared(fold, champion=0.4, nothing=0.1, alone=champion, fast=fresh, count=count)
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> Rounds:
+    """A fold with a champion that is usually as good as session-kNN, and a price for what it loses."""
+    monkeypatch.setattr(gain, "settle", 50)
+    fold = promoted(PRICED)
+    behind(fold, 50, champion=0.5)
+    return fold
+
+
+def test_a_round_is_due_by_the_hits_that_the_champion_lost(priced: Rounds) -> None:
+    behind(priced, 1_000, champion=0.5)
+    behind(priced, 1_000, champion=0.0, fresh=0.0)
+    behind(priced, 19)
+    assert priced.due == ""
+    behind(priced, 1)
+    assert priced.due == "gain"
+    trained(priced, "model-bb")
+    assert [(one.kind, one.trigger) for one in said(priced)] == [("candidate", "gain")]
+
+
+def test_no_round_is_due_by_what_was_lost_while_a_candidate_is_in_the_gate_or_before(priced: Rounds) -> None:
+    behind(priced, 20)
+    trained(priced, "model-bb")
+    behind(priced, 19)
+    assert priced.candidate
+    decided(priced, 0.1, champion=0.6)
+    behind(priced, 1, champion=0.5)
+    assert priced.due == ""
+    behind(priced, 1)
+    assert priced.due == "gain"  # it was refused: the champion goes on losing
+
+
+def test_a_new_champion_has_lost_nothing(priced: Rounds) -> None:
+    behind(priced, 20)
+    trained(priced, "model-bb")
+    decided(priced, 0.6, champion=0.2)
+    behind(priced, 50)  # now half of that is usual: the mean of 0, then, and 1
+    behind(priced, 39)
+    assert priced.due == ""
+    behind(priced, 1)
+    assert priced.due == "gain"
+
+
+def test_without_a_champion_a_fresh_learner_or_a_price_nothing_is_lost(priced: Rounds) -> None:
+    lists = {NOTHING: [0.1] * 99, "model-aaaaaaaa11": [0.4] * 99}
+    priced.absorb(as_judgement(Compared(lists, {"model-aaaaaaaa11": [0.0] * 99, "transitions": [0.5] * 99})))
+    assert priced.due == ""
+    fold = started(PRICED)
+    shop(fold, 30)
+    assert not fold.comparing
+    behind(fold, 1_000)
+    assert fold.due == ""
+    fold = promoted()
+    behind(fold, 50, champion=0.5)
+    behind(fold, 1_000)
+    assert fold.due == ""
+
+
+def test_a_champion_with_a_price_is_always_compared(priced: Rounds) -> None:
+    said(priced)
+    shop(priced, 60)
+    said(priced)
+    assert not priced._watch
+    assert priced.comparing
 
 
 def test_a_better_candidate_is_promoted_with_its_evidence() -> None:
@@ -415,7 +489,9 @@ def test_steps_are_trained_on_once() -> None:
     assert 0 < sum(len(items) - 1 for items in fold.material.window()) <= 100
 
 
-STAGES: dict[str, Callable[[], Rounds]] = {"fresh": started, "champion": promoted}
+STAGES: dict[str, Callable[[], Rounds]] = {
+    "fresh": started, "champion": promoted, "priced": lambda: promoted(PRICED)
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)
