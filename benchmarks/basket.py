@@ -25,6 +25,7 @@ these predictions, from the whole stream, and on DIGINETICA's periods 1 to 4: it
 import argparse
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -128,7 +129,6 @@ def run(
     known: set[int] = set()
     for number, (shopper, invoice, time_ms, items) in enumerate(stream, 1):
         traits.settle()
-        described = traits.of(range(len(known)), None, time_ms)
         for place, item in enumerate(items):
             context = contexts.context(shopper, time_ms, invoice)
             if place and chosen.random() < sample:
@@ -141,8 +141,9 @@ def run(
                 if blend is not None:
                     began = time.perf_counter()
                     said = {name: lists[name] for name in blended}
-                    ranks[BLEND].append(rank(blend.predict(said, place, described), item, others))
-                    blend.learn(said, place, item, described)
+                    describe = partial(traits.of, session=items[:place], time_ms=time_ms)
+                    ranks[BLEND].append(rank(blend.predict(said, place, describe), item, others))
+                    blend.learn(said, place, item, describe)
                     seconds[BLEND] += time.perf_counter() - began
             contexts.push(shopper, item, time_ms, invoice)
             # If the line began an invoice, only the context after it knows the session's number.

@@ -39,7 +39,7 @@ from benchmarks.contestants import Answers, Contestant, Deep, Fast, Tuning, week
 from benchmarks.member import Member, folder_of
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
-from learners.blend import Blend
+from learners.blend import Blend, Describe
 from learners.learner import rank
 from learners.popularity import Popularity
 from learners.prequential import ranking_scores, ranks_max
@@ -71,14 +71,16 @@ blend_judged_max: Final = 20_000
 """Answers of one period from which the blend learns, at most: as live, a part of them says enough."""
 
 Tick = Callable[[str, float], None]
+Describer = Callable[[Sequence[int]], Describe]
+"""Tells a session's items so far, the traits of candidates for it."""
 
 
 def silent(step: str, share: float) -> None:
     """Show no progress."""
 
 
-def described(traits: Traits, periods: Periods, period: int) -> NDArray[np.uint8]:
-    """Learn the traits of one more period, the one before `period`, and return those of all items seen so far.
+def learned(traits: Traits, periods: Periods, period: int) -> Describer:
+    """Learn the traits of one more period, the one before `period`; return what tells them to who asks in `period`.
 
     The files have no clock and no categories; see `week_ms`.
     """
@@ -86,17 +88,18 @@ def described(traits: Traits, periods: Periods, period: int) -> NDArray[np.uint8
     for place, (_, item) in enumerate(clicks):
         traits.learn(item, "", (period - 1) * week_ms + place * week_ms // len(clicks))
     traits.settle()
-    return traits.of(range(periods.seen[period]), None, period * week_ms)
+    return lambda prefix: partial(traits.of, session=prefix, time_ms=period * week_ms)
 
 
 def blended(
-    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], traits: NDArray[np.uint8]
+    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], describer: Describer, others: int
 ) -> NDArray[np.int32]:
-    """Return the ranks of the true items in the blend of the members' lists; items on no list tie for last."""
+    """Return the ranks of the true items in the blend of the members' lists; items on no list tie for last, with
+    `others`."""
     ranks = np.empty(len(questions), np.int32)
     for row, (prefix, item) in enumerate(questions):
-        scores = blend.predict({name: answer.list(row) for name, answer in answers.items()}, len(prefix), traits)
-        ranks[row] = rank(scores, item, len(traits) - 1)
+        lists = {name: answer.list(row) for name, answer in answers.items()}
+        ranks[row] = rank(blend.predict(lists, len(prefix), describer(prefix)), item, others)
     return ranks
 
 
@@ -104,14 +107,15 @@ def teach(
     blend: Blend,
     answers: Mapping[str, Answers],
     questions: Sequence[Question],
-    traits: NDArray[np.uint8],
+    describer: Describer,
     seed: Sequence[int],
 ) -> None:
     """Let the blend learn from a seeded part of a period's answers, in their order, once all of them were given."""
     size = min(len(questions), blend_judged_max)
     for row in np.sort(np.random.default_rng(seed).choice(len(questions), size, replace=False)).tolist():
         prefix, item = questions[row]
-        blend.learn({name: answer.list(row) for name, answer in answers.items()}, len(prefix), item, traits)
+        lists = {name: answer.list(row) for name, answer in answers.items()}
+        blend.learn(lists, len(prefix), item, describer(prefix))
 
 
 def figures(ranks: NDArray[np.int32]) -> Figures:
@@ -161,10 +165,10 @@ def run(
             tick(f"seed {tuning.seed}, period {period}: {BLEND}", 0.0)
             lists = {name: answers[name] for name in blended_ones}
             began = time.perf_counter()
-            known = described(traits, periods, period)
-            ranks[BLEND] = blended(blend, lists, questions, known)
+            describer = learned(traits, periods, period)
+            ranks[BLEND] = blended(blend, lists, questions, describer, periods.seen[period] - 1)
             answered = time.perf_counter()
-            teach(blend, lists, questions, known, [tuning.seed, period])
+            teach(blend, lists, questions, describer, [tuning.seed, period])
             seconds[BLEND]["answer"] += answered - began
             seconds[BLEND]["learn"] += time.perf_counter() - answered
         if period in tested:

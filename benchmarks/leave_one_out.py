@@ -39,14 +39,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import report
 from benchmarks.basket import beside
 from benchmarks.contestants import live
 from benchmarks.continual import BLEND, DEEP, figures
 from headrace.errors import Misconfigured
-from learners.blend import Blend
+from learners.blend import Blend, Describe
 from learners.judgement import listed
 from learners.learner import Context, NextItem, Scores, context_max, rank
 from learners.popularity import Popularity
@@ -197,25 +196,24 @@ class Deep:
                 yield Scores(slots[best], row[best])
 
 
-def described(histories: Histories, last: int) -> NDArray[np.uint8]:
-    """Return the traits of all items after each shopper's items but the last ones were learned.
+def learned(histories: Histories, last: int) -> Describe:
+    """Return what tells the traits of items after each shopper's items but the last ones were learned.
 
-    Shapes:
-        returns (items, len(TRAITS))
+    Nobody had an item twice, and what a shopper had is not recommended: traits in a session say nothing here.
     """
     traits = Traits()
     for items in histories.learned(last):
         for item in items:
             traits.learn(item, "", 0)
     traits.settle()
-    return traits.of(range(len(histories.items)), None, 0)
+    return partial(traits.of, session=(), time_ms=0)
 
 
 def blended(
     blend: Blend,
     rows: Sequence[Mapping[str, Scores]],
     questions: Sequence[Question],
-    traits: NDArray[np.uint8],
+    describe: Describe,
     learning: np.random.Generator | None,
 ) -> list[Scores]:
     """Return the blend's answers to questions, from its members' answers.
@@ -228,9 +226,9 @@ def blended(
     found = {}
     for row in order:
         length = len(questions[row].prefix)
-        found[row] = blend.predict(rows[row], length, traits)
+        found[row] = blend.predict(rows[row], length, describe)
         if learning is not None:
-            blend.learn(rows[row], length, questions[row].item, traits)
+            blend.learn(rows[row], length, questions[row].item, describe)
     return [found[row] for row in range(len(rows))]
 
 
@@ -259,13 +257,13 @@ def run(
             progress(step, 0.0)
             member.learn(histories, last, partial(progress, step))
             given[name] = {part: list(member.answer(questions, histories)) for part, questions in asked.items()}
-        traits = described(histories, last)
+        describe = learned(histories, last)
         for part, questions in asked.items():
             ranks = {name: _ranks(given[name][part], histories, questions) for name in members}
             if BLEND in learners:
                 rows = [{name: given[name][part][row] for name in members} for row in range(len(questions))]
                 learning = np.random.default_rng(seed) if part == VALIDATION else None
-                ranks[BLEND] = _ranks(blended(blend, rows, questions, traits, learning), histories, questions)
+                ranks[BLEND] = _ranks(blended(blend, rows, questions, describe, learning), histories, questions)
             found[part] = {name: figures(np.array(of)) for name, of in ranks.items()}
     return {**found, "shoppers": len(histories.shoppers), "items": len(histories.items)}
 

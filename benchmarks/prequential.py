@@ -196,9 +196,11 @@ def blended(answers: Mapping[str, Answers], stretch: Stretch, learned: NDArray[n
         done = count
         while waiting and waiting[0][0] < count:
             told = waiting.popleft()[1]
-            blend.learn(told.lists, len(told.step.prefix), told.item, told.traits)
+            blend.learn(told.lists, len(told.step.prefix), told.item, told.traits.__getitem__)
         told = _told({name: answer.list(row) for name, answer in answers.items()}, stretch.steps[at], traits)
-        ranks[row] = rank(blend.predict(told.lists, len(told.step.prefix), told.traits), told.item, ranks_max)
+        ranks[row] = rank(
+            blend.predict(told.lists, len(told.step.prefix), told.traits.__getitem__), told.item, ranks_max
+        )
         waiting.append((at, told))
     return ranks
 
@@ -209,7 +211,7 @@ def _told(said: Mapping[str, Scores], step: Step, traits: Traits) -> _Told:
         name: Scores(np.searchsorted(slots, scores.slots).astype(np.int32), scores.scores)
         for name, scores in said.items()
     }
-    return _Told(slots, lists, traits.of(slots.tolist(), step.prefix[-1], step.context.time_ms), step)
+    return _Told(slots, lists, traits.of(slots, step.prefix, step.context.time_ms), step)
 
 
 class Slow:

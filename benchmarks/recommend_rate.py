@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.contestants import Fast, Tuning
-from benchmarks.continual import MAKERS, described
+from benchmarks.continual import MAKERS, learned
 from benchmarks.periods import load
 from learners.blend import Blend
 from learners.judgement import listed
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None) -> None:
     questions = [asked[row] for row in chosen.tolist()]
     learners, traits = {name: _fast(name) for name in FAST}, Traits()
     for period in range(options.periods):
-        known = described(traits, periods, period + 1)
+        describer = learned(traits, periods, period + 1)
         for learner in learners.values():
             learner.learn(periods, period, lambda share: None)
     session, time_ms = periods.started[options.periods], options.periods * 7 * 86_400_000
@@ -53,7 +53,12 @@ def main(arguments: Sequence[str] | None) -> None:
     answers = {name: asks(name) for name in FAST}
     said = [{name: answer(row) for name, answer in answers.items()} for row in range(len(questions))]
     blend = Blend(FAST)
-    answers["blend"] = lambda row: blend.predict(said[row], len(questions[row].prefix), known)
+
+    def blended(row: int) -> Scores:
+        prefix = questions[row].prefix
+        return blend.predict(said[row], len(prefix), describer(prefix))
+
+    answers["blend"] = blended
     seconds = dict.fromkeys(answers, 0.0)
     for turn in range(turns):
         for name, answer in answers.items():

@@ -110,7 +110,8 @@ class ShopJudge:
     def _judge(self, fold: Shop, one: _Observed, lists: dict[str, Listed], version: str) -> Judgement:
         item, prefix = one.question.item, one.session_items
         pooled = pool(lists)
-        traits = fold.browsing.describe(pooled.candidates, one.question.last, one.event.time_ms)
+        session = one.question.prefix if prefix else []  # before a session's first item a model looks further back
+        traits = fold.browsing.describe(pooled.candidates, session, one.event.time_ms)
         ranks = {name: pooled.rank(name, item) for name in pooled.lists}
         ranks[BLEND] = rank_of(fold.blended(pooled, prefix, traits), pooled.candidates, item)
         return Judgement(

@@ -5,8 +5,8 @@ is `consumers.online`. Its members may be missing, silent or mad; what they say 
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ TRUST: Final[Mapping[str, float]] = {
 }
 """How far the members of the live system are believed before anything was learned; others as far as 1."""
 
+Describe: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+"""Returns the traits of slots, as `learners.traits` tells them. Shapes: (C,) to (C, len(TRAITS))."""
+
 _lengths: Final = (1, 2, 3, 4, 6, 10)
 """Session lengths at which the next context begins; below the first, the session is empty."""
 _contexts: Final = len(_lengths) + 1
@@ -33,13 +36,15 @@ _floor: Final = 1e-4
 _log_floor: Final = float(np.log(_floor))
 _sharpness: Final = 4.0
 """Initial utility of being the best candidate of a member that is fully believed, against being on no list."""
-_units: Final = 32
+_units: Final = 64
 """Width of the hidden layer."""
 _spread: Final = 0.35
 """Standard deviation of the first weights into it."""
-_straight_rate: Final = 5.0
+_straight_rate: Final = 2.0
 """How much faster than the others the straight weights learn: there are few, and they begin far from where they end."""
 _weight_max: Final = 50.0
+_averaged: Final = 0.1, 1_000
+"""Steps over which weights are averaged: this share of all steps so far, at most so many."""
 _tiny: Final = 1e-30
 _BETAS: Final = 0.9, 0.999
 
@@ -82,12 +87,13 @@ class Blend:
 
     Of each candidate it sees, per member and all within [0, 1]: its share of the member's scores, its score by
     logarithm (1 for the best one, 0 for none), one over its rank (ties count as last) and whether it is there at all;
-    beside these the item's own traits. A candidate's utility is linear in these, with weights that depend on the
+    beside these the item's traits. A candidate's utility is linear in these, with weights that depend on the
     session's length, plus what one hidden layer makes of them together; chances are the softmax of the utilities.
     Before anything was learned, the hidden layer says nothing. Each judgement is one step of Adam down the gradient of
-    the cross-entropy, at a constant rate, so that it never stops adapting; inputs within [0, 1] bound the gradient. A
-    second number per context, how often the true item is among the candidates at all, scales the answer, so that it is
-    the probability that the item comes next.
+    the cross-entropy, at a constant rate, so that it never stops adapting; inputs within [0, 1] bound the gradient.
+    Answers come from the average of the weights over the newest steps, which no few judgements sway. A second number
+    per context, how often the true item is among the candidates at all, scales the answer, so that it is the
+    probability that the item comes next.
 
     Not promised: anything about items that no member names.
 
@@ -132,6 +138,8 @@ class Blend:
         self._flat = np.zeros(_Layers.size(inputs))
         self._rates = np.full_like(self._flat, learning_rate)
         self._layers = _Layers.of(self._flat, inputs)
+        self._average = np.zeros_like(self._flat)
+        self._average_layers = _Layers.of(self._average, inputs)
         trust = self._layers.straight[0, : self._said].reshape(len(self.members), len(_features))
         trust[:, _features.index("log")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
         _Layers.of(self._rates, inputs).straight[:] *= _straight_rate
@@ -139,29 +147,25 @@ class Blend:
         draw = np.random.default_rng(seed)
         self._layers.into[:] = _spread * draw.normal(size=self._layers.into.shape)
         self._layers.bias[0] = _spread * np.abs(draw.normal(size=_units))
+        self._average[:] = self._flat
         self._first, self._second = np.zeros_like(self._flat), np.zeros_like(self._flat)
         self._steps = 0
         self._hits = np.full(_contexts, 1.0)
         self._tries = np.full(_contexts, 2.0)
 
-    def predict(
-        self, candidates: Mapping[str, Scores], context_length: int, traits: NDArray[np.uint8] | None = None
-    ) -> Scores:
+    def predict(self, candidates: Mapping[str, Scores], context_length: int, traits: Describe | None = None) -> Scores:
         """Return the probability of each candidate of the union to come next. Changes nothing.
 
         Args:
             candidates: what the members said; some may be missing. Other names are ignored.
             context_length: items of the current session so far.
-            traits: of each slot, as `learners.traits` tells them; None where nothing is known.
-
-        Shapes:
-            traits: (slots, len(TRAITS))
+            traits: tells those of the candidates; None where nothing is known.
         """
         slots, inputs = self._describe(candidates, traits)
         if not len(slots):
             return Scores(slots, np.empty(0, np.float32))
         context = _context(context_length)
-        chances = self._think(inputs, context).chances * (self._hits[context] / self._tries[context])
+        chances = _think(self._average_layers, inputs, context).chances * (self._hits[context] / self._tries[context])
         return Scores(slots, np.maximum(chances, _tiny).astype(np.float32))
 
     def learn(
@@ -169,7 +173,7 @@ class Blend:
         candidates: Mapping[str, Scores],
         context_length: int,
         item: int,
-        traits: NDArray[np.uint8] | None = None,
+        traits: Describe | None = None,
     ) -> None:
         """Learn that `item` came next, where the members said `candidates`; see `predict`."""
         slots, inputs = self._describe(candidates, traits)
@@ -178,17 +182,10 @@ class Blend:
         self._hits[context] = self.fading * self._hits[context] + len(true)
         self._tries[context] = self.fading * self._tries[context] + 1.0
         if len(true):
-            thought = self._think(inputs, context)
+            thought = _think(self._layers, inputs, context)
             error = thought.chances
             error[true[0]] -= 1.0
             self._step(self._gradient(thought, error, context))
-
-    def _think(self, inputs: NDArray[np.float64], context: int) -> _Thought:
-        straight, into, bias, out = self._layers
-        hidden = np.maximum(inputs @ into + (bias[0] + bias[1 + context]), 0.0)
-        utility = inputs @ (straight[0] + straight[1 + context]) + hidden @ out
-        odds = np.exp(utility - utility.max())
-        return _Thought(inputs, hidden, odds / odds.sum())
 
     def _gradient(self, thought: _Thought, error: NDArray[np.float64], context: int) -> NDArray[np.float64]:
         """Return the gradient of the cross-entropy; `error` (C,) is its gradient by the utilities."""
@@ -210,9 +207,11 @@ class Blend:
         size = np.sqrt(self._second / (1.0 - two**self._steps)) + 1e-8
         self._flat -= self._rates * (self._first / (1.0 - one**self._steps)) / size
         np.clip(self._flat, -_weight_max, _weight_max, out=self._flat)
+        share, most = _averaged
+        self._average += (self._flat - self._average) / min(max(1.0, share * self._steps), most)
 
     def _describe(
-        self, candidates: Mapping[str, Scores], traits: NDArray[np.uint8] | None
+        self, candidates: Mapping[str, Scores], traits: Describe | None
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return the union of the sane members' best candidates, and what each member says of each beside its traits.
 
@@ -231,7 +230,7 @@ class Blend:
         features = inputs[:, : self._said].reshape(len(slots), len(self.members), len(_features), copy=False)
         features[index, np.repeat([place for place, _ in said], sizes)] = _say(values, np.array(sizes))
         if traits is not None:
-            inputs[:, self._said :] = traits[slots] / 255
+            inputs[:, self._said :] = traits(slots) / 255
         return slots, inputs
 
     def _best(self, scores: Scores) -> Scores:
@@ -242,12 +241,10 @@ class Blend:
         list, over being on no list, in nats, in the mean over contexts."""
         alone = np.zeros((1 + len(self.members), len(self.members), len(_features)))
         alone[range(1, 1 + len(self.members)), range(len(self.members))] = 1.0
-        straight, into, bias, out = self._layers
         inputs = np.pad(alone.reshape(len(alone), -1), ((0, 0), (0, len(TRAITS))))
         utility = np.zeros(len(alone))
-        for context in range(1, 1 + _contexts):
-            hidden = np.maximum(inputs @ into + (bias[0] + bias[context]), 0.0)
-            utility += (inputs @ (straight[0] + straight[context]) + hidden @ out) / _contexts
+        for context in range(_contexts):
+            utility += _utility(self._average_layers, inputs, context)[0] / _contexts
         return dict(zip(self.members, (utility[1:] - utility[0]).tolist(), strict=True))
 
     def state(self) -> State:
@@ -258,6 +255,7 @@ class Blend:
             "fading": self.fading,
             "candidates_max": self.candidates_max,
             "weights": self._flat.copy(),
+            "average": self._average.copy(),
             "first": self._first.copy(),
             "second": self._second.copy(),
             "steps": self._steps,
@@ -270,11 +268,27 @@ class Blend:
         """Return a blend that continues exactly where `state` was taken."""
         names = ("learning_rate", "fading", "candidates_max")
         blend = cls(state["members"], **{name: state[name] for name in names})
-        blend._flat[:] = state["weights"]
+        blend._flat[:], blend._average[:] = state["weights"], state["average"]
         blend._first, blend._second = state["first"].copy(), state["second"].copy()
         blend._steps = state["steps"]
         blend._hits, blend._tries = state["hits"].copy(), state["tries"].copy()
         return blend
+
+
+def _think(layers: _Layers, inputs: NDArray[np.float64], context: int) -> _Thought:
+    """Return what the network makes of candidates."""
+    utility, hidden = _utility(layers, inputs, context)
+    odds = np.exp(utility - utility.max())
+    return _Thought(inputs, hidden, odds / odds.sum())
+
+
+def _utility(
+    layers: _Layers, inputs: NDArray[np.float64], context: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return candidates' utilities, and what their hidden layer says. Shapes: inputs (C, F) to (C,), (C, units)."""
+    straight, into, bias, out = layers
+    hidden = np.maximum(inputs @ into + (bias[0] + bias[1 + context]), 0.0)
+    return inputs @ (straight[0] + straight[1 + context]) + hidden @ out, hidden
 
 
 def _context(context_length: int) -> int:

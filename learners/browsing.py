@@ -112,10 +112,13 @@ class Browsing:
             found[name] = without((self.ids(slots.tolist()), scores), last)
         return found
 
-    def describe(self, items: Sequence[str], last: str, time_ms: int) -> NDArray[np.uint8]:
-        """Return the traits of items as they settled, `last` being the item looked at ("" is none)."""
-        slots = [-1 if (slot := self.catalogue.slot(item)) is None else slot for item in items]
-        return self.traits.of(slots, self.catalogue.slot(last), time_ms)
+    def describe(self, items: Sequence[str], session: Sequence[str], time_ms: int) -> NDArray[np.uint8]:
+        """Return the traits of items as they settled, for a session of these items so far."""
+        return self.traits.of(self._slots(items), self._slots(session), time_ms)
+
+    def _slots(self, items: Sequence[str]) -> list[int]:
+        """Return the slots of items, -1 for those without one."""
+        return [-1 if (slot := self.catalogue.slot(item)) is None else slot for item in items]
 
     def question(self, step: Step) -> Question:
         """Return a step as a deep model is asked about it, in item ids."""

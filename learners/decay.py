@@ -10,6 +10,7 @@ from typing import Final
 from headrace.state import State
 
 _half_lives_max: Final = 60.0
+_weight_half_lives_max: Final = 1_000.0
 
 
 class Decay:
@@ -42,10 +43,13 @@ class Decay:
         return float(0.5**half_lives)
 
     def weight(self, time_ms: int) -> float:
-        """Return the weight of an event that `advance` has seen; a very late event's may be 0."""
+        """Return the weight of an event that `advance` has seen; a very late event's may be 0.
+
+        That of a time far ahead of all that was seen is as large as a float allows.
+        """
         if self.half_life_ms is None or self._origin_ms is None:
             return 1.0
-        return float(2.0 ** ((time_ms - self._origin_ms) / self.half_life_ms))
+        return float(2.0 ** min((time_ms - self._origin_ms) / self.half_life_ms, _weight_half_lives_max))
 
     def state(self) -> State:
         """Return the half-life and the origin."""

@@ -4,6 +4,7 @@ On the wire a record of `judgements` is a list of them in MessagePack. Judgement
 torch) and written to the log; the blend's weights and all prequential scores of rankings follow from them alone.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -33,7 +34,7 @@ class Judgement(Struct, array_like=True, frozen=True):
     float32 per candidate, 0 where the candidate is not in the member's list. `ranks` has each member's rank of the item
     that came, and the blend's, from 1; 0 says that it was not among the first `learners.prequential.ranks_max`. `model`
     is the deep model's version, or "". `traits` has one byte per candidate and trait, candidate by candidate;
-    records of before version 0.2 have none.
+    records of another version may have none, or others.
     """
 
     partition: int
@@ -59,14 +60,13 @@ class Judgement(Struct, array_like=True, frozen=True):
         return found
 
     def described(self) -> NDArray[np.uint8] | None:
-        """Return the candidates' traits, where the record has them.
+        """Return the candidates' traits, where the record has those that are told today.
 
         Shapes:
             returns (len(candidates), len(TRAITS))
         """
-        if not self.traits:
-            return None
-        return np.frombuffer(self.traits, np.uint8).reshape(len(self.candidates), len(TRAITS))
+        shape = len(self.candidates), len(TRAITS)
+        return np.frombuffer(self.traits, np.uint8).reshape(shape) if len(self.traits) == math.prod(shape) else None
 
     def target(self) -> int:
         """Return the number of the item that came, or -1 if no member listed it."""

@@ -112,8 +112,9 @@ class Shop:
         if deep is not None:
             lists[DEEP] = deep
         pooled = pool(lists)
-        traits = self.browsing.describe(pooled.candidates, self.browsing.last(context), time_ms)
-        best = top(self.blended(pooled, len(context.items) - context.start, traits), len(pooled.candidates))
+        session = self.browsing.ids(context.items[context.start :])
+        traits = self.browsing.describe(pooled.candidates, session, time_ms)
+        best = top(self.blended(pooled, len(session), traits), len(pooled.candidates))
         named = ((pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True))
         answer = [(item, score) for item, score in named if item not in seen][:n]
         if len(answer) < n:  # long lists are filled up with popular items
@@ -125,7 +126,7 @@ class Shop:
 
     def blended(self, pooled: Pooled, prefix: int, traits: NDArray[np.uint8]) -> Scores:
         """Return the blend's scores over pooled candidates, whose traits `browsing.describe` tells."""
-        return self.blend.predict(pooled.lists, prefix, traits)
+        return self.blend.predict(pooled.lists, prefix, traits.__getitem__)
 
     def absorb(self, data: bytes) -> None:
         """Learn the blend's weights and all ranking scores from judgements."""
@@ -135,7 +136,9 @@ class Shop:
                 self.ranking[name].observe(rank or None, weight)
             if one.prefix <= watched_prefix_max:
                 self._alarm(self.miss_drift.observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
-            self.blend.learn(one.lists(), one.prefix, one.target(), one.described())
+            traits = one.described()
+            describe = None if traits is None else traits.__getitem__
+            self.blend.learn(one.lists(), one.prefix, one.target(), describe)
 
     def hear(self, topic: str, record: Record) -> None:
         """Take up a promoted model, or go back to one."""

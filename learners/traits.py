@@ -1,4 +1,4 @@
-"""Traits: what is known of each item by itself, whoever asks. The blend weighs its members' words by them. Bounded."""
+"""Traits: what is known of an item beside what members say of it: by itself, and in the session that asks. Bounded."""
 
 import math
 from collections.abc import Sequence
@@ -12,36 +12,39 @@ from headrace.state import State
 from learners.decay import Decay
 
 day_ms: Final = 86_400_000
-TRAITS: Final = ("count", "age", "same_area")
-"""How often shoppers turned to it, since when it is known, and whether its category is that of the item looked at."""
+TRAITS: Final = ("count", "recent", "age", "same_area", "looked_at", "followed", "preceded")
+"""How often shoppers turned to it, in months and in days, and since when it is known; whether its category is that of
+the item looked at; whether it is that item, and whether the session held it right after or right before that item."""
 
 _count_max: Final = 100_000
 _age_max_h: Final = 24_000
 """Counts and ages (hours) that are told as 1; smaller ones by logarithm, so that minutes and years both have room."""
+_weight_min: Final = 1e-300
+"""Of a time so long before the first count that its own weight is none."""
 
 
 class Traits:
-    """Counts the steps to each item, decayed slowly, and keeps when it was first met and its category.
+    """Counts the steps to each item, decayed slowly and quickly, and keeps when it was first met and its category.
 
     What is learned shows from the next `settle` on. Judgements are made after the events of a turn were learned: a
     count that was one higher would give away which item came.
 
     Args:
-        half_life_ms: event time in which a count loses half its weight.
+        half_lives_ms: event time in which a count loses half its weight: the slow one, and the recent one.
 
     >>> traits = Traits()
     >>> for slot in (0, 0, 1):
     ...     traits.learn(slot, "shoes", 0)
-    >>> traits.of([0, 1, 2], 1, day_ms).tolist()
-    [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    >>> traits.of([0, 1], [1], day_ms).tolist()
+    [[0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 255, 0, 0]]
     >>> traits.settle()
-    >>> traits.of([0, 1, 2], 1, day_ms).tolist()
-    [[24, 81, 255], [15, 81, 255], [0, 0, 0]]
+    >>> traits.of([0, 1, 2], [1, 0, 1], day_ms).tolist()
+    [[24, 22, 81, 255, 0, 255, 255], [15, 14, 81, 255, 255, 0, 0], [0, 0, 0, 0, 0, 0, 0]]
     """
 
-    def __init__(self, *, half_life_ms: int = 90 * day_ms) -> None:
-        self._decay = Decay(half_life_ms)
-        self._counts = np.zeros(1024)
+    def __init__(self, *, half_lives_ms: tuple[int, int] = (90 * day_ms, 7 * day_ms)) -> None:
+        self._decays = [Decay(half_life_ms) for half_life_ms in half_lives_ms]
+        self._counts = np.zeros((len(self._decays), 1024))
         self._first_ms = np.full(1024, -1, np.int64)
         self._areas = np.zeros(1024, np.uint32)
         self._learned: list[tuple[int, int, int]] = []
@@ -58,48 +61,58 @@ class Traits:
         self._learned = []
         self._grow(int(slots.max()) + 1)
         newest_ms = int(times_ms.max())
-        self._counts *= self._decay.advance(newest_ms)
-        np.add.at(self._counts, slots, self._decay.weight(newest_ms))
+        for counts, decay in zip(self._counts, self._decays, strict=True):
+            counts *= decay.advance(newest_ms)
+            np.add.at(counts, slots, decay.weight(newest_ms))
         named = areas > 0
         self._areas[slots[named]] = areas[named]
         fresh = self._first_ms[slots] < 0
         self._first_ms[slots[fresh][::-1]] = times_ms[fresh][::-1]  # of several the last one written stays: the first
 
-    def of(self, slots: Sequence[int], looked_at: int | None, time_ms: int) -> NDArray[np.uint8]:
-        """Return what is known of items, 0 to 255; all 0 for those that are not. Changes nothing.
+    def of(self, slots: Sequence[int] | NDArray[np.int32], session: Sequence[int], time_ms: int) -> NDArray[np.uint8]:
+        """Return what is known of items, 0 to 255; all 0 of those that are neither known nor in the session.
 
         Args:
             slots: -1 is an item without a slot.
-            looked_at: slot of the item that the shopper looks at, if any.
+            session: slots of the items that the session that asks has held so far; the last one is looked at.
 
         Shapes:
             returns (len(slots), len(TRAITS))
         """
         asked = np.asarray(slots, np.int64)
-        known = (asked >= 0) & (asked < len(self._counts))
+        known = (asked >= 0) & (asked < len(self._areas))
         found = np.zeros((len(asked), len(TRAITS)))
         if known.any():
             rows = asked[known]
-            counts = self._counts[rows] / self._decay.weight(time_ms)
+            weights = [max(decay.weight(time_ms), _weight_min) for decay in self._decays]
             ages_h = np.where(self._first_ms[rows] < 0, 0, (time_ms - self._first_ms[rows]).clip(0)) / 3_600_000
             areas = self._areas[rows]
-            same = areas == self._areas[looked_at] if looked_at is not None and looked_at < len(self._areas) else False
-            found[known, 0] = np.log1p(counts) / math.log1p(_count_max)
-            found[known, 1] = np.log1p(ages_h) / math.log1p(_age_max_h)
-            found[known, 2] = same & (areas > 0)
+            found[known, :2] = np.log1p(self._counts[:, rows].T / weights) / math.log1p(_count_max)
+            found[known, 2] = np.log1p(ages_h) / math.log1p(_age_max_h)
+            if session and 0 <= session[-1] < len(self._areas):
+                found[known, 3] = (areas == self._areas[session[-1]]) & (areas > 0)
+        if session:
+            looked_at = session[-1]
+            places = [place for place, slot in enumerate(session[:-1]) if slot == looked_at]
+            followed = [session[place + 1] for place in places]
+            preceded = [session[place - 1] for place in [*places, len(session) - 1] if place]
+            found[:, 4] = asked == looked_at
+            found[:, 5] = np.isin(asked, followed)
+            found[:, 6] = np.isin(asked, preceded)
+            found[asked < 0] = 0
         return (255 * found.clip(0, 1)).astype(np.uint8)
 
     def forget(self, slots: Sequence[int]) -> None:
         """Drop what is known of these slots, settled or not; of the others nothing settles by it."""
         gone = set(slots)
         self._learned = [one for one in self._learned if one[0] not in gone]
-        known = [slot for slot in slots if slot < len(self._counts)]
-        self._counts[known], self._first_ms[known], self._areas[known] = 0.0, -1, 0
+        known = [slot for slot in slots if slot < len(self._areas)]
+        self._counts[:, known], self._first_ms[known], self._areas[known] = 0.0, -1, 0
 
     def _grow(self, size: int) -> None:
-        if size > len(self._counts):
-            more = max(size, 2 * len(self._counts)) - len(self._counts)
-            self._counts = np.pad(self._counts, (0, more))
+        if size > len(self._areas):
+            more = max(size, 2 * len(self._areas)) - len(self._areas)
+            self._counts = np.pad(self._counts, ((0, 0), (0, more)))
             self._first_ms = np.pad(self._first_ms, (0, more), constant_values=-1)
             self._areas = np.pad(self._areas, (0, more))
 
@@ -108,8 +121,8 @@ class Traits:
         used = np.flatnonzero(self._first_ms >= 0)
         size = used[-1] + 1 if len(used) else 0
         return {
-            "decay": self._decay.state(),
-            "counts": self._counts[:size].copy(),
+            "decays": [decay.state() for decay in self._decays],
+            "counts": self._counts[:, :size].copy(),
             "first_ms": self._first_ms[:size].copy(),
             "areas": self._areas[:size].copy(),
             "learned": np.array(self._learned, np.int64).reshape(-1, 3),
@@ -119,10 +132,10 @@ class Traits:
     def from_state(cls, state: State) -> Self:
         """Return traits that continue exactly where `state` was taken."""
         traits = cls()
-        traits._decay = Decay.from_state(state["decay"])
-        size = len(state["counts"])
+        traits._decays = [Decay.from_state(decay) for decay in state["decays"]]
+        size = len(state["areas"])
         traits._grow(size)
-        traits._counts[:size], traits._first_ms[:size] = state["counts"], state["first_ms"]
-        traits._areas[:size] = state["areas"]
+        traits._counts[:, :size] = state["counts"]
+        traits._first_ms[:size], traits._areas[:size] = state["first_ms"], state["areas"]
         traits._learned = [(slot, area, time_ms) for slot, area, time_ms in state["learned"].tolist()]
         return traits

@@ -108,7 +108,7 @@ class Shard:
         self.children.await_that("all is learned", self.all_covered, 600)
 
     def await_snapshot(self) -> None:
-        """Publish, an event at a time, until an entry names a snapshot: a quick shard has learned all before its first."""
+        """Publish, an event at a time, until an entry names a snapshot: a quick shard has learned all by then."""
 
         def named() -> bool:
             if self.follow() and not self.snapshots:
