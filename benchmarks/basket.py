@@ -141,7 +141,7 @@ def run(
                 if blend is not None:
                     began = time.perf_counter()
                     said = {name: lists[name] for name in blended}
-                    describe = partial(traits.of, session=items[:place], time_ms=time_ms)
+                    describe = partial(traits.of, context=context)
                     ranks[BLEND].append(rank(blend.predict(said, place, describe), item, others))
                     blend.learn(said, place, item, describe)
                     seconds[BLEND] += time.perf_counter() - began

@@ -40,7 +40,7 @@ from benchmarks.member import Member, folder_of
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
 from learners.blend import Blend, Describe
-from learners.learner import rank
+from learners.learner import Context, rank
 from learners.popularity import Popularity
 from learners.prequential import ranking_scores, ranks_max
 from learners.revisits import Revisits
@@ -88,7 +88,7 @@ def learned(traits: Traits, periods: Periods, period: int) -> Describer:
     for place, (_, item) in enumerate(clicks):
         traits.learn(item, "", (period - 1) * week_ms + place * week_ms // len(clicks))
     traits.settle()
-    return lambda prefix: partial(traits.of, session=prefix, time_ms=period * week_ms)
+    return lambda prefix: partial(traits.of, context=Context(prefix, 0, 0, period * week_ms))
 
 
 def blended(

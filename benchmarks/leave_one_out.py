@@ -199,14 +199,14 @@ class Deep:
 def learned(histories: Histories, last: int) -> Describe:
     """Return what tells the traits of items after each shopper's items but the last ones were learned.
 
-    Nobody had an item twice, and what a shopper had is not recommended: traits in a session say nothing here.
+    Nobody had an item twice, and what a shopper had is not recommended: a shopper's own traits say nothing here.
     """
     traits = Traits()
     for items in histories.learned(last):
         for item in items:
             traits.learn(item, "", 0)
     traits.settle()
-    return partial(traits.of, session=(), time_ms=0)
+    return partial(traits.of, context=Context((), 0, 0, 0))
 
 
 def blended(

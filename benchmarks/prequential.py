@@ -211,7 +211,7 @@ def _told(said: Mapping[str, Scores], step: Step, traits: Traits) -> _Told:
         name: Scores(np.searchsorted(slots, scores.slots).astype(np.int32), scores.scores)
         for name, scores in said.items()
     }
-    return _Told(slots, lists, traits.of(slots, step.prefix, step.context.time_ms), step)
+    return _Told(slots, lists, traits.of(slots, step.context), step)
 
 
 class Slow:

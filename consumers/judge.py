@@ -26,13 +26,15 @@ lag_min: Final = 20_000
 
 
 class _Observed(NamedTuple):
-    """A step that was picked, and what the fast members said of its context."""
+    """A step that was picked, and what the fast members said of its context: items remembered, of this session the last
+    `session_items`."""
 
     event: Event
     partition: int
     offset: int
     number: int
     question: Question
+    remembered: list[str]
     session_items: int
     lists: dict[str, Listed]
     inclusion: float
@@ -82,7 +84,8 @@ class ShopJudge:
             if step.context.items:
                 context, question = step.context, fold.browsing.question(step)
                 lists, length = fold.browsing.lists(context), len(context.items) - context.start
-                one = _Observed(event, partition, offset, number, question, length, lists, inclusion)
+                remembered = fold.browsing.ids(context.items)
+                one = _Observed(event, partition, offset, number, question, remembered, length, lists, inclusion)
                 self._observed.append(one)
         self._spent_s += self._seconds() - began
 
@@ -110,8 +113,8 @@ class ShopJudge:
     def _judge(self, fold: Shop, one: _Observed, lists: dict[str, Listed], version: str) -> Judgement:
         item, prefix = one.question.item, one.session_items
         pooled = pool(lists)
-        session = one.question.prefix if prefix else []  # before a session's first item a model looks further back
-        traits = fold.browsing.describe(pooled.candidates, session, one.event.time_ms)
+        start = len(one.remembered) - prefix
+        traits = fold.browsing.describe(pooled.candidates, one.remembered, start, one.event.time_ms)
         ranks = {name: pooled.rank(name, item) for name in pooled.lists}
         ranks[BLEND] = rank_of(fold.blended(pooled, prefix, traits), pooled.candidates, item)
         return Judgement(

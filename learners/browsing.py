@@ -112,9 +112,10 @@ class Browsing:
             found[name] = without((self.ids(slots.tolist()), scores), last)
         return found
 
-    def describe(self, items: Sequence[str], session: Sequence[str], time_ms: int) -> NDArray[np.uint8]:
-        """Return the traits of items as they settled, for a session of these items so far."""
-        return self.traits.of(self._slots(items), self._slots(session), time_ms)
+    def describe(self, items: Sequence[str], remembered: Sequence[str], start: int, time_ms: int) -> NDArray[np.uint8]:
+        """Return the traits of items as they settled, for a shopper of whom these items are remembered, those from
+        `start` on of this session."""
+        return self.traits.of(self._slots(items), Context(self._slots(remembered), start, 0, time_ms))
 
     def _slots(self, items: Sequence[str]) -> list[int]:
         """Return the slots of items, -1 for those without one."""

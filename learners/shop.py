@@ -112,9 +112,9 @@ class Shop:
         if deep is not None:
             lists[DEEP] = deep
         pooled = pool(lists)
-        session = self.browsing.ids(context.items[context.start :])
-        traits = self.browsing.describe(pooled.candidates, session, time_ms)
-        best = top(self.blended(pooled, len(session), traits), len(pooled.candidates))
+        remembered = self.browsing.ids(context.items)
+        traits = self.browsing.describe(pooled.candidates, remembered, context.start, time_ms)
+        best = top(self.blended(pooled, len(context.items) - context.start, traits), len(pooled.candidates))
         named = ((pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True))
         answer = [(item, score) for item, score in named if item not in seen][:n]
         if len(answer) < n:  # long lists are filled up with popular items

@@ -1,4 +1,4 @@
-"""Traits: what is known of an item beside what members say of it: by itself, and in the session that asks. Bounded."""
+"""Traits: what is known of an item beside what members say of it: by itself, and to the shopper who asks. Bounded."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from headrace.state import State
 from learners.decay import Decay
+from learners.learner import Context
 
 day_ms: Final = 86_400_000
-TRAITS: Final = ("count", "recent", "age", "same_area", "looked_at", "followed", "preceded")
+TRAITS: Final = ("count", "recent", "age", "same_area", "looked_at", "followed", "preceded", "familiar")
 """How often shoppers turned to it, in months and in days, and since when it is known; whether its category is that of
-the item looked at; whether it is that item, and whether the session held it right after or right before that item."""
+the item looked at; whether it is that item, whether this shopper once turned to it right after or right before that
+item, and whether they did so at all before this session."""
 
 _count_max: Final = 100_000
 _age_max_h: Final = 24_000
@@ -35,11 +37,12 @@ class Traits:
     >>> traits = Traits()
     >>> for slot in (0, 0, 1):
     ...     traits.learn(slot, "shoes", 0)
-    >>> traits.of([0, 1], [1], day_ms).tolist()
-    [[0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 255, 0, 0]]
+    >>> context = Context([1, 0, 1], 2, 0, day_ms)
+    >>> traits.of([0, 1], context).tolist()
+    [[0, 0, 0, 0, 0, 255, 255, 255], [0, 0, 0, 0, 255, 0, 0, 255]]
     >>> traits.settle()
-    >>> traits.of([0, 1, 2], [1, 0, 1], day_ms).tolist()
-    [[24, 22, 81, 255, 0, 255, 255], [15, 14, 81, 255, 255, 0, 0], [0, 0, 0, 0, 0, 0, 0]]
+    >>> traits.of([0, 1, 2], context)[:, :4].tolist()
+    [[24, 22, 81, 255], [15, 14, 81, 255], [0, 0, 0, 0]]
     """
 
     def __init__(self, *, half_lives_ms: tuple[int, int] = (90 * day_ms, 7 * day_ms)) -> None:
@@ -69,36 +72,38 @@ class Traits:
         fresh = self._first_ms[slots] < 0
         self._first_ms[slots[fresh][::-1]] = times_ms[fresh][::-1]  # of several the last one written stays: the first
 
-    def of(self, slots: Sequence[int] | NDArray[np.int32], session: Sequence[int], time_ms: int) -> NDArray[np.uint8]:
-        """Return what is known of items, 0 to 255; all 0 of those that are neither known nor in the session.
+    def of(self, slots: Sequence[int] | NDArray[np.int32], context: Context) -> NDArray[np.uint8]:
+        """Return what is known of items, 0 to 255; all 0 of those that are known neither to shops nor to the shopper.
 
         Args:
             slots: -1 is an item without a slot.
-            session: slots of the items that the session that asks has held so far; the last one is looked at.
+            context: the shopper's; the newest item of the session, if there is one, is looked at.
 
         Shapes:
             returns (len(slots), len(TRAITS))
         """
+        items, start = context.items, context.start
+        looked_at = items[-1] if len(items) > start else -1
         asked = np.asarray(slots, np.int64)
         known = (asked >= 0) & (asked < len(self._areas))
         found = np.zeros((len(asked), len(TRAITS)))
         if known.any():
             rows = asked[known]
-            weights = [max(decay.weight(time_ms), _weight_min) for decay in self._decays]
-            ages_h = np.where(self._first_ms[rows] < 0, 0, (time_ms - self._first_ms[rows]).clip(0)) / 3_600_000
+            weights = [max(decay.weight(context.time_ms), _weight_min) for decay in self._decays]
+            ages_h = np.where(self._first_ms[rows] < 0, 0, (context.time_ms - self._first_ms[rows]).clip(0)) / 3_600_000
             areas = self._areas[rows]
-            found[known, :2] = np.log1p(self._counts[:, rows].T / weights) / math.log1p(_count_max)
+            found[known, 0:2] = np.log1p(self._counts[:, rows].T / weights) / math.log1p(_count_max)
             found[known, 2] = np.log1p(ages_h) / math.log1p(_age_max_h)
-            if session and 0 <= session[-1] < len(self._areas):
-                found[known, 3] = (areas == self._areas[session[-1]]) & (areas > 0)
-        if session:
-            looked_at = session[-1]
-            places = [place for place, slot in enumerate(session[:-1]) if slot == looked_at]
-            followed = [session[place + 1] for place in places]
-            preceded = [session[place - 1] for place in [*places, len(session) - 1] if place]
+            if 0 <= looked_at < len(self._areas):
+                found[known, 3] = (areas == self._areas[looked_at]) & (areas > 0)
+        if items:
+            places = [place for place, slot in enumerate(items) if slot == looked_at]
+            followed = [items[place + 1] for place in places if place + 1 < len(items)]
+            preceded = [items[place - 1] for place in places if place]
             found[:, 4] = asked == looked_at
-            found[:, 5] = np.isin(asked, followed)
-            found[:, 6] = np.isin(asked, preceded)
+            for column, group in enumerate((followed, preceded, items[:start]), 5):
+                if group:
+                    found[:, column] = np.isin(asked, group)
             found[asked < 0] = 0
         return (255 * found.clip(0, 1)).astype(np.uint8)
 

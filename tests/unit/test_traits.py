@@ -1,8 +1,12 @@
 """Traits: counted, dated and settled at the end of a turn."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.state import decode, digest, encode
+from learners.learner import Context
 from learners.traits import TRAITS, Traits, day_ms
 
 hour_ms = 3_600_000
@@ -16,11 +20,15 @@ def taught(*steps: tuple[int, str, int]) -> Traits:
     return traits
 
 
+def of(traits: Traits, slots: Sequence[int], session: Sequence[int], time_ms: int) -> NDArray[np.uint8]:
+    return traits.of(slots, Context(session, 0, 0, time_ms))
+
+
 def test_more_steps_count_more_and_fade() -> None:
     traits = taught(*[(1, "", 0)] * 5, (2, "", 0), (4_000, "", 0))
-    often, once, far, never = traits.of([1, 2, 4_000, 3], [], 0)[:, TRAITS.index("count")].tolist()
+    often, once, far, never = of(traits, [1, 2, 4_000, 3], [], 0)[:, TRAITS.index("count")].tolist()
     assert often > once == far > never == 0
-    assert traits.of([1], [], 360 * day_ms)[0, 0] < once
+    assert of(traits, [1], [], 360 * day_ms)[0, 0] < once
 
 
 def test_age_begins_with_the_first_step_and_saturates() -> None:
@@ -28,19 +36,19 @@ def test_age_begins_with_the_first_step_and_saturates() -> None:
     traits.learn(0, "", 13 * hour_ms)
     traits.settle()
     age = TRAITS.index("age")
-    assert traits.of([0], [], 12 * hour_ms)[0, age] == int(255 * np.log1p(2) / np.log1p(24_000))
-    assert traits.of([1], [], 12 * hour_ms)[0, age] == 0
-    assert traits.of([0], [], 5 * hour_ms)[0, age] == 0, "an event that comes late"
-    assert traits.of([0], [], 10_000 * day_ms)[0, age] == 255
+    assert of(traits, [0], [], 12 * hour_ms)[0, age] == int(255 * np.log1p(2) / np.log1p(24_000))
+    assert of(traits, [1], [], 12 * hour_ms)[0, age] == 0
+    assert of(traits, [0], [], 5 * hour_ms)[0, age] == 0, "an event that comes late"
+    assert of(traits, [0], [], 10_000 * day_ms)[0, age] == 255
 
 
 def test_the_area_is_that_of_the_item_looked_at() -> None:
     traits = taught((0, "shoes", 0), (1, "shoes", 0), (2, "hats", 0), (3, "", 0), (4, "", 0))
     same = TRAITS.index("same_area")
-    assert traits.of([1, 2, 3, 99, -1], [0], 0)[:, same].tolist() == [255, 0, 0, 0, 0]
-    assert not traits.of([4], [3], 0)[:, same].any(), "two of unknown category are not alike"
-    assert not traits.of([1], [], 0)[:, same].any()
-    assert not traits.of([1], [5_000], 0)[:, same].any()
+    assert of(traits, [1, 2, 3, 99, -1], [0], 0)[:, same].tolist() == [255, 0, 0, 0, 0]
+    assert not of(traits, [4], [3], 0)[:, same].any(), "two of unknown category are not alike"
+    assert not of(traits, [1], [], 0)[:, same].any()
+    assert not of(traits, [1], [5_000], 0)[:, same].any()
 
 
 def test_recent_counts_fade_sooner() -> None:
@@ -48,48 +56,64 @@ def test_recent_counts_fade_sooner() -> None:
     traits.learn(2, "", 30 * day_ms)
     traits.settle()
     count, recent = TRAITS.index("count"), TRAITS.index("recent")
-    old, new = traits.of([1, 2], [], 30 * day_ms)
+    old, new = of(traits, [1, 2], [], 30 * day_ms)
     assert old[count] > new[count]
     assert old[recent] < new[recent]
     for far in (-100_000, 100_000):
-        assert set(traits.of([1, 2], [], far * day_ms)[:, recent].tolist()) <= {0, 255}, "the clock of another age"
+        assert set(of(traits, [1, 2], [], far * day_ms)[:, recent].tolist()) <= {0, 255}, "the clock of another age"
 
 
 def test_the_session_tells_what_stood_beside_the_item_looked_at() -> None:
     traits = taught(*((slot, "", 0) for slot in range(6)))
     looked_at, followed, preceded = (TRAITS.index(name) for name in ("looked_at", "followed", "preceded"))
-    found = traits.of([0, 1, 2, 3, 5], [1, 0, 2, 3, 0], 0) > 0
+    found = of(traits, [0, 1, 2, 3, 5], [1, 0, 2, 3, 0], 0) > 0
     assert found[:, looked_at].tolist() == [True, False, False, False, False]
     assert found[:, followed].tolist() == [False, False, True, False, False]
     assert found[:, preceded].tolist() == [False, True, False, True, False]
-    assert not traits.of([0, 1], [], 0)[:, looked_at:].any()
-    assert traits.of([0], [0, 0], 0)[0, looked_at:].tolist() == [255, 255, 255]
-    assert not traits.of([-1], [-1, -1], 0).any(), "two items without a slot are not the same one"
-    assert traits.of([70_000], [70_000], 0)[0, looked_at] == 255, "not counted yet, but looked at"
+    assert not of(traits, [0, 1], [], 0)[:, looked_at:].any()
+    assert of(traits, [0], [0, 0], 0)[0, looked_at:].tolist() == [255, 255, 255, 0]
+    assert not of(traits, [-1], [-1, -1], 0).any(), "two items without a slot are not the same one"
+    assert of(traits, [70_000], [70_000], 0)[0, looked_at] == 255, "not counted yet, but looked at"
+
+
+def test_earlier_sessions_tell_what_the_shopper_knows() -> None:
+    traits = Traits()
+    looked_at, familiar = TRAITS.index("looked_at"), TRAITS.index("familiar")
+    # 1 and 2 of an earlier session, then 3 and 1 of this one.
+    found = traits.of([1, 2, 3, 4], Context([1, 2, 3, 1], 2, 0, 0))[:, looked_at:] > 0
+    assert found.tolist() == [
+        [True, False, False, True],
+        [False, True, False, True],
+        [False, False, True, False],
+        [False] * 4,
+    ]
+    between = traits.of([1, 2], Context([1, 2], 2, 0, 0))[:, looked_at:] > 0
+    assert between.tolist() == [[False, False, False, True]] * 2, "nothing is looked at yet"
+    assert familiar == len(TRAITS) - 1
 
 
 def test_what_is_learned_shows_from_the_next_settling_on() -> None:
     traits = taught((0, "shoes", 0))
-    before = traits.of([0, 1], [0], hour_ms)
+    before = of(traits, [0, 1], [0], hour_ms)
     traits.learn(0, "hats", hour_ms)
     traits.learn(1, "shoes", hour_ms)
-    assert (traits.of([0, 1], [0], hour_ms) == before).all()
+    assert (of(traits, [0, 1], [0], hour_ms) == before).all()
     traits = Traits.from_state(decode(encode(traits.state())))
-    assert (traits.of([0, 1], [0], hour_ms) == before).all()
+    assert (of(traits, [0, 1], [0], hour_ms) == before).all()
     traits.settle()
-    assert (traits.of([0, 1], [0], hour_ms) != before).any()
+    assert (of(traits, [0, 1], [0], hour_ms) != before).any()
 
 
 def test_a_slot_that_is_used_again_knows_nothing_of_its_former_item() -> None:
     traits = taught((0, "shoes", 0), (1, "shoes", 0))
     traits.learn(0, "shoes", 5)
     traits.learn(1, "hats", 5)
-    before = traits.of([1], [2], day_ms).tolist()
+    before = of(traits, [1], [2], day_ms).tolist()
     traits.forget([0, 70_000])
-    assert traits.of([0, 1], [2], day_ms).tolist() == [[0] * len(TRAITS), *before]
+    assert of(traits, [0, 1], [2], day_ms).tolist() == [[0] * len(TRAITS), *before]
     traits.learn(0, "hats", day_ms)
     traits.settle()
-    assert traits.of([0], [1], day_ms)[0, TRAITS.index("age")] == 0
+    assert of(traits, [0], [1], day_ms)[0, TRAITS.index("age")] == 0
 
 
 def test_state_round_trips_and_goes_on_alike() -> None:
@@ -101,5 +125,5 @@ def test_state_round_trips_and_goes_on_alike() -> None:
         one.settle()
     assert digest(again.state()) == digest(traits.state())
     assert (
-        again.of(range(3_000), [5, 6, 5], 5_000 * hour_ms) == traits.of(range(3_000), [5, 6, 5], 5_000 * hour_ms)
+        of(again, range(3_000), [5, 6, 5], 5_000 * hour_ms) == of(traits, range(3_000), [5, 6, 5], 5_000 * hour_ms)
     ).all()
