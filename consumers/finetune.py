@@ -82,6 +82,8 @@ class Trainer:
                 found.append(self._train(fold))
             elif fold.proposed:
                 found.append(self._check(fold, fold.proposed.blob, "proposed", {"proposed": fold.proposed.version}))
+        for model in filter(None, self._models.values()):
+            fold.browsing.introduce(model)
         return [evidence.encode(one) for one in found]
 
     def _compare(self, fold: Rounds) -> Sequence[Compared]:
@@ -140,6 +142,7 @@ class Trainer:
                 passes=passes,
                 learning_rate=self._settings.learning_rate,
                 keep=lambda item: fold.browsing.catalogue.slot(item) is not None,
+                describe=fold.browsing.known_of,
                 stop=_deadline(self._settings.train_s_max),
                 lineage={key: value for key, value in lineage.items() if key != "torch"},
             )

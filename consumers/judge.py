@@ -102,6 +102,8 @@ class ShopJudge:
             if deep is not None:
                 lists[DEEP] = without(deep[place], one.question.last)
             made.append(self._judge(fold, one, lists, version))
+        if model:
+            fold.browsing.introduce(model)
         self._spent_s += self._seconds() - began
         self._adapt(lag)
         self.judged += len(made)

@@ -4,8 +4,8 @@ Both shards fold it: the online one for its answers, the fine-tuner for its sequ
 candidate.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from learners.revisits import Revisits
 from learners.session_knn import SessionKnn
 from learners.traits import Traits
 from learners.transitions import Transitions
+from learners.wares import Describe, Described, Wares
 
 KINDS: Mapping[str, type[NextItem]] = {kind.name: kind for kind in (Popularity, Transitions, SessionKnn, Revisits)}
 """The fast next-item learners."""
@@ -42,6 +43,15 @@ class Question(NamedTuple):
     item: str
 
 
+class Newcomer(Protocol):
+    """Who must be told of items that came late: `learners.deep.DeepModel`."""
+
+    met: int
+
+    def meet(self, items: Iterable[str], describe: Describe) -> int:
+        """Take in items; what is known of any item `describe` says."""
+
+
 class Browsing:
     """What shoppers turned to, and what the fast learners make of it.
 
@@ -55,6 +65,7 @@ class Browsing:
         self.contexts = Contexts(shoppers_max=shoppers_max)
         self.members: dict[str, NextItem] = {name: kind() for name, kind in KINDS.items()}
         self.traits = Traits()
+        self.wares = Wares()
 
     def learn(self, event: Event) -> int:
         """Learn the steps of an event; return how many it had."""
@@ -63,13 +74,14 @@ class Browsing:
         shopper, time_ms, name = event.shopper, event.time_ms, event.data.session_id
         context = self.contexts.context(shopper, time_ms, name)
         found = steps(event, self.ids(context.items[context.start :]))
-        areas = {line.item_id: line.item_category for line in event.data.items}
+        lines = {line.item_id: line for line in event.data.items}
         for item in found:
             if gone := self.catalogue.evict():
                 self.contexts.forget(gone)
                 for member in self.members.values():
                     member.forget(gone)
                 self.traits.forget(gone)
+                self.wares.forget(gone)
                 context = self.contexts.context(shopper, time_ms, name)
             slot = self.catalogue.admit(item)
             self.contexts.push(shopper, slot, time_ms, name)
@@ -78,7 +90,8 @@ class Browsing:
             context = context._replace(session=after.session)
             for member in self.members.values():
                 member.learn(context, slot)
-            self.traits.learn(slot, areas[item], time_ms)
+            self.traits.learn(slot, lines[item].item_category, time_ms)
+            self.wares.learn(slot, lines[item].item_category, lines[item].price)
             context = after
         return len(found)
 
@@ -117,6 +130,20 @@ class Browsing:
         `start` on of this session."""
         return self.traits.of(self._slots(items), Context(self._slots(remembered), start, 0, time_ms))
 
+    def known_of(self, items: Sequence[str]) -> Described:
+        """Return the categories and prices of items."""
+        return self.wares.of(self._slots(items))
+
+    def introduce(self, model: Newcomer) -> None:
+        """Tell a model of the items that were admitted since it was last told.
+
+        After it has answered, where what it answered is compared with what came: that an item is known gives away that
+        it came.
+        """
+        if model.met < self.catalogue.admitted:
+            model.meet(self.catalogue.since(model.met), self.known_of)
+            model.met = self.catalogue.admitted
+
     def _slots(self, items: Sequence[str]) -> list[int]:
         """Return the slots of items, -1 for those without one."""
         return [-1 if (slot := self.catalogue.slot(item)) is None else slot for item in items]
@@ -149,6 +176,7 @@ class Browsing:
             "contexts": self.contexts.state(),
             "members": {name: member.state() for name, member in self.members.items()},
             "traits": self.traits.state(),
+            "wares": self.wares.state(),
         }
 
     @classmethod
@@ -161,4 +189,5 @@ class Browsing:
         kept = [name for name in KINDS if name in state["members"]]
         browsing.members = {name: KINDS[name].from_state(state["members"][name]) for name in kept}
         browsing.traits = Traits.from_state(state["traits"])
+        browsing.wares = Wares.from_state(state["wares"])
         return browsing

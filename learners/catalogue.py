@@ -1,12 +1,18 @@
 """The catalogue: which items a shard knows, each at a small number (a slot) that arrays can use. Bounded."""
 
-from typing import Self
+from collections import deque
+from typing import Final, Self
 
 from headrace.state import State
+
+newest_max: Final = 10_000
+"""Items admitted last that `since` can name."""
 
 
 class Catalogue:
     """Maps item ids to slots. When it is full, the items seen longest ago leave, a sixteenth at once.
+
+    `admitted` counts how often an item was given a slot.
 
     Whoever keeps slots must forget those that `evict` returns before the next `admit`, for they are used again.
 
@@ -22,6 +28,8 @@ class Catalogue:
         self._slots: dict[str, int] = {}  # least recently seen first
         self._items: list[str] = []
         self._free: list[int] = []
+        self._newest: deque[str] = deque(maxlen=newest_max)
+        self.admitted = 0
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -54,8 +62,15 @@ class Catalogue:
             else:
                 slot = len(self._items)
                 self._items.append(item)
+            self._newest.append(item)
+            self.admitted += 1
         self._slots[item] = slot
         return slot
+
+    def since(self, number: int) -> list[str]:
+        """Return the items admitted after the first `number`, of the newest ones those that are still known."""
+        count = min(self.admitted - number, len(self._newest))
+        return [item for item in list(self._newest)[len(self._newest) - count :] if item in self._slots]
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return the items known, and the maximum."""
@@ -68,6 +83,8 @@ class Catalogue:
             "recent": list(self._slots),
             "slots": list(self._slots.values()),
             "free": list(self._free),
+            "newest": list(self._newest),
+            "admitted": self.admitted,
         }
 
     @classmethod
@@ -76,6 +93,8 @@ class Catalogue:
         catalogue = cls(items_max=state["items_max"])
         catalogue._slots = dict(zip(state["recent"], state["slots"], strict=True))
         catalogue._free = list(state["free"])
+        catalogue._newest.extend(state["newest"])
+        catalogue.admitted = state["admitted"]
         catalogue._items = [""] * (len(catalogue._slots) + len(catalogue._free))
         for item, slot in catalogue._slots.items():
             catalogue._items[slot] = item

@@ -1,15 +1,13 @@
 """The deep model: a small causal transformer over a shopper's recent items, readable in one sitting.
 
 A session is represented as a *weighted sum of the vectors of its items*, so it lives in the items' own space; the
-transformer only decides the weights. Items and sessions are normalised to unit length and compared by cosine over a
-temperature. Rounds of training are in `learners.finetune`; here is what predicts. It is not a fold: a trained model is
-an artifact.
+transformer (`learners.network`) only decides the weights. Items and sessions are normalised to unit length and compared
+by cosine over a temperature. Rounds of training are in `learners.finetune`; here is what predicts. It is not a fold: a
+trained model is an artifact.
 
-Source: Hou et al., CORE (SIGIR 2022), section 3: representation-consistent encoder; ours is causal, so that every
-position of a session is a prediction, and its weights come from one attention step with learned biases for recency, not
-from a query-free softmax. Gupta et al., NISER (2019): normalised vectors and a temperature against popularity bias.
+Items that came after the training are guests: while the model is in use, it knows them by their kin (`learners.kin`).
 
-Letters of shapes: B sequences, L positions, D width, H heads, V items of the vocabulary.
+Letters of shapes: B sequences, D width, V items of the vocabulary, G guests.
 """
 
 import contextlib
@@ -23,131 +21,34 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from headrace.errors import StateUnreadable
+from learners.kin import Kin
+from learners.network import DeepSettings as DeepSettings
+from learners.network import Network
+from learners.wares import Describe
 
 items_max: Final = 2_000_000
 """Most items of one vocabulary; `grow` admits no more."""
 weights_bytes_max: Final = 2_000_000_000
 """Largest model that `DeepModel.check` accepts: what a server can hold twice while it swaps."""
+guests_max: Final = 10_000
+"""Most items that one model takes in beside those that it was trained on."""
 FORMAT: Final = 1
 """Version of the bytes that `DeepModel.to_bytes` writes."""
 _SCORE_ROWS: Final = 256
 """Prefixes scored at once: bounds the (rows, V) buffer."""
 
 
-class DeepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What fixes the shape and the scale of a network; part of its artifact.
-
-    `context` is how many of a shopper's newest items are looked at; `dropout` acts on item vectors and inside the
-    blocks.
-    """
-
-    width: int = 100
-    layers: int = 2
-    heads: int = 2
-    context: int = 50
-    dropout: float = 0.2
-    temperature: float = 0.07
-
-    def __post_init__(self) -> None:
-        assert self.width % self.heads == 0, "width must be a multiple of heads"
-        assert min(self.width, self.layers, self.heads, self.context) >= 1, "sizes must be positive"
-        assert 0 <= self.dropout < 1, "dropout must be in [0, 1)"
-        assert self.temperature > 0, "temperature must be positive"
-
-
-class Attention(nn.Module):
-    """Causal attention whose logits get a learned bias for how many steps back a position lies."""
-
-    def __init__(self, settings: DeepSettings, heads: int, values: bool) -> None:
-        super().__init__()
-        self.heads, self.values = heads, values
-        self.project = nn.Linear(settings.width, (3 if values else 2) * settings.width)
-        self.recency = nn.Parameter(torch.zeros(heads, settings.context))
-
-    def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return how much each position looks at each position before it and at itself.
-
-        Shapes:
-            query, key: (B, H, L, D / H); returns (B, H, L, L), rows sum to 1.
-        """
-        length = query.shape[2]
-        step = torch.arange(length, device=query.device)
-        back = step[:, None] - step[None, :]
-        bias = self.recency[:, back.clamp(min=0)].masked_fill(back < 0, -math.inf)
-        logits: Tensor = query @ key.transpose(2, 3) / math.sqrt(query.shape[3]) + bias
-        return torch.softmax(logits, dim=-1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the weights (B, H, L, L) and, where this attention has values, what they gather (B, L, D)."""
-        batch, length, width = x.shape
-        parts = self.project(x).view(batch, length, -1, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        weights = self.weights(parts[0], parts[1])
-        if not self.values:
-            return weights, None
-        gathered: Tensor = (weights @ parts[2]).transpose(1, 2).reshape(batch, length, width)
-        return weights, gathered
-
-
-class Block(nn.Module):
-    """One transformer layer, normalised before each part."""
-
-    def __init__(self, settings: DeepSettings) -> None:
-        super().__init__()
-        width = settings.width
-        self.norm_attention, self.norm_mix = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(settings, settings.heads, values=True)
-        self.out = nn.Linear(width, width)
-        self.mix = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(settings.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, L, D) to (B, L, D); position l sees positions up to l."""
-        x = x + self.dropout(self.out(self.attention(self.norm_attention(x))[1]))
-        x = x + self.dropout(self.mix(self.norm_mix(x)))
-        return x  # noqa: RET504 - returned as it is, a module's answer would be Any
-
-
-class Network(nn.Module):
-    """From the vectors of a session's items to the session's vector after each of them.
-
-    Sequences are packed to the left and padded on the right: a causal network never looks at what is to the right, so
-    padding needs no mask, and positions are known only by how far back they lie.
-    """
-
-    def __init__(self, settings: DeepSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.dropout = nn.Dropout(settings.dropout)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
-        self.norm = nn.LayerNorm(settings.width)
-        self.pool = Attention(settings, 1, values=False)
-
-    def forward(self, items: Tensor) -> Tensor:
-        """Return the session after each item.
-
-        Shapes:
-            items: (B, L, D) unit vectors; returns (B, L, D) unit vectors, each a weighted sum of the items up to there.
-        """
-        items = self.dropout(items)
-        # A unit vector has entries of about 1 / sqrt(D); the blocks want about 1.
-        x = items * math.sqrt(items.shape[2])
-        for block in self.blocks:
-            x = block(x)
-        # Nothing else is added to the sum: a free term of the transformer's own, however small, learned the training
-        # sessions by heart and lost 5 points of Recall@20 on the following week (DIGINETICA).
-        weights = self.pool(self.norm(x))[0].squeeze(1)
-        return functional.normalize(weights @ items, dim=-1)
-
-
 class DeepModel:
     """A network, the vectors of the items it knows, and where it came from.
 
-    `items` is the vocabulary in row order, `lineage` whatever JSON the fine-tuner wrote about its making. One thread
-    uses a model at a time; `predict` does not change it.
+    `items` is the vocabulary in row order, `guests` the items that came later, whose rows follow; `met` up to which
+    admission a catalogue told of those. Guests are no part of the artifact, and leave when the vocabulary changes.
+    `lineage` is whatever JSON the fine-tuner wrote about the model's making. One thread uses a model at a time;
+    `predict` does not change it.
     """
 
     def __init__(self, settings: DeepSettings, seed: int, lineage: dict[str, Any] | None = None) -> None:
@@ -157,9 +58,12 @@ class DeepModel:
         self.settings, self.seed = settings, seed
         self.lineage: dict[str, Any] = lineage or {}
         self.items: list[str] = []
+        self.guests: list[str] = []
+        self.met = 0
         self.table = torch.empty(0, settings.width)
         self._row: dict[str, int] = {}
         self._unit: Tensor | None = None
+        self._kin: Kin | None = None
         self.network.eval()
 
     def __len__(self) -> int:
@@ -173,7 +77,8 @@ class DeepModel:
     def to(self, device: str) -> Self:
         """Move the weights to a device."""
         self.network.to(device)
-        self.table, self._unit = self.table.to(device), None
+        self.table = self.table.to(device)
+        self.touched()
         return self
 
     def grow(self, items: Iterable[str]) -> int:
@@ -181,13 +86,14 @@ class DeepModel:
 
         The new rows follow from the model's seed and its size alone. Items beyond `items_max` are not admitted.
         """
+        self.touched()
         fresh = [item for item in dict.fromkeys(items) if item not in self._row][: items_max - len(self.items)]
         if fresh:
             generator = torch.Generator().manual_seed(self.seed + len(self.items))
             rows = torch.randn(len(fresh), self.settings.width, generator=generator) / math.sqrt(self.settings.width)
             self._row.update((item, len(self.items) + i) for i, item in enumerate(fresh))
             self.items.extend(fresh)
-            self.table, self._unit = torch.cat([self.table, rows.to(self.device)]), None
+            self.table = torch.cat([self.table, rows.to(self.device)])
         return len(fresh)
 
     def shrink(self, keep: Callable[[str], bool]) -> int:
@@ -195,20 +101,48 @@ class DeepModel:
         order."""
         kept = [row for row, item in enumerate(self.items) if keep(item)]
         dropped = len(self.items) - len(kept)
+        self.touched()
         if dropped:
             self.items = [self.items[row] for row in kept]
             self._row = {item: row for row, item in enumerate(self.items)}
-            self.table, self._unit = self.table[torch.tensor(kept, dtype=torch.int64)], None
+            self.table = self.table[torch.tensor(kept, dtype=torch.int64)]
         return dropped
+
+    @torch.inference_mode()
+    def meet(self, items: Iterable[str], describe: Describe) -> int:
+        """Take in items that came after the training as guests, and return how many.
+
+        Each lies where its kin does (`learners.kin`); one without kin, or beyond `guests_max`, is not taken in. What
+        `describe` knows of the vocabulary is asked once, with the first guest.
+        """
+        fresh = [item for item in dict.fromkeys(items) if item not in self._row][: guests_max - len(self.guests)]
+        if not fresh or not self.items:
+            return 0
+        if self._kin is None:
+            self._kin = Kin(self._units(), describe(self.items))
+        vectors, known = self._kin.vectors(describe(fresh))
+        guests = [item for item, has_kin in zip(fresh, known.tolist(), strict=True) if has_kin]
+        if guests:
+            self._unit = torch.cat([self._units(), vectors[torch.from_numpy(known).to(self.device)]])
+            self._row.update(zip(guests, range(len(self._row), len(self._row) + len(guests)), strict=True))
+            self.guests += guests
+        return len(guests)
 
     def rows(self, sequence: Sequence[str]) -> list[int]:
         """Return the rows of the items of a sequence that are known, in order."""
         row = self._row
         return [row[item] for item in sequence if item in row]
 
+    def trained(self, item: str) -> bool:
+        """Return whether an item is of the vocabulary."""
+        return self._row.get(item, len(self.items)) < len(self.items)
+
     def touched(self) -> None:
-        """Say that the table was changed in place; training calls it."""
-        self._unit = None
+        """Say that the table was changed in place; training calls it. Guests leave."""
+        self._unit = self._kin = None
+        for guest in self.guests:
+            del self._row[guest]
+        self.guests, self.met = [], 0
 
     @torch.inference_mode()
     def score_all(self, prefixes: Sequence[Sequence[str]]) -> NDArray[np.float32]:
@@ -218,9 +152,9 @@ class DeepModel:
         everywhere.
 
         Shapes:
-            returns (N, V) float32, columns in the order of `items`.
+            returns (N, V + G) float32, columns in the order of `items`, then of `guests`.
         """
-        scores = np.zeros((len(prefixes), len(self.items)), np.float32)
+        scores = np.zeros((len(prefixes), len(self._row)), np.float32)
         for index, part in self._scored(prefixes):
             scores[index] = part.cpu().numpy()
         return scores
@@ -233,16 +167,18 @@ class DeepModel:
         prefix may be recommended again. Ties go to the lower row.
         """
         answers: list[tuple[list[str], NDArray[np.float32]]] = [([], np.zeros(0, np.float32)) for _ in prefixes]
-        n = min(n, len(self.items))
+        n, trained = min(n, len(self._row)), len(self.items)
         for index, part in self._scored(prefixes):
             best, rows = (found.cpu().numpy() for found in part.topk(n, dim=1))
             for i, values, found in zip(index, best, rows, strict=True):
                 order = np.lexsort((found, -values))
-                answers[i] = [self.items[row] for row in found[order]], values[order]
+                rows_in_order = found[order].tolist()
+                named = [self.items[row] if row < trained else self.guests[row - trained] for row in rows_in_order]
+                answers[i] = named, values[order]
         return answers
 
     def _scored(self, prefixes: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield (indices of prefixes, their probabilities over the vocabulary), a bounded number at once."""
+        """Yield (indices of prefixes, their probabilities over all that is known), a bounded number at once."""
         context = self.settings.context
         known = [self.rows(prefix)[-context:] for prefix in prefixes]
         # Similar lengths go together, so that little of a batch is padding.
@@ -253,6 +189,7 @@ class DeepModel:
             yield index, torch.softmax(session @ self._units().T / self.settings.temperature, dim=1)
 
     def _units(self) -> Tensor:
+        """Return (V + G, D): where all that is known lies."""
         if self._unit is None:
             self._unit = functional.normalize(self.table, dim=1)
         return self._unit

@@ -25,7 +25,9 @@ from torch.nn import functional
 from torch.profiler import record_function
 
 from learners.deep import DeepModel, DeepSettings, autocast, pad
+from learners.kin import Kin
 from learners.softmax import softmax_loss
+from learners.wares import Describe
 
 full_softmax_max: Final = 3_000
 """Largest catalogue over which the softmax is complete; above it, a batch draws `negatives` rows."""
@@ -42,8 +44,10 @@ size_floor: Final = 0.1
 neighbour_steps_max: Final = 3
 neighbour_weight: Final = 0.7
 """A new item is placed by the known ones up to so many steps beside it, each step counting so much less."""
+kin_weight: Final = 1.0
+"""How much the kin of a new item counts, beside a known neighbour's `neighbour_weight`."""
 placed_share: Final = 0.8
-"""How much of a new item's first direction comes from its neighbours; the rest is random."""
+"""How much of a new item's first direction comes from its neighbours and kin; the rest is random."""
 LOADING: Final = "headrace.loading"
 """What a profiler sees as getting ready: the parent's bytes, cutting, padding, drawing, moving to the device."""
 _tiny: Final = 1e-12
@@ -105,6 +109,7 @@ def train(
     progress: Callable[[float], None] = ignore,
     penalty: Penalty | None = None,
     passed: Callable[[DeepModel], bool] = go_on,
+    describe: Describe | None = None,
     lineage: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train a copy of `parent` (or a new model) to tell the next item at every position of the sequences.
@@ -124,6 +129,7 @@ def train(
         progress: told the share done, in [0, 1], after each batch.
         penalty: returns what is added to a batch's loss.
         passed: asked after each pass with the model as it then is, ready to predict; once it says True the round ends.
+        describe: tells category and price of items: a new one begins beside its kin, too (`learners.kin`).
 
     Raises:
         NotFinite: the loss was NaN or infinite.
@@ -137,7 +143,7 @@ def train(
         model.shrink(keep)
         known = len(model)
         model.grow(filter(keep, chain.from_iterable(chain(sequences, rehearsal))))
-        _place(model, known, [model.rows(sequence) for sequence in chain(sequences, rehearsal)])
+        _place(model, known, [model.rows(sequence) for sequence in chain(sequences, rehearsal)], describe)
         parts = [[*sequences, *rehearsal[turn::passes]] for turn in range(passes)]
         turns = [[piece for sequence in part for piece in _pieces(model, sequence)] for part in parts]
         if not any(turns):
@@ -160,8 +166,8 @@ def _pieces(model: DeepModel, sequence: Sequence[str]) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def _place(model: DeepModel, known: int, sequences: Sequence[list[int]]) -> None:
-    """Move each new item (a row from `known` on) to where the known items around it in the sequences lie.
+def _place(model: DeepModel, known: int, sequences: Sequence[list[int]], describe: Describe | None) -> None:
+    """Move each new item (a row from `known` on) to where the known items around it in the sequences and its kin lie.
 
     The session lives in the items' space, so the neighbours' mean is a good first guess of an item that nobody has
     trained on; a part of the random vector stays, so that items with the same neighbours can part.
@@ -177,6 +183,9 @@ def _place(model: DeepModel, known: int, sequences: Sequence[list[int]]) -> None
         for item, beside in ((rows[steps:], rows[:-steps]), (rows[:-steps], rows[steps:])):
             pair = same & (item >= known) & (beside < known)
             sums.index_add_(0, item[pair] - known, neighbour_weight**steps * units[beside[pair]])
+    if describe is not None:
+        kin, _ = Kin(units, describe(model.items[:known])).vectors(describe(model.items[known:]))
+        sums += kin_weight * kin
     drawn = model.table[known:]
     mixed = functional.normalize(
         placed_share * functional.normalize(sums, dim=1) + (1 - placed_share) * functional.normalize(drawn, dim=1),

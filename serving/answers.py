@@ -139,6 +139,7 @@ class Answers:
             follower.close()
 
     def _take_model(self, shop: Shop) -> None:
+        """Load the champion if it is another one; tell it of the items that came since."""
         champion = shop.champion
         if champion is None:
             self._loaded = None
@@ -148,8 +149,12 @@ class Answers:
             except (BlobMissing, BlobCorrupt) as error:  # lost, or replaced: the journal will soon name the newer one
                 structlog.get_logger().warning("model is gone", error=str(error))
                 return
+            shop.browsing.introduce(model)
             self._loaded = _Loaded(champion.version, champion.blob, champion.round, model)
             structlog.get_logger().info("model", version=champion.version)
+        else:
+            with self._model_lock:
+                shop.browsing.introduce(self._loaded.model)
 
     def _tell(self, follower: Follower[Shop]) -> None:
         if time.monotonic() - self._told_at < tell_s:

@@ -54,3 +54,19 @@ def test_state_survives_the_wire_and_continues() -> None:
         assert catalogue.evict() == again.evict()
         assert catalogue.admit(f"item-{n}") == again.admit(f"item-{n}")
     assert again.state() == catalogue.state()
+
+
+def test_it_names_the_items_that_came_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = Catalogue(items_max=16)
+    for item in ("a", "b", "a", "c"):
+        catalogue.admit(item)
+    assert catalogue.admitted == 3
+    assert [catalogue.since(n) for n in (0, 2, 3)] == [["a", "b", "c"], ["c"], []]
+    again = Catalogue.from_state(decode(encode(catalogue.state())))
+    for one in (catalogue, again):
+        for n in range(14):
+            one.evict()
+            one.admit(f"item-{n}")
+        assert one.since(0)[0] == "a"  # "b" has left
+        assert one.since(16) == ["item-13"]
+    assert encode(again.state()) == encode(catalogue.state())

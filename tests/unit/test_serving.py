@@ -20,6 +20,8 @@ from headrace.log import Log, Outgoing, open_log
 from headrace.loop import Loop, LoopSettings
 from headrace.metrics import ServingMetrics
 from headrace.topics import EVENTS, MODELS, partitions_of
+from learners.announcement import Announcement
+from learners.deep import DeepModel, DeepSettings
 from serving.answers import Answers
 from serving.app import listen, make_app, run
 
@@ -49,8 +51,9 @@ class Shop:
         appender = self.log.appender()
         for shopper, item in views:
             event = Event(
-                f"e{self._count}", "test", "view_item", at(START_MS + self._count), Data([Item(item)]), "1.0", shopper
-            )
+                f"e{self._count}", "test", "view_item", at(START_MS + self._count),
+                Data([Item(item, item_category=item[0])]), "1.0", shopper,
+            )  # fmt: skip
             appender.append(Outgoing(EVENTS, shopper.encode(), encode(event)))
             self._count += 1
         appender.close()
@@ -177,6 +180,35 @@ def test_metrics_can_be_parsed_and_tell_of_requests(shop: Shop, client: httpx.Cl
     assert found["headrace_http_requests_total", "/v1/recommendations/{shopper}", "200"] >= 1
     assert found["headrace_freshness_seconds_count", None, None] >= 1
     assert not any(route and "ann" in route for _, route, _ in found)
+
+
+def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_path: Path) -> None:
+    model = DeepModel(DeepSettings(width=16), 1)
+    model.grow(["a1", "a2", "b1"])
+    blobs = Blobs(tmp_path / "blobs")
+    blob = blobs.put("model", model.to_bytes())
+    promoted = Announcement(id="x", kind="promoted", round=1, at_events=0, time_ms=0, blob=blob, version="r1")
+    appender = shop.log.appender()
+    appender.append(promoted.record())
+    appender.close()
+    shop.view(("ann", "a1"), ("ann", "b1"), ("ann", "a-before"))
+    log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
+    answers = Answers(log, blobs, make=MAKE, metrics=ServingMetrics())
+    thread = threading.Thread(target=answers.follow, args=(stop,))
+    thread.start()
+
+    def guests() -> list[str]:
+        return answers._loaded.model.guests if answers._loaded else []
+
+    until(lambda: guests() == ["a-before"], "the model was not told when it was loaded")
+    shop.view(("bob", "a-new"), ("bob", "c-new"))
+    until(lambda: guests() == ["a-before", "a-new"], "the model was not told of the item that came")
+    shop.view(("eve", "a-new"))
+    until(lambda: "a-before" in [one.item_id for one in answers.recommend("eve", 5).items], "no answer")  # type: ignore[union-attr]
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    log.close()
 
 
 def test_before_anything_is_restored_it_says_so(tmp_path: Path) -> None:
