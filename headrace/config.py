@@ -3,7 +3,7 @@
 An option on the command line wins over the environment, that over the file, that over the default. Common settings are
 `HEADRACE_LOG`, `HEADRACE_BLOBS`, `HEADRACE_HOST`; those of a process `HEADRACE_ONLINE__METRICS_PORT` and so on, in the
 file a table (`[online]`). Names that nobody knows are refused. (How to reach a secured broker, and where tests find
-theirs, are the `HEADRACE_KAFKA*` variables of `headrace.broker`.)
+theirs, are the `HEADRACE_KAFKA*` variables of `headrace.kafka_security` and `headrace.broker`.)
 """
 
 import os
@@ -133,12 +133,18 @@ def settings(environ: Mapping[str, str] = os.environ, **options: Any) -> Setting
     if Path(FILE).is_dir():
         raise Misconfigured(f"{FILE}: wanted a TOML file, found a folder")
     try:
-        return Settings(**_given(options))
+        made = Settings(**_given(options))
     except ValidationError as error:
         found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, found {one['input']!r}" for one in error.errors()]
         raise Misconfigured(f"settings: {'; '.join(found)}") from None
     except ValueError as error:  # tomllib's, for a file that is no TOML
         raise Misconfigured(f"{FILE}: {error}") from None
+    if made.log.startswith("kafka:") and "@" in made.log:  # said without it, and before anything else says it
+        raise Misconfigured(
+            "log: wanted kafka:HOST:PORT, found an @ in it; who we are belongs into HEADRACE_KAFKA_SASL_USERNAME and "
+            "HEADRACE_KAFKA_SASL_PASSWORD"
+        )
+    return made
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

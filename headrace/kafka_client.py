@@ -3,7 +3,9 @@
 `headrace.kafka_log` says what was measured, and is therefore done.
 """
 
-from collections.abc import Iterator, Mapping
+import socket
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -15,10 +17,11 @@ from kafka import errors as kafka_errors
 from kafka.errors import KafkaError as KafkaError
 from kafka.errors import KafkaTimeoutError as KafkaTimeoutError
 from kafka.errors import TopicAlreadyExistsError as TopicAlreadyExistsError
+from kafka.net.sasl import get_sasl_mechanism
 from kafka.structs import OffsetAndMetadata
 
-from headrace.broker import KafkaSecurity
 from headrace.errors import BrokenWorld, Fenced, LogUnavailable
+from headrace.kafka_security import KafkaSecurity
 from headrace.log import Outgoing, Partition
 from headrace.topics import place_of
 
@@ -26,6 +29,8 @@ fetch_bytes = 2**18
 """Bytes of one partition that the broker sends at a time (or one larger record): about 50 ms of parsing for four."""
 close_timeout_s = 2.0
 """How long an abandoned producer's thread may take to end."""
+
+handshake_s_max = 5.0
 
 LOST = (kafka_errors.OffsetOutOfRangeError, kafka_errors.LogTruncationError)
 """What says that a position is outside what the log holds."""
@@ -54,6 +59,25 @@ def ours(error: BaseException, what: str) -> BrokenWorld:
 def is_unknown(error: BaseException | None) -> bool:
     """Say whether a record may or may not have been written; only a plain refusal is certain."""
     return error is None or isinstance(error, kafka_errors.RetriableError)
+
+
+class _Handshake:
+    """What the client takes for an SSL context: shakes hands within a time, where the client waits for ever.
+
+    The client's thread waits meanwhile, a round trip or two.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, timeout_s: float) -> None:
+        self._tls, self._timeout_s = tls, timeout_s
+
+    def wrap_socket(self, sock: socket.socket, *, server_hostname: str, **_: object) -> ssl.SSLSocket:
+        sock.settimeout(self._timeout_s)
+        try:
+            wrapped = self._tls.wrap_socket(sock, server_hostname=server_hostname)
+        except OSError as error:
+            raise kafka_errors.KafkaConnectionError(f"TLS handshake with {server_hostname}: {error}") from error
+        wrapped.setblocking(False)
+        return wrapped
 
 
 class Client(NamedTuple):
@@ -103,18 +127,31 @@ class Client(NamedTuple):
         return {self.place(partition): OffsetAndMetadata(at, "", -1) for partition, at in positions.items()}
 
 
-def common_options(bootstrap: str, secured: KafkaSecurity, deadline_s: float) -> dict[str, Any]:
+def common_options(
+    servers: Sequence[str], secured: KafkaSecurity, tls: ssl.SSLContext | None, deadline_s: float
+) -> dict[str, Any]:
     """Return the options that every client of a log is made with."""
     return {
-        "bootstrap_servers": bootstrap.split(","),
+        "bootstrap_servers": list(servers),
         "bootstrap_timeout_ms": int(deadline_s * 1000),
         "request_timeout_ms": int(min(10.0, deadline_s / 2) * 1000),
-        "security_protocol": secured.protocol,
+        "reconnect_backoff_max_ms": 1_000,
+        "ssl_context": tls and _Handshake(tls, min(handshake_s_max, deadline_s / 2)),
+        **_names(secured),
+    }
+
+
+def sasl_mechanism(secured: KafkaSecurity) -> Any:
+    """Return the client's side of proving who we are: `auth_bytes` and `receive`, in turn until `is_done`."""
+    return get_sasl_mechanism(secured.sasl_mechanism)(**_names(secured))
+
+
+def _names(secured: KafkaSecurity) -> dict[str, Any]:
+    return {
+        "security_protocol": secured.security_protocol,
         "sasl_mechanism": secured.sasl_mechanism,
         "sasl_plain_username": secured.sasl_username,
         "sasl_plain_password": secured.sasl_password,
-        "ssl_cafile": secured.ssl_cafile,
-        "reconnect_backoff_max_ms": 1_000,
     }
 
 

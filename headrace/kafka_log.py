@@ -2,7 +2,7 @@
 
 A URL is `kafka:HOST:PORT[,HOST:PORT][?prefix=NAME]`; the prefix stands before the names of topics, writer ids and
 groups, so that several shops (or tests) share a cluster. TLS and passwords come beside it
-(`headrace.broker.KafkaSecurity`). Here is what a log can be asked; `kafka_reader`, `kafka_writer` and `kafka_appender`
+(`headrace.kafka_security`). Here is what a log can be asked; `kafka_reader`, `kafka_writer` and `kafka_appender`
 read and write, and `kafka_client` alone imports the client.
 
 What was measured, and is therefore done (kafka-python 3.0.12, broker on the same two cores):
@@ -14,7 +14,8 @@ What was measured, and is therefore done (kafka-python 3.0.12, broker on the sam
 - Transactions run in a thread of their own, with `linger_ms=0` and `retry_backoff_ms=5` (18 ms; 52 ms by default), so
   that the caller folds the next batch meanwhile. Group offsets cost another 10 ms: they go only every
   `group_interval_s`, for lag tools.
-- Calls of the client that may wait for ever are waited for with a deadline.
+- Calls of the client that may wait for ever are waited for with a deadline; so is its TLS handshake. What a broker
+  refuses it does not tell: `kafka_greeting` asks before it.
 - The client takes records without bound while the broker is down: un-acknowledged bytes are bounded here.
 - A refused record spoils the idempotent producer for all later ones: sizes are checked first, and on a refusal the
   producer is built anew and what was not acknowledged is sent again.
@@ -29,7 +30,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from urllib.parse import parse_qs
 
-from headrace.broker import KafkaSecurity, security
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.kafka_appender import KafkaAppender
 from headrace.kafka_client import (
@@ -40,7 +40,9 @@ from headrace.kafka_client import (
     common_options,
     translated,
 )
+from headrace.kafka_greeting import greet
 from headrace.kafka_reader import KafkaReader
+from headrace.kafka_security import KafkaSecurity, security
 from headrace.kafka_writer import KafkaWriter
 from headrace.log import Partition, Record
 from headrace.topics import TOPICS
@@ -57,14 +59,18 @@ class KafkaLog:
         self, servers: str, *, secured: KafkaSecurity | None = None, deadline_s: float = deadline_s_default
     ) -> None:
         bootstrap, _, query = servers.partition("?")
-        for server in bootstrap.split(","):
+        addresses = bootstrap.split(",")
+        for server in addresses:
             host, _, port = server.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
                 raise Misconfigured(f"log kafka:{servers}: wanted HOST:PORT, found {server!r}")
         options = parse_qs(query, keep_blank_values=True)
         if unknown := sorted(set(options) - {"prefix"}):
             raise Misconfigured(f"log kafka:{servers}: wanted only the option prefix, found {', '.join(unknown)}")
-        common = common_options(bootstrap, secured or security(), deadline_s)
+        secured = secured or security()
+        tls = secured.tls()
+        greet(addresses, secured, tls, deadline_s)
+        common = common_options(addresses, secured, tls, deadline_s)
         self._client = Client(common, options.get("prefix", [""])[-1], deadline_s)
         self._admin: KafkaAdminClient | None = None
         self._lock = threading.Lock()

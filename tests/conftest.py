@@ -4,11 +4,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace.broker import provided
 from headrace.errors import LogUnavailable, Misconfigured
+from headrace.kafka_client import common_options
+from headrace.kafka_log import deadline_s_default
+from headrace.kafka_security import security
 from headrace.log import Log, open_log
 from headrace.testing import MemoryLog
 from operators.child import Children
@@ -30,6 +34,13 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def kafka_url(kafka_bootstrap: str) -> str:
     """Return the URL of a log on Kafka that no other test uses: a prefix sets its topics and writers apart."""
     return f"kafka:{kafka_bootstrap}?prefix=t{uuid.uuid4().hex[:10]}-"
+
+
+@pytest.fixture
+def kafka_options(kafka_bootstrap: str) -> dict[str, Any]:
+    """Return the options of a client that is not ours: where that broker is, and how it lets in."""
+    secured = security()
+    return common_options(kafka_bootstrap.split(","), secured, secured.tls(), deadline_s_default)
 
 
 @pytest.fixture(params=["sqlite", "kafka"])

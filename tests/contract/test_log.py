@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -687,20 +688,18 @@ def kafka(kafka_url: str) -> Iterator[Opened]:
         yield Opened(log, stack)
 
 
-def client_options(kafka_url: str) -> tuple[str, str]:
-    """Return the bootstrap servers and the prefix, for a client that is not ours."""
-    servers, _, prefix = kafka_url.removeprefix("kafka:").partition("?prefix=")
-    return servers, prefix
+def prefix_of(kafka_url: str) -> str:
+    return kafka_url.partition("?prefix=")[2]
 
 
 def test_records_of_an_open_transaction_are_hidden_and_gone_once_a_writer_takes_over(
-    kafka: Opened, kafka_url: str
+    kafka: Opened, kafka_url: str, kafka_options: dict[str, Any]
 ) -> None:
     from kafka import KafkaProducer
 
     kafka.append(SCORES, b"before")
-    servers, prefix = client_options(kafka_url)
-    dead = KafkaProducer(bootstrap_servers=servers, transactional_id=f"{prefix}online", metrics_enabled=False)
+    prefix = prefix_of(kafka_url)
+    dead = KafkaProducer(**kafka_options, transactional_id=f"{prefix}online", metrics_enabled=False)
     dead.init_transactions()
     dead.begin_transaction()
     for partition in (SCORES, JOURNAL):
@@ -719,14 +718,14 @@ def test_records_of_an_open_transaction_are_hidden_and_gone_once_a_writer_takes_
     dead.close(timeout=0)
 
 
-def test_last_seeks_back_past_many_aborted_records(kafka: Opened, kafka_url: str) -> None:
+def test_last_seeks_back_past_many_aborted_records(
+    kafka: Opened, kafka_url: str, kafka_options: dict[str, Any]
+) -> None:
     from kafka import KafkaProducer
 
     kafka.commit(outgoing(JOURNAL, b"kept"))
-    servers, prefix = client_options(kafka_url)
-    with closing(
-        KafkaProducer(bootstrap_servers=servers, transactional_id=f"{prefix}other", metrics_enabled=False)
-    ) as other:
+    prefix = prefix_of(kafka_url)
+    with closing(KafkaProducer(**kafka_options, transactional_id=f"{prefix}other", metrics_enabled=False)) as other:
         other.init_transactions()
         for _ in range(3):
             other.begin_transaction()
@@ -759,16 +758,18 @@ def test_a_writer_that_is_fenced_while_it_idles_says_so(kafka: Opened, monkeypat
     newer.settle()
 
 
-def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(kafka: Opened, kafka_url: str) -> None:
+def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(
+    kafka: Opened, kafka_url: str, kafka_options: dict[str, Any]
+) -> None:
     from kafka import KafkaAdminClient, KafkaProducer
 
-    servers, prefix = client_options(kafka_url)
+    prefix = prefix_of(kafka_url)
     small = {"num_partitions": 4, "replication_factor": 1, "configs": {"max.message.bytes": "5000"}}
-    with closing(KafkaAdminClient(bootstrap_servers=servers)) as admin:
+    with closing(KafkaAdminClient(**kafka_options)) as admin:
         admin.delete_topics([f"{prefix}events"])
         admin.create_topics({f"{prefix}events": small}, wait_for_metadata=True)
     refused = False
-    with closing(KafkaProducer(bootstrap_servers=servers)) as plain:
+    with closing(KafkaProducer(**kafka_options)) as plain:
         while not refused:  # a topic exists a moment before its limits hold
             sent = plain.send(f"{prefix}events", b"x" * 20_000, partition=3)
             plain.flush(timeout=10)

@@ -123,7 +123,7 @@ def log(log_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     opened.close()
 
 
-def test_bad_input(log: Log, log_url: str, tmp_path: Path, children: Children) -> None:
+def test_bad_input(log: Log, log_url: str, tmp_path: Path, children: Children, request: pytest.FixtureRequest) -> None:
     command = ["online", "--log", log_url, "--blobs", str(tmp_path / "blobs"), "--metrics-port", "0"]
     first, second = CASES[: len(CASES) // 2], CASES[len(CASES) // 2 :]
     expected: Counter[tuple[str, bytes]] = Counter()
@@ -158,8 +158,8 @@ def test_bad_input(log: Log, log_url: str, tmp_path: Path, children: Children) -
     records = 2 * count - 2
     if log_url.startswith("kafka:"):  # the broker takes a little more than our own producers send
         huge = WHOLE + b" " * (RECORD_BYTES_MAX + 1 - len(WHOLE))
-        bootstrap, _, prefix = log_url.removeprefix("kafka:").partition("?prefix=")
-        producer = KafkaProducer(bootstrap_servers=bootstrap, max_request_size=2**21)
+        prefix = log_url.partition("?prefix=")[2]
+        producer = KafkaProducer(**request.getfixturevalue("kafka_options"), max_request_size=2**21)
         producer.send(prefix + EVENTS, key=KEY, value=huge).get(timeout=120)
         producer.close()
         expected["too_large", huge] += 1

@@ -22,6 +22,9 @@ from headrace.checks import check_covered, check_folds, records_of
 from headrace.config import settings as read_settings
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.events import Data, Event, Item, at, encode
+from headrace.kafka_client import common_options
+from headrace.kafka_log import deadline_s_default
+from headrace.kafka_security import security
 from headrace.kafka_writer import transaction_timeout_ms
 from headrace.log import Log, Outgoing, open_log
 from headrace.topics import EVENTS, MODELS, partitions_of
@@ -216,8 +219,9 @@ def test_the_newer_of_two_fences_the_older(shard: Shard) -> None:
 def stop_in_a_transaction(shard: Shard, online: Child) -> None:
     """Stop it while records that it has written are not yet committed."""
     servers, _, prefix = shard.url.removeprefix("kafka:").partition("?prefix=")
-    journal_0 = TopicPartition(f"{prefix}journal", 0)
-    with closing(KafkaConsumer(bootstrap_servers=servers, isolation_level="read_uncommitted")) as all_records:
+    journal_0, secured = TopicPartition(f"{prefix}journal", 0), security()
+    options = common_options(servers.split(","), secured, secured.tls(), deadline_s_default)
+    with closing(KafkaConsumer(**options, isolation_level="read_uncommitted")) as all_records:
         for _ in range(300):
             if shard.follow() and shard.covered == shard.published:
                 shard.publish(300)

@@ -223,18 +223,3 @@ def test_settings_that_name_a_broker_come_first(tmp_path: Path) -> None:
     with broker.provided(tmp_path, {"HEADRACE_KAFKA": "kafka.example:9092"}) as bootstrap:
         assert bootstrap == "kafka.example:9092"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_tls_and_passwords_come_from_settings_and_are_not_shown() -> None:
-    secured = broker.security(
-        {
-            "HEADRACE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-            "HEADRACE_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
-            "HEADRACE_KAFKA_SASL_USERNAME": "shop",
-            "HEADRACE_KAFKA_SASL_PASSWORD": "secret",
-        }
-    )
-    assert secured == broker.KafkaSecurity("SASL_SSL", "SCRAM-SHA-512", "shop", "secret")
-    assert "secret" not in repr(secured)
-    with pytest.raises(Misconfigured, match="SASL_SSL"):
-        broker.security({"HEADRACE_KAFKA_SECURITY_PROTOCOL": "TLS"})

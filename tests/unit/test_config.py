@@ -67,3 +67,9 @@ def test_other_variables_of_ours_are_let_alone(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HEADRACE_KAFKA", "localhost:9092")
     monkeypatch.setenv("HEADRACE_DATA", "/data")
     assert settings(os.environ) == settings({})
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(Misconfigured, match="SASL_PASSWORD") as caught:
+        settings(log="kafka:shop:tiger@localhost:9092")
+    assert "tiger" not in str(caught.value)
