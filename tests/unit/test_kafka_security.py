@@ -1,5 +1,6 @@
 """How to reach a secured Kafka, without a broker: settings, secrets, and those who answer nothing or nonsense."""
 
+import gc
 import socket
 import threading
 import time
@@ -116,12 +117,21 @@ def test_silence_is_waited_for_until_the_deadline(silent: str, secured: KafkaSec
     assert time.monotonic() - began < 5.0
 
 
+@pytest.fixture
+def sockets_left() -> Iterator[None]:
+    """Collect the sockets that a client (3.0.12) leaves unclosed when it cannot be made, before other tests run."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.usefixtures("sockets_left")
 def test_a_broker_that_falls_silent_stops_no_client_for_longer_than_the_deadline(silent: str) -> None:
-    client = Client(common_options([silent], TLS, TLS.tls(), 1.0), "", 1.0)
+    client = Client(common_options([silent], TLS, TLS.tls(), 2.0), "", 2.0)
     began = time.monotonic()
-    with pytest.raises(LogUnavailable), translated("Kafka reader"), closing(client.consumer()):
+    with pytest.raises(LogUnavailable, match="bootstrap"), translated("Kafka"), closing(client.consumer()):
         pass
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 10.0
 
 
 @pytest.mark.parametrize("secured", [KafkaSecurity(), TLS], ids=["plain", "tls"])
