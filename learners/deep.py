@@ -38,6 +38,8 @@ guests_max: Final = 10_000
 """Most items that one model takes in beside those that it was trained on."""
 FORMAT: Final = 1
 """Version of the bytes that `DeepModel.to_bytes` writes."""
+_SPARE_ROWS: Final = 1_024
+"""Guests for whom there is room beside those that were met together."""
 _SCORE_ROWS: Final = 256
 """Prefixes scored at once: bounds the (rows, V) buffer."""
 
@@ -63,6 +65,7 @@ class DeepModel:
         self.table = torch.empty(0, settings.width)
         self._row: dict[str, int] = {}
         self._unit: Tensor | None = None
+        self._room = torch.empty(0)
         self._kin: Kin | None = None
         self.network.eval()
 
@@ -123,7 +126,11 @@ class DeepModel:
         vectors, known = self._kin.vectors(describe(fresh))
         guests = [item for item, has_kin in zip(fresh, known.tolist(), strict=True) if has_kin]
         if guests:
-            self._unit = torch.cat([self._units(), vectors[torch.from_numpy(known).to(self.device)]])
+            units, size = self._units(), len(self._row) + len(guests)
+            if len(self._room) < size:  # with some to spare: the next guest costs no copy of the whole table
+                self._room = torch.cat([units, units.new_empty(len(guests) + _SPARE_ROWS, units.shape[1])])
+            self._room[len(units) : size] = vectors[torch.from_numpy(known).to(self.device)]
+            self._unit = self._room[:size]
             self._row.update(zip(guests, range(len(self._row), len(self._row) + len(guests)), strict=True))
             self.guests += guests
         return len(guests)
@@ -140,6 +147,7 @@ class DeepModel:
     def touched(self) -> None:
         """Say that the table was changed in place; training calls it. Guests leave."""
         self._unit = self._kin = None
+        self._room = torch.empty(0)
         for guest in self.guests:
             del self._row[guest]
         self.guests, self.met = [], 0

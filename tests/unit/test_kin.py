@@ -115,6 +115,15 @@ def test_a_guest_is_recommended_and_understood(model: DeepModel) -> None:
     assert (len(model), model.trained("a1"), model.trained("a-new")) == (16, True, False)
 
 
+def test_guests_that_come_one_by_one_lie_where_those_that_come_together_do(model: DeepModel) -> None:
+    together, one_by_one = (DeepModel.from_bytes(model.to_bytes()) for _ in range(2))
+    names = [f"{area}-{n}" for n in range(1_200) for area in "ab"]
+    assert together.meet(names, Shelf()) == sum(
+        one_by_one.meet(names[n : n + 100], Shelf()) for n in range(0, 2_400, 100)
+    )
+    np.testing.assert_allclose(together.score_all([["a1", "b-7"]]), one_by_one.score_all([["a1", "b-7"]]), rtol=1e-5)
+
+
 def test_guests_leave_when_the_vocabulary_changes(model: DeepModel) -> None:
     model, data = DeepModel.from_bytes(model.to_bytes()), model.to_bytes()
     model.meet(["a-new"], Shelf())
