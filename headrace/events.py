@@ -52,7 +52,7 @@ class Item(Struct, gc=False, omit_defaults=True):
     propensity: Annotated[float, Meta(gt=0, le=1)] | None = None
 
 
-class Data(Struct, omit_defaults=True):
+class Data(Struct, gc=False, omit_defaults=True):
     """What happened. Money is in `currency` units; `made_up` names fields that a loader had to invent ("time")."""
 
     items: Annotated[list[Item], Meta(max_length=items_max)] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Data(Struct, omit_defaults=True):
     made_up: Annotated[list[Annotated[str, Meta(max_length=32)]], Meta(max_length=8)] = field(default_factory=list)
 
 
-class Event(Struct, omit_defaults=True):
+class Event(Struct, gc=False, omit_defaults=True):
     """One event of one shopper. `shopper` is `subject` on the wire; the record's key decides."""
 
     id: Id
@@ -125,9 +125,9 @@ def decode(record: Record) -> Event | Rejection:
         return Rejection("bad_utf8", str(error)[:200])
     except RecursionError:
         return Rejection("too_deep", "wanted a document of at most a few levels, found one nested too deeply")
-    if len(shopper) > 128:
-        return Rejection("key_invalid", f"wanted a key of 1 to 128 characters, found {len(shopper)}")
     if event.shopper != shopper:
+        if len(shopper) > 128:
+            return Rejection("key_invalid", f"wanted a key of 1 to 128 characters, found {len(shopper)}")
         if event.shopper:
             return Rejection("key_mismatch", f"wanted subject to equal the key {shopper!r}, found {event.shopper!r}")
         event.shopper = shopper

@@ -43,8 +43,8 @@ class _Views:
     A row is the index of a table (a rank, or a bin with a label); `sums` are the weights per index, which is all that
     any score needs. The ring keeps index and weight, so that what leaves the window is subtracted by counting anew.
 
-    They stand in arrays of the standard library, whose single places are read and written in a third of the time that
-    numpy's take; numpy then adds them up without a copy.
+    The sums stand in lists and the ring in arrays of the standard library: a single place of a list is read and written
+    in half the time that an array's takes, and in a sixth of numpy's.
     """
 
     def __init__(self, size: int, window: int, fading: float) -> None:
@@ -52,9 +52,9 @@ class _Views:
         assert 0 < fading <= 1, "a fading factor lies in (0, 1]"
         self.size, self.window, self.fading = size, window, fading
         self.judged = 0
-        self._whole = _zeros(size)
+        self._whole = [0.0] * size
         self._squares = 0.0
-        self._fading = _zeros(size)
+        self._fading = [0.0] * size
         self._scale = 1.0
         self._indices = array("h", bytes(2 * window))
         self._weights = _zeros(window)
@@ -63,16 +63,20 @@ class _Views:
         """Add judgements of one weight: the index of each."""
         assert 1 <= weight < math.inf, f"a weight is 1 / probability, so at least 1, found {weight}"
         indices, weights, whole, fading, scale = self._indices, self._weights, self._whole, self._fading, self._scale
-        for place, index in enumerate(found, self.judged):
-            place %= self.window
+        window, fade = self.window, self.fading
+        place = self.judged % window
+        for index in found:
             indices[place] = index
             weights[place] = weight
             whole[index] += weight
-            scale /= self.fading  # newer ones weigh more, instead of all others less
+            scale /= fade  # newer ones weigh more, instead of all others less
             fading[index] += weight * scale
             if scale > 1e100:
-                self._fading = fading = array("d", np.frombuffer(fading) / scale)
+                self._fading = fading = (np.array(fading) / scale).tolist()
                 scale = 1.0
+            place += 1
+            if place == window:
+                place = 0
         self._scale = scale
         self._squares += weight * weight * len(found)
         self.judged += len(found)
@@ -112,9 +116,9 @@ class _Views:
     def from_state(cls, state: State) -> Self:
         views = cls(state["size"], state["window"], state["fading"])
         views.judged = state["judged"]
-        views._whole = array("d", state["whole"])
+        views._whole = state["whole"].tolist()
         views._squares = state["squares"]
-        views._fading = array("d", state["faded"])
+        views._fading = state["faded"].tolist()
         views._scale = state["scale"]
         held = len(state["indices"])
         views._indices[:held] = array("h", state["indices"])

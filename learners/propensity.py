@@ -7,7 +7,7 @@ probabilities were then wrong by 0.07 where 0.04 of the views sell, and its loss
 
 from collections import OrderedDict, deque
 from functools import lru_cache
-from math import log
+from math import copysign, log
 from typing import Any, ClassVar, Final, Self
 from zlib import crc32
 
@@ -69,13 +69,6 @@ class _Usual(Struct, gc=False):
     mean: float
     count: int
 
-    def above(self, level: float) -> float:
-        """Return how far a log price lies above this one, 0 while too few were counted."""
-        if self.count < prices_counted_min:
-            return 0.0
-        difference = level - self.mean
-        return difference if -2.0 < difference < 2.0 else max(-2.0, min(2.0, difference))
-
 
 class _UsualPrices:
     """Usual prices by name; of names beyond the maximum, those priced longest ago are forgotten."""
@@ -95,16 +88,20 @@ class _UsualPrices:
                 means.popitem(last=False)
             return 0.0
         means.move_to_end(name)
-        above = usual.above(level)
-        if usual.count < prices_counted_max:
-            usual.count += 1
-        usual.mean += (level - usual.mean) / usual.count
-        return above
+        count, above = usual.count, level - usual.mean
+        known = count >= prices_counted_min
+        if count < prices_counted_max:
+            usual.count = count = count + 1
+        usual.mean += above / count
+        return (above if -2.0 < above < 2.0 else copysign(2.0, above)) if known else 0.0
 
     def above(self, name: str, level: float) -> float:
         """Return what `learn` would."""
         usual = self.means.get(name)
-        return 0.0 if usual is None else usual.above(level)
+        if usual is None or usual.count < prices_counted_min:
+            return 0.0
+        above = level - usual.mean
+        return above if -2.0 < above < 2.0 else copysign(2.0, above)
 
     def state(self) -> list[Any]:
         return [[name, usual.mean, usual.count] for name, usual in self.means.items()]
@@ -117,21 +114,31 @@ def _bucket(word: str) -> int:
     return crc32(word.encode()) % buckets
 
 
-# Words are hashed by threes and remembered, for most come again and again.
+# Words are hashed once: those of an item by threes, for most come again and again, those of a visit beforehand.
 @lru_cache(maxsize=1 << 16)
-def _item_buckets(item_id: str, category: str, brand: str) -> tuple[int, ...]:
+def _item_buckets(item_id: str, category: str, brand: str) -> tuple[int, int, int]:
     return _bucket(f"i{item_id}"), _bucket(f"c{category}"), _bucket(f"b{brand}")
 
 
-@lru_cache(maxsize=1 << 12)
-def _visit_buckets(views: int, carts: int, purchases: int, day_part: int) -> tuple[int, ...]:
-    return _bucket(f"v{views}|{carts}"), _bucket(f"n{purchases}"), _bucket(f"h{day_part}")
+_SEEN: Final = [
+    [_bucket(f"v{views}|{carts}") for carts in range(carts_counted_max + 1)] for views in range(views_counted_max + 1)
+]
+_BOUGHT: Final = [_bucket(f"n{purchases}") for purchases in range(purchases_counted_max + 1)]
+_DAY_PARTS: Final = [_bucket(f"h{part}") for part in range(6)]
 
 
 def _features(item: Item, shopper: _Shopper, now: int, dear: float, raised: float) -> dict[int, float]:
     a, b, c = _item_buckets(item.item_id, item.item_category, item.item_brand)
-    d, e, f = _visit_buckets(shopper.views, shopper.carts, shopper.purchases, now // (4 * 3_600_000) % 6)
-    return {a: 1.0, b: 1.0, c: 1.0, d: 1.0, e: 1.0, f: 1.0, _DEAR: dear, _RAISED: raised}
+    return {
+        a: 1.0,
+        b: 1.0,
+        c: 1.0,
+        _SEEN[shopper.views][shopper.carts]: 1.0,
+        _BOUGHT[shopper.purchases]: 1.0,
+        _DAY_PARTS[now // (4 * 3_600_000) % 6]: 1.0,
+        _DEAR: dear,
+        _RAISED: raised,
+    }
 
 
 class Propensity:
@@ -171,8 +178,12 @@ class Propensity:
     def learn(self, event: Event) -> None:
         """Open a view, or settle the views that this event decides."""
         kind, now, waiting = event.type, event.time_ms, self._waiting
-        while waiting and (waiting[0].time_ms < now - attribution_ms or len(waiting) >= open_max):
-            self._settle(waiting.popleft())
+        expired_ms = now - attribution_ms
+        while waiting and (waiting[0].time_ms < expired_ms or len(waiting) >= open_max):
+            oldest = waiting.popleft()
+            del self._open[oldest.key]
+            self._model.learn_one(oldest.features, oldest.bought)
+            self.labelled.append((oldest.probability, oldest.bought))
         if kind == "view_item":
             self._view(event.shopper, event.data.items[0], now)
         elif kind == "add_to_cart":
@@ -199,11 +210,6 @@ class Propensity:
             self._waiting.append(view)
         if shopper.views < views_counted_max:
             shopper.views += 1
-
-    def _settle(self, view: _View) -> None:
-        del self._open[view.key]
-        self._model.learn_one(view.features, view.bought)
-        self.labelled.append((view.probability, view.bought))
 
     def _visiting(self, name: str, now: int) -> _Shopper:
         """Return the counts of a shopper who is here now, those of the visit from 0 where a new one begins."""

@@ -31,6 +31,18 @@ def test_only_the_newest_ids_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
     assert intake.bounds()["event_ids"][0] == 3
 
 
+def test_ids_are_forgotten_in_the_order_they_came_whatever_their_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "seen_max", 2)
+    intake = Intake()
+    for id_, source in (("1", "shop"), ("1", "app"), ("2", "app")):
+        assert intake.admit(event(id_, source=source))
+    assert intake.state()["sources"] == ["app", "app"]
+    assert list(intake._sources) == ["app"], "a source without an id that is remembered takes no place"
+    assert not intake.admit(event("1", source="app"))
+    assert intake.admit(event("1"))
+    assert intake.admit(event("1", source="app")), "the oldest had gone, though its source stayed"
+
+
 def test_a_time_far_ahead_is_tamed_but_the_first_is_believed() -> None:
     intake = Intake()
     first, late, far = event("1", 10**12), event("2", 10**12 - 5), event("3", 2 * 10**12)
@@ -50,8 +62,9 @@ def test_a_duplicate_does_not_move_time() -> None:
 def test_state_survives_the_wire() -> None:
     intake = Intake()
     for n in range(10):
-        intake.admit(event(str(n), 1_000 * n))
+        intake.admit(event(str(n), 1_000 * n, "shop" if n % 3 else "app"))
     again = Intake.from_state(decode(encode(intake.state())))
     assert again.state() == intake.state()
-    assert not again.admit(event("3"))
+    assert not again.admit(event("3", source="app"))
+    assert again.admit(event("3"))
     assert again.admit(event("10"))
