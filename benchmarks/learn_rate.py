@@ -12,7 +12,8 @@ turn, so that a machine that slows down slows all three:
   events: it slows down as its encoder grows.)
 
 Then the online consumer's whole fold runs live with judging on, and its journal is folded anew: how much faster is a
-replay than live? The process is bound to one core; the broker has the other.
+replay than live? The process is bound to one core, and with it the broker that it starts. The processor time that each
+contestant takes, all its threads together, says what waiting and neighbours hide.
 """
 
 import json
@@ -204,11 +205,11 @@ class Tutorial:
         self._consumer.close()
 
 
-def timed(take: Callable[[int], int], count: int) -> tuple[int, float]:
-    """Return how many events were taken and in how many seconds."""
-    began = time.perf_counter()
+def timed(take: Callable[[int], int], count: int) -> tuple[int, float, float]:
+    """Return how many events were taken, in how many seconds, and the seconds of processor time."""
+    began, cpu = time.perf_counter(), time.process_time()
     taken = take(count)
-    return taken, time.perf_counter() - began
+    return taken, time.perf_counter() - began, time.process_time() - cpu
 
 
 def race(log: Log, url: str, folder: Path, count: int) -> dict[str, float]:
@@ -216,20 +217,19 @@ def race(log: Log, url: str, folder: Path, count: int) -> dict[str, float]:
     rivals: dict[str, Headrace | Bare | Tutorial] = {
         "headrace": Headrace(log, folder), "bare": Bare(url), "tutorial": Tutorial(url),
     }  # fmt: skip
-    sums = {name: [0.0, 0.0] for name in rivals}
+    sums = {name: [0.0, 0.0, 0.0] for name in rivals}
     turns = list(rivals.items())
     try:
         # Each warms up first: connections, caches. A turn may take more than it was asked for, so the race ends early.
         warm = max(rival.take(tutorial_events) for rival in rivals.values())
-        while warm + max(taken for taken, _ in sums.values()) + 2 * chunk_events <= count:
+        while warm + max(taken for taken, *_ in sums.values()) + 2 * chunk_events <= count:
             for name, rival in turns:
-                taken, seconds = timed(rival.take, tutorial_events if name == "tutorial" else chunk_events)
-                sums[name][0] += taken
-                sums[name][1] += seconds
+                parts = timed(rival.take, tutorial_events if name == "tutorial" else chunk_events)
+                sums[name] = [old + new for old, new in zip(sums[name], parts, strict=True)]
             turns.reverse()
         headrace = rivals["headrace"]
         assert isinstance(headrace, Headrace)
-        parts = {
+        spent = {
             "learn_s": sum(turn.learn_s for turn in headrace.turns),
             "commit_s": sum(turn.commit_s for turn in headrace.turns),
             "commits": float(len(headrace.turns)),
@@ -237,8 +237,9 @@ def race(log: Log, url: str, folder: Path, count: int) -> dict[str, float]:
     finally:
         for rival in rivals.values():
             rival.close()
-    rates = {name: taken / seconds for name, (taken, seconds) in sums.items()}
-    return {**rates, "ratio": rates["headrace"] / rates["bare"], "seconds": sums["headrace"][1], **parts}
+    rates = {name: taken / seconds for name, (taken, seconds, _) in sums.items()}
+    cpu = {f"{name}_cpu_us": 1e6 * cpu_s / taken for name, (taken, _, cpu_s) in sums.items()}
+    return {**rates, "ratio": rates["headrace"] / rates["bare"], **cpu, "seconds": sums["headrace"][1], **spent}
 
 
 def live_and_replay(log: Log, folder: Path, count: int) -> dict[str, float]:
@@ -296,9 +297,14 @@ def main(arguments: Sequence[str] | None) -> None:
             log.close()
     report.show(
         f"Events learned per second from Kafka, one core, {options.events:,} events",
-        ["", "events/s", "beside bare"],
+        ["", "events/s", "beside bare", "us of processor time each"],
         [
-            [name, f"{figures[name]:,.0f}", f"{figures[name] / figures['bare']:.2f}"]
+            [
+                name,
+                f"{figures[name]:,.0f}",
+                f"{figures[name] / figures['bare']:.2f}",
+                f"{figures[f'{name}_cpu_us']:.1f}",
+            ]
             for name in ("headrace", "bare", "tutorial")
         ],
     )
