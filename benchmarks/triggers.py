@@ -148,7 +148,7 @@ MAKERS: Final[Mapping[str, Callable[[float], Trigger]]] = {
     "gain": Lost,
 }
 SETTINGS: Final[Mapping[str, Sequence[float]]] = {
-    "volume": (5_000, 10_000, 20_000),
+    "volume": (3_000, 5_000, 10_000, 20_000),
     "time": (1, 3),
     "drift": (500, 1_500),
     "gain": (30, 75, 150),

@@ -22,8 +22,8 @@ class Gain:
     the rent-or-buy problem: to pay for the update when as much was lost without it costs at most twice the least that
     hindsight could have done.)
 
-    The two disagree about a fifth of all predictions, so that by chance alone the sum strays by about half the square
-    root of their number: it takes 20,000 of them to tell a price of 60 from chance.
+    Where the two disagree about a fifth of all predictions, the sum strays by chance alone by about half the square
+    root of their number: by 60 hits in 20,000. A price below that is mostly met by chance.
 
     Source: the cumulative threshold of Mahadevan and Mathioudakis, "Cost-aware retraining for machine learning"
     (Knowledge-Based Systems, 2024), whose staleness cost is estimated from the data's distance; the sum that is held at
