@@ -107,7 +107,6 @@ def test_memory_is_bounded() -> None:
 # The live fine-tuner.
 
 STEP_MS = 60_000
-LEARNED = {"result": "learned"}
 
 
 def visits(log: Log, begin: int, end: int, family: str) -> None:
@@ -128,15 +127,12 @@ def champion(blobs: Blobs) -> Announcement:
     settings = DeepSettings(width=16, layers=1, heads=1, context=8, dropout=0.0)
     model: DeepModel = train(None, sequences, settings=settings, seed=1, passes=4, learning_rate=5e-3).model
     blob = blobs.put(MODEL, model.to_bytes())
-    return Announcement(id="op/1", kind="rolled_back", round=0, at_events=0, time_ms=0, version="old", blob=blob)
+    return Announcement(id="op/1", kind="rolled_back", round=7, at_events=0, time_ms=0, version="old", blob=blob)
 
 
 def test_the_live_round_is_announced_with_its_trigger(tmp_path: Path) -> None:
     log, blobs = open_log(f"sqlite:{tmp_path / 'log.db'}"), Blobs(tmp_path / "blobs")
     log.create()
-    appender = log.appender()
-    appender.append(champion(blobs).record())
-    appender.close()
     settings = FinetuneSettings(
         round_events=10**9, gain_hits=20, commit_interval_s=0.05, gate_events_max=50, items_max=100, shoppers_max=100,
         width=16, passes=1, device="cpu",
@@ -145,6 +141,7 @@ def test_the_live_round_is_announced_with_its_trigger(tmp_path: Path) -> None:
     tuner = threading.Thread(target=run, args=(own, blobs, settings, metrics, stop))
     tuner.start()
     reader = log.reader({Partition(MODELS, 0): 0})
+    value = metrics.registry.get_sample_value
     said: list[Announcement] = []
 
     def told() -> str:
@@ -160,10 +157,16 @@ def test_the_live_round_is_announced_with_its_trigger(tmp_path: Path) -> None:
             time.sleep(0.02)
 
     try:
-        visits(log, 0, 60, "old")  # both know their way: nothing is lost
-        until(lambda: metrics.registry.get_sample_value("headrace_events_total", LEARNED) == 360, "not learned")
+        visits(log, 0, 40, "old")  # session-kNN is to know its way before there is a champion
+        until(lambda: value("headrace_events_total", {"result": "learned"}) == 240, "not learned")
+        appender = log.appender()
+        appender.append(champion(blobs).record())
+        appender.close()
+        until(lambda: value("headrace_champion_round") == 7, "the champion was not heard of")
+        visits(log, 40, 100, "old")  # both know their way: nothing is lost
+        until(lambda: value("headrace_events_total", {"result": "learned"}) == 600, "not learned")
         assert told() == ""
-        visits(log, 60, 120, "new")  # the champion knows none of these, session-kNN learns them at once
+        visits(log, 100, 160, "new")  # the champion knows none of these, session-kNN learns them at once
         until(lambda: bool(told()), "no round was announced")
     finally:
         stop.set()
@@ -172,5 +175,5 @@ def test_the_live_round_is_announced_with_its_trigger(tmp_path: Path) -> None:
             one.close()
     assert not tuner.is_alive()
     first = next(one for one in said if one.trigger)
-    assert (first.kind, first.trigger, first.lineage["parent"]) == ("candidate", "gain", "old")
-    assert metrics.registry.get_sample_value("headrace_round_triggers_total", {"trigger": "gain"}) == 1
+    assert (first.trigger, first.lineage["parent"]) == ("gain", "old")
+    assert value("headrace_round_triggers_total", {"trigger": "gain"}) == 1
