@@ -73,7 +73,7 @@ class Traits:
         self._first_ms[slots[fresh][::-1]] = times_ms[fresh][::-1]  # of several the last one written stays: the first
 
     def of(self, slots: Sequence[int] | NDArray[np.int32], context: Context) -> NDArray[np.uint8]:
-        """Return what is known of items, 0 to 255; all 0 of those that are known neither to shops nor to the shopper.
+        """Return what is known of items, 0 to 255; all 0 of those of which nothing is known.
 
         Args:
             slots: -1 is an item without a slot.
@@ -102,8 +102,8 @@ class Traits:
             preceded = [items[place - 1] for place in places if place]
             found[:, 4] = asked == looked_at
             for column, group in enumerate((followed, preceded, items[:start]), 5):
-                if group:
-                    found[:, column] = np.isin(asked, group)
+                if group:  # for so few, comparing all is quicker than np.isin
+                    found[:, column] = (asked[:, None] == np.array(group)).any(axis=1)
             found[asked < 0] = 0
         return (255 * found.clip(0, 1)).astype(np.uint8)
 
