@@ -84,8 +84,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, D) to (B, L, D); position l sees positions up to l."""
         x = x + self.dropout(self.out(self.attention(self.norm_attention(x))[1]))
-        x = x + self.dropout(self.mix(self.norm_mix(x)))
-        return x  # noqa: RET504 - returned as it is, a module's answer would be Any
+        mixed: Tensor = x + self.dropout(self.mix(self.norm_mix(x)))
+        return mixed
 
 
 class Network(nn.Module):

@@ -2,7 +2,7 @@
 
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_ranks_by_hand() -> None:
 class Recorder(Popularity):
     """Writes down what each of its instances learned."""
 
-    learned: list[list[int]] = []  # noqa: RUF012 - one list for all, read by the test
+    learned: ClassVar[list[list[int]]] = []
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def test_the_last_items_are_learned_by_nobody(monkeypatch: pytest.MonkeyPatch) -
 class Asked(Blend):
     """Writes down the questions it is asked (by their lengths), and those it learns from."""
 
-    calls: list[tuple[str, int]] = []  # noqa: RUF012 - one list for all, read by the test
+    calls: ClassVar[list[tuple[str, int]]] = []
 
     def predict(self, candidates: Any, context_length: int, traits: Any = None) -> Scores:
         self.calls.append(("asked", context_length))
