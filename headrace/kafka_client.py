@@ -5,15 +5,17 @@
 
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from kafka import KafkaAdminClient as KafkaAdminClient
 from kafka import KafkaConsumer as KafkaConsumer
 from kafka import KafkaProducer as KafkaProducer
 from kafka import TopicPartition as TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import TransactionState
 from kafka.errors import KafkaError as KafkaError
 from kafka.errors import KafkaTimeoutError as KafkaTimeoutError
 from kafka.errors import TopicAlreadyExistsError as TopicAlreadyExistsError
@@ -28,10 +30,13 @@ from headrace.topics import place_of
 fetch_bytes = 2**18
 """Bytes of one partition that the broker sends at a time (or one larger record): about 50 ms of parsing for four."""
 close_timeout_s = 2.0
-"""How long an abandoned producer's thread may take to end."""
+"""How long each of an abandoned producer's threads may take to end."""
 
+retry_s = 0.1
+look_s = 0.005
 handshake_s_max = 5.0
 
+T = TypeVar("T")
 LOST = (kafka_errors.OffsetOutOfRangeError, kafka_errors.LogTruncationError)
 """What says that a position is outside what the log holds."""
 _FENCING = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
@@ -153,6 +158,56 @@ def _names(secured: KafkaSecurity) -> dict[str, Any]:
         "sasl_plain_username": secured.sasl_username,
         "sasl_plain_password": secured.sasl_password,
     }
+
+
+def asked(question: Callable[[], T], timeout_s: float) -> T:
+    """Return the answer to a question of the administration client's, which asks but once and may be too early."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return question()
+        except kafka_errors.RetriableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(retry_s)
+
+
+def was_aborted(admin: KafkaAdminClient, transactional_id: str) -> bool:
+    """Say whether the newest transaction of an id came to nothing; what nobody knows of did not."""
+    try:
+        state = admin.describe_transactions([transactional_id])[transactional_id].state
+    except kafka_errors.TransactionalIdNotFoundError:
+        return False
+    return state in (TransactionState.PREPARE_ABORT, TransactionState.COMPLETE_ABORT)
+
+
+def hanging(
+    admin: KafkaAdminClient, producer: KafkaProducer, places: Collection[TopicPartition]
+) -> set[TopicPartition]:
+    """Return the partitions that wait for the end of a transaction of a producer's, asked while it has none open."""
+    own = producer._transaction_manager.producer_id_and_epoch.producer_id
+    return {
+        place
+        for place, found in admin.describe_producers(places).items()
+        for one in found.active_producers
+        if one.producer_id == own and one.current_transaction_start_offset >= 0
+    }
+
+
+def enlist(producer: KafkaProducer, places: Collection[TopicPartition], timeout_s: float) -> None:
+    """Give the transaction that is open these partitions too, without a record, so that its end is theirs.
+
+    Waits until the coordinator knows: an end that came before would leave them out.
+    """
+    transaction = producer._transaction_manager
+    for place in places:
+        transaction.maybe_add_partition_to_transaction(place)
+    producer._sender.wakeup()
+    deadline = time.monotonic() + timeout_s
+    while not all(transaction.is_partition_added(place) for place in places):
+        if transaction.has_error() or time.monotonic() > deadline:
+            raise transaction.last_error or KafkaTimeoutError(f"{len(places)} partitions were not enlisted")
+        time.sleep(look_s)
 
 
 def abandon(producer: KafkaProducer) -> None:

@@ -13,7 +13,7 @@ What was measured, and is therefore done (kafka-python 3.0.12, broker on the sam
 - Topics stamp records with their append time: with event time, records of 2010 went at the first retention check.
 - Transactions run in a thread of their own, with `linger_ms=0` and `retry_backoff_ms=5` (18 ms; 52 ms by default), so
   that the caller folds the next batch meanwhile. Group offsets cost another 10 ms: they go only every
-  `group_interval_s`, for lag tools.
+  `care_interval_s`, for lag tools.
 - Calls of the client that may wait for ever are waited for with a deadline; so is its TLS handshake. What a broker
   refuses it does not tell: `kafka_greeting` asks before it.
 - The client takes records without bound while the broker is down: un-acknowledged bytes are bounded here.
@@ -37,6 +37,7 @@ from headrace.kafka_client import (
     KafkaAdminClient,
     TopicAlreadyExistsError,
     TopicPartition,
+    asked,
     common_options,
     translated,
 )
@@ -162,7 +163,7 @@ class KafkaLog:
         prefix = self._client.prefix
         group = prefix + writer_id
         with self._administrator() as admin:
-            found = admin.list_group_offsets({group: None})[group]
+            found = asked(lambda: admin.list_group_offsets({group: None}), self._client.deadline_s)[group]
         return {Partition(place.topic.removeprefix(prefix), place.partition): at.offset for place, at in found.items()}
 
     def reader(self, positions: Mapping[Partition, int]) -> KafkaReader:
@@ -171,7 +172,7 @@ class KafkaLog:
 
     def writer(self, writer_id: str) -> KafkaWriter:
         with translated(f"Kafka writer {writer_id}"):
-            return KafkaWriter(self._client, writer_id)
+            return KafkaWriter(self._client, writer_id, self._administrator)
 
     def appender(self) -> KafkaAppender:
         with translated("Kafka appender"):

@@ -1,20 +1,45 @@
-"""Transactions on Kafka: one producer per writer id, driven by a thread of its own."""
+"""Transactions on Kafka: one producer per writer id, driven by a thread of its own.
+
+A broker may forget the end of a transaction: it skips the marker of a partition that has no leader just then, which is
+every partition of a broker that shuts down, and reports success (seen with 4.3.1; `docs/decisions/0012`). Such a
+partition hangs: nothing after is readable, and the writer's next transaction there decides for both. So a writer gives
+the partitions where one of its own hangs the end that it had, before anybody reads where to go on from, and looks now
+and then while it lives.
+"""
 
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager, suppress
+
+import structlog
 
 from headrace.errors import BrokenWorld, Fenced, LogUnavailable
-from headrace.kafka_client import Client, KafkaError, abandon, ours
+from headrace.kafka_client import (
+    Client,
+    KafkaAdminClient,
+    KafkaError,
+    TopicPartition,
+    abandon,
+    asked,
+    close_timeout_s,
+    enlist,
+    hanging,
+    ours,
+    was_aborted,
+)
 from headrace.log import Outgoing, Partition, check_size
+from headrace.topics import partitions_of_shards
 
 transaction_timeout_ms = 10_000
 """After this the broker aborts a dead writer's transaction, which until then hides later records of its partitions."""
-group_interval_s = 5.0
-"""How often a writer's positions go to its consumer group."""
+care_interval_s = 5.0
+"""How often a writer's positions go to its consumer group, and it looks for partitions where a transaction hangs."""
+marker_wait_s = 0.02
+"""How long to wait before asking again whether the end of a transaction has come to its partitions: about 5 ms."""
 
 
 class _Job:
@@ -32,8 +57,13 @@ class KafkaWriter:
     back to what the log says was committed.
     """
 
-    def __init__(self, client: Client, writer_id: str) -> None:
-        self._client, self._id = client, writer_id
+    def __init__(
+        self, client: Client, writer_id: str, administrator: Callable[[], AbstractContextManager[KafkaAdminClient]]
+    ) -> None:
+        self._client, self._id, self._administrator = client, writer_id, administrator
+        self._places = [client.place(partition) for partition in partitions_of_shards()]
+        with administrator() as admin:
+            aborted = asked(lambda: was_aborted(admin, client.prefix + writer_id), client.deadline_s)
         self._producer = client.producer(
             transactional_id=client.prefix + writer_id,
             transaction_timeout_ms=transaction_timeout_ms,
@@ -43,16 +73,39 @@ class KafkaWriter:
         )
         try:
             self._producer.init_transactions()
-        except KafkaError:
+            self._end_hanging(commit=not aborted)
+        except (KafkaError, BrokenWorld):
             abandon(self._producer)
             raise
         self._flying: _Job | None = None
         self._failure: BrokenWorld | None = None
         self._ungrouped: dict[Partition, int] = {}
-        self._grouped_s = float("-inf")
+        self._cared_s = float("-inf")
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"writer-{writer_id}", daemon=True)
         self._thread.start()
+
+    def _hanging(self, timeout_s: float = 0.0) -> set[TopicPartition]:
+        with self._administrator() as admin:
+            return asked(lambda: hanging(admin, self._producer, self._places), timeout_s)
+
+    def _end_hanging(self, *, commit: bool) -> None:
+        """End what the writer before left hanging as it was decided, and wait until that is seen."""
+        deadline = time.monotonic() + self._client.deadline_s
+        ended = False
+        while places := self._hanging(self._client.deadline_s):
+            names = sorted(f"{place.topic}/{place.partition}" for place in places)
+            if not ended:
+                structlog.get_logger().warning(
+                    "a transaction hangs, and is ended now", writer=self._id, partitions=names, committed=commit
+                )
+                self._producer.begin_transaction()
+                enlist(self._producer, places, self._client.deadline_s)
+                (self._producer.commit_transaction if commit else self._producer.abort_transaction)()
+                ended = True
+            elif time.monotonic() > deadline:
+                raise LogUnavailable(f"writer {self._id}: a transaction hangs in {', '.join(names)}")
+            time.sleep(marker_wait_s)
 
     def commit(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> None:
         for record in records:
@@ -80,9 +133,9 @@ class KafkaWriter:
     def _work(self) -> None:
         while True:
             try:
-                job = self._queue.get(timeout=group_interval_s)
-            except queue.Empty:  # nobody commits just now: tell lag tools where it stopped
-                self._group()
+                job = self._queue.get(timeout=care_interval_s)
+            except queue.Empty:  # nobody commits just now
+                self._care()
                 continue
             if job is None:
                 return
@@ -92,8 +145,8 @@ class KafkaWriter:
                 known = isinstance(error, KafkaError)
                 job.done.set_exception(ours(error, f"writer {self._id}") if known else error)
 
-    def _group(self) -> None:
-        """Send positions that wait to the consumer group; what fails here, the next commit meets again."""
+    def _care(self) -> None:
+        """Send what waits to the consumer group and end what hangs; what fails here, the next commit meets again."""
         try:
             self._transact((), {})
         except KafkaError as error:
@@ -104,16 +157,22 @@ class KafkaWriter:
     def _transact(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> list[int]:
         producer = self._producer
         self._ungrouped.update(positions)
-        grouping = bool(self._ungrouped) and time.monotonic() - self._grouped_s >= group_interval_s
-        if not records and not grouping:
+        hung: set[TopicPartition] = set()
+        caring = time.monotonic() - self._cared_s >= care_interval_s
+        if caring:
+            with suppress(BrokenWorld):  # whatever it is, the transaction meets it too, or it passes
+                hung = self._hanging()
+            self._cared_s = time.monotonic()
+        grouping = caring and bool(self._ungrouped)
+        if not records and not grouping and not hung:
             return []
         producer.begin_transaction()
+        enlist(producer, hung, self._client.deadline_s)
         sent = [self._client.send(producer, record) for record in records]
         if grouping:
             offsets = self._client.offsets(self._ungrouped)
             producer.send_offsets_to_transaction(offsets, self._client.prefix + self._id)
             self._ungrouped.clear()
-            self._grouped_s = time.monotonic()
         producer.flush(timeout=self._client.deadline_s)
         # looked at before the commit: a batch that was lost when the client renewed its epoch would not fail the commit
         acknowledged = [future.get(timeout=self._client.deadline_s).offset for future in sent]
@@ -123,3 +182,4 @@ class KafkaWriter:
     def close(self) -> None:
         self._queue.put(None)
         abandon(self._producer)
+        self._thread.join(close_timeout_s)

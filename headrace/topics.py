@@ -66,6 +66,12 @@ def partitions_of(topic: str) -> list[Partition]:
     return [Partition(topic, number) for number in range(TOPICS[topic].partitions)]
 
 
+def partitions_of_shards() -> list[Partition]:
+    """Return all partitions of the topics that shards write."""
+    written = [topic.name for topic in TOPICS.values() if not SHARDS.keys().isdisjoint(topic.writers.split(", "))]
+    return [partition for topic in written for partition in partitions_of(topic)]
+
+
 def place_of(record: Outgoing) -> Partition:
     """Return where a record goes: its own partition, else its key's; without a key, partition 0.
 

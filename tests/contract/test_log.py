@@ -740,7 +740,7 @@ def test_last_seeks_back_past_many_aborted_records(
 
 
 def test_a_writer_that_is_fenced_while_it_idles_says_so(kafka: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.kafka_writer.group_interval_s", 2.0)
+    monkeypatch.setattr("headrace.kafka_writer.care_interval_s", 2.0)
     older = kafka.writer()
     for position in (1, 2):  # the first one's position goes to the group with it, the second one's waits
         older.commit([outgoing(JOURNAL, b"one")], {E0: position})
