@@ -170,7 +170,7 @@ class Follower(Generic[F]):
                     for record in records:
                         self.fold.hear(run.topic, record)
             self.positions[place] = run.end
-        for record in self._next(self._judgements, entry.judged):
+        for record in self._next(self._judgements, entry.judgements, entry.judged):
             with self._lock:
                 self.fold.absorb(record.value or b"")
             self.judgements_position = record.offset + 1
@@ -205,12 +205,17 @@ class Follower(Generic[F]):
             taken.append(record)
         return taken
 
-    def _next(self, place: Partition, count: int) -> list[Record]:
-        buffer = self._buffers[place]
+    def _next(self, place: Partition, start: int, count: int) -> list[Record]:
+        """Return the next records of a partition that do not lie before `start`."""
+        buffer, taken = self._buffers[place], list[Record]()
         deadline = time.monotonic() + arrival_max_s
-        while len(buffer) < count:
-            self._fill(place, deadline)
-        return [buffer.popleft() for _ in range(count)]
+        while len(taken) < count:
+            if not buffer:
+                self._fill(place, deadline)
+            record = buffer.popleft()
+            if record.offset >= start:
+                taken.append(record)
+        return taken
 
     def _fill(self, place: Partition, deadline: float) -> None:
         """Read ahead for all partitions whose buffers are short, until there is something for `place`."""

@@ -44,6 +44,7 @@ class Pointer(Struct, frozen=True):
 class Entry(Struct, frozen=True):
     """One commit of a shard: what it applied, in order, then how many records of `judgements` it learned from.
 
+    `judgements` is where those begin at the earliest: what lies before and no entry counted belongs to no entry.
     `snapshot` repeats the newest pointer, so that the last entry alone tells where to restore from.
     """
 
@@ -52,6 +53,7 @@ class Entry(Struct, frozen=True):
     runs: list[Run]
     judged: int
     snapshot: Pointer | None
+    judgements: int = 0
 
 
 _decoder = msgspec.json.Decoder(Entry)

@@ -172,13 +172,19 @@ def asked(question: Callable[[], T], timeout_s: float) -> T:
             time.sleep(retry_s)
 
 
-def was_aborted(admin: KafkaAdminClient, transactional_id: str) -> bool:
-    """Say whether the newest transaction of an id came to nothing; what nobody knows of did not."""
+def aborts(admin: KafkaAdminClient, transactional_id: str, places: Collection[TopicPartition]) -> bool:
+    """Say whether what hangs of an id must come to nothing once the id is taken over: asked before.
+
+    It must if its newest transaction was aborted. It must, too, if one is open in any of these partitions: that will be
+    aborted, and what hangs in the same partitions with it; the others must not keep what those lose.
+    """
     try:
-        state = admin.describe_transactions([transactional_id])[transactional_id].state
+        newest = admin.describe_transactions([transactional_id])[transactional_id]
     except kafka_errors.TransactionalIdNotFoundError:
         return False
-    return state in (TransactionState.PREPARE_ABORT, TransactionState.COMPLETE_ABORT)
+    if newest.state is TransactionState.ONGOING:
+        return not newest.topic_partitions.isdisjoint(places)
+    return newest.state in (TransactionState.PREPARE_ABORT, TransactionState.COMPLETE_ABORT)
 
 
 def hanging(

@@ -24,12 +24,12 @@ from headrace.kafka_client import (
     KafkaError,
     TopicPartition,
     abandon,
+    aborts,
     asked,
     close_timeout_s,
     enlist,
     hanging,
     ours,
-    was_aborted,
 )
 from headrace.log import Outgoing, Partition, check_size
 from headrace.topics import partitions_of_shards
@@ -63,7 +63,7 @@ class KafkaWriter:
         self._client, self._id, self._administrator = client, writer_id, administrator
         self._places = [client.place(partition) for partition in partitions_of_shards()]
         with administrator() as admin:
-            aborted = asked(lambda: was_aborted(admin, client.prefix + writer_id), client.deadline_s)
+            undo = asked(lambda: aborts(admin, client.prefix + writer_id, self._places), client.deadline_s)
         self._producer = client.producer(
             transactional_id=client.prefix + writer_id,
             transaction_timeout_ms=transaction_timeout_ms,
@@ -73,7 +73,7 @@ class KafkaWriter:
         )
         try:
             self._producer.init_transactions()
-            self._end_hanging(commit=not aborted)
+            self._end_hanging(commit=not undo)
         except (KafkaError, BrokenWorld):
             abandon(self._producer)
             raise

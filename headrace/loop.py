@@ -143,7 +143,10 @@ class Loop(Generic[F]):
         self.fold: F = follower.fold
         self._intake = follower.intake
         self.number, self._pointer, self._positions = follower.number, follower.pointer, follower.positions
-        self._judgements_position = follower.judgements_position
+        # Nobody else writes judgements here: what no entry counted was left by a commit that came to nothing elsewhere.
+        self._judgements_position = max(
+            follower.judgements_position, log.end(Partition(JUDGEMENTS, journal.partition_of(shard).number))
+        )
         follower.close()
         self._sides = list(sides)
         self._reader = log.reader({p: self._positions[p] for p in sources})
@@ -325,7 +328,7 @@ class Loop(Generic[F]):
         self._settle()
         pointer = self._newest_pointer()
         place, key = journal.partition_of(self._shard), self._shard.encode()
-        entry = Entry(self._shard, self.number, self._runs, len(judgements), pointer)
+        entry = Entry(self._shard, self.number, self._runs, len(judgements), pointer, self._judgements_position)
         records = [Outgoing(JUDGEMENTS, key, judgement, place.number) for judgement in judgements]
         records.append(Outgoing(place.topic, key, journal.encode(entry), place.number))
         records += self._letters

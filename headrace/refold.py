@@ -52,7 +52,7 @@ def refold(
                     positions={key_of(one): position for one, position in follower.positions.items()},
                     versions=dict(follower.fold.versions),
                 )  # fmt: skip
-                entry = Entry(shard, follower.number, [], 0, pointer)
+                entry = Entry(shard, follower.number, [], 0, pointer, follower.judgements_position)
                 record = Outgoing(place.topic, shard.encode(), journal.encode(entry), place.number)
                 writer.commit([record, *follower.fold.emit()], {})
                 writer.settle()

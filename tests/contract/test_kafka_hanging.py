@@ -14,6 +14,7 @@ from kafka import KafkaProducer, TopicPartition
 
 from headrace import broker
 from headrace.errors import LogUnavailable, Misconfigured
+from headrace.kafka_client import abandon
 from headrace.kafka_log import KafkaLog
 from headrace.log import Outgoing, Partition, open_log
 
@@ -45,8 +46,12 @@ def log(bootstrap: str, prefix: str) -> Iterator[KafkaLog]:
         yield opened
 
 
-def leave_hanging(bootstrap: str, prefix: str, *, commit: bool) -> None:
-    """Write to journal and judgements, of which the coordinator does not know, and to scores, of which it does."""
+def leave_hanging(bootstrap: str, prefix: str, *, commit: bool, then: Partition | None = None) -> None:
+    """Write to journal and judgements, of which the coordinator does not know, and to scores, of which it does.
+
+    Args:
+        then: where another transaction begins, and is left open.
+    """
     with closing(KafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}online")) as producer:
         producer.init_transactions()
         producer.begin_transaction()
@@ -56,6 +61,11 @@ def leave_hanging(bootstrap: str, prefix: str, *, commit: bool) -> None:
             producer.send(prefix + partition.topic, b"hung", partition=0)
         producer.flush()
         (producer.commit_transaction if commit else producer.abort_transaction)()
+        if then:
+            producer.begin_transaction()
+            producer.send(prefix + then.topic, b"open", partition=then.number)
+            producer.flush()
+            abandon(producer)
 
 
 def values(log: KafkaLog, partition: Partition) -> list[bytes | None]:
@@ -83,6 +93,15 @@ def test_the_next_writer_ends_it_before_anybody_reads_where_to_go_on(
     with closing(log.writer("online")):
         assert "hangs" not in capsys.readouterr().out
     assert values(log, JOURNAL) == [*wanted, b"next"]
+
+
+def test_what_the_next_transaction_takes_down_with_it_stays_nowhere(bootstrap: str, prefix: str, log: KafkaLog) -> None:
+    leave_hanging(bootstrap, prefix, commit=True, then=JOURNAL)
+    with closing(log.writer("online")) as writer:
+        assert [values(log, partition) for partition in (JOURNAL, JUDGEMENTS)] == [[], []]
+        writer.commit([Outgoing("journal", b"online", b"next", 0)], {})
+        writer.settle()
+    assert values(log, JOURNAL) == [b"next"]
 
 
 def test_a_writer_that_lives_ends_it_with_its_next_commit_or_while_it_idles(

@@ -615,6 +615,42 @@ def test_a_follower_sees_what_the_loop_learns_and_writes_nothing(opened: Log, bl
     follower.close()
 
 
+class Witness:
+    """A judge that says of each event that it was there."""
+
+    def __init__(self) -> None:
+        self._seen: list[bytes] = []
+
+    def observe(self, fold: Any, event: Event, partition: int, offset: int) -> None:
+        self._seen.append(event.id.encode())
+
+    def judge(self, fold: Any, lag: int) -> Sequence[bytes]:
+        seen, self._seen = self._seen, []
+        return seen
+
+
+def test_judgements_that_no_entry_counted_are_nobodys(opened: Log, blobs: Blobs) -> None:
+    """Kafka may keep the judgements of a commit whose entry came to nothing (`docs/decisions/0012`)."""
+    place = Partition(JUDGEMENTS, 0)
+    for wave in range(3):
+        append(opened, shopping(40, first=40 * wave))
+        loop = start(opened, blobs, judge=Witness())
+        catch_up(opened, loop)
+        loop.close()
+        if wave != 1:  # at first there is a snapshot behind it, in the end only the journal's end
+            orphan = opened.writer("online")
+            orphan.commit([Outgoing(JUDGEMENTS, b"online", b"orphan", place.number)], {})
+            orphan.settle()
+            orphan.close()
+    judged = [value.decode() for value in values(opened, place)]
+    assert judged.count("orphan") == 2
+    follower = whole(opened, blobs)
+    assert [line for line in follower.fold.lines if line.startswith("judged")] == [
+        f"judged {name}" for name in judged if name != "orphan"
+    ]
+    assert len(judged) == 122
+
+
 def test_turns_tell_what_was_done(opened: Log, blobs: Blobs) -> None:
     append(opened, [*shopping(200), Outgoing(EVENTS, b"a", b"junk")])
     told: list[Turn] = []
