@@ -12,11 +12,10 @@ from typing import Any, ClassVar, Final, Self
 from zlib import crc32
 
 from msgspec import Struct
-from river import optim
-from river.linear_model import LogisticRegression
 
 from headrace.events import Event, Item
 from headrace.state import State
+from learners.regression import Regression
 
 attribution_ms: Final = 6 * 3_600_000
 """A purchase counts for the views of its item by the same shopper in the 6 hours of event time before it."""
@@ -159,9 +158,7 @@ class Propensity:
     def __init__(self, *, learning_rate: float = 0.01) -> None:
         self._rate = learning_rate
         # Before it has learned it takes one view in twenty for sold, not every second one.
-        self._model = LogisticRegression(
-            optim.SGD(learning_rate), intercept_init=log(0.05 / 0.95), intercept_lr=learning_rate
-        )
+        self._model = Regression(rate=learning_rate, intercept=log(0.05 / 0.95))
         self._open: dict[tuple[str, str], _View] = {}
         self._waiting: deque[_View] = deque()  # the same views, oldest first
         self._shoppers: OrderedDict[str, _Shopper] = OrderedDict()  # least recently seen first
@@ -173,7 +170,7 @@ class Propensity:
         """Return the probability that a view ends in a purchase, or None for what is not a view."""
         if event.type != "view_item":
             return None
-        return float(self._model.predict_proba_one(self.features(event))[True])
+        return self._model.probability(self.features(event))
 
     def learn(self, event: Event) -> None:
         """Open a view, or settle the views that this event decides."""
@@ -182,7 +179,7 @@ class Propensity:
         while waiting and (waiting[0].time_ms < expired_ms or len(waiting) >= open_max):
             oldest = waiting.popleft()
             del self._open[oldest.key]
-            self._model.learn_one(oldest.features, oldest.bought)
+            self._model.learn(oldest.features, oldest.bought)
             self.labelled.append((oldest.probability, oldest.bought))
         if kind == "view_item":
             self._view(event.shopper, event.data.items[0], now)
@@ -205,7 +202,7 @@ class Propensity:
         key = (name, item.item_id)
         if key not in self._open:
             features = _features(item, shopper, now, dear, raised)
-            view = _View(key, now, self._model.predict_proba_one(features)[True], features, False)
+            view = _View(key, now, self._model.probability(features), features, False)
             self._open[key] = view
             self._waiting.append(view)
         if shopper.views < views_counted_max:
@@ -244,7 +241,7 @@ class Propensity:
             "shoppers": (len(self._shoppers), shoppers_max),
             "categories": (len(self._of_category.means), categories_max),
             "items": (len(self._of_item.means), items_max),
-            "weights": (len(self._model._weights), buckets),
+            "weights": (len(self._model), buckets),
         }
 
     def state(self) -> State:
@@ -255,7 +252,6 @@ class Propensity:
             "buckets": [bucket for bucket, _ in weights],
             "weights": [weight for _, weight in weights],
             "intercept": self._model.intercept,
-            "iterations": self._model.optimizer.n_iterations,
             "open": [
                 [*v.key, v.time_ms, v.probability, v.bought, list(v.features), list(v.features.values())]
                 for v in self._waiting
@@ -270,9 +266,7 @@ class Propensity:
     def from_state(cls, state: State) -> Self:
         """Return a learner that continues exactly where `state` was taken."""
         learner = cls(learning_rate=state["learning_rate"])
-        model = learner._model
-        model._weights.update(dict(zip(state["buckets"], state["weights"], strict=True)))
-        model.intercept, model.optimizer.n_iterations = state["intercept"], state["iterations"]
+        learner._model.restore(dict(zip(state["buckets"], state["weights"], strict=True)), state["intercept"])
         for shopper, item, time_ms, probability, bought, places, amounts in state["open"]:
             features = dict(zip(places, amounts, strict=True))
             view = _View((shopper, item), time_ms, probability, features, bought)
