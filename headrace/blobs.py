@@ -6,6 +6,7 @@ A blob is durable before anybody is told its name, and its bytes are checked aga
 import hashlib
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -21,6 +22,7 @@ class Blobs:
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
+        self._put_ns: dict[str, int] = {}  # when the newest of a kind was put here
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -51,6 +53,7 @@ class Blobs:
             except OSError as error:
                 part.unlink(missing_ok=True)
                 raise BlobUnwritable(f"blob {name} cannot be written to {self._folder}: {error}") from error
+        self._put_ns[kind] = max(self._put_ns.get(kind, 0), path.stat().st_mtime_ns)
         return name
 
     @staticmethod
@@ -83,10 +86,14 @@ class Blobs:
         return data
 
     def sweep(self, kind: str, keep: Collection[str]) -> list[str]:
-        """Delete all blobs of a kind but those to keep; return what was deleted. Only the kind's writer calls it."""
-        gone = []
+        """Delete all blobs of a kind but those to keep, and those younger than what was put here; return what is gone.
+
+        Only the kind's writer calls it. One that was fenced meanwhile does not know what its successor keeps.
+        """
+        gone, put_ns = [], self._put_ns.get(kind, 0)
         for path in sorted(self._folder.glob(f"{kind}-*")):
-            if path.name not in keep:
-                path.unlink(missing_ok=True)
-                gone.append(path.name)
+            with suppress(FileNotFoundError):  # its successor deletes, too
+                if path.name not in keep and path.stat().st_mtime_ns <= put_ns:
+                    path.unlink()
+                    gone.append(path.name)
         return gone

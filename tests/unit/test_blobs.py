@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,21 @@ def test_a_damaged_blob(tmp_path: Path) -> None:
 
 def test_sweep_keeps_other_kinds_and_what_it_is_told(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
-    old, new, model = blobs.put("online", b"1"), blobs.put("online", b"2"), blobs.put("model", b"3")
+    old = blobs.put("online", b"1")
     (tmp_path / f"{old}.99.part").write_bytes(b"")  # what a killed process left
+    new, model = blobs.put("online", b"2"), blobs.put("model", b"3")
     assert blobs.sweep("online", {new}) == [old, f"{old}.99.part"]
     assert {path.name for path in tmp_path.iterdir()} == {new, model}
+
+
+def test_sweep_leaves_what_a_successor_has_put(tmp_path: Path) -> None:
+    fenced, successor = Blobs(tmp_path), Blobs(tmp_path)
+    old, kept = fenced.put("online", b"1"), fenced.put("online", b"2")
+    time.sleep(0.02)
+    newer = successor.put("online", b"3")
+    assert fenced.sweep("online", {kept}) == [old]
+    assert successor.sweep("online", {newer}) == [kept]
+    assert Blobs(tmp_path).sweep("online", set()) == []
 
 
 def test_a_folder_is_checked_without_leaving_anything(tmp_path: Path) -> None:
