@@ -4,13 +4,14 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from headrace.errors import BrokenWorld, Misconfigured
 from headrace.kafka_client import (
     Client,
     KafkaError,
     KafkaProducer,
     KafkaTimeoutError,
     abandon,
-    is_unknown,
+    is_refusal,
     ours,
     translated,
 )
@@ -46,20 +47,23 @@ class KafkaAppender:
         try:
             waiting.append((self._client.send(self._producer, record), record, size))
         except KafkaError as error:
-            raise ours(error, "Kafka appender") from error
+            raise self._failure(error, record) from error
         self._bytes += size
 
     def _await_oldest(self) -> None:
-        future, _, size = self._waiting[0]
+        future, record, size = self._waiting[0]
         try:
             future.get(timeout=self._client.deadline_s)
         except KafkaError as error:
-            if is_unknown(error):
-                raise ours(error, "Kafka appender") from error
+            if not is_refusal(error):
+                raise self._failure(error, record) from error
             self._resend()
         else:
             self._waiting.popleft()
             self._bytes -= size
+
+    def _failure(self, error: KafkaError, record: Outgoing) -> BrokenWorld | Misconfigured:
+        return ours(error, "Kafka appender", f"Write on topic {self._client.prefix}{record.topic}")
 
     def _resend(self) -> None:
         """Build the producer anew after a refusal, and send one by one what it took with it.
@@ -67,11 +71,11 @@ class KafkaAppender:
         Raises:
             ValueError: the broker refused a record again, by itself; it was dropped, and the others were sent.
         """
-        with translated("Kafka appender"):
+        with translated("Kafka appender", "Write"):
             for future, _, _ in self._waiting:  # now each outcome is known: nothing is sent twice
                 with suppress(KafkaError):
                     future.get(timeout=self._client.deadline_s)
-                if not future.succeeded() and is_unknown(future.exception):
+                if not future.succeeded() and not is_refusal(future.exception):
                     raise future.exception or KafkaTimeoutError("no answer")
             failed = [record for future, record, _ in self._waiting if future.failed()]
             self._waiting.clear()
@@ -83,7 +87,7 @@ class KafkaAppender:
                 try:
                     self._client.send(self._producer, record).get(timeout=self._client.deadline_s)
                 except KafkaError as error:
-                    if is_unknown(error):
+                    if not is_refusal(error):
                         raise
                     refusals.append(f"record for {record.topic} refused by the broker: {error}")
                     abandon(self._producer)

@@ -3,8 +3,10 @@
 `headrace.kafka_log` says what was measured, and is therefore done.
 """
 
+import re
 import socket
 import ssl
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,10 +21,12 @@ from kafka.admin import TransactionState
 from kafka.errors import KafkaError as KafkaError
 from kafka.errors import KafkaTimeoutError as KafkaTimeoutError
 from kafka.errors import TopicAlreadyExistsError as TopicAlreadyExistsError
+from kafka.errors import TopicAuthorizationFailedError as TopicAuthorizationFailedError
+from kafka.errors import for_code as for_code
 from kafka.net.sasl import get_sasl_mechanism
 from kafka.structs import OffsetAndMetadata
 
-from headrace.errors import BrokenWorld, Fenced, LogUnavailable
+from headrace.errors import BrokenWorld, Fenced, LogUnavailable, Misconfigured
 from headrace.kafka_security import KafkaSecurity
 from headrace.log import Outgoing, Partition
 from headrace.topics import place_of
@@ -40,30 +44,44 @@ T = TypeVar("T")
 LOST = (kafka_errors.OffsetOutOfRangeError, kafka_errors.LogTruncationError)
 """What says that a position is outside what the log holds."""
 _FENCING = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
+_DENIAL = re.compile("(Topic|Group|TransactionalId|Cluster)AuthorizationFailed")
+"""What says that a right is denied, be it in another error's text: so the client passes some of them on."""
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn the client's errors into ours."""
+def translated(what: str, right: str = "Describe") -> Iterator[None]:
+    """Turn the client's errors into ours; `right` is what a broker asks for meanwhile."""
     try:
         yield
     except KafkaError as error:
-        raise ours(error, what) from error
+        raise ours(error, what, right) from error
 
 
-def ours(error: BaseException, what: str) -> BrokenWorld:
+def ours(error: KafkaError, what: str, right: str) -> BrokenWorld | Misconfigured:
     """Return the failure of `what` in our words."""
-    if isinstance(error, BrokenWorld):
-        return error
+    if _is_denial(error):
+        return refusal(f"{right} ({what}: {textwrap.shorten(str(error), 200)})")
     causes = [error, *error.args]  # the client wraps a producer's first error in a later one's arguments
     if any(isinstance(cause, _FENCING) or cause in _FENCING for cause in causes):
         return Fenced(f"{what}: another writer has taken over ({error})")
     return LogUnavailable(f"{what}: {type(error).__name__} {error}")
 
 
-def is_unknown(error: BaseException | None) -> bool:
-    """Say whether a record may or may not have been written; only a plain refusal is certain."""
-    return error is None or isinstance(error, kafka_errors.RetriableError)
+def refusal(rights: str) -> Misconfigured:
+    """Return what says that rights are denied us."""
+    return Misconfigured(f"Kafka denies {rights}; docs/topics.md lists the rights that each process needs")
+
+
+def _is_denial(error: BaseException) -> bool:
+    return _DENIAL.search(f"{type(error).__name__} {error}") is not None
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Say whether a broker refused a record for what it is.
+
+    All else befalls the records behind it, too: it may or may not have been written, or a right is denied.
+    """
+    return error is not None and not isinstance(error, kafka_errors.RetriableError) and not _is_denial(error)
 
 
 class _Handshake:

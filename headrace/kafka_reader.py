@@ -78,7 +78,7 @@ class KafkaReader:
             self._consumer.pause(*(paused - self._paused))
             self._paused = paused
         try:
-            with translated("Kafka reader"):
+            with translated("Kafka reader", "Read"):
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=sys.maxsize)
         except LogUnavailable as error:
             if isinstance(error.__cause__, LOST):
@@ -133,8 +133,11 @@ class KafkaReader:
         return self._ends.pop(partition)
 
     def _ask_ends(self) -> None:
-        with translated("Kafka reader"):
-            ends = self._consumer.end_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
+        try:
+            with translated("Kafka reader", "Read"):
+                ends = self._consumer.end_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
+        except KeyError as error:  # the client trips over what we may not see any more
+            raise LogUnavailable(f"Kafka reader: the log does not say where {error} ends") from error
         self._ends = {self._partitions[place]: int(end) for place, end in ends.items()}
         self._ends_at = time.monotonic()
 

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 
 import structlog
 
-from headrace.errors import BrokenWorld, Fenced, LogUnavailable
+from headrace.errors import BrokenWorld, LogUnavailable, Misconfigured
 from headrace.kafka_client import (
     Client,
     KafkaAdminClient,
@@ -29,10 +29,10 @@ from headrace.kafka_client import (
     close_timeout_s,
     enlist,
     hanging,
-    ours,
+    translated,
 )
 from headrace.log import Outgoing, Partition, check_size
-from headrace.topics import partitions_of_shards
+from headrace.topics import partitions_of, written_by
 
 transaction_timeout_ms = 10_000
 """After this the broker aborts a dead writer's transaction, which until then hides later records of its partitions."""
@@ -61,11 +61,12 @@ class KafkaWriter:
         self, client: Client, writer_id: str, administrator: Callable[[], AbstractContextManager[KafkaAdminClient]]
     ) -> None:
         self._client, self._id, self._administrator = client, writer_id, administrator
-        self._places = [client.place(partition) for partition in partitions_of_shards()]
-        with administrator() as admin:
-            undo = asked(lambda: aborts(admin, client.prefix + writer_id, self._places), client.deadline_s)
+        self._places = [client.place(place) for topic in written_by(writer_id) for place in partitions_of(topic)]
+        name = client.prefix + writer_id
+        with administrator() as admin, translated(f"writer {writer_id}", f"Write on transactional id {name}"):
+            undo = asked(lambda: aborts(admin, name, self._places), client.deadline_s)
         self._producer = client.producer(
-            transactional_id=client.prefix + writer_id,
+            transactional_id=name,
             transaction_timeout_ms=transaction_timeout_ms,
             linger_ms=0,
             retry_backoff_ms=5,
@@ -74,11 +75,11 @@ class KafkaWriter:
         try:
             self._producer.init_transactions()
             self._end_hanging(commit=not undo)
-        except (KafkaError, BrokenWorld):
+        except (KafkaError, BrokenWorld, Misconfigured):
             abandon(self._producer)
             raise
         self._flying: _Job | None = None
-        self._failure: BrokenWorld | None = None
+        self._failure: BrokenWorld | Misconfigured | None = None
         self._ungrouped: dict[Partition, int] = {}
         self._cared_s = float("-inf")
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -86,7 +87,7 @@ class KafkaWriter:
         self._thread.start()
 
     def _hanging(self, timeout_s: float = 0.0) -> set[TopicPartition]:
-        with self._administrator() as admin:
+        with self._administrator() as admin, translated(f"writer {self._id}", "Read"):
             return asked(lambda: hanging(admin, self._producer, self._places), timeout_s)
 
     def _end_hanging(self, *, commit: bool) -> None:
@@ -126,7 +127,7 @@ class KafkaWriter:
             self._failure = LogUnavailable(
                 f"writer {self._id}: no answer to a commit within {self._client.deadline_s:.0f} s"
             )
-        except BrokenWorld as error:
+        except (BrokenWorld, Misconfigured) as error:
             self._failure = error
         raise self._failure
 
@@ -142,19 +143,22 @@ class KafkaWriter:
             try:
                 job.done.set_result(self._transact(job.records, job.positions))
             except Exception as error:  # whatever it is, it belongs to the caller's thread
-                known = isinstance(error, KafkaError)
-                job.done.set_exception(ours(error, f"writer {self._id}") if known else error)
+                job.done.set_exception(error)
 
     def _care(self) -> None:
         """Send what waits to the consumer group and end what hangs; what fails here, the next commit meets again."""
         try:
             self._transact((), {})
-        except KafkaError as error:
-            found = ours(error, f"writer {self._id}")
-            if isinstance(found, Fenced):  # but this the client says only once
-                self._failure = found
+        except LogUnavailable:
+            pass
+        except (BrokenWorld, Misconfigured) as error:  # but some things the client says only once
+            self._failure = error
 
     def _transact(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> list[int]:
+        with translated(f"writer {self._id}", "Write"):
+            return self._transacted(records, positions)
+
+    def _transacted(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> list[int]:
         producer = self._producer
         self._ungrouped.update(positions)
         hung: set[TopicPartition] = set()
@@ -171,7 +175,9 @@ class KafkaWriter:
         sent = [self._client.send(producer, record) for record in records]
         if grouping:
             offsets = self._client.offsets(self._ungrouped)
-            producer.send_offsets_to_transaction(offsets, self._client.prefix + self._id)
+            group = self._client.prefix + self._id
+            with translated(f"positions of {self._id}", f"Read on group {group}"):
+                producer.send_offsets_to_transaction(offsets, group)
             self._ungrouped.clear()
         producer.flush(timeout=self._client.deadline_s)
         # looked at before the commit: a batch that was lost when the client renewed its epoch would not fail the commit

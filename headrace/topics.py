@@ -13,7 +13,10 @@ KEPT_FOR_EVER = -1
 
 
 class Topic(NamedTuple):
-    """A topic's contract. `retention_ms` counts from append time; -1 keeps for ever."""
+    """A topic's contract. `retention_ms` counts from append time; -1 keeps for ever.
+
+    `writers` and `readers` are commands and others, by commas: a command's `rights` follow from them.
+    """
 
     name: str
     partitions: int
@@ -22,6 +25,14 @@ class Topic(NamedTuple):
     writers: str
     readers: str
     purpose: str
+
+
+class Right(NamedTuple):
+    """What a process must be allowed to do where Kafka asks for rights (ACLs). Names go without the log's prefix."""
+
+    operation: str
+    kind: str
+    name: str
 
 
 EVENTS = "events"
@@ -37,23 +48,28 @@ EVENTS_REPLAY = "events-replay"
 SHARDS = {"online": 0, "finetune": 1}
 """Writer ids and the partition of `journal` and `judgements` that each one writes."""
 
+PROCESSES = ("online", "finetune", "serve", "load", "simulate", "republish", "propose", "status")
+"""The commands that open a log."""
+
 TOPICS = {
     topic.name: topic
     for topic in (
-        Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "producers", "online, finetune, serving",
+        Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate",
+              "online, finetune, serve, load, simulate, republish",
               "what shoppers did; one CloudEvent a record"),
-        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "online", "operators",
+        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "online", "status",
               "records that could not be used, with reason, origin and their bytes"),
-        Topic(JOURNAL, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune", "online, finetune, serving",
+        Topic(JOURNAL, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune", "online, finetune, serve, status",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
-        Topic(JUDGEMENTS, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune", "online, finetune, serving",
+        Topic(JUDGEMENTS, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune", "online, finetune, serve",
               "what models said before they learned, beside what happened; partition = shard"),
-        Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "finetune, operators", "online, serving, producers --pace",
+        Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "finetune, propose", "online, finetune, serve, status",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks"),
-        Topic(SCORES, 1, 90 * DAY_MS, "learner", "online", "operators",
+        Topic(SCORES, 1, 90 * DAY_MS, "learner", "online", "status",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "online", "finetune, operators", "drift alarms"),
-        Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "operators, benchmarks",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "online, finetune", "finetune, status",
+              "drift, and floods of bad records"),
+        Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
         Topic(EVENTS_REPLAY, 4, 7 * DAY_MS, "shopper id", "republish", "operators",
               "ranges of events, copied byte for byte to be looked at or learned apart"),
@@ -66,10 +82,29 @@ def partitions_of(topic: str) -> list[Partition]:
     return [Partition(topic, number) for number in range(TOPICS[topic].partitions)]
 
 
-def partitions_of_shards() -> list[Partition]:
-    """Return all partitions of the topics that shards write."""
-    written = [topic.name for topic in TOPICS.values() if not SHARDS.keys().isdisjoint(topic.writers.split(", "))]
-    return [partition for topic in written for partition in partitions_of(topic)]
+def written_by(process: str) -> list[str]:
+    """Return the topics that a process writes."""
+    return [topic.name for topic in TOPICS.values() if process in topic.writers.split(", ")]
+
+
+def rights(process: str) -> list[Right]:
+    """Return the least rights of a process, where all topics exist. To Read or Write is to Describe, too.
+
+    >>> rights("propose")
+    [Right(operation='Write', kind='topic', name='models')]
+    """
+    shard, written = process in SHARDS, written_by(process)
+    found = [Right("Write", "topic", name) for name in written]
+    for topic in TOPICS.values():
+        if process in topic.readers.split(", ") or (shard and topic.name in written):  # a shard looks for what hangs
+            found.append(Right("Read", "topic", topic.name))
+        elif process == "status":
+            found.append(Right("Describe", "topic", topic.name))
+    if shard:
+        found += [Right("Write", "transactional id", process), Right("Read", "group", process)]
+    if process == "status":
+        found += [Right("Describe", "group", shard) for shard in SHARDS]
+    return found
 
 
 def place_of(record: Outgoing) -> Partition:
@@ -131,7 +166,28 @@ def reference() -> str:
         f"Partitions of `journal` and `judgements` are shards ({shards}). Other keys choose their partition as Kafka's",
         "default partitioner does (murmur2), so that all publishers of a shopper agree. What an event looks like is in",
         "`event.schema.json`.",
+        "",
+        "## Rights",
+        "",
+        "What each process must be allowed to do where brokers ask for rights (ACLs), if all topics exist. The URL's",
+        "prefix stands before each name, those of groups and transactional ids too; Read and Write hold Describe.",
+        "Beside this, `load` and `simulate` want Read on `models` with `--pace rounds`, `republish` wants Read and",
+        "Write on the topics that it is given, and whoever is to make topics wants Describe and Create on them.",
+        "Producers of your own want Write on `events`.",
+        "",
+        "| process | Write on topics | Read on topics | Describe on topics | and |",
+        "| --- | --- | --- | --- | --- |",
     ]
+    for process in PROCESSES:
+        wanted = rights(process)
+        cells = [
+            ", ".join(f"`{name}`" for given, kind, name in wanted if (given, kind) == (operation, "topic"))
+            for operation in ("Write", "Read", "Describe")
+        ]
+        cells.append(
+            ", ".join(f"{right.operation} on {right.kind} `{right.name}`" for right in wanted if right.kind != "topic")
+        )
+        lines.append(f"| {process} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

