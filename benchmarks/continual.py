@@ -39,7 +39,7 @@ from benchmarks.contestants import Answers, Contestant, Deep, Fast, Tuning, week
 from benchmarks.member import Member, folder_of
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
-from learners.blend import Blend, Describe
+from learners.blend import Blend, TellTraits
 from learners.learner import Context, rank
 from learners.popularity import Popularity
 from learners.prequential import ranking_scores, ranks_max
@@ -71,7 +71,7 @@ blend_judged_max: Final = 20_000
 """Answers of one period from which the blend learns, at most: as live, a part of them says enough."""
 
 Tick = Callable[[str, float], None]
-Describer = Callable[[Sequence[int]], Describe]
+TellTraitsOf = Callable[[Sequence[int]], TellTraits]
 """Tells a session's items so far, the traits of candidates for it."""
 
 
@@ -79,7 +79,7 @@ def silent(step: str, share: float) -> None:
     """Show no progress."""
 
 
-def learned(traits: Traits, periods: Periods, period: int) -> Describer:
+def learned(traits: Traits, periods: Periods, period: int) -> TellTraitsOf:
     """Learn the traits of one more period, the one before `period`; return what tells them to who asks in `period`.
 
     The files have no clock and no categories; see `week_ms`.
@@ -92,7 +92,7 @@ def learned(traits: Traits, periods: Periods, period: int) -> Describer:
 
 
 def blended(
-    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], describer: Describer, others: int
+    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], describer: TellTraitsOf, others: int
 ) -> NDArray[np.int32]:
     """Return the ranks of the true items in the blend of the members' lists; items on no list tie for last, with
     `others`."""
@@ -107,7 +107,7 @@ def teach(
     blend: Blend,
     answers: Mapping[str, Answers],
     questions: Sequence[Question],
-    describer: Describer,
+    describer: TellTraitsOf,
     seed: Sequence[int],
 ) -> None:
     """Let the blend learn from a seeded part of a period's answers, in their order, once all of them were given."""

@@ -45,7 +45,7 @@ from benchmarks.basket import beside
 from benchmarks.contestants import live
 from benchmarks.continual import BLEND, DEEP, figures
 from headrace.errors import Misconfigured
-from learners.blend import Blend, Describe
+from learners.blend import Blend, TellTraits
 from learners.judgement import listed
 from learners.learner import Context, NextItem, Scores, context_max, rank
 from learners.popularity import Popularity
@@ -196,7 +196,7 @@ class Deep:
                 yield Scores(slots[best], row[best])
 
 
-def learned(histories: Histories, last: int) -> Describe:
+def learned(histories: Histories, last: int) -> TellTraits:
     """Return what tells the traits of items after each shopper's items but the last ones were learned.
 
     Nobody had an item twice, and what a shopper had is not recommended: a shopper's own traits say nothing here.
@@ -213,7 +213,7 @@ def blended(
     blend: Blend,
     rows: Sequence[Mapping[str, Scores]],
     questions: Sequence[Question],
-    describe: Describe,
+    describe: TellTraits,
     learning: np.random.Generator | None,
 ) -> list[Scores]:
     """Return the blend's answers to questions, from its members' answers.

@@ -24,7 +24,7 @@ TRUST: Final[Mapping[str, float]] = {
 }
 """How far the members of the live system are believed before anything was learned; others as far as 1."""
 
-Describe: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+TellTraits: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 """Returns the traits of slots, as `learners.traits` tells them. Shapes: (C,) to (C, len(TRAITS))."""
 
 _lengths: Final = (1, 2, 3, 4, 6, 10)
@@ -153,7 +153,9 @@ class Blend:
         self._hits = np.full(_contexts, 1.0)
         self._tries = np.full(_contexts, 2.0)
 
-    def predict(self, candidates: Mapping[str, Scores], context_length: int, traits: Describe | None = None) -> Scores:
+    def predict(
+        self, candidates: Mapping[str, Scores], context_length: int, traits: TellTraits | None = None
+    ) -> Scores:
         """Return the probability of each candidate of the union to come next. Changes nothing.
 
         Args:
@@ -173,7 +175,7 @@ class Blend:
         candidates: Mapping[str, Scores],
         context_length: int,
         item: int,
-        traits: Describe | None = None,
+        traits: TellTraits | None = None,
     ) -> None:
         """Learn that `item` came next, where the members said `candidates`; see `predict`."""
         slots, inputs = self._describe(candidates, traits)
@@ -211,7 +213,7 @@ class Blend:
         self._average += (self._flat - self._average) / min(max(1.0, share * self._steps), most)
 
     def _describe(
-        self, candidates: Mapping[str, Scores], traits: Describe | None
+        self, candidates: Mapping[str, Scores], traits: TellTraits | None
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return the union of the sane members' best candidates, and what each member says of each beside its traits.
 
