@@ -13,10 +13,10 @@ customer are much longer: with them it was 3.4 % and 34.7 %.
     python -m benchmarks.basket --data online_retail.csv.gz --out FILE
 
 The fast learners are those of the live system with its settings, in the contexts that it makes, an invoice being a
-session, and items have the traits that it knows of them, as of the invoice's beginning; `counts` and `markov` are the
-references and not in the blend. The blend begins knowing nothing and learns from each prediction right after it was
-made. `--sample` tests a seeded part of the predictions, and the blend then learns from that part alone; the others
-learn every line all the same.
+session, and items have the traits that it knows of them (how alike they are called, too), as of the invoice's
+beginning; `counts` and `markov` are the references and not in the blend. The blend begins knowing nothing and learns
+from each prediction right after it was made. `--sample` tests a seeded part of the predictions, and the blend then
+learns from that part alone; the others learn every line all the same.
 
 Settings of `Transitions` (`reach`, `step_back`, `doubt`, `familiar` and the half-life) were tried on a fiftieth of
 these predictions, from the whole stream, and on DIGINETICA's periods 1 to 4: its figures here are that much optimistic.
@@ -62,12 +62,14 @@ REPORTED: Final = tuple(name for name in LEARNERS if name != _USELESS)
 
 
 class Basket(NamedTuple):
-    """One invoice: its distinct items' slots in the order of its lines. Slots are given by first appearance."""
+    """One invoice: its distinct items' slots in the order of its lines, and their names. Slots are given by first
+    appearance."""
 
     shopper: str
     invoice: str
     time_ms: int
     items: Sequence[int]
+    names: Sequence[str]
 
 
 def load(path: Path) -> list[Basket]:
@@ -89,8 +91,8 @@ def baskets(records: Iterable[Numbered]) -> Iterator[Basket]:
         event = msgspec.json.decode(record.value, type=Event)
         shopper = record.key.decode()
         if event.type == "purchase" and not shopper.startswith("guest-"):
-            items = dict.fromkeys(slots.setdefault(item.item_id, len(slots)) for item in event.data.items)
-            yield Basket(shopper, event.data.transaction_id, record.time_ms, list(items))
+            items = {slots.setdefault(item.item_id, len(slots)): item.item_name for item in event.data.items}
+            yield Basket(shopper, event.data.transaction_id, record.time_ms, list(items), list(items.values()))
 
 
 def beside(scores: Scores, basket: Collection[int]) -> Scores:
@@ -127,7 +129,7 @@ def run(
     ranks: dict[str, list[int]] = {name: [] for name in learners}
     seconds = dict.fromkeys(learners, 0.0)
     known: set[int] = set()
-    for number, (shopper, invoice, time_ms, items) in enumerate(stream, 1):
+    for number, (shopper, invoice, time_ms, items, names) in enumerate(stream, 1):
         traits.settle()
         for place, item in enumerate(items):
             context = contexts.context(shopper, time_ms, invoice)
@@ -152,7 +154,7 @@ def run(
                 began = time.perf_counter()
                 member.learn(context, item)
                 seconds[name] += time.perf_counter() - began
-            traits.learn(item, "", time_ms)
+            traits.learn(item, "", time_ms, names[place])
             known.add(item)
         progress(number)
     return {

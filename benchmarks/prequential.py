@@ -39,10 +39,11 @@ a run takes minutes."""
 
 
 class Step(NamedTuple):
-    """One step of the log: the context that it was taken in, and the item."""
+    """One step of the log: the context that it was taken in, the item, and its name where the log has one."""
 
     context: Context
     item: int
+    name: str = ""
 
     @property
     def prefix(self) -> Sequence[int]:
@@ -106,12 +107,12 @@ def clicks(periods: Periods, last: int) -> Iterator[Step]:
 def lines(baskets: Iterable[Basket]) -> Iterator[Step]:
     """Yield the lines of baskets, a basket being a session."""
     contexts = Contexts()
-    for shopper, invoice, time_ms, items in baskets:
-        for item in items:
+    for shopper, invoice, time_ms, items, names in baskets:
+        for item, name in zip(items, names, strict=True):
             context = contexts.context(shopper, time_ms, invoice)
             contexts.push(shopper, item, time_ms, invoice)
             # If the line began an invoice, only the context after it knows the session's number.
-            yield Step(context._replace(session=contexts.context(shopper, time_ms, invoice).session), item)
+            yield Step(context._replace(session=contexts.context(shopper, time_ms, invoice).session), item, name)
 
 
 class Lists:
@@ -152,13 +153,13 @@ def fast(
     for name in sorted(learned, key=lambda name: int(learned[name].sum())):
         counts = learned[name]
         for step in stretch.steps[done : counts[0]]:
-            base.learn(*step)
+            base.learn(step.context, step.item)
         done = max(done, int(counts[0]))
         learner, lists, at = type(base).from_state(base.state()), Lists(stretch), done
         began = time.perf_counter()
         for row, count in enumerate(counts.tolist()):
             for step in stretch.steps[at:count]:
-                learner.learn(*step)
+                learner.learn(step.context, step.item)
             at = count
             lists.put(row, learner.predict(stretch.steps[stretch.asked[row]].context))
         seconds += time.perf_counter() - began
@@ -190,8 +191,8 @@ def blended(answers: Mapping[str, Answers], stretch: Stretch, learned: NDArray[n
     done = 0
     for row, at in enumerate(stretch.asked.tolist()):
         count = int(learned[row])
-        for context, item in stretch.steps[done:count]:
-            traits.learn(item, "", context.time_ms)
+        for context, item, name in stretch.steps[done:count]:
+            traits.learn(item, "", context.time_ms, name)
         traits.settle()
         done = count
         while waiting and waiting[0][0] < count:
@@ -247,7 +248,7 @@ class Slow:
 
     def follow(self, steps: Iterable[Step]) -> None:
         """Remember steps for the next update."""
-        for context, item in steps:
+        for context, item, _ in steps:
             self._time_ms = context.time_ms
             self._material.follow(f"{context.session}", context.session, [f"{item}"], context.time_ms)
 

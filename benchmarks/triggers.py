@@ -116,7 +116,7 @@ class Drift:
     def observe(self, seen: Seen) -> bool:
         """Count items by hash; measure at each window's end."""
         alarms = []
-        for (_, item), unseen in zip(seen.steps, seen.unseen, strict=True):
+        for (_, item, _), unseen in zip(seen.steps, seen.unseen, strict=True):
             self._items.count(crc32(f"{item}".encode()) & 255)
             self._unseen.count(int(unseen))
             self._count += 1

@@ -90,8 +90,9 @@ class Browsing:
             context = context._replace(session=after.session)
             for member in self.members.values():
                 member.learn(context, slot)
-            self.traits.learn(slot, lines[item].item_category, time_ms)
-            self.wares.learn(slot, lines[item].item_category, lines[item].price)
+            line = lines[item]
+            self.traits.learn(slot, line.item_category, time_ms, line.item_name)
+            self.wares.learn(slot, line.item_category, line.price)
             context = after
         return len(found)
 

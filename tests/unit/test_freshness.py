@@ -108,8 +108,9 @@ def test_the_blend_learns_as_late_as_told() -> None:
 
 
 def test_what_a_basket_holds_is_no_answer() -> None:
-    basket = list(lines([Basket("ann", "1", 0, [4, 5, 6]), Basket("ann", "2", 9, [5])]))
+    basket = list(lines([Basket("ann", "1", 0, [4, 5, 6], ["a", "b", "c"]), Basket("ann", "2", 9, [5], ["b"])]))
     assert [(list(step.prefix), step.item) for step in basket] == [([], 4), ([4], 5), ([4, 5], 6), ([], 5)]
+    assert [step.name for step in basket] == ["a", "b", "c", "b"]
     assert len({step.context.session for step in basket}) == 2
     for once, best in ((True, [6, 7]), (False, [5, 6, 7])):
         stretch = Stretch(basket[:3], 0, rate=1.0, once=once)

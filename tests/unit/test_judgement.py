@@ -21,14 +21,14 @@ def listed(*items: str) -> judgement.Listed:
 def test_lists_survive_the_wire() -> None:
     pooled = pool({"a": listed("x", "y", "z"), "b": listed("z", "w"), "c": listed()})
     one = Judgement(
-        0, 5, 0, 7, 2, 0.5, "r1", "z", pooled.candidates, pooled.packed(), {"a": 3, "b": 1, "c": 0}, bytes(range(32))
+        0, 5, 0, 7, 2, 0.5, "r1", "z", pooled.candidates, pooled.packed(), {"a": 3, "b": 1, "c": 0}, bytes(range(44))
     )
     (again,) = judgement.decode(judgement.encode([one]))
     assert again == one
     assert again.target() == pooled.candidates.index("z")
     traits = again.described()
     assert traits is not None
-    assert traits[1].tolist() == list(range(8, 16))
+    assert traits[1].tolist() == list(range(11, 22))
     assert structs.replace(one, traits=bytes(12)).described() is None, "what another version told"
     for name, scores in again.lists().items():
         found = sorted(zip(scores.slots.tolist(), scores.scores.tolist(), strict=True))

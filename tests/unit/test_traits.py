@@ -71,7 +71,7 @@ def test_the_session_tells_what_stood_beside_the_item_looked_at() -> None:
     assert found[:, followed].tolist() == [False, False, True, False, False]
     assert found[:, preceded].tolist() == [False, True, False, True, False]
     assert not of(traits, [0, 1], [], 0)[:, looked_at:].any()
-    assert of(traits, [0], [0, 0], 0)[0, looked_at:].tolist() == [255, 255, 255, 0]
+    assert of(traits, [0], [0, 0], 0)[0, looked_at : looked_at + 4].tolist() == [255, 255, 255, 0]
     assert not of(traits, [-1], [-1, -1], 0).any(), "two items without a slot are not the same one"
     assert of(traits, [70_000], [70_000], 0)[0, looked_at] == 255, "not counted yet, but looked at"
 
@@ -80,16 +80,16 @@ def test_earlier_sessions_tell_what_the_shopper_knows() -> None:
     traits = Traits()
     looked_at, familiar = TRAITS.index("looked_at"), TRAITS.index("familiar")
     # 1 and 2 of an earlier session, then 3 and 1 of this one.
-    found = traits.of([1, 2, 3, 4], Context([1, 2, 3, 1], 2, 0, 0))[:, looked_at:] > 0
+    found = traits.of([1, 2, 3, 4], Context([1, 2, 3, 1], 2, 0, 0))[:, looked_at : familiar + 1] > 0
     assert found.tolist() == [
         [True, False, False, True],
         [False, True, False, True],
         [False, False, True, False],
         [False] * 4,
     ]
-    between = traits.of([1, 2], Context([1, 2], 2, 0, 0))[:, looked_at:] > 0
+    between = traits.of([1, 2], Context([1, 2], 2, 0, 0))[:, looked_at : familiar + 1] > 0
     assert between.tolist() == [[False, False, False, True]] * 2, "nothing is looked at yet"
-    assert familiar == len(TRAITS) - 1
+    assert familiar == looked_at + 3
 
 
 def test_what_is_learned_shows_from_the_next_settling_on() -> None:
@@ -127,3 +127,22 @@ def test_state_round_trips_and_goes_on_alike() -> None:
     assert (
         of(again, range(3_000), [5, 6, 5], 5_000 * hour_ms) == of(traits, range(3_000), [5, 6, 5], 5_000 * hour_ms)
     ).all()
+
+
+def test_names_tell_what_is_like_the_item_looked_at_and_like_the_session() -> None:
+    traits = Traits()
+    for slot, name in enumerate(("red cup", "red plate", "blue lamp", "blue plate", "")):
+        traits.learn(slot, "", 0, name)
+    as_it, as_most, as_any = (TRAITS.index(name) for name in ("named_as_it", "named_as_most", "named_as_any"))
+    context = Context([3, 0, 2], 1, 0, 0)  # 3 is of an earlier session
+    assert not traits.of(range(5), context)[:, as_it:].any(), "not settled yet"
+    traits.settle()
+    found = traits.of(range(5), context)
+    assert (found[:, as_it] > 0).tolist() == [False, False, True, True, False]
+    assert (found[:, as_any] > 0).tolist() == [True, True, True, True, False]
+    assert (found[:4, as_most] < found[:4, as_any]).all()
+    assert not traits.of(range(5), Context([3], 1, 0, 0))[:, as_it:].any(), "nothing is looked at"
+    again = Traits.from_state(traits.state())
+    np.testing.assert_array_equal(again.of(range(5), context), found)
+    again.forget([2])
+    assert not again.of(range(5), context)[:, as_it].any()
