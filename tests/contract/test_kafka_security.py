@@ -334,9 +334,9 @@ def test_a_password_may_fail_later_and_is_told_when_the_log_is_opened_again(secu
             )
 
     keep("first-tiger")
-    with closing(opened(secured, "PASSWORD", given, deadline_s=2.0)) as log:
+    with closing(opened(secured, "PASSWORD", given, deadline_s=10.0)) as log:
         keep("second-tiger")
         with pytest.raises(LogUnavailable), closing(log.reader({E0: 0})):
             pass
     with pytest.raises(Misconfigured, match="USERNAME=guest"):
-        opened(secured, "PASSWORD", given)
+        retried(lambda: opened(secured, "PASSWORD", given).close(), threading.Event(), deadline_s=60.0)
