@@ -1,7 +1,7 @@
 """The usual ways to train the deep learner's network, to compare it with; none is a member of the blend.
 
-`Finetune` and `Ewc` see only the newest period and run twice the passes of the deep learner's rounds, half of which are
-rehearsal: equal tokens. `Joint` begins from nothing on all that was seen so far.
+`Finetune` and `Ewc` see only the newest period and run more passes than the deep learner's rounds, whose rehearsal they lack:
+equal tokens. `Joint` begins from nothing on all that was seen so far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from learners.deep import DeepModel
 
+equal_passes: Final = round((1 + live.rehearsal_share) * live.passes)
+"""Passes over a period that take as many predictions as a round of the deep learner with its rehearsal."""
 fisher_batches: Final = 200
 """Batches from which a round's Fisher information is estimated, at most."""
 fisher_tokens: Final = 32
@@ -33,7 +35,7 @@ class Finetune(Neural):
     rate: float | None = 1e-3
     """The best of 1e-3, 2e-3 and 4e-3 on a fifth of the sessions of DIGINETICA's periods 1 to 4."""
 
-    def __init__(self, tuning: Tuning, *, passes: int = 2 * live.passes, **options: Any) -> None:
+    def __init__(self, tuning: Tuning, *, passes: int = equal_passes, **options: Any) -> None:
         super().__init__(tuning, passes=passes, **options)
 
     def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
