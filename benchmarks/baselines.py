@@ -1,7 +1,7 @@
 """The usual ways to train the deep learner's network, to compare it with; none is a member of the blend.
 
-`Finetune` and `Ewc` see only the newest period and run more passes than the deep learner's rounds, whose rehearsal they lack:
-equal tokens. `Joint` begins from nothing on all that was seen so far.
+`Finetune` and `Ewc` see only the newest period, and run as many more passes as the deep learner's rounds take for their
+rehearsal: equal tokens. `Joint` begins from nothing on all that was seen so far.
 """
 
 from collections.abc import Callable, Iterator, Sequence

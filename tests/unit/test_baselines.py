@@ -25,9 +25,9 @@ from tests.streams import language
 
 small = DeepSettings(width=32, layers=1, heads=2, context=10, dropout=0.1)
 MADE: dict[str, Callable[[Tuning], Contestant]] = {
-    "deep": partial(Deep, first_passes=4, passes=2, settings=small),
-    "finetune": partial(Finetune, first_passes=4, passes=4, settings=small),
-    "ewc": partial(Ewc, first_passes=4, passes=4, settings=small),
+    "deep": partial(Deep, first_passes=4, settings=small),
+    "finetune": partial(Finetune, first_passes=4, settings=small),
+    "ewc": partial(Ewc, first_passes=4, settings=small),
     "joint": partial(Joint, passes=4, settings=small),
 }
 
