@@ -219,7 +219,7 @@ class Slow:
     """The deep learner: its model, what came since the last update, what it rehearses, and what it cost so far.
 
     Args:
-        passes: of an update over what came since the last one, and as many sessions of the past.
+        passes: of an update over what came since the last one, with the live system's share of sessions of the past.
         sessions_max: newest sessions that an update trains on; None for all. The others are rehearsed only.
     """
 

@@ -2,9 +2,9 @@
 
 The clicks of a stretch in order, prequential (`benchmarks.prequential`): Recall@20 of the deep model alone. Every
 trigger begins with the same model and sees the stretch in parts of `part_events`; after a part it may ask for an
-update. An update trains on the newest sessions since the last one, at most `--sessions`, and on as many of the past.
-Without that bound every trigger spends the same, for each session is trained on once whenever it is; with it, those who
-wait save tokens and the question is when waiting costs least.
+update. An update trains on the newest sessions since the last one, at most `--sessions`, and on the live system's share
+of the past. Without that bound every trigger spends the same, for each session is trained on once whenever it is; with
+it, those who wait save tokens and the question is when waiting costs least.
 
     python -m benchmarks.triggers --data diginetica_periods.tar.gz --out FILE
 
