@@ -1,7 +1,7 @@
 """The usual ways to train the deep learner's network, to compare it with; none is a member of the blend.
 
-`Finetune` and `Ewc` see only the newest period, and run as many more passes as the deep learner's rounds take for their
-rehearsal: equal tokens. `Joint` begins from nothing on all that was seen so far.
+`Finetune` and `Ewc` see only the newest period, answer by what the newest round trained, and run so many more passes that
+their tokens equal those of the deep learner. `Joint` begins from nothing on all that was seen so far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ class Finetune(Neural):
     def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
         """Run one round."""
         passes = self.passes if period else self.first_passes
-        return self._round(self.model, named_sessions(periods, period), period, passes, progress=progress)
+        return self._round(self.model, named_sessions(periods, period), period, passes, share=1.0, progress=progress)
 
 
 class Ewc(Finetune):
@@ -80,7 +80,7 @@ class Ewc(Finetune):
         sessions = named_sessions(periods, period)
         passes = self.passes if period else self.first_passes
         penalty = self._penalty(self.model) if self.model else None
-        told = self._round(self.model, sessions, period, passes, penalty=penalty, progress=progress)
+        told = self._round(self.model, sessions, period, passes, share=1.0, penalty=penalty, progress=progress)
         assert self.model is not None, "a round leaves a model"
         for name, found in fisher(self.model, sessions, self.tuning.seed + period).items():
             before = self.fisher.get(name)

@@ -182,7 +182,7 @@ class Trainer:
 
     def _model(self, blob: str) -> DeepModel | None:
         if blob not in self._models:
-            self._models[blob] = read_model(self._blobs, blob)
+            self._models[blob] = read_model(self._blobs, blob, to_train=True)
         return self._models[blob]
 
 

@@ -63,9 +63,9 @@ class FinetuneSettings(_Part):
     window_max: Count = 50_000
     rehearsal_max: Count = 50_000
     rehearsal_share: Annotated[float, Field(ge=0, le=10, description="rehearsed sequences per new one")] = 0.65
-    first_passes: Annotated[int, Field(ge=1, description="passes of a round that has no champion to start from")] = 6
+    first_passes: Annotated[int, Field(ge=1, description="passes of a round that has no champion to start from")] = 8
     passes: Count = 3
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
     width: Count = 100
     train_s_max: Seconds = 3_600.0
     device: Literal["auto", "cpu", "cuda"] = "auto"

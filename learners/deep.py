@@ -12,7 +12,7 @@ Letters of shapes: B sequences, D width, V items of the vocabulary, G guests.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import msgspec
@@ -42,6 +42,8 @@ _SPARE_ROWS: Final = 1_024
 """Guests for whom there is room beside those that were met together."""
 _SCORE_ROWS: Final = 256
 """Prefixes scored at once: bounds the (rows, V) buffer."""
+_ITEMS: Final = "items"
+_AHEAD: Final = "ahead."
 
 
 class DeepModel:
@@ -51,6 +53,9 @@ class DeepModel:
     admission a catalogue told of those. Guests are no part of the artifact, and leave when the vocabulary changes.
     `lineage` is whatever JSON the fine-tuner wrote about the model's making. One thread uses a model at a time;
     `predict` does not change it.
+
+    What answers is a mean over rounds, what training goes on from is not (docs/decisions/0013-a-mean-over-rounds.md):
+    `ahead` holds, by the names of `weights`, how far beyond them the latter lies, in bfloat16; empty where it is them.
     """
 
     def __init__(self, settings: DeepSettings, seed: int, lineage: dict[str, Any] | None = None) -> None:
@@ -63,6 +68,7 @@ class DeepModel:
         self.guests: list[str] = []
         self.met = 0
         self.table = torch.empty(0, settings.width)
+        self.ahead: dict[str, Tensor] = {}
         self._row: dict[str, int] = {}
         self._unit: Tensor | None = None
         self._room = torch.empty(0)
@@ -97,6 +103,8 @@ class DeepModel:
             self._row.update((item, len(self.items) + i) for i, item in enumerate(fresh))
             self.items.extend(fresh)
             self.table = torch.cat([self.table, rows.to(self.device)])
+            if self.ahead:
+                self.ahead[_ITEMS] = functional.pad(self.ahead[_ITEMS], (0, 0, 0, len(fresh)))
         return len(fresh)
 
     def shrink(self, keep: Callable[[str], bool]) -> int:
@@ -108,8 +116,39 @@ class DeepModel:
         if dropped:
             self.items = [self.items[row] for row in kept]
             self._row = {item: row for row, item in enumerate(self.items)}
-            self.table = self.table[torch.tensor(kept, dtype=torch.int64)]
+            rows = torch.tensor(kept, dtype=torch.int64)
+            self.table = self.table[rows]
+            if self.ahead:
+                self.ahead[_ITEMS] = self.ahead[_ITEMS][rows]
         return dropped
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights that answer, by name: views, not copies."""
+        return {_ITEMS: self.table, **{f"network.{name}": t for name, t in self.network.state_dict().items()}}
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Take the weights that training goes on from; nothing is ahead of them. For a model on the CPU."""
+        weights = self.weights()
+        for name, step in self.ahead.items():
+            weights[name] += step
+        self.ahead = {}
+        self.touched()
+
+    @torch.no_grad()
+    def fall_back(self, before: Mapping[str, Tensor], share: float) -> None:
+        """Answer by a mean of these weights (`share`) and others (the rest); training goes on from these all the same.
+
+        Args:
+            before: by the names of `weights`; of the vectors of items the first ones, the others stay where they are.
+        """
+        for name, weight in self.weights().items():
+            old = before[name]
+            step = ((1 - share) * (weight[: len(old)] - old)).bfloat16()
+            self.ahead[name] = torch.zeros_like(weight, dtype=torch.bfloat16)
+            self.ahead[name][: len(old)] = step
+            weight[: len(old)] -= step
+        self.touched()
 
     @torch.inference_mode()
     def meet(self, items: Iterable[str], describe: Describe) -> int:
@@ -225,8 +264,7 @@ class DeepModel:
         return reasons
 
     def _tensors(self) -> dict[str, Tensor]:
-        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        return {"items": self.table, **weights}
+        return {**self.weights(), **{_AHEAD + name: step for name, step in self.ahead.items()}}
 
     def to_bytes(self) -> bytes:
         """Return the model in the safetensors format; equal models have equal bytes.
@@ -245,8 +283,11 @@ class DeepModel:
         return save({name: t.detach().cpu().contiguous() for name, t in self._tensors().items()}, {"headrace": text})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes, *, to_train: bool = True) -> Self:
         """Return the model that `to_bytes` wrote, on the CPU. Verify the blob's hash first; then call `check`.
+
+        Args:
+            to_train: also keep what training goes on from, half as much again; answers need none of it.
 
         Raises:
             StateUnreadable: the bytes are no model of this format, or their parts do not fit together.
@@ -256,8 +297,10 @@ class DeepModel:
             about = msgspec.json.decode(header.metadata["headrace"], type=_About)
             tensors = load(data)
             model = cls(about.settings, about.seed, about.lineage)
-            model.items, model.table = about.vocabulary, tensors.pop("items")
+            model.items, model.table = about.vocabulary, tensors.pop(_ITEMS)
             model._row = {item: row for row, item in enumerate(model.items)}
+            steps = [name for name in tensors if name.startswith(_AHEAD)]
+            ahead = {name.removeprefix(_AHEAD): tensors.pop(name) for name in steps}
             model.network.load_state_dict({name.removeprefix("network."): t for name, t in tensors.items()})
         except _UNREADABLE as error:
             raise StateUnreadable(f"not a deep model: {error}") from error
@@ -267,6 +310,10 @@ class DeepModel:
             raise StateUnreadable(f"{len(model.table)} item vectors do not fit {len(model._row)} different items")
         if model.table.shape[1:] != (about.settings.width,) or model.table.dtype != torch.float32:
             raise StateUnreadable(f"item vectors {tuple(model.table.shape)} do not fit the settings")
+        wanted = {name: (weight.shape, torch.bfloat16) for name, weight in model.weights().items()}
+        if ahead and {name: (step.shape, step.dtype) for name, step in ahead.items()} != wanted:
+            raise StateUnreadable("what training goes on from does not fit what answers")
+        model.ahead = ahead if to_train else {}
         return model
 
 

@@ -6,9 +6,15 @@ the catalogue's size; below `full_softmax_max` items the little catalogue is sim
 the logarithm of each row's probability of being drawn, which makes the loss an estimate of the one over the whole
 catalogue.
 
+Rounds follow one another, and each is swayed by what just came. So what a round leaves to answer is a mean of what it
+trained and of what answered before it, while the next round goes on from what was trained: an exponential mean over
+rounds (docs/decisions/0013-a-mean-over-rounds.md).
+
 Source: sampled softmax with logQ correction: Bengio and Senecal, "Adaptive importance sampling to accelerate training
 of a neural probabilistic language model" (IEEE TNN 2008); Yi et al., "Sampling-bias-corrected neural modeling" (RecSys
-2019). We correct by the probability of inclusion, and never correct the true item, which is always there.
+2019). We correct by the probability of inclusion, and never correct the true item, which is always there. Means of
+weights along the course of training: Polyak & Juditsky (SIAM J. Control and Optimization, 1992); of a model before and
+after it was fine-tuned: Wortsman et al., "Robust fine-tuning of zero-shot models" (CVPR 2022).
 
 Letters of shapes: B pieces and T predictions of a batch, C rows of its little catalogue, D width, L + 1 rows of its
 longest piece.
@@ -46,6 +52,8 @@ neighbour_weight: Final = 0.7
 """A new item is placed by the known ones up to so many steps beside it, each step counting so much less."""
 kin_weight: Final = 1.0
 """How much the kin of a new item counts, beside a known neighbour's `neighbour_weight`."""
+newest_share: Final = 0.65
+"""How much of what a round trained is in what answers after it; the rest is what answered before."""
 placed_share: Final = 0.8
 """How much of a new item's first direction comes from its neighbours and kin; the rest is random."""
 LOADING: Final = "headrace.loading"
@@ -104,6 +112,7 @@ def train(
     passes: int = 3,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.01,
+    share: float = newest_share,
     keep: Callable[[str], bool] = all_items,
     stop: Callable[[], bool] = never,
     progress: Callable[[float], None] = ignore,
@@ -124,6 +133,7 @@ def train(
         rehearsal: sequences of the past, dealt out evenly to the passes and mixed with the new ones: each is trained on
             once. The same ones in every pass would be learned by heart (docs/decisions/0006-what-a-round-trains-on.md).
         seed: decides the first weights of a new model, the order, dropout and the negatives.
+        share: of what is trained here in the model that is returned, where there is a parent; the rest is the parent.
         keep: asked of each item; those that it refuses leave the vocabulary, and are passed over in the sequences.
         stop: asked before each batch; once it says True the round ends with what it has learned.
         progress: told the share done, in [0, 1], after each batch.
@@ -141,21 +151,24 @@ def train(
             model = DeepModel.from_bytes(parent.to_bytes())
         model.lineage = lineage or {}
         model.shrink(keep)
-        known = len(model)
+        known, before = len(model), {name: weight.clone() for name, weight in model.weights().items()}
         model.grow(filter(keep, chain.from_iterable(chain(sequences, rehearsal))))
         _place(model, known, [model.rows(sequence) for sequence in chain(sequences, rehearsal)], describe)
         parts = [[*sequences, *rehearsal[turn::passes]] for turn in range(passes)]
         turns = [[piece for sequence in part for piece in _pieces(model, sequence)] for part in parts]
         if not any(turns):
             return TrainResult(model, 0, math.nan)
+        model.catch_up()
         model.to(device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         result = _passes(model, turns, seed, learning_rate, weight_decay, stop, progress, penalty, passed)
     model.network.eval()
-    model.touched()
-    return TrainResult(model.to("cpu"), *result)
+    model.to("cpu")
+    if parent is not None and share < 1:
+        model.fall_back(before, share)
+    return TrainResult(model, *result)
 
 
 def _pieces(model: DeepModel, sequence: Sequence[str]) -> Iterator[list[int]]:

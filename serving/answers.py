@@ -145,7 +145,7 @@ class Answers:
             self._loaded = None
         elif self._loaded is None or self._loaded.blob != champion.blob:
             try:
-                model = DeepModel.from_bytes(self._blobs.get(champion.blob))
+                model = DeepModel.from_bytes(self._blobs.get(champion.blob), to_train=False)
             except (BlobMissing, BlobCorrupt) as error:  # lost, or replaced: the journal will soon name the newer one
                 structlog.get_logger().warning("model is gone", error=str(error))
                 return

@@ -83,20 +83,20 @@ def test_consolidation_holds_what_mattered_and_goes_on_after_a_restart(two_langu
 
 
 def test_joint_training_ends_when_it_gets_no_better(two_languages: Periods) -> None:
-    joint = Joint(Tuning(), passes=12, patience=1, settings=small)
+    joint = Joint(Tuning(0, 2e-3), passes=12, patience=1, settings=small)
     told = joint.learn(two_languages, 1, lambda share: None)
     assert told.taken == told.passes - 1 or told.passes == 12
     assert told.taken >= 2
     # A tenth of the sessions is never trained on.
     every = sum(len(items) - 1 for period in (0, 1) for items in two_languages.sessions(period))
     assert 0.85 < told.tokens / told.passes / every < 0.95
-    model, again = joint.model, Joint(Tuning(), passes=told.taken, patience=12, settings=small)
+    model, again = joint.model, Joint(Tuning(0, 2e-3), passes=told.taken, patience=12, settings=small)
     assert model is not None
     questions = two_languages.questions(1)
     ranks = ranked(model, questions, two_languages, 1)
     assert np.mean(1 / ranks) > 0.2
     # It knows nothing of what it learned before.
-    once_more = Joint(Tuning(), passes=12, patience=1, settings=small)
+    once_more = Joint(Tuning(0, 2e-3), passes=12, patience=1, settings=small)
     once_more.learn(two_languages, 0, lambda share: None)
     assert once_more.learn(two_languages, 1, lambda share: None) == told
     assert once_more.model_bytes() == joint.model_bytes() != again.model_bytes()

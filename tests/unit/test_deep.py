@@ -94,6 +94,42 @@ def test_saved_and_loaded_predicts_the_same_bits() -> None:
     assert fresh(1).to_bytes() != fresh(2).to_bytes()
 
 
+def ahead() -> DeepModel:
+    """A model that answers half-way between two others."""
+    model, other = fresh(1), fresh(2)
+    model.fall_back(other.weights(), 0.5)
+    return model
+
+
+def test_what_training_goes_on_from_is_kept_beside_what_answers() -> None:
+    model, one, two = ahead(), fresh(1), fresh(2)
+    for name, weight in model.weights().items():
+        torch.testing.assert_close(weight, (one.weights()[name] + two.weights()[name]) / 2, atol=1e-2, rtol=0)
+    data = model.to_bytes()
+    again, answers = DeepModel.from_bytes(data), DeepModel.from_bytes(data, to_train=False)
+    assert again.to_bytes() == data
+    assert len(answers.to_bytes()) < 0.75 * len(data)
+    np.testing.assert_array_equal(model.score_all([["item-1"]]), answers.score_all([["item-1"]]))
+    model.grow(["later"])
+    model.shrink(lambda item: item != "item-3")
+    DeepModel.from_bytes(model.to_bytes())
+    for one_of_them in (model, again):
+        one_of_them.catch_up()
+        assert one_of_them.ahead == {}
+        torch.testing.assert_close(one_of_them.table[1], one.table[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.weights(), one.weights(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.table[3:-1], one.table[4:], atol=1e-5, rtol=0)
+
+
+def test_what_training_goes_on_from_has_to_fit_and_to_be_finite() -> None:
+    model = ahead()
+    model.ahead["items"][3, 3] = math.nan
+    assert model.check() == ["ahead.items holds NaN or infinity"]
+    del model.ahead["items"]
+    with pytest.raises(StateUnreadable, match="training goes on from"):
+        DeepModel.from_bytes(model.to_bytes())
+
+
 @pytest.mark.parametrize("damage", [lambda d: d[:50], lambda d: d[:-4], lambda d: b"", lambda d: b"\xff" * 64])
 def test_bytes_that_are_no_model_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(StateUnreadable):

@@ -55,11 +55,37 @@ def test_a_round_finds_the_structure_and_the_next_one_follows_its_change() -> No
 def test_rehearsal_keeps_what_plain_training_forgets() -> None:
     old, new = language(1000, 1), language(1000, 5, deal=11)
     first = train(None, old, settings=small, seed=3, passes=5).model
-    plain = train(first, new, settings=small, seed=3, passes=5).model
-    rehearsed = train(first, new, rehearsal=5 * old, settings=small, seed=3, passes=5).model
+    plain = train(first, new, settings=small, seed=3, passes=5, share=1.0).model
+    rehearsed = train(first, new, rehearsal=5 * old, settings=small, seed=3, passes=5, share=1.0).model
     truth = language(200, 9)
     assert mrr(first, truth) > mrr(rehearsed, truth) > mrr(plain, truth) + 0.03
     assert mrr(rehearsed, language(200, 9, deal=11)) > 0.15
+
+
+def test_what_answers_is_a_mean_over_rounds_and_training_goes_on_from_none() -> None:
+    rounds = [language(300, 1), language(300, 4, size=90, deal=11), language(300, 5, size=90, deal=11)]
+    raw = train(None, rounds[0], settings=small, seed=1, passes=2).model
+    assert raw.ahead == {}  # with nothing before it, it answers as it is
+    meant = raw
+    for number, new in enumerate(rounds[1:]):
+        known, before = len(meant), {name: weight.clone() for name, weight in meant.weights().items()}
+        raw = train(raw, new, seed=number, passes=2, share=1.0).model
+        meant = train(meant, new, seed=number, passes=2, share=0.6).model
+        for name, weight in meant.weights().items():
+            trained, old = raw.weights()[name], before[name]
+            torch.testing.assert_close(weight[: len(old)], 0.6 * trained[: len(old)] + 0.4 * old, atol=2e-3, rtol=0)
+            assert not torch.equal(weight, trained)
+        # Items that are new have no past to be a mean with.
+        torch.testing.assert_close(meant.table[known:], raw.table[known:], atol=2e-3, rtol=0)
+    meant.catch_up()
+    torch.testing.assert_close(meant.weights(), raw.weights(), atol=2e-3, rtol=0)
+
+
+def test_a_mean_over_rounds_forgets_less() -> None:
+    old, new = language(1000, 1), language(1000, 5, deal=11)
+    first = train(None, old, settings=small, seed=3, passes=5).model
+    alone, mean = (train(first, new, seed=3, passes=5, share=share).model for share in (1.0, 0.65))
+    assert mrr(mean, language(200, 9)) > mrr(alone, language(200, 9)) + 0.01
 
 
 def test_new_items_are_admitted_and_learned() -> None:
@@ -115,7 +141,7 @@ def test_training_on_ids_alone_is_what_it_was_before_there_were_other_inputs(mon
     first = train(None, language(300, 1), settings=small, seed=5, passes=2)
     monkeypatch.setattr(finetune, "full_softmax_max", 0)
     there = language(200, 4, size=90, deal=11)
-    second = train(first.model, there, rehearsal=language(200, 1), seed=6, passes=2)
+    second = train(first.model, there, rehearsal=language(200, 1), seed=6, passes=2, share=1.0)
     assert (first.loss, second.loss) == pytest.approx((9.67627654624633, 7.405127430593731), rel=1e-3)
     assert float(second.model.table.abs().sum()) == pytest.approx(412.78122, rel=1e-3)
     made_on = torch.__version__.startswith("2.15.0"), torch.backends.cpu.get_cpu_capability()
