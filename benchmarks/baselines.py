@@ -1,7 +1,7 @@
 """The usual ways to train the deep learner's network, to compare it with; none is a member of the blend.
 
-`Finetune` and `Ewc` see only the newest period, answer by what the newest round trained, and run so many more passes that
-their tokens equal those of the deep learner. `Joint` begins from nothing on all that was seen so far.
+`Finetune` and `Ewc` see only the newest period, answer by what the newest round trained, and run so many more passes
+that their tokens equal those of the deep learner. `Joint` begins from nothing on all that was seen so far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
