@@ -29,7 +29,7 @@ from learners.browsing import Question
 from learners.contest import NOTHING, reciprocal_rank, worth
 from learners.deep import DeepModel, DeepSettings
 from learners.evidence import Compared, Trained
-from learners.finetune import NotFinite, TrainResult, train
+from learners.finetune import NotFinite, TrainResult, newest_share, train
 from learners.judgement import Listed, listed, without
 from learners.rounds import Rounds, RoundSettings
 
@@ -140,6 +140,7 @@ class Trainer:
                 seed=self._settings.seed + fold.round,
                 device=self._device,
                 passes=passes,
+                share=1.0 if fold.due == "drift" else newest_share,  # after a break, what answered before is of no use
                 learning_rate=self._settings.learning_rate,
                 keep=lambda item: fold.browsing.catalogue.slot(item) is not None,
                 describe=fold.browsing.known_of,

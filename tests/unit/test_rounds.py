@@ -18,9 +18,11 @@ from learners import gain
 from learners.announcement import Announcement, announced
 from learners.browsing import KINDS
 from learners.contest import NOTHING
+from learners.deep import DeepModel, DeepSettings
 from learners.evidence import Compared, Trained
 from learners.evidence import decode as as_evidence
 from learners.evidence import encode as as_judgement
+from learners.finetune import train
 from learners.rounds import Rounds, RoundSettings
 
 RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
@@ -466,6 +468,23 @@ def test_a_champion_whose_blob_is_lost_is_followed_by_one_that_begins_anew(tmp_p
     assert (found.lineage["parent"], found.retention, found.reasons) == ("", [], [])
     assert Blobs(tmp_path).get(found.blob)
     assert fold.candidate
+
+
+@pytest.mark.parametrize("trigger", ["volume", "time", "gain", "drift"])
+def test_after_a_break_what_answered_before_takes_no_part(tmp_path: Path, trigger: str) -> None:
+    settings = FinetuneSettings(first_passes=1, passes=1, width=8)
+    fold, trainer = promoted(), Trainer(Blobs(tmp_path), settings, FinetuneMetrics())
+    while not fold.due:
+        shop(fold, 1)
+    assert fold.champion
+    champion = train(None, fold.material.window(), settings=DeepSettings(width=8), passes=1).model
+    trainer._models[fold.champion.blob] = champion
+    fold.due = trigger
+    (found,) = judged(trainer, fold)
+    assert isinstance(found, Trained)
+    made = DeepModel.from_bytes(Blobs(tmp_path).get(found.blob))
+    assert len(made) >= len(champion)
+    assert bool(made.ahead) == (trigger != "drift")
 
 
 def test_shoppers_of_the_holdout_are_never_trained_on() -> None:
