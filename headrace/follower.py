@@ -6,7 +6,7 @@ Serving answers from one; a restarting loop uses one to come back to the last co
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Generic, Protocol, TypeVar
 
 from headrace import journal
@@ -114,8 +114,12 @@ class Follower(Generic[F]):
             if self.judgements_position and not self.journal_position:
                 # Entries count them and name no position: beside a whole journal, they must be whole too.
                 raise PositionLost(*self._judgements, 0, self.judgements_position, log.end(self._judgements))
-        self._journal = log.reader({journal.partition_of(shard): self.journal_position})
-        self._reader = log.reader({**self.positions, self._judgements: self.judgements_position})
+        with ExitStack() as opened:
+            self._journal = opened.enter_context(
+                closing(log.reader({journal.partition_of(shard): self.journal_position}))
+            )
+            self._reader = log.reader({**self.positions, self._judgements: self.judgements_position})
+            opened.pop_all()
         self._buffers: dict[Partition, deque[Record]] = {
             place: deque() for place in [*self.positions, self._judgements]
         }

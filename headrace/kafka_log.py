@@ -78,6 +78,7 @@ class KafkaLog:
         common = common_options(addresses, secured, tls, deadline_s)
         self._client = Client(common, options.get("prefix", [""])[-1], deadline_s)
         self._admin: KafkaAdminClient | None = None
+        self._closed = False
         self._allowed: dict[str, Collection[str]] | None = None
         self._lock = threading.Lock()
         with translated(f"Kafka at {bootstrap}"):
@@ -87,6 +88,8 @@ class KafkaLog:
     def _administrator(self) -> Iterator[KafkaAdminClient]:
         """Give the administration client, opened at its first use, to one thread at a time."""
         with self._lock, translated("Kafka administration"):
+            if self._closed:
+                raise LogUnavailable("the log is closed")
             if self._admin is None:
                 self._admin = KafkaAdminClient(**self._client.options)
             yield self._admin
@@ -224,6 +227,7 @@ class KafkaLog:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._consumer.close()
             if self._admin is not None:
                 self._admin.close()

@@ -20,6 +20,7 @@ from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol
 
@@ -137,20 +138,22 @@ class Loop(Generic[F]):
         self._log, self._blobs, self._shard, self._judge = log, blobs, shard, judge
         self._settings, self._quarantine, self._clock = settings or LoopSettings(), quarantine, clock
         self.on_turn: Callable[[Turn], None] = lambda turn: None
-        self._writer = log.writer(shard)  # fences the old writer first: what it had committed is now final
-        follower = Follower(log, blobs, shard, make=make, inputs=[*sources, *sides])
-        follower.catch_up()
-        self.fold: F = follower.fold
-        self._intake = follower.intake
-        self.number, self._pointer, self._positions = follower.number, follower.pointer, follower.positions
-        # Nobody else writes judgements here: what no entry counted was left by a commit that came to nothing elsewhere.
-        self._judgements_position = max(
-            follower.judgements_position, log.end(Partition(JUDGEMENTS, journal.partition_of(shard).number))
-        )
-        follower.close()
+        with ExitStack() as opened:  # all of it is closed again if one of these fails
+            # The writer comes first, for it fences the old one: what that had committed is now final.
+            self._writer = opened.enter_context(closing(log.writer(shard)))
+            with closing(Follower(log, blobs, shard, make=make, inputs=[*sources, *sides])) as follower:
+                follower.catch_up()
+            self.fold: F = follower.fold
+            self._intake = follower.intake
+            self.number, self._pointer, self._positions = follower.number, follower.pointer, follower.positions
+            # Nobody else writes judgements here: what no entry counted, a commit left that came to nothing elsewhere.
+            self._judgements_position = max(
+                follower.judgements_position, log.end(Partition(JUDGEMENTS, journal.partition_of(shard).number))
+            )
+            self._reader = opened.enter_context(closing(log.reader({p: self._positions[p] for p in sources})))
+            self._side_reader = opened.enter_context(closing(log.reader({p: self._positions[p] for p in sides})))
+            opened.pop_all()
         self._sides = list(sides)
-        self._reader = log.reader({p: self._positions[p] for p in sources})
-        self._side_reader = log.reader({p: self._positions[p] for p in sides})
         self._buffers: dict[Partition, deque[Record]] = {p: deque() for p in sources}
         self._heads_ms: dict[Partition, int] = {}  # when the first of a buffer happened, where that was asked
         self._ends = dict.fromkeys(sources, 0)

@@ -244,7 +244,7 @@ def test_the_whole_road(road: Road, tmp_path: Path) -> None:
     began = time.monotonic()
     road.append("probe", encode(event))
     road.wait("the answer knows", lambda: pair[1] in [one["item_id"] for one in road.answer("probe", 5)["items"]])
-    assert time.monotonic() - began < 10, "an event should reach answers within seconds"
+    assert time.monotonic() - began < 30, "an event should reach answers within seconds"
     assert pair[0] not in [one["item_id"] for one in road.answer("probe", 50)["items"]]
 
     # The online consumer dies in mid-stream; the candidate wins.

@@ -14,7 +14,7 @@ from consumers.judge import ShopJudge
 from headrace import journal
 from headrace.blobs import Blobs
 from headrace.checks import check_covered, check_folds, entries_of, records_of
-from headrace.errors import BlobCorrupt, BlobMissing, Fenced, Flooded, StateUnreadable
+from headrace.errors import BlobCorrupt, BlobMissing, Fenced, Flooded, Misconfigured, StateUnreadable
 from headrace.events import Data, Event, Item, at, encode
 from headrace.follower import Follower, freeze
 from headrace.log import Log, Outgoing, Partition, Record, Writer, open_log
@@ -225,6 +225,47 @@ def test_a_loop_without_events_says_at_once_that_it_is_there(opened: Log, blobs:
     loop.close()
     (entry,) = entries_of(opened, "online")
     assert (entry.number, entry.runs, entry.snapshot) == (0, [], None)
+
+
+class Refusing:
+    """A log that refuses its n-th reader, and knows which of its readers and writers were opened and closed."""
+
+    def __init__(self, log: Log, refused: int) -> None:
+        self._log, self._left = log, refused
+        self.opened: list[Any] = []
+        self.closed: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def _told(self, part: Any) -> Any:
+        close = part.close
+
+        def told() -> None:
+            self.closed.append(part)
+            close()
+
+        part.close = told
+        self.opened.append(part)
+        return part
+
+    def writer(self, writer_id: str) -> Any:
+        return self._told(self._log.writer(writer_id))
+
+    def reader(self, positions: Mapping[Partition, int]) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            raise Misconfigured("denied")
+        return self._told(self._log.reader(positions))
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3, 4])
+def test_a_loop_that_cannot_begin_leaves_nothing_open(opened: Log, blobs: Blobs, refused: int) -> None:
+    log = Refusing(opened, refused)
+    with pytest.raises(Misconfigured, match="denied"):
+        start(log, blobs)
+    assert len(log.opened) == refused  # the writer, and the readers before the one that was refused
+    assert set(map(id, log.opened)) <= set(map(id, log.closed))
 
 
 def test_bad_records_land_once_in_dead_letters(opened: Log, blobs: Blobs) -> None:

@@ -40,7 +40,7 @@ def test_the_deadline_ends_it() -> None:
     began = time.monotonic()
     with pytest.raises(LogUnavailable):
         retried(body, threading.Event(), deadline_s=0.5)
-    assert 0.5 <= time.monotonic() - began < 5
+    assert 0.5 <= time.monotonic() - began < 20
 
 
 def test_a_body_that_ran_long_begins_a_new_row_of_failures() -> None:
