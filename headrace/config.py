@@ -62,7 +62,7 @@ class FinetuneSettings(_Part):
     gate_events_max: Count = 10_000
     window_max: Count = 50_000
     rehearsal_max: Count = 50_000
-    rehearsal_share: Annotated[float, Field(ge=0, le=10, description="rehearsed sequences per new one")] = 0.65
+    rehearsal_share: Annotated[float, Field(ge=0, le=10, description="rehearsed sequences per new one")] = 0.6
     first_passes: Annotated[int, Field(ge=1, description="passes of a round that has no champion to start from")] = 8
     passes: Count = 3
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
