@@ -1,6 +1,5 @@
 """Whatever ends or hinders a process, what it learns stays the plain fold of the journal, nothing lost or twice."""
 
-import gc
 import os
 import random
 import resource
@@ -153,13 +152,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SMALL.items():
         monkeypatch.setenv(f"HEADRACE_{name}", value)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def sockets_left() -> Iterator[None]:
-    """Collect the sockets of refused connections, which the client (3.0.12) leaves unclosed, before other tests run."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -319,7 +311,6 @@ def test_a_lost_folder_of_blobs_is_made_anew_from_the_journal(shard: Shard) -> N
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client leaves sockets unclosed
 def test_a_short_outage_needs_nobody(broker_folder: Path, tmp_path: Path, children: Children) -> None:
     """The broker is away for ten seconds: the same process goes on, by the client's retries or by ours.
 
@@ -346,7 +337,6 @@ def test_a_short_outage_needs_nobody(broker_folder: Path, tmp_path: Path, childr
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client leaves sockets unclosed
 def test_the_broker_goes_and_comes_back(
     broker_folder: Path, tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,5 @@
 """The local broker as a process: start, status, stop, a kill, and what can go wrong."""
 
-import gc
 import os
 import signal
 import socket
@@ -59,13 +58,6 @@ def until_it_fails(call: Callable[[], object]) -> float:
     raise AssertionError("the log stayed available")
 
 
-@pytest.fixture
-def sockets_left() -> Iterator[None]:
-    """Collect the sockets of refused connections, which the client (3.0.12) leaves unclosed, before other tests run."""
-    yield
-    gc.collect()
-
-
 def test_a_second_start_finds_the_broker_that_runs(running: broker.LocalBroker, folder: Path) -> None:
     assert broker.start(folder) == broker.status(folder) == running
     assert running.bootstrap.startswith("127.0.0.1:")
@@ -92,8 +84,6 @@ def test_it_listens_on_loopback_alone(running: broker.LocalBroker) -> None:
     assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.usefixtures("sockets_left")
 def test_a_kill_is_noticed_by_all_and_survived_by_the_data(running: broker.LocalBroker, folder: Path) -> None:
     with closing(KafkaLog(running.bootstrap)) as patient:
         patient.create()  # and with a broker's first transaction comes its own topic of them
@@ -151,8 +141,6 @@ def test_stop_ends_it_and_start_goes_on_with_its_data(running: broker.LocalBroke
     assert last.value == b"kept"
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.usefixtures("sockets_left")
 def test_a_log_that_is_not_there_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

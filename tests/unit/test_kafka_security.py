@@ -1,6 +1,5 @@
 """How to reach a secured Kafka, without a broker: settings, secrets, and those who answer nothing or nonsense."""
 
-import gc
 import socket
 import threading
 import time
@@ -117,15 +116,6 @@ def test_silence_is_waited_for_until_the_deadline(silent: str, secured: KafkaSec
     assert time.monotonic() - began < 20.0
 
 
-@pytest.fixture
-def sockets_left() -> Iterator[None]:
-    """Collect the sockets that a client (3.0.12) leaves unclosed when it cannot be made, before other tests run."""
-    yield
-    gc.collect()
-
-
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.usefixtures("sockets_left")
 def test_a_broker_that_falls_silent_stops_no_client_for_longer_than_the_deadline(silent: str) -> None:
     client = Client(common_options([silent], TLS, TLS.tls(), 2.0), "", 2.0)
     began = time.monotonic()
