@@ -249,7 +249,7 @@ class _Teller:
 
     def __init__(self, metrics: FinetuneMetrics, fold: Rounds, blobs: Blobs) -> None:
         self._metrics, self._fold, self._blobs = metrics, fold, blobs
-        self._ends = dict(fold.ends)
+        self._ends, self._ended_ns = dict(fold.ends), time.time_ns()
 
     def __call__(self, turn: Turn) -> None:
         self._metrics.turn(turn)
@@ -259,5 +259,7 @@ class _Teller:
             for outcome, count in ends.items():
                 for _ in range(count - self._ends.get(outcome, 0)):
                     self._metrics.decided(outcome, time.time_ns() // 1_000_000)  # type: ignore[arg-type]  # an Outcome
-            self._ends = ends
-            self._blobs.sweep(MODEL, self._fold.kept_blobs())
+            # What an operator proposed while a round trained is heard of in the next turn, and the commit of this one
+            # may yet fail: of what came since the verdict before, nothing is deleted.
+            self._blobs.sweep(MODEL, self._fold.kept_blobs(), before_ns=self._ended_ns)
+            self._ends, self._ended_ns = ends, time.time_ns()

@@ -74,23 +74,31 @@ class Blobs:
         """Return a blob's bytes.
 
         Raises:
-            BlobMissing: no such blob.
+            BlobMissing: no such blob, or none that can be read.
             BlobCorrupt: its bytes do not have the hash in its name.
         """
         try:
             data = (self._folder / name).read_bytes()
         except FileNotFoundError:
             raise BlobMissing(f"blob {name} is not in {self._folder}; do all processes share that folder?") from None
+        except OSError as error:
+            raise BlobMissing(f"blob {name} cannot be read from {self._folder}: {error}") from error
         if hashlib.sha256(data).hexdigest() != name.rpartition("-")[2]:
             raise BlobCorrupt(f"blob {name} in {self._folder} does not have the bytes that its name promises")
         return data
 
-    def sweep(self, kind: str, keep: Collection[str]) -> list[str]:
+    def sweep(self, kind: str, keep: Collection[str], before_ns: int | None = None) -> list[str]:
         """Delete all blobs of a kind but those to keep, and those younger than what was put here; return what is gone.
 
         Only the kind's writer calls it. One that was fenced meanwhile does not know what its successor keeps.
+
+        Args:
+            before_ns: also keep what is younger than this, in ns since 1970: others put blobs of this kind, too, and
+                tell of them later.
         """
         gone, put_ns = [], self._put_ns.get(kind, 0)
+        if before_ns is not None:
+            put_ns = min(put_ns, before_ns)
         for path in sorted(self._folder.glob(f"{kind}-*")):
             with suppress(FileNotFoundError):  # its successor deletes, too
                 if path.name not in keep and path.stat().st_mtime_ns <= put_ns:

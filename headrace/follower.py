@@ -82,7 +82,8 @@ class Follower(Generic[F]):
     `newest_ms` is the append time of the newest record that was folded.
 
     Raises:
-        PositionLost: the journal is to be folded from its start, but its first judgements are gone.
+        PositionLost: all entries of the journal are gone (retention), so that nobody can tell what was learned; or it
+            is to be folded from its start, but its first judgements are gone.
     """
 
     def __init__(
@@ -105,7 +106,12 @@ class Follower(Generic[F]):
         self.journal_position = log.first(journal.partition_of(shard))
         self._judgements = Partition(JUDGEMENTS, SHARDS[shard])
         self.judgements_position = log.first(self._judgements)
-        last = None if from_start else journal.newest(log, shard)
+        last = journal.newest(log, shard)
+        if last is None and self.journal_position:
+            place = journal.partition_of(shard)
+            raise PositionLost(*place, 0, self.journal_position, log.end(place))
+        if from_start:
+            last = None
         self.pointer: Pointer | None = last.snapshot if last else None
         if self.pointer and self.pointer.versions == dict(self.fold.versions):
             self._restore(self.pointer, blobs, make)

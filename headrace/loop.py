@@ -53,6 +53,9 @@ end_age_s_max = 0.2
 """How old our knowledge of a partition's end may be where it says that there is no more."""
 lag_age_s_max = 1.0
 """How old it may be for the lag: to ask waits for the broker."""
+silence_s_max = 86_400.0
+"""A shard that has nothing to commit writes an empty entry after so long, for the newest entry alone tells where the
+state is, and a journal without any for as long as it is kept would be empty."""
 letter_bytes_max = 65_536
 """Bytes of a bad record that its dead letter repeats; the whole record stays at its origin."""
 
@@ -161,7 +164,7 @@ class Loop(Generic[F]):
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._frozen: _Frozen | None = None
         self._kept: set[str] | None = None  # snapshots that stay once the commit in flight, which names them, is done
-        self._snapshot_at = time.monotonic()
+        self._committed_at = self._snapshot_at = time.monotonic()
         self._snapshot_bytes = 0
         self._judged = 0
         self._announcing = self.number == 0  # a new shard says so at once: its first commit may be empty
@@ -317,7 +320,8 @@ class Loop(Generic[F]):
 
     def _commit(self) -> None:
         """Steps 4 and 5."""
-        if not self._runs and not self._announcing:
+        quiet = time.monotonic() - self._committed_at < silence_s_max
+        if not self._runs and not self._announcing and quiet:
             self._began = time.monotonic()
             return
         lag = self._lag()
@@ -338,6 +342,7 @@ class Loop(Generic[F]):
         records += self.fold.emit()
         self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in self._runs})
         self.number, self._judged, self._announcing = self.number + 1, len(judgements), False
+        self._committed_at = time.monotonic()
         due = time.monotonic() - self._snapshot_at >= self._settings.snapshot_interval_s
         if due and self._frozen is None and self._kept is None:
             self._freeze()

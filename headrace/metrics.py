@@ -310,7 +310,7 @@ class MetricsServer:
     def __init__(self, metrics: ProcessMetrics, *, host: str = "127.0.0.1", port: int = 0) -> None:
         try:
             self._server, self._thread = start_http_server(port, host, metrics.registry)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise Misconfigured(f"metrics on {host}:{port}: wanted an address to listen on, found {error}") from error
         self.host, self.port = host, int(self._server.server_address[1])
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.clock import Clock, wall_ms
-from headrace.errors import Fenced, LogUnavailable, PositionLost
+from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
 from headrace.log import Outgoing, Partition, Record, check_size
 from headrace.topics import TOPICS, place_of
 
@@ -45,9 +45,23 @@ class _Connection:
         self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
         self._lock = threading.Lock()
         with self.use() as db:
-            db.execute("PRAGMA journal_mode=WAL")
+            self._use_wal(db)
             db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA cache_size=-16000")
+
+    @staticmethod
+    def _use_wal(db: sqlite3.Connection) -> None:
+        """Switch to WAL, waiting for others who do so, too: other statements wait by themselves, this one does not."""
+        deadline = time.monotonic() + busy_timeout_s
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(poll_interval_s)
+            else:
+                return
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
@@ -55,6 +69,8 @@ class _Connection:
             try:
                 yield self._db
             except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                    raise Misconfigured(f"SQLite log: {error}") from error
                 raise LogUnavailable(f"SQLite log: {error}") from error
 
     @contextmanager
@@ -64,7 +80,8 @@ class _Connection:
             try:
                 yield db
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # SQLite itself ends some that fail, on a full disk for one
+                    db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
 
@@ -98,8 +115,13 @@ class SqliteLog:
     """`headrace.log.Log` in one SQLite file."""
 
     def __init__(self, path: str, *, clock: Clock = wall_ms) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._path, self._clock = path, clock
+        if path == ":memory:":
+            raise Misconfigured(f"log {path}: wanted a file, for processes meet in it")
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(f"log {path}: wanted a file in a folder, found {error}") from error
         try:
             self._connection = _Connection(path)
         except sqlite3.Error as error:
@@ -280,9 +302,14 @@ class SqliteAppender:
 
     def flush(self) -> None:
         if self._queue:
-            with self._connection.transaction() as db:
-                _insert(db, self._queue, self._clock())
-            self._queue.clear()
+            # Taken first: whoever is interrupted just after the commit must not write it again while closing.
+            queue, self._queue = self._queue, []
+            try:
+                with self._connection.transaction() as db:
+                    _insert(db, queue, self._clock())
+            except LogUnavailable:
+                self._queue = queue
+                raise
 
     def close(self) -> None:
         if not self._closed:

@@ -317,7 +317,10 @@ class DeepModel:
         return model
 
 
-_UNREADABLE = (msgspec.MsgspecError, SafetensorError, KeyError, RuntimeError, AssertionError, UnicodeDecodeError)
+# A header is anybody's: settings that no network has divide by zero, or ask for negative or endless shapes.
+_UNREADABLE = (
+    msgspec.MsgspecError, SafetensorError, LookupError, RuntimeError, AssertionError, ValueError, ArithmeticError,
+)  # fmt: skip
 
 
 class _About(msgspec.Struct):

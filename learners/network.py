@@ -30,8 +30,8 @@ class DeepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        assert self.width % self.heads == 0, "width must be a multiple of heads"
         assert min(self.width, self.layers, self.heads, self.context) >= 1, "sizes must be positive"
+        assert self.width % self.heads == 0, "width must be a multiple of heads"
         assert 0 <= self.dropout < 1, "dropout must be in [0, 1)"
         assert self.temperature > 0, "temperature must be positive"
 

@@ -169,8 +169,15 @@ class Rounds:
         announcement = announced(record)
         if announcement is None or announcement.id.startswith("finetune/"):
             return  # our own words
-        if announcement.kind == "proposed" and self.proposed is None:
-            self.proposed = announcement
+        if announcement.kind == "proposed":
+            if self.proposed is None:
+                self.proposed = announcement
+            else:
+                self._announce(
+                    "refused", name=announcement.version, blob=announcement.blob, trigger="proposed",
+                    reason=f"{self.proposed.version} was proposed before and waits; propose it again after its verdict",
+                    due=self._pending_due(),
+                )  # fmt: skip
         elif announcement.kind == "rolled_back":
             self._return_to(announcement)
 

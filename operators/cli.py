@@ -58,11 +58,13 @@ line_characters_max = 10_000
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[Log]:
-    """Give the log with its topics made."""
+def _opened(settings: Settings, *, existing: bool = False) -> Iterator[Log]:
+    """Give the log with its topics made; one in a file is made, too, unless it must exist."""
     scheme, _, path = settings.log.partition(":")
     if scheme == "sqlite" and path and Path(path).is_dir():
         raise Misconfigured(f"log {settings.log!r}: wanted a file, found a folder")
+    if scheme == "sqlite" and existing and not Path(path).exists():  # a slip would look like a quiet shop
+        raise Misconfigured(f"log {settings.log!r}: there is no such file")
     log = open_log(settings.log)
     try:
         log.create()
@@ -105,7 +107,7 @@ def _refold(
     blobs = Blobs(settings.blobs)
     blobs.check_writable()
     calm_collector()
-    with _opened(settings) as log:
+    with _opened(settings, existing=True) as log:
         pointer = refold(log, blobs, shard, make=make, inputs=inputs, report=Steps(f"{shard}: entries folded"))
     print(f"{shard}: {pointer.number:,} journal entries folded, snapshot {pointer.blob}")
 
@@ -261,6 +263,7 @@ def load(
     _starting("producer", settings)
     from producers import load as producer
 
+    producer.kind_of(path, kind)  # before a log is made for it
     _publish(
         settings,
         pace,
@@ -306,7 +309,7 @@ def simulate(
 
 @app.command()
 def republish(
-    into: Annotated[str, typer.Option(help="Topic to copy into")],
+    into: Annotated[str, typer.Option(help="Topic to copy into")] = "events-replay",
     topic: Annotated[str, typer.Option(help="Topic to copy from")] = "events",
     partition: Annotated[int | None, typer.Option(help="One partition alone")] = None,
     from_position: Annotated[int | None, typer.Option(help="First position, with --partition")] = None,
@@ -315,10 +318,10 @@ def republish(
     time_to: Annotated[str | None, typer.Option("--to", help="Append time to stop before")] = None,
     log: LogUrl = None,
 ) -> None:
-    """Copy a range of a topic, byte for byte, into another topic."""
+    """Copy a range of a topic, byte for byte, into the topic events-replay."""
     from producers.republish import republish as copy
 
-    with _opened(read_settings(log=log)) as opened:
+    with _opened(read_settings(log=log), existing=True) as opened:
         count = copy(
             opened, topic, into, partition=partition, from_position=from_position, to_position=to_position,
             from_time_ms=_time_ms("--from", time_from), to_time_ms=_time_ms("--to", time_to),
@@ -336,7 +339,7 @@ def propose(
     from operators.proposal import propose as put
 
     settings = read_settings(log=log, blobs=blobs)
-    with _opened(settings) as opened:
+    with _opened(settings, existing=True) as opened:
         print(f"proposed {put(opened, Blobs(settings.blobs), path)}; its verdict comes on the topic models")
 
 
@@ -346,10 +349,7 @@ def status(log: LogUrl = None) -> None:
     from operators.status import show
 
     settings = read_settings(log=log)
-    scheme, _, path = settings.log.partition(":")
-    if scheme == "sqlite" and not Path(path).exists():  # opening it would make one, and a slip look like a quiet shop
-        raise Misconfigured(f"log {settings.log!r}: there is no such file")
-    with _opened(settings) as opened:
+    with _opened(settings, existing=True) as opened:
         # A file or a pager has no width of its own, and wrapped tables cannot be read.
         show(opened, Console(width=None if sys.stdout.isatty() else line_characters_max), settings.log)
 

@@ -63,7 +63,10 @@ class Demo:
             BrokenWorld: a process died; its log says why.
         """
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(f"--folder {self.folder}: wanted a folder, found {error}") from error
         with ExitStack() as stack:
             url = stack.enter_context(self._log_url())
             common = ["--log", url]

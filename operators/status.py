@@ -54,7 +54,8 @@ def _topics(log: Log) -> Table:
 def _shard(log: Log, console: Console, shard: str) -> None:
     last = log.last(journal.partition_of(shard))
     if last is None:
-        console.print(f"{shard}: has never run on this log")
+        gone = log.first(journal.partition_of(shard)) > 0
+        console.print(f"{shard}: {'all of its journal has expired' if gone else 'has never run on this log'}")
         return
     entry = journal.decode(last)
     snapshot = "no snapshot yet"

@@ -10,11 +10,12 @@ Source: Mi, Lin & Faltings (2020), ADER, RecSys 2020, from the CIKM Cup 2016 (DI
 import hashlib
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 from headrace.clock import Clock
+from headrace.errors import Misconfigured
 from headrace.events import Data, Event, Item, at, encode
 from producers.file import FileReader, Source, damage_told
 from producers.publisher import Numbered
@@ -24,6 +25,8 @@ start_ms: Final = 1_451_606_400_000
 week_ms: Final = 7 * 86_400_000
 period_bytes_max: Final = 200_000_000
 """Largest period that is read (it is held in memory); the published ones have 1 MB."""
+period_max: Final = 9_999
+"""Highest number of a period; the made-up clock goes no further."""
 _NAME: Final = re.compile(r"(?:.*/)?period_(\d+)\.txt")
 
 
@@ -54,8 +57,21 @@ class Diginetica(FileReader):
             return super().digest(path)
         whole = hashlib.sha256()
         for number, file in _files(path):
+            if not file.is_file():
+                continue  # told of, and left out, where periods are read
             whole.update(f"{number} {super().digest(file)}\n".encode())
         return whole.hexdigest()
+
+    @classmethod
+    def check(cls, path: Path) -> None:
+        if path.is_dir():
+            return
+        super().check(path)
+        with damage_told(path), tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and (file := archive.extractfile(member)):
+                    while file.read(1 << 20):
+                        pass
 
     def share(self) -> float:
         return self._share
@@ -74,7 +90,9 @@ class Diginetica(FileReader):
                 shopper = f"session-{session}"
                 data = Data(items=[Item(item)], session_id=session, made_up=["time"])
                 event = Event(str(number), self._origin, "view_item", at(time_ms), data, "1.0", shopper)
-                yield Numbered(number, time_ms, shopper.encode(), encode(event))
+                record = Numbered(number, time_ms, shopper.encode(), encode(event))
+                if self._usable(record, f"period {period}, line {i + 1}"):
+                    yield record
                 number += 1
                 self._share = (done + i / len(lines)) / count
 
@@ -82,17 +100,38 @@ class Diginetica(FileReader):
         if self._path.is_dir():
             files = _files(self._path)
             for i, (period, path) in enumerate(files):
-                yield i, len(files), period, path.read_bytes()
+                if self._fits(period, path.name, path.stat().st_size if path.is_file() else None):
+                    yield i, len(files), period, path.read_bytes()
             return
         with damage_told(self._path), tarfile.open(self._path) as archive:
-            members = sorted((int(m[1]), member) for member in archive if (m := _NAME.fullmatch(member.name)))
+            members = _in_order(archive, lambda member: member.name)
             for i, (period, member) in enumerate(members):
-                file = archive.extractfile(member)
-                if file is None or member.size > period_bytes_max:
-                    self._reject("period", member.name, f"wanted a file of at most {period_bytes_max} bytes")
-                else:
+                if self._fits(period, member.name, member.size if member.isfile() else None):
+                    file = archive.extractfile(member)
+                    assert file is not None, "a regular file has content"
                     yield i, len(members), period, file.read()
+
+    def _fits(self, period: int, name: str, size: int | None) -> bool:
+        if size is None or size > period_bytes_max or period > period_max:
+            wanted = f"wanted a file of at most {period_bytes_max} bytes, and a number of at most {period_max}"
+            self._reject("period", name, wanted)
+            return False
+        return True
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:
-    return sorted((int(m[1]), file) for file in folder.iterdir() if (m := _NAME.fullmatch(file.name)))
+    return _in_order(folder.iterdir(), lambda file: file.name)
+
+
+F = TypeVar("F")
+
+
+def _in_order(found: Iterable[F], name: Callable[[F], str]) -> list[tuple[int, F]]:
+    """Return the periods among what was found, by their number. Raises Misconfigured if a number is there twice."""
+    periods: dict[int, F] = {}
+    for one in found:
+        if match := _NAME.fullmatch(name(one)):
+            other = periods.setdefault(int(match[1]), one)
+            if other is not one:
+                raise Misconfigured(f"wanted each period once, found {name(other)} and {name(one)}")
+    return sorted(periods.items(), key=lambda period: period[0])

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import tarfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -12,6 +13,8 @@ from typing import IO, BinaryIO, ClassVar, Final, Literal, NamedTuple
 
 from headrace.clock import Clock
 from headrace.errors import Misconfigured
+from headrace.events import Rejection, decode
+from headrace.log import Record
 from producers.publisher import Numbered
 
 examples_max: Final = 20
@@ -57,6 +60,15 @@ class FileReader(ABC):
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    @classmethod
+    def check(cls, path: Path) -> None:
+        """Raise Misconfigured if the file is cut short or damaged: to be known before the first event is published,
+        for the whole file is then another one."""
+        with path.open("rb") as raw, damage_told(path), unpacked(raw) as file:
+            if file is not raw:
+                while file.read(1 << 20):
+                    pass
+
     @abstractmethod
     def records(self) -> Iterator[Numbered]:
         """Yield the records in order. Raises Misconfigured if the file is damaged, or at bad input if `strict`."""
@@ -71,6 +83,14 @@ class FileReader(ABC):
         self.rejected[reason] += 1
         if len(self.examples) < examples_max:
             self.examples.append(f"{where}: {reason}: {detail}")
+
+    def _usable(self, record: Numbered, where: str) -> bool:
+        """Say whether consumers will take a record that was made of the file; reject it if not."""
+        found = decode(Record(0, 0, self._clock(), record.key, record.value))
+        if isinstance(found, Rejection):
+            self._reject(found.reason, where, found.detail)
+            return False
+        return True
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
@@ -92,10 +112,10 @@ def unpacked(raw: BinaryIO) -> IO[bytes]:
 
 @contextmanager
 def damage_told(path: Path) -> Iterator[None]:
-    """Turn what a damaged gzip file raises into Misconfigured."""
+    """Turn what a damaged gzip or tar file raises into Misconfigured."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
         raise Misconfigured(f"{path}: the file is damaged or cut short: {error}") from error
 
 

@@ -4,10 +4,13 @@ Each kind of file is a reader that turns a file into a numbered sequence of reco
 checks the sum, and gives the sequence to the publisher. Shopper ids are passed on as they are in the file.
 """
 
+import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Misconfigured
@@ -20,6 +23,9 @@ KINDS: Final[dict[str, type[FileReader]]] = {
     reader.source.kind: reader for reader in (jsonl.Jsonl, online_retail.OnlineRetail, diginetica.Diginetica)
 }
 """The kinds of file that can be loaded, in the order in which they are tried."""
+
+name_max: Final = 80
+"""Characters of a file's name that its origin holds."""
 
 KNOWN_SHA256: Final = {
     "online_retail.csv.gz": "98d00fe61566d867c4aa8c4b7fc718eb6a3d0c04983175809b8cbcd215c2d2e8",
@@ -83,7 +89,7 @@ def load(
     Args:
         kind: one of KINDS, where the content should not decide.
         sha256: the sum that the file must have; for a folder, the one that the error names.
-        strict: stop at the first line that cannot be used.
+        strict: publish nothing if a line cannot be used; all are looked at first.
         clock: the time of day, against which an event's time may not lie far ahead.
         speed, time_from_ms, time_to_ms, limit, gate, progress: as `producers.publisher.publish`.
 
@@ -96,8 +102,11 @@ def load(
     reader_type = KINDS[kind_of(path, kind)]
     digest = reader_type.digest(path)
     check_sum(path, digest, sha256)
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[-80:]
-    origin = f"load:{reader_type.source.kind}:{name}:{digest[:16]}"
+    reader_type.check(path)
+    origin = f"load:{reader_type.source.kind}:{_short(path)}:{digest[:16]}"
+    if strict:  # once without publishing: what is then put right is another file, of which nothing was published
+        for _ in reader_type(path, origin=origin, strict=True, clock=clock).records():
+            pass
     reader = reader_type(path, origin=origin, strict=strict, clock=clock)
     published = publish(
         log,
@@ -112,6 +121,18 @@ def load(
         progress=progress,
     )
     return published._replace(rejected=dict(reader.rejected), examples=tuple(reader.examples))
+
+
+def _short(path: Path) -> str:
+    """Return a file's name for an origin: of other names, others.
+
+    >>> _short(Path("week 1.jsonl"))
+    'week%201.jsonl'
+    """
+    name = quote(os.fsencode(path.name), safe="")
+    return (
+        name if len(name) <= name_max else f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name[17 - name_max :]}"
+    )
 
 
 def _usable(reader: FileReader, path: Path) -> Iterator[Numbered]:

@@ -60,7 +60,9 @@ class OnlineRetail(FileReader):
                 invoices = [(_time(rows[0][1]), rows) for rows in self._invoices(day)]
                 for time, rows in sorted(invoices, key=lambda invoice: invoice[0]):
                     for shopper, event in self._events(time, rows, number):
-                        yield Numbered(number, int(time.timestamp()) * 1000, shopper.encode(), encode(event))
+                        record = Numbered(number, int(time.timestamp()) * 1000, shopper.encode(), encode(event))
+                        if self._usable(record, f"line {rows[0][0]}"):
+                            yield record
                         number += 1
 
     def _rows(self, text: io.TextIOWrapper) -> Iterator[Row]:

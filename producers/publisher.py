@@ -24,6 +24,8 @@ progress_every: Final = 500
 """Records between two reports of progress."""
 gate_poll_s: Final = 0.05
 """How often a closed gate is asked again."""
+wait_s_max: Final = 1e9
+"""Longest sleep before a record: decades; clocks of operating systems count no further than centuries."""
 look_back_timeout_s: Final = 30.0
 """How long the log may take to give records that it says it holds."""
 
@@ -241,7 +243,7 @@ def publish(
             if pace is not None and (wait_s := pace.wait_s(record.time_ms)) > pace_slack_s:
                 appender.flush()
                 report()
-                sleep(wait_s)
+                sleep(min(wait_s, wait_s_max))
             appender.append(outgoing)
             if counts:
                 published += 1

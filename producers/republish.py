@@ -1,8 +1,8 @@
-"""Republishing: copies a range of a topic into another topic, byte for byte."""
+"""Republishing: copies a range of a topic into `events-replay`, byte for byte."""
 
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log import Log, Outgoing, Partition
-from headrace.topics import JOURNAL, JUDGEMENTS, TOPICS
+from headrace.topics import EVENTS_REPLAY, TOPICS
 from producers.publisher import Progress, Report, silent
 
 batch_max = 1_000
@@ -44,13 +44,15 @@ def republish(
             raise Misconfigured(f"topic {name!r}: wanted one of {', '.join(TOPICS)}")
     if topic == to:
         raise Misconfigured(f"republish of {topic} into itself would never end; wanted another topic")
-    if to in (JOURNAL, JUDGEMENTS):
-        raise Misconfigured(f"{to} is the truth of what was learned; only its own writers may append to it")
+    if to != EVENTS_REPLAY:  # on the others processes act, and what a producer left in `events` tells it where to go on
+        raise Misconfigured(f"{to} belongs to its own writers; wanted {EVENTS_REPLAY} to copy into")
     if partition is not None and not 0 <= partition < TOPICS[topic].partitions:
         raise Misconfigured(f"partition {partition}: {topic} has 0 to {TOPICS[topic].partitions - 1}")
     by_position, by_time = (from_position, to_position) != (None, None), (from_time_ms, to_time_ms) != (None, None)
     if by_position and (by_time or partition is None):
         raise Misconfigured("a range of positions wants a partition, and no times beside it")
+    if min(from_position or 0, to_position or 0) < 0:
+        raise Misconfigured(f"positions {from_position} to {to_position}: wanted 0 or more")
 
     ranges: dict[Partition, tuple[int, int]] = {}
     for number in range(TOPICS[topic].partitions) if partition is None else (partition,):
@@ -60,11 +62,11 @@ def republish(
         if from_position is not None:
             start = from_position
         elif from_time_ms is not None:
-            start = log.position_at(place, from_time_ms)
+            start = log.position_at(place, max(0, from_time_ms))
         if to_position is not None:
             end = min(end, to_position)
         elif to_time_ms is not None:
-            end = min(end, log.position_at(place, to_time_ms))
+            end = min(end, log.position_at(place, max(0, to_time_ms)))
         if start < end:
             ranges[place] = start, end
     return _copy(log, ranges, to, progress) if ranges else 0

@@ -10,6 +10,7 @@ import msgspec
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +18,7 @@ from starlette.routing import Route
 
 from headrace.blobs import Blobs
 from headrace.config import ServeSettings
-from headrace.errors import BrokenWorld, Misconfigured
+from headrace.errors import Misconfigured
 from headrace.log import Log
 from headrace.metrics import ServingMetrics
 from headrace.process import retried
@@ -29,6 +30,21 @@ shopper_characters_max: Final = 128
 n_digits_max: Final = 9
 """Python refuses to read integers of thousands of digits; nobody asks for so many items."""
 RECOMMENDATIONS: Final = "/v1/recommendations/{shopper}"
+
+
+class _Whole(Convertor[str]):
+    """All the rest of a path. (Starlette's own `path` ends at a line feed, and an id may hold any character.)"""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("whole", _Whole())
 
 
 def _json(body: object, status: int = 200) -> Response:
@@ -81,7 +97,7 @@ def make_app(answers: Answers, metrics: ServingMetrics, settings: ServeSettings)
     return Starlette(
         routes=[
             # What is asked for is already decoded, %2F too, so a shopper's id may hold slashes.
-            timed(RECOMMENDATIONS, recommendations, RECOMMENDATIONS.replace("{shopper}", "{shopper:path}")),
+            timed(RECOMMENDATIONS, recommendations, RECOMMENDATIONS.replace("{shopper}", "{shopper:whole}")),
             timed("/health/live", live),
             timed("/health/ready", ready),
             timed("/metrics", scrape),
@@ -97,8 +113,9 @@ def listen(host: str, port: int) -> socket.socket:
         Misconfigured: the address cannot be listened on.
     """
     try:
-        return socket.create_server((host, port), backlog=256)
-    except OSError as error:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, UnicodeError) as error:
         raise Misconfigured(f"serve on {host}:{port}: wanted an address to listen on, found {error}") from error
 
 
@@ -115,15 +132,16 @@ def run(
     """Serve until `stop` is set.
 
     Raises:
-        BrokenWorld, Misconfigured: following failed for good; answers ended with it.
+        BrokenWorld, Misconfigured: following failed for good; answers ended with it. So they do with our own mistakes,
+            which are raised, too.
     """
     answers = Answers(log, blobs, make=make, metrics=metrics)
-    failures: list[BrokenWorld | Misconfigured] = []
+    failures: list[Exception] = []
 
     def follow() -> None:
         try:
             retried(lambda: answers.follow(stop), stop, deadline_s=settings.retry_s)
-        except (BrokenWorld, Misconfigured) as error:
+        except Exception as error:  # any: told by the thread that ends the process, which must not look like a success
             failures.append(error)
         finally:
             server.should_exit = True

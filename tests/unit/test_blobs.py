@@ -59,6 +59,28 @@ def test_sweep_leaves_what_a_successor_has_put(tmp_path: Path) -> None:
     assert Blobs(tmp_path).sweep("online", set()) == []
 
 
+def test_sweep_leaves_what_somebody_put_and_has_not_told_of(tmp_path: Path) -> None:
+    blobs, operator = Blobs(tmp_path), Blobs(tmp_path)
+    old = blobs.put("model", b"1")
+    time.sleep(0.02)
+    verdict_ns = time.time_ns()
+    time.sleep(0.02)
+    proposed = operator.put("model", b"2")
+    time.sleep(0.02)
+    candidate = blobs.put("model", b"3")
+    assert blobs.sweep("model", {candidate}, before_ns=verdict_ns) == [old]
+    assert blobs.sweep("model", {candidate}, before_ns=time.time_ns()) == [proposed]
+
+
+def test_a_blob_that_cannot_be_read_is_missing(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    name = blobs.put("online", b"1")
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(BlobMissing, match="cannot be read"):
+        blobs.get(name)
+
+
 def test_a_folder_is_checked_without_leaving_anything(tmp_path: Path) -> None:
     Blobs(tmp_path).check_writable()
     assert not list(tmp_path.iterdir())

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.errors import Misconfigured
-from headrace.log import Outgoing, open_log
-from headrace.topics import EVENTS, EVENTS_REPLAY, SCORES
+from headrace.log import Outgoing, Partition, open_log
+from headrace.topics import EVENTS, EVENTS_REPLAY, JOURNAL, SCORES
 from operators.child import Children
 from operators.cli import app
 from operators.facts import Ranked, Scored
@@ -51,6 +51,46 @@ def test_republish_copies_all_or_a_range(url: str) -> None:
 def test_status_of_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
     assert "there is no such file" in refused("status", "--log", f"sqlite:{tmp_path / 'no' / 'log.db'}")
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("republish",), ("propose", "model"), ("online", "--refold"), ("finetune", "--refold")]
+)
+def test_what_needs_a_log_makes_none(tmp_path: Path, command: tuple[str, ...]) -> None:
+    path = tmp_path / "no" / "log.db"
+    common = ("--log", f"sqlite:{path}", *(("--blobs", str(tmp_path / "b")) if command[0] != "republish" else ()))
+    assert "there is no such file" in refused(*command, *common)
+    assert "there is no such file" in refused("load", str(tmp_path / "nothing"), "--log", f"sqlite:{path}")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder of a file", "memory", "no database"])
+def test_what_no_log_can_be_is_said(tmp_path: Path, kind: str) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"no database" * 100)
+    url = {
+        "file": f"sqlite:{plain / 'log.db'}", "folder of a file": f"sqlite:{plain / 'a' / 'log.db'}",
+        "memory": "sqlite::memory:", "no database": f"sqlite:{plain}",
+    }[kind]  # fmt: skip
+    refused("simulate", "--events", "10", "--log", url, "--metrics-port", "0")
+
+
+@pytest.mark.parametrize("command", [("demo", "--events", "1000"), ("kafka", "start")])
+def test_a_folder_that_is_a_file_is_said(tmp_path: Path, command: tuple[str, ...]) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert "wanted a folder" in refused(*command, "--folder", str(plain))
+
+
+def test_status_tells_of_a_journal_that_expired(url: str) -> None:
+    log = open_log(url)
+    writer = log.writer("online")
+    writer.commit([Outgoing(JOURNAL, b"online", b"{}", 0)], {})
+    writer.settle()
+    log.delete_before(Partition(JOURNAL, 0), 1)
+    writer.close()
+    log.close()
+    assert "online: all of its journal has expired" in said("status", "--log", url)
 
 
 def test_status_of_a_log(url: str) -> None:

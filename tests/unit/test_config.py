@@ -35,6 +35,8 @@ def test_options_win_over_the_environment_over_the_file(tmp_path: Path, monkeypa
         ("HEADRACE_ONLINE__ITEMS_MAX", "many", "many"),
         ("HEADRACE_ONLINE__METRICS_PORT", "70000", "metrics_port"),
         ("HEADRACE_FINETUNE__DEVICE", "tpu", "device"),
+        ("HEADRACE_ONLINE", "foo", "settings: wanted one variable for each.*online"),
+        ("HEADRACE_HOST", "", "host"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(

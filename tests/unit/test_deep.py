@@ -1,14 +1,18 @@
 """The deep model by itself: answers, growth, bytes, refusals."""
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from consumers.model import read_model
+from headrace.blobs import Blobs
 from headrace.errors import StateUnreadable
-from learners.deep import DeepModel, DeepSettings
+from learners.deep import FORMAT, DeepModel, DeepSettings
 
 small = DeepSettings(width=16, layers=2, heads=2, context=6, dropout=0.1)
 words = [f"item-{i}" for i in range(40)]
@@ -134,6 +138,27 @@ def test_what_training_goes_on_from_has_to_fit_and_to_be_finite() -> None:
 def test_bytes_that_are_no_model_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(StateUnreadable):
         DeepModel.from_bytes(damage(fresh().to_bytes()))
+
+
+@pytest.mark.parametrize(("part", "value"), [("heads", 0), ("width", -4), ("width", 10**13), ("seed", 2**70)])
+def test_a_header_that_asks_for_what_cannot_be_is_refused(part: str, value: int) -> None:
+    data = fresh().to_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    about = json.loads(header["__metadata__"]["headrace"])
+    (about if part in about else about["settings"])[part] = value
+    header["__metadata__"]["headrace"] = json.dumps(about)
+    told = json.dumps(header).encode()
+    with pytest.raises(StateUnreadable, match="not a deep model"):
+        DeepModel.from_bytes(len(told).to_bytes(8, "little") + told + data[8 + size :])
+
+
+def test_consumers_do_without_a_model_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = Blobs(tmp_path)
+    blob = blobs.put("model", fresh().to_bytes())
+    assert read_model(blobs, blob) is not None
+    monkeypatch.setattr("learners.deep.FORMAT", FORMAT + 1)
+    assert read_model(blobs, blob) is None
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused() -> None:

@@ -14,7 +14,7 @@ from consumers.judge import ShopJudge
 from headrace import journal
 from headrace.blobs import Blobs
 from headrace.checks import check_covered, check_folds, entries_of, records_of
-from headrace.errors import BlobCorrupt, BlobMissing, Fenced, Flooded, Misconfigured, StateUnreadable
+from headrace.errors import BlobCorrupt, BlobMissing, Fenced, Flooded, Misconfigured, PositionLost, StateUnreadable
 from headrace.events import Data, Event, Item, at, encode
 from headrace.follower import Follower, freeze
 from headrace.log import Log, Outgoing, Partition, Record, Writer, open_log
@@ -225,6 +225,34 @@ def test_a_loop_without_events_says_at_once_that_it_is_there(opened: Log, blobs:
     loop.close()
     (entry,) = entries_of(opened, "online")
     assert (entry.number, entry.runs, entry.snapshot) == (0, [], None)
+
+
+def test_a_loop_that_has_nothing_to_say_says_so_now_and_then(
+    opened: Log, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(opened, shopping(20))
+    loop = start(opened, blobs)
+    catch_up(opened, loop)
+    before = len(entries_of(opened, "online"))
+    loop.run(lambda: True)
+    assert len(entries_of(opened, "online")) == before
+    monkeypatch.setattr("headrace.loop.silence_s_max", 0.0)
+    loop.run(lambda: True)
+    loop.close()
+    entries = entries_of(opened, "online")
+    assert (len(entries), entries[-1].runs, entries[-1].number) == (before + 1, [], entries[-2].number + 1)
+    assert whole(opened, blobs).fold.lines == loop.fold.lines
+
+
+def test_a_shard_whose_journal_expired_does_not_begin_anew(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
+    append(opened, shopping(20))
+    snapshotted(opened, blobs)
+    opened.delete_before(ENTRIES, opened.end(ENTRIES))
+    kept, ends = sorted((tmp_path / "blobs").iterdir()), opened.end(ENTRIES)
+    with pytest.raises(PositionLost, match="journal/0: position 0 is outside"):
+        start(opened, blobs)
+    assert sorted((tmp_path / "blobs").iterdir()) == kept
+    assert opened.end(ENTRIES) == ends
 
 
 class Refusing:

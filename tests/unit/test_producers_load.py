@@ -105,10 +105,19 @@ def test_a_changed_file_is_refused(log: MemoryLog, tmp_path: Path) -> None:
     assert len(published(log)) == 50
 
 
-def test_strict_stops_at_the_first_bad_line(log: MemoryLog, tmp_path: Path) -> None:
+def test_strict_publishes_nothing_of_a_file_with_a_bad_line(log: MemoryLog, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl", [json.dumps(native(0)).encode(), b"{}"])
     with pytest.raises(Misconfigured, match="line 2"):
         load(log, path, strict=True)
+    write_jsonl(path, [json.dumps(native(n)).encode() for n in range(2)])
+    assert load(log, path, strict=True)[:2] == (2, 0), "what was put right is not refused"
+
+
+def test_files_of_other_names_are_other_files(log: MemoryLog, tmp_path: Path) -> None:
+    for n, name in enumerate(
+        ("月.jsonl", "火.jsonl", "a b.jsonl", "a_b.jsonl", f"{'x' * 99}1.jsonl", f"{'x' * 99}2.jsonl")
+    ):
+        assert load(log, write_jsonl(tmp_path / name, [json.dumps(native(n)).encode()])).published == 1
 
 
 def test_a_file_without_one_good_line_is_refused(log: MemoryLog, tmp_path: Path) -> None:
@@ -140,7 +149,7 @@ def test_a_gzip_file_that_is_cut_short_says_so(log: MemoryLog, tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:-50_000])
     with pytest.raises(Misconfigured, match="cut short"):
         load(log, path)
-    assert 0 < len(published(log)) < 2_000, "what came before the damage is published"
+    assert not published(log), "the whole file is another one, of which nothing was published"
 
 
 def retail(path: Path, rows: list[list[str]]) -> Path:
@@ -231,6 +240,64 @@ def test_diginetica_keeps_order_and_marks_made_up_times(log: MemoryLog, tmp_path
     assert dict(result.rejected) == {"row": 1}
     assert source_of(path).lacks == {"clock", "purchases"}
     assert load(log, path)[:2] == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("day", "customer", "reason"),
+    [
+        ("0001-01-01", "17850.0", "time_absurd"),
+        ("2099-01-01", "17850.0", "time_ahead"),
+        ("2010-12-01", "x" * 200, "schema"),
+    ],
+)
+def test_online_retail_leaves_out_what_no_consumer_takes(
+    log: MemoryLog, tmp_path: Path, day: str, customer: str, reason: str
+) -> None:
+    path = retail(tmp_path / "retail.csv", [line("100"), line("101", day=day, customer=customer)])
+    result = load(log, path)
+    assert (result.published, dict(result.rejected)) == (1, {reason: 1})
+    with pytest.raises(Misconfigured, match="line 3"):
+        load(log, retail(tmp_path / "other.csv", [line("100"), line("101", day=day, customer=customer)]), strict=True)
+    assert len(published(log)) == 1
+
+
+def archive_of(path: Path, *members: tuple[str, bytes | None]) -> Path:
+    """Write a plain tar file; a member without content is a link that leads nowhere."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "nowhere"
+            else:
+                info.size = len(content)
+            archive.addfile(info, io.BytesIO(content or b""))
+    return path
+
+
+@pytest.mark.parametrize("again", ["period_0.txt", "b/period_00.txt"])
+def test_a_period_that_is_there_twice_is_refused(log: MemoryLog, tmp_path: Path, again: str) -> None:
+    path = archive_of(tmp_path / "p.tar", ("period_0.txt", b"1 2\n"), (again, b"3 4\n"))
+    with pytest.raises(Misconfigured, match=f"each period once, found period_0.txt and {again}"):
+        load(log, path)
+
+
+def test_a_tar_file_that_is_cut_short_says_so(log: MemoryLog, tmp_path: Path) -> None:
+    path = archive_of(tmp_path / "p.tar", ("period_0.txt", b"1 2\n"), ("period_1.txt", b"3 4\n" * 1_000))
+    path.write_bytes(path.read_bytes()[:2_000])
+    with pytest.raises(Misconfigured, match="damaged or cut short"):
+        load(log, path)
+    assert not published(log)
+
+
+def test_periods_that_are_no_files_or_beyond_all_years_are_left_out(log: MemoryLog, tmp_path: Path) -> None:
+    odd = (("period_1.txt", None), ("period_999999.txt", b"5 6\n"))
+    result = load(log, archive_of(tmp_path / "p.tar", ("period_0.txt", b"1 2\n"), *odd))
+    assert (result.published, dict(result.rejected)) == (1, {"period": 2})
+    folder = tmp_path / "periods"
+    (folder / "period_1.txt").mkdir(parents=True)
+    (folder / "period_0.txt").write_bytes(b"1 2\n")
+    result = load(log, folder)
+    assert (result.published, dict(result.rejected)) == (1, {"period": 1})
 
 
 @pytest.mark.parametrize(

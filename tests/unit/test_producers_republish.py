@@ -54,6 +54,7 @@ def test_copies_a_range_of_append_times(filled: tuple[MemoryLog, list[int]]) -> 
     log, _ = filled
     assert republish(log, EVENTS, EVENTS_REPLAY, from_time_ms=1_050, to_time_ms=1_090) == 40
     assert republish(log, EVENTS, EVENTS_REPLAY, from_time_ms=9_000) == 0
+    assert republish(log, EVENTS, EVENTS_REPLAY, from_time_ms=-9_000, to_time_ms=-1_000) == 0
 
 
 def test_copies_between_the_markers_of_transactions() -> None:
@@ -71,6 +72,10 @@ def test_copies_between_the_markers_of_transactions() -> None:
     [
         (EVENTS, EVENTS, {}, "into itself"),
         (EVENTS, "journal", {}, "own writers"),
+        (EVENTS, "alarms", {}, "own writers"),
+        (EVENTS_REPLAY, EVENTS, {}, "own writers"),
+        (EVENTS, EVENTS_REPLAY, {"partition": 0, "from_position": -1}, "0 or more"),
+        (EVENTS, EVENTS_REPLAY, {"partition": 0, "to_position": -(10**26)}, "0 or more"),
         (EVENTS, "nowhere", {}, "wanted one of"),
         ("nowhere", EVENTS, {}, "wanted one of"),
         (EVENTS, EVENTS_REPLAY, {"partition": 4}, "0 to 3"),

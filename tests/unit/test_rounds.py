@@ -406,6 +406,20 @@ def test_a_proposed_model_goes_through_the_gate_too() -> None:
     assert fold.due == ""
 
 
+def test_a_second_proposal_is_refused_while_one_waits() -> None:
+    fold = promoted()
+    for name in ("mine", "yours"):
+        proposal = Announcement(
+            id=f"op/{name}", kind="proposed", round=0, at_events=0, time_ms=0, version=name, blob=f"model-{name}"
+        )
+        fold.hear("models", as_record(proposal.record()))
+    assert fold.proposed is not None
+    assert fold.proposed.version == "mine"
+    (answer,) = said(fold)
+    assert (answer.kind, answer.version, answer.blob) == ("refused", "yours", "model-yours")
+    assert "mine was proposed before" in answer.reason
+
+
 def as_record(one: Outgoing) -> Record:
     return Record(0, 0, 0, one.key, one.value)
 

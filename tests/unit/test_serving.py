@@ -143,7 +143,7 @@ def test_a_shopper_that_no_event_can_have_is_refused(client: httpx.Client, shopp
     assert (answer.status_code, "1 to 128" in answer.json()["error"]) == (400, True)
 
 
-@pytest.mark.parametrize("shopper", ["a/b", "/", "a/", "ann?n=0", "50%", "../ann", "ä b+c"])
+@pytest.mark.parametrize("shopper", ["a/b", "/", "a/", "ann?n=0", "50%", "../ann", "ä b+c", "a\n", "a\nb"])
 def test_a_shopper_may_have_any_characters(client: httpx.Client, shopper: str) -> None:
     answer = client.get(f"/v1/recommendations/{quote(shopper, safe='')}", params={"n": 3})
     assert (answer.status_code, answer.json()["shopper"]) == (200, shopper)
@@ -212,6 +212,19 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     stop.set()
     thread.join(20)
     assert not thread.is_alive()
+    log.close()
+
+
+def test_our_own_mistakes_end_it_and_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = open_log(f"sqlite:{tmp_path / 'log.db'}")
+    log.create()
+
+    def mistaken(answers: Answers, stop: threading.Event) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(Answers, "follow", mistaken)
+    with listen("127.0.0.1", 0) as listener, pytest.raises(KeyError, match="a mistake"):
+        run(log, Blobs(tmp_path), ServeSettings(), ServingMetrics(), threading.Event(), make=MAKE, listener=listener)
     log.close()
 
 
