@@ -75,7 +75,7 @@ class Trainer:
 
     def judge(self, fold: Rounds, lag: int) -> list[bytes]:
         """Score what was observed; train if a round is due, or check a proposed model."""
-        self._models = {name: model for name, model in self._models.items() if name in fold.kept_blobs()}
+        self._models = {name: model for name, model in self._models.items() if name in fold.standing_blobs()}
         found: list[Trained | Compared] = list(self._compare(fold))
         if fold.candidate is None:
             if fold.due:
@@ -140,7 +140,7 @@ class Trainer:
                 seed=self._settings.seed + fold.round,
                 device=self._device,
                 passes=passes,
-                share=1.0 if fold.due == "drift" else newest_share,  # after a break, what answered before is of no use
+                share=1.0 if fold.broken else newest_share,
                 learning_rate=self._settings.learning_rate,
                 keep=lambda item: fold.browsing.catalogue.slot(item) is not None,
                 describe=fold.browsing.known_of,
@@ -179,7 +179,7 @@ class Trainer:
                 before, after = (_reciprocal_ranks(_answers(one, slice_), slice_) for one in (champion, model))
                 retention.append((before, after))
         self._models[blob] = model
-        return Trained(blob, trigger, reasons, retention, lineage)
+        return Trained(blob, trigger, reasons, retention, lineage, self._settings.gate_events_max)
 
     def _model(self, blob: str) -> DeepModel | None:
         if blob not in self._models:

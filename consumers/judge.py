@@ -11,7 +11,7 @@ from headrace.events import Event
 from learners import judgement
 from learners.browsing import Question
 from learners.deep import DeepModel
-from learners.judgement import Judgement, Listed, listed, pool, rank_of, record_judgements_max, without
+from learners.judgement import Judgement, Listed, listed, pool, rank_of, without
 from learners.prequential import ranks_max
 from learners.shop import BLEND, DEEP, Shop
 
@@ -107,10 +107,7 @@ class ShopJudge:
         self._spent_s += self._seconds() - began
         self._adapt(lag)
         self.judged += len(made)
-        return [
-            judgement.encode(made[start : start + record_judgements_max])
-            for start in range(0, len(made), record_judgements_max)
-        ]
+        return judgement.encode(made)
 
     def _judge(self, fold: Shop, one: _Observed, lists: dict[str, Listed], version: str) -> Judgement:
         item, prefix = one.question.item, one.session_items

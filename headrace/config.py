@@ -67,7 +67,7 @@ class FinetuneSettings(_Part):
     first_passes: Annotated[int, Field(ge=1, description="passes of a round that has no champion to start from")] = 8
     passes: Count = 3
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
-    width: Count = 100
+    width: Annotated[int, Field(ge=2, multiple_of=2)] = 100
     train_s_max: Seconds = 3_600.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1

@@ -55,7 +55,8 @@ class Contexts:
 
     @staticmethod
     def _ended(trail: _Trail, time_ms: int, name: str) -> bool:
-        return trail.name != name if name or trail.name else time_ms - trail.time_ms > session_gap_ms
+        # Without a name, as who asks for recommendations or a server's own purchase, it is the visit that goes on.
+        return trail.name != name if name else time_ms - trail.time_ms > session_gap_ms
 
     def push(self, shopper: str, item: int, time_ms: int, name: str = "") -> None:
         """Add a step: the shopper took `item` at `time_ms`."""

@@ -258,7 +258,9 @@ class DeepModel:
         size = sum(tensor.nbytes for tensor in tensors.values())
         if size > weights_bytes_max:
             reasons.append(f"the weights take {size} bytes, more than {weights_bytes_max}")
-        reasons += [f"{name} holds NaN or infinity" for name, t in tensors.items() if not bool(torch.isfinite(t).all())]
+        ahead = {_AHEAD + name: tensors[name] + step for name, step in self.ahead.items() if name in tensors}
+        checked = {**tensors, **ahead}  # what training goes on from, too
+        reasons += [f"{name} holds NaN or infinity" for name, t in checked.items() if not bool(torch.isfinite(t).all())]
         if not reasons and bool((self.table.abs().amax(dim=1) == 0).any()):
             reasons.append("an item's vector is zero")
         return reasons

@@ -19,6 +19,7 @@ class Trained(Struct, frozen=True, tag=True):
     reasons: list[str]
     retention: list[tuple[list[float], list[float]]]
     lineage: dict[str, str | int | float | list[str]]
+    gate_events: int = 0
 
 
 class Compared(Struct, frozen=True, tag=True):

@@ -5,7 +5,7 @@ torch) and written to the log; the blend's weights and all prequential scores of
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -18,8 +18,10 @@ from learners.traits import TRAITS
 
 listed: Final = 50
 """Best candidates of each member that the blend sees and a judgement keeps."""
-record_judgements_max: Final = 200
-"""Judgements of one record, so that it stays far below the largest that the log takes."""
+record_bytes_max: Final = 800_000
+"""Most bytes of one record, unless one judgement is larger (150 KB at most): below the largest that the log takes."""
+_ARRAY_32: Final = 0xDD
+"""MessagePack's mark of an array whose size follows in four bytes."""
 
 
 Listed: TypeAlias = "tuple[list[str], NDArray[np.float32]]"
@@ -77,10 +79,26 @@ _decoder = msgspec.msgpack.Decoder(list[Judgement])
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(judgements: list[Judgement]) -> bytes:
-    """Return the wire form of up to `record_judgements_max` judgements."""
-    assert len(judgements) <= record_judgements_max
-    return _encoder.encode(judgements)
+def encode(judgements: Iterable[Judgement]) -> list[bytes]:
+    """Return the wire form of judgements, in as many records as it takes.
+
+    >>> encode([])
+    []
+    """
+    records: list[bytes] = []
+    parts: list[bytes] = []
+    size = 0
+    for part in map(_encoder.encode, judgements):
+        if parts and size + len(part) > record_bytes_max:
+            records.append(_record(parts))
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part)
+    return [*records, _record(parts)] if parts else records
+
+
+def _record(parts: Sequence[bytes]) -> bytes:
+    return b"".join([_ARRAY_32.to_bytes(1, "big"), len(parts).to_bytes(4, "big"), *parts])
 
 
 def decode(data: bytes) -> list[Judgement]:

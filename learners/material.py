@@ -12,7 +12,7 @@ from zlib import crc32
 
 from headrace.state import State
 from learners.browsing import Question
-from learners.rehearsal import Rehearsal, Window
+from learners.rehearsal import Rehearsal, Window, sequence_items_max
 
 
 class Material:
@@ -57,7 +57,7 @@ class Material:
         if session != before:
             self._close(sequence, time_ms)
             sequence = []
-        self._open[shopper] = session, sequence + items
+        self._open[shopper] = session, (sequence + items)[-sequence_items_max:]
         if len(self._open) > self._shoppers_max:
             self._close(self._open.popitem(last=False)[1][1], time_ms)
 

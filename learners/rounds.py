@@ -33,6 +33,8 @@ from learners.judgement import Listed
 from learners.material import Material
 from learners.session_knn import SessionKnn
 
+leading_max: Final = 5_000
+"""Bad records before a partition's first event that count as seen; of more, the log has lost its beginning."""
 former_max: Final = 8
 """Newest former champions whose blobs are kept."""
 FRESH: Final = SessionKnn.name
@@ -61,7 +63,8 @@ class RoundSettings(Struct, frozen=True, kw_only=True):
 
 _STANDING: Final = ("champion", "candidate", "predecessor", "proposed")
 _PLAIN: Final = (
-    "round", "due", "_time_ms", "_round_at", "_round_ms", "_candidate_at", "_watched_until", "_announced",
+    "round", "due", "_time_ms", "_round_at", "_round_ms", "_candidate_at", "_gate_events", "_broken_at",
+    "_watched_until", "_announced",
 )  # fmt: skip
 
 
@@ -93,10 +96,13 @@ class Rounds:
         self._watch = Watch()
         self._gain = Gain(rules.gain_hits)
         self._positions: dict[int, int] = {}
+        self._firsts: dict[int, int] = {}
         self._time_ms = 0
         self._round_at = 0
         self._round_ms = 0
         self._candidate_at = 0
+        self._gate_events = rules.gate_events_max
+        self._broken_at = 0
         self._watched_until = 0
         self._announced = 0
         self._outbox: list[Outgoing] = []
@@ -114,8 +120,14 @@ class Rounds:
 
     @property
     def seen(self) -> int:
-        """How many records of `events` were seen: the bad ones, which come before a good one, too."""
-        return sum(self._positions.values())
+        """How many records of `events` were seen: the bad ones, which come before a good one, too, but not those that
+        the log lost before the first one."""
+        return sum(self._positions.values()) - sum(self._firsts.values())
+
+    @property
+    def broken(self) -> bool:
+        """Whether drift was noticed since the champion was trained: what answered before is then of no use."""
+        return self._broken_at > 0
 
     @property
     def comparing(self) -> bool:
@@ -124,6 +136,8 @@ class Rounds:
 
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Remember what the shopper did; notice when a round is due."""
+        if partition not in self._firsts:  # bad ones at the log's beginning count
+            self._firsts[partition] = offset if offset > leading_max else 0
         self._positions[partition] = offset + 1
         self._time_ms = event.time_ms
         self._round_ms = self._round_ms or event.time_ms
@@ -163,6 +177,8 @@ class Rounds:
         """Take up a drift alarm, a proposed model or an operator's rollback."""
         if topic == ALARMS:
             quiet = self.seen - self._round_at < self.settings.drift_events_min
+            if record.key != b"flood":
+                self._broken_at = self.seen
             if not quiet and not self.due and self.candidate is None and record.key != b"flood":
                 self.due = "drift"
             return
@@ -210,29 +226,35 @@ class Rounds:
             )  # fmt: skip
             return
         self._trial = Trial()
-        self._candidate_at = self.seen
+        # The judge says how long, not today's settings: folded anew under others, verdicts stay those that were given.
+        self._candidate_at, self._gate_events = self.seen, trained.gate_events or self.settings.gate_events_max
         self.candidate = self._announce(
             "candidate", name=name, blob=trained.blob, trigger=trained.trigger, lineage=trained.lineage,
-            due=self.seen + self.settings.gate_events_max,
+            due=self.seen + self._gate_events,
         )  # fmt: skip
         if self.champion:
             self._begin_watch(NOTHING)
 
     def _begin_watch(self, rival: str) -> None:
         self._watch.add(rival)
-        self._watched_until = self.seen + self.settings.gate_events_max
+        self._watched_until = self.seen + self._gate_events
 
     def _compare(self, compared: Compared) -> None:
         """Let candidate, champion and those who stand by face each other, event by event."""
         for row in range(len(compared.worths[NOTHING])):
             worths = {blob: values[row] for blob, values in compared.worths.items()}
-            self._count_lost({name: values[row] for name, values in compared.alone.items()})
+            alone = {name: values[row] for name, values in compared.alone.items()}
+            for one in (self.candidate, self.champion, self.predecessor):
+                if one:  # whoever was not asked, as whoever is lost, adds nothing to the blend and finds nothing alone
+                    worths.setdefault(one.blob, worths[NOTHING])
+                    alone.setdefault(one.blob, 0.0)
+            self._count_lost(alone)
             if self._trial and self.candidate:
                 rivals = {NOTHING: worths[NOTHING]}
                 if self.champion:
                     rivals[CHAMPION] = worths[self.champion.blob]
-                blob, fast = self.candidate.blob, {name: compared.alone[name][row] for name in self.browsing.members}
-                if verdict := self._trial.observe(worths[blob], compared.alone[blob][row], rivals, fast):
+                blob, fast = self.candidate.blob, {name: alone[name] for name in self.browsing.members}
+                if verdict := self._trial.observe(worths[blob], alone[blob], rivals, fast):
                     self._decide(verdict)
                     continue  # a promoted one is watched from the next event on
             if self._watch and self.champion:
@@ -269,6 +291,8 @@ class Rounds:
             parent=self.champion.version if self.champion else "", evidence=evidence, due=self._next_due(),
         )  # fmt: skip
         if kind == "promoted":
+            if self._broken_at <= self._candidate_at:
+                self._broken_at = 0
             self._watch.clear()
             self.predecessor, self.champion = self.champion, announcement
             self._gain.renew()
@@ -307,7 +331,7 @@ class Rounds:
 
     def emit(self) -> list[Outgoing]:
         """End an entry: close what has had its time, then return and forget the announcements since the last call."""
-        if self._trial and self.seen - self._candidate_at >= self.settings.gate_events_max:
+        if self._trial and self.seen - self._candidate_at >= self._gate_events:
             self._decide(self._trial.expire())
         if self._watch and self.seen >= self._watched_until:
             self.predecessor = None
@@ -320,7 +344,7 @@ class Rounds:
         return max(self._round_at + self.settings.round_events, self.seen + 1)
 
     def _pending_due(self) -> int:
-        return self._candidate_at + self.settings.gate_events_max if self.candidate else self._next_due()
+        return self._candidate_at + self._gate_events if self.candidate else self._next_due()
 
     def _announce(
         self,
@@ -348,8 +372,12 @@ class Rounds:
 
     def kept_blobs(self) -> set[str]:
         """Return the models that must stay: in use, in the gate, and the newest former champions."""
+        return self.standing_blobs() | set(self.former)
+
+    def standing_blobs(self) -> set[str]:
+        """Return the models that may be asked: the champion, who is in the gate, who stands by and who waits."""
         named = (self.champion, self.candidate, self.predecessor, self.proposed)
-        return {one.blob for one in named if one} | set(self.former)
+        return {one.blob for one in named if one}
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return what each bounded table holds, and its maximum."""
@@ -372,6 +400,7 @@ class Rounds:
             "watch": self._watch.state(),
             "gain": self._gain.state(),
             "positions": [list(pair) for pair in sorted(self._positions.items())],
+            "firsts": [list(pair) for pair in sorted(self._firsts.items())],
         }
 
     @classmethod
@@ -389,5 +418,5 @@ class Rounds:
         rounds._trial = Trial.from_state(state["trial"]) if state["trial"] else None
         rounds._watch = Watch.from_state(state["watch"])
         rounds._gain = Gain.from_state(state["gain"])
-        rounds._positions = dict(state["positions"])
+        rounds._positions, rounds._firsts = dict(state["positions"]), dict(state["firsts"])
         return rounds

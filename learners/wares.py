@@ -40,7 +40,8 @@ class Wares:
         self._prices = np.full(1024, np.nan, np.float32)
 
     def learn(self, slot: int, area: str, price: float | None) -> None:
-        """Take in what a line of an event says of an item: "" and None say nothing, and so does a price of 0."""
+        """Take in what a line of an event says of an item: "" and None say nothing, nor does a price of nearly 0."""
+        price = float(np.float32(price or 0.0))
         if not area and not price:
             return
         if slot >= len(self._areas):

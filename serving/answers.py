@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from headrace.blobs import Blobs
 from headrace.clock import wall_ms
-from headrace.errors import BlobCorrupt, BlobMissing
+from headrace.errors import BlobCorrupt, BlobMissing, StateUnreadable
 from headrace.follower import Follower
 from headrace.log import Log
 from headrace.metrics import ServingMetrics
@@ -24,6 +24,8 @@ from learners.shop import Shop
 
 SHARD: Final = "online"
 poll_s: Final = 0.05
+step_entries_max: Final = 1_000
+"""Entries folded in one go; fewer are all that there were."""
 tell_s: Final = 1.0
 
 
@@ -109,6 +111,7 @@ class Answers:
         self._lock, self._model_lock = PoliteLock(), threading.Lock()
         self._follower: Follower[Shop] | None = None
         self._loaded: _Loaded | None = None
+        self._gone = ""
         self._caught_up_at = 0.0
         self._told_at = 0.0
 
@@ -128,11 +131,11 @@ class Answers:
                 self._follower = follower
             while not stop.is_set():
                 before = time.monotonic()
-                count = follower.step(poll_s)
+                count = follower.step(poll_s, step_entries_max)
                 if count:
                     self._take_model(follower.fold)
                     self._metrics.freshness.observe(max(0.0, (wall_ms() - follower.newest_ms) / 1000))
-                else:
+                if count < step_entries_max:
                     self._caught_up_at = before
                 self._tell(follower)
         finally:
@@ -143,10 +146,14 @@ class Answers:
         champion = shop.champion
         if champion is None:
             self._loaded = None
+        elif champion.blob == self._gone:
+            return
         elif self._loaded is None or self._loaded.blob != champion.blob:
             try:
                 model = DeepModel.from_bytes(self._blobs.get(champion.blob), to_train=False)
-            except (BlobMissing, BlobCorrupt) as error:  # lost, or replaced: the journal will soon name the newer one
+            except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
+                # Lost, of another version, or replaced: then the journal will soon name the newer one.
+                self._loaded, self._gone = None, champion.blob
                 structlog.get_logger().warning("model is gone", error=str(error))
                 return
             shop.browsing.introduce(model)

@@ -37,6 +37,7 @@ def test_options_win_over_the_environment_over_the_file(tmp_path: Path, monkeypa
         ("HEADRACE_FINETUNE__DEVICE", "tpu", "device"),
         ("HEADRACE_ONLINE", "foo", "settings: wanted one variable for each.*online"),
         ("HEADRACE_HOST", "", "host"),
+        ("HEADRACE_FINETUNE__WIDTH", "25", "width.*multiple of 2"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(

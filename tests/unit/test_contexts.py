@@ -36,6 +36,18 @@ def test_a_named_session_lasts_as_long_as_its_name() -> None:
     assert contexts.context("ann", 9 * session_gap_ms, "s2").start == 2
 
 
+def test_who_names_no_session_means_the_visit_that_goes_on() -> None:
+    contexts = Contexts()
+    contexts.push("ann", 1, 0, "s1")
+    contexts.push("ann", 2, 10, "s2")
+    asked = contexts.context("ann", 20)
+    assert (list(asked.items), asked.start) == ([1, 2], 1)
+    contexts.push("ann", 3, 20)  # a purchase that the shop's server tells of
+    contexts.push("ann", 4, 30, "s2")
+    assert contexts.context("ann", 40, "s2").start == 1
+    assert contexts.context("ann", 31 + session_gap_ms).start == 4
+
+
 def test_each_session_has_a_number_of_its_own() -> None:
     contexts = Contexts()
     numbers = []

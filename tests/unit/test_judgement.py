@@ -9,9 +9,11 @@ from msgspec import structs
 from consumers.judge import ShopJudge, halvings_max, lag_min, share_max
 from headrace.blobs import Blobs
 from headrace.events import Data, Event, Item, at
+from headrace.log import RECORD_BYTES_MAX
 from learners import judgement
-from learners.judgement import Judgement, pool, rank_of, record_judgements_max
+from learners.judgement import Judgement, pool, rank_of, record_bytes_max
 from learners.shop import BLEND, Shop, ShopSettings
+from learners.traits import TRAITS
 
 
 def listed(*items: str) -> judgement.Listed:
@@ -23,7 +25,8 @@ def test_lists_survive_the_wire() -> None:
     one = Judgement(
         0, 5, 0, 7, 2, 0.5, "r1", "z", pooled.candidates, pooled.packed(), {"a": 3, "b": 1, "c": 0}, bytes(range(44))
     )
-    (again,) = judgement.decode(judgement.encode([one]))
+    (data,) = judgement.encode([one])
+    (again,) = judgement.decode(data)
     assert again == one
     assert again.target() == pooled.candidates.index("z")
     traits = again.described()
@@ -33,6 +36,22 @@ def test_lists_survive_the_wire() -> None:
     for name, scores in again.lists().items():
         found = sorted(zip(scores.slots.tolist(), scores.scores.tolist(), strict=True))
         assert found == sorted(zip(*(part.tolist() for part in pooled.lists[name]), strict=True))
+
+
+def test_no_record_is_larger_than_the_log_takes() -> None:
+    names = [f"{n:0128}" for n in range(250)]
+    lists = {name: listed(*names[50 * n : 50 * n + 50]) for n, name in enumerate("abcde")}
+    pooled = pool(lists)
+    made = [
+        Judgement(
+            0, n, 0, 7, 2, 0.5, "r1", names[n % 250], pooled.candidates, pooled.packed(), {}, bytes(250 * len(TRAITS))
+        )
+        for n in range(200)
+    ]
+    records = judgement.encode(made)
+    assert [one for data in records for one in judgement.decode(data)] == made
+    assert record_bytes_max / 2 < max(map(len, records)) <= record_bytes_max < RECORD_BYTES_MAX
+    assert len(judgement.encode(made[:1])) == 1
 
 
 def test_an_item_that_nobody_listed_has_no_target() -> None:
@@ -112,21 +131,27 @@ def test_what_is_picked_depends_on_the_event_alone(tmp_path: Path) -> None:
     assert picked(0, 0.5) == half != picked(1, 0.5)
 
 
-def test_judging_changes_nothing_in_the_fold_and_splits_long_records(tmp_path: Path) -> None:
+def test_judging_changes_nothing_in_the_fold_and_splits_long_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from headrace.state import digest
+
+    monkeypatch.setattr("learners.judgement.record_bytes_max", 10_000)
 
     shop, judge = Shop(ShopSettings(items_max=64, shoppers_max=10)), ShopJudge(Blobs(tmp_path), fixed=1.0)
     for n in range(30):
         shop.learn(view(n, f"i{n % 9}"), 0, n)
     shop.emit()
     before = digest(shop.state())
-    for n in range(30, 30 + record_judgements_max + 5):
+    for n in range(30, 235):
         judge.observe(shop, view(n, f"j{n % 9}"), 0, n)
     records = judge.judge(shop, 0)
     assert digest(shop.state()) == before
-    assert [len(judgement.decode(data)) for data in records] == [record_judgements_max, 5]
+    assert sum(len(judgement.decode(data)) for data in records) == 205
+    assert len(records) > 1
+    assert all(len(data) <= 10_000 for data in records)
     assert judge.judge(shop, 0) == []
-    assert judge.judged == record_judgements_max + 5
+    assert judge.judged == 205
     for data in records:
         shop.absorb(data)
     assert shop.ranking[BLEND].judged == judge.judged

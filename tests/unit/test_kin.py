@@ -36,6 +36,7 @@ def test_wares_keep_the_newest_word_and_forget() -> None:
     wares.learn(2_000, "hats", None)
     wares.learn(3, "", 12)
     wares.learn(5, "", 0)
+    wares.learn(5, "", 1e-60)  # 0 as a float32, of which there is no logarithm
     areas, prices = wares.of([3, 2_000, 5, -1, 9_999])
     assert (areas > 0).tolist() == [True, True, False, False, False]
     assert prices[0] == 12

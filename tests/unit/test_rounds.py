@@ -14,6 +14,7 @@ from headrace.events import Data, Event, Item, at
 from headrace.log import Outgoing, Record
 from headrace.metrics import FinetuneMetrics
 from headrace.state import decode, digest, encode
+from headrace.topics import ALARMS
 from learners import gain
 from learners.announcement import Announcement, announced
 from learners.browsing import KINDS
@@ -23,6 +24,7 @@ from learners.evidence import Compared, Trained
 from learners.evidence import decode as as_evidence
 from learners.evidence import encode as as_judgement
 from learners.finetune import train
+from learners.rehearsal import sequence_items_max
 from learners.rounds import Rounds, RoundSettings
 
 RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
@@ -406,6 +408,91 @@ def test_a_proposed_model_goes_through_the_gate_too() -> None:
     assert fold.due == ""
 
 
+@pytest.mark.parametrize("gate_events_max", [20, 50, 5_000])
+def test_folded_anew_under_another_setting_verdicts_are_those_that_were_given(gate_events_max: int) -> None:
+    """The journal is folded anew when a setting changes: what was decided then must be decided again."""
+    live, again = Rounds(RULES), Rounds(replace(RULES, gate_events_max=gate_events_max))
+
+    def both(step: Callable[[Rounds], None]) -> None:
+        for fold in (live, again):
+            step(fold)
+
+    def ended(fold: Rounds) -> None:
+        fold.emit()
+
+    def take(blob: str) -> None:
+        words = as_judgement(Trained(blob, live.due or "volume", [], [], {}, RULES.gate_events_max))
+        both(lambda fold: fold.absorb(words))
+
+    def compare(**worths: float) -> None:
+        standing = [one.blob for one in (live.candidate, live.champion, live.predecessor) if one]
+        scores = {NOTHING: 0.1, **{blob: worths.get(blob.partition("-")[2], 0.0) for blob in standing}}
+        alone = {**dict.fromkeys(KINDS, [0.2] * 60), **dict.fromkeys(standing, [0.6] * 60)}
+        words = as_judgement(Compared({name: [score] * 60 for name, score in scores.items()}, alone))
+        both(lambda fold: fold.absorb(words))
+
+    both(lambda fold: shop(fold, 100))
+    take("model-a")
+    both(lambda fold: shop(fold, 30))
+    compare(a=0.5)
+    both(lambda fold: shop(fold, 100))
+    take("model-b")
+    both(lambda fold: shop(fold, 30))
+    compare(a=0.4, b=0.8)
+    both(lambda fold: shop(fold, 60))
+    both(ended)
+    take("model-c")
+    both(lambda fold: shop(fold, 30))
+    compare(b=0.8, c=0.8)
+    both(lambda fold: shop(fold, 30))
+    both(ended)
+    assert live.champion is not None
+    assert again.champion is not None
+    assert (live.champion.blob, again.champion.blob) == ("model-b", "model-b")
+    assert (live.candidate, live.ends) == (again.candidate, again.ends)
+    assert live.ends == {"promoted": 2, "refused": 1, "failed": 0, "rolled_back": 0}
+
+
+def test_drift_is_remembered_until_a_model_that_was_trained_after_it_is_promoted() -> None:
+    fold = promoted()
+    shop(fold, 90)
+    assert (fold.due, fold.broken) == ("volume", False)
+    trained(fold, "model-bb")
+    shop(fold, 10)
+    fold.hear(ALARMS, alarm())  # with a candidate in the gate: no round is due, but this one's training did not see it
+    assert (fold.due, fold.broken) == ("", True)
+    decided(fold, 0.8, champion=0.3)
+    assert fold.champion is not None
+    assert (fold.champion.blob, fold.broken) == ("model-bb", True)
+    shop(fold, 100)
+    trained(fold, "model-cc")
+    shop(fold, 10)
+    again = Rounds.from_state(decode(encode(fold.state())))
+    assert again.broken
+    decided(fold, 0.8, champion=0.3)
+    assert (fold.champion.blob, fold.broken) == ("model-cc", False)
+
+
+def test_what_the_log_lost_before_the_first_event_was_not_seen() -> None:
+    fold = started()
+    for number, (partition, offset) in enumerate([(0, 5_000_000), (0, 5_000_001), (1, 7_000_000), (2, 3)]):
+        event = Event(f"e{number}", "test", "view_item", at(START_MS), Data([Item("i")]), "1.0", "ann", START_MS)
+        fold.learn(event, partition, offset)
+    assert fold.seen == 2 + 1 + 4, "bad ones at a log's beginning count"
+    assert fold.due == ""
+    assert Rounds.from_state(decode(encode(fold.state()))).seen == fold.seen
+
+
+def test_a_session_without_end_keeps_its_newest_items() -> None:
+    fold = Rounds(replace(RULES, holdout_share=0.0, round_events=10_000))
+    for number in range(1_000):
+        event = Event(
+            f"e{number}", "t", "view_item", at(START_MS), Data([Item(f"i{number % 7}")]), "1.0", "x", START_MS
+        )
+        fold.learn(event, 0, number)
+    assert [len(sequence) for sequence in fold.material.window()] == [sequence_items_max]
+
+
 def test_a_second_proposal_is_refused_while_one_waits() -> None:
     fold = promoted()
     for name in ("mine", "yours"):
@@ -493,7 +580,9 @@ def test_after_a_break_what_answered_before_takes_no_part(tmp_path: Path, trigge
     assert fold.champion
     champion = train(None, fold.material.window(), settings=DeepSettings(width=8), passes=1).model
     trainer._models[fold.champion.blob] = champion
-    fold.due = trigger
+    if trigger == "drift":
+        fold.hear(ALARMS, alarm())  # whatever it is that makes a round due now
+    fold.due = trigger if trigger != "drift" else "volume"
     (found,) = judged(trainer, fold)
     assert isinstance(found, Trained)
     made = DeepModel.from_bytes(Blobs(tmp_path).get(found.blob))

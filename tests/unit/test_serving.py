@@ -16,6 +16,7 @@ from consumers.online import MakeShop
 from headrace.blobs import Blobs
 from headrace.config import OnlineSettings, ServeSettings
 from headrace.events import Data, Event, Item, at, encode
+from headrace.follower import Follower
 from headrace.log import Log, Outgoing, open_log
 from headrace.loop import Loop, LoopSettings
 from headrace.metrics import ServingMetrics
@@ -213,6 +214,54 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     thread.join(20)
     assert not thread.is_alive()
     log.close()
+
+
+def test_a_model_that_cannot_be_had_is_done_without(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DeepModel(DeepSettings(width=16), 1)
+    model.grow(["a1", "b1"])
+    blobs = Blobs(tmp_path / "blobs")
+    good, lost = blobs.put("model", model.to_bytes()), f"model-{'0' * 64}"
+    log = open_log(f"sqlite:{tmp_path / 'log.db'}")
+    answers, fold = Answers(log, blobs, make=MAKE, metrics=ServingMetrics()), shop.loop.fold
+
+    def served(kind: Any, version: str, blob: str) -> str:
+        fold.champion = Announcement(id=version, kind=kind, round=1, at_events=0, time_ms=0, blob=blob, version=version)
+        answers._take_model(fold)
+        return answers._loaded.version if answers._loaded else ""
+
+    assert served("promoted", "r1", good) == "r1"
+    assert served("rolled_back", "r0", lost) == "", "not the one that was rolled back"
+    assert served("promoted", "r1", good) == "r1"
+    monkeypatch.setattr("learners.deep.FORMAT", 99)
+    answers._loaded = None
+    assert served("promoted", "r2", good) == "", "another version's format"
+    log.close()
+
+
+def test_whoever_gets_an_entry_at_each_step_is_not_behind(shop: Shop, tmp_path: Path) -> None:
+    log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
+    answers = Answers(log, Blobs(tmp_path / "blobs"), make=MAKE, metrics=ServingMetrics())
+    thread = threading.Thread(target=answers.follow, args=(stop,))
+    step = Follower.step
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Follower, "step", lambda *given: max(1, step(*given)))
+        thread.start()
+        until(lambda: answers.behind_s() < 5, "it thinks that it is behind")
+        stop.set()
+        thread.join(20)
+    log.close()
+
+
+def test_this_visit_is_known_though_who_asks_names_no_session(shop: Shop) -> None:
+    fold = shop.loop.fold
+    for n, (visit, item) in enumerate([("v1", "a"), ("v1", "b"), ("v2", "c"), ("v2", "d"), ("v2", "a")]):
+        data = Data([Item(item)], session_id=visit)
+        fold.learn(Event(f"n{n}", "t", "view_item", at(START_MS + n), data, "1.0", "ann", START_MS + n), 0, n)
+    context = fold.browsing.contexts.context("ann", START_MS + 9)
+    assert fold.browsing.prefix(context) == ["c", "d", "a"]
+    assert [item for item, _ in fold.recommend("ann", START_MS + 9, 5)] == ["b"], "the others were seen in this visit"
 
 
 def test_our_own_mistakes_end_it_and_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
