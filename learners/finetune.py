@@ -317,9 +317,10 @@ class _Catalogue:
     def __init__(self, model: DeepModel, pieces: list[list[int]], generator: torch.Generator) -> None:
         self.size, self.generator, self.device = len(model), generator, model.device
         self.full = self.size <= full_softmax_max
-        counts = torch.bincount(torch.tensor([row for piece in pieces for row in piece]), minlength=self.size)
-        expected = batch_tokens * counts / counts.sum() + negatives / self.size
-        # A row that is expected x times is there with a probability of about 1 - exp(-x).
+        batches = sum(len(piece) - 1 for piece in pieces) / batch_tokens
+        holding = torch.bincount(torch.tensor([row for piece in pieces for row in set(piece)]), minlength=self.size)
+        expected = holding / batches + negatives / self.size
+        # A row that is expected in x pieces and draws is there with a probability of about 1 - exp(-x).
         self.log_inclusion = torch.log(-torch.expm1(-expected)).to(self.device)
 
     def draw(self, batch: list[list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -337,8 +338,9 @@ class _Catalogue:
             rows = torch.arange(self.size, device=self.device)
             return rows, torch.zeros(self.size, device=self.device), sequences.to(self.device), places
         drawn = torch.randint(self.size, (negatives,), generator=self.generator)
-        rows, inverse = torch.unique(torch.cat([sequences.flatten(), drawn]), return_inverse=True)
-        sequences = inverse[: sequences.numel()].view(sequences.shape)
+        held = torch.tensor([row for piece in batch for row in piece])
+        rows = torch.unique(torch.cat([held, drawn]))
+        sequences = torch.searchsorted(rows, sequences)  # padding is any row: nobody looks at it
         rows = rows.to(self.device)
         return rows, -self.log_inclusion[rows], sequences.to(self.device), places
 

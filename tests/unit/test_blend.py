@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headrace.state import decode, digest, encode
-from learners.blend import Blend
+from learners.blend import Blend, _context, _say, _think, _weight_max
 from learners.learner import Scores, top
 from learners.traits import TRAITS
 
@@ -116,6 +116,78 @@ def test_a_member_that_goes_mad_in_time_is_no_longer_believed() -> None:
     for _ in range(1_000):
         judge(False)
     assert ranked(blend.predict(question, 2))[0] == 1
+
+
+def test_answers_come_from_the_average_of_the_weights_and_learning_from_the_newest() -> None:
+    blend = Blend(("a",))
+    lists = {"a": said({1: 1.0, 2: 0.5})}
+    for n in range(300):
+        blend.learn(lists, 1, 1 + n % 2)
+    state = blend.state()
+    answers = {
+        name: Blend.from_state({**state, to: state[name]}).predict(lists, 1).scores.tolist()
+        for name, to in (("average", "weights"), ("weights", "average"))
+    }
+    assert blend.predict(lists, 1).scores.tolist() == answers["average"] != answers["weights"]
+
+
+def test_the_gradient_is_that_of_the_cross_entropy() -> None:
+    blend, draw = Blend(("a", "b")), np.random.default_rng(6)
+    lists = {name: said({n: float(draw.random()) for n in draw.choice(9, 5, replace=False).tolist()}) for name in "ab"}
+    traits = draw.integers(0, 256, (9, len(TRAITS))).astype(np.uint8)
+    context = _context(3)
+    for _ in range(50):  # until the hidden layer has a say
+        blend.learn(lists, 3, 4, traits.__getitem__)
+    slots, inputs = blend._describe(lists, traits.__getitem__)
+    true = slots.tolist().index(int(lists["b"].slots[0]))
+
+    def loss() -> float:
+        return -math.log(_think(blend._layers, inputs, context).chances[true])
+
+    thought = _think(blend._layers, inputs, context)
+    assert 0 < np.count_nonzero(thought.hidden) < thought.hidden.size
+    gradient = blend._gradient(thought, thought.chances - (np.arange(len(slots)) == true), context)
+    places = draw.choice(len(gradient), 300, replace=False)
+    numeric = []
+    for place in places.tolist():
+        here = blend._flat[place]
+        blend._flat[place] = here + 1e-6
+        above = loss()
+        blend._flat[place] = here - 1e-6
+        numeric.append((above - loss()) / 2e-6)
+        blend._flat[place] = here
+    np.testing.assert_allclose(gradient[places], numeric, atol=1e-7)
+    assert np.abs(numeric).max() > 1e-3
+
+
+def test_what_is_said_of_candidates_agrees_with_its_definition() -> None:
+    draw = np.random.default_rng(7)
+    for _ in range(50):
+        members = [draw.choice([1.0, 0.5, 0.25, 1e-9], size).tolist() for size in draw.integers(1, 6, 3).tolist()]
+        expected = []
+        for scores in members:
+            peaks = [max(score / max(scores), 1e-4) for score in scores]
+            expected += [
+                (peak / sum(peaks), 1 - math.log(peak) / math.log(1e-4), 1 / sum(one >= peak for one in peaks), 1.0)
+                for peak in peaks
+            ]
+        found = _say(np.concatenate(members), np.array([len(scores) for scores in members]))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_stay_bounded_whatever_is_learned() -> None:
+    blend = Blend(("a",), learning_rate=10.0)
+    for _ in range(100):
+        blend.learn({"a": said({1: 1.0, 2: 1e-3})}, 1, 2)
+    assert np.abs(blend.state()["weights"]).max() == _weight_max
+    assert np.isfinite(blend.predict({"a": said({1: 1.0, 2: 1e-3})}, 1).scores).all()
+
+
+def test_how_often_lists_hold_the_item_is_forgotten_in_time() -> None:
+    blend = Blend(("a",), fading=0.9)
+    for item in [1] * 60 + [99] * 60:
+        blend.learn({"a": said({1: 1.0, 2: 0.5})}, 2, item)
+    assert blend.predict({"a": said({1: 1.0, 2: 0.5})}, 2).scores.sum() < 0.01
 
 
 def test_only_the_best_candidates_of_a_member_are_taken() -> None:

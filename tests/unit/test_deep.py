@@ -35,6 +35,15 @@ def test_an_answer_holds_the_most_probable_items_in_order() -> None:
     assert everything.sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_of_equally_probable_items_the_one_known_longer_comes_first() -> None:
+    model = fresh()
+    model.table[:] = model.table[0]
+    model.touched()
+    [(items, scores)] = model.predict([["item-3"]], n=len(words))
+    assert len(set(scores.tolist())) == 1
+    assert items == words
+
+
 def test_unknown_items_are_skipped_and_an_empty_prefix_has_no_answer() -> None:
     model = fresh()
     answers = model.predict([[], ["never-seen"], ["item-1", "never-seen"], ["item-1"]], n=5)

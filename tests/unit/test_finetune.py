@@ -167,6 +167,22 @@ def test_sampled_softmax_learns_as_well_as_the_full_one(monkeypatch: pytest.Monk
     assert mrr(sampled, truth) > 0.9 * mrr(full, truth) > 0.15
 
 
+def test_the_little_catalogue_stands_for_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row weighs one over its chance of being there, so that together they weigh as much as all of them."""
+    monkeypatch.setattr(finetune, "full_softmax_max", 0)
+    monkeypatch.setattr(finetune, "negatives", 300)
+    model = DeepModel(small, 1)
+    model.grow(f"i{n}" for n in range(2_000))
+    chance = np.random.default_rng(2)
+    pieces = (chance.zipf(1.3, (finetune.batch_tokens // 4 * 100, 5)) % 2_000).tolist()  # some often, most hardly ever
+    generator = torch.Generator().manual_seed(3)
+    catalogue = finetune._Catalogue(model, pieces, generator)
+    weights = [catalogue.draw(batch)[1].exp() for batch in finetune._batches(pieces, generator)]
+    assert len(weights) == 100
+    assert float(torch.stack([one.sum() for one in weights]).mean()) == pytest.approx(2_000, rel=0.01)
+    assert min(float(one.min()) for one in weights) >= 1 - 1e-6
+
+
 def test_nothing_to_learn_gives_the_parent_back() -> None:
     parent = train(None, language(50, 1), settings=small, seed=1, passes=1).model
     result = train(parent, [["lonely"], []], seed=2)

@@ -1,6 +1,7 @@
 """The gate: verdicts on known streams, retention, state."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -87,6 +88,16 @@ def test_a_score_outside_its_range_is_our_mistake() -> None:
     for pair in [(0.5, math.nan), (1.5, 0.5), (0.5, -0.1)]:
         with pytest.raises(AssertionError, match="outside"):
             Gate().observe(*pair)
+
+
+def test_each_verdict_waits_for_evidence_of_its_own() -> None:
+    gate = partial(Gate, alpha_better=1e-4, alpha_worse=1e-2)
+    better, worse = (run(gate(), [0.5] * 2000, [score] * 2000) for score in (0.75, 0.25))
+    assert better is not None
+    assert worse is not None
+    assert (better.reason, worse.reason) == ("better", "worse")
+    assert 1e4 <= better.evidence < 2e4
+    assert 1e2 <= worse.evidence < 2e2
 
 
 def test_a_verdict_does_not_overflow() -> None:

@@ -18,7 +18,7 @@ from headrace.errors import BlobCorrupt, BlobMissing, Fenced, Flooded, Misconfig
 from headrace.events import Data, Event, Item, at, encode
 from headrace.follower import Follower, freeze
 from headrace.log import Log, Outgoing, Partition, Record, Writer, open_log
-from headrace.loop import Loop, LoopSettings, Turn, chunk_records_max
+from headrace.loop import Loop, LoopSettings, Turn, chunk_records_max, silence_s_max
 from headrace.refold import refold
 from headrace.state import State, digest
 from headrace.testing import MemoryLog
@@ -227,17 +227,16 @@ def test_a_loop_without_events_says_at_once_that_it_is_there(opened: Log, blobs:
     assert (entry.number, entry.runs, entry.snapshot) == (0, [], None)
 
 
-def test_a_loop_that_has_nothing_to_say_says_so_now_and_then(
-    opened: Log, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_that_has_nothing_to_say_says_so_now_and_then(opened: Log, blobs: Blobs) -> None:
     append(opened, shopping(20))
     loop = start(opened, blobs)
     catch_up(opened, loop)
     before = len(entries_of(opened, "online"))
     loop.run(lambda: True)
     assert len(entries_of(opened, "online")) == before
-    monkeypatch.setattr("headrace.loop.silence_s_max", 0.0)
+    loop._committed_at -= silence_s_max
     loop.run(lambda: True)
+    loop.run(lambda: True)  # it has said so just now
     loop.close()
     entries = entries_of(opened, "online")
     assert (len(entries), entries[-1].runs, entries[-1].number) == (before + 1, [], entries[-2].number + 1)

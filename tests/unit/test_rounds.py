@@ -571,6 +571,16 @@ def test_a_champion_whose_blob_is_lost_is_followed_by_one_that_begins_anew(tmp_p
     assert fold.candidate
 
 
+def test_only_models_that_may_be_asked_stay_in_memory(tmp_path: Path) -> None:
+    fold = promoted()
+    trainer = Trainer(Blobs(tmp_path), FinetuneSettings(), FinetuneMetrics())
+    assert fold.champion
+    trainer._models = dict.fromkeys([fold.champion.blob, "model-refused", "model-former"])
+    fold.former.append("model-former")
+    judged(trainer, fold)
+    assert set(trainer._models) == {fold.champion.blob}
+
+
 @pytest.mark.parametrize("trigger", ["volume", "time", "gain", "drift"])
 def test_after_a_break_what_answered_before_takes_no_part(tmp_path: Path, trigger: str) -> None:
     settings = FinetuneSettings(first_passes=1, passes=1, width=8)
@@ -588,6 +598,14 @@ def test_after_a_break_what_answered_before_takes_no_part(tmp_path: Path, trigge
     made = DeepModel.from_bytes(Blobs(tmp_path).get(found.blob))
     assert len(made) >= len(champion)
     assert bool(made.ahead) == (trigger != "drift")
+
+
+def test_a_champion_that_was_not_asked_adds_nothing_and_takes_nothing() -> None:
+    fold = promoted()
+    alone = {name: [0.2] * 200 for name in KINDS}
+    fold.absorb(as_judgement(Compared({NOTHING: [0.9] * 200}, alone)))
+    assert said(fold) == []
+    assert fold.champion
 
 
 def test_shoppers_of_the_holdout_are_never_trained_on() -> None:
@@ -633,5 +651,9 @@ def test_state_survives_the_wire_and_continues(stage: str) -> None:
         shop(one, 30)
     assert said(again) == said(fold) != []
     assert digest(again.state()) == digest(fold.state())
-    third = Rounds.from_state(decode(encode(fold.state())))  # in the middle of a probation, or after one
+    third = Rounds.from_state(decode(encode(fold.state())))  # in the middle of a probation
+    for one in (fold, third):
+        shop(one, 10)
+        one.emit()
+    assert fold.predecessor or stage == "fresh"
     assert digest(third.state()) == digest(fold.state())

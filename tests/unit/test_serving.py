@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from consumers.online import MakeShop
 from headrace.blobs import Blobs
@@ -87,7 +88,7 @@ def client(shop: Shop, tmp_path: Path) -> Iterator[httpx.Client]:
     settings = ServeSettings(recommendations_max=10)
     server = threading.Thread(
         target=run, args=(log, Blobs(tmp_path / "blobs"), settings, ServingMetrics(), stop),
-        kwargs={"make": MAKE, "listener": listener},
+        kwargs={"make": MAKE, "listener": listener}, daemon=True,
     )  # fmt: skip
     server.start()
     with httpx.Client(base_url=address, timeout=10) as opened:
@@ -195,7 +196,7 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     shop.view(("ann", "a1"), ("ann", "b1"), ("ann", "a-before"))
     log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
     answers = Answers(log, blobs, make=MAKE, metrics=ServingMetrics())
-    thread = threading.Thread(target=answers.follow, args=(stop,))
+    thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
     thread.start()
 
     def guests() -> list[str]:
@@ -232,7 +233,9 @@ def test_a_model_that_cannot_be_had_is_done_without(
         return answers._loaded.version if answers._loaded else ""
 
     assert served("promoted", "r1", good) == "r1"
-    assert served("rolled_back", "r0", lost) == "", "not the one that was rolled back"
+    with capture_logs() as told:
+        assert served("rolled_back", "r0", lost) == served("rolled_back", "r0", lost) == "", "not the one before"
+    assert [one["event"] for one in told] == ["model is gone"], "looked for once"
     assert served("promoted", "r1", good) == "r1"
     monkeypatch.setattr("learners.deep.FORMAT", 99)
     answers._loaded = None
@@ -243,7 +246,7 @@ def test_a_model_that_cannot_be_had_is_done_without(
 def test_whoever_gets_an_entry_at_each_step_is_not_behind(shop: Shop, tmp_path: Path) -> None:
     log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
     answers = Answers(log, Blobs(tmp_path / "blobs"), make=MAKE, metrics=ServingMetrics())
-    thread = threading.Thread(target=answers.follow, args=(stop,))
+    thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
     step = Follower.step
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Follower, "step", lambda *given: max(1, step(*given)))

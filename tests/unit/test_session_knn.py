@@ -88,6 +88,15 @@ def test_the_index_is_swept_once_per_turn_of_the_ring() -> None:
     assert learner.bounds()["items"][0] <= 24
 
 
+def test_postings_are_counted_as_they_come_and_go() -> None:
+    learner = SessionKnn(sessions_max=16, session_items_max=3, candidates_max=2)
+    for n in range(100):
+        fill(learner, {n: [5, n % 7, 10 + n]})
+        assert learner.bounds()["postings"][0] == sum(map(len, learner._index.values()))
+    learner.forget([5, 6])
+    assert learner.bounds()["postings"][0] == sum(map(len, learner._index.values()))
+
+
 def test_a_forgotten_slot_is_in_no_answer_and_can_be_used_again() -> None:
     learner = SessionKnn(candidates_max=3)
     fill(learner, {n: [5, 6] for n in range(20)})

@@ -60,6 +60,23 @@ def test_what_was_refused_once_is_written_when_asked_again(tmp_path: Path, monke
     log.close()
 
 
+def test_a_full_disk_is_told_as_such_and_loses_nothing(tmp_path: Path) -> None:
+    log = SqliteLog(str(tmp_path / "log.db"))
+    log.create()
+    appender = log.appender()
+    for _ in range(9):
+        appender.append(Outgoing(EVENTS, b"ann", bytes(100_000), 0))
+    with appender._connection.use() as db:  # as small as it is, and no larger
+        db.execute("PRAGMA max_page_count=1")
+    with pytest.raises(LogUnavailable, match="disk is full"):
+        appender.flush()
+    with appender._connection.use() as db:
+        db.execute("PRAGMA max_page_count=100000")
+    appender.close()
+    assert log.end(PLACE) == 9
+    log.close()
+
+
 def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     for attempt in range(30):
         start = threading.Barrier(4)

@@ -106,11 +106,13 @@ def test_what_is_learned_shows_from_the_next_settling_on() -> None:
 
 def test_a_slot_that_is_used_again_knows_nothing_of_its_former_item() -> None:
     traits = taught((0, "shoes", 0), (1, "shoes", 0))
-    traits.learn(0, "shoes", 5)
-    traits.learn(1, "hats", 5)
+    assert of(traits, [0], [1], day_ms)[0, TRAITS.index("same_area")]
+    traits.learn(0, "hats", 5)
+    traits.learn(1, "shoes", 5)
     before = of(traits, [1], [2], day_ms).tolist()
     traits.forget([0, 70_000])
     assert of(traits, [0, 1], [2], day_ms).tolist() == [[0] * len(TRAITS), *before]
+    assert not of(traits, [0], [1], day_ms)[0, TRAITS.index("same_area")]
     traits.learn(0, "hats", day_ms)
     traits.settle()
     assert of(traits, [0], [1], day_ms)[0, TRAITS.index("age")] == 0

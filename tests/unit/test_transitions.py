@@ -66,6 +66,16 @@ def test_doubt_grows_as_counts_fade() -> None:
         assert top(learner.predict(after(2, 1, time_ms=20_000)), 1).slots.tolist() == [best]
 
 
+def test_doubt_is_as_large_as_what_is_counted_now() -> None:
+    learner = Transitions(half_life_ms=1_000, doubt=1)
+    learner.learn(after(9), 8)  # long before
+    learner.learn(after(1, time_ms=20_000), 5)
+    for _ in range(9):
+        learner.learn(after(2, time_ms=20_000), 6)
+    # Half of 1's say is left, and nine tenths of what 2 has one step back.
+    assert top(learner.predict(after(2, 1, time_ms=20_000)), 1).slots.tolist() == [6]
+
+
 def test_what_the_shopper_knows_from_earlier_sessions_weighs_more() -> None:
     learner = Transitions(familiar=2)
     for item in (5, 5, 5, 6, 6):
@@ -100,6 +110,19 @@ def test_a_half_life_lets_the_newer_follower_win() -> None:
         learner.learn(after(1, time_ms=0), item)
     learner.learn(after(1, time_ms=2_000), 3)
     assert top(learner.predict(after(1)), 1).slots.tolist() == [3]
+
+
+def test_counts_fade_alike_however_far_time_goes_on() -> None:
+    """Past a number of half-lives all counts are scaled anew."""
+    learner = Transitions(half_life_ms=1_000, doubt=1)
+    for time_ms, item in ((0, 2), (0, 2), (59_000, 3), (61_000, 4)):
+        learner.learn(after(1, time_ms=time_ms), item)
+    again = Transitions.from_state(learner.state())
+    for one in (learner, again):
+        one.learn(after(1, time_ms=62_000), 5)
+        slots, shares = one.predict(after(1, time_ms=62_000))
+        found = dict(zip(slots.tolist(), shares.tolist(), strict=True))
+        assert found == pytest.approx({2: 0, 3: 0.125 / 1.625, 4: 0.5 / 1.625, 5: 1 / 1.625}, rel=2e-3, abs=1e-12)
 
 
 def test_rare_old_followers_are_dropped_first() -> None:
