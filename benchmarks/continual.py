@@ -14,9 +14,9 @@ fast learners take about 5 minutes. `markov` is `transitions` with nothing but t
 `benchmarks.baselines`. These are no members of the blend, and are asked only about the periods named.
 
 A run can be stopped and started again: under `--work` each learner keeps its models, its state and its answers per
-period, in a folder named by a digest of data, seed, rate and the learners' code, so that changed code never meets old
-answers. Which sessions a `--sample` tests has a seed of its own, so that learners of any seed answer the same
-questions, and those that know no seed are run only once.
+period, in a folder named by a digest of data, seed, rate and all code that its answers follow from, so that changed
+code never meets old answers. Which sessions a `--sample` tests has a seed of its own, so that learners of any seed
+answer the same questions, and those that know no seed are run only once.
 """
 
 import argparse
@@ -33,38 +33,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import report
-from benchmarks.baselines import Ewc, Finetune, Joint
 from benchmarks.comparison import Figures, compared, mean, show
-from benchmarks.contestants import Answers, Contestant, Deep, Fast, Tuning, week_ms
+from benchmarks.contestants import Answers, Contestant, Tuning, week_ms
+from benchmarks.makers import BASELINES, DEEP, MAKERS
 from benchmarks.member import Member, folder_of
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
 from learners.blend import Blend, TellTraits
 from learners.learner import Context, rank
-from learners.popularity import Popularity
 from learners.prequential import ranking_scores, ranks_max
-from learners.revisits import Revisits
-from learners.session_knn import SessionKnn
 from learners.traits import Traits
-from learners.transitions import Transitions
 
 BLEND: Final = "blend"
-DEEP: Final = "deep"
-MAKERS: Final[Mapping[str, Callable[[Tuning], Contestant]]] = {
-    "popularity": lambda tuning: Fast(lambda: Popularity(half_life_ms=None)),
-    "transitions": lambda tuning: Fast(Transitions),
-    "session_knn": lambda tuning: Fast(SessionKnn),
-    "revisits": lambda tuning: Fast(Revisits),
-    DEEP: Deep,
-    "markov": lambda tuning: Fast(lambda: Transitions(reach=1, backwards=0.0)),
-    "vsknn": lambda tuning: Fast(lambda: SessionKnn(places=False)),
-    "finetune": Finetune,
-    "ewc": Ewc,
-    "joint": Joint,
-}
-"""How each is made; members in the order of the blend's. Popularity counts plainly, as papers do."""
-BASELINES: Final = ("markov", "vsknn", "finetune", "ewc", "joint")
-"""Who is no member of the blend."""
 LEARNERS: Final = (*MAKERS, BLEND)
 REPORTED: Final = ("popularity", "markov", "transitions", "session_knn", DEEP, BLEND)
 blend_judged_max: Final = 20_000
@@ -119,7 +99,13 @@ def teach(
 
 
 def figures(ranks: NDArray[np.int32]) -> Figures:
-    """Return Recall, MRR and NDCG at 10 and 20, as fractions, and the number of predictions."""
+    """Return Recall, MRR and NDCG at 10 and 20, as fractions, and the number of predictions.
+
+    Raises:
+        Misconfigured: there are no predictions, so that there is nothing to say.
+    """
+    if not len(ranks):
+        raise Misconfigured("wanted data that holds predictions to make, found no two items in a row to ask about")
     weights = np.bincount(np.where(ranks > ranks_max, 0, ranks), minlength=ranks_max + 1).astype(np.float64)
     return {**ranking_scores(weights), "predictions": len(ranks)}
 
@@ -140,9 +126,13 @@ def run(
 
     Args:
         learners: names of members, and "blend": it has all members, but the deep one only if that is named too.
-        tested: periods to report. Members answer all up to the last of them, for the blend learns from each.
+        tested: periods to report; those that hold no prediction to make are left out, but learned. Members answer all
+            up to the last of them, for the blend learns from each.
         work: folder for models, states and answers.
         tick: told each step, and the share done of it, from 0 when it begins.
+
+    Raises:
+        Misconfigured: none of these periods holds a prediction to make.
     """
     named = _members(learners, makers)
     members = [Member(name, folder_of(work, name, periods, tuning), partial(makers[name], tuning)) for name in named]
@@ -171,8 +161,10 @@ def run(
             teach(blend, lists, questions, describer, [tuning.seed, period])
             seconds[BLEND]["answer"] += answered - began
             seconds[BLEND]["learn"] += time.perf_counter() - answered
-        if period in tested:
+        if period in tested and questions:
             found[str(period)] = {name: figures(ranks[name]) for name in ranks if name in learners}
+    if not found:
+        raise Misconfigured(f"wanted periods that hold predictions to make, found none in any of {tested}")
     rounds = {member.name: member.rounds_for(tested) for member in members}
     for member in members:
         learn = sum(told["seconds"] for told in rounds[member.name].values())

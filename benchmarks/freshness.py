@@ -26,7 +26,8 @@ from rich.progress import Progress
 from benchmarks import report
 from benchmarks.basket import load as load_baskets
 from benchmarks.contestants import Answers
-from benchmarks.continual import BLEND, DEEP, figures
+from benchmarks.continual import BLEND, figures
+from benchmarks.makers import DEEP
 from benchmarks.periods import Periods, load
 from benchmarks.prequential import Slow, Step, Stretch, base_passes, blended, clicks, cost, fast, lines, slow
 from headrace.errors import Misconfigured

@@ -43,7 +43,8 @@ import numpy as np
 from benchmarks import report
 from benchmarks.basket import beside
 from benchmarks.contestants import live
-from benchmarks.continual import BLEND, DEEP, figures
+from benchmarks.continual import BLEND, figures
+from benchmarks.makers import DEEP
 from headrace.errors import Misconfigured
 from learners.blend import Blend, TellTraits
 from learners.judgement import listed
@@ -128,7 +129,7 @@ def load(path: Path) -> tuple[str, Histories]:
     if not path.is_file():
         raise Misconfigured(f"--data {path}: there is no such file")
     with path.open("rb") as raw, damage_told(path), unpacked(raw) as file:
-        lines = [line.split() for line in file.read().decode().splitlines()]
+        lines = [line.split() for line in file.read().decode(errors="replace").splitlines()]
     if not lines or min(map(len, lines)) < 2:
         raise Misconfigured(f"--data {path}: wanted lines `user item` or `user item item …`")
     histories: dict[str, list[str]] = {}

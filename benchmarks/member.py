@@ -1,41 +1,32 @@
 """One learner's way through the periods of the continual benchmark, kept in a folder."""
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
+from benchmarks import makers, sources
 from benchmarks.contestants import Answers, Contestant, Tuning, answered, training
 from benchmarks.periods import Periods, Question
 from headrace import state
-
-NEURAL: Final = ("deep", "finetune", "ewc", "joint")
-"""Whose answers follow from a seed and a rate; those of the others from the data alone."""
+from learners.judgement import listed
 
 Ask = Callable[[Sequence[Question], Periods, int], Iterator[Answers]]
 
 
 def folder_of(work: Path, name: str, periods: Periods, tuning: Tuning) -> Path:
     """Return a member's folder: its name and a digest of all that its models follow from, the code among it."""
-    root = Path(__file__).parent.parent
-    code = ["benchmarks/contestants", "benchmarks/periods", "learners/learner"]
-    told: list[Any] = [periods.digest]
-    if name in NEURAL:
-        code += ["learners/deep", "learners/finetune", "learners/rehearsal"]
-        code += [] if name == "deep" else ["benchmarks/baselines"]
+    told: list[Any] = [periods.digest, sources.digest(*makers.modules(name)), Path(makers.__file__).read_text()]
+    if name in makers.NEURAL:
         told += [training, tuning.seed, tuning.rate, *([tuning.strength] if name == "ewc" else [])]
-    else:
-        code += ["learners/decay", "learners/transitions" if name == "markov" else f"learners/{name}"]
-    texts = [(root / f"{module}.py").read_bytes() for module in code if (root / f"{module}.py").exists()]
-    told.append([hashlib.sha256(text).hexdigest() for text in texts])
-    return work / f"{name}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}"
+    return work / f"{name}-{sha256(json.dumps(told).encode()).hexdigest()[:16]}"
 
 
 def model_path(folder: Path, update: int) -> Path:
@@ -125,7 +116,8 @@ class Member:
 
 
 def _join(parts: Iterable[Answers]) -> Answers:
-    return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    none = Answers(np.empty(0, np.int32), np.empty((0, listed), np.int32), np.empty((0, listed), np.float32))
+    return Answers(*(np.concatenate(column) for column in zip(none, *parts, strict=True)))
 
 
 def write(path: Path, data: bytes) -> None:

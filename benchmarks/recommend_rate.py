@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.contestants import Fast, Tuning
-from benchmarks.continual import MAKERS, learned
+from benchmarks.continual import learned
+from benchmarks.makers import MAKERS
 from benchmarks.periods import load
 from learners.blend import Blend
 from learners.judgement import listed

@@ -31,7 +31,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import report
+from benchmarks import report, sources
 from benchmarks.comparison import SHOWN
 from benchmarks.contestants import Deep, Tuning, ranked
 from benchmarks.continual import figures
@@ -128,11 +128,8 @@ def over_seeds(seeds: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, A
 
 def folder_of(work: Path, trial: Trial, seed: int) -> Path:
     """Return the folder of one seed, made if it is not there: named by a digest of data, options and code."""
-    root = Path(__file__).parent.parent
-    code = [root / "benchmarks" / f"{name}.py" for name in ("baselines", "contestants", "exemplars", "rehearsers")]
-    code += [root / "learners" / f"{name}.py" for name in ("deep", "finetune", "rehearsal")]
     told = [trial.periods.digest, trial.last, trial.sample, trial.sample_seed, trial.sessions_max, seed]
-    told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
+    told.append(sources.digest("benchmarks.rehearsers", "learners.finetune"))
     folder = work / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -33,7 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import report
+from benchmarks import report, sources
 from benchmarks.continual import figures
 from benchmarks.periods import load
 from benchmarks.prequential import Slow, Step, Stretch, base_passes, clicks, cost, fast, slow
@@ -298,7 +298,8 @@ def main(arguments: Sequence[str] | None) -> None:
         base = Slow(seed=options.seed, sessions_max=None)
         base.begin(steps[:start], options.base, key)
         base.sessions_max = options.sessions
-        kept = Kept(options.out.with_suffix(".kept.json"), about)
+        code = sources.digest("benchmarks.triggers", "learners.finetune")
+        kept = Kept(options.out.with_suffix(".kept.json"), {**about, "code": code})
         result = run(base, stretch, settings, kept, lambda: bars.advance(task))
     result["needed"] = compared(result)
     result["options"] = about

@@ -300,8 +300,13 @@ def _context(context_length: int) -> int:
 
 def _sane(scores: Scores) -> bool:
     """Tell whether a member said anything that can be used."""
-    values = scores.scores
-    return 0 < len(values) == len(scores.slots) and bool(values.max() > 0) and bool(np.isfinite(values).all())
+    slots, values = scores
+    return (
+        0 < len(values) == len(slots)
+        and bool(slots.min() >= 0)
+        and bool(values.max() > 0)
+        and bool(np.isfinite(values).all())
+    )
 
 
 def _union(slots: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

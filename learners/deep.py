@@ -249,6 +249,7 @@ class DeepModel:
             sessions: Tensor = self.network(vectors)
         return sessions[torch.arange(len(sequences)), lengths - 1].float()
 
+    @torch.inference_mode()
     def check(self) -> list[str]:
         """Return what makes this model unfit to serve, one sentence each; an empty list if nothing does."""
         reasons = []
@@ -261,8 +262,14 @@ class DeepModel:
         ahead = {_AHEAD + name: tensors[name] + step for name, step in self.ahead.items() if name in tensors}
         checked = {**tensors, **ahead}  # what training goes on from, too
         reasons += [f"{name} holds NaN or infinity" for name, t in checked.items() if not bool(torch.isfinite(t).all())]
-        if not reasons and bool((self.table.abs().amax(dim=1) == 0).any()):
-            reasons.append("an item's vector is zero")
+        if not reasons:
+            # Finite weights may be too large or too small to compute with.
+            first = list(range(min(len(self.items), self.settings.context)))
+            lengths = self._units()[: len(self.items)].norm(dim=1)
+            if bool(((lengths - 1).abs() > 1e-3).any()):
+                reasons.append("an item's vector has no direction: it is zero, or beyond what float32 can square")
+            elif not bool(torch.isfinite(self._sessions([first])).all()):
+                reasons.append("a session's vector is not finite")
         return reasons
 
     def _tensors(self) -> dict[str, Tensor]:

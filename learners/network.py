@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+temperature_min = 0.03
+"""Lowest temperature: cosines over it differ by up to 67, a sum over two million items adds 15; e^88 is the most."""
+
 
 class DeepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What fixes the shape and the scale of a network; part of its artifact.
@@ -33,7 +36,8 @@ class DeepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         assert min(self.width, self.layers, self.heads, self.context) >= 1, "sizes must be positive"
         assert self.width % self.heads == 0, "width must be a multiple of heads"
         assert 0 <= self.dropout < 1, "dropout must be in [0, 1)"
-        assert self.temperature > 0, "temperature must be positive"
+        # Below, e to a difference of two scores may be more than the loss can hold (`learners.softmax`).
+        assert self.temperature >= temperature_min, f"temperature must be at least {temperature_min}"
 
 
 class Attention(nn.Module):

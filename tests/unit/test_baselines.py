@@ -14,7 +14,8 @@ import torch
 from benchmarks import retention
 from benchmarks.baselines import Ewc, Finetune, Joint, fisher
 from benchmarks.contestants import Contestant, Deep, Tuning, ranked
-from benchmarks.continual import MAKERS, run
+from benchmarks.continual import run
+from benchmarks.makers import MAKERS
 from benchmarks.member import folder_of, model_path
 from benchmarks.periods import Periods
 from headrace import state

@@ -112,6 +112,13 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         load(tmp_path / "none.csv")
 
 
+def test_a_file_without_anything_to_predict_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "retail.csv"
+    path.write_text("InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n")
+    with pytest.raises(Misconfigured, match="predictions to make"):
+        run(load(path), ["popularity"])
+
+
 def test_figures_are_finite_for_every_learner() -> None:
     result = run(STREAM, basket.LEARNERS)
     for found in result["whole"].values():

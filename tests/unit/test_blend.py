@@ -65,6 +65,7 @@ MAD = {
     "negative": said({1: -1.0, 2: -5.0}),
     "zero": said({1: 0.0, 2: 0.0}),
     "nothing": said({}),
+    "no slot": said({-1: 1.0, 2: 0.5}),
     "lengths differ": Scores(np.array([1, 2], np.int32), np.array([1.0], np.float32)),
 }
 

@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks import continual
 from benchmarks.contestants import Answers, Contestant, Deep, Fast, Round, Tuning
-from benchmarks.continual import MAKERS, run
+from benchmarks.continual import run
+from benchmarks.makers import MAKERS
 from benchmarks.periods import Periods, Question, load
 from headrace.errors import Misconfigured
 from learners.learner import Context
@@ -117,6 +118,17 @@ def test_a_period_decides_nothing_about_earlier_answers(tmp_path: Path) -> None:
     for period in ("1", "2"):
         assert honest["periods"][period] == changed["periods"][period]
     assert honest["periods"]["3"] != changed["periods"]["3"]
+
+
+def test_a_period_without_predictions_is_learned_and_left_out(tmp_path: Path) -> None:
+    """A day on which the shop was closed, and one on which each shopper clicked once."""
+    texts = shop(1)
+    texts[1:1] = ["", "s1 i1\ns2 i2\n"]
+    result = run(Periods(texts), ["transitions", "blend"], [1, 2, 3, 4], tmp_path, makers=FAST)
+    assert result["periods"].keys() == {"3", "4"}
+    assert result["mean"]["blend"]["recall@20"] == np.mean(
+        [of["blend"]["recall@20"] for of in result["periods"].values()]
+    )
 
 
 def test_the_blend_learns_from_earlier_periods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +246,7 @@ def test_the_command_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFi
         ({}, [], "period_0.txt"),
         ({0: "s a\n", 2: "s a\n"}, [], "without a gap"),
         ({0: "s a\n", 1: "s\n"}, [], "line 1"),
+        ({0: "s a\n", 1: "s a\n"}, ["--learners", "popularity"], r"predictions to make, found none in any of \[1\]"),
         ({0: "s a\n", 1: "s a\n"}, ["--periods", "1-9"], "--periods"),
         ({0: "s a\n", 1: "s a\n"}, ["--periods", "x"], "--periods"),
         ({0: "s a\n", 1: "s a\n"}, ["--learners", "oracle"], "--learners"),

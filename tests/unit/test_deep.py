@@ -149,7 +149,9 @@ def test_bytes_that_are_no_model_are_refused(damage: Callable[[bytes], bytes]) -
         DeepModel.from_bytes(damage(fresh().to_bytes()))
 
 
-@pytest.mark.parametrize(("part", "value"), [("heads", 0), ("width", -4), ("width", 10**13), ("seed", 2**70)])
+@pytest.mark.parametrize(
+    ("part", "value"), [("heads", 0), ("width", -4), ("width", 10**13), ("seed", 2**70), ("temperature", 0.02)]
+)
 def test_a_header_that_asks_for_what_cannot_be_is_refused(part: str, value: int) -> None:
     data = fresh().to_bytes()
     size = int.from_bytes(data[:8], "little")
@@ -189,7 +191,15 @@ def test_check_names_what_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.check() == ["items holds NaN or infinity"]
     model = fresh()
     model.table[3] = 0
-    assert model.check() == ["an item's vector is zero"]
+    (reason,) = model.check()
+    assert "has no direction: it is zero" in reason
+    model = fresh()
+    model.table[3] = 1e38  # a length whose square is beyond float32
+    assert model.check() == [reason]
+    model = fresh()
+    with torch.no_grad():
+        model.network.pool.project.weight.fill_(1e38)
+    assert model.check() == ["a session's vector is not finite"]
     model = fresh()
     with torch.no_grad():
         model.network.pool.recency[0, 0] = math.inf

@@ -132,6 +132,7 @@ def test_reads_both_cuts(tmp_path: Path) -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("1\n")
-    for name in ("one.txt", "none.txt"):
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00\n")
+    for name in ("one.txt", "none.txt", "bytes.txt"):
         with pytest.raises(Misconfigured, match="--data"):
             load(tmp_path / name)

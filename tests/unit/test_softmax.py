@@ -1,11 +1,14 @@
 """The chunked loss beside torch's own cross-entropy, in float32 and with rounded products."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from learners import softmax
+from learners.network import temperature_min
 from learners.softmax import softmax_loss
 
 
@@ -32,6 +35,14 @@ def test_the_chunked_loss_is_cross_entropy(chunk: int, monkeypatch: pytest.Monke
     found = softmax_loss(sessions, units, correction, targets, 0.5)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(torch.autograd.grad(found, [sessions, units]), wanted_gradients)
+
+
+def test_at_the_lowest_temperature_the_worst_scores_stay_finite() -> None:
+    """All rows but the true one lie where the session is, that one opposite; a sample stands for two million items."""
+    sessions, units = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]] + [[1.0, 0.0]] * 999)
+    correction = torch.full((1000,), math.log(2_000_000 / 999))
+    loss = softmax_loss(sessions, units, correction, torch.tensor([0]), temperature_min)
+    assert loss.item() == pytest.approx(2 / temperature_min + math.log(2_000_000), rel=1e-3)
 
 
 @pytest.mark.parametrize("chunk", [500, 1 << 20])
