@@ -150,11 +150,19 @@ class Rounds:
             context = browsing.contexts.context(event.shopper, event.time_ms, event.data.session_id)
             material.follow(event.shopper, context.session, browsing.ids(context.items[-count:]), event.time_ms)
         if not self.due and self.candidate is None and material:
-            rules = self.settings
-            if self.seen - self._round_at >= rules.round_events:
-                self.due = "volume" if self.round else "start"
-            elif rules.round_ms is not None and event.time_ms - self._round_ms >= rules.round_ms:
-                self.due = "time"
+            self.due = self._trigger()
+
+    def _trigger(self) -> str:
+        """Return what asks for a round now, "" if nothing does.
+
+        Drift that was noticed too soon after a round, or while a candidate was in the gate, asks as soon as it may.
+        """
+        rules, events = self.settings, self.seen - self._round_at
+        if events >= rules.round_events:
+            return "volume" if self.round else "start"
+        if rules.round_ms is not None and self._time_ms - self._round_ms >= rules.round_ms:
+            return "time"
+        return "drift" if self._broken_at > self._round_at and events >= rules.drift_events_min else ""
 
     def observe(self, event: Event) -> tuple[Question, dict[str, Listed]] | None:
         """Return one step of an event as a question, and the fast learners' lists for it.
@@ -176,11 +184,8 @@ class Rounds:
     def hear(self, topic: str, record: Record) -> None:
         """Take up a drift alarm, a proposed model or an operator's rollback."""
         if topic == ALARMS:
-            quiet = self.seen - self._round_at < self.settings.drift_events_min
             if record.key != b"flood":
                 self._broken_at = self.seen
-            if not quiet and not self.due and self.candidate is None and record.key != b"flood":
-                self.due = "drift"
             return
         announcement = announced(record)
         if announcement is None or announcement.id.startswith("finetune/"):
@@ -306,7 +311,6 @@ class Rounds:
         assert self.champion is not None
         back = self.predecessor if rival == PREDECESSOR else None
         reason = "its successor did worse live" if back else f"the blend does better without {self.champion.version}"
-        self._remember(self.champion)
         self._return_to(
             self._announce(
                 "rolled_back", name=back.version if back else "", blob=back.blob if back else "",
@@ -321,6 +325,8 @@ class Rounds:
 
     def _return_to(self, announcement: Announcement) -> None:
         """Take what was rolled back to as champion; nobody stands by until the next candidate comes."""
+        if self.champion:
+            self._remember(self.champion)
         self.champion = announcement if announcement.blob else None
         self.predecessor = None
         self._watch.clear()

@@ -138,13 +138,41 @@ def alarm(key: bytes = b"price") -> Record:
 
 
 @pytest.mark.parametrize(
-    ("seen", "key", "due"), [(39, b"price", ""), (40, b"price", "drift"), (60, b"price", "drift"), (60, b"flood", "")]
+    ("seen", "key", "due"), [(38, b"price", ""), (39, b"price", "drift"), (60, b"price", "drift"), (60, b"flood", "")]
 )
 def test_a_round_is_due_by_drift_but_not_right_after_another(seen: int, key: bytes, due: str) -> None:
     fold = started()
     shop(fold, seen)
     fold.hear("alarms", alarm(key))
+    shop(fold, 1)
     assert fold.due == due
+
+
+def test_drift_that_is_noticed_right_after_a_round_asks_for_one_as_soon_as_it_may() -> None:
+    fold = promoted()  # trained at event 100
+    fold.hear("alarms", alarm())
+    shop(fold, 29)
+    assert fold.due == ""
+    shop(fold, 1)
+    assert fold.due == "drift"
+    trained(fold, "model-bb")
+    decided(fold, 0.1, champion=0.5)
+    assert fold.broken
+    shop(fold, 60)
+    assert fold.due == ""  # that round saw it
+
+
+def test_drift_that_is_noticed_while_a_candidate_is_in_the_gate_asks_for_a_round_after_its_verdict() -> None:
+    fold = promoted()
+    shop(fold, 90)
+    trained(fold, "model-bb")
+    shop(fold, 10)
+    fold.hear("alarms", alarm())
+    shop(fold, 35)
+    assert fold.due == ""
+    decided(fold, 0.1, champion=0.5)
+    shop(fold, 1)
+    assert fold.due == "drift"
 
 
 def behind(fold: Rounds, count: int, champion: float = 0.0, fresh: float = 0.5) -> None:
@@ -536,6 +564,7 @@ def test_an_operator_may_roll_back() -> None:
     fold.hear("models", as_record(word.record()))
     assert fold.champion == word
     assert fold.predecessor is None
+    assert fold.kept_blobs() == {"model-aaaaaaaa11", "model-bb"}  # the one that he left may be wanted back
 
 
 def judged(trainer: Trainer, fold: Rounds) -> list[Trained | Compared]:
