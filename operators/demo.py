@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from headrace import broker
 from headrace.errors import Misconfigured
 from headrace.log import Log, open_log
+from headrace.topics import EVENTS, partitions_of
 from operators.child import Child, Scraped, total
 from operators.facts import Facts, Sample
 from operators.report import table, write_report
@@ -72,6 +74,7 @@ class Demo:
             common = ["--log", url]
             state = ["--blobs", str(self.folder / "blobs"), "--metrics-port", "0"]
             rounds = DATA_ROUNDS if self._data else SIMULATED_ROUNDS
+            self._console.print("running, as you would by hand:")
             readers = [
                 self._start(stack, "online", ["online", *common, *state]),
                 self._start(stack, "finetune", ["finetune", *common, *state, *rounds]),
@@ -88,7 +91,7 @@ class Demo:
             stack.callback(log.close)
             self._show(log, readers, seconds, share)
             if self._keep:
-                self._stay(readers, url)
+                self._stay(readers, url, _last_shopper(log))
 
     @contextmanager
     def _log_url(self) -> Iterator[str]:
@@ -116,7 +119,7 @@ class Demo:
         share, published, ended_at = None, 0.0, 0.0
         deadline = time.monotonic() + self._minutes * 60 if self._data else float("inf")
         texts = TextColumn("{task.description}"), TextColumn("{task.fields[said]}")
-        columns = texts[0], BarColumn(16), texts[1], TimeElapsedColumn()
+        columns = texts[0], BarColumn(8), texts[1], TimeElapsedColumn()
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("events", total=1.0, said="")
             self._console.print("--pace rounds: the producer waits whenever the fine-tuner owes a verdict")
@@ -158,8 +161,8 @@ class Demo:
                 serving_freshness=_buckets(serve, "headrace_freshness_seconds_bucket"),
             )
         )
-        said = f"{learned:,.0f} learned, rounds {promoted:.0f} up {refused:.0f} down"
-        return lag, said + (f", recall@20 {recall:.3f}" if recall else "")
+        said = f"{learned:,.0f} learned, {promoted:.0f} promoted, {refused:.0f} refused"
+        return lag, said + (f", recall@20 now {recall:.0%}" if recall else "")
 
     def _show(self, log: Log, readers: list[Child], seconds: float, share: float | None) -> None:
         facts = Facts.read(log)
@@ -179,10 +182,10 @@ class Demo:
         write_report(facts, path, samples=self._samples)
         self._console.print(f"report: {path.resolve()}", soft_wrap=True)
 
-    def _stay(self, readers: list[Child], url: str) -> None:
+    def _stay(self, readers: list[Child], url: str, shopper: str) -> None:
         online, finetune, serve = readers
         for text in (
-            f"recommendations: {serve.address}/v1/recommendations/SHOPPER?n=10",
+            f"recommendations: {serve.address}/v1/recommendations/{quote(shopper, safe='')}?n=10",
             f"health: {serve.address}/health/ready",
             f"metrics: {online.address}/metrics {finetune.address}/metrics {serve.address}/metrics",
             f"status: headrace status --log {url}",
@@ -196,6 +199,12 @@ class Demo:
                 time.sleep(1)
         except KeyboardInterrupt:
             self._console.print("ending")
+
+
+def _last_shopper(log: Log) -> str:
+    """Return one of the shoppers who came last."""
+    last = [record for place in partitions_of(EVENTS) if (record := log.last(place)) and record.key]
+    return (max(last, key=lambda record: record.time_ms).key or b"").decode(errors="replace") if last else "SHOPPER"
 
 
 def _buckets(scraped: Scraped, name: str) -> dict[float, float]:

@@ -220,9 +220,9 @@ class Facts(Struct, kw_only=True):
         return self.scores[-1] if self.scores else None
 
     def outcomes(self) -> dict[str, int]:
-        """Return how many rounds ended how."""
-        counts = Counter(one.verdict.kind for one in self.rounds if one.verdict)
-        return {kind: counts.get(kind, 0) for kind in ("promoted", "refused", "failed")} | {
+        """Return how many rounds ended how, have not ended yet, and how many promoted models were rolled back."""
+        counts = Counter(one.verdict.kind if one.verdict else "undecided" for one in self.rounds)
+        return {kind: counts.get(kind, 0) for kind in ("promoted", "refused", "failed", "undecided")} | {
             "rolled_back": len(self.rollbacks)
         }
 

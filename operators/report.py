@@ -91,6 +91,8 @@ def table(facts: Facts, *, events_per_s: float | None = None) -> Table:
     whole.add_row(
         "rounds: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in facts.outcomes().items())
     )
+    for one in facts.rollbacks:
+        whole.add_row(f"rolled back to {one.version or 'no model'} at event {one.at_events:,}: {one.reason}")
     if facts.dead_letters:
         whole.add_row("dead letters: " + ", ".join(f"{n:,} {reason}" for reason, n in facts.dead_letters.items()))
     for lack in facts.lacks:

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from headrace.config import FILE, settings
+from headrace.config import FILE, reference, settings
 from headrace.errors import Misconfigured
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_the_document_is_what_the_settings_say() -> None:
+    document = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert document.read_text(encoding="utf-8") == reference(), "run: python -m headrace.config > docs/settings.md"
+    assert "None" not in reference()  # each setting says what it is
 
 
 def test_defaults_listen_on_loopback_alone() -> None:

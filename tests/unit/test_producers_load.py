@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,10 @@ def test_the_published_files(log: MemoryLog, name: str, events: int) -> None:
     limit = 30_000
     assert load(log, Path(folder) / name, limit=limit).published == min(limit, events)
     assert len(published(log)) == min(limit, events)
+
+
+def test_the_line_of_the_documentation_is_an_event(log: MemoryLog, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "publishing.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
+    load(log, write_jsonl(tmp_path / "events.jsonl", [line.encode()]))
+    assert [(event.shopper, event.type) for event in published(log)] == [("shopper-1", "purchase")]

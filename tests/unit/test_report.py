@@ -98,7 +98,7 @@ def test_facts_are_what_the_topics_hold(facts: Facts) -> None:
     assert [change.kind for change in facts.changes][:2] == ["abrupt", "gradual"]
     assert all(0 < change.begin <= change.end <= change.until for change in facts.changes)
     assert facts.dead_letters == {"not_json": 3}
-    assert facts.outcomes() == {"promoted": 1, "refused": 1, "failed": 1, "rolled_back": 0}
+    assert facts.outcomes() == {"promoted": 1, "refused": 1, "failed": 1, "undecided": 1, "rolled_back": 0}
     assert facts.scenario is not None
     assert facts.scenario["events"] == 4_000
     assert facts.lacks == []
@@ -145,9 +145,13 @@ def test_the_table(facts: Facts) -> None:
     assert "4,000 of 4,000 events scored, 5,000 a second" in text
     for name in ("popularity", "transitions", "session-knn", "deep", "blend"):
         assert re.search(rf"^{name} +[\d,]+ ", text, re.MULTILINE), name
-    assert "rounds: 1 promoted, 1 refused, 1 failed, 0 rolled back" in text
+    assert "rounds: 1 promoted, 1 refused, 1 failed, 1 undecided, 0 rolled back" in text
     assert "dead letters: 3 not_json" in text
     assert re.search(r"abrupt +[\d,]+ +(missed|[\d,]+ events)", text)
+    back = [said("rolled_back", 1, version="", at_events=3_000, reason="worse than none")]
+    text = shown(table(msgspec.structs.replace(facts, rollbacks=back)))
+    assert "1 rolled back" in text
+    assert "rolled back to no model at event 3,000: worse than none" in text
 
 
 SAMPLES = [Sample(float(t), 500.0 * t, 100.0 - t, {1.0: 5.0 * t, float("inf"): 5.0 * t}, {}) for t in range(1, 20)]
