@@ -76,7 +76,7 @@ class Browsing:
         found = steps(event, self.ids(context.items[context.start :]))
         lines = {line.item_id: line for line in event.data.items}
         for item in found:
-            if gone := self.catalogue.evict():
+            if gone := self.catalogue.evict(item):
                 self.contexts.forget(gone)
                 for member in self.members.values():
                     member.forget(gone)

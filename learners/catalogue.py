@@ -42,9 +42,9 @@ class Catalogue:
         """Return the item at a slot in use."""
         return self._items[slot]
 
-    def evict(self) -> list[int]:
-        """Make room if the catalogue is full; return the slots that must be forgotten."""
-        if len(self._slots) < self.items_max:
+    def evict(self, item: str) -> list[int]:
+        """Make room for an item if it is new and the catalogue full; return the slots that must be forgotten."""
+        if item in self._slots or len(self._slots) < self.items_max:
             return []
         oldest = [item for item, _ in zip(self._slots, range(max(1, self.items_max // 16)), strict=False)]
         gone = [self._slots.pop(item) for item in oldest]

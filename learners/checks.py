@@ -104,7 +104,7 @@ def _clicks(count: int) -> list[Any]:
     while len(steps) < count:
         # Half of the items are new ones, the others come back.
         name = f"item-{len(steps) if draw.random() < 0.5 else draw.integers(0, 20)}"
-        gone = catalogue.evict()
+        gone = catalogue.evict(name)
         if gone:
             steps.append(_Forget(gone))
             start -= sum(slot in gone for slot in trail[:start])

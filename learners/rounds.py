@@ -139,7 +139,7 @@ class Rounds:
         if partition not in self._firsts:  # bad ones at the log's beginning count
             self._firsts[partition] = offset if offset > leading_max else 0
         self._positions[partition] = offset + 1
-        self._time_ms = event.time_ms
+        self._time_ms = max(self._time_ms, event.time_ms)
         self._round_ms = self._round_ms or event.time_ms
         material, browsing = self.material, self.browsing
         out = material.held_out(event.shopper)

@@ -83,7 +83,7 @@ class Shop:
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Learn from one event."""
         self.events += 1
-        self.time_ms = event.time_ms
+        self.time_ms = max(self.time_ms, event.time_ms)  # a late event does not set the shop's clock back
         if event.type in VIEWS:
             line = event.data.items[0]
             unseen = self.browsing.catalogue.slot(line.item_id) is None

@@ -147,7 +147,7 @@ class Answers:
         if champion is None:
             self._loaded = None
         elif champion.blob == self._gone:
-            return
+            self._loaded = None  # not the one that may have come between
         elif self._loaded is None or self._loaded.blob != champion.blob:
             try:
                 model = DeepModel.from_bytes(self._blobs.get(champion.blob), to_train=False)

@@ -133,6 +133,19 @@ def test_a_round_is_due_by_event_time() -> None:
     assert fold.due == "time"
 
 
+def test_a_late_event_does_not_set_the_clock_of_rounds_back() -> None:
+    fold = Rounds(RoundSettings(round_events=10_000, round_ms=50_000))
+    shop(fold, 60)
+    late_ms = START_MS - 300 * 86_400_000
+    late = Event("late", "test", "view_item", at(late_ms), Data([Item("item-1")]), "1.0", "late", late_ms)
+    fold.learn(late, 0, fold.seen)
+    trained(fold, reasons=("unfit",))
+    shop(fold, 20)
+    assert fold.due == "", "the next round is due 50 s after the newest event of the last one"
+    shop(fold, 40)
+    assert fold.due == "time"
+
+
 def alarm(key: bytes = b"price") -> Record:
     return Record(0, 0, 0, key, b"{}")
 

@@ -237,6 +237,8 @@ def test_a_model_that_cannot_be_had_is_done_without(
         assert served("rolled_back", "r0", lost) == served("rolled_back", "r0", lost) == "", "not the one before"
     assert [one["event"] for one in told] == ["model is gone"], "looked for once"
     assert served("promoted", "r1", good) == "r1"
+    assert served("rolled_back", "r0", lost) == "", "not the one that came between"
+    assert served("promoted", "r1", good) == "r1"
     monkeypatch.setattr("learners.deep.FORMAT", 99)
     answers._loaded = None
     assert served("promoted", "r2", good) == "", "another version's format"

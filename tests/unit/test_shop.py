@@ -54,6 +54,25 @@ def test_a_shopper_never_seen_gets_popular_items() -> None:
     assert len({item for item, _ in found}) == 5
 
 
+def test_a_late_event_of_somebody_changes_nobody_elses_answer() -> None:
+    shop = Shop(SMALL)
+    walk(shop, 200)
+    now, before = shop.time_ms, shop.recommend("s1", shop.time_ms, 5)
+    late = event(0, "late", "i3", "login")
+    late.time_ms = START_MS - 300 * 86_400_000
+    shop.learn(late, 0, 200)
+    assert shop.time_ms == now
+    assert shop.recommend("s1", shop.time_ms, 5) == before
+
+
+def test_items_that_are_known_send_nobody_away() -> None:
+    browsing = Browsing(items_max=16, shoppers_max=20)
+    for number in range(320):
+        browsing.learn(event(number, f"s{number // 3}", f"i{number % 16}"))
+    assert browsing.catalogue.admitted == 16
+    assert browsing.catalogue.bounds()["items"] == (16, 16)
+
+
 def test_an_empty_shop_recommends_nothing() -> None:
     assert Shop(SMALL).recommend("nobody", 0, 5) == []
 
