@@ -102,15 +102,12 @@ class Shop:
         self.gains: dict[str, dict[str, list[float]]] = {name: {group: [] for group in GROUPS} for name in contestants}
         self.seconds = dict.fromkeys(contestants, 0.0)
         self._met: Counter[str] = Counter()
-        self._time_ms = 0
 
     def learn(self, events: Sequence[Event]) -> None:
         """Let the catalogue and the sessions grow."""
         for event in events:
-            self._time_ms = event.time_ms
-            if count := self.browsing.learn(event):
+            if items := self.browsing.learn(event):
                 context = self.browsing.contexts.context(event.shopper, event.time_ms, event.data.session_id)
-                items = self.browsing.ids(context.items[-count:])
                 self._met.update(items)
                 self.material.follow(event.shopper, context.session, items, event.time_ms)
 
@@ -126,7 +123,7 @@ class Shop:
                 self.models.get(name), window, rehearsal=rehearsal, settings=DeepSettings(width=live.width),
                 seed=self.seed + number, passes=passes, learning_rate=live.learning_rate, describe=describe,
             ).model  # fmt: skip
-        self.material.turn(self._time_ms)
+        self.material.turn()
 
     def ask(self, events: Sequence[Event]) -> None:
         """Ask about events, some at a time; tell the models of new items after they answered."""

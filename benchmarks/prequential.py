@@ -231,7 +231,6 @@ class Slow:
         self.model: DeepModel | None = None
         self.updates = self.tokens = 0
         self.seconds = 0.0
-        self._time_ms = 0
         self._material = Material(
             seed=seed, holdout_share=0.0, shoppers_max=live.shoppers_max, window_max=live.window_max,
             rehearsal_max=live.rehearsal_max, slices_max=1, slice_steps_max=0,
@@ -242,14 +241,13 @@ class Slow:
         other = type(self)(
             seed=self.seed, passes=self.passes, sessions_max=self.sessions_max, settings=self.settings
         )  # fmt: skip
-        other.model, other._time_ms = self.model, self._time_ms  # training changes no model, it makes another
+        other.model = self.model  # training changes no model, it makes another
         other._material.restore(self._material.state())
         return other
 
     def follow(self, steps: Iterable[Step]) -> None:
         """Remember steps for the next update."""
         for context, item, _ in steps:
-            self._time_ms = context.time_ms
             self._material.follow(f"{context.session}", context.session, [f"{item}"], context.time_ms)
 
     def begin(self, steps: Iterable[Step], cache: Path | None = None, key: str = "") -> None:
@@ -270,7 +268,7 @@ class Slow:
             self.model = DeepModel.from_bytes(cache.read_bytes())
             if self.model.lineage.get("key") != key:
                 raise Misconfigured(f"--base {cache}: wanted a model of {key}, found {self.model.lineage.get('key')}")
-            self._material.turn(self._time_ms)
+            self._material.turn()
 
     def update(self) -> None:
         """Train on what came since the last update."""
@@ -292,7 +290,7 @@ class Slow:
         )  # fmt: skip
         self.model = result.model
         self.tokens += result.tokens
-        self._material.turn(self._time_ms)
+        self._material.turn()
         self.seconds += time.perf_counter() - began
 
     def answer(self, stretch: Stretch, rows: Sequence[int], lists: Lists) -> list[int]:

@@ -47,10 +47,8 @@ class Asked:
         sessions: dict[int, list[str]] = {}
         trails: dict[str, list[str]] = {}
         for event in learned:
-            count = browsing.learn(event)
-            if count:
+            if items := browsing.learn(event):
                 context = browsing.contexts.context(event.shopper, event.time_ms, event.data.session_id)
-                items = browsing.ids(context.items[-count:])
                 sessions.setdefault(context.session, []).extend(items)
                 trails.setdefault(event.shopper, []).extend(items)
         self.sequences = {"sessions": list(sessions.values()), "trails": list(trails.values())}

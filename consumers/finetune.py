@@ -31,6 +31,7 @@ from learners.deep import DeepModel, DeepSettings
 from learners.evidence import Compared, Trained
 from learners.finetune import NotFinite, TrainResult, newest_share, train
 from learners.judgement import Listed, listed, without
+from learners.learner import context_max
 from learners.rounds import Rounds, RoundSettings
 
 SHARD: Final = "finetune"
@@ -171,8 +172,8 @@ class Trainer:
             return Trained(blob, trigger, [str(error)], [], lineage)
         reasons = model.check()
         slices = [slice_ for slice_ in fold.material.slices if slice_]
-        if not reasons and slices:
-            reasons = _too_slow(model, slices[0][0].prefix)
+        if not reasons:
+            reasons = _too_slow(model)
         retention = []
         if not reasons and fold.champion and (champion := self._model(fold.champion.blob)):
             for slice_ in slices:
@@ -196,8 +197,8 @@ def _reciprocal_ranks(answers: Sequence[Listed], questions: Sequence[Question]) 
     return [reciprocal_rank(answer, question.item) for answer, question in zip(answers, questions, strict=True)]
 
 
-def _too_slow(model: DeepModel, context: list[str]) -> list[str]:
-    took_s = []
+def _too_slow(model: DeepModel) -> list[str]:
+    context, took_s = model.items[:context_max], []  # as long as can be, of items that it knows
     for _ in range(4):  # the first answer warms up
         began = time.perf_counter()
         model.predict([context], listed)

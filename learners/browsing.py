@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headrace.events import Event
 from headrace.state import State
 from learners.catalogue import Catalogue
-from learners.contexts import STEPS, Contexts, steps
+from learners.contexts import STEPS, Contexts, pushed, steps
 from learners.judgement import Listed, listed, without
 from learners.learner import Context, NextItem, top
 from learners.popularity import Popularity
@@ -67,10 +67,10 @@ class Browsing:
         self.traits = Traits()
         self.wares = Wares()
 
-    def learn(self, event: Event) -> int:
-        """Learn the steps of an event; return how many it had."""
+    def learn(self, event: Event) -> list[str]:
+        """Learn the steps of an event; return their items, in order."""
         if event.type not in STEPS:
-            return 0
+            return []
         shopper, time_ms, name = event.shopper, event.time_ms, event.data.session_id
         context = self.contexts.context(shopper, time_ms, name)
         found = steps(event, self.ids(context.items[context.start :]))
@@ -94,10 +94,13 @@ class Browsing:
             self.traits.learn(slot, line.item_category, time_ms, line.item_name)
             self.wares.learn(slot, line.item_category, line.price)
             context = after
-        return len(found)
+        return found
 
     def steps(self, event: Event) -> list[Step]:
-        """Return the steps that `learn` would take from an event, each in its context. Changes nothing."""
+        """Return the steps that `learn` would take from an event, each in its context. Changes nothing.
+
+        An item that is new has no slot yet, so it is missing in the contexts of the steps after it.
+        """
         if event.type not in STEPS:
             return []
         context = self.contexts.context(event.shopper, event.time_ms, event.data.session_id)
@@ -106,7 +109,7 @@ class Browsing:
             found.append(Step(context, item))
             slot = self.catalogue.slot(item)
             if slot is not None:
-                context = context._replace(items=[*context.items, slot])
+                context = pushed(context, slot)
         return found
 
     def ids(self, slots: Sequence[int]) -> list[str]:

@@ -79,7 +79,7 @@ class _Standings:
         return total / count if count else 0.0
 
     def means(self) -> dict[str, float]:
-        return {name: self._mean(name) for name in self._sums}
+        return {name: self._mean(name) for name in sorted(self._sums)}
 
     def state(self) -> State:
         return {name: list(entry) for name, entry in self._sums.items()}

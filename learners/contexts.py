@@ -18,6 +18,12 @@ CHOICES: Final = frozenset({"add_to_cart", "add_to_wishlist", "purchase"})
 STEPS: Final = VIEWS | CHOICES
 
 
+def pushed(context: Context, slot: int) -> Context:
+    """Return the context after a step in it: what `Contexts.push` makes of a running session."""
+    start = max(0, context.start - 1) if len(context.items) == context_max else context.start
+    return context._replace(items=[*context.items[-(context_max - 1) :], slot], start=start)
+
+
 class _Trail:
     """One shopper's newest items, where the current session begins in them, and its number."""
 

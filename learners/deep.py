@@ -304,6 +304,9 @@ class DeepModel:
         try:
             header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
             about = msgspec.json.decode(header.metadata["headrace"], type=_About)
+            one = about.settings
+            if one.layers * (one.heads * one.context + one.width**2) > len(data):  # a layer has more
+                raise StateUnreadable(f"{one.layers} layers of width {one.width} do not fit into {len(data)} bytes")
             tensors = load(data)
             model = cls(about.settings, about.seed, about.lineage)
             model.items, model.table = about.vocabulary, tensors.pop(_ITEMS)

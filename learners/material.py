@@ -7,12 +7,20 @@ candidate has forgotten.
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 from zlib import crc32
 
 from headrace.state import State
 from learners.browsing import Question
 from learners.rehearsal import Rehearsal, Window, sequence_items_max
+
+
+class _Open(NamedTuple):
+    """A session that may go on, and the newest event time in it."""
+
+    session: int
+    items: list[str]
+    time_ms: int
 
 
 class Material:
@@ -34,8 +42,8 @@ class Material:
         self._shoppers_max, self._slice_steps_max = shoppers_max, slice_steps_max
         self.rehearsal = Rehearsal(seed, rehearsal_max)
         self._window = Window(window_max)
-        # Of each shopper: the session's number, its items; idle longest first.
-        self._open: OrderedDict[str, tuple[int, list[str]]] = OrderedDict()
+        # Of each shopper, idle longest first.
+        self._open: OrderedDict[str, _Open] = OrderedDict()
         self._slice: list[Question] = []
         self.slices: deque[list[Question]] = deque(maxlen=slices_max)
 
@@ -53,31 +61,33 @@ class Material:
 
     def follow(self, shopper: str, session: int, items: list[str], time_ms: int) -> None:
         """Add steps to a shopper's open session; one that ended goes into the window."""
-        before, sequence = self._open.pop(shopper, (-1, []))
-        if session != before:
-            self._close(sequence, time_ms)
-            sequence = []
-        self._open[shopper] = session, (sequence + items)[-sequence_items_max:]
+        before = self._open.pop(shopper, None)
+        if before and before.session != session:
+            self._close(before)
+            before = None
+        if before:
+            items, time_ms = before.items + items, max(before.time_ms, time_ms)
+        self._open[shopper] = _Open(session, items[-sequence_items_max:], time_ms)
         if len(self._open) > self._shoppers_max:
-            self._close(self._open.popitem(last=False)[1][1], time_ms)
+            self._close(self._open.popitem(last=False)[1])
 
-    def _close(self, sequence: list[str], time_ms: int) -> None:
-        if len(sequence) > 1 and (kept := self._window.learn(sequence, time_ms)):
+    def _close(self, one: _Open) -> None:
+        if len(one.items) > 1 and (kept := self._window.learn(one.items, one.time_ms)):
             self.rehearsal.learn(kept.items, kept.time_ms)
 
     def window(self) -> list[Sequence[str]]:
         """Return the sessions that came since the last round, the open ones too: items in order."""
-        running = [items for _, items in self._open.values() if len(items) > 1]
+        running = [one.items for one in self._open.values() if len(one.items) > 1]
         return [*self._window.sequences(), *running]
 
-    def turn(self, time_ms: int) -> None:
+    def turn(self) -> None:
         """A round has trained on the window: it is the past now, and a new slice begins."""
-        for _, sequence in self._open.values():
-            self._close(sequence, time_ms)
+        for one in self._open.values():
+            self._close(one)
         for kept in self._window.drain():
             self.rehearsal.learn(kept.items, kept.time_ms)
         # A session that goes on begins anew with its last item, so that each step is trained on once.
-        self._open = OrderedDict((name, (session, items[-1:])) for name, (session, items) in self._open.items())
+        self._open = OrderedDict((name, one._replace(items=one.items[-1:])) for name, one in self._open.items())
         self.slices.append(self._slice)
         self._slice = []
 
@@ -95,7 +105,7 @@ class Material:
         return {
             "rehearsal": self.rehearsal.state(),
             "window": self._window.state(),
-            "open": [[name, session, items] for name, (session, items) in self._open.items()],
+            "open": [[name, *one] for name, one in self._open.items()],
             "slice": [list(question) for question in self._slice],
             "slices": [[list(question) for question in slice_] for slice_ in self.slices],
         }
@@ -104,7 +114,9 @@ class Material:
         """Take up a state; return itself."""
         self.rehearsal = Rehearsal.from_state(state["rehearsal"])
         self._window = Window.from_state(state["window"])
-        self._open = OrderedDict((name, (session, list(items))) for name, session, items in state["open"])
+        self._open = OrderedDict(
+            (name, _Open(session, list(items), time_ms)) for name, session, items, time_ms in state["open"]
+        )
         self._slice = [Question(*question) for question in state["slice"]]
         self.slices.extend([Question(*question) for question in slice_] for slice_ in state["slices"])
         return self

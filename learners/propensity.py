@@ -188,7 +188,8 @@ class Propensity:
             shopper.carts = min(shopper.carts + 1, carts_counted_max)
         elif kind == "purchase":
             for item in event.data.items:
-                if view := self._open.get((event.shopper, item.item_id)):
+                view = self._open.get((event.shopper, item.item_id))
+                if view and expired_ms <= view.time_ms <= now:  # events may be late
                     view.bought = True
             shopper = self._visiting(event.shopper, now)
             shopper.purchases = min(shopper.purchases + 1, purchases_counted_max)
@@ -219,7 +220,7 @@ class Propensity:
         self._shoppers.move_to_end(name)
         if now - shopper.time_ms > attribution_ms:
             shopper.views = shopper.carts = 0
-        shopper.time_ms = now
+        shopper.time_ms = max(shopper.time_ms, now)
         return shopper
 
     def features(self, event: Event) -> dict[int, float]:

@@ -145,10 +145,10 @@ class Rounds:
         out = material.held_out(event.shopper)
         if out:
             material.hold([browsing.question(step) for step in browsing.steps(event) if step.context.items])
-        count = browsing.learn(event)
-        if count and not out:
+        items = browsing.learn(event)
+        if items and not out:
             context = browsing.contexts.context(event.shopper, event.time_ms, event.data.session_id)
-            material.follow(event.shopper, context.session, browsing.ids(context.items[-count:]), event.time_ms)
+            material.follow(event.shopper, context.session, items, event.time_ms)
         if not self.due and self.candidate is None and material:
             self.due = self._trigger()
 
@@ -214,7 +214,7 @@ class Rounds:
         if trained.trigger == "proposed":
             self.proposed = None
         else:
-            self.material.turn(self._time_ms)
+            self.material.turn()
             self.due, self._round_at, self._round_ms = "", self.seen, self._time_ms
             self._gain.pay()
         self.round += 1

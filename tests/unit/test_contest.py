@@ -1,8 +1,11 @@
 """What a model is worth to the blend; the contest itself is tested with the rounds and with planted candidates."""
 
+import json
+
 import numpy as np
 import pytest
 
+from headrace.state import decode, encode
 from learners.browsing import KINDS, Question
 from learners.contest import Trial, Watch, reciprocal_rank, worth
 from learners.judgement import Listed
@@ -28,6 +31,13 @@ def test_a_model_is_worth_what_the_blend_makes_of_it() -> None:
     assert worth(FAST, ranked("true", "c"), QUESTION) == 1
     assert worth(FAST, silent(), QUESTION) == without
     assert worth(FAST, ranked(*"defghijk"), QUESTION) < without, "a model that says other things does harm"
+
+
+def test_evidence_is_written_in_the_same_order_after_a_restart() -> None:
+    trial = Trial()
+    trial.observe(0.5, 0.5, {"live": 0.1, "before": 0.2}, {"popularity": 0.1, "markov": 0.2})
+    again = Trial.from_state(decode(encode(trial.state())))
+    assert json.dumps(again.evidence()) == json.dumps(trial.evidence())
 
 
 def test_what_nobody_lists_is_worth_nothing() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from headrace import intake as module
 from headrace.events import Data, Event, at
-from headrace.intake import Intake, step_max_ms
+from headrace.intake import Intake, ahead_min, step_max_ms
 from headrace.state import decode, encode
 
 
@@ -49,7 +49,35 @@ def test_a_time_far_ahead_is_tamed_but_the_first_is_believed() -> None:
     for one in (first, late, far):
         assert intake.admit(one)
     assert [first.time_ms, late.time_ms, far.time_ms] == [10**12, 10**12 - 5, 10**12 + step_max_ms]
-    assert intake.time_ms == 10**12 + step_max_ms
+    assert intake.time_ms == 10**12
+
+
+def test_times_far_ahead_are_believed_if_many_in_a_row_have_them() -> None:
+    intake, far = Intake(), 2 * 10**12
+    for number in range(3 * ahead_min):  # every fourth one is absurd: never believed
+        one = event(f"a{number}", far + number if number % 4 == 2 else 10**12 + number)
+        assert intake.admit(one)
+        assert one.time_ms <= 10**12 + number + step_max_ms
+    assert intake.time_ms == 10**12 + 3 * ahead_min - 1
+    tamed = []
+    for number in range(ahead_min):
+        one = event(f"b{number}", far - number)
+        assert intake.admit(one)
+        tamed.append(one.time_ms)
+        intake = Intake.from_state(decode(encode(intake.state())))
+    assert tamed == [10**12 + 3 * ahead_min - 1 + step_max_ms] * (ahead_min - 1) + [far - ahead_min + 1]
+    assert intake.time_ms == far - ahead_min + 1, "the least of theirs"
+    one = event("c", far + 5)
+    assert intake.admit(one)
+    assert one.time_ms == intake.time_ms == far + 5
+
+
+def test_a_duplicate_far_ahead_is_nobodys_witness() -> None:
+    intake = Intake()
+    intake.admit(event("1", 10**12))
+    for _ in range(2 * ahead_min):
+        intake.admit(event("2", 2 * 10**12))
+    assert intake.time_ms == 10**12
 
 
 def test_a_duplicate_does_not_move_time() -> None:

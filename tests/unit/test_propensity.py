@@ -51,6 +51,28 @@ def test_a_purchase_counts_for_the_same_shopper_and_item_within_the_window() -> 
     assert outcomes(learner) == [False]
 
 
+def test_a_late_purchase_counts_only_for_the_views_of_the_hours_before_it() -> None:
+    learner = Propensity()
+    learner.learn(event("view_item", "z", attribution_ms // 2, "bob"))  # keeps what lies behind it waiting
+    learner.learn(event("view_item", "a", 0))
+    learner.learn(event("view_item", "b", attribution_ms // 4))
+    for item, time_ms in (("a", -1), ("a", attribution_ms + 1), ("b", attribution_ms + 1)):
+        learner.learn(event("purchase", item, time_ms))
+    assert later(learner, 3 * attribution_ms) == [False, False, True]
+
+
+def test_a_late_event_ends_no_visit() -> None:
+    learner = Propensity()
+    view, late = event("view_item", "a", 2 * attribution_ms), event("view_item", "c", 0)
+    learner.learn(view)
+    before = learner.features(view)
+    learner.learn(late)
+    after = learner.features(event("view_item", "a", 2 * attribution_ms))
+    assert after != before, "one view more, in the same visit"
+    learner.learn(event("add_to_cart", "a", 2 * attribution_ms + 1))
+    assert learner._shoppers["ann"].views == 2
+
+
 def test_a_view_again_within_the_window_is_the_same_view() -> None:
     learner = Propensity()
     for time_ms in (0, 10, 20):

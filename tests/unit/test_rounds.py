@@ -1,12 +1,13 @@
 """Rounds: when one is due, what becomes of a candidate, and what is announced. Torch is played by its answers."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from consumers import finetune
 from consumers.finetune import Trainer
 from headrace.blobs import Blobs
 from headrace.config import FinetuneSettings
@@ -24,6 +25,7 @@ from learners.evidence import Compared, Trained
 from learners.evidence import decode as as_evidence
 from learners.evidence import encode as as_judgement
 from learners.finetune import train
+from learners.judgement import Listed
 from learners.rehearsal import sequence_items_max
 from learners.rounds import Rounds, RoundSettings
 
@@ -534,6 +536,14 @@ def test_a_session_without_end_keeps_its_newest_items() -> None:
     assert [len(sequence) for sequence in fold.material.window()] == [sequence_items_max]
 
 
+def test_all_lines_of_a_long_invoice_are_trained_on() -> None:
+    fold = Rounds(replace(RULES, holdout_share=0.0))
+    names = [f"i{number}" for number in range(120)]
+    invoice = Data([Item(name) for name in names], transaction_id="T-1", value=1.0)
+    fold.learn(Event("e", "t", "purchase", at(START_MS), invoice, "1.0", "x", START_MS), 0, 0)
+    assert fold.material.window() == [names]
+
+
 def test_a_second_proposal_is_refused_while_one_waits() -> None:
     fold = promoted()
     for name in ("mine", "yours"):
@@ -611,6 +621,29 @@ def test_a_champion_whose_blob_is_lost_is_followed_by_one_that_begins_anew(tmp_p
     assert (found.lineage["parent"], found.retention, found.reasons) == ("", [], [])
     assert Blobs(tmp_path).get(found.blob)
     assert fold.candidate
+
+
+def test_each_candidate_is_asked_how_fast_it_answers_about_items_that_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    class Watched(DeepModel):
+        def predict(self, prefixes: Sequence[Sequence[str]], n: int = 20) -> list[Listed]:
+            asked.extend(prefixes)
+            return super().predict(prefixes, n)
+
+    monkeypatch.setattr(finetune, "DeepModel", Watched)
+    monkeypatch.setattr(finetune, "latency_s_max", 0.0)
+    fold, settings = started(), FinetuneSettings(first_passes=1, width=8)
+    shop(fold, 100)
+    (found,) = map(as_evidence, Trainer(Blobs(tmp_path), settings, FinetuneMetrics()).judge(fold, 0))
+    assert isinstance(found, Trained)
+    assert not fold.material.slices, "the first one: the holdout has none yet"
+    (reason,) = found.reasons
+    assert reason.startswith("one answer takes")
+    assert {len(prefix) for prefix in asked} == {30}
+    assert all(item.startswith("item-") for prefix in asked for item in prefix)
 
 
 def test_only_models_that_may_be_asked_stay_in_memory(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from headrace.log import Outgoing, Record
 from headrace.state import decode, digest, encode
 from learners.announcement import Announcement
 from learners.browsing import KINDS, Browsing
+from learners.learner import Context
 from learners.shop import BLEND, DEEP, DETECTORS, RANKED, Shop, ShopSettings, score_every_events
 
 START_MS = 1_736_121_600_000
@@ -198,12 +199,26 @@ def test_browsing_steps_are_what_learning_takes() -> None:
         before = digest(browsing.state())
         found = browsing.steps(one)
         assert digest(browsing.state()) == before
-        assert browsing.learn(one) == len(found)
+        assert browsing.learn(one) == [step.item for step in found]
         if found:
             context = browsing.contexts.context(one.shopper, one.time_ms)
             learned = browsing.ids(context.items)[-len(found) :]
             assert learned == [step.item for step in found][-len(learned) :]
     assert list(browsing.members) == list(KINDS)
+
+
+def test_browsing_steps_of_a_long_invoice_have_the_contexts_that_learning_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    browsing = Browsing(items_max=128, shoppers_max=10)
+    for number in range(100):
+        browsing.learn(event(number, f"s{number}", f"i{number}"))
+    invoice = event(100, "ann", "i0", "purchase")
+    invoice.data.items += [Item(f"i{number}") for number in range(1, 100)]
+    learned: list[Context] = []
+    monkeypatch.setattr(browsing.members["popularity"], "learn", lambda context, slot: learned.append(context))
+    steps = browsing.steps(invoice)
+    assert browsing.learn(invoice) == [f"i{number}" for number in range(100)]
+    assert [list(step.context.items) for step in steps] == [list(context.items) for context in learned]
+    assert [step.context.start for step in steps] == [context.start for context in learned]
 
 
 def test_browsing_state_survives_the_wire() -> None:
