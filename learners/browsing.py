@@ -109,7 +109,8 @@ class Browsing:
             found.append(Step(context, item))
             slot = self.catalogue.slot(item)
             if slot is not None:
-                context = pushed(context, slot)
+                items, start = pushed(context.items, context.start, slot)
+                context = context._replace(items=items, start=start)
         return found
 
     def ids(self, slots: Sequence[int]) -> list[str]:

@@ -18,10 +18,9 @@ CHOICES: Final = frozenset({"add_to_cart", "add_to_wishlist", "purchase"})
 STEPS: Final = VIEWS | CHOICES
 
 
-def pushed(context: Context, slot: int) -> Context:
-    """Return the context after a step in it: what `Contexts.push` makes of a running session."""
-    start = max(0, context.start - 1) if len(context.items) == context_max else context.start
-    return context._replace(items=[*context.items[-(context_max - 1) :], slot], start=start)
+def pushed(items: Sequence[int], start: int, item: int) -> tuple[list[int], int]:
+    """Return a context's items and its session's start after one more step: the oldest item makes room."""
+    return [*items[-(context_max - 1) :], item], max(0, start - 1) if len(items) == context_max else start
 
 
 class _Trail:
@@ -77,9 +76,8 @@ class Contexts:
             self._sessions += 1
         self._trails[shopper] = trail
         trail.time_ms = max(trail.time_ms, time_ms)
-        if len(trail.items) == context_max:
-            trail.start = max(0, trail.start - 1)
-        trail.items = [*trail.items[-(context_max - 1) :], item]  # a new list: contexts given out stay as they were
+        # A new list: contexts given out stay as they were.
+        trail.items, trail.start = pushed(trail.items, trail.start, item)
 
     def forget(self, slots: Collection[int]) -> None:
         """Drop these slots from all contexts."""

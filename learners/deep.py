@@ -306,7 +306,8 @@ class DeepModel:
             about = msgspec.json.decode(header.metadata["headrace"], type=_About)
             one = about.settings
             if one.layers * (one.heads * one.context + one.width**2) > len(data):  # a layer has more
-                raise StateUnreadable(f"{one.layers} layers of width {one.width} do not fit into {len(data)} bytes")
+                shape = f"{one.layers} layers of width {one.width}, {one.heads} heads and context {one.context}"
+                raise StateUnreadable(f"{shape} do not fit into {len(data)} bytes")
             tensors = load(data)
             model = cls(about.settings, about.seed, about.lineage)
             model.items, model.table = about.vocabulary, tensors.pop(_ITEMS)

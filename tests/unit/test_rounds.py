@@ -1,108 +1,25 @@
 """Rounds: when one is due, what becomes of a candidate, and what is announced. Torch is played by its answers."""
 
-import random
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
 
-from consumers import finetune
-from consumers.finetune import Trainer
-from headrace.blobs import Blobs
-from headrace.config import FinetuneSettings
 from headrace.events import Data, Event, Item, at
 from headrace.log import Outgoing, Record
-from headrace.metrics import FinetuneMetrics
 from headrace.state import decode, digest, encode
 from headrace.topics import ALARMS
 from learners import gain
-from learners.announcement import Announcement, announced
+from learners.announcement import Announcement
 from learners.browsing import KINDS
 from learners.contest import NOTHING
-from learners.deep import DeepModel, DeepSettings
 from learners.evidence import Compared, Trained
-from learners.evidence import decode as as_evidence
 from learners.evidence import encode as as_judgement
-from learners.finetune import train
-from learners.judgement import Listed
 from learners.rehearsal import sequence_items_max
 from learners.rounds import Rounds, RoundSettings
+from tests.stages import RULES, START_MS, alarm, compared, decided, promoted, said, shop, started, trained
 
-RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
 PRICED = replace(RULES, gain_hits=20.0)
-START_MS = 1_736_121_600_000
-
-
-def shop(fold: Rounds, count: int, gap_ms: int = 1_000, trainer: Trainer | None = None) -> None:
-    """Let the fold learn views, in sessions, from where it stands; a trainer observes them."""
-    for _ in range(count):
-        number = fold.seen
-        shopper = f"shopper-{random.Random(number // 5).randrange(40)}"
-        item, time_ms = f"item-{number * 7 % 30}", START_MS + number * gap_ms
-        event = Event(f"e{number}", "test", "view_item", at(time_ms), Data([Item(item)]), "1.0", shopper, time_ms)
-        if trainer:
-            trainer.observe(fold, event, 0, number)
-        fold.learn(event, 0, number)
-
-
-def trained(
-    fold: Rounds,
-    blob: str = "model-aaaaaaaa11",
-    *,
-    trigger: str = "",
-    reasons: tuple[str, ...] = (),
-    retention: tuple[tuple[list[float], list[float]], ...] = (),
-) -> None:
-    made = Trained(blob, trigger or fold.due or "volume", list(reasons), list(retention), {"tokens": 9})
-    fold.absorb(as_judgement(made))
-
-
-def compared(
-    fold: Rounds,
-    candidate: float = 0.0,
-    *,
-    champion: float = 0.0,
-    predecessor: float = 0.0,
-    nothing: float = 0.0,
-    count: int = 200,
-    alone: float = 0.6,
-    fast: float = 0.2,
-) -> None:
-    """Let the fold hear what the blend was worth with each model, and each alone: the same for `count` events."""
-    standing = ((fold.candidate, candidate), (fold.champion, champion), (fold.predecessor, predecessor))
-    worths = {one.blob: [worth] * count for one, worth in standing if one}
-    alones = {name: fast if name in KINDS else alone for name in (*KINDS, *worths)}
-    given = {name: [score] * count for name, score in alones.items()}
-    fold.absorb(as_judgement(Compared({NOTHING: [nothing] * count, **worths}, given)))
-
-
-def decided(fold: Rounds, candidate: float, *, champion: float = 0.0, nothing: float = 0.0) -> None:
-    """Let the models be compared until the candidate has its verdict, and no longer."""
-    while fold.candidate:
-        compared(fold, candidate, champion=champion, nothing=nothing, count=1)
-
-
-def said(fold: Rounds) -> list[Announcement]:
-    found = [announced(Record(0, 0, 0, one.key, one.value)) for one in fold.emit()]
-    return [one for one in found if one]
-
-
-def started(rules: RoundSettings = RULES) -> Rounds:
-    fold = Rounds(rules)
-    assert [(one.kind, one.due_events) for one in said(fold)] == [("schedule", 100)]
-    return fold
-
-
-def promoted(rules: RoundSettings = RULES) -> Rounds:
-    """Return a fold whose first candidate was promoted, at event 110."""
-    fold = started(rules)
-    shop(fold, 100)
-    trained(fold)
-    shop(fold, 10)
-    decided(fold, 0.5, nothing=0.1)
-    assert said(fold)[-1].kind == "promoted"
-    return fold
 
 
 def test_a_round_is_due_by_volume() -> None:
@@ -146,10 +63,6 @@ def test_a_late_event_does_not_set_the_clock_of_rounds_back() -> None:
     assert fold.due == "", "the next round is due 50 s after the newest event of the last one"
     shop(fold, 40)
     assert fold.due == "time"
-
-
-def alarm(key: bytes = b"price") -> Record:
-    return Record(0, 0, 0, key, b"{}")
 
 
 @pytest.mark.parametrize(
@@ -588,91 +501,6 @@ def test_an_operator_may_roll_back() -> None:
     assert fold.champion == word
     assert fold.predecessor is None
     assert fold.kept_blobs() == {"model-aaaaaaaa11", "model-bb"}  # the one that he left may be wanted back
-
-
-def judged(trainer: Trainer, fold: Rounds) -> list[Trained | Compared]:
-    """Let the trainer judge as the loop does, and the fold hear it."""
-    made = trainer.judge(fold, 0)
-    for judgement in made:
-        fold.absorb(judgement)
-    return [as_evidence(judgement) for judgement in made]
-
-
-def test_a_candidate_whose_blob_is_lost_is_refused(tmp_path: Path) -> None:
-    fold, trainer = started(), Trainer(Blobs(tmp_path), FinetuneSettings(), FinetuneMetrics())
-    shop(fold, 100)
-    trained(fold, "model-lost")
-    shop(fold, 20, trainer=trainer)
-    (found,) = judged(trainer, fold)
-    assert isinstance(found, Compared)
-    assert found.worths["model-lost"] == found.worths[NOTHING]
-    assert set(found.alone["model-lost"]) == {0.0}
-    shop(fold, 40, trainer=trainer)
-    assert [one.kind for one in said(fold)] == ["candidate", "refused"]
-
-
-def test_a_champion_whose_blob_is_lost_is_followed_by_one_that_begins_anew(tmp_path: Path) -> None:
-    settings = FinetuneSettings(first_passes=1, passes=1, width=8)
-    fold, trainer = promoted(), Trainer(Blobs(tmp_path), settings, FinetuneMetrics())
-    while not fold.due:
-        shop(fold, 1)
-    (found,) = judged(trainer, fold)
-    assert isinstance(found, Trained)
-    assert (found.lineage["parent"], found.retention, found.reasons) == ("", [], [])
-    assert Blobs(tmp_path).get(found.blob)
-    assert fold.candidate
-
-
-def test_each_candidate_is_asked_how_fast_it_answers_about_items_that_it_knows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Sequence[str]] = []
-
-    class Watched(DeepModel):
-        def predict(self, prefixes: Sequence[Sequence[str]], n: int = 20) -> list[Listed]:
-            asked.extend(prefixes)
-            return super().predict(prefixes, n)
-
-    monkeypatch.setattr(finetune, "DeepModel", Watched)
-    monkeypatch.setattr(finetune, "latency_s_max", 0.0)
-    fold, settings = started(), FinetuneSettings(first_passes=1, width=8)
-    shop(fold, 100)
-    (found,) = map(as_evidence, Trainer(Blobs(tmp_path), settings, FinetuneMetrics()).judge(fold, 0))
-    assert isinstance(found, Trained)
-    assert not fold.material.slices, "the first one: the holdout has none yet"
-    (reason,) = found.reasons
-    assert reason.startswith("one answer takes")
-    assert {len(prefix) for prefix in asked} == {30}
-    assert all(item.startswith("item-") for prefix in asked for item in prefix)
-
-
-def test_only_models_that_may_be_asked_stay_in_memory(tmp_path: Path) -> None:
-    fold = promoted()
-    trainer = Trainer(Blobs(tmp_path), FinetuneSettings(), FinetuneMetrics())
-    assert fold.champion
-    trainer._models = dict.fromkeys([fold.champion.blob, "model-refused", "model-former"])
-    fold.former.append("model-former")
-    judged(trainer, fold)
-    assert set(trainer._models) == {fold.champion.blob}
-
-
-@pytest.mark.parametrize("trigger", ["volume", "time", "gain", "drift"])
-def test_after_a_break_what_answered_before_takes_no_part(tmp_path: Path, trigger: str) -> None:
-    settings = FinetuneSettings(first_passes=1, passes=1, width=8)
-    fold, trainer = promoted(), Trainer(Blobs(tmp_path), settings, FinetuneMetrics())
-    while not fold.due:
-        shop(fold, 1)
-    assert fold.champion
-    champion = train(None, fold.material.window(), settings=DeepSettings(width=8), passes=1).model
-    trainer._models[fold.champion.blob] = champion
-    if trigger == "drift":
-        fold.hear(ALARMS, alarm())  # whatever it is that makes a round due now
-    fold.due = trigger if trigger != "drift" else "volume"
-    (found,) = judged(trainer, fold)
-    assert isinstance(found, Trained)
-    made = DeepModel.from_bytes(Blobs(tmp_path).get(found.blob))
-    assert len(made) >= len(champion)
-    assert bool(made.ahead) == (trigger != "drift")
 
 
 def test_a_champion_that_was_not_asked_adds_nothing_and_takes_nothing() -> None:
