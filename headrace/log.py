@@ -14,8 +14,9 @@ What every implementation promises:
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from headrace.errors import Misconfigured
@@ -51,6 +52,23 @@ class Outgoing(NamedTuple):
     key: bytes | None
     value: bytes | None
     partition: int | None = None
+
+
+S = TypeVar("S", bound=Struct)
+
+
+def told(value: bytes | None, kind: type[S]) -> S | None:
+    """Return what a record's value tells in JSON, or None if it tells nothing of this kind: others write records, too.
+
+    >>> class Alarm(Struct):
+    ...     detector: str
+    >>> told(b'{"detector": "price"}', Alarm), told(b"noise", Alarm)
+    (Alarm(detector='price'), None)
+    """
+    try:
+        return msgspec.json.decode(value or b"", type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def check_size(record: Outgoing) -> int:

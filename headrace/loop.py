@@ -155,6 +155,8 @@ class Loop(Generic[F]):
             )
             self._reader = opened.enter_context(closing(log.reader({p: self._positions[p] for p in sources})))
             self._side_reader = opened.enter_context(closing(log.reader({p: self._positions[p] for p in sides})))
+            if self.number:  # a log tells lag tools of a commit when it finds time: of a killed loop's last ones never
+                self._writer.commit([], self._positions)
             opened.pop_all()
         self._sides = list(sides)
         self._buffers: dict[Partition, deque[Record]] = {p: deque() for p in sources}

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
-from headrace.log import Outgoing, Record
+from headrace.log import Outgoing, Record, told
 from headrace.topics import MODELS
 
 Kind = Literal["schedule", "proposed", "candidate", "promoted", "refused", "failed", "rolled_back"]
@@ -39,12 +39,6 @@ class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return Outgoing(MODELS, self.version.encode() or b"-", msgspec.json.encode(self), 0)
 
 
-_decoder = msgspec.json.Decoder(Announcement)
-
-
 def announced(record: Record) -> Announcement | None:
     """Return the announcement that a record of `models` holds, or None if it holds none that we know."""
-    try:
-        return _decoder.decode(record.value or b"")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+    return told(record.value, Announcement)

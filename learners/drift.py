@@ -8,8 +8,10 @@ from typing import Final, NamedTuple, Self
 from zlib import crc32
 
 import numpy as np
+from msgspec import Struct
 from river.drift import PageHinkley
 
+from headrace.log import Record, told
 from headrace.state import State
 from learners.adwin import Adwin
 
@@ -39,6 +41,16 @@ class Alarm(NamedTuple):
     detector: str
     score: float
     threshold: float
+
+
+class _Told(Struct):
+    detector: str
+
+
+def alarmed(record: Record) -> str:
+    """Return which detector noticed a drift by a record of `alarms`; "" if it tells of something else."""
+    found = told(record.value, _Told)
+    return found.detector if found and found.detector != "flood" else ""
 
 
 class Distance:

@@ -26,6 +26,7 @@ from headrace.topics import ALARMS
 from learners.announcement import Announcement, Kind, announced
 from learners.browsing import Browsing, Question
 from learners.contest import CHAMPION, NOTHING, PREDECESSOR, Trial, Watch
+from learners.drift import alarmed
 from learners.evidence import Compared, Trained, decode
 from learners.gain import Gain
 from learners.gate import Verdict, retention
@@ -184,7 +185,7 @@ class Rounds:
     def hear(self, topic: str, record: Record) -> None:
         """Take up a drift alarm, a proposed model or an operator's rollback."""
         if topic == ALARMS:
-            if record.key != b"flood":
+            if alarmed(record):
                 self._broken_at = self.seen
             return
         announcement = announced(record)

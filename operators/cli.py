@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-kafka_app = typer.Typer(help="A local Kafka broker that needs nothing but pip.", no_args_is_help=True)
+kafka_app = typer.Typer(help="A local Kafka broker, no container wanted.", no_args_is_help=True)
 app.add_typer(kafka_app, name="kafka")
 
 LogUrl = Annotated[str | None, typer.Option("--log", help="sqlite:PATH or kafka:HOST:PORT[,HOST:PORT]")]

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from headrace import journal
 from headrace.journal import Entry
-from headrace.log import Log, Partition, Record
+from headrace.log import Log, Partition, told
 from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, SHARDS, TRUTH, partitions_of
 from learners import judgement
 from learners.announcement import Announcement, announced
@@ -153,6 +153,12 @@ class _Letter(Struct):
     reason: str
 
 
+def reasons_of(log: Log) -> dict[str, int]:
+    """Return how many dead letters there are of each reason, the most frequent first."""
+    letters = (told(record.value, _Letter) for record in records_of(log, DEAD_LETTERS))
+    return dict(Counter(letter.reason for letter in letters if letter).most_common())
+
+
 class Facts(Struct, kw_only=True):
     """What an open log tells of a run. Made by `read`; lists are in the order of the log.
 
@@ -185,8 +191,8 @@ class Facts(Struct, kw_only=True):
         Raises:
             LogUnavailable: the log does not answer.
         """
-        scores = [msgspec.json.decode(record.value or b"", type=Scored) for record in records_of(log, SCORES)]
-        raised = [_alarm(record) for record in records_of(log, ALARMS) if record.key != b"flood"]
+        scores = [score for record in records_of(log, SCORES) if (score := told(record.value, Scored))]
+        raised = [alarm for record in records_of(log, ALARMS) if (alarm := told(record.value, Raised))]
         said = [found for record in records_of(log, MODELS) if (found := announced(record))]
         truth: dict[str, list[bytes]] = {}
         for record in records_of(log, TRUTH):
@@ -205,12 +211,7 @@ class Facts(Struct, kw_only=True):
             best=[msgspec.json.decode(data, type=Best) for data in truth.get("best", [])],
             bots=len(truth.get("bot", [])),
             scenario=msgspec.json.decode(world[-1])["settings"] if world else None,
-            dead_letters=dict(
-                Counter(
-                    msgspec.json.decode(record.value or b"", type=_Letter).reason
-                    for record in records_of(log, DEAD_LETTERS)
-                ).most_common()
-            ),
+            dead_letters=reasons_of(log),
             entries={shard: entry for shard in SHARDS if (entry := journal.newest(log, shard))},
         )  # fmt: skip
 
@@ -264,10 +265,6 @@ def slices_of(judged: Iterable[judgement.Judgement], scores: Sequence[Scored]) -
 def _slice(events: int, judged: int, sums: Mapping[str, Sequence[float]]) -> Slice:
     recall = {name: hits / total for name, (total, hits, _) in sums.items()}
     return Slice(events, judged, recall, {name: gain / total for name, (total, _, gain) in sums.items()})
-
-
-def _alarm(record: Record) -> Raised:
-    return msgspec.json.decode(record.value or b"", type=Raised)
 
 
 def rounds_of(said: Sequence[Announcement]) -> list[Round]:

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
-from headrace.log import Log, Partition, Record
+from headrace.log import Log, Partition, Record, told
 from headrace.topics import EVENTS, partitions_of
 
 looked_at_max: Final = 20_000
@@ -60,16 +59,14 @@ def records(log: Log, place: Partition, records_max: int | None = None) -> Itera
 
 def looked_at(log: Log) -> tuple[list[str], dict[str, int], list[str]]:
     """Return sources, counts of event types, and what the first events lack that learners could use."""
-    decoder = msgspec.json.Decoder(_Event)
     types: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     made_up: Counter[str] = Counter()
     priced = categorised = 0
     for place in partitions_of(EVENTS):
         for record in records(log, place, looked_at_max):
-            try:
-                event = decoder.decode(record.value or b"")
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            event = told(record.value, _Event)
+            if event is None:
                 continue  # a dead letter; they are counted from their own topic
             types[event.type] += 1
             sources[event.source] += 1

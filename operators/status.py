@@ -1,22 +1,29 @@
 """What `headrace status` shows: how far each shard is, what it knows, and what needs a person."""
 
-from collections import Counter
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
 from headrace import journal
-from headrace.log import Log, Partition, Record
-from headrace.topics import ALARMS, DEAD_LETTERS, MODELS, SCORES, SHARDS, TOPICS, partitions_of
+from headrace.log import Log, Partition, told
+from headrace.topics import ALARMS, MODELS, SCORES, SHARDS, TOPICS, partitions_of
 from learners.announcement import Announcement, announced
-from operators.facts import Scored
+from operators.facts import Scored, reasons_of
 from operators.source import records_of
 
 shown_max: Final = 5
 """Newest alarms and rounds that are shown."""
+
+
+class _Alarm(Struct):
+    """What alarms of drift and floods have in common."""
+
+    detector: str
+    events: int | None = None
+    detail: str = ""
 
 
 def show(log: Log, console: Console, url: str) -> None:
@@ -92,7 +99,10 @@ def _scores(log: Log, console: Console) -> None:
     if record is None:
         console.print("scores: none yet; they come every thousand events")
         return
-    scored = msgspec.json.decode(record.value or b"", type=Scored)
+    scored = told(record.value, Scored)
+    if scored is None:
+        console.print("scores: somebody else wrote the newest record")
+        return
     table = _table("learner", "judged", "recall@20", "MRR@20", numeric=3)
     console.print(f"scores over the newest judgements, after {scored.events:,} events ({_moment(record.time_ms)}):")
     for name, found in scored.ranking.items():
@@ -105,21 +115,17 @@ def _scores(log: Log, console: Console) -> None:
 
 
 def _trouble(log: Log, console: Console) -> None:
-    alarms = [(record, msgspec.json.decode(record.value or b"")) for record in records_of(log, ALARMS)]
+    alarms = [(record, alarm) for record in records_of(log, ALARMS) if (alarm := told(record.value, _Alarm))]
     console.print(f"alarms: {len(alarms):,}")
     for record, alarm in alarms[-shown_max:]:
-        place = f" after {alarm['events']:,} events" if "events" in alarm else ""
-        detail = f": {alarm['detail']}" if "detail" in alarm else ""
-        text = f"  {alarm['detector']}{place} ({_moment(record.time_ms)}){detail}"
+        place = "" if alarm.events is None else f" after {alarm.events:,} events"
+        detail = f": {alarm.detail}" if alarm.detail else ""
+        text = f"  {alarm.detector}{place} ({_moment(record.time_ms)}){detail}"
         console.print(text, highlight=False, markup=False)
-    reasons = Counter(_reason(record) for record in records_of(log, DEAD_LETTERS))
+    reasons = reasons_of(log)
     console.print(f"dead letters: {sum(reasons.values()):,}")
-    for reason, count in reasons.most_common():
+    for reason, count in reasons.items():
         console.print(f"  {count:,} {reason}", highlight=False)
-
-
-def _reason(record: Record) -> str:
-    return str(msgspec.json.decode(record.value or b"")["reason"])
 
 
 def _moment(time_ms: int) -> str:

@@ -7,7 +7,7 @@ from typing import final
 import msgspec
 
 from headrace.events import Rejection, decode
-from headrace.log import RECORD_BYTES_MAX, Record
+from headrace.log import RECORD_BYTES_MAX, Record, told
 from producers.file import FileReader, Source, first_line
 from producers.publisher import Numbered
 
@@ -24,7 +24,6 @@ class _Typed(msgspec.Struct):
 
 
 _subject = msgspec.json.Decoder(_Subject)
-_typed = msgspec.json.Decoder(_Typed)
 
 
 @final
@@ -40,11 +39,7 @@ class Jsonl(FileReader):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        try:
-            _typed.decode(first_line(path))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return False
-        return True
+        return told(first_line(path), _Typed) is not None
 
     def records(self) -> Iterator[Numbered]:
         with self._open() as file:

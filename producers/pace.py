@@ -8,18 +8,15 @@ it is 0.
 import time
 from collections.abc import Callable
 
-import msgspec
+from msgspec import Struct
 
 from headrace.errors import LogUnavailable
-from headrace.log import Log
+from headrace.log import Log, told
 from headrace.topics import MODELS, partitions_of
 
 
-class _Due(msgspec.Struct):
+class _Due(Struct):
     due_events: int | None = None
-
-
-_decoder = msgspec.json.Decoder(_Due)
 
 
 class Rounds:
@@ -60,12 +57,9 @@ class Rounds:
     def _follow(self) -> None:
         while batches := self._reader.read(1_000, 0.0):
             for record in (record for _, records in batches for record in records):
-                try:
-                    due = _decoder.decode(record.value or b"").due_events
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    continue  # not ours to judge; those who act on `models` do
-                if due is not None:
-                    self._due_events = due
+                found = told(record.value, _Due)
+                if found and found.due_events is not None:
+                    self._due_events = found.due_events
 
     def close(self) -> None:
         """Free the reader's connection. Safe to call twice."""

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import msgspec
+from msgspec import Struct
 
 from headrace.errors import LogUnavailable, Misconfigured
-from headrace.log import Log, Outgoing, Partition
+from headrace.log import Log, Outgoing, Partition, told
 from headrace.topics import EVENTS, partitions_of, place_of
 
 look_back_max: Final = 5_000
@@ -77,13 +77,10 @@ def silent(progress: Progress) -> None:
     """Report to nobody."""
 
 
-class _Origin(msgspec.Struct):
+class _Origin(Struct):
     source: str
     id: str
     headraceload: str = ""
-
-
-_decoder = msgspec.json.Decoder(_Origin)
 
 
 def published_number(value: bytes | None, family: str) -> tuple[str, int] | None:
@@ -99,9 +96,8 @@ def published_number(value: bytes | None, family: str) -> tuple[str, int] | None
     """
     if value is None or family.encode() not in value:
         return None
-    try:
-        found = _decoder.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    found = told(value, _Origin)
+    if found is None:
         return None  # somebody else's record; the online consumer judges it
     origin, _, number = found.headraceload.rpartition("#") if found.headraceload else (found.source, "", found.id)
     digits = number.rpartition("-")[2]

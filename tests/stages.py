@@ -88,4 +88,4 @@ def promoted(rules: RoundSettings = RULES) -> Rounds:
 
 
 def alarm(key: bytes = b"price") -> Record:
-    return Record(0, 0, 0, key, b"{}")
+    return Record(0, 0, 0, key, b'{"detector": "%s"}' % key)

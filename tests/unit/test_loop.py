@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,19 @@ def test_a_loop_that_has_nothing_to_say_says_so_now_and_then(opened: Log, blobs:
     entries = entries_of(opened, "online")
     assert (len(entries), entries[-1].runs, entries[-1].number) == (before + 1, [], entries[-2].number + 1)
     assert whole(opened, blobs).fold.lines == loop.fold.lines
+
+
+def test_lag_tools_hear_where_a_restarted_loop_stands_although_nothing_comes(opened: Log, blobs: Blobs) -> None:
+    append(opened, shopping(40))
+    with closing(start(opened, blobs)) as loop:
+        catch_up(opened, loop)
+    stands = opened.committed("online")
+    with closing(opened.writer("online")) as writer:
+        writer.commit([], dict.fromkeys(stands, 0))  # as if it had died before it told
+        writer.settle()
+    with closing(start(opened, blobs)) as loop:
+        loop.run(lambda: True)
+    assert {place: opened.committed("online")[place] for place in stands} == stands
 
 
 def test_a_shard_whose_journal_expired_does_not_begin_anew(opened: Log, blobs: Blobs, tmp_path: Path) -> None:

@@ -252,6 +252,30 @@ def test_status_of_a_log(log: Log) -> None:
     assert "3 not_json" in text
 
 
+@pytest.mark.parametrize("noise", [None, b"", b"{}", b"[1]", b"\xff", b"{" * 5_000])
+def test_what_others_wrote_hides_nothing(log: Log, facts: Facts, noise: bytes | None) -> None:
+    noisy = MemoryLog()
+    noisy.create()
+    appender = noisy.appender()
+    for topic in ("scores", "alarms", "dead-letters", "models"):
+        for record in records_of(log, Partition(topic, 0)):
+            appender.append(Outgoing(topic, record.key, record.value, 0))
+        appender.append(Outgoing(topic, b"who?", noise, 0))
+    appender.close()
+    found = Facts.read(noisy)
+    assert (found.scores, found.raised, found.dead_letters) == (facts.scores, facts.raised, facts.dead_letters)
+    assert found.outcomes() == facts.outcomes()
+    text = status(noisy)
+    for words in (
+        "champion: r0001",
+        "scores: somebody else wrote",
+        "flood (",
+        "price after 3,800 events",
+        "3 not_json",
+    ):
+        assert words in text
+
+
 def test_status_of_an_empty_log(empty: Log) -> None:
     text = status(empty)
     for words in ("has never run", "champion: none yet", "scores: none yet", "alarms: 0", "dead letters: 0"):

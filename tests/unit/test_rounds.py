@@ -481,6 +481,8 @@ def test_its_own_words_and_noise_change_nothing() -> None:
     assert fold.champion is not None
     fold.hear("models", as_record(fold.champion.record()))
     fold.hear("models", Record(0, 0, 0, b"-", b"noise"))
+    for value in (None, b"noise", b"{}", b'{"detector": 5}'):
+        fold.hear(ALARMS, Record(0, 0, 0, b"price", value))
     assert digest(fold.state()) == before
 
 
