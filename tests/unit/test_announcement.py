@@ -27,7 +27,9 @@ def test_one_without_a_version_has_a_key() -> None:
     assert msgspec.structs.replace(ONE, version="").record().key == b"-"
 
 
-@pytest.mark.parametrize("value", [None, b"", b"{}", b"[1]", b"\xff", b"{" * 5_000, b'{"kind": "abdicated"}'])
+@pytest.mark.parametrize(
+    "value", [None, b"", b"{}", b"[1]", b"\xff", b'{"evidence":' + b'{"a":' * 100_000, b'{"kind": "abdicated"}']
+)
 def test_what_is_no_announcement_is_nobodys_end(value: bytes | None) -> None:
     assert announced(record(value)) is None
 

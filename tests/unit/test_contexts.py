@@ -57,6 +57,18 @@ def test_each_session_has_a_number_of_its_own() -> None:
     assert numbers == [0, 1, 2, 1]
 
 
+def test_a_session_begins_where_it_began_when_older_items_make_room() -> None:
+    contexts = Contexts()
+    for number in range(context_max - 5):
+        contexts.push("ann", number, 0)
+    later = 10 * session_gap_ms
+    for number in range(context_max + 5):
+        contexts.push("ann", 1_000 + number, later)
+        context = contexts.context("ann", later)
+        assert list(context.items[context.start :])[-1] == 1_000 + number
+        assert len(context.items) - context.start == min(number + 1, context_max)
+
+
 def test_only_the_newest_items_and_shoppers_are_kept() -> None:
     contexts = Contexts(shoppers_max=2)
     for n in range(context_max + 10):
