@@ -1,12 +1,13 @@
 # Each target does its own set-up in .venv; on a fresh machine Python 3.11 to 3.13 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo check test test-full lint format pythons mutate release lock clean
 SHELL := /bin/sh
-# make PYTHON=... chooses the interpreter that .venv is made with.
-export PYTHON
-BIN := .venv/bin
+# make PYTHON=... chooses the interpreter that the environment is made with, VENV=... its folder.
+VENV := .venv
+export PYTHON VENV
+BIN := $(VENV)/bin
 ROOTS := headrace producers learners consumers serving operators
-CODE := $(ROOTS) tests benchmarks conftest.py
+CODE := $(ROOTS) tests benchmarks requirements conftest.py
 on = $(filter-out 0 no false,$(1))
 
 help:  ## List the targets
@@ -18,8 +19,19 @@ setup:  ## Make .venv ready (every target does it; quick when it is)
 demo: setup  ## The whole road in under 5 minutes; DATA=path KAFKA=1 SERVE=1 ARGS="--seed 2"
 	@$(BIN)/headrace demo $(if $(DATA),--data "$(DATA)") $(if $(call on,$(KAFKA)),--kafka) $(if $(call on,$(SERVE)),--serve) $(ARGS)
 
-test: lint  ## Every check and test; ARGS="-k log" goes to pytest
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# The fast tests start no process of ours and no broker.
+FAST := tests/unit tests/conformance tests/property $(ROOTS) benchmarks
+PYTEST := $(BIN)/python -m pytest -n 2
+
+check: lint  ## The inner loop, at most 2 minutes: style, types, imports, fast tests; ARGS="-k log" goes to pytest
+	@$(PYTEST) --quiet -m "not slow and not full" $(FAST) $(ARGS)
+	@echo "check: style, types, imports and fast tests are in order; before a push: make test"
+
+test: lint  ## Everything that CI runs, fast tests first, at most 15 minutes; ARGS as above
+	@$(PYTEST) -m "not full" $(ARGS)
+
+test-full: lint  ## That, and the tests that take longer; ARGS as above
+	@$(PYTEST) $(ARGS)
 
 lint: setup  ## Style, types and import directions
 	@$(BIN)/ruff check --quiet .
@@ -34,19 +46,29 @@ format: setup  ## Write the style
 bench-%: setup  ## A benchmark, e.g. make bench-learn_rate ARGS="--events 200000 --out rate.json"
 	@$(BIN)/python -m benchmarks.$* $(ARGS)
 
+pythons:  ## `make check` with Python 3.12 and 3.13, where they are found, in .venv-3.12 and .venv-3.13
+	@sh requirements/pythons.sh 3.12 3.13
+
+mutate: setup  ## Mutants of the core against its tests, an hour on 2 cores; ARGS="--count 50 --seed 2"
+	@sh requirements/mutate.sh --out benchmarks/results/mutation.json $(ARGS)
+
+release: setup  ## Build wheel and sdist into dist/, check both in a bare environment, print the next steps
+	@sh requirements/release.sh
+
 # The locks hold no download addresses. What torch's own build needs (and nothing else does) is left to torch.
-COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+# KEEP=1 keeps the locked versions, e.g. after a requirement has moved or gone.
+COMPILE := $(BIN)/uv pip compile --quiet $(if $(call on,$(KEEP)),--constraint requirements/dev.lock,--upgrade) \
+	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
 WITHOUT_TORCH := awk '/^[a-z]/ { keep = !/^(torch==|triton==|nvidia-|cuda-)/ } keep'
 
-lock: setup  ## Resolve the newest allowed versions into requirements/*.lock
-	@$(COMPILE) requirements/build.in --output-file .venv/build.lock
-	@$(COMPILE) --constraint requirements/torch.txt --extra dev pyproject.toml --output-file .venv/dev.lock
-	@$(COMPILE) --constraint .venv/dev.lock pyproject.toml --output-file .venv/run.lock
+lock: setup  ## Resolve the newest allowed versions into requirements/*.lock; KEEP=1 keeps the locked ones
+	@$(COMPILE) $(if $(call on,$(KEEP)),--constraint requirements/build.lock) requirements/build.in --output-file $(VENV)/build.lock
+	@$(COMPILE) --constraint requirements/torch.txt --extra dev pyproject.toml --output-file $(VENV)/dev.lock
+	@$(COMPILE) --constraint $(VENV)/dev.lock pyproject.toml --output-file $(VENV)/run.lock
 	@for name in build dev run; do \
 		{ echo "# By 'make lock'. Installed without dependencies and with hashes checked; see requirements/setup.sh."; \
-		  $(WITHOUT_TORCH) .venv/$$name.lock; } > requirements/$$name.lock; done
+		  $(WITHOUT_TORCH) $(VENV)/$$name.lock; } > requirements/$$name.lock; done
 
 clean:  ## Remove .venv, caches and what the demo left
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist demo-*
+	rm -rf .venv .venv-3.* .venv-mutate .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist demo-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

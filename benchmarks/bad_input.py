@@ -1,10 +1,10 @@
-"""What bad input costs: the speed of learning good events alone, and of the same events with bad ones among them.
+"""The cost of bad input: the speed of learning good events alone, and of the same events with bad ones in between.
 
     python -m benchmarks.bad_input --events 40000 --out benchmarks/results/bad_input.json
 
-Two logs hold the same good events; in one of them bad records of many kinds stand between. The online shard learns
-both, a chunk each in turn, so that a machine that slows down slows both. Compared is the time per good event: the bad
-ones' decoding, refusal and dead letters are part of it.
+Two logs hold the same good events; one of them also holds bad records of many kinds. The online shard learns both logs
+in alternating chunks, so that a slower machine affects both. The benchmark compares the time per good event, which
+includes decoding and refusing the bad records and writing their dead letters.
 """
 
 import json
@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
-from consumers.online import MakeShop
-from headrace.blobs import Blobs
-from headrace.config import OnlineSettings
 from headrace.errors import Misconfigured
-from headrace.log import Log, Outgoing, open_log
-from headrace.loop import Loop, LoopSettings, Turn
-from headrace.topics import EVENTS, MODELS, partitions_of
-from producers.scenario import ShopSettings
+from headrace.log.open import open_log
+from headrace.log.protocol import Log, Outgoing
+from headrace.shard.blobs import Blobs
+from headrace.shard.loop import Loop, LoopSettings
+from headrace.shard.turn import Turn
+from headrace.topics import EVENTS, partitions_of
+from learners.families import default_placements
+from learners.shop import MakeShop
+from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 
 chunk_events: Final = 2_000
 LENIENT: Final = LoopSettings(flood_share=1.0)
-KEY: Final = b"somebody"
+KEY: Final = b"shopper-1"
 
 
 def _document(**changes: Any) -> bytes:
@@ -54,36 +56,38 @@ BAD: Final = (
 )
 
 
+ONLINE: Final = default_placements()["online"]
+
+
 class Learner:
-    """The online shard on one log, and how long it took."""
+    """The online shard on one log, with the time that it took."""
 
     def __init__(self, log: Log, folder: Path) -> None:
         self._loop = Loop(
-            log, Blobs(folder), "online", make=MakeShop(OnlineSettings()),
-            sources=partitions_of(EVENTS), sides=partitions_of(MODELS), settings=LENIENT,
+            log, Blobs(folder), ONLINE.shard, make=MakeShop(ONLINE.kinds), settings=LENIENT,
         )  # fmt: skip
-        self._loop.on_turn = self._told
+        self._loop.on_turn = self._on_turn
         self.learned = self.rejected = 0
         self.seconds = 0.0
 
-    def _told(self, turn: Turn) -> None:
+    def _on_turn(self, turn: Turn) -> None:
         self.learned += turn.learned
         self.rejected += sum(turn.rejected.values())
 
     def take(self, target: int) -> None:
-        """Learn until so many good events are committed in all."""
+        """Learn until `target` good events are committed in total."""
         began = time.perf_counter()
         self._loop.run(lambda: self.learned >= target)
         self.seconds += time.perf_counter() - began
 
     def close(self) -> None:
-        """Free connections."""
+        """Close the connections."""
         self._loop.close()
 
 
 def _fill(good: Log, mixed: Log, events: int, share: float, seed: int) -> None:
-    """Write a simulated shop to one log, and to the other the same with bad records between."""
-    simulate(good, ShopSettings(events=events, seed=seed))
+    """Write a simulated shop to one log, and the same events with bad records in between to the other."""
+    simulate(good, SimulationSettings(events=events, seed=seed))
     appender = mixed.appender()
     owed, placed = 0.0, 0
     for place in partitions_of(EVENTS):
@@ -101,7 +105,7 @@ def _fill(good: Log, mixed: Log, events: int, share: float, seed: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = report.parser("How much bad input slows the learning of good events.")
+    parser = report.parser("How much bad input slows down the learning of good events.")
     parser.add_argument("--events", type=int, default=40_000, help="good events")
     parser.add_argument("--share", type=float, default=0.1, help="share of all records that are bad")
     parser.add_argument("--seed", type=int, default=1)
@@ -128,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ratio = rates["mixed"] / rates["good"]
     rows = [[kind, f"{rate:,.0f}"] for kind, rate in rates.items()]
     rows.append(["ratio", f"{ratio:.3f}"])
-    report.show(f"{rejected:,} bad records between", ["log", "good events/s"], rows)
+    report.show(f"{rejected:,} bad records in between", ["log", "good events/s"], rows)
     report.write(
         options.out,
         {**rates, "ratio": ratio, "events": options.events, "rejected": rejected, "share": options.share},

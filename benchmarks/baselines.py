@@ -1,7 +1,7 @@
-"""The usual ways to train the deep learner's network, to compare it with; none is a member of the blend.
+"""Baselines: the usual ways to train the deep learner's network. None is a member of the blend.
 
-`Finetune` and `Ewc` see only the newest period, answer by what the newest round trained, and run so many more passes
-that their tokens equal those of the deep learner. `Joint` begins from nothing on all that was seen so far.
+`Finetune` and `Ewc` see only the newest period and answer by the newest round's weights. They run more passes, so that
+their tokens equal those of the deep learner. `Joint` trains from scratch on all data so far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.contestants import Neural, Progress, Round, Tuning, live, named_sessions, ranked
+from benchmarks.contestants import Neural, Progress, Round, Tuning, live, model_ranks, named_sessions
 from benchmarks.periods import Periods, Question
 from headrace.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from learners.deep import DeepModel
+    from learners.deep.model import DeepModel
 
 equal_passes: Final = round((1 + live.rehearsal_share) * live.passes)
-"""Passes over a period that take as many predictions as a round of the deep learner with its rehearsal."""
+"""Passes over a period that train on as many predictions as a round of the deep learner with its rehearsal."""
 fisher_batches: Final = 200
-"""Batches from which a round's Fisher information is estimated, at most."""
+"""Most batches from which the Fisher information of a round is estimated."""
 fisher_tokens: Final = 32
-"""Predictions of such a batch, about."""
+"""Approximate number of predictions in such a batch."""
 heldout: Final = 0.1
-"""Share of the sessions that joint training is judged on, not trained on."""
+"""Share of the sessions on which joint training is validated instead of trained."""
 heldout_predictions_max: Final = 4_000
 
 
 class Finetune(Neural):
-    """Plain fine-tuning: each round goes on from the last model, on the newest period alone."""
+    """Plain fine-tuning: each round continues from the last model, on the newest period alone."""
 
     rate: float | None = 1e-3
     """The best of 1e-3, 2e-3 and 4e-3 on a fifth of the sessions of DIGINETICA's periods 1 to 4."""
@@ -45,30 +45,30 @@ class Finetune(Neural):
 
 
 class Ewc(Finetune):
-    """Plain fine-tuning, held back where the past was sensitive: elastic weight consolidation, online.
+    """Plain fine-tuning with online elastic weight consolidation: weights that mattered in the past are restrained.
 
-    A round's loss has `strength` / 2 times the sum over weights of F (w - w')² beside it, w' being the weights after
-    the round before and F a running diagonal of the Fisher information: F = `decay` F + that of the newest round. The
-    sum is over the network's weights and those item vectors that the batch reads, for only they can move in its step;
-    items that were admitted since have F = 0.
+    The loss of a round gets the penalty `strength` / 2 times the sum over weights of F (w - w')², where w' are the
+    weights after the previous round and F is a running diagonal of the Fisher information: F = `decay` F + that of the
+    newest round. The sum is over the network's weights and the item vectors that the batch reads, because only they can
+    change in its step. Items that were admitted since have F = 0.
 
-    Approximations: the Fisher information is the empirical one (of the items that came, not of items drawn from the
+    Approximations: the Fisher information is the empirical one (of the true items, not of items drawn from the
     model), of a seeded sample of a period's sessions, cut to the network's context, without dropout, over the whole
     vocabulary. It is the mean over small batches of the squared gradient of a batch's mean loss, times the batch's
-    number of predictions: that is the mean of squared gradients of single predictions if these do not correlate.
+    number of predictions. That is the mean of squared gradients of single predictions if these do not correlate.
 
     Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks" (PNAS 2017), for the penalty;
     Schwarz et al., "Progress & compress" (ICML 2018), section 3.2, for one running diagonal and one anchor.
 
     Args:
-        decay: what of the running diagonal a round leaves.
+        decay: share of the running diagonal that a round keeps.
     """
 
     rate: float | None = 2e-3
-    """The best of the same three."""
+    """The best of the same three rates."""
     strength: float = 30.0
-    """How strongly weights are held: 30 was the best of 0, 1, 30 and 1000 on the first 12,000 clicks of each of
-    DIGINETICA's periods 2 to 4. At 1 a prediction of the past would weigh about as much as one of the batch."""
+    """Weight of the penalty: 30 was the best of 0, 1, 30 and 1000 on the first 12,000 clicks of each of DIGINETICA's
+    periods 2 to 4. At 1 a prediction of the past has about the weight of one in the batch."""
 
     def __init__(self, tuning: Tuning, *, decay: float = 0.9, **options: Any) -> None:
         super().__init__(tuning, **options)
@@ -76,18 +76,18 @@ class Ewc(Finetune):
         self.fisher: dict[str, Tensor] = {}
 
     def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
-        """Run one round, then estimate what it made sensitive."""
+        """Run one round, then estimate the Fisher information of what it learned."""
         sessions = named_sessions(periods, period)
         passes = self.passes if period else self.first_passes
         penalty = self._penalty(self.model) if self.model else None
-        told = self._round(self.model, sessions, period, passes, share=1.0, penalty=penalty, progress=progress)
+        cost = self._round(self.model, sessions, period, passes, share=1.0, penalty=penalty, progress=progress)
         assert self.model is not None, "a round leaves a model"
         for name, found in fisher(self.model, sessions, self.tuning.seed + period).items():
             before = self.fisher.get(name)
             if before is not None:
                 found[: len(before)] += self.decay * before
             self.fisher[name] = found
-        return told
+        return cost
 
     def _penalty(self, anchor: "DeepModel") -> "Callable[[DeepModel, Tensor, Tensor], Tensor]":
         weights = {name: weight.detach().clone() for name, weight in anchor.network.named_parameters()}
@@ -117,16 +117,16 @@ class Ewc(Finetune):
 
 
 _ITEMS: Final = "items"
-"""Name of the item vectors among those of the network's weights."""
+"""Name of the item vectors among the names of the network's weights."""
 
 
 def fisher(model: "DeepModel", sessions: Sequence[Sequence[str]], seed: int) -> "dict[str, Tensor]":
-    """Return the diagonal of the Fisher information per prediction, by weight; see `Ewc` for what it approximates."""
+    """Return the diagonal of the Fisher information per prediction, by weight; `Ewc` states the approximations."""
     import torch
     from torch.nn import functional
 
-    from learners.deep import pad
-    from learners.softmax import softmax_loss
+    from learners.deep.model import pad
+    from learners.deep.softmax import softmax_loss
 
     table = model.table.detach().clone().requires_grad_()
     weights = {**dict(model.network.named_parameters()), _ITEMS: table}
@@ -146,7 +146,7 @@ def fisher(model: "DeepModel", sessions: Sequence[Sequence[str]], seed: int) -> 
 
 
 def _small_batches(model: "DeepModel", sessions: Sequence[Sequence[str]], seed: int) -> Iterator[list[list[int]]]:
-    """Yield sessions in random order, as rows of the model, about `fisher_tokens` predictions at a time."""
+    """Yield batches of sessions in random order, as rows of the model, with about `fisher_tokens` predictions each."""
     batch: list[list[int]] = []
     count, made = 0, 0
     for place in np.random.default_rng(seed).permutation(len(sessions)).tolist():
@@ -163,13 +163,13 @@ def _small_batches(model: "DeepModel", sessions: Sequence[Sequence[str]], seed: 
 
 
 class Joint(Neural):
-    """Retraining: a new model on all periods so far, for as long as it gets better on sessions it does not train on.
+    """Joint retraining: a new model on all periods so far, with early stopping on held-out sessions.
 
-    After each pass the MRR@20 on held-out sessions decides: training ends when `patience` passes did not beat the best
-    one, or after `passes`; the model after the best pass is taken. All passes count as tokens.
+    After each pass the MRR@20 on the held-out sessions is measured. Training ends when `patience` passes did not beat
+    the best one, or after `passes`. The model after the best pass is used. All passes count as tokens.
     """
 
-    anew = True
+    from_scratch = True
     rate = 4e-3
     """The best of 1e-3, 2e-3, 4e-3 and 8e-3 on a fifth of the sessions of DIGINETICA's period 1."""
 
@@ -188,14 +188,14 @@ class Joint(Neural):
             for end in range(1, len(sessions[place]))
         ][:heldout_predictions_max]
         trained = [[periods.items[item] for item in sessions[place]] for place in sorted(order[size:])]
-        best = _Best(lambda model: _mrr(ranked(model, judged, periods, period + 1)), self.patience)
-        told = self._round(None, trained, period, self.passes, passed=best, progress=progress)
+        best = _Best(lambda model: _mrr(model_ranks(model, judged, periods, period + 1)), self.patience)
+        cost = self._round(None, trained, period, self.passes, stop_after_pass=best, progress=progress)
         self.model = best.model()
-        return Round(told.tokens, best.passes, best.taken)
+        return Round(cost.tokens, best.passes, best.taken)
 
 
 class _Best:
-    """Asked after each pass: keeps the best model, and ends a round that no longer finds a better one."""
+    """Early stopping: called after each pass, it keeps the best model and ends a round without further improvement."""
 
     def __init__(self, score: "Callable[[DeepModel], float]", patience: int) -> None:
         self.score, self.patience = score, patience
@@ -209,13 +209,13 @@ class _Best:
         return self.passes - self.taken >= self.patience
 
     def model(self) -> "DeepModel":
-        from learners.deep import DeepModel
+        from learners.deep.model import DeepModel
 
         return DeepModel.from_bytes(self.data)
 
 
 def _mrr(ranks: "np.ndarray[Any, Any]") -> float:
-    """Return the mean reciprocal rank, that of ranks above 20 being 0.
+    """Return the mean reciprocal rank, where ranks above 20 count as 0.
 
     >>> _mrr(np.array([1, 2, 21]))
     0.5

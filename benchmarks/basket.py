@@ -1,25 +1,26 @@
-"""Baskets: the next line of an invoice of Online Retail, learned line by line while it is tested.
+"""Next line of an invoice of Online Retail, learned line by line while it is tested.
 
 The protocol: invoices of known customers in time order, by the rules of `producers.online_retail` (no cancellations, no
 charges, no lines without a price), each item once per invoice, in the order of its lines. From an invoice's second line
 on, each line is one prediction: all learners rank the items that are not yet in the basket, and only then learn the
-line. Ties count against us. There are 367,923 predictions.
+line. Ties count against the learner. There are 367,923 predictions.
 
-The reference figures, Recall@10 of 3.7 % by popularity and 29.9 % by a Markov chain, come without a protocol. On these
-predictions counts over the whole past gave 3.66 % and a chain 29.85 %, where equal counts rank by first appearance
-(here they rank by other rules, so figures differ a little); so the protocol is taken to be theirs. Invoices without a
-customer are much longer: with them it was 3.4 % and 34.7 %.
+The reference figures, Recall@10 of 3.7 % by popularity and 29.9 % by a Markov chain, are stated without a protocol. On
+these predictions counts over the whole past gave 3.66 % and a chain 29.85 %, where equal counts rank by first
+appearance (here they rank by other rules, so figures differ slightly). So this is assumed to be their protocol.
+Invoices without a customer are much longer: with them the figures were 3.4 % and 34.7 %.
 
     python -m benchmarks.basket --data online_retail.csv.gz --out FILE
 
-The fast learners are those of the live system with its settings, in the contexts that it makes, an invoice being a
-session, and items have the traits that it knows of them (how alike they are called, too), as of the invoice's
-beginning; `counts` and `markov` are the references and not in the blend. The blend begins knowing nothing and learns
-from each prediction right after it was made. `--sample` tests a seeded part of the predictions, and the blend then
-learns from that part alone; the others learn every line all the same.
+The fast learners are those of the live system with its settings and contexts; an invoice is a session. Items have the
+live system's traits (similarity of names included), as of the invoice's beginning. `counts` and `markov` are the
+references and not in the blend. The blend starts untrained and learns from each prediction right after it was made.
+`--sample` tests a seeded part of the predictions, and the blend then learns from that part alone; the other learners
+still learn every line.
 
-Settings of `Transitions` (`reach`, `step_back`, `doubt`, `familiar` and the half-life) were tried on a fiftieth of
-these predictions, from the whole stream, and on DIGINETICA's periods 1 to 4: its figures here are that much optimistic.
+Settings of `Transitions` (`reach`, `step_back`, `doubt`, `familiar` and the half-life) were tuned on a fiftieth of
+these predictions, from the whole stream, and on DIGINETICA's periods 1 to 4: its figures here are optimistic to that
+extent.
 """
 
 import argparse
@@ -39,31 +40,34 @@ from benchmarks.continual import BLEND, figures
 from headrace.clock import wall_ms
 from headrace.errors import Misconfigured
 from headrace.events import Event
-from learners.blend import Blend
-from learners.browsing import KINDS
-from learners.contexts import Contexts
-from learners.judgement import listed
-from learners.learner import NextItem, Scores, rank, top
-from learners.popularity import Popularity
-from learners.traits import Traits
-from learners.transitions import Transitions
+from learners.next_item.blend import Blend
+from learners.next_item.contexts import Contexts
+from learners.next_item.judgement import list_length
+from learners.next_item.members import KINDS
+from learners.next_item.popularity import Popularity
+from learners.next_item.traits import Traits
+from learners.next_item.transitions import Transitions
+from learners.protocol import NextItem, Scores, rank, top
+from producers.file import ReadOptions
 from producers.load import check_sum
 from producers.online_retail import OnlineRetail
-from producers.publisher import Numbered
+from producers.sequence import NumberedRecord
 
 REFERENCES: Final[Mapping[str, Callable[[], NextItem]]] = {
     "counts": lambda: Popularity(half_life_ms=None),
     "markov": lambda: Transitions(reach=1, backwards=0, familiar=1, half_life_ms=None),
 }
 LEARNERS: Final = (*REFERENCES, *KINDS, BLEND)
-_USELESS: Final = "revisits"
-"""What it names is always in the basket already."""
-REPORTED: Final = tuple(name for name in LEARNERS if name != _USELESS)
+_ALWAYS_EXCLUDED: Final = "revisits"
+"""A learner that is not reported: all of its candidates are in the basket already."""
+REPORTED: Final = tuple(name for name in LEARNERS if name != _ALWAYS_EXCLUDED)
 
 
 class Basket(NamedTuple):
-    """One invoice: its distinct items' slots in the order of its lines, and their names. Slots are given by first
-    appearance."""
+    """One invoice: the slots of its distinct items in the order of its lines, and their names.
+
+    Slots are numbered by first appearance.
+    """
 
     shopper: str
     invoice: str
@@ -76,15 +80,15 @@ def load(path: Path) -> list[Basket]:
     """Return a file's baskets, in time order.
 
     Raises:
-        Misconfigured: the file is missing, damaged, or not what its name says.
+        Misconfigured: the file is missing, damaged, or not Online Retail.
     """
     if not OnlineRetail.recognises(path):
-        raise Misconfigured(f"--data {path}: wanted {OnlineRetail.looks_like}")
+        raise Misconfigured(f"--data {path}: wanted {OnlineRetail.description}")
     check_sum(path, OnlineRetail.digest(path), None)
-    return list(baskets(OnlineRetail(path, origin="basket", strict=False, clock=wall_ms).records()))
+    return list(baskets(OnlineRetail(path, ReadOptions(clock=wall_ms)).records()))
 
 
-def baskets(records: Iterable[Numbered]) -> Iterator[Basket]:
+def baskets(records: Iterable[NumberedRecord]) -> Iterator[Basket]:
     """Yield the purchases of known customers among an Online Retail reader's records."""
     slots: dict[str, int] = {}
     for record in records:
@@ -95,15 +99,15 @@ def baskets(records: Iterable[Numbered]) -> Iterator[Basket]:
             yield Basket(shopper, event.data.transaction_id, record.time_ms, list(items), list(items.values()))
 
 
-def beside(scores: Scores, basket: Collection[int]) -> Scores:
+def without_items(scores: Scores, basket: Collection[int]) -> Scores:
     """Return the best candidates that are not in the basket.
 
-    >>> beside(Scores(np.array([4, 5, 6], np.int32), np.array([3, 2, 1], np.float32)), {4}).slots.tolist()
+    >>> without_items(Scores(np.array([4, 5, 6], np.int32), np.array([3, 2, 1], np.float32)), {4}).slots.tolist()
     [5, 6]
     """
-    slots, values = top(scores, listed + len(basket))
+    slots, values = top(scores, list_length + len(basket))
     keep = np.isin(slots, list(basket), invert=True)
-    return Scores(slots[keep][:listed], values[keep][:listed])
+    return Scores(slots[keep][:list_length], values[keep][:list_length])
 
 
 def run(
@@ -117,9 +121,9 @@ def run(
     """Run the protocol and return its figures.
 
     Args:
-        learners: names; the blend has those members of the live system that are named.
+        learners: names; the blend has the named learners that are members of the live system's blend.
         sample: share of the predictions that are tested.
-        progress: told the number of baskets done, after each.
+        progress: called after each basket with the number of baskets done.
     """
     members = {name: (REFERENCES.get(name) or KINDS[name])() for name in learners if name != BLEND}
     blended = [name for name in members if name in KINDS]
@@ -137,18 +141,18 @@ def run(
                 lists, others = {}, len(known) - place
                 for name, member in members.items():
                     began = time.perf_counter()
-                    lists[name] = beside(member.predict(context), items[:place])
+                    lists[name] = without_items(member.predict(context), items[:place])
                     seconds[name] += time.perf_counter() - began
                     ranks[name].append(rank(lists[name], item, others))
                 if blend is not None:
                     began = time.perf_counter()
-                    said = {name: lists[name] for name in blended}
+                    member_lists = {name: lists[name] for name in blended}
                     describe = partial(traits.of, context=context)
-                    ranks[BLEND].append(rank(blend.predict(said, place, describe), item, others))
-                    blend.learn(said, place, item, describe)
+                    ranks[BLEND].append(rank(blend.predict(member_lists, place, describe), item, others))
+                    blend.learn(member_lists, place, item, describe)
                     seconds[BLEND] += time.perf_counter() - began
             contexts.push(shopper, item, time_ms, invoice)
-            # If the line began an invoice, only the context after it knows the session's number.
+            # If the line began an invoice, only the context after it has the session's number.
             context = context._replace(session=contexts.context(shopper, time_ms, invoice).session)
             for name, member in members.items():
                 began = time.perf_counter()
@@ -167,7 +171,7 @@ def run(
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = report.parser("The next line of an invoice, learned while it is tested")
+    parser = report.parser("The next line of an invoice, learned while it is tested.")
     parser.add_argument("--data", type=Path, required=True, help="Online Retail's CSV file, plain or gzipped")
     parser.add_argument("--learners", default=",".join(REPORTED), help="names, separated by commas")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the predictions to test")

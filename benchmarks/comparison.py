@@ -1,4 +1,4 @@
-"""What the runs of the continual benchmark say together: means and spread over seeds, and who is above whom."""
+"""Summary of the runs of the continual benchmark: means and spread over seeds, and the lead over other learners."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
@@ -10,8 +10,8 @@ Figures = dict[str, float]
 SHOWN: Final = ("recall@20", "mrr@20")
 
 
-def mean(found: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
-    """Return the plain mean over periods, and all predictions."""
+def mean_over_periods(found: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
+    """Return the unweighted mean over periods, and the number of all predictions."""
     every = list(found.values())
     means = {}
     for name in every[0]:
@@ -21,22 +21,23 @@ def mean(found: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
     return means
 
 
-def compared(results: Mapping[int, Mapping[str, Any]], against: str) -> dict[str, Any]:
-    """Return the mean over seeds of all figures, the spread of the means, and what one learner is above the others.
+def compare_seeds(results: Mapping[int, Mapping[str, Any]], against: str) -> dict[str, Any]:
+    """Return the mean over seeds of all figures, the spread of the means, and one learner's lead over the others.
+
+    The spread is the population's standard deviation over seeds. A lead holds for each other learner and score the mean
+    difference, and the least difference of all periods and seeds with its period. If the least is above 0, the learner
+    is always better.
 
     Args:
         results: of `benchmarks.continual.run`, per seed.
-        against: the learner that the others are compared with; where it took no part nothing is.
-
-    The spread is the population's standard deviation over seeds. A lead says for each other learner and score the mean
-    difference, and the least one of all periods and seeds with the period where it is: above 0 means above it always.
+        against: the learner with which the others are compared; without it there are no leads.
     """
     every = list(results.values())
     whole = {
-        "periods": _over([result["periods"] for result in every]),
-        "mean": _over([result["mean"] for result in every]),
-        "spread": _over([result["mean"] for result in every], pstdev),
-        **{part: _over([result[part] for result in every]) for part in ("tokens", "passes", "seconds")},
+        "periods": _statistic([result["periods"] for result in every]),
+        "mean": _statistic([result["mean"] for result in every]),
+        "spread": _statistic([result["mean"] for result in every], pstdev),
+        **{part: _statistic([result[part] for result in every]) for part in ("tokens", "passes", "seconds")},
     }
     leads = {
         name: {score: _lead(every, against, name, score) for score in SHOWN}
@@ -46,14 +47,14 @@ def compared(results: Mapping[int, Mapping[str, Any]], against: str) -> dict[str
     return {**whole, "lead": leads, "seeds": {str(seed): result for seed, result in results.items()}}
 
 
-def _over(trees: Sequence[Any], how: Any = fmean) -> Any:
-    """Return the mean (or another statistic) of equal trees of numbers, leaf by leaf.
+def _statistic(trees: Sequence[Any], how: Any = fmean) -> Any:
+    """Return the mean (or another statistic) of equally shaped trees of numbers, leaf by leaf.
 
-    >>> _over([{"a": {"b": 1.0}}, {"a": {"b": 2.0}}])
+    >>> _statistic([{"a": {"b": 1.0}}, {"a": {"b": 2.0}}])
     {'a': {'b': 1.5}}
     """
     if isinstance(trees[0], dict):
-        return {key: _over([tree[key] for tree in trees], how) for key in trees[0]}
+        return {key: _statistic([tree[key] for tree in trees], how) for key in trees[0]}
     return how(trees)
 
 
@@ -68,7 +69,7 @@ def _lead(results: Sequence[Mapping[str, Any]], ours: str, other: str, score: st
 
 
 def show(result: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Print Recall@20 / MRR@20 in percent per period, the mean of all scores with what they cost, and the leads."""
+    """Print Recall@20 / MRR@20 in percent per period, the mean of all scores with the costs, and the leads."""
     rows = [
         [period, *(" / ".join(f"{100 * of[name][score]:.2f}" for score in SHOWN) for name in names)]
         for period, of in (*result["periods"].items(), ("mean", result["mean"]))
@@ -86,10 +87,12 @@ def show(result: Mapping[str, Any], names: Sequence[str]) -> None:
     columns = ["learner", *scores, "predictions", "learn s", "answer s", "passes", "tokens"]
     report.show(f"Mean over periods, in %{spread_of}", columns, rows)
     if result["lead"]:
-        rows = [[name, *(text for score in SHOWN for text in _told(of[score]))] for name, of in result["lead"].items()]
+        rows = [
+            [name, *(text for score in SHOWN for text in _lead_cells(of[score]))] for name, of in result["lead"].items()
+        ]
         columns = [column for score in SHOWN for column in (score, "least", "in period")]
-        report.show("What the blend is above each other one, in points", ["learner", *columns], rows)
+        report.show("Lead of the blend over each other learner, in points", ["learner", *columns], rows)
 
 
-def _told(lead: Mapping[str, Any]) -> list[str]:
+def _lead_cells(lead: Mapping[str, Any]) -> list[str]:
     return [f"{100 * lead['mean']:+.2f}", f"{100 * lead['least']:+.2f}", str(lead["period"])]

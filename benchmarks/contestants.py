@@ -1,7 +1,7 @@
-"""The learners of the live system, behind the two verbs of the continual benchmark: learn a period, answer questions.
+"""Adapters of the live system's learners for the continual benchmark: they learn a period and answer questions.
 
 A contestant answers with ranks among all items seen, and with the short lists that a live judgement would keep, so that
-the blend learns here from what it learns from there. Others to compare with are in `benchmarks.baselines`.
+the blend learns from the same input as in the live system. Baselines are in `benchmarks.baselines`.
 """
 
 from abc import ABC, abstractmethod
@@ -9,38 +9,39 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from benchmarks.periods import Periods, Question
-from headrace.config import FinetuneSettings
 from headrace.state import State
-from learners.judgement import listed
-from learners.learner import Context, NextItem, Scores, context_max, rank, top
-from learners.rehearsal import Rehearsal
+from learners.next_item.judgement import list_length
+from learners.protocol import Context, NextItem, Scores, context_max, rank, top
+from learners.rounds.rehearsal import Rehearsal
+from learners.rounds.settings import RoundsSettings
 
 if TYPE_CHECKING:
-    from learners.deep import DeepModel, DeepSettings
+    from learners.deep.model import DeepModel, DeepSettings
 
 week_ms: Final = 7 * 86_400_000
-"""The files have no clock: a period counts as a week, its clicks evenly spread."""
+"""The files have no clock: a period counts as a week, and its clicks are spread evenly."""
 empty: Final = -1
-"""Slot of the places behind a list's last candidate."""
-live: Final = FinetuneSettings()
-"""How the live system's rounds train."""
-training: Final = live.model_dump(
-    include={"first_passes", "passes", "learning_rate", "width", "rehearsal_max", "rehearsal_share"}
-)
-"""The part of these settings that decides what a round makes."""
+"""Fills the places behind the last candidate of a list of slots."""
+live: Final = RoundsSettings()
+"""Settings of the live system's rounds."""
+_trained_by: Final = {"first_passes", "passes", "learning_rate", "width", "rehearsal_max", "rehearsal_share"}
+training: Final = {name: value for name, value in structs.asdict(live).items() if name in _trained_by}
+"""The part of these settings on which the result of a round depends."""
 _chunk: Final = 512
 
 Progress = Callable[[float], None]
 
 
 class Answers(NamedTuple):
-    """What a contestant said to N questions.
+    """A contestant's answers to N questions.
 
     Shapes:
-        ranks: (N,) of the true items, 1 being best; slots: (N, listed), best first, then `empty`; scores: likewise.
+        ranks: (N,) of the true items, 1 being best; slots: (N, list_length), best first, then `empty`; scores:
+            likewise.
     """
 
     ranks: NDArray[np.int32]
@@ -48,13 +49,13 @@ class Answers(NamedTuple):
     scores: NDArray[np.float32]
 
     def list(self, row: int) -> Scores:
-        """Return one list."""
+        """Return the candidates of one question."""
         size = int(np.count_nonzero(self.slots[row] != empty))
         return Scores(self.slots[row, :size], self.scores[row, :size])
 
 
 class Round(NamedTuple):
-    """What learning a period took: predictions trained on, passes, and the pass after which the model was taken."""
+    """Cost of learning a period: predictions trained on, passes, and the pass whose model was taken."""
 
     tokens: int = 0
     passes: int = 0
@@ -62,7 +63,7 @@ class Round(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What a neural contestant is made from; a rate of None is its own default."""
+    """Seed and settings of a neural contestant; None means its own default."""
 
     seed: int = 0
     rate: float | None = None
@@ -70,30 +71,33 @@ class Tuning(NamedTuple):
 
 
 class Contestant(Protocol):
-    """Who takes part. One that starts `anew` learns all periods up to the one named at once, others add one by one."""
+    """A learner in the benchmark.
 
-    anew: bool
+    One with `from_scratch` learns all periods up to the one given at once; others learn the periods one by one.
+    """
+
+    from_scratch: bool
 
     def learn(self, periods: Periods, period: int, progress: Progress) -> Round:
-        """Learn one more period; periods come in order, from 0. `progress` may be told the share done."""
+        """Learn one more period; periods come in order, from 0. `progress` may be called with the share done."""
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
-        """Answer questions on a period that was not learned, some at a time. Never learns."""
+        """Yield answers to questions on a period that was not learned, in chunks. Never learns."""
 
     def model_bytes(self) -> bytes | None:
-        """Return the deep model as it is now; None where there is none."""
+        """Return the bytes of the current deep model, or None without one."""
 
     def state(self) -> State:
         """Return all that was learned."""
 
     def restore(self, state: State) -> None:
-        """Become the contestant that `state` was taken from."""
+        """Restore the contestant from which `state` was taken."""
 
 
 class Fast:
-    """A fast learner: it learns click by click, in the order of the log, as in the live system."""
+    """A fast learner, which learns click by click in the order of the log, as in the live system."""
 
-    anew = False
+    from_scratch = False
 
     def __init__(self, make: Callable[[], NextItem]) -> None:
         self.learner = make()
@@ -110,17 +114,17 @@ class Fast:
         return Round()
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
-        """Answer one by one; the sessions asked about are new ones."""
+        """Answer one by one; the sessions of the questions are new ones."""
         session, others = periods.started[period], periods.seen[period] - 1
         for start in range(0, len(questions), _chunk):
             part = questions[start : start + _chunk]
             ranks = np.empty(len(part), np.int32)
-            slots = np.full((len(part), listed), empty, np.int32)
-            values = np.zeros((len(part), listed), np.float32)
+            slots = np.full((len(part), list_length), empty, np.int32)
+            values = np.zeros((len(part), list_length), np.float32)
             for row, (prefix, item) in enumerate(part):
                 scores = self.learner.predict(Context(prefix[-context_max:], 0, session, period * week_ms))
                 ranks[row] = rank(scores, item, others)
-                best = top(scores, listed)
+                best = top(scores, list_length)
                 slots[row, : len(best.slots)], values[row, : len(best.slots)] = best
             yield Answers(ranks, slots, values)
 
@@ -138,17 +142,17 @@ class Fast:
 
 
 class Neural(ABC):
-    """Who trains the live system's network, one way or another.
+    """A contestant that trains the live system's network.
 
     Args:
         passes: over each later period.
-        first_passes: over period 0, from nothing.
+        first_passes: over period 0, from scratch.
         settings: of the network; those of the live system if None.
     """
 
-    anew = False
+    from_scratch = False
     rate: float | None = None
-    """The learning rate that suits this contestant best; None: the live system's."""
+    """The best learning rate of this contestant; None means the live system's."""
 
     def __init__(
         self,
@@ -167,9 +171,9 @@ class Neural(ABC):
         """Train."""
 
     def answer(self, questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
-        """Answer by the probabilities of the whole vocabulary."""
-        assert self.model is not None, "something is learned before anything is asked"
-        return answered(self.model, questions, periods, period)
+        """Answer by the probabilities over the whole vocabulary."""
+        assert self.model is not None, "the first period is learned before the first question"
+        return model_answers(self.model, questions, periods, period)
 
     def model_bytes(self) -> bytes | None:
         """Return the model's bytes."""
@@ -181,7 +185,7 @@ class Neural(ABC):
 
     def restore(self, state: State) -> None:
         """Restore the model."""
-        from learners.deep import DeepModel
+        from learners.deep.model import DeepModel
 
         self.model = DeepModel.from_bytes(state["model"]) if state["model"] else None
 
@@ -189,8 +193,8 @@ class Neural(ABC):
         self, parent: "DeepModel | None", sessions: Sequence[Sequence[str]], period: int, passes: int, **options: Any
     ) -> Round:
         """Train a model and keep it."""
-        from learners.deep import DeepSettings
-        from learners.finetune import train
+        from learners.deep.model import DeepSettings
+        from learners.deep.train import train
 
         rate = self.tuning.rate or self.rate or live.learning_rate
         settings, seed = self.settings or DeepSettings(width=live.width), self.tuning.seed + period
@@ -200,7 +204,7 @@ class Neural(ABC):
 
 
 class Deep(Neural):
-    """The slow learner: after each period a round of training, from the last model on, with rehearsal of the past."""
+    """The deep learner: one round per period, continuing from the last model, with rehearsal of the past."""
 
     def __init__(self, tuning: Tuning, **options: Any) -> None:
         super().__init__(tuning, **options)
@@ -211,13 +215,13 @@ class Deep(Neural):
         sessions = named_sessions(periods, period)
         passes = self.passes if period else self.first_passes
         rehearsal = self.rehearsal.draw(int(live.rehearsal_share * len(sessions)) * passes, self.tuning.seed + period)
-        told = self._round(self.model, sessions, period, passes, rehearsal=rehearsal, progress=progress)
+        cost = self._round(self.model, sessions, period, passes, rehearsal=rehearsal, progress=progress)
         for place, items in enumerate(sessions):
             self.rehearsal.learn(items, period * week_ms + place * week_ms // len(sessions))
-        return told
+        return cost
 
     def state(self) -> State:
-        """Return the model's bytes and what it will rehearse."""
+        """Return the model's bytes and the state of the rehearsal."""
         return {**super().state(), "rehearsal": self.rehearsal.state()}
 
     def restore(self, state: State) -> None:
@@ -227,16 +231,18 @@ class Deep(Neural):
 
 
 def named_sessions(periods: Periods, period: int) -> list[list[str]]:
-    """Return a period's sessions that teach something, each the names of its items."""
+    """Return a period's sessions of at least two items, as item names."""
     return [[periods.items[item] for item in items] for items in periods.sessions(period) if len(items) > 1]
 
 
-def answered(model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int) -> Iterator[Answers]:
-    """Answer questions on a period with a model, some at a time: ranks, and lists of the most probable items."""
-    slots_of, _ = _places(model, periods, period)
-    size = min(listed, len(slots_of))
-    space = ((0, 0), (0, listed - size))
-    for ranks, scores in _scored(model, questions, periods, period):
+def model_answers(
+    model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int
+) -> Iterator[Answers]:
+    """Yield a model's answers to questions on a period in chunks: ranks, and lists of the most probable items."""
+    slots_of, _ = _slot_maps(model, periods, period)
+    size = min(list_length, len(slots_of))
+    space = ((0, 0), (0, list_length - size))
+    for ranks, scores in _ranks_and_scores(model, questions, periods, period):
         best = np.argpartition(-scores, size - 1, axis=1)[:, :size]
         values = np.take_along_axis(scores, best, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
@@ -245,16 +251,16 @@ def answered(model: "DeepModel", questions: Sequence[Question], periods: Periods
         yield Answers(ranks, np.pad(slots, space, constant_values=empty), np.pad(values, space))
 
 
-def ranked(model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int) -> NDArray[np.int32]:
-    """Return the ranks alone, among the items seen before the period."""
-    parts = [ranks for ranks, _ in _scored(model, questions, periods, period)]
+def model_ranks(model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int) -> NDArray[np.int32]:
+    """Return only the ranks, among the items seen before the period."""
+    parts = [ranks for ranks, _ in _ranks_and_scores(model, questions, periods, period)]
     return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
 
-def _places(model: "DeepModel", periods: Periods, period: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _slot_maps(model: "DeepModel", periods: Periods, period: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the slot of each of a model's rows, `empty` if unseen before the period, and the row of each slot, or -1.
 
-    A model that learned later periods knows items that nobody could be asked about: they take no part.
+    A model that learned later periods knows items that cannot be in the questions: they are ignored.
     """
     slot_of = {item: slot for slot, item in enumerate(periods.items[: periods.seen[period]])}
     slots_of = np.array([slot_of.get(item, empty) for item in model.items], np.int32)
@@ -264,11 +270,11 @@ def _places(model: "DeepModel", periods: Periods, period: int) -> tuple[NDArray[
     return slots_of, row_of
 
 
-def _scored(
+def _ranks_and_scores(
     model: "DeepModel", questions: Sequence[Question], periods: Periods, period: int
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """Yield the ranks of some true items, and every row's probability; what was not seen before the period has 0."""
-    slots_of, row_of = _places(model, periods, period)
+    """Yield in chunks the ranks of true items and each row's probability, 0 if not seen before the period."""
+    slots_of, row_of = _slot_maps(model, periods, period)
     for start in range(0, len(questions), _chunk):
         part = questions[start : start + _chunk]
         scores = model.score_all([[periods.items[item] for item in prefix] for prefix, _ in part])

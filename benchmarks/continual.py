@@ -1,22 +1,22 @@
 """Continual learning by the ADER protocol: learn period by period, test on the next one. See `benchmarks.periods`.
 
-Nothing at all is learned inside a test period. Each member learns the periods before t, then answers the questions of
-t; only after all of them are answered does anyone see t: the members learn its clicks, and the blend learns its weights
-from the answers that were given on it. Ranks are among all items seen, clicked ones included; ties count against us.
+Nothing is learned inside a test period. Each member learns the periods before t, then answers the questions of t. Only
+after all of them are answered do the members learn the clicks of t, and the blend learns its weights from the answers
+that were given on t. Ranks are among all items seen, clicked ones included; ties count against the learner.
 
     python -m benchmarks.continual --data DIR --learners popularity,transitions,session_knn --out FILE
     python -m benchmarks.continual --data diginetica_periods.tar.gz --seeds 5 --out FILE
     python -m benchmarks.continual --data DIR --learners joint,blend --periods 1,4,8,12,16 --rate 2e-3 --out FILE
 
-Beside FILE lies a picture of Recall@20 and MRR@20 per period, FILE.svg. On 2 cores and the 16 DIGINETICA periods the
-fast learners take about 5 minutes. `markov` is `transitions` with nothing but the next item counted, `vsknn` is
-`session_knn` without regard to where in a neighbour an item lies; what `finetune`, `ewc` and `joint` are is in
-`benchmarks.baselines`. These are no members of the blend, and are asked only about the periods named.
+FILE.svg beside FILE is a picture of Recall@20 and MRR@20 per period. On 2 cores and the 16 DIGINETICA periods the
+fast learners take about 5 minutes. `markov` is `transitions` that counts only the next item, `vsknn` is `session_knn`
+that ignores the position of an item in a neighbour; `finetune`, `ewc` and `joint` are described in
+`benchmarks.baselines`. These are no members of the blend, and they answer only on the periods given.
 
 A run can be stopped and started again: under `--work` each learner keeps its models, its state and its answers per
-period, in a folder named by a digest of data, seed, rate and all code that its answers follow from, so that changed
-code never meets old answers. Which sessions a `--sample` tests has a seed of its own, so that learners of any seed
-answer the same questions, and those that know no seed are run only once.
+period, in a folder named by a digest of data, seed, rate and all code that its answers depend on, so that changed
+code never uses old answers. The sessions that a `--sample` tests have a seed of their own, so that learners of any seed
+answer the same questions, and learners without a seed are run only once.
 """
 
 import argparse
@@ -33,34 +33,34 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import report
-from benchmarks.comparison import Figures, compared, mean, show
+from benchmarks.comparison import Figures, compare_seeds, mean_over_periods, show
 from benchmarks.contestants import Answers, Contestant, Tuning, week_ms
-from benchmarks.makers import BASELINES, DEEP, MAKERS
-from benchmarks.member import Member, folder_of
 from benchmarks.periods import Periods, Question, load
+from benchmarks.registry import BASELINES, DEEP, FACTORIES
+from benchmarks.resumable import ResumableContestant, folder_of
 from headrace.errors import Misconfigured
-from learners.blend import Blend, TellTraits
-from learners.learner import Context, rank
-from learners.prequential import ranking_scores, ranks_max
-from learners.traits import Traits
+from learners.next_item.blend import Blend, TraitLookup
+from learners.next_item.traits import Traits
+from learners.parts.prequential import ranking_scores, ranks_max
+from learners.protocol import Context, rank
 
 BLEND: Final = "blend"
-LEARNERS: Final = (*MAKERS, BLEND)
+LEARNERS: Final = (*FACTORIES, BLEND)
 REPORTED: Final = ("popularity", "markov", "transitions", "session_knn", DEEP, BLEND)
 blend_judged_max: Final = 20_000
-"""Answers of one period from which the blend learns, at most: as live, a part of them says enough."""
+"""Most answers of one period from which the blend learns: as in the live system, a sample is enough."""
 
 Tick = Callable[[str, float], None]
-TellTraitsOf = Callable[[Sequence[int]], TellTraits]
-"""Tells a session's items so far, the traits of candidates for it."""
+TraitLookupOf = Callable[[Sequence[int]], TraitLookup]
+"""From a session's items so far to a function that returns the traits of candidates."""
 
 
-def silent(step: str, share: float) -> None:
-    """Show no progress."""
+def no_progress(step: str, share: float) -> None:
+    """Ignore the progress."""
 
 
-def learned(traits: Traits, periods: Periods, period: int) -> TellTraitsOf:
-    """Learn the traits of one more period, the one before `period`; return what tells them to who asks in `period`.
+def learn_traits(traits: Traits, periods: Periods, period: int) -> TraitLookupOf:
+    """Learn the traits of one more period, the one before `period`; return the traits as they are known in `period`.
 
     The files have no clock and no categories; see `week_ms`.
     """
@@ -71,11 +71,13 @@ def learned(traits: Traits, periods: Periods, period: int) -> TellTraitsOf:
     return lambda prefix: partial(traits.of, context=Context(prefix, 0, 0, period * week_ms))
 
 
-def blended(
-    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], describer: TellTraitsOf, others: int
+def blend_ranks(
+    blend: Blend, answers: Mapping[str, Answers], questions: Sequence[Question], describer: TraitLookupOf, others: int
 ) -> NDArray[np.int32]:
-    """Return the ranks of the true items in the blend of the members' lists; items on no list tie for last, with
-    `others`."""
+    """Return the ranks of the true items in the blend of the members' lists.
+
+    Items on no list tie for the last place, with `others`.
+    """
     ranks = np.empty(len(questions), np.int32)
     for row, (prefix, item) in enumerate(questions):
         lists = {name: answer.list(row) for name, answer in answers.items()}
@@ -83,14 +85,14 @@ def blended(
     return ranks
 
 
-def teach(
+def teach_blend(
     blend: Blend,
     answers: Mapping[str, Answers],
     questions: Sequence[Question],
-    describer: TellTraitsOf,
+    describer: TraitLookupOf,
     seed: Sequence[int],
 ) -> None:
-    """Let the blend learn from a seeded part of a period's answers, in their order, once all of them were given."""
+    """Let the blend learn from a seeded sample of a period's answers, in order, after all of them were given."""
     size = min(len(questions), blend_judged_max)
     for row in np.sort(np.random.default_rng(seed).choice(len(questions), size, replace=False)).tolist():
         prefix, item = questions[row]
@@ -102,7 +104,7 @@ def figures(ranks: NDArray[np.int32]) -> Figures:
     """Return Recall, MRR and NDCG at 10 and 20, as fractions, and the number of predictions.
 
     Raises:
-        Misconfigured: there are no predictions, so that there is nothing to say.
+        Misconfigured: there are no predictions.
     """
     if not len(ranks):
         raise Misconfigured("wanted data that holds predictions to make, found no two items in a row to ask about")
@@ -119,23 +121,26 @@ def run(
     sample: float = 1.0,
     sample_seed: int = 0,
     tuning: Tuning = Tuning(),  # noqa: B008 - it cannot be changed
-    makers: Mapping[str, Callable[[Tuning], Contestant]] = MAKERS,
-    tick: Tick = silent,
+    factories: Mapping[str, Callable[[Tuning], Contestant]] = FACTORIES,
+    tick: Tick = no_progress,
 ) -> dict[str, Any]:
     """Run the protocol with one seed and return its figures.
 
     Args:
         learners: names of members, and "blend": it has all members, but the deep one only if that is named too.
-        tested: periods to report; those that hold no prediction to make are left out, but learned. Members answer all
-            up to the last of them, for the blend learns from each.
+        tested: periods to report; those without predictions are learned but not reported. Members answer on all
+            periods up to the last of them, because the blend learns from each.
         work: folder for models, states and answers.
-        tick: told each step, and the share done of it, from 0 when it begins.
+        tick: called with each step and the share of it that is done, from 0 when it begins.
 
     Raises:
-        Misconfigured: none of these periods holds a prediction to make.
+        Misconfigured: none of these periods has predictions.
     """
-    named = _members(learners, makers)
-    members = [Member(name, folder_of(work, name, periods, tuning), partial(makers[name], tuning)) for name in named]
+    named = _required_members(learners, factories)
+    members = [
+        ResumableContestant(name, folder_of(work, name, periods, tuning), partial(factories[name], tuning))
+        for name in named
+    ]
     blended_ones = [name for name in named if name not in BASELINES]
     blend, traits = Blend(blended_ones), Traits()
     seconds = {BLEND: {"learn": 0.0, "answer": 0.0}}
@@ -155,10 +160,10 @@ def run(
             tick(f"seed {tuning.seed}, period {period}: {BLEND}", 0.0)
             lists = {name: answers[name] for name in blended_ones}
             began = time.perf_counter()
-            describer = learned(traits, periods, period)
-            ranks[BLEND] = blended(blend, lists, questions, describer, periods.seen[period] - 1)
+            describer = learn_traits(traits, periods, period)
+            ranks[BLEND] = blend_ranks(blend, lists, questions, describer, periods.seen[period] - 1)
             answered = time.perf_counter()
-            teach(blend, lists, questions, describer, [tuning.seed, period])
+            teach_blend(blend, lists, questions, describer, [tuning.seed, period])
             seconds[BLEND]["answer"] += answered - began
             seconds[BLEND]["learn"] += time.perf_counter() - answered
         if period in tested and questions:
@@ -167,32 +172,32 @@ def run(
         raise Misconfigured(f"wanted periods that hold predictions to make, found none in any of {tested}")
     rounds = {member.name: member.rounds_for(tested) for member in members}
     for member in members:
-        learn = sum(told["seconds"] for told in rounds[member.name].values())
+        learn = sum(cost["seconds"] for cost in rounds[member.name].values())
         seconds[member.name] = {"learn": learn, "answer": member.seconds}
     return {
         "periods": found,
-        "mean": mean(found),
-        "tokens": {name: sum(int(told["tokens"]) for told in of.values()) for name, of in rounds.items()},
-        "passes": {name: sum(int(told["passes"]) for told in of.values()) for name, of in rounds.items()},
+        "mean": mean_over_periods(found),
+        "tokens": {name: sum(int(cost["tokens"]) for cost in of.values()) for name, of in rounds.items()},
+        "passes": {name: sum(int(cost["passes"]) for cost in of.values()) for name, of in rounds.items()},
         "seconds": {name: spent for name, spent in seconds.items() if name in learners},
-        "rounds": {name: of for name, of in rounds.items() if any(told["tokens"] for told in of.values())},
+        "rounds": {name: of for name, of in rounds.items() if any(cost["tokens"] for cost in of.values())},
     }
 
 
-def _members(learners: Sequence[str], makers: Iterable[str] = MAKERS) -> list[str]:
-    """Return whose answers are needed for the learners named.
+def _required_members(learners: Sequence[str], factories: Iterable[str] = FACTORIES) -> list[str]:
+    """Return the learners whose answers the named learners need.
 
-    >>> _members(["popularity"]), _members(["transitions", "blend"])
+    >>> _required_members(["popularity"]), _required_members(["transitions", "blend"])
     (['popularity'], ['popularity', 'transitions', 'session_knn', 'revisits'])
     """
-    wanted = {*learners, *(name for name in MAKERS if name not in (DEEP, *BASELINES) and BLEND in learners)}
-    return [name for name in makers if name in wanted]
+    wanted = {*learners, *(name for name in FACTORIES if name not in (DEEP, *BASELINES) and BLEND in learners)}
+    return [name for name in factories if name in wanted]
 
 
-def _chosen(text: str, last: int) -> list[int]:
-    """Return the periods that a text like "1-4,8" names.
+def _parse_periods(text: str, last: int) -> list[int]:
+    """Return the periods in a text like "1-4,8".
 
-    >>> _chosen("1-3,8", 16)
+    >>> _parse_periods("1-3,8", 16)
     [1, 2, 3, 8]
     """
     try:
@@ -206,19 +211,23 @@ def _chosen(text: str, last: int) -> list[int]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = report.parser("Continual learning by the ADER protocol")
+    parser = report.parser("Continual learning by the ADER protocol.")
     parser.set_defaults(out=Path("build/continual.json"))
     report.add_data(parser)
     parser.add_argument("--learners", default=",".join(REPORTED), help="names, separated by commas")
     parser.add_argument("--periods", help="periods to report, like 1-4,8 (default: all)")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the sessions to test")
-    parser.add_argument("--sample-seed", type=int, default=0, help="of the sample, whatever the learners' seed")
+    parser.add_argument(
+        "--sample-seed", type=int, default=0, help="seed of the sample, independent of the learners' seed"
+    )
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", default="0", help="of the learners; several: 0,1,2")
-    seeds.add_argument("--seeds", type=int, help="how many seeds, from 0")
-    parser.add_argument("--rate", type=float, help="learning rate of the networks (default: each one's own)")
-    parser.add_argument("--strength", type=float, help="how strongly ewc holds weights (default: its own)")
-    parser.add_argument("--work", type=Path, default=Path("build/continual"), help="folder for what a run keeps")
+    seeds.add_argument("--seed", default="0", help="seed of the learners; several: 0,1,2")
+    seeds.add_argument("--seeds", type=int, help="number of seeds, from 0")
+    parser.add_argument("--rate", type=float, help="learning rate of the networks (default: that of each learner)")
+    parser.add_argument("--strength", type=float, help="weight of the penalty of ewc (default: its own)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/continual"), help="folder for models, states and answers"
+    )
     return parser.parse_args(arguments)
 
 
@@ -231,11 +240,11 @@ def main(arguments: Sequence[str] | None) -> None:
         raise Misconfigured(f"--rate: wanted a learning rate between 0 and 1, found {options.rate}")
     names, seeds = report.names(options.learners, LEARNERS), _seeds(options)
     periods = load(options.data)
-    tested = _chosen(options.periods or f"1-{periods.last}", periods.last)
+    tested = _parse_periods(options.periods or f"1-{periods.last}", periods.last)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
         begun = 0
-        task = progress.add_task("", total=len(seeds) * _steps(names, tested))
+        task = progress.add_task("", total=len(seeds) * _step_count(names, tested))
 
         def tick(step: str, share: float) -> None:
             nonlocal begun
@@ -255,9 +264,9 @@ def main(arguments: Sequence[str] | None) -> None:
             )
             for seed in seeds
         }
-    result = compared(results, BLEND)
-    told = ("sample", "sample_seed", "rate", "strength")
-    result["options"] = {**{name: getattr(options, name) for name in told}, "data_sha256": periods.digest}
+    result = compare_seeds(results, BLEND)
+    recorded = ("sample", "sample_seed", "rate", "strength")
+    result["options"] = {**{name: getattr(options, name) for name in recorded}, "data_sha256": periods.digest}
     show(result, names)
     report.write(options.out, result)
     from benchmarks import picture
@@ -275,9 +284,9 @@ def _seeds(options: argparse.Namespace) -> list[int]:
     return seeds
 
 
-def _steps(names: Sequence[str], tested: Sequence[int]) -> int:
-    """Return how many steps a run with one seed takes."""
-    named, every = _members(names), max(tested) if BLEND in names else len(tested)
+def _step_count(names: Sequence[str], tested: Sequence[int]) -> int:
+    """Return the number of steps of a run with one seed."""
+    named, every = _required_members(names), max(tested) if BLEND in names else len(tested)
     baselines = sum(name in BASELINES for name in named)
     return baselines * len(tested) + (len(named) - baselines + (BLEND in names)) * every
 

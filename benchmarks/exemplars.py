@@ -1,7 +1,7 @@
-"""Which sessions of the past a bounded memory keeps: rules to compare with the live one, `learners.rehearsal`.
+"""Rules for the sessions that a bounded memory keeps, to compare with the live one, `learners.rounds.rehearsal`.
 
-Each rule is shown a period's sessions once, after the round that learned them, with the models before and after it, and
-keeps at most `sessions_max` of all that it was shown. What a round rehearses is `drawn` from what is kept.
+Each rule gets a period's sessions once, after the round that learned them, with the models before and after that round.
+It keeps at most `sessions_max` of all sessions so far. `draw_sessions` selects what a round rehearses.
 
 Letters of shapes: N sessions, D width.
 """
@@ -17,32 +17,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from learners.deep import DeepModel, pad
-from learners.rehearsal import Rehearsal
+from learners.deep.model import DeepModel, pad
+from learners.rounds.rehearsal import Rehearsal
 
 Session = tuple[str, ...]
 Measure = Callable[[DeepModel | None, DeepModel, Sequence[Session]], NDArray[np.float64]]
-"""From the models before and after a round, how much each of its sessions is wanted."""
-_for_ever_ms: Final = 10**18
+"""From the models before and after a round to a score of each of its sessions: high scores are kept."""
+_endless_ms: Final = 10**18
 _batch_sessions: Final = 64
 
 
 class Memory(ABC):
-    """What is kept of the past, by some rule."""
+    """A bounded memory of past sessions with a rule for what it keeps."""
 
     @abstractmethod
     def learn(
         self, sessions: Sequence[Session], times_ms: Sequence[int], before: DeepModel | None, after: DeepModel
     ) -> None:
-        """Take in the sessions of a round, in order; `before` is None for the first round."""
+        """Add the sessions of a round, in order; `before` is None for the first round."""
 
     @abstractmethod
     def kept(self) -> list[Session]:
-        """Return the sessions that are kept, in an order that follows from what was learned alone."""
+        """Return the kept sessions, in an order that depends only on what was learned."""
 
 
 class Nothing(Memory):
-    """Keeps nothing."""
+    """A memory that keeps nothing."""
 
     def learn(
         self, sessions: Sequence[Session], times_ms: Sequence[int], before: DeepModel | None, after: DeepModel
@@ -55,7 +55,7 @@ class Nothing(Memory):
 
 
 class Sampled(Memory):
-    """The live class: a sample that favours the recent, or a uniform one if its half-life is endless."""
+    """The live rehearsal: a sample that favours the recent, or a uniform one if its half-life is infinite."""
 
     def __init__(self, rehearsal: Rehearsal) -> None:
         self.rehearsal = rehearsal
@@ -63,7 +63,7 @@ class Sampled(Memory):
     def learn(
         self, sessions: Sequence[Session], times_ms: Sequence[int], before: DeepModel | None, after: DeepModel
     ) -> None:
-        """Show the rehearsal each session."""
+        """Add each session to the rehearsal."""
         for session, time_ms in zip(sessions, times_ms, strict=True):
             self.rehearsal.learn(session, time_ms)
 
@@ -72,11 +72,11 @@ class Sampled(Memory):
         return self.rehearsal.draw(len(self.rehearsal), 0)
 
 
-class Wanted(Memory):
-    """Those that a measure wants most; a session is measured once, after its round.
+class HighestScored(Memory):
+    """Keeps the sessions with the highest scores of a measure; a session is measured once, after its round.
 
-    A measure ranks the sessions of one round, and every round keeps the same share of its own: losses after eight
-    passes over the first period and after three over a later one say nothing beside each other.
+    A measure ranks the sessions within one round, and every round keeps the same share of its own sessions, because
+    losses after eight passes over the first period and after three over a later one are not comparable.
     """
 
     def __init__(self, measure: Measure, sessions_max: int) -> None:
@@ -86,22 +86,22 @@ class Wanted(Memory):
     def learn(
         self, sessions: Sequence[Session], times_ms: Sequence[int], before: DeepModel | None, after: DeepModel
     ) -> None:
-        """Measure each session, and keep the most wanted; the earlier one where two are wanted alike."""
+        """Measure each session and keep the highest ranks; the earlier session wins a tie."""
         order = np.argsort(-self.measure(before, after, sessions), kind="stable").tolist()
         self._held += [((rank + 0.5) / len(order), sessions[place]) for rank, place in enumerate(order)]
         self._held.sort(key=lambda held: held[0])
         del self._held[self.sessions_max :]
 
     def kept(self) -> list[Session]:
-        """Return the most wanted."""
+        """Return the sessions with the highest ranks."""
         return [session for _, session in self._held]
 
 
-class Herded(Memory):
-    """For each item, sessions that end with it, such that their mean is near the mean of all of them.
+class Herding(Memory):
+    """Keeps for each item sessions that end with it, such that their mean is near the mean of all such sessions.
 
-    What a session is to the network before its last item stands for it. Each item gets a share of the memory as large
-    as its share of the last items; both are taken over the new sessions and those kept so far.
+    A session is represented by the network's vector before its last item. The share of the memory that an item gets
+    equals its share of the last items; both are computed over the new sessions and those kept so far.
 
     Source: Rebuffi et al., "iCaRL: incremental classifier and representation learning" (CVPR 2017), algorithm 4, for
     herding; Mi, Lin and Faltings, "ADER" (RecSys 2020), algorithm 1, for items as classes and shares by frequency.
@@ -114,35 +114,35 @@ class Herded(Memory):
     def learn(
         self, sessions: Sequence[Session], times_ms: Sequence[int], before: DeepModel | None, after: DeepModel
     ) -> None:
-        """Choose anew among what is kept and what is new."""
+        """Choose again from the kept sessions and the new ones."""
         candidates = [*self._held, *sessions]
         if len(candidates) > self.sessions_max:
-            vectors = states(after, candidates)
+            vectors = session_vectors(after, candidates)
             places: dict[str, list[int]] = {}
             for place, session in enumerate(candidates):
                 places.setdefault(session[-1], []).append(place)
-            shares = shared([len(of) for of in places.values()], self.sessions_max, self.chance)
+            shares = proportional_shares([len(of) for of in places.values()], self.sessions_max, self.chance)
             chosen = [of[i] for of, n in zip(places.values(), shares, strict=True) for i in herd(vectors[of], n)]
             candidates = [candidates[place] for place in sorted(chosen)]
         self._held = candidates
 
     def kept(self) -> list[Session]:
-        """Return the chosen ones, oldest first."""
+        """Return the chosen sessions, oldest first."""
         return list(self._held)
 
 
 def hard(before: DeepModel | None, after: DeepModel, sessions: Sequence[Session]) -> NDArray[np.float64]:
-    """Want what is still predicted badly after the round."""
+    """Prefer sessions with a high loss after the round."""
     return losses(after, sessions, math.log(len(after)))
 
 
 def easy(before: DeepModel | None, after: DeepModel, sessions: Sequence[Session]) -> NDArray[np.float64]:
-    """Want what is predicted best after the round."""
+    """Prefer sessions with a low loss after the round."""
     return -hard(before, after, sessions)
 
 
 def surprising(before: DeepModel | None, after: DeepModel, sessions: Sequence[Session]) -> NDArray[np.float64]:
-    """Want what the round taught most: the loss before it less that after. Without a model all is chance."""
+    """Prefer sessions whose loss fell most in the round. Without a model the loss before is that of chance."""
     chance = math.log(len(after))
     ahead = losses(before, sessions, chance) if before else np.full(len(sessions), chance)
     return ahead - losses(after, sessions, chance)
@@ -150,20 +150,20 @@ def surprising(before: DeepModel | None, after: DeepModel, sessions: Sequence[Se
 
 MEMORIES: Final[Mapping[str, Callable[[int, int], Memory]]] = {
     "none": lambda seed, sessions_max: Nothing(),
-    "uniform": lambda seed, sessions_max: Sampled(Rehearsal(seed, sessions_max, _for_ever_ms)),
+    "uniform": lambda seed, sessions_max: Sampled(Rehearsal(seed, sessions_max, _endless_ms)),
     "recency": lambda seed, sessions_max: Sampled(Rehearsal(seed, sessions_max)),
-    "herding": Herded,
-    "hard": lambda seed, sessions_max: Wanted(hard, sessions_max),
-    "easy": lambda seed, sessions_max: Wanted(easy, sessions_max),
-    "surprise": lambda seed, sessions_max: Wanted(surprising, sessions_max),
+    "herding": Herding,
+    "hard": lambda seed, sessions_max: HighestScored(hard, sessions_max),
+    "easy": lambda seed, sessions_max: HighestScored(easy, sessions_max),
+    "surprise": lambda seed, sessions_max: HighestScored(surprising, sessions_max),
 }
-"""Each rule, from a seed and the most sessions that it may keep; `recency` is the live system's."""
+"""Makes each rule from a seed and the maximum of sessions; `recency` is the live system's."""
 
 
-def drawn(kept: Sequence[Session], predictions: int, seed: int) -> list[Session]:
-    """Return sessions in random order until they hold so many predictions, all over again where there are too few.
+def draw_sessions(kept: Sequence[Session], predictions: int, seed: int) -> list[Session]:
+    """Return sessions in random order until they hold `predictions` predictions; repeat all if there are too few.
 
-    >>> len(drawn([("a", "b", "c"), ("a", "b", "d")], 6, seed=0))
+    >>> len(draw_sessions([("a", "b", "c"), ("a", "b", "d")], 6, seed=0))
     3
     """
     chance = np.random.default_rng(seed)
@@ -177,10 +177,10 @@ def drawn(kept: Sequence[Session], predictions: int, seed: int) -> list[Session]
     return chosen
 
 
-def shared(counts: Sequence[int], total: int, chance: np.random.Generator) -> list[int]:
-    """Return shares of `total` in proportion to counts, what rounding leaves going to the largest rests; ties by lot.
+def proportional_shares(counts: Sequence[int], total: int, chance: np.random.Generator) -> list[int]:
+    """Return integer shares of `total` in proportion to counts, by largest remainder; ties are broken at random.
 
-    >>> shared([6, 3, 2], 5, np.random.default_rng(0))
+    >>> proportional_shares([6, 3, 2], 5, np.random.default_rng(0))
     [3, 1, 1]
     """
     exact = np.array(counts) * total / sum(counts)
@@ -192,7 +192,7 @@ def shared(counts: Sequence[int], total: int, chance: np.random.Generator) -> li
 
 
 def herd(vectors: NDArray[np.float32], count: int) -> list[int]:
-    """Return `count` rows, picked one by one so that their mean comes nearest to the mean of all.
+    """Return `count` rows, chosen one by one so that their mean is nearest to the mean of all rows.
 
     Shapes:
         vectors: (N, D)
@@ -216,7 +216,7 @@ def herd(vectors: NDArray[np.float32], count: int) -> list[int]:
 def losses(model: DeepModel, sessions: Sequence[Session], chance: float) -> NDArray[np.float64]:
     """Return each session's mean loss per prediction, in nats, over the whole vocabulary.
 
-    A prediction of an unknown item, or from none that is known, costs `chance`. Of a long session only the end counts.
+    A prediction of an unknown item, or from no known item, costs `chance`. Only the end of a long session counts.
 
     Shapes:
         returns (N,)
@@ -234,8 +234,8 @@ def losses(model: DeepModel, sessions: Sequence[Session], chance: float) -> NDAr
 
 
 @torch.inference_mode()
-def states(model: DeepModel, sessions: Sequence[Session]) -> NDArray[np.float32]:
-    """Return what each session is to the network before its last item; 0 where nothing is known.
+def session_vectors(model: DeepModel, sessions: Sequence[Session]) -> NDArray[np.float32]:
+    """Return the network's vector of each session before its last item; 0 for sessions without known items.
 
     Shapes:
         returns (N, D)
@@ -250,7 +250,7 @@ def states(model: DeepModel, sessions: Sequence[Session]) -> NDArray[np.float32]
 def _network(
     model: DeepModel, units: Tensor, sessions: Sequence[Session]
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-    """Yield places of sessions, their rows, where a prediction is, and the session's vector there; some at a time."""
+    """Yield in batches: places of sessions, their rows, a mask of the predictions, and the vectors at each step."""
     rows = [model.rows(session[-model.settings.context - 1 :]) for session in sessions]
     order = sorted((i for i, known in enumerate(rows) if len(known) > 1), key=lambda i: len(rows[i]))
     for start in range(0, len(order), _batch_sessions):

@@ -1,23 +1,24 @@
-"""How fast a round of the deep model trains, and where its time goes.
+"""Training speed of a round of the deep model, and where its time goes.
 
     python -m benchmarks.finetune_round --items 30000,1000000 --tokens 20000 --out FILE
 
 A parent that knows `--items` items is read from a file and trained on seeded sessions: items by Zipf's law, lengths as
-a shop's. Per catalogue:
+in a shop. Per size of the catalogue:
 
 - *tokens/s*: predictions trained on per second of the whole round, reading the parent included, without a profiler;
-- *loading*: the share of a second, profiled round that went into the parent's bytes, cutting and padding, drawing the
-  little catalogues and moving to the device. On CUDA it is the host's time, beside which the device may be at work;
-- *products*: what the products of the softmax reached while they ran, as a share of the device's bf16 rate: that of a
-  large square product in the same process. On a CPU they are float32, whose own rate is told too;
+- *loading*: the share of a second, profiled round that was spent on the parent's bytes, cutting and padding, drawing
+  the sampled candidates and moving to the device. On CUDA it is the host's time, during which the device may be busy;
+- *products*: the rate of the softmax's matrix products while they ran, as a share of the device's bf16 rate, which is
+  that of a large square product in the same process. On a CPU they are float32, whose own rate is shown, too;
 - *with all else*: the same products over the time of the whole round;
-- *complete*: the products of one loss over the whole catalogue instead of little ones, and that loss with all else.
+- *complete*: the products of one loss over the whole catalogue instead of sampled candidates, and that loss with all
+  else.
 
-On CUDA seconds are the clock's. On a CPU they are the processor's, of all cores together: rates are those of one core,
-whatever else the machine does.
+On CUDA, seconds are wall-clock time. On a CPU, they are processor time over all cores: rates are those of one core,
+independent of other load on the machine.
 
-A round draws little catalogues, so its products stay small however many items there are; the complete loss shows what
-larger ones would reach. On CUDA products are counted without the zeros that fill their rows up.
+A round uses sampled candidates, so its products stay small for any number of items; the complete loss shows the rate of
+larger ones. On CUDA, products are counted without the zeros that pad their rows.
 """
 
 import tempfile
@@ -34,23 +35,23 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import report
 from headrace.errors import Misconfigured
-from learners.deep import DeepModel, DeepSettings
-from learners.finetune import LOADING, train
-from learners.softmax import ALIGNED, PRODUCTS, softmax_loss
+from learners.deep.model import DeepModel, DeepSettings
+from learners.deep.softmax import ALIGNED, PRODUCTS, softmax_loss
+from learners.deep.train import LOADING, train
 
 length_mean: Final = 5.0
-"""Items of a session, on average."""
+"""Mean number of items in a session."""
 repeats: Final = 5
-"""Of the square product; the quickest counts."""
+"""Repetitions of the square product; the fastest counts."""
 CLOCK: Final = {"cpu": time.process_time, "cuda": time.perf_counter}
 SQUARE: Final = {"cpu": 2_048, "cuda": 8_192}
-"""Rows of the square product that tells a device's rate."""
+"""Rows of the square product that measures a device's rate."""
 COMPLETE_TOKENS: Final = {"cpu": 16, "cuda": 4_096}
 """Predictions of the complete loss."""
 
 
-class Seen(NamedTuple):
-    """What a profiler saw of a call: seconds in all, of loading and of the products, and the products' operations."""
+class Profile(NamedTuple):
+    """A profiled call: seconds in total, of loading and of the products, and the operations of the products."""
 
     seconds: float
     loading_s: float
@@ -59,7 +60,7 @@ class Seen(NamedTuple):
 
 
 def sessions_of(items: int, tokens: int, seed: int) -> list[list[str]]:
-    """Return sessions with `tokens` predictions, or some more: items by Zipf's law, lengths geometric from 2 on."""
+    """Return sessions with at least `tokens` predictions: items by Zipf's law, lengths geometric from 2 on."""
     rng = np.random.default_rng(seed)
     lengths = 1 + rng.geometric(1 / (length_mean - 1), tokens)
     enough = 1 + int(np.searchsorted(np.cumsum(lengths - 1), tokens))
@@ -69,15 +70,15 @@ def sessions_of(items: int, tokens: int, seed: int) -> list[list[str]]:
     return [[f"i{item}" for item in drawn[begin:end].tolist()] for begin, end in pairwise(ends)]
 
 
-def rate_of(device: str, kind: torch.dtype) -> float:
-    """Return how many operations per second a large square product reaches."""
+def product_rate(device: str, kind: torch.dtype) -> float:
+    """Return the operations per second of a large square product."""
     size = SQUARE[device]
     a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     return 2 * size**3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(repeats))
 
 
 def timed(call: Callable[[], object], device: str) -> float:
-    """Return the seconds until a call's work is done, the device's too."""
+    """Return the seconds until a call's work is done, including that of the device."""
     began = CLOCK[device]()
     call()
     if device == "cuda":
@@ -85,19 +86,19 @@ def timed(call: Callable[[], object], device: str) -> float:
     return CLOCK[device]() - began
 
 
-def profiled(call: Callable[[], object], device: str) -> Seen:
-    """Return what a call's labels tell; the seconds hold the profiler's own cost."""
+def profiled(call: Callable[[], object], device: str) -> Profile:
+    """Return the profile of a call by its labels; the seconds include the profiler's own cost."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities, record_shapes=True) as found:
         began = time.perf_counter()
         seconds = timed(call, device)
-        # A profiler knows the clock's seconds only.
+        # A profiler measures wall-clock time only.
         scale = seconds / (time.perf_counter() - began) / 1e6
     labels = [event for event in found.events() or () if event.device_type.name == "CPU"]
     loading = sum(event.cpu_time_total for event in labels if event.name == LOADING)
     products = [child for event in labels if event.name == PRODUCTS for child in products_of(event)]
     took = sum(event.device_time_total if device == "cuda" else event.cpu_time_total for event in products)
-    return Seen(seconds, loading * scale, took * scale, sum(flop_of(event) for event in products))
+    return Profile(seconds, loading * scale, took * scale, sum(flop_of(event) for event in products))
 
 
 def products_of(event: Any) -> Iterator[Any]:
@@ -106,14 +107,14 @@ def products_of(event: Any) -> Iterator[Any]:
 
 
 def flop_of(event: Any) -> int:
-    """Return the operations of a product, from the shapes of what was multiplied."""
+    """Return the number of operations of a product, from the shapes of its factors."""
     place = 0 if event.name.startswith("aten::mm") else 1
     (rows, inner), (_, columns) = event.input_shapes[place : place + 2]
     return int(2 * rows * inner * columns)
 
 
 def measure(items: int, tokens: int, settings: DeepSettings, device: str, seed: int, folder: Path) -> dict[str, float]:
-    """Return the figures of a round over a catalogue of so many items, without the device's rates."""
+    """Return the figures of a round over a catalogue of `items` items, without the device's rates."""
     sessions = sessions_of(items, tokens, seed)
     parent = DeepModel(settings, seed)
     parent.grow(f"i{item}" for item in range(items))
@@ -133,9 +134,9 @@ def measure(items: int, tokens: int, settings: DeepSettings, device: str, seed: 
             model = DeepModel.from_bytes(path.read_bytes())
         trained = train(model, sessions, seed=seed, passes=1, device=device).tokens
 
-    train(None, sessions[:50], settings=settings, passes=1, device=device)  # what a device does once is not timed
+    train(None, sessions[:50], settings=settings, passes=1, device=device)  # one-time work of the device is not timed
     seconds, seen = timed(run, device), profiled(run, device)
-    # Rows of bfloat16 are filled up with zeros: work that nobody asked for.
+    # Rows of bfloat16 are padded with zeros; that work does not count.
     filled = -(-settings.width // ALIGNED) * ALIGNED if device == "cuda" else settings.width
     asked = settings.width / filled
     return {
@@ -154,7 +155,7 @@ def measure(items: int, tokens: int, settings: DeepSettings, device: str, seed: 
 
 
 def complete_loss(units: torch.Tensor, temperature: float, device: str, seed: int) -> Callable[[], object]:
-    """Return a call that works out one loss over the whole catalogue, with its gradients."""
+    """Return a call that computes one loss over the whole catalogue, with its gradients."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(len(units), (COMPLETE_TOKENS[device],), generator=generator).to(device)
     sessions, correction = units.roll(1, 0)[targets], torch.zeros(len(units), device=device)
@@ -168,10 +169,10 @@ def main(arguments: Sequence[str] | None) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
-        raise Misconfigured("--device: torch finds no CUDA here")
+        raise Misconfigured("--device: torch finds no CUDA device")
     settings = DeepSettings(width=options.width)
     torch.manual_seed(options.seed)
-    rates = {name: rate_of(device, kind) for name, kind in (("bf16", torch.bfloat16), ("float32", torch.float32))}
+    rates = {name: product_rate(device, kind) for name, kind in (("bf16", torch.bfloat16), ("float32", torch.float32))}
     with tempfile.TemporaryDirectory() as folder:
         rounds = [
             measure(items, options.tokens, settings, device, options.seed, Path(folder)) for items in options.items
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None) -> None:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Print a row per catalogue."""
+    """Print a row per size of the catalogue."""
     rates = figures["rate_flop_per_s"]
     kinds = ("products", "round", "complete_products", "complete")
     rows = [
@@ -204,17 +205,19 @@ def show(figures: dict[str, Any]) -> None:
         ]
         for of in figures["rounds"]
     ]
-    told = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
+    shown_rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
     columns = ["items", "tokens/s", "loading", "products' time", "products", "with all else", "complete products",
-               "complete loss", "products by float32"]  # fmt: skip
-    report.show(f"{figures['device']} ({told}): rates as shares of bf16's", columns, rows)
+               "complete loss", "products relative to float32"]  # fmt: skip
+    report.show(f"{figures['device']} ({shown_rates}): rates as shares of that of bf16", columns, rows)
 
 
 def _options(arguments: Sequence[str] | None) -> Any:
-    parser = report.parser("How fast a round of the deep model trains, and where its time goes")
-    parser.add_argument("--items", type=_counts, default="30000,1000000", help="sizes of catalogues, by commas")
-    parser.add_argument("--tokens", type=int, default=20_000, help="predictions of a round, about")
-    parser.add_argument("--width", type=int, default=DeepSettings().width, help="of the model")
+    parser = report.parser("Training speed of a round of the deep model, and where its time goes.")
+    parser.add_argument(
+        "--items", type=_counts, default="30000,1000000", help="sizes of catalogues, separated by commas"
+    )
+    parser.add_argument("--tokens", type=int, default=20_000, help="approximate number of predictions of a round")
+    parser.add_argument("--width", type=int, default=DeepSettings().width, help="width of the model")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)

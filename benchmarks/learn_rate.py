@@ -1,19 +1,19 @@
-"""How fast events are learned from Kafka: Headrace beside a bare loop and the tutorial's loop, in turns.
+"""Speed of learning from Kafka: Headrace, a bare loop and a tutorial's loop, in turns.
 
     python -m benchmarks.learn_rate --events 200000 --out benchmarks/results/learn_rate.json
 
-Three contestants read the same events from the same broker and learn purchase propensity with River, a chunk each in
-turn, so that a machine that slows down slows all three:
+Three contestants read the same events from the same broker and learn purchase propensity with River, in alternating
+chunks, so that a slower machine affects all three:
 
 - *headrace*: the loop with everything on: validation, de-duplication, event-time labels, prequential scores, drift
   detectors, metrics, dead letters, transactional commits with the journal, snapshots;
 - *bare*: `poll`, msgspec, the same hashed features and River model, River's ADWIN, and nothing else;
 - *tutorial*: the consumer as an iterator, `json.loads`, a OneHotEncoder on shopper and item, ADWIN. (It gets fewer
-  events: it slows down as its encoder grows.)
+  events, because it slows down as its encoder grows.)
 
-Then the online consumer's whole fold runs live with judging on, and its journal is folded anew: how much faster is a
-replay than live? The process is bound to one core, and with it the broker that it starts. The processor time that each
-contestant takes, all its threads together, says what waiting and neighbours hide.
+Then the online consumer's whole fold runs live with judging on, and its journal is folded again, to measure how much
+faster a replay is. The process and the broker that it starts are bound to one core. The processor time of each
+contestant, over all its threads, does not include waiting or the load of other processes.
 """
 
 import json
@@ -21,8 +21,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,21 +30,24 @@ from kafka import KafkaConsumer, TopicPartition
 from river import compose, drift, linear_model, optim, preprocessing
 
 from benchmarks import report
-from consumers.judge import ShopJudge
-from headrace import broker
-from headrace.blobs import Blobs
+from consumers.shard import judges_of
+from headrace.artifacts import resolve
 from headrace.events import Event
-from headrace.follower import Follower
-from headrace.log import Log, Outgoing, Record, open_log
-from headrace.loop import Loop, LoopSettings, Turn
-from headrace.metrics import OnlineMetrics
-from headrace.process import calm_collector
-from headrace.state import State
-from headrace.topics import EVENTS, MODELS, TOPICS, partitions_of
-from learners.buying import Buying
-from learners.propensity import Propensity
-from learners.shop import Shop
-from producers.scenario import ShopSettings
+from headrace.log import broker
+from headrace.log.open import open_log
+from headrace.log.protocol import Log
+from headrace.metrics import ShardMetrics
+from headrace.process import collect_garbage_rarely
+from headrace.shard.blobs import Blobs
+from headrace.shard.follower import Follower
+from headrace.shard.loop import Loop, LoopSettings
+from headrace.shard.turn import Turn
+from headrace.topics import EVENTS, TOPICS, Shard
+from learners.families import default_placements
+from learners.purchase.family import PurchaseFamily
+from learners.purchase.propensity import Propensity
+from learners.shop import MakeShop
+from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 
 chunk_events: Final = 20_000
@@ -53,80 +55,35 @@ tutorial_events: Final = 1_000
 SNAPSHOTS: Final = LoopSettings(snapshot_interval_s=10.0)
 
 
-class BuyingFold:
-    """The propensity path as a shard of its own."""
-
-    def __init__(self) -> None:
-        self.buying = Buying()
-        self.alarms = 0
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """As the online shard's."""
-        return {"river": version("river")}
-
-    def learn(self, event: Event, partition: int, offset: int) -> None:
-        """Learn from one event."""
-        self.alarms += len(self.buying.learn(event))
-
-    def hear(self, topic: str, record: Record) -> None:
-        """Hear nothing: the path has no side topics."""
-
-    def absorb(self, judgement: bytes) -> None:
-        """Absorb nothing: the path is not judged."""
-
-    def emit(self) -> list[Outgoing]:
-        """Return no outputs."""
-        return []
-
-    def bounds(self) -> dict[str, tuple[int, int]]:
-        """As the online shard's."""
-        return self.buying.bounds()
-
-    def state(self) -> State:
-        """Return all that was learned."""
-        return {"buying": self.buying.state(), "alarms": self.alarms}
-
-    @classmethod
-    def make(cls, state: State | None) -> "BuyingFold":
-        """Build the fold from a state, or anew."""
-        fold = cls()
-        if state is not None:
-            fold.buying, fold.alarms = Buying.from_state(state["buying"]), state["alarms"]
-        return fold
+SHARDS: Final = default_placements()
+PURCHASE: Final = Shard("online", 0)
+"""The shard of purchase propensity alone: it hears no side topics and writes what every shard does."""
 
 
 class Headrace:
-    """The loop on the propensity path."""
+    """The loop over purchase propensity."""
 
     def __init__(self, log: Log, folder: Path) -> None:
         self.turns: list[Turn] = []
         self._learned = 0
-        self._metrics = OnlineMetrics()
-        self._loop = Loop(
-            log,
-            Blobs(folder),
-            "online",
-            make=BuyingFold.make,
-            sources=partitions_of(EVENTS),
-            sides=[],
-            settings=SNAPSHOTS,
-        )
-        self._loop.on_turn = self._told
+        self._metrics = ShardMetrics([PurchaseFamily.surface])
+        make = MakeShop((PurchaseFamily,))
+        self._loop = Loop(log, Blobs(folder), PURCHASE, make=make, settings=SNAPSHOTS)
+        self._loop.on_turn = self._on_turn
 
-    def _told(self, turn: Turn) -> None:
-        self._metrics.turn(turn)
+    def _on_turn(self, turn: Turn) -> None:
+        self._metrics.observe_turn(turn)
         self._learned += turn.learned
         self.turns.append(turn)
 
     def take(self, count: int) -> int:
-        """Commit at least so many events, durably; return how many."""
+        """Commit at least `count` events durably; return how many."""
         before = self._learned
-        self._loop.run(lambda: self._learned >= before + count)  # waits for the last commit: nobody else pays for it
+        self._loop.run(lambda: self._learned >= before + count)  # includes the wait for the last commit
         return self._learned - before
 
     def close(self) -> None:
-        """Free connections."""
+        """Close the connections."""
         self._loop.close()
 
 
@@ -142,7 +99,7 @@ def consumer_of(url: str) -> KafkaConsumer:
 
 
 class Bare:
-    """What a good engineer writes in an hour: no durability, no labels in event time, no bounds."""
+    """A minimal loop without durability, event-time labels or bounds."""
 
     def __init__(self, url: str) -> None:
         self._consumer = consumer_of(url)
@@ -152,7 +109,7 @@ class Bare:
         self._adwin = drift.ADWIN()
 
     def take(self, count: int) -> int:
-        """Learn at least so many events; return how many."""
+        """Learn at least `count` events; return how many."""
         taken = 0
         decode, model, adwin = self._decoder.decode, self._model, self._adwin
         features_of = self._propensity.features
@@ -171,12 +128,12 @@ class Bare:
         return taken
 
     def close(self) -> None:
-        """Free connections."""
+        """Close the connections."""
         self._consumer.close()
 
 
 class Tutorial:
-    """What the first page of a search shows."""
+    """The loop that tutorials show."""
 
     def __init__(self, url: str) -> None:
         self._consumer = consumer_of(url)
@@ -184,7 +141,7 @@ class Tutorial:
         self._adwin = drift.ADWIN()
 
     def take(self, count: int) -> int:
-        """Learn so many events; return how many."""
+        """Learn `count` events; return how many."""
         taken = 0
         for record in self._consumer:
             event = json.loads(record.value)
@@ -201,26 +158,26 @@ class Tutorial:
         return taken
 
     def close(self) -> None:
-        """Free connections."""
+        """Close the connections."""
         self._consumer.close()
 
 
 def timed(take: Callable[[int], int], count: int) -> tuple[int, float, float]:
-    """Return how many events were taken, in how many seconds, and the seconds of processor time."""
+    """Return how many events were learned, in how many seconds, and the seconds of processor time."""
     began, cpu = time.perf_counter(), time.process_time()
     taken = take(count)
     return taken, time.perf_counter() - began, time.process_time() - cpu
 
 
 def race(log: Log, url: str, folder: Path, count: int) -> dict[str, float]:
-    """Let the three take turns; return events per second of each, the ratio, and where Headrace's time went."""
+    """Run the three in turns; return events per second of each, the ratio, and where Headrace's time went."""
     rivals: dict[str, Headrace | Bare | Tutorial] = {
         "headrace": Headrace(log, folder), "bare": Bare(url), "tutorial": Tutorial(url),
     }  # fmt: skip
     sums = {name: [0.0, 0.0, 0.0] for name in rivals}
     turns = list(rivals.items())
     try:
-        # Each warms up first: connections, caches. A turn may take more than it was asked for, so the race ends early.
+        # Warm up connections and caches first. A turn may learn more events than requested, so the race ends early.
         warm = max(rival.take(tutorial_events) for rival in rivals.values())
         while warm + max(taken for taken, *_ in sums.values()) + 2 * chunk_events <= count:
             for name, rival in turns:
@@ -243,25 +200,18 @@ def race(log: Log, url: str, folder: Path, count: int) -> dict[str, float]:
 
 
 def live_and_replay(log: Log, folder: Path, count: int) -> dict[str, float]:
-    """Run the whole online shard with judging on, then fold its journal anew; return both speeds."""
+    """Run the whole online shard with judging on, then fold its journal again; return both speeds."""
     blobs, turns = Blobs(folder), list[Turn]()
-    judge = ShopJudge(blobs)
-    inputs = [*partitions_of(EVENTS), *partitions_of(MODELS)]
-
-    def make(state: State | None) -> Shop:
-        return Shop() if state is None else Shop.from_state(state)
-
-    loop = Loop(
-        log, blobs, "online", make=make, sources=partitions_of(EVENTS), sides=partitions_of(MODELS), judge=judge,
-        settings=SNAPSHOTS,
-    )  # fmt: skip
+    shard, kinds = SHARDS["online"]
+    make, judge = MakeShop(kinds), judges_of(kinds, {}, blobs, ShardMetrics([kind.surface for kind in kinds]))
+    loop = Loop(log, blobs, shard, make=make, judge=judge, settings=SNAPSHOTS)
     loop.on_turn = turns.append
     began = time.perf_counter()
     loop.run(lambda: sum(turn.records for turn in turns) >= count)
     live_s = time.perf_counter() - began
     loop.close()
     began = time.perf_counter()
-    follower = Follower(log, blobs, "online", make=make, inputs=inputs, from_start=True)
+    follower = Follower(log, blobs, shard, make=make, from_start=True)
     follower.catch_up()
     replay_s = time.perf_counter() - began
     follower.close()
@@ -281,8 +231,11 @@ def main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--events", type=int, default=200_000, help="events published and learned")
     options = parser.parse_args(arguments)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    calm_collector()  # as every process of ours does; the rivals gain by it too
-    with tempfile.TemporaryDirectory() as name, broker.provided(Path(name) / "kafka") as bootstrap:
+    for kind in SHARDS["online"].kinds:  # as the online process does; importing torch makes all of Python's work faster
+        if kind.surface.judge:
+            resolve(kind.surface.judge)
+    collect_garbage_rarely()  # as every Headrace process does; the others benefit, too
+    with tempfile.TemporaryDirectory() as name, broker.provide_broker(Path(name) / "kafka") as bootstrap:
         figures: dict[str, Any] = {}
         for part in ("race", "whole"):
             url = f"kafka:{bootstrap}?prefix={part}-{uuid.uuid4().hex[:8]}-"
@@ -290,14 +243,14 @@ def main(arguments: Sequence[str] | None) -> None:
             log.create()
             count = options.events if part == "race" else options.events // 4
             print(f"publishing {count:,} events of a simulated shop", flush=True)
-            simulate(log, ShopSettings(events=count, shoppers=max(4_000, count // 15)))
+            simulate(log, SimulationSettings(events=count, shoppers=max(4_000, count // 15)))
             folder = Path(name) / part
             print("running", flush=True)
             figures |= race(log, url, folder, count) if part == "race" else live_and_replay(log, folder, count)
             log.close()
     report.show(
         f"Events learned per second from Kafka, one core, {options.events:,} events",
-        ["", "events/s", "beside bare", "us of processor time each"],
+        ["", "events/s", "relative to bare", "processor time per event (us)"],
         [
             [
                 name,
@@ -310,7 +263,7 @@ def main(arguments: Sequence[str] | None) -> None:
     )
     print(
         f"headrace's {figures['seconds']:.1f} s: decoding and learning {figures['learn_s']:.1f}, "
-        f"{figures['commits']:.0f} commits {figures['commit_s']:.1f}, the rest reading and waiting"
+        f"{figures['commits']:.0f} commits {figures['commit_s']:.1f}, the rest is reading and waiting"
     )
     report.show(
         "The whole online shard",
@@ -318,7 +271,7 @@ def main(arguments: Sequence[str] | None) -> None:
         [
             ["live, all fast learners, judging on (events/s)", f"{figures['live']:,.0f}"],
             ["predictions judged per event", f"{figures['judged_share']:.3f}"],
-            ["judging's share of the time", f"{figures['judge_share_of_time']:.2f}"],
+            ["share of the time spent on judging", f"{figures['judge_share_of_time']:.2f}"],
             ["replay (events/s)", f"{figures['replay']:,.0f}"],
             ["replay over live", f"{figures['replay_over_live']:.2f}"],
         ],

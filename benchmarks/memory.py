@@ -1,10 +1,10 @@
-"""Does memory stay flat? Resident size of the online shard over millions of events with an open vocabulary.
+"""Memory of the online shard: its resident size over millions of events with an open vocabulary.
 
     python -m benchmarks.memory --events 2000000 --out benchmarks/results/memory.json
 
-New shoppers and new items arrive for ever, so every table fills and evicts. The loop runs with everything on:
-validation, journal, commits, snapshots, a judged sample. After the warm-up (the first half) a least-squares line
-through the resident size says how much still grows.
+New shoppers and items arrive all the time, so every table fills up and evicts. The loop runs with everything on:
+validation, journal, commits, snapshots, a judged sample. After the warm-up (the first half) the slope of a
+least-squares line through the resident size gives the remaining growth.
 """
 
 import gc
@@ -17,24 +17,29 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks import report
-from consumers.judge import ShopJudge
+from consumers.shard import Judges, judging_of
 from headrace import events
-from headrace.blobs import Blobs
 from headrace.events import Data, Event, EventType, Item
-from headrace.log import Outgoing, open_log
-from headrace.loop import Loop, LoopSettings, Turn
-from headrace.state import State
-from headrace.topics import EVENTS, MODELS, partitions_of
-from learners.shop import Shop, ShopSettings
+from headrace.log.open import open_log
+from headrace.log.protocol import Outgoing
+from headrace.metrics import ShardMetrics
+from headrace.shard.blobs import Blobs
+from headrace.shard.loop import Loop, LoopSettings
+from headrace.shard.turn import Turn
+from headrace.topics import EVENTS, partitions_of
+from learners.families import default_placements
+from learners.next_item.family import NextItemFamily, NextItemSettings
+from learners.next_item.judge import NextItemJudge
+from learners.shop import MakeShop
 
 batch_events: Final = 20_000
-BOUNDS: Final = ShopSettings(items_max=20_000, shoppers_max=20_000)
+BOUNDS: Final = {"next_item": NextItemSettings(items_max=20_000, shoppers_max=20_000)}
 """Small enough that all tables are full after the first tenth."""
 start_ms: Final = 1_736_121_600_000
 
 
 def resident_mib() -> float:
-    """Return this process' resident size."""
+    """Return the resident size of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -42,7 +47,7 @@ def resident_mib() -> float:
 
 
 def stream(seed: int) -> Iterator[Event]:
-    """Yield events for ever: visits of a few views, half of the items and shoppers never seen before."""
+    """Yield events without end: visits of a few views, half of the items and shoppers never seen before."""
     rng, number, fresh = np.random.default_rng(seed), 0, 0
     while True:
         for draw in rng.random((1_000, 8)):
@@ -62,7 +67,7 @@ def stream(seed: int) -> Iterator[Event]:
 
 def main(arguments: Sequence[str] | None) -> None:
     """Run the benchmark."""
-    parser = report.parser("Resident size over an open vocabulary.")
+    parser = report.parser("Resident size with an open vocabulary.")
     parser.add_argument("--events", type=int, default=2_000_000, help="events learned")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -70,22 +75,19 @@ def main(arguments: Sequence[str] | None) -> None:
         log = open_log(f"sqlite:{name}/log.db")
         log.create()
         blobs, turns = Blobs(Path(name) / "blobs"), list[Turn]()
-
-        def make(state: State | None) -> Shop:
-            return Shop(BOUNDS) if state is None else Shop.from_state(state)
-
-        loop = Loop(
-            log, blobs, "online", make=make, sources=partitions_of(EVENTS), sides=partitions_of(MODELS),
-            judge=ShopJudge(blobs, fixed=1 / 64), settings=LoopSettings(snapshot_interval_s=15.0),
-        )  # fmt: skip
+        shard, kinds = default_placements()["online"]
+        judging = judging_of(NextItemFamily, BOUNDS, blobs, ShardMetrics([kind.surface for kind in kinds]))
+        judge = Judges({NextItemFamily.name: NextItemJudge(judging, fixed=1 / 64)})
+        settings = LoopSettings(snapshot_interval_s=15.0)
+        loop = Loop(log, blobs, shard, make=MakeShop(kinds, BOUNDS), judge=judge, settings=settings)
         taken = 0
 
-        def told(turn: Turn) -> None:
+        def on_turn(turn: Turn) -> None:
             nonlocal taken
             taken += turn.records
             turns[:] = [turn]
 
-        loop.on_turn = told
+        loop.on_turn = on_turn
         appender, source = log.appender(), stream(options.seed)
         curve: list[tuple[int, float]] = []
         began = time.perf_counter()
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None) -> None:
             target = taken + batch_events
             while taken < target:
                 loop.step()
-            for place in partitions_of(EVENTS):  # the log's file is not what is measured
+            for place in partitions_of(EVENTS):  # the log's file is not measured
                 log.delete_before(place, log.end(place))
             gc.collect()
             curve.append((taken, resident_mib()))
@@ -121,10 +123,10 @@ def main(arguments: Sequence[str] | None) -> None:
         f"Resident size over {taken:,} events with an open vocabulary",
         ["", ""],
         [
-            ["half-way (MiB)", f"{figures['mib_at_half']:.1f}"],
+            ["at half-way (MiB)", f"{figures['mib_at_half']:.1f}"],
             ["at the end (MiB)", f"{figures['mib_at_end']:.1f}"],
             ["slope of the second half (MiB per million events)", f"{slope:.2f}"],
-            *[[f"{table}: in use of at most", f"{used:,} of {most:,}"] for table, (used, most) in bounds.items()],
+            *[[f"{table}: in use, of the maximum", f"{used:,} of {most:,}"] for table, (used, most) in bounds.items()],
         ],
     )
     report.write(options.out, figures)

@@ -1,7 +1,7 @@
-"""Periods of clicks, and the ADER protocol's test predictions on them.
+"""Periods of clicks, and the test predictions of the ADER protocol on them.
 
-The protocol: before period t, learn from all periods before it; then test on all of period t. Items that were never
-seen before t are removed from its sessions, and sessions that are then shorter than 2 dropped; every prefix of the
+The protocol: before period t, learn from all earlier periods, then test on all of period t. Items that were never seen
+before t are removed from its sessions, and sessions that are then shorter than 2 are dropped. Every prefix of the
 others is one prediction of the item after it.
 
 Source: Mi, Lin and Faltings, "ADER: adaptively distilled exemplar replay towards continual learning for session-based
@@ -22,9 +22,9 @@ import numpy as np
 from headrace.errors import Misconfigured
 
 archive: Final = "diginetica_periods.tar.gz"
-"""The data set that is looked for in `HEADRACE_DATA`."""
+"""Name of the data set in the folder `HEADRACE_DATA`."""
 texts_bytes_max: Final = 2_000_000_000
-"""Most bytes that an archive's periods may have together, unpacked: they are read into memory."""
+"""Most unpacked bytes of all periods of an archive: they are read into memory."""
 _file_name: Final = re.compile(r"period_(\d+)\.txt")
 
 
@@ -36,24 +36,25 @@ class Click(NamedTuple):
 
 
 class Question(NamedTuple):
-    """One prediction to make: the session so far, and the item that came."""
+    """One prediction: the session so far, and the true item."""
 
     prefix: Sequence[int]
     item: int
 
 
 class Periods:
-    """All clicks of a data set in order, period by period; period 0 is only learned from.
+    """All clicks of a data set in order, period by period; period 0 is only learned.
 
-    Items get slots, sessions get numbers, both in the order of first appearance. So the items seen before period t are
-    just the slots below `seen[t]`. A session belongs to its period: the same name in another one is another session.
+    Items get slots and sessions get numbers, both in the order of first appearance. So the items seen before period t
+    are exactly the slots below `seen[t]`. A session belongs to its period: the same name in another period is another
+    session.
 
     Attributes:
         items: the item's name at each slot.
         clicks: per period, its clicks in order.
-        seen: per period, how many items were seen before it.
-        started: per period, how many sessions had begun before it.
-        digest: of all that was read, in hex.
+        seen: per period, the number of items seen before it.
+        started: per period, the number of sessions that began before it.
+        digest: SHA-256 of all texts, in hex.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -84,14 +85,14 @@ class Periods:
         return len(self.clicks) - 1
 
     def sessions(self, period: int) -> list[list[int]]:
-        """Return a period's sessions, each its items in order, by their first click."""
+        """Return a period's sessions in the order of their first click, each with its items in order."""
         found: dict[int, list[int]] = {}
         for session, item in self.clicks[period]:
             found.setdefault(session, []).append(item)
         return list(found.values())
 
     def questions(self, period: int, sample: float = 1.0, seed: int = 0) -> list[Question]:
-        """Return the predictions to make in a period, session by session; a seeded `sample` of the sessions."""
+        """Return a period's predictions, session by session, for a seeded `sample` of the sessions."""
         known = ([item for item in items if item < self.seen[period]] for items in self.sessions(period))
         tested = [items for items in known if len(items) > 1]
         chosen = np.random.default_rng([seed, period]).random(len(tested)) < sample
@@ -106,11 +107,11 @@ class Periods:
 def load(data: Path | None = None) -> Periods:
     """Return the periods in the files `period_0.txt`, `period_1.txt`, … of a folder or of a tar archive.
 
-    Nothing of an archive is unpacked to the disk, and nothing else in it is read. Without `data` the archive is that of
-    DIGINETICA in the folder that the environment's `HEADRACE_DATA` names.
+    An archive is not unpacked to the disk, and other files in it are ignored. Without `data` the archive is that of
+    DIGINETICA in the folder that the environment variable `HEADRACE_DATA` names.
 
     Raises:
-        Misconfigured: there are none, one is missing, or a line is not `session item`.
+        Misconfigured: there are no files, one is missing, or a line is not `session item`.
     """
     data = data or _provided()
     try:

@@ -1,4 +1,4 @@
-"""Pictures of the continual benchmarks: files of SVG that stand alone and follow the reader's light or dark."""
+"""Pictures of the benchmarks: self-contained SVG files that follow the reader's light or dark colour scheme."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,22 +11,32 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from operators.picture import THEME, Subject, colour_of, draw, named_ends
+from operators.picture import THEME, Subject, draw, named_ends
+from operators.picture import colour as theme_colour
 
 _BASELINES: Final = {"finetune": "alarm", "ewc": "transitions", "joint": "ink"}
-"""Whose colour a baseline's line has; it is dashed, and so told from others' of that colour."""
+"""The colour of each baseline; its line is dashed to distinguish it from other lines of that colour."""
 _DASHES: Final = (0, (4, 2))
 _SCORES: Final = {"recall@20": "Recall@20", "mrr@20": "MRR@20"}
 _FULL_CHANGE: Final = 0.1
-"""A change of this size has the full colour."""
+"""The change that is drawn in full colour."""
+
+
+_COLOURS: Final = {
+    "popularity": "line-1", "transitions": "line-2", "session_knn": "line-3", "deep": "line-5", "blend": "bold",
+    "alarm": "alarm", "ink": "ink",
+}  # fmt: skip
+
+
+def colour_of(name: str) -> str:
+    """Return the colour of a learner on light ground."""
+    return theme_colour(_COLOURS.get(name, "line-4"))
 
 
 def write(path: Path, figure: Callable[[Subject], Figure], subject: Subject) -> None:
-    """Draw a figure into a file of SVG that holds its colours for light and for dark ground."""
+    """Draw a figure into an SVG file with colours for a light and for a dark background."""
     svg = draw(figure, subject)
-    light, dark = (
-        " ".join(f"--{name.replace('_', '-')}: {colours[way]};" for name, colours in THEME.items()) for way in (0, 1)
-    )
+    light, dark = (" ".join(f"--{name}: {colours[way]};" for name, colours in THEME.items()) for way in (0, 1))
     style = (
         f"<style>:root {{ color-scheme: light dark; {light} background: var(--paper); }} "
         f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}</style>"
@@ -43,32 +53,34 @@ def periods(result: Mapping[str, Any]) -> Figure:
     found = result["periods"]
     numbers = [int(period) for period in found]
     for axes, (score, title) in zip(figure.subplots(1, 2), _SCORES.items(), strict=True):
-        axes.set_title(f"{title} in %, of each period before it was learned")
+        axes.set_title(f"{title} in %, on each period before it was learned")
         ends = {}
         for name in result["mean"]:
             values = [100 * of[name][score] for of in found.values()]
-            colour = THEME[_BASELINES[name]][0] if name in _BASELINES else colour_of(name)
+            colour = colour_of(_BASELINES.get(name, name))
             dashes = _DASHES if name in _BASELINES else "-"
             axes.plot(numbers, values, color=colour, ls=dashes, lw=2.2 if name == "blend" else 1.4, marker=".")
             ends[name] = (values[-1], colour)
         axes.set_xlabel("period")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        named_ends(axes, ends, 0.045)
+        named_ends(axes, ends, 0.045, "blend")
     return figure
 
 
 def retention(result: Mapping[str, Any]) -> Figure:
     """Draw a heat map per learner: Recall@20 in % of each model (down) on each period (across).
 
-    The colour is the change since the period was first tested: blue is better, orange worse.
+    The colour shows the change since the period was first tested: blue is better, orange worse.
     """
     learners = result["learners"]
     side = max(3.2, 0.26 * (1 + len(next(iter(learners.values()))["periods"])))
     figure = Figure(figsize=(side * len(learners) + 0.6, side + 0.9), layout="constrained")
-    for axes, (name, told) in zip(figure.subplots(1, len(learners), squeeze=False).flat, learners.items(), strict=True):
-        axes.set_title(f"{name}: mean drop {100 * told['drop']['recall@20']:+.1f} points")
-        _heat(axes, np.array(told["recall@20"]), told["updates"], told["periods"])
-    figure.supxlabel("Recall@20 in % on period; colour: since it was first tested (outlined), better or worse", size=9)
+    for axes, (name, scores) in zip(
+        figure.subplots(1, len(learners), squeeze=False).flat, learners.items(), strict=True
+    ):
+        axes.set_title(f"{name}: mean drop {100 * scores['drop']['recall@20']:+.1f} points")
+        _heat(axes, np.array(scores["recall@20"]), scores["updates"], scores["periods"])
+    figure.supxlabel("Recall@20 in % on period; colour: better or worse than in the first test (outlined)", size=9)
     return figure
 
 
@@ -80,7 +92,7 @@ def _heat(axes: Axes, scores: "np.ndarray[Any, Any]", updates: list[int], column
             change = scores[row, column] - scores[first, column]
             corner = (column - 0.5, row - 0.5)
             if row > first:
-                colour, alpha = colour_of("blend" if change > 0 else "alarm"), min(1.0, abs(change) / _FULL_CHANGE)
+                colour, alpha = theme_colour("bold" if change > 0 else "alarm"), min(1.0, abs(change) / _FULL_CHANGE)
                 axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, alpha=0.75 * alpha, lw=0))
             if row == first:
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=THEME["soft"][0], lw=1, zorder=3))
@@ -96,11 +108,11 @@ def _heat(axes: Axes, scores: "np.ndarray[Any, Any]", updates: list[int], column
 
 
 def freshness(result: Mapping[str, Any]) -> Figure:
-    """Draw Recall@20 against how late the fast learners learn, and against how often the deep one is updated.
+    """Draw Recall@20 by the delay of the fast learners, and by the update schedule of the deep learner.
 
-    Dashed: of the first events alone, up to where the most frequent updates end.
+    Dashed lines cover only the first events, up to where the most frequent updates end.
     """
-    titles = {"periods": "DIGINETICA, learned so many events late", "retail": "Online Retail, learned so late"}
+    titles = {"periods": "DIGINETICA, by delay in events", "retail": "Online Retail, by delay"}
     panels = [name for name in titles if name in result]
     figure = Figure(figsize=(4.6 * (1 + len(panels)), 3.9), layout="constrained")
     figure.supylabel("Recall@20 in %", size=9)
@@ -113,7 +125,7 @@ def freshness(result: Mapping[str, Any]) -> Figure:
         every: of["updates"] / max(part["predictions"] for part in of["deep"].values()) for every, of in updated.items()
     }
     order = sorted(updated, key=lambda every: (often[every], every.isdigit()))
-    deep.set_title("DIGINETICA, the deep model updated so often")
+    deep.set_title("DIGINETICA, by updates of the deep model")
     found = {every: {name: updated[every][name] for name in ("deep", "blend")} for every in order}
     _curves(deep, found, "whole", "-")
     _curves(deep, found, "short", _DASHES)
@@ -121,7 +133,7 @@ def freshness(result: Mapping[str, Any]) -> Figure:
 
 
 def _curves(axes: Axes, found: Mapping[str, Mapping[str, Mapping[str, Any]]], part: str, dashes: Any) -> None:
-    """Draw Recall@20 of a part of the stretch over named places, a line per learner."""
+    """Draw Recall@20 of a part of the stretch over the keys of `found`, a line per learner."""
     ends = {}
     for name in next(iter(found.values())):
         values = [100 * of[name][part]["recall@20"] if part in of[name] else np.nan for of in found.values()]
@@ -131,22 +143,22 @@ def _curves(axes: Axes, found: Mapping[str, Mapping[str, Mapping[str, Any]]], pa
     axes.set_xticks(range(len(found)), [f"{int(key):,}" if key.isdigit() else key for key in found])
     axes.margins(y=0.08)
     if dashes == "-":
-        named_ends(axes, ends, 0.06)
+        named_ends(axes, ends, 0.06, "blend")
 
 
 _TRIGGERS: Final = {"volume": "blend", "time": "session_knn", "drift": "alarm", "gain": "deep"}
-"""Whose colour a trigger's points have."""
+"""The colour of each trigger's points."""
 
 
 def triggers(result: Mapping[str, Any]) -> Figure:
-    """Draw Recall@20 of the deep model against the tokens that each setting of each trigger spent."""
+    """Draw Recall@20 of the deep model by the tokens that each setting of each trigger spent."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Recall@20 in % of the deep model, by trigger of its updates")
+    axes.set_title("Recall@20 in % of the deep model, by the trigger of its updates")
     never = result["never"]
     for name, found in result["triggers"].items():
         points = sorted((one["tokens"], 100 * one["recall@20"]) for one in (never, *found.values()))
-        colour = THEME[_TRIGGERS[name]][0]
+        colour = colour_of(_TRIGGERS[name])
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", ms=4, lw=1.4, label=name)
         for setting, one in found.items():
             axes.annotate(

@@ -1,10 +1,10 @@
-"""How quickly does each learner answer? Recommendations per second of one core, at the size of a real shop.
+"""Speed of answers: recommendations per second on one core of each learner, at the size of a real shop.
 
     python -m benchmarks.recommend_rate --data diginetica_periods.tar.gz --out FILE
 
-Each learner learns all periods but the last few, click by click, then answers seeded questions about the next one, one
-at a time, as the server does. Learners take turns in rounds, and the processor time of each is counted, so that other
-work on the machine weighs on all alike; what stays of it is a slower cache. The blend is asked to join the answers that
+Each learner learns all periods but the last few, click by click, then answers seeded questions about the next period,
+one at a time, as the server does. Learners take turns in rounds, and the processor time of each is measured, so that
+other work on the machine affects all equally; only its effect on the cache remains. The blend joins the answers that
 the others gave before.
 """
 
@@ -16,13 +16,13 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.contestants import Fast, Tuning
-from benchmarks.continual import learned
-from benchmarks.makers import MAKERS
+from benchmarks.continual import learn_traits
 from benchmarks.periods import load
-from learners.blend import Blend
-from learners.judgement import listed
-from learners.learner import Context, Scores, context_max, top
-from learners.traits import Traits
+from benchmarks.registry import FACTORIES
+from learners.next_item.blend import Blend
+from learners.next_item.judgement import list_length
+from learners.next_item.traits import Traits
+from learners.protocol import Context, Scores, context_max, top
 
 FAST: Final = ("popularity", "transitions", "session_knn", "revisits")
 turns: Final = 10
@@ -30,10 +30,10 @@ turns: Final = 10
 
 def main(arguments: Sequence[str] | None) -> None:
     """Run the benchmark."""
-    parser = report.parser("Recommendations per second of one core.")
+    parser = report.parser("Recommendations per second on one core.")
     report.add_data(parser)
-    parser.add_argument("--periods", type=int, default=8, help="periods to learn before asking")
-    parser.add_argument("--questions", type=int, default=5_000, help="asked of each learner")
+    parser.add_argument("--periods", type=int, default=8, help="periods to learn before the questions")
+    parser.add_argument("--questions", type=int, default=5_000, help="number of questions to each learner")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     periods = load(options.data)
@@ -42,22 +42,22 @@ def main(arguments: Sequence[str] | None) -> None:
     questions = [asked[row] for row in chosen.tolist()]
     learners, traits = {name: _fast(name) for name in FAST}, Traits()
     for period in range(options.periods):
-        describer = learned(traits, periods, period + 1)
+        describer = learn_traits(traits, periods, period + 1)
         for learner in learners.values():
             learner.learn(periods, period, lambda share: None)
     session, time_ms = periods.started[options.periods], options.periods * 7 * 86_400_000
 
     def asks(name: str) -> Callable[[int], Scores]:
         predict = learners[name].learner.predict
-        return lambda row: top(predict(Context(questions[row].prefix[-context_max:], 0, session, time_ms)), listed)
+        return lambda row: top(predict(Context(questions[row].prefix[-context_max:], 0, session, time_ms)), list_length)
 
     answers = {name: asks(name) for name in FAST}
-    said = [{name: answer(row) for name, answer in answers.items()} for row in range(len(questions))]
+    member_lists = [{name: answer(row) for name, answer in answers.items()} for row in range(len(questions))]
     blend = Blend(FAST)
 
     def blended(row: int) -> Scores:
         prefix = questions[row].prefix
-        return blend.predict(said[row], len(prefix), describer(prefix))
+        return blend.predict(member_lists[row], len(prefix), describer(prefix))
 
     answers["blend"] = blended
     seconds = dict.fromkeys(answers, 0.0)
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None) -> None:
 
 
 def _fast(name: str) -> Fast:
-    made = MAKERS[name](Tuning())
+    made = FACTORIES[name](Tuning())
     assert isinstance(made, Fast)
     return made
 

@@ -1,4 +1,4 @@
-"""Rounds of training that rehearse what a memory keeps, in three ways; see `benchmarks.rehearsal_rules`."""
+"""Rounds of training with three kinds of rehearsal from a memory; see `benchmarks.rehearsal_rules`."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,21 +10,21 @@ from torch.nn import functional
 
 from benchmarks.baselines import Ewc, Finetune
 from benchmarks.contestants import Round, Tuning, live, week_ms
-from benchmarks.exemplars import Memory, Session, drawn
-from learners.deep import DeepModel, pad
-from learners.finetune import batch_tokens
+from benchmarks.exemplars import Memory, Session, draw_sessions
+from learners.deep.model import DeepModel, pad
+from learners.deep.train import batch_tokens
 
 base_weight: Final = 0.8
-"""Of distillation, before it is adapted to a round.
+"""Weight of distillation, before it is adapted to a round.
 
 Source: Mi, Lin and Faltings, "ADER" (RecSys 2020), section 4.1."""
 
 
 class Rehearser(Finetune):
-    """Rounds of training with what a memory keeps, at the live system's rate.
+    """Rounds of training that rehearse sessions of a memory, at the live system's learning rate.
 
     Args:
-        first: trained on period 0; learning that period takes it instead of training.
+        first: a model trained on period 0; learning that period uses it instead of training.
         sessions_max: most sessions that the memory may keep.
     """
 
@@ -40,18 +40,20 @@ class Rehearser(Finetune):
     ) -> Round:
         """Train with rehearsal, then let the memory learn the sessions."""
         if parent is None:
-            self.model, told = self.first, Round()
+            self.model, cost = self.first, Round()
         else:
             size = min(passes * len(sessions), self.sessions_max, self.seen)
             wanted = round(size * self.seen_predictions / self.seen)
-            shown = drawn(self.memory.kept() or [tuple(of) for of in sessions], wanted, self.tuning.seed + period)
-            told = self._train(parent, sessions, shown, period, passes, **options)
+            shown = draw_sessions(
+                self.memory.kept() or [tuple(of) for of in sessions], wanted, self.tuning.seed + period
+            )
+            cost = self._train(parent, sessions, shown, period, passes, **options)
         assert self.model is not None, "a round leaves a model"
         times_ms = [period * week_ms + place * week_ms // len(sessions) for place in range(len(sessions))]
         self.memory.learn([tuple(of) for of in sessions], times_ms, parent, self.model)
         self.seen += len(sessions)
         self.seen_predictions += predictions(sessions)
-        return told
+        return cost
 
     def _train(
         self,
@@ -66,11 +68,11 @@ class Rehearser(Finetune):
 
 
 class Consolidator(Rehearser, Ewc):
-    """Rehearsal, and elastic weight consolidation."""
+    """Rehearsal with elastic weight consolidation."""
 
 
 class Distiller(Rehearser):
-    """What is rehearsed teaches by what the model before the round says of it."""
+    """Rehearsal by distillation: the targets are the predictions of the model before the round."""
 
     def _train(
         self,
@@ -86,16 +88,16 @@ class Distiller(Rehearser):
         kept = predictions(self.memory.kept())
         weight = base_weight * math.sqrt(len(parent) / items * kept / new)
         distillation = Distillation(parent, shown, weight, steps=max(1, passes * new // batch_tokens))
-        told = Finetune._round(self, parent, sessions, period, passes, penalty=distillation, **options)
-        return told._replace(tokens=told.tokens + distillation.tokens)
+        cost = Finetune._round(self, parent, sessions, period, passes, penalty=distillation, **options)
+        return cost._replace(tokens=cost.tokens + distillation.tokens)
 
 
 class Distillation:
-    """A penalty: at each step, how far the model is from a teacher on some sessions, all shown once in so many steps.
+    """A penalty for the distance of the model from a teacher: at each step on some sessions, on all within `steps`.
 
     It is the cross-entropy of the teacher's probabilities and the model's, over all items that the teacher knows, times
-    `weight`. Its gradients reach the network and, of the item vectors, those of the batch's little catalogue alone: the
-    others stand still in this step.
+    `weight`. Its gradients reach the network and only the item vectors of the batch's sampled candidates: the others
+    do not change in this step.
 
     Source: Mi, Lin and Faltings, "ADER" (RecSys 2020), equations 3 and 4; Hinton et al., "Distilling the knowledge in a
     neural network" (2015), here without a temperature of its own.
@@ -119,7 +121,7 @@ class Distillation:
                 part, turn = [], dealt * steps // total + 1
 
     def __call__(self, model: DeepModel, rows: Tensor, table: Tensor) -> Tensor:
-        """Return the penalty of the next part; 0 once all were shown."""
+        """Return the penalty of the next part; 0 once all sessions were used."""
         part = next(self._parts, None)
         if part is None:
             return table.new_zeros(())
@@ -138,7 +140,7 @@ class Distillation:
 
 
 def predictions(sessions: Sequence[Sequence[str]]) -> int:
-    """Return how many predictions sessions hold.
+    """Return the number of predictions in sessions.
 
     >>> predictions([["a", "b", "c"], ["a", "b"]])
     3

@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: a table on the screen, one JSON by `--out`."""
+"""The output of every benchmark: a table on the screen, and one JSON file with `--out`."""
 
 import argparse
 import json
@@ -16,14 +16,14 @@ from headrace.errors import Misconfigured
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser that already knows `--out`."""
+    """Return a parser that already has `--out`."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--out", type=Path, help="write the figures to this file as JSON")
     return made
 
 
 def add_data(made: argparse.ArgumentParser) -> None:
-    """Let a parser know `--data`, for benchmarks on periods; see `benchmarks.periods.load`."""
+    """Add `--data` to a parser, for benchmarks on periods; see `benchmarks.periods.load`."""
     made.add_argument(
         "--data",
         type=Path,
@@ -33,7 +33,7 @@ def add_data(made: argparse.ArgumentParser) -> None:
 
 
 def names(text: str, known: Sequence[str]) -> list[str]:
-    """Return the learners that `--learners` names.
+    """Return the learners that the text of `--learners` names.
 
     >>> names("a,b", ("a", "b", "c"))
     ['a', 'b']
@@ -52,12 +52,12 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
         table.add_column(column, justify="right" if place else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    # Redirected into a file, a table is as wide as it needs to be.
+    # A table that is redirected into a file is not cut to the width of a terminal.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def write(out: Path | None, figures: Mapping[str, Any]) -> None:
-    """Write the figures with the machine they were measured on; nothing if no file was asked for."""
+    """Write the figures and the machine they were measured on; do nothing without a file."""
     if out is None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +68,12 @@ def write(out: Path | None, figures: Mapping[str, Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Return what figures depend on beside the code."""
+    """Return what figures depend on apart from the code."""
     return {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Run a benchmark's main function; what was typed wrongly ends with exit code 2 and one line."""
+    """Run a benchmark's main function; a wrong option prints one line and ends with exit code 2."""
     try:
         main(None)
     except Misconfigured as error:

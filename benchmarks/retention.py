@@ -1,16 +1,17 @@
-"""What a model still knows: each model that `benchmarks.continual` kept, tested on each period, earlier ones too.
+"""Retention: each model that `benchmarks.continual` kept, tested on each period, including earlier ones.
 
     python -m benchmarks.continual --data DIR --work DIR --learners deep,finetune,ewc
     python -m benchmarks.retention --data DIR --work DIR --learners deep,finetune,ewc --out FILE
 
-A score's row is the model that learned up to period i, its column the period j that it is tested on, by the questions
-and ranks of `benchmarks.periods`: among the items seen before j. From i = j on a model has trained on what it is asked.
+Rows of the matrix are models that learned up to period i, columns are periods j on which they are tested, by the
+questions and ranks of `benchmarks.periods`: among the items seen before j. For i >= j a model has trained on the
+sessions on which it is tested.
 
-Two means over the periods j that come before the last model's test period tell of forgetting: the *drop* is the score
-on j when it was first tested, by the model of j - 1, less that of the last model; the *drop from the best* is the best
-score of any model from j - 1 on, less that of the last model. Beside FILE lies a picture of the matrices, FILE.svg.
+Two means over the periods j before the last model's test period measure forgetting. The *drop* is the score on j when
+it was first tested, by the model of j - 1, less that of the last model. The *drop from the best* is the best score of
+any model from j - 1 on, less that of the last model. FILE.svg beside FILE is a picture of the matrices.
 
-A run can be stopped and started again: scores are kept beside the models.
+A run can be stopped and started again: scores are kept in the folders of the models.
 """
 
 import argparse
@@ -27,25 +28,25 @@ from rich.progress import track
 
 from benchmarks import report
 from benchmarks.comparison import SHOWN
-from benchmarks.contestants import Tuning, ranked
+from benchmarks.contestants import Tuning, model_ranks
 from benchmarks.continual import figures
-from benchmarks.member import folder_of, model_path, write
 from benchmarks.periods import Periods, load
+from benchmarks.resumable import folder_of, model_path, write
 from headrace.errors import Misconfigured
 
 LEARNERS = ("deep", "finetune", "ewc")
-"""Who keeps a model per update: those that go on from one to the next."""
+"""Learners with a model per update: each model continues from the one before."""
 
 
 def matrices(
     periods: Periods, folder: Path, updates: Sequence[int], *, sample: float = 1.0, sample_seed: int = 0, name: str = ""
 ) -> dict[str, NDArray[np.float64]]:
-    """Return Recall@20 and MRR@20 of each kept model on each period from 1.
+    """Return Recall@20 and MRR@20 of each kept model on each period from 1 on.
 
     Shapes:
-        (updates, periods): row i is the model of `updates[i]`, column j - 1 the period j.
+        (updates, periods): row i is the model of `updates[i]`, column j - 1 is period j.
     """
-    from learners.deep import DeepModel
+    from learners.deep.model import DeepModel
 
     tested = [periods.questions(period, sample, sample_seed) for period in range(1, periods.last + 1)]
     rows: list[list[dict[str, float]]] = []
@@ -53,7 +54,7 @@ def matrices(
         path = folder / f"retention_{update}_{sample}_{sample_seed}.json"
         if not path.exists():
             model = DeepModel.from_bytes(model_path(folder, update).read_bytes())
-            found = [figures(ranked(model, asked, periods, period)) for period, asked in enumerate(tested, 1)]
+            found = [figures(model_ranks(model, asked, periods, period)) for period, asked in enumerate(tested, 1)]
             row = json.dumps([{score: of[score] for score in SHOWN} for of in found])
             write(path, row.encode())
         rows.append(json.loads(path.read_text()))
@@ -61,16 +62,16 @@ def matrices(
 
 
 def drops(scores: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the mean drop since a period was first tested, and from its best score since, to the last model.
+    """Return the last model's mean drop since a period was first tested, and from the best score since then.
 
     Shapes:
-        scores: (T, T), row i the model that learned up to period i, column j - 1 the period j.
+        scores: (T, T); row i is the model that learned up to period i, column j - 1 is period j.
 
     >>> drops(np.array([[0.5, 0.2, 0.3], [0.6, 0.4, 0.3], [0.3, 0.5, 0.3]]))
     (0.05, 0.15)
     """
     last = scores[-1]
-    # The last period was first tested by the last model: there is nothing to forget yet.
+    # The last period was first tested by the last model, so its drop is not defined.
     first = [scores[column, column] - last[column] for column in range(len(last) - 1)]
     best = [scores[column:, column].max() - last[column] for column in range(len(last) - 1)]
     return (round(float(np.mean(first)), 12), round(float(np.mean(best)), 12))
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None) -> None:
     for name, folder in folders.items():
         if missing := [update for update in updates if not model_path(folder, update).exists()]:
             raise Misconfigured(
-                f"{folder}: no models of {name} after periods {missing}; they come from: {_command(options, name)}"
+                f"{folder}: no models of {name} after periods {missing}; make them with: {_command(options, name)}"
             )
     found = {}
     for name, folder in folders.items():
@@ -104,10 +105,10 @@ def main(arguments: Sequence[str] | None) -> None:
             "drop": {score: of[0] for score, of in means.items()},
             "drop_from_best": {score: of[1] for score, of in means.items()},
         }
-    told = ("sample", "sample_seed", "seed", "rate", "strength")
+    recorded = ("sample", "sample_seed", "seed", "rate", "strength")
     result = {
         "learners": found,
-        "options": {**{name: getattr(options, name) for name in told}, "data_sha256": periods.digest},
+        "options": {**{name: getattr(options, name) for name in recorded}, "data_sha256": periods.digest},
     }
     show(result)
     report.write(options.out, result)
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None) -> None:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print each learner's matrix and what was forgotten."""
+    """Print each learner's matrix and its drops."""
     for name, of in result["learners"].items():
         rows = [
             [
@@ -139,23 +140,25 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def _command(options: argparse.Namespace, name: str) -> str:
-    told = {"data": options.data, "work": options.work, "learners": name, "seed": options.seed}
-    told |= {"rate": options.rate, "strength": options.strength}
-    words = [f"--{key} {value}" for key, value in told.items() if value is not None]
+    arguments = {"data": options.data, "work": options.work, "learners": name, "seed": options.seed}
+    arguments |= {"rate": options.rate, "strength": options.strength}
+    words = [f"--{key} {value}" for key, value in arguments.items() if value is not None]
     return " ".join(["python -m benchmarks.continual", *words])
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = report.parser("What models still know of earlier periods")
+    parser = report.parser("Scores of models on earlier periods.")
     parser.set_defaults(out=Path("build/retention.json"))
     report.add_data(parser)
-    parser.add_argument("--work", type=Path, default=Path("build/continual"), help="folder that continual kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/continual"), help="folder of models of benchmarks.continual"
+    )
     parser.add_argument("--learners", default=",".join(LEARNERS), help="names, separated by commas")
     parser.add_argument("--sample", type=float, default=0.1, help="share of the sessions to test")
-    parser.add_argument("--sample-seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--seed", type=int, default=0, help="of the learners, as continual was told")
-    parser.add_argument("--rate", type=float, help="as continual was told")
-    parser.add_argument("--strength", type=float, help="as continual was told")
+    parser.add_argument("--sample-seed", type=int, default=0, help="seed of the sample")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the learners, as given to benchmarks.continual")
+    parser.add_argument("--rate", type=float, help="as given to benchmarks.continual")
+    parser.add_argument("--strength", type=float, help="as given to benchmarks.continual")
     return parser.parse_args(arguments)
 
 

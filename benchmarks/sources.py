@@ -1,4 +1,4 @@
-"""Which code a kept figure follows from, so that changed code never meets old answers."""
+"""Digests of the code that a kept result depends on, so that changed code never uses old results."""
 
 import ast
 import hashlib
@@ -9,17 +9,19 @@ _ROOT: Final = Path(__file__).parent.parent
 
 
 def files(*modules: str) -> list[Path]:
-    """Return the files of modules of this project, and of all of its modules that they import, in order.
+    """Return the files of modules of this project and of all of its modules that they import, sorted.
 
-    Only imports at a module's top are followed: who imports late, inside a function, names those modules too.
+    Only imports at a module's top level are followed. A module that is imported inside a function must be named too.
 
-    >>> [path.stem for path in files("learners.decay")]
-    ['state', 'decay']
+    >>> [path.stem for path in files("learners.parts.decay")]
+    ['state', 'decay', 'portable']
     """
+    missing = [name for name in modules if not _path(name).exists()]
+    assert not missing, f"no modules of this project: {missing}"
     found: set[Path] = set()
     wanted = set(modules)
     while wanted:
-        path = _ROOT / f"{wanted.pop().replace('.', '/')}.py"
+        path = _path(wanted.pop())
         if path in found or not path.exists():
             continue
         found.add(path)
@@ -31,10 +33,14 @@ def files(*modules: str) -> list[Path]:
     return sorted(found)
 
 
+def _path(module: str) -> Path:
+    return _ROOT / f"{module.replace('.', '/')}.py"
+
+
 def digest(*modules: str) -> str:
-    """Return a digest, in hex, of the text of all that `files` finds; other texts, another digest."""
-    told = hashlib.sha256()
+    """Return a digest, in hex, of the paths and texts of all files that `files` finds."""
+    total = hashlib.sha256()
     for path in files(*modules):
-        told.update(hashlib.sha256(f"{path.relative_to(_ROOT)}".encode()).digest())
-        told.update(hashlib.sha256(path.read_bytes()).digest())
-    return told.hexdigest()
+        total.update(hashlib.sha256(f"{path.relative_to(_ROOT)}".encode()).digest())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

@@ -1,10 +1,10 @@
-"""What should a training sequence be: one session, or a shopper's whole trail? The evidence for decision 3.
+"""Sessions or trails: one session, or all items of a shopper, as training sequences of the deep model (decision 3).
 
-One stable simulated shop per seed. The deep model is trained from nothing on the first events, once on sessions and
-once on trails (all that a shopper did, as far as contexts remember), with equal settings and passes, and is then asked
-about the steps that follow, with what it was trained on: the session's items, or the trail. Shop, events and questions
-are the same for both; popularity and session-kNN, which learned the same events, stand beside them. Nobody learns while
-questions are asked, and the item just looked at is no answer, as in the live system.
+There is one stable simulated shop per seed. The deep model is trained from scratch on the first events, once on
+sessions and once on trails (all items of a shopper, as far as contexts remember), with equal settings and passes. It is
+then tested on the steps that follow, with inputs of the same kind: the session's items, or the trail. Shop, events and
+questions are the same for both, and for popularity and session-kNN, which learned the same events. No learner learns
+during the test, and the item viewed last is no answer, as in the live system.
 
     python -m benchmarks.trails --seeds 5 --out benchmarks/results/trails.json
 """
@@ -18,13 +18,14 @@ from rich.progress import track
 from benchmarks import report
 from headrace.errors import Misconfigured
 from headrace.events import Event, decode
-from headrace.log import Record
+from headrace.log.protocol import Record
 from headrace.topics import EVENTS
-from learners.browsing import Browsing, Question
-from learners.deep import DeepModel, threads
-from learners.finetune import train
-from learners.judgement import Listed, without
-from producers.scenario import ShopSettings
+from learners.deep.model import DeepModel, threads
+from learners.deep.train import train
+from learners.next_item.browsing import Browsing
+from learners.next_item.judgement import without_item
+from learners.protocol import Listed, Question
+from producers.scenario import SimulationSettings
 from producers.simulate import Simulation
 
 k: Final = 20
@@ -35,11 +36,11 @@ FAST: Final = ("popularity", "session_knn")
 SEQUENCES: Final = ("sessions", "trails")
 
 
-class Asked:
-    """The questions after a shop's first events, and what the fast learners answered.
+class QuestionSet:
+    """The questions after a shop's first events, and the fast learners' answers.
 
-    `sequences` holds what the deep model may train on, by kind; `questions` each step's question by session, and
-    `trails` the same steps' whole contexts.
+    `sequences` holds the training sequences of the deep model, by kind; `questions` each step's question by session,
+    and `trails` the same steps' whole contexts.
     """
 
     def __init__(self, learned: Sequence[Event], asked: Sequence[Event]) -> None:
@@ -57,11 +58,11 @@ class Asked:
         self.fast: list[dict[str, Listed]] = []
         for event in asked:
             for step in browsing.steps(event):
-                if len(step.context.items) > step.context.start:  # the question is about sessions: one must run
+                if len(step.context.items) > step.context.start:  # a question needs a session that has begun
                     self.questions.append(browsing.question(step))
                     self.trails.append(browsing.ids(step.context.items))
                     self.fast.append(browsing.lists(step.context))
-            # Contexts go on, learners do not: nobody learns from what is asked.
+            # Contexts are updated, learners are not: no learner learns from the test.
             for item in (step.item for step in browsing.steps(event)):
                 slot = browsing.catalogue.admit(item)
                 browsing.contexts.push(event.shopper, slot, event.time_ms, event.data.session_id)
@@ -69,7 +70,7 @@ class Asked:
 
 def stream(events: int, seed: int) -> list[Event]:
     """Return the events of a stable simulated shop, in event time."""
-    records = Simulation(ShopSettings(events=events, seed=seed, drifts=())).records()
+    records = Simulation(SimulationSettings(events=events, seed=seed, drifts=())).records()
     numbered = [one for one in records if one.topic == EVENTS]
     decoded = (decode(Record(0, one.number, one.time_ms, one.key, one.value)) for one in numbered)
     return [one for one in decoded if isinstance(one, Event)]
@@ -85,17 +86,17 @@ def scores(answers: Sequence[Listed], questions: Sequence[Question]) -> dict[str
 
 
 def answers(model: DeepModel, prefixes: Sequence[list[str]], questions: Sequence[Question]) -> list[Listed]:
-    """Return the model's answers, less the item just looked at."""
+    """Return the model's answers without the item viewed last."""
     found: list[Listed] = []
     for start in range(0, len(prefixes), asked_batch):
         found += model.predict(prefixes[start : start + asked_batch], k + 1)
-    return [without(answer, question.last) for answer, question in zip(found, questions, strict=True)]
+    return [without_item(answer, question.last) for answer, question in zip(found, questions, strict=True)]
 
 
 def run(events: int, asked: int, seed: int) -> dict[str, dict[str, float]]:
     """Return each contestant's scores on one shop."""
     everything = stream(events + asked, seed)
-    what = Asked(everything[:events], everything[events:])
+    what = QuestionSet(everything[:events], everything[events:])
     found = {name: scores([lists[name] for lists in what.fast], what.questions) for name in FAST}
     for kind in SEQUENCES:
         prefixes = [question.prefix for question in what.questions] if kind == "sessions" else what.trails
@@ -106,9 +107,9 @@ def run(events: int, asked: int, seed: int) -> dict[str, dict[str, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
-    parser = report.parser("Sessions or trails: what should the deep model train on?")
+    parser = report.parser("Sessions or trails as training sequences of the deep model.")
     parser.add_argument("--events", type=int, default=36_000, help="events learned from")
-    parser.add_argument("--asked", type=int, default=4_000, help="events asked about")
+    parser.add_argument("--asked", type=int, default=4_000, help="events of the test")
     parser.add_argument("--seeds", type=int, default=5, help="shops, one per seed")
     options = parser.parse_args(arguments)
     if min(options.events, options.asked, options.seeds) < 1:

@@ -1,24 +1,24 @@
-"""When should the deep model be trained again? Four triggers, compared by the tokens that they spend.
+"""Triggers of updates of the deep model: four of them, compared by quality and by the tokens that they spend.
 
-The clicks of a stretch in order, prequential (`benchmarks.prequential`): Recall@20 of the deep model alone. Every
-trigger begins with the same model and sees the stretch in parts of `part_events`; after a part it may ask for an
+The score is Recall@20 of the deep model alone on the clicks of a stretch, prequentially (`benchmarks.prequential`).
+Every trigger begins with the same model and sees the stretch in parts of `part_events`; after a part it may request an
 update. An update trains on the newest sessions since the last one, at most `--sessions`, and on the live system's share
-of the past. Without that bound every trigger spends the same, for each session is trained on once whenever it is; with
-it, those who wait save tokens and the question is when waiting costs least.
+of past sessions. Without that bound every trigger would spend the same, because each session is trained on once in any
+case. With it, waiting saves tokens, and triggers differ in how much quality waiting costs.
 
     python -m benchmarks.triggers --data diginetica_periods.tar.gz --out FILE
 
-Beside FILE lies a picture, FILE.svg, and FILE.kept.json: the settings that a stopped run ended, for the next one to go
-on from. Changed code should not meet that.
+Beside FILE are a picture, FILE.svg, and FILE.kept.json with the finished settings of a stopped run, from which the next
+run continues if data, options and code are the same.
 
-- volume: so many events since the last update (`learners.rounds`).
-- time: so much event time since (`learners.rounds`); a period is a week.
-- drift: the distance of a window's items from the usual ones is above its dynamic threshold (`learners.drift.Distance`,
-  as live, at windows of several sizes), or so many more of them than usual were never seen.
-- gain: what the model lost by not being updated is worth an update (`learners.gain`).
+- volume: a number of events since the last update (`learners.rounds.rounds`).
+- time: an amount of event time since the last update (`learners.rounds.rounds`); a period is a week.
+- drift: the distance of a window's items from the usual ones is above its dynamic threshold
+  (`learners.parts.drift.Distance`, as live, with windows of several sizes), or that of its share of unseen items is.
+- gain: the hits that the model lost by not being updated reach the price of an update (`learners.rounds.staleness`).
 
-Quality is that of the whole stretch. For some levels between no update at all and the best setting of all, the tokens
-that each trigger needs are read off the line through its settings, each at least as good as the cheaper ones.
+Quality is that of the whole stretch. For some levels between no update at all and the best of all settings, the tokens
+that each trigger needs are interpolated on the line through those of its settings that no cheaper one reaches.
 """
 
 import argparse
@@ -36,42 +36,54 @@ from rich.progress import Progress
 from benchmarks import report, sources
 from benchmarks.continual import figures
 from benchmarks.periods import load
-from benchmarks.prequential import Slow, Step, Stretch, base_passes, clicks, cost, fast, slow
+from benchmarks.prequential import (
+    DeepLearner,
+    LoggedStep,
+    Stretch,
+    base_passes,
+    clicks,
+    cost,
+    deep_answers,
+    fast_answers,
+)
 from headrace.errors import Misconfigured
-from learners.drift import Distance
-from learners.gain import Gain
-from learners.prequential import ranks_max
-from learners.session_knn import SessionKnn
+from learners.next_item.session_knn import SessionKnn
+from learners.parts.drift import Distance
+from learners.parts.prequential import ranks_max
+from learners.rounds.staleness import Staleness
 
 part_events: Final = 500
-"""A trigger decides after each part of so many events."""
+"""Number of events in a part; a trigger decides after each part."""
 score: Final = "recall@20"
 levels: Final = (0.5, 0.8, 0.95)
-"""Shares of the way from no update to the best setting, at which tokens are compared."""
+"""Levels at which tokens are compared: shares of the way from no update to the best setting."""
 _day_ms: Final = 86_400_000
 
 
-class Seen(NamedTuple):
-    """What a trigger sees of a part: its steps, which of their items are new to the log, and per judged step whether
-    the model and a learner that is always fresh found the item."""
+class Observation(NamedTuple):
+    """The input of a trigger for one part of the stretch.
 
-    steps: Sequence[Step]
+    It holds the steps, which of their items are new to the log, and for each judged step whether the model and a
+    learner that is always fresh found the item.
+    """
+
+    steps: Sequence[LoggedStep]
     unseen: Sequence[bool]
     found: Sequence[bool]
     fresh: Sequence[bool]
 
 
 class Trigger(Protocol):
-    """Says when an update is due. A trigger that said so begins anew: the update follows at once."""
+    """Decides when an update is due. After that it is reset, because the update follows at once."""
 
-    def observe(self, seen: Seen) -> bool:
-        """Take in a part; return whether an update is due."""
+    def observe(self, seen: Observation) -> bool:
+        """Observe a part; return whether an update is due."""
 
 
 class Volume:
-    """Due after so many events.
+    """Due after a number of events.
 
-    >>> volume, part = Volume(2), Seen([None], [False], [], [])
+    >>> volume, part = Volume(2), Observation([None], [False], [], [])
     >>> [volume.observe(part) for _ in range(4)]
     [False, True, False, True]
     """
@@ -79,8 +91,8 @@ class Volume:
     def __init__(self, events: int) -> None:
         self.events, self._since = events, 0
 
-    def observe(self, seen: Seen) -> bool:
-        """Count."""
+    def observe(self, seen: Observation) -> bool:
+        """Count events."""
         self._since += len(seen.steps)
         if self._since < self.events:
             return False
@@ -89,14 +101,14 @@ class Volume:
 
 
 class Time:
-    """Due after so much event time."""
+    """Due after an amount of event time."""
 
     def __init__(self, event_ms: int) -> None:
         self.event_ms = event_ms
         self._last_ms: int | None = None
 
-    def observe(self, seen: Seen) -> bool:
-        """Look at the clock."""
+    def observe(self, seen: Observation) -> bool:
+        """Compare event times."""
         now_ms = seen.steps[-1].context.time_ms
         if self._last_ms is None:
             self._last_ms = seen.steps[0].context.time_ms
@@ -107,14 +119,14 @@ class Time:
 
 
 class Drift:
-    """Due when a window of so many events raises an alarm: which items, or how many never seen, is unusual."""
+    """Due when a window of events raises an alarm: its items, or its share of unseen items, are unusual."""
 
     def __init__(self, window: int) -> None:
         self.window, self._count = window, 0
         self._items, self._unseen = Distance("popularity", 256), Distance("unseen_items", 2)
 
-    def observe(self, seen: Seen) -> bool:
-        """Count items by hash; measure at each window's end."""
+    def observe(self, seen: Observation) -> bool:
+        """Count items by hash; measure the distances at the end of each window."""
         alarms = []
         for (_, item, _), unseen in zip(seen.steps, seen.unseen, strict=True):
             self._items.count(crc32(f"{item}".encode()) & 255)
@@ -126,26 +138,26 @@ class Drift:
         return any(alarms)
 
 
-class Lost:
-    """Due when so many hits were lost by not updating the model, as the live system counts them."""
+class ExpectedGain:
+    """Due when a number of hits was lost by not updating the model, as counted by the live system."""
 
     def __init__(self, hits: float) -> None:
-        self._gain = Gain(hits)
+        self._staleness = Staleness(hits)
 
-    def observe(self, seen: Seen) -> bool:
-        """Let it see each judged step."""
+    def observe(self, seen: Observation) -> bool:
+        """Count the hits lost in each judged step."""
         judged = zip(seen.found, seen.fresh, strict=True)
-        if not any(self._gain.observe(found=found, fresh=fresh) for found, fresh in judged):
+        if not any(self._staleness.observe(found=found, fresh=fresh) for found, fresh in judged):
             return False
-        self._gain.renew()
+        self._staleness.reset_baseline()
         return True
 
 
-MAKERS: Final[Mapping[str, Callable[[float], Trigger]]] = {
+FACTORIES: Final[Mapping[str, Callable[[float], Trigger]]] = {
     "volume": lambda events: Volume(int(events)),
     "time": lambda days: Time(int(days * _day_ms)),
     "drift": lambda window: Drift(int(window)),
-    "gain": Lost,
+    "gain": ExpectedGain,
 }
 SETTINGS: Final[Mapping[str, Sequence[float]]] = {
     "volume": (3_000, 5_000, 10_000, 20_000),
@@ -153,14 +165,14 @@ SETTINGS: Final[Mapping[str, Sequence[float]]] = {
     "drift": (500, 1_500),
     "gain": (30, 75, 150),
 }
-"""Events, days, events of a window, hits."""
+"""Units: events, days, events of a window, hits."""
 
 
-class Kept:
-    """What settings gave, in a file, so that a run that was stopped goes on.
+class ResultCache:
+    """Results of settings in a file, so that a stopped run can continue.
 
     Args:
-        about: what all of it depends on; what was kept of something else is dropped.
+        about: everything on which the results depend; a file with another value is ignored.
     """
 
     def __init__(self, path: Path | None = None, about: Mapping[str, Any] | None = None) -> None:
@@ -171,7 +183,7 @@ class Kept:
             self._found = kept["found"] if kept["about"] == self._about else {}
 
     def of(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return what was kept of a setting, or make it."""
+        """Return the kept result of a setting, or make it."""
         if name not in self._found:
             self._found[name] = make()
             if self._path is not None:
@@ -182,19 +194,19 @@ class Kept:
 
 
 def run(
-    base: Slow,
+    base: DeepLearner,
     stretch: Stretch,
     settings: Mapping[str, Sequence[float]],
-    kept: Kept,
+    kept: ResultCache,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Return for each trigger the figures and the cost of each setting, and of no update at all.
+    """Return the figures and the cost of each setting of each trigger, and those without any update.
 
     Args:
-        base: a deep learner that knows what was before the stretch.
+        base: a deep learner that was trained on the steps before the stretch.
         advance: called after each setting.
     """
-    fresh, _ = fast(SessionKnn, stretch, {"0": stretch.by_events(0)})
+    fresh, _ = fast_answers(SessionKnn, stretch, {"0": stretch.by_events(0)})
     found = fresh["0"].ranks <= ranks_max
     first: dict[int, int] = {}
     for at, step in enumerate(stretch.steps):
@@ -208,27 +220,27 @@ def run(
             steps, rows = stretch.steps[begin:end], stretch.rows(begin, end)
             unseen = [first[step.item] == at for at, step in enumerate(steps, begin)]
             hits = [rank <= ranks_max for rank in ranks]
-            is_due = trigger is not None and trigger.observe(Seen(steps, unseen, hits, found[rows].tolist()))
+            is_due = trigger is not None and trigger.observe(Observation(steps, unseen, hits, found[rows].tolist()))
             due_at.extend([end - stretch.start] * is_due)
             return is_due
 
-        ranks = slow(learner, stretch, edges, due).ranks
+        ranks = deep_answers(learner, stretch, edges, due).ranks
         return {**cost(learner), "due": due_at, **figures(ranks)}
 
     result: dict[str, Any] = {"never": kept.of("never", lambda: one(None)), "session_knn": figures(fresh["0"].ranks)}
     result["triggers"] = {name: {} for name in settings}
     advance()
     for name, setting in ((name, setting) for name, of in settings.items() for setting in of):
-        made = kept.of(f"{name} {setting:g}", lambda: one(MAKERS[name](setting)))  # noqa: B023 - called at once
+        made = kept.of(f"{name} {setting:g}", lambda: one(FACTORIES[name](setting)))  # noqa: B023 - called at once
         result["triggers"][name][f"{setting:g}"] = made
         advance()
     return result
 
 
-def line(never: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Return a trigger's settings as (tokens, score), from no update on: those that no cheaper one reaches.
+def frontier(never: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Return the settings of a trigger that no cheaper one reaches, as (tokens, score), beginning with no update.
 
-    >>> line({"tokens": 0, score: 0.1}, {"a": {"tokens": 9, score: 0.3}, "b": {"tokens": 5, score: 0.3}})
+    >>> frontier({"tokens": 0, score: 0.1}, {"a": {"tokens": 9, score: 0.3}, "b": {"tokens": 5, score: 0.3}})
     [(0, 0.1), (5, 0.3)]
     """
     best: list[tuple[int, float]] = []
@@ -238,39 +250,39 @@ def line(never: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) ->
     return best
 
 
-def needed(points: Sequence[tuple[int, float]], level: float) -> float | None:
-    """Return the tokens at which a line reaches a score; None if it does not.
+def tokens_needed(points: Sequence[tuple[int, float]], level: float) -> float | None:
+    """Return the tokens at which an interpolated line reaches a score; None if it does not.
 
-    >>> needed([(0, 0.25), (10, 0.75)], 0.5), needed([(0, 0.25), (10, 0.75)], 0.8)
+    >>> tokens_needed([(0, 0.25), (10, 0.75)], 0.5), tokens_needed([(0, 0.25), (10, 0.75)], 0.8)
     (5.0, None)
     """
     tokens, scores = zip(*points, strict=True)
     return float(np.interp(level, scores, tokens)) if level <= scores[-1] else None
 
 
-def compared(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tokens that each trigger needs for each level of quality."""
-    lines = {name: line(result["never"], of) for name, of in result["triggers"].items()}
+def compare_triggers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tokens that each trigger needs at each level of quality."""
+    lines = {name: frontier(result["never"], of) for name, of in result["triggers"].items()}
     low, high = result["never"][score], max(points[-1][1] for points in lines.values())
     return {
         f"{share:g}": {
             score: low + share * (high - low),
-            "tokens": {name: needed(points, low + share * (high - low)) for name, points in lines.items()},
+            "tokens": {name: tokens_needed(points, low + share * (high - low)) for name, points in lines.items()},
         }
         for share in levels
     }
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = report.parser("When should the deep model be trained again?")
+    parser = report.parser("Triggers of updates of the deep model.")
     parser.set_defaults(out=Path("build/triggers.json"))
     report.add_data(parser)
     parser.add_argument("--first", type=int, default=3, help="period that the stretch begins with")
     parser.add_argument("--events", type=int, default=50_000, help="length of the stretch")
-    parser.add_argument("--sessions", type=int, default=600, help="newest sessions that an update trains on, at most")
-    parser.add_argument("--rate", type=float, default=1.0, help="share of the steps that is judged")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and of the deep learner")
-    parser.add_argument("--base", type=Path, help="file for the model that the stretch begins with: made if missing")
+    parser.add_argument("--sessions", type=int, default=600, help="most sessions on which an update trains, the newest")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the steps that are judged")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample and of the deep learner")
+    parser.add_argument("--base", type=Path, help="file of the model with which the stretch begins; made if missing")
     for name, of in SETTINGS.items():
         parser.add_argument(f"--{name}", default=",".join(f"{x:g}" for x in of), help="settings of this trigger")
     return parser.parse_args(arguments)
@@ -285,7 +297,7 @@ def main(arguments: Sequence[str] | None) -> None:
     periods = load(options.data)
     if not 1 <= options.first <= periods.last:
         raise Misconfigured(f"--first: wanted a period from 1 to {periods.last}, found {options.first}")
-    from learners.deep import threads
+    from learners.deep.model import threads
 
     start = sum(len(found) for found in periods.clicks[: options.first])
     steps = list(clicks(periods, periods.last))[: start + options.events]
@@ -295,13 +307,13 @@ def main(arguments: Sequence[str] | None) -> None:
     about = {**{name: getattr(options, name) for name in named}, "data_sha256": periods.digest}
     with Progress(console=Console(file=sys.stderr)) as bars, threads(1):
         task = bars.add_task("settings", total=1 + sum(map(len, settings.values())))
-        base = Slow(seed=options.seed, sessions_max=None)
+        base = DeepLearner(seed=options.seed, sessions_max=None)
         base.begin(steps[:start], options.base, key)
         base.sessions_max = options.sessions
-        code = sources.digest("benchmarks.triggers", "learners.finetune")
-        kept = Kept(options.out.with_suffix(".kept.json"), {**about, "code": code})
+        code = sources.digest("benchmarks.triggers", "learners.deep.train")
+        kept = ResultCache(options.out.with_suffix(".kept.json"), {**about, "code": code})
         result = run(base, stretch, settings, kept, lambda: bars.advance(task))
-    result["needed"] = compared(result)
+    result["needed"] = compare_triggers(result)
     result["options"] = about
     show(result)
     report.write(options.out, result)
@@ -321,7 +333,7 @@ def _numbers(name: str, text: str) -> list[float]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print quality and cost of each setting, and what each trigger needs for equal quality."""
+    """Print quality and cost of each setting, and the tokens that each trigger needs for equal quality."""
     found = [("never", "", result["never"])]
     found += [(name, setting, one) for name, of in result["triggers"].items() for setting, one in of.items()]
     rows = [

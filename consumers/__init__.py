@@ -1,1 +1,1 @@
-"""What reads the log and writes results."""
+"""Processes that read the log and write results."""

@@ -1,4 +1,4 @@
-"""The wall clock, as a value that is passed in: only processes hold one, learners never do."""
+"""The wall clock as a value to pass in. Only processes have one; learners use event time."""
 
 import time
 from collections.abc import Callable

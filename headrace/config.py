@@ -1,138 +1,104 @@
 """Settings: the only place that reads the environment and `headrace.toml`.
 
-An option on the command line wins over the environment, that over the file, that over the default. Common settings are
-`HEADRACE_LOG`, `HEADRACE_BLOBS`, `HEADRACE_HOST`; those of a process `HEADRACE_ONLINE__METRICS_PORT` and so on, in the
-file a table (`[online]`). Names that nobody knows are refused. (How to reach a secured broker, and where tests find
-theirs, are the `HEADRACE_KAFKA*` variables of `headrace.kafka_security` and `headrace.broker`.)
+An option on the command line overrides the environment, which overrides the file, which overrides the default. Common
+settings are `HEADRACE_LOG`, `HEADRACE_BLOBS`, `HEADRACE_HOST`. Those of a process are `HEADRACE_SERVE__PORT` and so on,
+in the file a table (`[serve]`); those of a shard `HEADRACE_SHARDS__ONLINE__METRICS_PORT` (`[shards.online]`). Each
+family has a section of its own, whose type it declares. Unknown names are rejected. (The `HEADRACE_KAFKA*` variables of
+`headrace.log.kafka.security` and `headrace.log.broker` configure a secured broker and the brokers of tests.)
 
-The texts below the settings are their documentation: `docs/settings.md` is written from them (`python -m
-headrace.config`).
+`docs/settings.md` is generated from the docstrings of the settings.
 """
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+import msgspec
+from msgspec import Struct
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
 from headrace.errors import Misconfigured
+from headrace.topics import SHARDS_MAX
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
-Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 FILE = "headrace.toml"
-OTHERS = ("HEADRACE_KAFKA", "HEADRACE_DATA")
-"""Variables with our prefix that are read elsewhere."""
+OTHER_PREFIXES = ("HEADRACE_KAFKA", "HEADRACE_DATA")
+"""Prefixes of `HEADRACE_` variables that other modules read."""
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class OnlineSettings(_Part):
-    """The online consumer."""
+class ShardSettings(_Section):
+    """A shard: a process that learns, with a journal of its own."""
 
-    metrics_port: Port = 9101
-    """Port of `/metrics`; 0 lets the system choose."""
+    families: tuple[str, ...] = ()
+    """Families that this shard folds instead of their default shards, by name."""
+    partition: Annotated[int, Field(ge=0, lt=SHARDS_MAX)]
+    """The shard's partition of `journal` and `judgements`: unique to each shard, never changed."""
+    metrics_port: Port = 0
+    """Port of `/metrics`; with 0 the system chooses a free one."""
     commit_interval_s: Seconds = 0.3
-    """Longest time between two commits while events come."""
+    """Longest time, in seconds, between two commits while there are events."""
     snapshot_interval_s: Seconds = 20.0
-    """Time between two snapshots."""
-    items_max: Count = 131_072
-    """Items known at once; those not seen for longest make room. Shapes the state."""
-    shoppers_max: Count = 100_000
-    """Shoppers whose running session is known; those not seen for longest make room. Shapes the state."""
-    judge_seed: int = 0
-    """Draws which events are judged when not all can be."""
+    """Time, in seconds, between two snapshots."""
     flood_share: Share = 0.5
-    """Share of bad records among 5,000 above which the consumer stops."""
+    """Share of bad records among 5,000 above which the process stops."""
     retry_s: Seconds = 60.0
-    """How long a broken world is tried again before the process dies."""
+    """Time, in seconds, for which failed operations of the log or the disk are retried before the process exits."""
 
 
-class FinetuneSettings(_Part):
-    """The fine-tuner. `round_ms` and the like are event time; `train_s_max` is the wall clock's.
-
-    With `gain_hits` above 0 a round is due, too, once the champion has lost so many hits among the first 20 by not
-    being updated (`learners.gain`); it then answers for every event, not only while models face each other.
-    """
-
-    metrics_port: Port = 9102
-    """Port of `/metrics`; 0 lets the system choose."""
-    commit_interval_s: Seconds = 0.3
-    """Longest time between two commits while events come."""
-    snapshot_interval_s: Seconds = 20.0
-    """Time between two snapshots."""
-    items_max: Count = 131_072
-    """As the online consumer's. Shapes the state."""
-    shoppers_max: Count = 100_000
-    """As the online consumer's. Shapes the state."""
-    round_events: Count = 20_000
-    """A round is due after so many events. Shapes the state."""
-    round_ms: Count | None = None
-    """A round is due after so much event time, in ms. Shapes the state."""
-    drift_events_min: Count = 5_000
-    """Least events between two rounds when a drift alarm asks for one. Shapes the state."""
-    gain_hits: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """A round is due after so many lost hits; 0: never by that. Shapes the state."""
-    gate_events_max: Count = 10_000
-    """Events by which a candidate has its verdict. Shapes the state."""
-    window_max: Count = 50_000
-    """Sessions since the last round that a round can train on. Shapes the state."""
-    rehearsal_max: Count = 50_000
-    """Sessions of the time before that are kept to be rehearsed. Shapes the state."""
-    rehearsal_share: Annotated[float, Field(ge=0, le=10)] = 0.6
-    """Rehearsed sessions for each new one."""
-    first_passes: Annotated[int, Field(ge=1)] = 8
-    """Passes of a round that has no champion to start from."""
-    passes: Count = 3
-    """Passes of any other round."""
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
-    """AdamW's, at its highest."""
-    width: Annotated[int, Field(ge=2, multiple_of=2)] = 100
-    """Of the items' vectors, for a model that begins anew."""
-    train_s_max: Seconds = 3_600.0
-    """Time on the clock after which a round ends with what it has."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes a GPU if there is one."""
-    threads: Count = 1
-    """Of torch on the CPU."""
-    seed: int = 0
-    """Of training and of what is held out. Shapes the state."""
-    flood_share: Share = 0.5
-    """Share of bad records among 5,000 above which the consumer stops."""
-    retry_s: Seconds = 60.0
-    """How long a broken world is tried again before the process dies."""
+DEFAULT_SHARDS: dict[str, dict[str, Any]] = {
+    "online": {"partition": 0, "metrics_port": 9101},
+    "finetune": {"partition": 1, "metrics_port": 9102},
+}
 
 
-class ServeSettings(_Part):
+class ServeSettings(_Section):
     """The HTTP server, which also answers scrapes."""
 
     port: Port = 8080
-    """HTTP port; 0 lets the system choose."""
-    recommendations_max: Annotated[int, Field(ge=1, le=1_000)] = 100
-    """The largest `n` that may be asked for."""
+    """HTTP port; with 0 the system chooses a free one."""
     stale_s_max: Seconds = 30.0
-    """`/health/ready` says no when the answers are further behind."""
+    """Delay, in seconds, above which `/health/ready` returns 503."""
     retry_s: Seconds = 60.0
-    """How long a broken world is tried again before the process dies."""
+    """Time, in seconds, for which failed operations of the log or the disk are retried before the process exits."""
 
 
-class ProducerSettings(_Part):
+class ProducerSettings(_Section):
     """A producer."""
 
     metrics_port: Port = 9103
-    """Port of `/metrics`; 0 lets the system choose."""
+    """Port of `/metrics`; with 0 the system chooses a free one."""
+
+
+class _OwnFamilies(BaseSettings):
+    model_config = SettingsConfigDict(extra="ignore", env_prefix="HEADRACE_", toml_file=FILE)
+
+    families: tuple[str, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment, then the file."""
+        return env_settings, TomlSource(settings_cls)
 
 
 class Settings(BaseSettings):
-    """All settings. `log` and `blobs` are where all processes meet."""
+    """The settings that belong to no family. All processes share `log` and `blobs`."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="HEADRACE_", env_nested_delimiter="__", toml_file=FILE,
@@ -145,10 +111,23 @@ class Settings(BaseSettings):
     """Folder of snapshots and models, shared by all processes."""
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on, for HTTP and metrics."""
-    online: OnlineSettings = OnlineSettings()
-    finetune: FinetuneSettings = FinetuneSettings()
+    families: tuple[str, ...] = ()
+    """Families of your own, each as `module:Class` ([how](adding-a-learner.md))."""
+    shards: dict[str, ShardSettings] = Field(default=DEFAULT_SHARDS, validate_default=True)
+    """The shards by name; a shard that is not named keeps its defaults."""
     serve: ServeSettings = ServeSettings()
     producer: ProducerSettings = ProducerSettings()
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _with_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        names = dict.fromkeys([*DEFAULT_SHARDS, *given])
+        return {
+            name: {**DEFAULT_SHARDS.get(name, {}), **part} if isinstance(part := given.get(name, {}), Mapping) else part
+            for name in names
+        }
 
     @classmethod
     def settings_customise_sources(
@@ -163,74 +142,80 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlSource(settings_cls)
 
 
-def settings(environ: Mapping[str, str] = os.environ, **options: Any) -> Settings:
-    """Return the settings, with the options of a command line on top (those that are None were not given).
+class Sections(NamedTuple):
+    """All settings, and the section of each family."""
+
+    common: Settings
+    families: dict[str, Struct]
+
+
+def own_families(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the setting `families`, which is read before the other settings. Raises Misconfigured."""
+    return _read(_OwnFamilies, environ, {}).families
+
+
+def settings(
+    families: Mapping[str, type[Struct]] | None = None, environ: Mapping[str, str] = os.environ, **options: Any
+) -> Sections:
+    """Return the settings, overridden by the options of a command line (None: not given).
+
+    Args:
+        families: the type of each family's section, by the family's name.
 
     Raises:
-        Misconfigured: an unknown name or a value that does not fit; says which, what was wanted and what was found.
+        Misconfigured: an unknown name or an invalid value; the text names it, what was wanted and what was found.
     """
-    for name in environ:
-        if name.startswith("HEADRACE_") and not name.startswith(OTHERS):
-            field = name.removeprefix("HEADRACE_").split("__")[0].lower()
-            if field not in Settings.model_fields:
-                known = ", ".join(f"HEADRACE_{known.upper()}" for known in Settings.model_fields)
-                raise Misconfigured(f"environment variable {name}: wanted one of {known} (or HEADRACE_ONLINE__…)")
+    kinds = families or {}
+    if taken := sorted(set(kinds) & set(Settings.model_fields)):
+        raise Misconfigured(f"family {taken[0]}: wanted a name that differs from those of the settings, found the same")
+    fields: dict[str, Any] = {name: (dict[str, Any], {}) for name in kinds}
+    model = create_model("Settings", __base__=Settings, **fields)
+    made = _read(model, environ, options)
+    if made.log.startswith("kafka:") and "@" in made.log:  # checked first; the error must not repeat a password
+        raise Misconfigured(
+            "log: wanted kafka:HOST:PORT, found an @ in it; user and password belong in "
+            "HEADRACE_KAFKA_SASL_USERNAME and HEADRACE_KAFKA_SASL_PASSWORD"
+        )
+    return Sections(made, {name: _section(name, getattr(made, name), kind) for name, kind in kinds.items()})
+
+
+def _section(name: str, given: Mapping[str, Any], kind: type[Struct]) -> Struct:
+    try:
+        return msgspec.convert(dict(given), kind, strict=False)
+    except (msgspec.ValidationError, UnicodeError) as error:  # the latter for a lone surrogate
+        known = ", ".join(field.name for field in msgspec.structs.fields(kind)) or "none"
+        raise Misconfigured(f"settings: {name}: {error}; found {dict(given)!r}, known are {known}") from None
+
+
+_Made = TypeVar("_Made", bound=BaseSettings)
+
+
+def _read(model: type[_Made], environ: Mapping[str, str], options: Mapping[str, Any]) -> _Made:
+    if model is not _OwnFamilies:
+        _check_names(model, environ)
     if Path(FILE).is_dir():
         raise Misconfigured(f"{FILE}: wanted a TOML file, found a folder")
     try:
-        made = Settings(**_given(options))
+        return model(**_without_none(options))
     except ValidationError as error:
         found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, found {one['input']!r}" for one in error.errors()]
         raise Misconfigured(f"settings: {'; '.join(found)}") from None
-    except SettingsError as error:  # a value from the environment that is no JSON where a table is wanted
-        wanted = "one variable for each, as HEADRACE_ONLINE__METRICS_PORT"
+    except SettingsError as error:  # a variable that should be JSON, as its setting is a table, and is not
+        wanted = "one variable for each, as HEADRACE_SHARDS__ONLINE__METRICS_PORT"
         raise Misconfigured(f"settings: wanted {wanted}, found: {error}") from None
-    except (OSError, ValueError) as error:  # tomllib's, for a file that is no TOML
+    except (OSError, ValueError) as error:  # raised by tomllib for a file that is not TOML
         raise Misconfigured(f"{FILE}: {error}") from None
-    if made.log.startswith("kafka:") and "@" in made.log:  # said without it, and before anything else says it
-        raise Misconfigured(
-            "log: wanted kafka:HOST:PORT, found an @ in it; who we are belongs into HEADRACE_KAFKA_SASL_USERNAME and "
-            "HEADRACE_KAFKA_SASL_PASSWORD"
-        )
-    return made
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: _given(value) if isinstance(value, Mapping) else value for name, value in options.items()}
+def _check_names(model: type[BaseSettings], environ: Mapping[str, str]) -> None:
+    for name in environ:
+        if name.startswith("HEADRACE_") and not name.startswith(OTHER_PREFIXES):
+            field = name.removeprefix("HEADRACE_").split("__")[0].lower()
+            if field not in model.model_fields:
+                known = ", ".join(f"HEADRACE_{known.upper()}" for known in model.model_fields)
+                raise Misconfigured(f"environment variable {name}: wanted one of {known} (or HEADRACE_SERVE__…)")
+
+
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: _without_none(value) if isinstance(value, Mapping) else value for name, value in options.items()}
     return {name: value for name, value in given.items() if value is not None and value != {}}
-
-
-def reference() -> str:
-    """Return docs/settings.md."""
-    lines = [
-        "# Settings",
-        "",
-        "Written by `python -m headrace.config`. Each is an environment variable or a line of `headrace.toml` in the",
-        "folder where the process starts (the common ones above all tables, a process's in its table, as `[online]`);",
-        "many are options of the commands, too. An option wins over the variable, that over the file. Names that",
-        "nobody knows are refused.",
-        "",
-        "Where it says *shapes the state*, another value lays the shard's snapshots aside: the journal is folded anew",
-        "from its beginning ([what that asks for](operating.md#when-something-happens)). Serving folds what the online",
-        "consumer folds, so give it the same `[online]` values.",
-        "",
-        "How to reach a secured broker: [operating](operating.md#kafka-with-tls-and-passwords).",
-    ]
-    parts = {name: field for name, field in Settings.model_fields.items() if isinstance(field.default, _Part)}
-    common = {name: field for name, field in Settings.model_fields.items() if name not in parts}
-    lines += _section("Common", "", common)
-    for name, field in parts.items():
-        lines += _section(f"`[{name}]`", f"{name.upper()}__", type(field.default).model_fields)
-    return "\n".join(lines) + "\n"
-
-
-def _section(title: str, prefix: str, fields: Mapping[str, FieldInfo]) -> list[str]:
-    lines = ["", f"## {title}", "", "| in the file | variable | default | what |", "| --- | --- | --- | --- |"]
-    for name, field in fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
-        lines.append(f"| `{name}` | `HEADRACE_{prefix}{name.upper()}` | {default} | {field.description} |")
-    return lines
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

@@ -1,20 +1,20 @@
-"""The one exception tree for a broken world.
+"""The exceptions for failures outside the process, and for configuration errors.
 
-Headrace knows three kinds of failure. *Our mistake* is an `assert`: the process dies with nothing committed. *Bad
-input* is a value (`headrace.events.Rejection`), never an exception. What is left is a *broken world*, the classes here:
-each says whether trying again can help. `Misconfigured` is what a person typed wrongly; commands turn it into exit
-code 2.
+Headrace distinguishes three kinds of failure. A *bug* fails an `assert`: the process dies and commits nothing. *Bad
+input* is a value (`headrace.events.Rejection`), never an exception. A *failure of the environment* raises a subclass of
+`BrokenWorld`, which states whether a retry can help. `Misconfigured` reports an error in what the user configured;
+commands exit with code 2.
 """
 
 from typing import ClassVar
 
 
 class Misconfigured(Exception):
-    """Something that a person wrote (an option, a setting, a path) cannot be used; the text says what was wanted."""
+    """An option, a setting or a path that the user gave cannot be used; the message states what was wanted."""
 
 
 class BrokenWorld(Exception):
-    """Something outside this process failed. `retriable` says whether the same call may succeed later."""
+    """Something outside this process failed. `retriable` states whether the same call may succeed later."""
 
     retriable: ClassVar[bool] = False
 
@@ -26,7 +26,7 @@ class LogUnavailable(BrokenWorld):
 
 
 class Fenced(BrokenWorld):
-    """Another writer has taken over this writer id; this process must end without committing."""
+    """Another writer has taken over this writer id; this process must exit without committing."""
 
 
 class PositionLost(BrokenWorld):
@@ -38,22 +38,22 @@ class PositionLost(BrokenWorld):
 
 
 class BlobMissing(BrokenWorld):
-    """A blob that a kept journal entry or model record names is not in the blob directory."""
+    """A blob named by a retained journal entry or model record is not in the blob directory."""
 
 
 class BlobCorrupt(BrokenWorld):
-    """A blob's bytes do not have the hash that is its name."""
+    """A blob's content does not match the hash in its name."""
 
 
 class BlobUnwritable(BrokenWorld):
-    """The blob directory did not take a blob (disk full, input or output error)."""
+    """A blob could not be written to the blob directory (disk full, I/O error)."""
 
     retriable = True
 
 
 class StateUnreadable(BrokenWorld):
-    """A snapshot was written by versions of the code or of a library that cannot be read here; refold the journal."""
+    """A snapshot was written by versions of the code or a library that this process cannot read; refold the journal."""
 
 
 class Flooded(BrokenWorld):
-    """So many of the newest records were bad that learning on would hide an incident; a person must look."""
+    """Too many of the newest records were rejected; the process stops, so that an operator investigates."""

@@ -1,12 +1,12 @@
-"""What each kind of process tells Prometheus: one class of metrics per kind, each with a registry of its own.
+"""The metrics of each kind of process: one class per kind, each with a registry of its own.
 
-Names and units follow Prometheus' conventions (checked by the real promtool): base units, counters in `_total`. The
-values of each label are bounded; `LABELS` says by what. `docs/metrics.md` is written from here.
+Names and units follow Prometheus' conventions (promtool checks them in a test): base units, counters in `_total`. The
+values of each label are bounded; `LABELS` states by what, and a family's declaration does so for its own labels.
 """
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Self, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,45 +22,46 @@ import headrace
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Misconfigured
 from headrace.events import Reason
-from headrace.log import Partition
-from headrace.loop import Turn
+from headrace.log.protocol import Partition
+from headrace.shard.turn import Turn
+from headrace.surface import Metric, Surface
+from headrace.text import visible
 
 LABELS: Final = {
     "code": "HTTP status codes that the server answers with",
     "detector": "the drift detectors in the code",
-    "device": "the device that torch uses",
-    "k": "lengths of lists that are scored: 10 and 20",
+    "how": "`headrace.metrics.RENEWED`",
     "learner": "the learners in the code",
     "metric": "the prequential metrics in the code",
-    "outcome": "`headrace.metrics.Outcome`",
     "partition": "partitions of the topics table",
     "reason": "`headrace.events.Reason`",
     "result": "`headrace.metrics.Result`",
-    "route": "the server's routes as they are declared, never the path that was asked for",
+    "route": "the server's routes as declared, never the requested path",
     "table": "bounded tables in the code",
     "topic": "the topics table",
-    "trigger": "`headrace.metrics.Trigger`",
     "version": "one: the version of Headrace or torch that runs",
-    "window": "`headrace.metrics.Window`",
+    "window": "two: the whole `stream` and its `recent` part",
 }
-"""Every label, and what bounds its values."""
+"""Each label, and what bounds its values."""
 
-Result = Literal["learned", "duplicate", "rejected"]
-Outcome = Literal["promoted", "refused", "failed", "rolled_back"]
-Trigger = Literal["start", "time", "volume", "drift", "gain"]
-Window = Literal["stream", "recent"]
+Result = Literal["learned", "duplicate", "unused", "rejected"]
+RENEWED: Final = ("migrated", "set", "folded", "begun")
+"""How a part of a state was renewed: the first word of what `headrace.shard.follower.Fold.renewed` says."""
+
+label_characters_max: Final = 128
+"""Most characters of the value of a label that a family gives."""
+series_max: Final = 1_000
+"""Most series of a metric that a family declares, whatever the values of its labels are."""
 
 QUICK_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-"""Work of one batch, commit or request."""
+"""Buckets for the duration of one batch, commit or request."""
 DELAY_S: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1_800, 3_600)
-"""From a record's append to its learning: tens of milliseconds live, hours behind a backlog."""
+"""Buckets for the time from a record's append until it is learned: tens of ms live, hours behind a backlog."""
 AGE_S: Final = (0.1, 1, 10, 60, 600, 3_600, 86_400, 604_800, 2_592_000, 31_536_000, 315_360_000)
-"""From what happened to its append: moments live, years when old data is loaded."""
-ROUND_S: Final = (1, 2, 5, 10, 20, 60, 120, 300, 600, 1_800, 3_600)
-"""A round of fine-tuning."""
+"""Buckets for the time from an event to its append: seconds live, years when old data is loaded."""
 
 
-class Described(NamedTuple):
+class MetricDescription(NamedTuple):
     """A metric as Prometheus sees it: its name (a histogram's without suffix), type, labels and help text."""
 
     name: str
@@ -70,31 +71,49 @@ class Described(NamedTuple):
 
 
 class ProcessMetrics:
-    """What every process tells: its version, memory and CPU, and how near its bounded tables are to their maxima.
+    """Metrics of every process: its version, memory and CPU, and the use of its bounded tables.
 
-    Abstract; a process has one of the final classes below. Safe to use from any thread.
+    Abstract; each kind of process has a final class below. Safe to use from any thread.
     """
 
     def __init__(self) -> None:
-        # The client's switch is global; nobody reads these series, and they double a scrape.
+        # The client's switch is global. These series are not used and would double the size of a scrape.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the client leaves it untyped
         self.registry = CollectorRegistry()
-        self.described: list[Described] = []
+        self.descriptions: list[MetricDescription] = []
         ProcessCollector(registry=self.registry)
         version = self._gauge("headrace_build_info", "The version of Headrace that runs.", "version")
         version.labels(headrace.__version__).set(1)
         self._used = self._gauge("headrace_bound_used", "Entries in use of a bounded table.", "table")
         self._max = self._gauge("headrace_bound_max", "Most entries that a bounded table may hold.", "table")
 
-    def bounds(self, bounds: Mapping[str, tuple[int, int]]) -> None:
-        """Tell how much of each bounded table is in use, and its maximum."""
+    def set_bounds(self, bounds: Mapping[str, tuple[int, int]]) -> None:
+        """Set how much of each bounded table is in use, and its maximum."""
         for table, (used, most) in bounds.items():
             self._used.labels(table).set(used)
             self._max.labels(table).set(most)
 
+    def add_declared(self, metric: Metric, labels: Mapping[str, str]) -> Counter | Gauge | Histogram:
+        """Create a metric that a family declares; `labels` states what bounds the values of each label."""
+        assert labels.keys() >= set(metric.labels), f"{metric.name} has a label without a stated bound"
+        self.descriptions.append(MetricDescription(metric.name, metric.kind, metric.labels, metric.help))
+        made = self._make(metric)
+        for value in metric.label_values:  # Prometheus sees the first increase of a series only if it existed before
+            made.labels(value)
+        return made
+
+    def _make(self, metric: Metric) -> Counter | Gauge | Histogram:
+        name, text, registry = metric.name, metric.help, self.registry
+        try:
+            if metric.kind == "histogram":
+                return Histogram(name, text, metric.labels, buckets=metric.buckets, registry=registry)
+            return (Counter if metric.kind == "counter" else Gauge)(name, text, metric.labels, registry=registry)
+        except ValueError as error:  # the client's, for a name that is taken or cannot be one
+            raise Misconfigured(f"metric {name}: wanted a name of its own, found {error}") from error
+
     def _counter(self, name: str, text: str, *labels: str, values: Iterable[str] = ()) -> Counter:
         counter = Counter(*self._describe(name, "counter", text, labels), registry=self.registry)
-        for value in values:  # a series that exists from the start lets Prometheus see its first increase
+        for value in values:  # Prometheus sees the first increase of a series only if it existed before
             counter.labels(value)
         return counter
 
@@ -106,12 +125,12 @@ class ProcessMetrics:
 
     def _describe(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
         assert LABELS.keys() >= set(labels), f"{name} has a label that LABELS does not bound"
-        self.described.append(Described(name, kind, labels, text))
+        self.descriptions.append(MetricDescription(name, kind, labels, text))
         return name, text, labels
 
 
 class ReaderMetrics(ProcessMetrics):
-    """What every process tells that reads events: how far it is behind and which model it uses. Abstract."""
+    """Metrics of every process that reads events: how far it is behind and which model it uses. Abstract."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,30 +142,56 @@ class ReaderMetrics(ProcessMetrics):
             "headrace_freshness_seconds", "From a record's append to its learning.", DELAY_S
         )
 
-    def lag(self, lag: Mapping[Partition, int]) -> None:
-        """Tell how many records of each partition wait to be read."""
+        self._renewed = self._gauge(
+            "headrace_renewed_parts",
+            "Parts of the state that this process did not restore as they were stored, by how: migrated from an older"
+            " version, set to other bounds, folded anew from the journal, or begun empty.",
+            "how",
+        )
+        self.set_renewed({})
+
+    def set_renewed(self, renewed: Mapping[str, str]) -> None:
+        """Set how many parts of the restored state were renewed."""
+        words = [how.partition(" ")[0] for how in renewed.values()]
+        for word in RENEWED:
+            self._renewed.labels(word).set(words.count(word))
+
+    def set_lag(self, lag: Mapping[Partition, int]) -> None:
+        """Set how many records of each partition wait to be read."""
         for (topic, number), records in lag.items():
             self._lag.labels(topic, number).set(records)
 
 
 class ShardMetrics(ReaderMetrics):
-    """What a process tells that runs the loop; `turn` is the loop's `on_turn`. Abstract.
+    """Metrics of a shard's process: its turns, judging, drift, and the metrics that its families declare.
 
-    A snapshot is taken for new when its size is another one. Two states of one size follow each other seldom, and then
-    the newest one's time is late by one interval.
+    A changed size marks a new snapshot. Two snapshots in a row seldom have the same size; the exported time is then
+    late by one interval.
     """
 
-    def __init__(self, *, clock: Clock = wall_ms) -> None:
+    def __init__(self, surfaces: Sequence[Surface] = (), *, clock: Clock = wall_ms) -> None:
         super().__init__()
         self._clock, self._snapshot = clock, 0
+        self.family_metrics = DeclaredMetrics(self, surfaces, clock=clock)
+        detectors = [detector for surface in surfaces for detector in surface.detectors]
+        if detectors:
+            self._drift = self._gauge("headrace_drift_score", "Distance or loss that a detector watches.", "detector")
+            self._threshold = self._gauge(
+                "headrace_drift_threshold", "Score above which a detector alarms.", "detector"
+            )
+            self._alarms = self._counter("headrace_drift_alarms_total", "Drift alarms.", "detector", values=detectors)
         self._events = self._counter(
             "headrace_events_total", "Records read, by what became of them.", "result", values=get_args(Result)
         )
         self._event_age = self._histogram(
             "headrace_event_age_seconds", "From what happened (event time) to the record's append.", AGE_S
         )
+        reasons = [reason for reason in get_args(Reason) if reason != "unused"]
         self._rejected = self._counter(
-            "headrace_events_rejected_total", "Records that became dead letters.", "reason", values=get_args(Reason)
+            "headrace_events_rejected_total", "Records that became dead letters.", "reason", values=reasons
+        )
+        self._lines_dropped = self._counter(
+            "headrace_lines_dropped_total", "Lines of admitted events that could not be used."
         )
         self.judgements = self._counter("headrace_judgements_total", "Predictions judged before they were learned.")
         self.judged_ratio = self._gauge("headrace_judged_ratio", "Probability with which an event is judged now.")
@@ -160,11 +205,23 @@ class ShardMetrics(ReaderMetrics):
             "headrace_snapshot_timestamp_seconds", "When this process last named a snapshot."
         )
 
-    def turn(self, turn: Turn) -> None:
-        """Tell what one commit of the loop did."""
+    def set_drift(self, detector: str, score: float, threshold: float | None = None) -> None:
+        """Set a detector's current score, and the threshold above which it alarms."""
+        self._drift.labels(detector).set(score)
+        if threshold is not None:
+            self._threshold.labels(detector).set(threshold)
+
+    def count_alarms(self, detector: str, count: int) -> None:
+        """Count drift alarms."""
+        self._alarms.labels(detector).inc(count)
+
+    def observe_turn(self, turn: Turn) -> None:
+        """Export what one commit of the loop did."""
         self._events.labels("learned").inc(turn.learned)
         self._events.labels("duplicate").inc(turn.duplicates)
+        self._events.labels("unused").inc(turn.unused)
         self._events.labels("rejected").inc(sum(turn.rejected.values()))
+        self._lines_dropped.inc(turn.lines_dropped)
         for reason, count in turn.rejected.items():
             self._rejected.labels(reason).inc(count)
         for age_s in turn.freshness_s:
@@ -174,105 +231,92 @@ class ShardMetrics(ReaderMetrics):
         self._learn.observe(turn.learn_s)
         self._judge.observe(turn.judge_s)
         self._commit.observe(turn.commit_s)
-        self.lag(turn.lag)
-        self.bounds(turn.bounds)
-        if turn.snapshot_bytes not in (0, self._snapshot):  # 0: the loop has made none since it (re)started
+        self.set_lag(turn.lag)
+        self.set_bounds(turn.bounds)
+        if turn.snapshot_bytes not in (0, self._snapshot):  # 0: none since the loop (re)started
             self._snapshot = turn.snapshot_bytes
             self._snapshot_bytes.set(turn.snapshot_bytes)
             self._snapshot_time.set(self._clock() / 1000)
 
 
-class OnlineMetrics(ShardMetrics):
-    """What the online consumer tells beside its turns."""
+class DeclaredMetrics:
+    """The metrics that families declare, in a process' registry: read from the family, or reported by its judge.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._score = self._gauge(
-            "headrace_prequential_score",
-            "What learners predicted against what came next; the whole stream or its recent part.",
-            "learner", "metric", "k", "window",
-        )  # fmt: skip
-        self._propensity = self._gauge(
-            "headrace_propensity_score",
-            "Purchase propensity against purchases.",
-            "learner",
-            "metric",
-            "window",
-        )
-        self._weight = self._gauge(
-            "headrace_blend_weight_ratio",
-            "Share of a learner in the utility that the best item of each gets from the blend.",
-            "learner",
-        )
-        self._drift = self._gauge("headrace_drift_score", "Distance or loss that a detector watches.", "detector")
-        self._threshold = self._gauge("headrace_drift_threshold", "Score above which a detector alarms.", "detector")
-        self._alarms = self._counter("headrace_drift_alarms_total", "Drift alarms.", "detector")
+    Args:
+        owner: the metrics whose registry they join.
+        surfaces: what the families declare; several families may declare the same metric.
+    """
 
-    def score(self, learner: str, metric: str, k: int, window: Window, value: float) -> None:
-        """Tell a prequential score of next-item learning, as a fraction."""
-        self._score.labels(learner, metric, k, window).set(value)
+    def __init__(self, owner: ProcessMetrics, surfaces: Sequence[Surface], *, clock: Clock = wall_ms) -> None:
+        self._clock = clock
+        self._made: dict[str, Counter | Gauge | Histogram] = {}
+        self._totals: dict[tuple[str, tuple[str, ...]], float] = {}  # the value of each counter when it was last read
+        self._read_at: dict[str, float] = {}
+        self._series: dict[str, set[tuple[str, ...]]] = {}
+        self._metrics: dict[str, Metric] = {}
+        labels = {**LABELS, **{label: bound for surface in surfaces for label, bound in surface.labels.items()}}
+        for surface in surfaces:
+            for metric in surface.metrics:
+                if metric.name not in self._metrics:
+                    self._metrics[metric.name] = metric
+                    self._made[metric.name] = owner.add_declared(metric, labels)
 
-    def propensity(self, learner: str, metric: str, window: Window, value: float) -> None:
-        """Tell a prequential score of purchase propensity."""
-        self._propensity.labels(learner, metric, window).set(value)
+    def baseline(self, surface: Surface, family: Any) -> None:
+        """Record the current values of a family's counters; their increase from here on is exported."""
+        for metric in surface.metrics:
+            if metric.kind == "counter" and metric.read:
+                self._totals |= {(metric.name, labels): total for labels, total in metric.read(family)}
 
-    def blend(self, weights: Mapping[str, float]) -> None:
-        """Tell the blend's weights."""
-        for learner, weight in weights.items():
-            self._weight.labels(learner).set(weight)
+    def read(self, surface: Surface, family: Any) -> None:
+        """Read a family's metrics that are due."""
+        for metric in surface.metrics:
+            if metric.read and self._due(metric):
+                self._export(metric, metric.read(family))
 
-    def watched(self, detectors: Iterable[str]) -> None:
-        """Make the alarm counters of these detectors, so that their first alarm is seen as an increase."""
-        for detector in detectors:
-            self._alarms.labels(detector)
+    def _due(self, metric: Metric) -> bool:
+        if not metric.read_interval_s:
+            return True
+        now = self._clock() / 1000
+        if now - self._read_at.get(metric.name, 0.0) < metric.read_interval_s:
+            return False
+        self._read_at[metric.name] = now
+        return True
 
-    def drift(self, detector: str, score: float, threshold: float | None = None) -> None:
-        """Tell what a detector sees now, and above which it would alarm."""
-        self._drift.labels(detector).set(score)
-        if threshold is not None:
-            self._threshold.labels(detector).set(threshold)
+    def _export(self, metric: Metric, series: Iterable[tuple[tuple[str, ...], float]]) -> None:
+        for labels, value in series:
+            if metric.kind == "counter":
+                step = value - self._totals.get((metric.name, labels), 0.0)
+                self._totals[metric.name, labels] = value
+                if step:
+                    self.report(metric.name, step, *labels)
+            else:
+                self.report(metric.name, value, *labels)
 
-    def alarm(self, detector: str) -> None:
-        """Count a drift alarm."""
-        self._alarms.labels(detector).inc()
+    def report(self, name: str, value: float, *labels: str) -> None:
+        """Set a gauge, add to a counter, or observe a histogram's value.
 
-
-class FinetuneMetrics(ShardMetrics):
-    """What the fine-tuner tells beside its turns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._rounds = self._counter(
-            "headrace_rounds_total", "Rounds of the slow learner, by their end.", "outcome", values=get_args(Outcome)
-        )
-        self._triggers = self._counter(
-            "headrace_round_triggers_total", "Why rounds began.", "trigger", values=get_args(Trigger)
-        )
-        self._duration = self._histogram("headrace_round_duration_seconds", "Training one candidate.", ROUND_S)
-        self._tokens = self._counter("headrace_round_tokens_total", "Positions that training went over.")
-        self._loss = self._gauge("headrace_round_loss_nats", "Mean training loss at the end of the newest round.")
-        self._time = self._gauge("headrace_round_timestamp_seconds", "When the newest round was decided.")
-        self._torch = self._gauge("headrace_torch_info", "What torch runs on.", "version", "device")
-
-    def torch(self, version: str, device: str) -> None:
-        """Tell torch's version and device; once, at the start."""
-        self._torch.labels(version, device).set(1)
-
-    def trained(self, trigger: Trigger, duration_s: float, tokens: int, loss: float) -> None:
-        """Tell of a candidate that was trained."""
-        self._triggers.labels(trigger).inc()
-        self._duration.observe(duration_s)
-        self._tokens.inc(tokens)
-        self._loss.set(loss)
-
-    def decided(self, outcome: Outcome, time_ms: int) -> None:
-        """Tell how a round ended."""
-        self._rounds.labels(outcome).inc()
-        self._time.set(time_ms / 1000)
+        Labels are escaped and shortened. A metric has at most `series_max` series; the value of another one is dropped.
+        """
+        made = self._made[name]
+        values = tuple(visible(label, label_characters_max) for label in labels)
+        series = self._series.setdefault(name, set())
+        if len(series) >= series_max and values not in series:
+            return
+        series.add(values)
+        one = made.labels(*values) if values else made
+        if isinstance(one, Counter):
+            one.inc(value)
+            for metric in self._metrics.values():
+                if metric.last_increase_of == name:
+                    self.report(metric.name, self._clock() / 1000)
+        elif isinstance(one, Gauge):
+            one.set(value)
+        else:
+            one.observe(value)
 
 
 class ServingMetrics(ReaderMetrics):
-    """What the server tells."""
+    """Metrics of the server."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,14 +325,14 @@ class ServingMetrics(ReaderMetrics):
             "headrace_http_request_duration_seconds", "Answering a request.", QUICK_S, "route"
         )
 
-    def request(self, route: str, code: int, duration_s: float) -> None:
-        """Tell of an answer. `route` is the route's declaration (`/v1/recommendations/{shopper}`), never the path."""
+    def count_request(self, route: str, code: int, duration_s: float) -> None:
+        """Count an answer. `route` is as declared (`/v1/recommendations/{shopper}`), never the requested path."""
         self._requests.labels(route, code).inc()
         self._duration.labels(route).observe(duration_s)
 
 
 class ProducerMetrics(ProcessMetrics):
-    """What a producer tells."""
+    """Metrics of a producer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,13 +342,13 @@ class ProducerMetrics(ProcessMetrics):
 
 
 class MetricsServer:
-    """Answers scrapes of one process' metrics over HTTP from a thread of its own. A context manager.
+    """Serves one process' metrics over HTTP from a thread of its own. A context manager.
 
     Args:
-        port: 0 lets the system choose; `port` then says which.
+        port: 0 lets the system choose; the attribute `port` is the chosen one.
 
     Raises:
-        Misconfigured: the address cannot be listened on.
+        Misconfigured: it cannot listen on that address.
     """
 
     def __init__(self, metrics: ProcessMetrics, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -326,38 +370,3 @@ class MetricsServer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-KINDS: Final = {
-    "producer": ProducerMetrics,
-    "online": OnlineMetrics,
-    "finetune": FinetuneMetrics,
-    "serve": ServingMetrics,
-}
-"""The metrics of each kind of process, by the name of its job in deploy/prometheus/prometheus.yml."""
-
-
-def reference() -> str:
-    """Return docs/metrics.md."""
-    tellers: dict[Described, list[str]] = {}
-    for kind, metrics in KINDS.items():
-        for metric in metrics().described:
-            tellers.setdefault(metric, []).append(kind)
-    lines = [
-        "# Metrics",
-        "",
-        "Written by `python -m headrace.metrics`. Each process also tells `process_*` (memory, CPU, open files).",
-        "",
-        "| metric | type | labels | what | told by |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for metric in sorted(tellers):
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.text} | {', '.join(tellers[metric])} |")
-    lines += ["", "## Labels", "", "| label | bounded by |", "| --- | --- |"]
-    lines += [f"| `{label}` | {bound} |" for label, bound in LABELS.items()]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

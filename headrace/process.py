@@ -1,4 +1,4 @@
-"""What every long-running process does: stop on a signal, retry a broken world in one place under one deadline, log."""
+"""What every long-running process needs: a stop on signals, one retry loop with one deadline, and logging."""
 
 import gc
 import logging
@@ -6,81 +6,114 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
+from structlog.typing import EventDict, Processor
 
 from headrace.errors import BrokenWorld
+from headrace.text import visible, visible_lines
 
 first_pause_s = 0.2
 pause_s_max = 5.0
-attempt_s_max_default = 120.0
-"""A body that ran longer before it failed had come to life. A log that is away is noticed in less, for each call to it
-has a deadline of 30 s and few come one after another; so an attempt that only waited is no sign of life."""
+healthy_attempt_s_default = 120.0
+"""An attempt that ran longer than this before it failed counts as having worked. An attempt that only waited for an
+unreachable log is shorter, because each call has a deadline of 30 s and few calls follow one another."""
 
 
-def calm_collector() -> None:
-    """Look for reference cycles rarely. Learners hold millions of small objects and make no cycles that matter, and a
-    collection walks them all."""
+def collect_garbage_rarely() -> None:
+    """Run the garbage collector rarely.
+
+    Learners hold millions of small objects, all of which a collection visits, and create few reference cycles.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def stop_on_signals() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set. Call it from the main thread."""
+    """Return an event that SIGTERM and SIGINT set. Must be called from the main thread."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
 
 
-def retried(
+def run_with_retries(
     body: Callable[[], None],
     stop: threading.Event,
     *,
     deadline_s: float,
-    attempt_s_max: float = attempt_s_max_default,
+    healthy_attempt_s: float = healthy_attempt_s_default,
 ) -> None:
-    """Run `body` until it returns. After a retriable failure run it anew, for it restarts from the last commit.
+    """Run `body` until it returns, and again after each retriable failure. Each run restarts from the last commit.
 
-    The deadline counts from the first failure in a row; a `body` that ran longer than `attempt_s_max` before it failed
-    begins a new row.
+    The deadline is measured from the first of consecutive failures. An attempt that ran longer than `healthy_attempt_s`
+    before it failed starts a new series.
 
     Raises:
-        BrokenWorld: not retriable, or the deadline has passed; the process should die and its supervisor restart it.
+        BrokenWorld: it is not retriable, or the deadline has passed; the process should exit, and its supervisor
+            should restart it.
     """
-    say = structlog.get_logger()
-    failing_since: float | None = None
+    logger = structlog.get_logger()
+    first_failure_s: float | None = None
     pause_s = first_pause_s
     while not stop.is_set():
-        began = time.monotonic()
+        started_s = time.monotonic()
         try:
             body()
             return
         except BrokenWorld as error:
-            now = time.monotonic()
-            if now - began > attempt_s_max:
-                failing_since, pause_s = None, first_pause_s
-            failing_since = failing_since or now
-            if not error.retriable or now - failing_since > deadline_s:
+            now_s = time.monotonic()
+            if now_s - started_s > healthy_attempt_s:
+                first_failure_s, pause_s = None, first_pause_s
+            first_failure_s = first_failure_s or now_s
+            if not error.retriable or now_s - first_failure_s > deadline_s:
                 raise
-            say.warning("retrying", error=str(error), pause_s=pause_s)
+            logger.warning("retrying", error=str(error), pause_s=pause_s)
             stop.wait(pause_s)
             pause_s = min(pause_s_max, 2 * pause_s)
 
 
+def warn_of_renewed(shard: str, renewed: Mapping[str, str]) -> None:
+    """Log each part of a shard's restored state that is not as it was stored."""
+    for part, how in renewed.items():
+        structlog.get_logger().warning("state renewed", shard=shard, part=part, how=how)
+
+
 def log_to_stderr() -> None:
-    """Write one line per happening to standard error: readable on a terminal, JSON elsewhere."""
-    shape = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    """Log to standard error: formatted for reading on a terminal, one line of JSON per event otherwise.
+
+    Warnings of libraries are logged in the same way.
+    """
+    prepare: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info,
+    ]
+    render: list[Processor] = [structlog.processors.JSONRenderer()]
+    if sys.stderr.isatty():
+        render = [_make_visible, structlog.dev.ConsoleRenderer()]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            shape,
-        ],
+        processors=[*prepare, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=prepare,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def _make_visible(logger: Any, method: str, event: EventDict) -> EventDict:
+    """Escape what would control the terminal in the texts of a log event; an exception keeps its lines."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = visible_lines(value) if name == "exception" else visible(value)
+    return event

@@ -1,8 +1,8 @@
-"""Typed state: what a learner gives to a snapshot, its canonical bytes and its digest.
+"""Typed state: what a learner stores in a snapshot, its canonical encoding and its digest.
 
 A state is a tree of None, bool, int (64 bits), float, str, bytes, numpy arrays, lists and dictionaries with string
 keys. Its canonical encoding is MessagePack with sorted keys, exact floats, and arrays as extension 1 (dtype, shape,
-bytes in C order). Equal states have equal bytes; their SHA-256 is the *state digest*. Nothing is ever pickled.
+bytes in C order). Equal states have equal bytes; their SHA-256 is the *state digest*. Pickle is never used.
 """
 
 import hashlib
@@ -50,10 +50,10 @@ def encode(state: State) -> bytes:
 
 
 def decode(data: bytes) -> State:
-    """Return the state that `encode` wrote; arrays are fresh copies.
+    """Return the state that `encode` wrote; arrays are copies. Verify the blob's hash first.
 
     Raises:
-        msgspec.MsgspecError, ValueError: the bytes are not a canonical state. Verify the blob's hash first.
+        msgspec.MsgspecError, ValueError: the bytes are not a canonical state.
     """
     return _decoder.decode(data)
 

@@ -1,21 +1,24 @@
-"""The one table of topics: names, partitions, retention, who writes and who reads.
+"""The table of topics: names, partitions, retention, writers and readers.
 
-`docs/topics.md` is written from this table (`python -m headrace.topics`), and both logs create their topics from it.
+`docs/topics.md` is generated from this table, and all logs create their topics from it.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from headrace.log import Outgoing, Partition
+from headrace.errors import Misconfigured
+from headrace.log.protocol import Outgoing, Partition
 
 DAY_MS = 86_400_000
 KEPT_FOR_EVER = -1
 
 
 class Topic(NamedTuple):
-    """A topic's contract. `retention_ms` counts from append time; -1 keeps for ever.
+    """A topic's contract. `retention_ms` counts from append time; -1 keeps records for ever.
 
-    `writers` and `readers` are commands and others, by commas: a command's `rights` follow from them.
+    `writers` and `readers` are names separated by commas: commands, `shards`, and others. The `rights` of a command
+    follow from them.
     """
 
     name: str
@@ -28,11 +31,13 @@ class Topic(NamedTuple):
 
 
 class Right(NamedTuple):
-    """What a process must be allowed to do where Kafka asks for rights (ACLs). Names go without the log's prefix."""
+    """A right that a process needs where Kafka requires them (ACLs). Names are without the log's prefix."""
 
     operation: str
     kind: str
     name: str
+    prefixed: bool = False
+    """Whether it holds for all names that begin with this one."""
 
 
 EVENTS = "events"
@@ -42,40 +47,109 @@ JUDGEMENTS = "judgements"
 MODELS = "models"
 SCORES = "scores"
 ALARMS = "alarms"
+ITEMS = "items"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
+PUBLISHED = "published"
 
-SHARDS = {"online": 0, "finetune": 1}
-"""Writer ids and the partition of `journal` and `judgements` that each one writes."""
+PUBLISHER_PREFIX = "publish-"
+"""How the writer ids of publishers begin; the rest tells how their input begins."""
 
-PROCESSES = ("online", "finetune", "serve", "load", "simulate", "republish", "propose", "status")
-"""The commands that open a log."""
+SHARDS_MAX = 8
+"""Partitions of `journal` and `judgements`: the maximum number of shards of one log."""
+
+SHARDS = "shards"
+"""Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
+
+COMMANDS = ("serve", "load", "simulate", "republish", "propose", "promote", "roll-back", "status")
+"""The commands that open a log, apart from those that run shards."""
+
+
+class Shard(NamedTuple):
+    """A shard's place in the log.
+
+    `name` is its writer id (on Kafka its transactional id and group) and the kind of its snapshots. `number` is its
+    partition of `journal` and `judgements`. `writes` are the other topics that it writes, `hears` the side topics whose
+    records it applies.
+    """
+
+    name: str
+    number: int
+    writes: tuple[str, ...] = ()
+    hears: tuple[str, ...] = ()
+
+    @property
+    def journal(self) -> Partition:
+        """The partition of its journal."""
+        return Partition(JOURNAL, self.number)
+
+    @property
+    def judgements(self) -> Partition:
+        """The partition of its judgements."""
+        return Partition(JUDGEMENTS, self.number)
+
+    @property
+    def sources(self) -> list[Partition]:
+        """Partitions whose events it learns."""
+        return partitions_of(EVENTS)
+
+    @property
+    def sides(self) -> list[Partition]:
+        """Partitions of its side topics."""
+        return [place for topic in self.hears for place in partitions_of(topic)]
+
+    @property
+    def read(self) -> list[Partition]:
+        """Partitions that it reads, its journal and judgements included."""
+        return [*self.sources, *self.sides, self.journal, self.judgements]
+
+    @property
+    def written(self) -> list[Partition]:
+        """Partitions that it writes."""
+        return [place for topic in self.writes for place in partitions_of(topic)] + [self.journal, self.judgements]
+
 
 TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate",
-              "online, finetune, serve, load, simulate, republish, demo",
+              "shards, serve, load, simulate, republish, status, demo",
               "what shoppers did; one CloudEvent a record"),
-        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "online", "status, demo",
+        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards", "status, demo",
               "records that could not be used, with reason, origin and their bytes"),
-        Topic(JOURNAL, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune",
-              "online, finetune, serve, status, demo",
+        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, status, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
-        Topic(JUDGEMENTS, len(SHARDS), 30 * DAY_MS, "writer id", "online, finetune", "online, finetune, serve, demo",
-              "what models said before they learned, beside what happened; partition = shard"),
-        Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "finetune, propose", "online, finetune, serve, status, demo",
-              "rounds of the slow learner: candidates, promotions, refusals, rollbacks"),
-        Topic(SCORES, 1, 90 * DAY_MS, "learner", "online", "status, demo",
+        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, demo",
+              "what models predicted before they learned, and what happened; partition = shard"),
+        Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, roll-back",
+              "shards, serve, promote, roll-back, status, demo",
+              "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
+        Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "status, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "online, finetune", "finetune, status, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, demo",
               "drift, and floods of bad records"),
+        Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate", "shards, serve, load, simulate",
+              "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
+        Topic(PUBLISHED, 1, KEPT_FOR_EVER, "origin", "load, simulate", "load, simulate",
+              "which records of each input are published: short digests, in the commit of the events"),
         Topic(EVENTS_REPLAY, 4, 7 * DAY_MS, "shopper id", "republish", "operators",
-              "ranges of events, copied byte for byte to be looked at or learned apart"),
+              "ranges of events, copied byte for byte, to inspect or learn separately"),
     )
 }  # fmt: skip
+
+
+def register(topic: Topic) -> None:
+    """Add a family's own topic to the table, before a log is opened. Registering it again changes nothing.
+
+    Raises:
+        Misconfigured: the table has a different topic of that name, or this one has several partitions.
+    """
+    if topic.partitions != 1:
+        raise Misconfigured(f"topic {topic.name}: wanted one partition, found {topic.partitions}")
+    if TOPICS.setdefault(topic.name, topic) != topic:
+        raise Misconfigured(f"topic {topic.name}: wanted a name of its own, found one that is in use")
 
 
 def partitions_of(topic: str) -> list[Partition]:
@@ -83,33 +157,38 @@ def partitions_of(topic: str) -> list[Partition]:
     return [Partition(topic, number) for number in range(TOPICS[topic].partitions)]
 
 
-def written_by(process: str) -> list[str]:
-    """Return the topics that a process writes."""
-    return [topic.name for topic in TOPICS.values() if process in topic.writers.split(", ")]
+def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
+    """Return the least rights of a shard or another process if all topics exist. Read and Write include Describe.
 
-
-def rights(process: str) -> list[Right]:
-    """Return the least rights of a process, where all topics exist. To Read or Write is to Describe, too.
+    Args:
+        shards: all shards, whose positions `status` shows.
 
     >>> rights("propose")
-    [Right(operation='Write', kind='topic', name='models')]
+    [Right(operation='Write', kind='topic', name='models', prefixed=False)]
     """
-    shard, written = process in SHARDS, written_by(process)
+    if isinstance(process, Shard):
+        written = [topic for topic in TOPICS if topic in (*process.writes, JOURNAL, JUDGEMENTS)]
+        read = {EVENTS, *process.hears, *written}  # a shard looks for hanging transactions in the topics that it writes
+    else:
+        written = [topic.name for topic in TOPICS.values() if process in topic.writers.split(", ")]
+        read = {topic.name for topic in TOPICS.values() if process in topic.readers.split(", ")}
     found = [Right("Write", "topic", name) for name in written]
-    for topic in TOPICS.values():
-        if process in topic.readers.split(", ") or (shard and topic.name in written):  # a shard looks for what hangs
-            found.append(Right("Read", "topic", topic.name))
+    for topic in TOPICS:
+        if topic in read:
+            found.append(Right("Read", "topic", topic))
         elif process == "status":
-            found.append(Right("Describe", "topic", topic.name))
-    if shard:
-        found += [Right("Write", "transactional id", process), Right("Read", "group", process)]
+            found.append(Right("Describe", "topic", topic))
+    if isinstance(process, Shard):
+        found += [Right("Write", "transactional id", process.name), Right("Read", "group", process.name)]
+    if PUBLISHED in written:
+        found.append(Right("Write", "transactional id", PUBLISHER_PREFIX, prefixed=True))
     if process == "status":
-        found += [Right("Describe", "group", shard) for shard in SHARDS]
+        found += [Right("Describe", "group", shard.name) for shard in shards]
     return found
 
 
 def place_of(record: Outgoing) -> Partition:
-    """Return where a record goes: its own partition, else its key's; without a key, partition 0.
+    """Return the partition of a record: the one that it names, else its key's, else partition 0.
 
     >>> place_of(Outgoing("scores", b"popularity", b"{}"))
     Partition(topic='scores', number=0)
@@ -142,56 +221,3 @@ def partition_for(key: bytes, partitions: int) -> int:
         h = (h ^ int.from_bytes(tail, "little")) * m & mask
     h = (h ^ (h >> 13)) * m & mask
     return ((h ^ (h >> 15)) & 0x7FFFFFFF) % partitions
-
-
-def reference() -> str:
-    """Return docs/topics.md."""
-    lines = [
-        "# Topics",
-        "",
-        "Written by `python -m headrace.topics`. Every log makes its topics from this table. A record's time is its",
-        "append time, given by the log; event time lives in the event. Readers see committed records only. Kafka is",
-        "told how long to keep them; a log in a SQLite file keeps all, and grows.",
-        "",
-        "| topic | partitions | kept | key | holds | written by | read by |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for topic in TOPICS.values():
-        kept = "for ever" if topic.retention_ms == KEPT_FOR_EVER else f"{topic.retention_ms // DAY_MS} days"
-        lines.append(
-            f"| `{topic.name}` | {topic.partitions} | {kept} | {topic.key} | {topic.purpose} | {topic.writers}"
-            f" | {topic.readers} |"
-        )
-    shards = ", ".join(f"{number}: {shard}" for shard, number in SHARDS.items())
-    lines += [
-        "",
-        f"Partitions of `journal` and `judgements` are shards ({shards}). Other keys choose their partition as Kafka's",
-        "default partitioner does (murmur2), so that all publishers of a shopper agree. What an event looks like is in",
-        "`event.schema.json`.",
-        "",
-        "## Rights",
-        "",
-        "What each process must be allowed to do where brokers ask for rights (ACLs), if all topics exist. The URL's",
-        "prefix stands before each name, those of groups and transactional ids too; Read and Write hold Describe.",
-        "Beside this, `load` and `simulate` want Read on `models` with `--pace rounds`, `republish` wants Read on the",
-        "topic that it is given and Write on `events-replay`. Whoever is to make topics wants Describe and Create on",
-        "them. Producers of your own want Write on `events`.",
-        "",
-        "| process | Write on topics | Read on topics | Describe on topics | and |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for process in PROCESSES:
-        wanted = rights(process)
-        cells = [
-            ", ".join(f"`{name}`" for given, kind, name in wanted if (given, kind) == (operation, "topic"))
-            for operation in ("Write", "Read", "Describe")
-        ]
-        cells.append(
-            ", ".join(f"{right.operation} on {right.kind} `{right.name}`" for right in wanted if right.kind != "topic")
-        )
-        lines.append(f"| {process} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

@@ -1,226 +1,341 @@
-"""The shop: all fast learners, the blend, the drift detectors and the scores, as one fold over a shop's events.
+"""The shop: the families of a shard as one fold over a shop's events. A shard runs it, and serving follows it."""
 
-This is what the online consumer folds and what serving follows. Torch has no part in it: the deep model's answers come
-in as judgements and, when serving, as an argument.
-"""
-
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from typing import Any, Final, Self
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
+from msgspec import Struct
 
 import headrace
+from headrace.errors import StateUnreadable
 from headrace.events import Event
-from headrace.log import Outgoing, Record
+from headrace.log.protocol import Outgoing, Record
+from headrace.shard import intake
+from headrace.shard.journal import FamilyStamp, Stamp
 from headrace.state import State
-from headrace.topics import ALARMS, SCORES
-from learners import judgement
-from learners.announcement import Announcement, announced
-from learners.blend import Blend
-from learners.browsing import KINDS, Browsing
-from learners.buying import LOSS, Buying
-from learners.contexts import VIEWS
-from learners.drift import DISTANCES, LOSS_TESTS, Alarm, InputDrift, LossDrift
-from learners.judgement import Pooled, pool
-from learners.learner import Scores, top
-from learners.prequential import Ranking
-
-DEEP: Final = "deep"
-BLEND: Final = "blend"
-MISS: Final = "blend_miss"
-DETECTORS: Final = (*DISTANCES, *(f"{loss}_{test}" for loss in (MISS, LOSS) for test in LOSS_TESTS))
-RANKED: Final = (*KINDS, DEEP, BLEND)
+from headrace.surface import state_settings
+from headrace.topics import SCORES
+from learners.family import WHOLE, Family, Moment, Preparer, Watched
+from learners.parts import portable
 
 score_every_events: Final = 1_000
-"""Events between two records of `scores`."""
-watched_prefix_max: Final = 3
-"""Longest session so far whose next step is watched for drift. Detectors suppose that losses do not depend on each
-other; one bot that reads the whole catalogue would otherwise be a hundred misses in a row, and a drift."""
-skipped_max: Final = 100
-"""Items of the newest context that are never recommended again, at most (what was just looked at or bought)."""
+"""Events between two records of `scores` of each family."""
 
 
-class ShopSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of a shop's tables. Part of a snapshot's versions: other bounds are another fold."""
+class ScoreRecord(Struct, frozen=True):
+    """A record of `scores`: one family's scores (its `surface.scores`) and those of its drift detectors."""
 
-    items_max: int = 131_072
-    shoppers_max: int = 100_000
+    id: str
+    family: str
+    events: int
+    time_ms: int
+    scores: msgspec.Raw
+    drift: dict[str, Watched]
 
 
 class Shop:
-    """Everything that is learned from each event, and what it knows of the deep model's standing.
+    """A fold of families, the same in the live process, in serving and in replays. `MakeShop` builds it from a state.
 
-    `champion` is the newest promoted model's announcement, or None.
+    Args:
+        kinds: the families, each after those that it reads.
+        settings: the section of each family, by its name; a family without one has its defaults.
+
+    Attributes:
+        families: the families by name, in order.
+        now: the position of the fold.
+        renewed: the parts of the restored state that are not as they were stored, and how they came to be.
+        begun: the families of which a part could not be restored, so that it begins empty.
     """
 
-    def __init__(self, settings: ShopSettings | None = None) -> None:
-        self.settings = settings or ShopSettings()
-        self.champion: Announcement | None = None
-        self.events = 0
-        self.time_ms = 0
-        self.browsing = Browsing(items_max=self.settings.items_max, shoppers_max=self.settings.shoppers_max)
-        self.buying = Buying()
-        self.blend = Blend()
-        self.ranking = {name: Ranking() for name in RANKED}
-        self.input_drift = InputDrift()
-        self.miss_drift = LossDrift(MISS)
-        self.alarms = dict.fromkeys(DETECTORS, 0)
-        self._outbox: list[Outgoing] = []
+    def __init__(self, kinds: Sequence[type[Family]], settings: Mapping[str, Any] | None = None) -> None:
+        self.families: dict[str, Family] = {}
+        self.renewed: dict[str, str] = {}
+        self.begun: set[str] = set()
+        self._empty: set[str] = set()
+        self._sections: dict[str, Any] = {}
+        stamps = {}
+        for kind in kinds:
+            section = (settings or {}).get(kind.name) or kind.surface.settings()
+            self._sections[kind.name] = section
+            self.families[kind.name] = kind(section, self._read_by(kind))
+            versions = {name: part.version for name, part in kind.declared_parts().items()}
+            stamps[kind.name] = FamilyStamp(state_settings(section), versions)
+        self._stamp = Stamp(headrace.__version__, stamps, portable.platform(), intake.version)
+        self.now = Moment({detector: 0 for kind in kinds for detector in kind.surface.detectors})
+        self._bind()
+
+    def _read_by(self, kind: type[Family]) -> dict[str, Family]:
+        """Return the families that a family reads, and those that it consults and this shop has."""
+        consulted = {name: self.families[name] for name in kind.consults if name in self.families}
+        return {name: self.families[name] for name in kind.reads} | consulted
+
+    def _bind(self) -> None:
+        """Look up once what is called for each event."""
+        families = list(self.families.values())
+        self._learn = [family.learn for family in families]
+        self._prepare = [family.prepare for family in families if isinstance(family, Preparer)]
+        hearing = {topic for family in families for topic in family.surface.hears}
+        self._hear = {topic: [one for one in families if topic in one.surface.hears] for topic in hearing}
+        self._absorb = {key: one for one in families for key in (one.name, *one.surface.former_judgement_keys)}
 
     @property
-    def versions(self) -> Mapping[str, str]:
-        """Versions of all that shapes the state's bytes."""
-        return {
-            "headrace": headrace.__version__,
-            "river": version("river"),
-            "numpy": np.__version__,
-            "settings": msgspec.json.encode(self.settings).decode(),
-        }
+    def events(self) -> int:
+        """Number of events learned so far."""
+        return self.now.events
+
+    @property
+    def time_ms(self) -> int:
+        """The shop's time at the newest event."""
+        return self.now.time_ms
+
+    @property
+    def alarms(self) -> Mapping[str, int]:
+        """Number of alarms so far, by detector."""
+        return self.now.alarms
+
+    @property
+    def stamp(self) -> Stamp:
+        """The release, the settings and the versions by which `state` is computed and written."""
+        return self._stamp
+
+    def prepare(self, event: Event) -> bool:
+        """Complete and correct an event in place; return whether it is to be learned."""
+        now = self.now
+        wanted = True
+        for prepare in self._prepare:
+            wanted = prepare(event, now) and wanted
+        if now.moves:
+            for move in now.moves:
+                for family in self.families.values():
+                    family.move(move)
+            now.moves.clear()
+        return wanted
 
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Learn from one event."""
-        self.events += 1
-        self.time_ms = max(self.time_ms, event.time_ms)  # a late event does not set the shop's clock back
-        if event.type in VIEWS:
-            line = event.data.items[0]
-            unseen = self.browsing.catalogue.slot(line.item_id) is None
-            drift = self.input_drift.observe(line.item_id, line.item_category, line.price, unseen=unseen)
-            self._alarm(drift, partition, offset)
-        self.browsing.learn(event)
-        self._alarm(self.buying.learn(event), partition, offset)
-        if self.events % score_every_events == 0:
-            self._outbox.append(self._scores(partition, offset))
-
-    def recommend(
-        self, shopper: str, time_ms: int, n: int, deep: tuple[list[str], Any] | None = None
-    ) -> list[tuple[str, float]]:
-        """Return the blend's n best items for a shopper, best first, with scores; what was just seen is left out.
-
-        A shopper never seen gets popular items. Changes nothing.
-
-        Args:
-            deep: the deep model's items and scores for this shopper's context, if there is a model.
-        """
-        context = self.browsing.contexts.context(shopper, time_ms)
-        seen = set(self.browsing.ids(context.items[context.start :][-skipped_max:]))  # in this visit: others may recur
-        if context.start == len(context.items) and context.items:  # between sessions: the last one is what we know
-            context = context._replace(start=0)
-        lists = self.browsing.lists(context)
-        if deep is not None:
-            lists[DEEP] = deep
-        pooled = pool(lists)
-        remembered = self.browsing.ids(context.items)
-        traits = self.browsing.describe(pooled.candidates, remembered, context.start, time_ms)
-        best = top(self.blended(pooled, len(context.items) - context.start, traits), len(pooled.candidates))
-        named = ((pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True))
-        answer = [(item, score) for item, score in named if item not in seen][:n]
-        if len(answer) < n:  # long lists are filled up with popular items
-            given = seen | {item for item, _ in answer}
-            slots, _ = top(self.browsing.members["popularity"].predict(context), n + len(given))
-            more = [(item, 0.0) for item in self.browsing.ids(slots.tolist()) if item not in given]
-            answer += more[: n - len(answer)]
-        return answer
-
-    def blended(self, pooled: Pooled, prefix: int, traits: NDArray[np.uint8]) -> Scores:
-        """Return the blend's scores over pooled candidates, whose traits `browsing.describe` tells."""
-        return self.blend.predict(pooled.lists, prefix, traits.__getitem__)
-
-    def absorb(self, data: bytes) -> None:
-        """Learn the blend's weights and all ranking scores from judgements."""
-        for one in judgement.decode(data):
-            weight = 1 / one.inclusion
-            for name, rank in one.ranks.items():
-                self.ranking[name].observe(rank or None, weight)
-            if one.prefix <= watched_prefix_max:
-                self._alarm(self.miss_drift.observe(float(one.ranks[BLEND] == 0)), one.partition, one.offset)
-            traits = one.described()
-            describe = None if traits is None else traits.__getitem__
-            self.blend.learn(one.lists(), one.prefix, one.target(), describe)
+        now = self.now
+        now.events += 1
+        now.partition, now.offset = partition, offset
+        now.time_ms = event.time_ms
+        for learn in self._learn:
+            learn(event, now)
+        if now.events % score_every_events == 0:
+            self._write_scores()
 
     def hear(self, topic: str, record: Record) -> None:
-        """Take up a promoted model, or go back to one."""
-        announcement = announced(record)
-        if announcement and announcement.kind in ("promoted", "rolled_back"):
-            self.champion = announcement if announcement.blob else None
+        """Pass a record of a side topic to the families that declare it."""
+        for family in self._hear.get(topic, ()):
+            family.hear(topic, record, self.now)
+        if self.now.items:
+            for item in self.now.items:
+                for family in self.families.values():
+                    family.hear_item(item)
+            self.now.items.clear()
+
+    def absorb(self, key: str, judgement: bytes) -> None:
+        """Pass a record of judgements to the family that its key names, if this shard folds it."""
+        if family := self._absorb.get(key):
+            family.absorb(judgement, self.now)
 
     def emit(self) -> list[Outgoing]:
-        """End an entry: let what was learned show, then return and forget scores and alarms since the last call."""
-        self.browsing.traits.settle()
-        outbox, self._outbox = self._outbox, []
-        return outbox
+        """End a journal entry; return the records that the families wrote since the last call."""
+        for family in self.families.values():
+            family.settle(self.now)
+        return self.now.take()
 
-    def _alarm(self, alarms: Sequence[Alarm], partition: int, offset: int) -> None:
-        for alarm in alarms:
-            self.alarms[alarm.detector] += 1
-            document = {
-                "id": f"{alarm.detector}/{partition}/{offset}",
-                "detector": alarm.detector,
-                "score": alarm.score,
-                "threshold": alarm.threshold,
-                "events": self.events,
-                "time_ms": self.time_ms,
-            }
-            self._outbox.append(Outgoing(ALARMS, alarm.detector.encode(), msgspec.json.encode(document), 0))
+    def score_records(self) -> list[ScoreRecord]:
+        """Return a record of `scores` for each family that has scores or detectors."""
+        now, found = self.now, []
+        for name, family in self.families.items():
+            scores, drift = family.scores(), family.watched()
+            if scores is not None or drift:
+                id_ = f"{name}/{now.partition}/{now.offset}"
+                raw = msgspec.Raw(msgspec.json.encode(scores))
+                found.append(ScoreRecord(id_, name, now.events, now.time_ms, raw, dict(drift)))
+        return found
 
-    def scores(self) -> dict[str, Any]:
-        """Return all current scores, as a record of `scores` holds them."""
-        return {
-            "events": self.events,
-            "time_ms": self.time_ms,
-            "champion": self.champion.version if self.champion else "",
-            "ranking": {
-                name: {
-                    "judged": ranking.judged,
-                    "window": ranking.scores("window"),
-                    "whole": ranking.scores("whole"),
-                }
-                for name, ranking in self.ranking.items()
-            },
-            "propensity": self.buying.scores(),
-            "drift": {
-                **{d.name: {"score": d.score, "threshold": d.threshold} for d in self.input_drift.distances},
-                **{drift.name: {"score": drift.mean} for drift in (self.miss_drift, self.buying.drift)},
-            },
-        }
-
-    def _scores(self, partition: int, offset: int) -> Outgoing:
-        document = {"id": f"shop/{partition}/{offset}", **self.scores()}
-        return Outgoing(SCORES, b"shop", msgspec.json.encode(document), 0)
+    def _write_scores(self) -> None:
+        for one in self.score_records():
+            self.now.write(Outgoing(SCORES, one.family.encode(), msgspec.json.encode(one), 0))
 
     def bounds(self) -> dict[str, tuple[int, int]]:
-        """Return what each bounded table holds, and its maximum."""
-        return {**self.browsing.bounds(), **self.buying.bounds()}
+        """Return, for each bounded table, how much is in use and the maximum."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, family in self.families.items():
+            tables = family.bounds()
+            assert not found.keys() & tables.keys(), f"family {name} has a table whose name another family uses"
+            found |= tables
+        return found
 
     def state(self) -> State:
-        """Return all that was learned."""
+        """Return the complete state."""
         return {
-            "settings": msgspec.to_builtins(self.settings),
-            "champion": msgspec.to_builtins(self.champion),
-            "events": self.events,
-            "time_ms": self.time_ms,
-            "browsing": self.browsing.state(),
-            "buying": self.buying.state(),
-            "blend": self.blend.state(),
-            "ranking": {name: ranking.state() for name, ranking in self.ranking.items()},
-            "input_drift": self.input_drift.state(),
-            "miss_drift": self.miss_drift.state(),
-            "alarms": dict(self.alarms),
+            "events": self.now.events,
+            "time_ms": self.now.time_ms,
+            "alarms": dict(self.now.alarms),
+            "families": {name: family.state() for name, family in self.families.items()},
         }
 
-    @classmethod
-    def from_state(cls, state: State) -> Self:
-        """Return a shop that continues exactly where `state` was taken."""
-        shop = cls(msgspec.convert(state["settings"], ShopSettings))
-        shop.champion = msgspec.convert(state["champion"], Announcement | None)
-        shop.events, shop.time_ms = state["events"], state["time_ms"]
-        shop.browsing = Browsing.from_state(state["browsing"])
-        shop.buying = Buying.from_state(state["buying"])
-        shop.blend = Blend.from_state(state["blend"])
-        shop.ranking = {name: Ranking.from_state(state["ranking"][name]) for name in RANKED}
-        shop.input_drift = InputDrift.from_state(state["input_drift"])
-        shop.miss_drift = LossDrift.from_state(state["miss_drift"])
-        shop.alarms = {name: state["alarms"][name] for name in DETECTORS}
+    def restore(self, state: State, stamp: Stamp) -> None:
+        """Restore `state`, so that the fold continues identically. Call it before the shop has learned.
+
+        Parts of older versions are migrated; parts that are new or cannot be migrated stay empty (`renewed`, `begun`).
+
+        Raises:
+            StateUnreadable: a part is of a version that this release does not know.
+        """
+        self.now.events, self.now.time_ms = state["events"], state["time_ms"]
+        self.now.alarms.update({name: count for name, count in state["alarms"].items() if name in self.now.alarms})
+        for name, family in self.families.items():
+            kept = stamp.families.get(name)
+            restored = _Parts(type(family), stamp.headrace)
+            if kept:
+                restored.read(state["families"][name], kept.parts)
+            restored.drop_dependants()
+            self.renewed |= {f"{name}.{part}": how for part, how in restored.renewed.items()}
+            if restored.missing:
+                self.begun.add(name)
+            if not restored.parts:
+                self._empty.add(name)
+            else:
+                family.restore(restored.parts if type(family).parts else restored.parts[WHOLE])
+
+    def hear_again(self, topic: str, record: Record) -> None:
+        """Pass a record that was heard before to the families of which nothing could be restored."""
+        for family in self._hear.get(topic, ()):
+            if family.name in self._empty:
+                family.hear(topic, record, self.now)
+        self.now.items.clear()  # the other families have heard of them, or know no items yet
+
+    def replace(self, anew: "Shop") -> None:
+        """Replace families by those of another shop, which was folded from the journal's start."""
+        states = {name: anew.families.get(name, family).state() for name, family in self.families.items()}
+        for name, family in list(self.families.items()):  # all are made again, because they refer to one another
+            self.families[name] = type(family)(self._sections[name], self._read_by(type(family)))
+            self.families[name].restore(states[name])
+        for part in self.renewed:
+            if part.partition(".")[0] in self.begun & anew.families.keys():
+                self.renewed[part] = "folded anew from the journal"
+        self.begun -= anew.families.keys()
+        self._empty -= anew.families.keys()
+        self._bind()
+
+
+class _Parts:
+    """The parts of one family's state while they are read: those restored, and how others were renewed."""
+
+    def __init__(self, kind: type[Family], headrace_version: str) -> None:
+        self._kind, self._declared, self._written_by = kind, kind.declared_parts(), headrace_version
+        self.parts: State = {}
+        self.renewed: dict[str, str] = dict.fromkeys(self._declared, "begun empty: it is new")
+
+    @property
+    def missing(self) -> bool:
+        """Whether a part stays empty."""
+        return len(self.parts) < len(self._declared)
+
+    def read(self, state: State, versions: Mapping[str, int]) -> None:
+        """Read what is stored, and migrate what is older."""
+        stored = state if self._kind.parts else {WHOLE: state}
+        for part, declared in self._declared.items():
+            if part not in versions:
+                continue
+            version, found = versions[part], stored[part]
+            if version > declared.version:
+                raise StateUnreadable(
+                    f"{self._kind.name}.{part}: wanted version {declared.version} or older, which headrace"
+                    f" {headrace.__version__} reads, found {version}, which headrace {self._written_by} wrote"
+                )
+            while version in declared.migrations and version < declared.version:
+                found, version = declared.migrations[version](found), version + 1
+            if version < declared.version:
+                self.renewed[part] = f"begun empty: version {versions[part]} cannot be migrated to {declared.version}"
+                continue
+            self.parts[part] = found
+            del self.renewed[part]
+            if version != versions[part]:
+                self.renewed[part] = f"migrated from version {versions[part]} to {version}"
+
+    def drop_dependants(self) -> None:
+        """Drop the parts that refer to one that is missing."""
+        dropped = True
+        while dropped:
+            dropped = False
+            for part, declared in self._declared.items():
+                lost = [one for one in declared.needs if one not in self.parts]
+                if part in self.parts and lost:
+                    del self.parts[part]
+                    self.renewed[part] = f"begun empty: it refers to {lost[0]}"
+                    dropped = True
+
+
+class MakeShop:
+    """Makes an empty shop, or one from a state. Loops, followers and refolds are given it."""
+
+    def __init__(self, kinds: Sequence[type[Family]], settings: Mapping[str, Any] | None = None) -> None:
+        self._kinds, self._settings = kinds, settings or {}
+
+    def __call__(self, state: State | None = None, stamp: Stamp | None = None) -> Shop:
+        """Return a shop of this state, with the settings of its stamp; see `headrace.shard.follower.MakeFold`."""
+        if state is not None and stamp is None:
+            state, stamp = self._from_0_3_0(state)
+        shop = Shop(self._kinds, self._sections(stamp))
+        if state is not None and stamp is not None:
+            shop.restore(state, stamp)
         return shop
+
+    def _sections(self, stamp: Stamp | None) -> dict[str, Any]:
+        """Return the configured section of each family, with the settings that a stamp names."""
+        sections = {kind.name: self._settings.get(kind.name) or kind.surface.settings() for kind in self._kinds}
+        for name, kept in (stamp.families if stamp else {}).items():
+            if name in sections:
+                known = state_settings(sections[name])
+                values = {setting: value for setting, value in kept.settings.items() if setting in known}
+                with suppress(msgspec.ValidationError):  # a value that is no longer admitted: the configured one holds
+                    sections[name] = msgspec.convert(msgspec.to_builtins(sections[name]) | values, type(sections[name]))
+        return sections
+
+    def adopt(self, shop: Shop) -> Shop:
+        """Return a shop of the same state with the settings that are configured now."""
+        configured = Shop(self._kinds, self._settings)
+        before, now = shop.stamp.families, configured.stamp.families
+        changed = {
+            f"{name}.{setting}": f"set from {before[name].settings[setting]} to {value}"
+            for name in now for setting, value in now[name].settings.items()
+            if value != before[name].settings[setting]
+        }  # fmt: skip
+        if not changed:
+            return shop
+        configured.restore(shop.state(), shop.stamp)
+        configured.renewed, configured.begun = {**shop.renewed, **changed}, shop.begun
+        return configured
+
+    def only(self, families: Collection[str]) -> "MakeShop":
+        """Return what makes a shop of these families, of those that read them, all that these read, and preparers."""
+        wanted = {*families, *(kind.name for kind in self._kinds if issubclass(kind, Preparer))}
+        for kind in self._kinds:
+            if wanted.intersection(kind.reads):
+                wanted.add(kind.name)
+        for kind in reversed(self._kinds):
+            if kind.name in wanted:
+                wanted.update(kind.reads)
+        return MakeShop([kind for kind in self._kinds if kind.name in wanted], self._settings)
+
+    def replace(self, fold: Shop, anew: Shop) -> None:
+        """Replace the families of `fold` by those that were folded anew."""
+        fold.replace(anew)
+
+    def _from_0_3_0(self, fold: State) -> tuple[State, Stamp]:
+        """Return a state of Headrace 0.3.0, whose fold had no families, as one of today, and its stamp."""
+        found = {kind.name: one for kind in self._kinds if (one := kind.from_0_3_0(fold))}
+        if all(issubclass(kind, Preparer) for kind in self._kinds if kind.name in found):  # these are new
+            raise StateUnreadable(f"snapshot: wanted a stamp, or a state of headrace 0.3.0, found {', '.join(fold)}")
+        places = [sum(at for _, at in fold.get(name, ())) for name in ("positions", "firsts")]
+        state = {
+            # Its fine-tuner counted positions instead of events.
+            "events": fold.get("events", places[0] - places[1]), "time_ms": fold.get("time_ms", fold.get("_time_ms")),
+            "alarms": fold.get("alarms", {}), "families": {name: parts for name, (_, parts) in found.items()},
+        }  # fmt: skip
+        families = {name: FamilyStamp(settings, dict.fromkeys(parts, 1)) for name, (settings, parts) in found.items()}
+        return state, Stamp("0.3.0", families)

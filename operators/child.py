@@ -1,4 +1,4 @@
-"""Processes of the house, started as a person or a supervisor would: by the shipped command, each with its log file."""
+"""Processes that are started by the shipped command, as a person or a supervisor would, each with its log file."""
 
 import os
 import shlex
@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from headrace.errors import LogUnavailable
 
 start_s_max: Final = 180.0
-"""A process imports torch at its start: seconds, more on a busy machine."""
+"""Maximum time until a process is up: importing torch takes seconds, more on a busy machine."""
 stop_s_max: Final = 30.0
 tail_lines: Final = 12
 
 Scraped: TypeAlias = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-"""Metrics as they were scraped: values by name and labels."""
+"""Scraped metrics: values by name and labels."""
 
 
 def total(scraped: Scraped, name: str, **labels: str) -> float:
@@ -36,12 +36,13 @@ def total(scraped: Scraped, name: str, **labels: str) -> float:
 
 
 class Child:
-    """One process: its command, its log file, and where its metrics are.
+    """One process: its command, its log file, and the address of its metrics.
 
     Args:
-        name: the word with which its first line begins (`producer`, `online`, `finetune`, `serve`).
-        environ: variables beside those of this process.
-        path: its log file; `NAME.log` in the folder unless given.
+        name: the first word of its first line (`producer`, `online`, `finetune`, `serve`).
+        environ: variables in addition to those of this process.
+        path: its log file; by default `NAME.log` in the folder.
+        cwd: its working directory, from which it reads `headrace.toml`.
     """
 
     def __init__(
@@ -52,16 +53,17 @@ class Child:
         *,
         environ: Mapping[str, str] | None = None,
         path: Path | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self.name, self.path = name, path or folder / f"{name}.log"
         script = Path(sys.executable).with_name("headrace")
         self.command = [str(script) if script.exists() else "headrace", *arguments]
         with self.path.open("wb") as file:
             self._process = subprocess.Popen(
-                self.command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}
+                self.command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}, cwd=cwd
             )
         self.address = ""
-        self._asked = False
+        self._stop_requested = False
 
     def __str__(self) -> str:
         return shlex.join(["headrace", *self.command[1:]])
@@ -78,19 +80,19 @@ class Child:
 
     @property
     def text(self) -> str:
-        """What it has said so far."""
+        """Its output so far."""
         return self.path.read_text(errors="replace")
 
     @property
     def tail(self) -> str:
-        """The end of what it has said."""
+        """The last lines of its output."""
         return "\n".join(self.text.splitlines()[-tail_lines:])
 
-    def await_up(self) -> None:
-        """Wait until it says where it listens.
+    def wait_until_up(self) -> None:
+        """Wait until it prints the address on which it listens.
 
         Raises:
-            LogUnavailable: it died, or said nothing in time.
+            LogUnavailable: it ended, or printed no address in time.
         """
         deadline = time.monotonic() + start_s_max
         while time.monotonic() < deadline:
@@ -103,12 +105,12 @@ class Child:
         raise LogUnavailable(f"{self.name} did not start within {start_s_max:.0f} s; see {self.path}")
 
     def check(self) -> None:
-        """Raise LogUnavailable with the end of its log if it ended with an error, unless it was asked to end."""
-        if self.code and not self._asked:
+        """Raise LogUnavailable with the end of its log if it ended with an error, unless `request_stop` was called."""
+        if self.code and not self._stop_requested:
             raise LogUnavailable(f"{self.name} ended with exit code {self.code}; the end of {self.path}:\n{self.tail}")
 
     def scrape(self) -> Scraped:
-        """Return its metrics now; nothing if it does not answer."""
+        """Return its current metrics; empty if it does not answer."""
         try:
             with urllib.request.urlopen(f"{self.address}/metrics", timeout=10) as response:
                 text = response.read().decode()
@@ -128,20 +130,20 @@ class Child:
             raise LogUnavailable(f"{self.name} did not end within {timeout_s:.0f} s; its end:\n{self.tail}") from None
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it, as in a crash."""
         self._process.kill()
         self._process.wait()
 
-    def ask(self) -> None:
-        """Ask it to end, and return at once."""
-        self._asked = True
+    def request_stop(self) -> None:
+        """Send it SIGTERM, and return at once."""
+        self._stop_requested = True
         if self.code is None:
             self._process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End it, gently at first."""
+        """Stop it by SIGTERM, and kill it if that takes too long."""
         if self.code is None:
-            self.ask()
+            self.request_stop()
             try:
                 self._process.wait(stop_s_max)
             except subprocess.TimeoutExpired:
@@ -150,14 +152,14 @@ class Child:
 
 
 class Children:
-    """Several processes that end with the block, and what to wait for while they run.
+    """Several processes, which are stopped at the end of the `with` block.
 
     Args:
         environ: variables for all of them.
     """
 
-    def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
-        self._folder, self._environ = folder, dict(environ or {})
+    def __init__(self, folder: Path, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+        self._folder, self._environ, self._cwd = folder, dict(environ or {}), cwd
         self._all: list[Child] = []
 
     def __enter__(self) -> Self:
@@ -167,29 +169,29 @@ class Children:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for child in self._all:
-            child.ask()
+            child.request_stop()
         for child in self._all:
             child.stop()
 
     def start(self, name: str, *arguments: str, up: bool = True) -> Child:
-        """Start a process with its own log file and, unless told otherwise, wait until it is up."""
+        """Start a process with its own log file and, unless `up` is false, wait until it is up."""
         path = self._folder / f"{name}-{len(self._all)}.log"
-        child = Child(name, arguments, self._folder, environ=self._environ, path=path)
+        child = Child(name, arguments, self._folder, environ=self._environ, path=path, cwd=self._cwd)
         self._all.append(child)
         if up:
-            child.await_up()
+            child.wait_until_up()
         return child
 
-    def await_that(self, what: str, holds: Callable[[], bool], timeout_s: float = 240.0) -> None:
-        """Wait until something holds.
+    def wait_until(self, what: str, condition: Callable[[], bool], timeout_s: float = 240.0) -> None:
+        """Wait until `condition()` is true; `what` describes it.
 
         Raises:
-            LogUnavailable: it did not hold in time; the text has the ends of all logs.
+            LogUnavailable: it did not become true in time; the text has the ends of all logs.
         """
         deadline = time.monotonic() + timeout_s
-        while not holds():
+        while not condition():
             if time.monotonic() > deadline:
-                raise LogUnavailable(f"waited {timeout_s:.0f} s in vain until {what}\n{self.tails()}")
+                raise LogUnavailable(f"waited {timeout_s:.0f} s, but it is not true that {what}\n{self.tails()}")
             time.sleep(0.02)
 
     def tails(self) -> str:

@@ -1,44 +1,48 @@
-"""What a run showed, read only from topics: scores, alarms, rounds, the truth where there is one, dead letters.
+"""The results of a run, read only from topics: scores, alarms, rounds, dead letters and, if known, the truth.
 
-The demo's table, the report and `headrace status` tell these facts; nothing is computed beside the processes.
+The demo's table, the report and `headrace status` show these facts.
 
-How alarms are held against the truth: a *change* is a scheduled drift's begin, and a recurring one's end, when the shop
-changes back. A change is detected by the first alarm of any detector after it and not later than `horizon_events` after
-it is complete (a gradual one is complete at its `until`), nor after the next change; its delay counts events from its
-begin. Every alarm outside these spans is false, each detector's counted for itself. Stable days are event time outside
-them.
+How alarms are compared with the truth: a *change* is the begin of a scheduled drift, or the end of a recurring one,
+when the shop changes back. A change is detected by the first alarm of any detector after it, but not later than
+`horizon_events` after it is complete (a gradual one is complete at its `until`), nor after the next change. Its delay
+is the number of events since its begin. Every alarm outside these spans is false; those of each detector count
+separately. Stable days are the event time outside these spans.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from headrace import journal
-from headrace.journal import Entry
-from headrace.log import Log, Partition, told
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, SHARDS, TRUTH, partitions_of
-from learners import judgement
+from headrace.log.protocol import Log, Record, decode_json
+from headrace.shard import journal
+from headrace.shard.journal import Entry
+from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH, partitions_of
 from learners.announcement import Announcement, announced
-from operators.source import looked_at, records, records_of
+from learners.family import AlarmRecord, Family, Watched
+from operators.deployment import Deployment
+from operators.source import describe_source, partition_records, topic_records
 
+counted_events_max: Final = 1_000_000
+"""Number of positions of `events` up to which its records are counted, without the markers that Kafka's transactions
+add; beyond it, reading them takes too long, and the positions are shown."""
 horizon_events: Final = 5_000
-"""Events after a change is complete within which an alarm counts for it."""
+"""Number of events after a change is complete within which an alarm counts as its detection."""
 slices_max: Final = 60
-"""Slices of the stream, about, in which quality is shown."""
+"""Approximate number of slices of the stream by which quality is shown."""
 slice_judged_min: Final = 80
-"""A slice holds at least this many judged predictions, or it would be noise."""
-day_ms: Final = 86_400_000
+"""Minimum number of judged predictions per slice; with fewer, a mean would be noise."""
 
 
 class Sample(NamedTuple):
     """A scrape of `/metrics` while a demo runs, for the report alone: it is in no topic.
 
-    `seconds` since the start, records that the online consumer `learned` and that still wait (`lag`); `freshness` and
-    `serving_freshness` are histograms so far: how many were learned (answerable) within so many seconds.
+    `seconds` is the time since the start, `learned` the records that the online consumer has learned, `lag` those that
+    wait. `freshness` and `serving_freshness` are cumulative histograms: how many records were learned, or reached
+    answers, within how many seconds.
     """
 
     seconds: float
@@ -48,50 +52,23 @@ class Sample(NamedTuple):
     serving_freshness: Mapping[float, float]
 
 
-class Ranked(Struct):
-    """One learner's prequential scores at a moment: over the newest judgements and over the whole stream."""
-
-    judged: int
-    window: dict[str, float]
-    whole: dict[str, float]
-
-
-class Watched(Struct):
-    """What a detector saw; without a threshold it watches a loss."""
-
-    score: float
-    threshold: float | None = None
-
-
-class Scored(Struct):
-    """One record of `scores`."""
+class FamilyScores(Struct):
+    """A decoded record of `scores`: a family's scores (its `surface.scores`) and its detectors' values."""
 
     events: int
     time_ms: int
-    champion: str
-    ranking: dict[str, Ranked]
-    propensity: Ranked
+    scores: Any
     drift: dict[str, Watched]
 
 
-class Raised(Struct):
-    """One drift alarm: by which detector, and after how many events."""
-
-    detector: str
-    events: int
-    time_ms: int
-    score: float
-    threshold: float
-
-
 class Change(Struct):
-    """Something that truly changed, from `begin` to `end` (event numbers; the same if at once), and how it was seen."""
+    """A true change from event number `begin` to `end` (equal if it is abrupt), and the alarms that detected it."""
 
     kind: str
     begin: int
     end: int
     until: int
-    alarms: list[Raised]
+    alarms: list[AlarmRecord]
 
     @property
     def delay_events(self) -> int | None:
@@ -100,26 +77,24 @@ class Change(Struct):
 
 
 class Slice(Struct):
-    """Quality over a slice of the stream, up to event number `events`: per learner, weighted means of what was judged.
+    """Means over a slice of the stream, up to event number `events`, of a chart's values from judgements, by line.
 
-    Slices do not overlap, so a drift shows at once, which a long window smooths away.
+    Slices do not overlap, so that a drift is visible at once, which a long window would smooth away.
     """
 
     events: int
     judged: int
-    recall: dict[str, float]
-    mrr: dict[str, float]
+    values: dict[str, float]
 
 
 class Best(Struct):
-    """A sampled view's truth: what the best possible ranking has in expectation, and the true chance of a purchase."""
+    """The truth about a sampled view: the scores of the best possible answer, by name."""
 
     event_number: int
-    recall_at_20: float
-    purchase: float
+    scores: dict[str, float]
 
 
-class Round(Struct):
+class RoundOutcome(Struct):
     """A round of the slow learner: its candidate, if it got so far, and its verdict, if there is one yet."""
 
     candidate: Announcement | None
@@ -127,14 +102,14 @@ class Round(Struct):
 
     @property
     def newest(self) -> Announcement:
-        """What was said of it last."""
+        """The newest announcement of it."""
         found = self.verdict or self.candidate
         assert found is not None
         return found
 
     @property
     def lineage(self) -> dict[str, Any]:
-        """Where the candidate comes from."""
+        """The lineage of the candidate."""
         return self.candidate.lineage if self.candidate else self.newest.lineage
 
 
@@ -153,30 +128,32 @@ class _Letter(Struct):
     reason: str
 
 
-def reasons_of(log: Log) -> dict[str, int]:
-    """Return how many dead letters there are of each reason, the most frequent first."""
-    letters = (told(record.value, _Letter) for record in records_of(log, DEAD_LETTERS))
+def dead_letters_by_reason(log: Log) -> dict[str, int]:
+    """Return the number of dead letters by reason, the most frequent first."""
+    letters = (decode_json(record.value, _Letter) for record in topic_records(log, DEAD_LETTERS))
     return dict(Counter(letter.reason for letter in letters if letter).most_common())
 
 
 class Facts(Struct, kw_only=True):
-    """What an open log tells of a run. Made by `read`; lists are in the order of the log.
+    """The results of a run, from an open log. Created by `read`; lists are in the order of the log.
 
-    `published` counts records of `events`, `entries` has each shard's newest journal entry, `types` and `lacks` say
-    what the first events held and lacked, `scenario` the simulated shop's settings.
+    `published` is the number of records of `events`, `entries` has each shard's newest journal entry. `types` counts
+    the event types of the first events, `lacks` states what these do not contain. `scenario` has the simulated shop's
+    settings.
     """
 
     published: int
     sources: list[str]
     types: dict[str, int]
     lacks: list[str]
-    scores: list[Scored]
-    slices: list[Slice]
-    raised: list[Raised]
-    rounds: list[Round]
+    kinds: tuple[type[Family], ...]
+    scores: dict[str, list[FamilyScores]]
+    slices: dict[tuple[str, str], list[Slice]]
+    alarms: list[AlarmRecord]
+    rounds: list[RoundOutcome]
     rollbacks: list[Announcement]
     changes: list[Change]
-    false_alarms: list[Raised]
+    false_alarms: list[AlarmRecord]
     stable_days: float
     best: list[Best]
     bots: int
@@ -185,105 +162,168 @@ class Facts(Struct, kw_only=True):
     entries: dict[str, Entry]
 
     @classmethod
-    def read(cls, log: Log) -> Self:
+    def read(cls, log: Log, deployment: Deployment) -> Self:
         """Read a log.
 
         Raises:
             LogUnavailable: the log does not answer.
         """
-        scores = [score for record in records_of(log, SCORES) if (score := told(record.value, Scored))]
-        raised = [alarm for record in records_of(log, ALARMS) if (alarm := told(record.value, Raised))]
-        said = [found for record in records_of(log, MODELS) if (found := announced(record))]
+        scores = read_scores(log, deployment.kinds)
+        timeline = max(scores.values(), key=len, default=[])
+        alarms = [alarm for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, AlarmRecord))]
+        announcements = [found for record in topic_records(log, MODELS) if (found := announced(record))]
         truth: dict[str, list[bytes]] = {}
-        for record in records_of(log, TRUTH):
+        for record in topic_records(log, TRUTH):
             data = record.value or b""
             truth.setdefault(msgspec.json.decode(data, type=_Truth).kind, []).append(data)
         drifts = [msgspec.json.decode(data, type=_Drift) for data in truth.get("drift", [])]
-        changes, false_alarms, stable_days = held_against(drifts_of(drifts, scores), raised, scores)
-        sources, types, lacks = looked_at(log)
+        changes, false_alarms, stable_days = match_alarms(changes_from(drifts, timeline), alarms, timeline)
+        sources, types, lacks = describe_source(log, deployment.kinds)
         world = truth.get("world", [])
         return cls(
-            published=sum(log.end(place) - log.first(place) for place in partitions_of(EVENTS)),
-            sources=sources, types=types, lacks=lacks, scores=scores, slices=slices_of(_judged(log), scores),
-            raised=raised,
-            rounds=rounds_of(said), rollbacks=[one for one in said if one.kind == "rolled_back"],
+            published=_published(log),
+            sources=sources, types=types, lacks=lacks, kinds=deployment.kinds, scores=scores,
+            slices=_slices(log, deployment, timeline), alarms=alarms,
+            rounds=rounds_of(announcements), rollbacks=[one for one in announcements if one.kind == "rolled_back"],
             changes=changes, false_alarms=false_alarms, stable_days=stable_days,
-            best=[msgspec.json.decode(data, type=Best) for data in truth.get("best", [])],
+            best=[_best(data) for data in truth.get("best", [])],
             bots=len(truth.get("bot", [])),
             scenario=msgspec.json.decode(world[-1])["settings"] if world else None,
-            dead_letters=reasons_of(log),
-            entries={shard: entry for shard in SHARDS if (entry := journal.newest(log, shard))},
+            dead_letters=dead_letters_by_reason(log),
+            entries={shard.name: entry for shard in deployment.shards if (entry := journal.newest(log, shard))},
         )  # fmt: skip
 
     @property
-    def last(self) -> Scored | None:
-        """The newest scores."""
-        return self.scores[-1] if self.scores else None
+    def timeline(self) -> list[FamilyScores]:
+        """The scores of the family with the most records, from which times of event numbers are computed."""
+        return max(self.scores.values(), key=len, default=[])
+
+    @property
+    def last(self) -> FamilyScores | None:
+        """The newest of these."""
+        return self.timeline[-1] if self.timeline else None
+
+    def newest(self, kind: type[Family]) -> Any | None:
+        """Return a family's newest scores, None before the first."""
+        found = self.scores.get(kind.name)
+        return found[-1].scores if found else None
 
     def outcomes(self) -> dict[str, int]:
-        """Return how many rounds ended how, have not ended yet, and how many promoted models were rolled back."""
+        """Return the number of rounds by outcome, those without a verdict included, and the number of rollbacks."""
         counts = Counter(one.verdict.kind if one.verdict else "undecided" for one in self.rounds)
         return {kind: counts.get(kind, 0) for kind in ("promoted", "refused", "failed", "undecided")} | {
             "rolled_back": len(self.rollbacks)
         }
 
     def false_per_day(self) -> float | None:
-        """Return false alarms per stable day of event time; None without a truth to hold them against."""
+        """Return false alarms per stable day of event time; None if the truth is unknown."""
         return len(self.false_alarms) / self.stable_days if self.scenario and self.stable_days else None
 
 
-def _judged(log: Log) -> Iterator[judgement.Judgement]:
-    for record in records(log, Partition(JUDGEMENTS, SHARDS["online"])):
-        yield from judgement.decode(record.value or b"")
+class _Record(Struct):
+    family: str
+    events: int
+    time_ms: int
+    scores: msgspec.Raw
+    drift: dict[str, Watched]
 
 
-def slices_of(judged: Iterable[judgement.Judgement], scores: Sequence[Scored]) -> list[Slice]:
-    """Return quality over time from judgements, which come in the order in which they were learned."""
-    if len(scores) < 2:
+def read_scores(log: Log, kinds: Sequence[type[Family]]) -> dict[str, list[FamilyScores]]:
+    """Return each family's records of scores, in order, without those that this version cannot read."""
+    types = {kind.name: kind.surface.scores for kind in kinds}
+    found: dict[str, list[FamilyScores]] = {name: [] for name, type_ in types.items() if type_}
+    for record in topic_records(log, SCORES):
+        if scored := decode_scores(record, types):
+            found[scored[0]].append(scored[1])
+    return found
+
+
+def decode_scores(record: Record, types: Mapping[str, Any]) -> tuple[str, FamilyScores] | None:
+    """Return the family and the scores of a record of `scores`, None if this version cannot read it."""
+    one = decode_json(record.value, _Record)
+    if one is None or not types.get(one.family):
+        return None
+    scores = decode_json(bytes(one.scores), types[one.family])
+    return (one.family, FamilyScores(one.events, one.time_ms, scores, one.drift)) if scores is not None else None
+
+
+def _published(log: Log) -> int:
+    """Return how many records `events` holds; if it is long, with the markers of transactions."""
+    places = partitions_of(EVENTS)
+    positions = sum(log.end(place) - log.first(place) for place in places)
+    return positions if positions > counted_events_max else sum(1 for _ in topic_records(log, EVENTS))
+
+
+def _best(data: bytes) -> Best:
+    found = msgspec.json.decode(data)
+    scores = {name: value for name, value in found.items() if isinstance(value, float)}
+    return Best(found["event_number"], scores)
+
+
+def _slices(log: Log, deployment: Deployment, timeline: Sequence[FamilyScores]) -> dict[tuple[str, str], list[Slice]]:
+    """Return the means over slices of each chart that is drawn from judgements, by family and title."""
+    found: dict[tuple[str, str], list[Slice]] = {}
+    for placement in deployment.placements.values():
+        charts = [(kind, chart) for kind in placement.kinds for chart in kind.surface.charts if chart.judged]
+        if not charts:
+            continue
+        judgements = [
+            (record.key or b"", record.value or b"") for record in partition_records(log, placement.shard.judgements)
+        ]
+        for kind, chart in charts:
+            assert chart.judged is not None
+            keys = {name.encode() for name in (kind.name, *kind.surface.former_judgement_keys)}
+            judged = (one for key, data in judgements if key in keys for one in chart.judged(data))
+            found[kind.name, chart.title] = slices_of(judged, timeline)
+    return found
+
+
+def slices_of(
+    judged: Iterable[tuple[int, float, Mapping[str, float]]], timeline: Sequence[FamilyScores]
+) -> list[Slice]:
+    """Return means over slices of judgements, which are given in the order in which they were learned."""
+    if len(timeline) < 2:
         return []
-    width = scores[-1].events / slices_max
+    width = timeline[-1].events / slices_max
     slices: list[Slice] = []
     begin, count = 0.0, 0
     sums: dict[str, list[float]] = {}
-    for one in judged:
-        events = _number_at(one.time_ms, scores)
+    for time_ms, weight, values in judged:
+        events = _event_number_at(time_ms, timeline)
         if count >= slice_judged_min and events - begin >= width:
             slices.append(_slice(events, count, sums))
             begin, count, sums = events, 0, {}
         count += 1
-        for name, rank in one.ranks.items():
-            entry = sums.setdefault(name, [0.0, 0.0, 0.0])
-            weight = 1 / one.inclusion
+        for name, value in values.items():
+            entry = sums.setdefault(name, [0.0, 0.0])
             entry[0] += weight
-            entry[1] += weight * (rank > 0)
-            entry[2] += weight / rank if rank else 0.0
+            entry[1] += weight * value
     if count >= slice_judged_min:
-        slices.append(_slice(scores[-1].events, count, sums))
+        slices.append(_slice(timeline[-1].events, count, sums))
     return slices
 
 
 def _slice(events: int, judged: int, sums: Mapping[str, Sequence[float]]) -> Slice:
-    recall = {name: hits / total for name, (total, hits, _) in sums.items()}
-    return Slice(events, judged, recall, {name: gain / total for name, (total, _, gain) in sums.items()})
+    return Slice(events, judged, {name: value / total for name, (total, value) in sums.items()})
 
 
-def rounds_of(said: Sequence[Announcement]) -> list[Round]:
-    """Return the rounds that announcements tell of, oldest first."""
-    found: dict[int, Round] = {}
-    for one in said:
+def rounds_of(announcements: Sequence[Announcement]) -> list[RoundOutcome]:
+    """Return the rounds that are announced, oldest first."""
+    found: dict[int, RoundOutcome] = {}
+    for one in announcements:
         if one.kind == "candidate":
-            found[one.round] = Round(one, None)
+            found[one.round] = RoundOutcome(one, None)
         elif one.kind in ("promoted", "refused", "failed"):
             candidate = found[one.round].candidate if one.round in found else None
-            found[one.round] = Round(candidate, one)
+            found[one.round] = RoundOutcome(candidate, one)
     return list(found.values())
 
 
-def drifts_of(drifts: Sequence[_Drift], scores: Sequence[Scored]) -> list[tuple[str, int, int]]:
-    """Return each change's kind and the numbers of the events at which it begins and is complete."""
+def changes_from(drifts: Sequence[_Drift], scores: Sequence[FamilyScores]) -> list[tuple[str, int, int]]:
+    """Return the kind of each change and the event numbers at which it begins and is complete."""
     changes = []
     for drift in drifts:
-        end = max(drift.event_number, _number_at(drift.until_ms, scores))
+        end = max(drift.event_number, _event_number_at(drift.until_ms, scores))
         if drift.drift == "recurring":
             changes.append(("recurring", drift.event_number, drift.event_number))
             if scores and drift.until_ms < scores[-1].time_ms:
@@ -295,30 +335,30 @@ def drifts_of(drifts: Sequence[_Drift], scores: Sequence[Scored]) -> list[tuple[
     return changes
 
 
-def _number_at(time_ms: int, scores: Sequence[Scored]) -> int:
-    """Return about how many events came before a time, from the scores' times."""
+def _event_number_at(time_ms: int, scores: Sequence[FamilyScores]) -> int:
+    """Return the approximate number of events before a time, interpolated from the scores' times."""
     if not scores:
         return 0
     return int(np.interp(time_ms, [one.time_ms for one in scores], [one.events for one in scores]))
 
 
-def held_against(
-    changes: Sequence[tuple[str, int, int]], raised: Sequence[Raised], scores: Sequence[Scored]
-) -> tuple[list[Change], list[Raised], float]:
-    """Return changes with their alarms, the false alarms, and the days of event time in which each alarm is false."""
+def match_alarms(
+    changes: Sequence[tuple[str, int, int]], alarms: Sequence[AlarmRecord], scores: Sequence[FamilyScores]
+) -> tuple[list[Change], list[AlarmRecord], float]:
+    """Return changes with their alarms, the false alarms, and the stable days, in which every alarm is false."""
     found, begins = [], [begin for _, begin, _ in changes]
     last = scores[-1].events if scores else 0
     for place, (kind, begin, end) in enumerate(changes):
         until = min(end + horizon_events, *begins[place + 1 : place + 2], max(last, end))
-        alarms = [alarm for alarm in raised if begin <= alarm.events < until]
-        found.append(Change(kind, begin, end, until, alarms))
-    false = [alarm for alarm in raised if not any(one.begin <= alarm.events < one.until for one in found)]
+        detections = [alarm for alarm in alarms if begin <= alarm.events < until]
+        found.append(Change(kind, begin, end, until, detections))
+    false = [alarm for alarm in alarms if not any(one.begin <= alarm.events < one.until for one in found)]
     return found, false, _stable_days(found, scores)
 
 
-def _stable_days(changes: Sequence[Change], scores: Sequence[Scored]) -> float:
+def _stable_days(changes: Sequence[Change], scores: Sequence[FamilyScores]) -> float:
     if len(scores) < 2:
         return 0.0
     events, times = [one.events for one in scores], [one.time_ms for one in scores]
     unstable = sum(float(np.interp(c.until, events, times) - np.interp(c.begin, events, times)) for c in changes)
-    return (times[-1] - times[0] - unstable) / day_ms
+    return (times[-1] - times[0] - unstable) / DAY_MS

@@ -1,25 +1,36 @@
-"""Pictures of facts: drawn by matplotlib as SVG whose colours are CSS variables, so that a page can be light or dark.
+"""Charts of a run: drawn by matplotlib as SVG whose colours are CSS variables, so that a page can be light or dark.
 
-Colours are from a palette that colour-blind people can tell apart, and lines are named where they end, not in a legend.
+Colour-blind people can distinguish the colours; lines have their names at their ends instead of in a legend.
 
-Source: Okabe and Ito, "Color Universal Design", 2008 (the palette; ours is darker on light ground, lighter on dark).
+Source: Okabe and Ito, "Color Universal Design", 2008 (the palette; ours is darker on light background,
+lighter on dark).
 """
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from operators.facts import Facts, Sample, Slice
+from headrace.errors import Misconfigured
+from headrace.surface import Chart
+from headrace.text import visible
+from learners.family import Family
+from operators.facts import Facts, Sample
+
+try:  # at import, so that a demo without it fails at its start, not when it writes its report
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+except ModuleNotFoundError as error:
+    raise Misconfigured("pictures need matplotlib: pip install 'headrace[demo]'") from error
 
 THEME: Final = {
     "ink": ("#1d2733", "#e4e9ef"),
@@ -27,15 +38,15 @@ THEME: Final = {
     "grid": ("#e3e7eb", "#2b333d"),
     "drift": ("#f3e3c6", "#3a3222"),
     "paper": ("#fdfdfc", "#14181d"),
-    "popularity": ("#8a8f98", "#8d96a1"),
-    "transitions": ("#b97a00", "#e6a32e"),
-    "session_knn": ("#00805f", "#2fb58f"),
-    "deep": ("#8c4f9f", "#cf8fdf"),
-    "blend": ("#0064a8", "#56b4e9"),
+    "line-1": ("#8a8f98", "#8d96a1"),
+    "line-2": ("#b97a00", "#e6a32e"),
+    "line-3": ("#00805f", "#2fb58f"),
+    "line-4": ("#44607c", "#9db8d2"),
+    "line-5": ("#8c4f9f", "#cf8fdf"),
+    "bold": ("#0064a8", "#56b4e9"),
     "alarm": ("#c24a00", "#f0824a"),
-    "other": ("#44607c", "#9db8d2"),
 }
-"""Name: colour on light ground, on dark ground."""
+"""Name: colour on light background, on dark background."""
 _INK, _SOFT, _GRID, _DRIFT, _ALARM = (THEME[name][0] for name in ("ink", "soft", "grid", "drift", "alarm"))
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none", "font.size": 9.5, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
@@ -43,14 +54,28 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.grid": True,
     "axes.grid.axis": "y", "grid.color": _GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
     "xtick.major.size": 3, "ytick.major.size": 0, "lines.solid_capstyle": "round", "axes.titlesize": 10,
-    "axes.titlelocation": "left", "axes.titlecolor": _INK, "savefig.transparent": True,
+    "axes.titlelocation": "left", "axes.titlecolor": _INK, "savefig.transparent": True, "text.parse_math": False,
 }  # fmt: skip
 _WIDTH: Final = 9.6
+shown_max: Final = 80
+"""Most characters of a text in a picture."""
+name_shown_max: Final = 24
+"""Most characters of a line's name, which stands beside the chart and leaves less place for it."""
 
 
-def colour_of(learner: str) -> str:
-    """Return a learner's colour on light ground."""
-    return THEME.get(learner, THEME["other"])[0]
+def colour_names(lines: Sequence[str], bold: str = "") -> dict[str, str]:
+    """Return the name in `THEME` of each line's colour, by the order of the lines.
+
+    >>> colour_names(["a", "b", "all"], bold="all")
+    {'a': 'line-1', 'b': 'line-2', 'all': 'bold'}
+    """
+    plain = [line for line in lines if line != bold]
+    return {line: "bold" if line == bold else f"line-{1 + plain.index(line) % 5}" for line in lines}
+
+
+def colour(name: str) -> str:
+    """Return a colour of `THEME` on light background."""
+    return THEME[name][0]
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -64,7 +89,7 @@ def _thousands(value: float, _: object = None) -> str:
 
 
 def _along(axes: Axes, facts: Facts, label: bool = True) -> None:
-    """Make event numbers the x axis."""
+    """Set up an x axis of event numbers."""
     last = facts.last.events if facts.last else 1
     axes.set_xlim(0, last)
     axes.xaxis.set_major_locator(MaxNLocator(7))
@@ -74,7 +99,7 @@ def _along(axes: Axes, facts: Facts, label: bool = True) -> None:
 
 
 def _changes(axes: Axes, facts: Facts, named: bool = False) -> None:
-    """Shade what changes gradually, draw a line where something changes at once."""
+    """Shade gradual changes; draw a line at abrupt ones."""
     last = facts.last.events if facts.last else 1
     right, row = -last, 0
     for change in facts.changes:
@@ -83,7 +108,9 @@ def _changes(axes: Axes, facts: Facts, named: bool = False) -> None:
         else:
             axes.axvline(change.begin, color=_SOFT, lw=1, ls=(0, (4, 3)), zorder=1)
         if named:
-            row = row + 1 if change.begin - right < 0.1 * last else 0  # names of changes close together step down
+            row = (
+                row + 1 if change.begin - right < 0.1 * last else 0
+            )  # names of close changes are placed below each other
             right = change.end
             place = (change.begin + change.end) / 2 if change.end > change.begin else change.begin + 0.006 * last
             centre = "center" if change.end > change.begin else "left"
@@ -93,8 +120,8 @@ def _changes(axes: Axes, facts: Facts, named: bool = False) -> None:
             )  # fmt: skip
 
 
-def named_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float) -> None:
-    """Write each line's name beside its end, pushed apart so that they can be read."""
+def named_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float, bold: str = "") -> None:
+    """Write each line's name beside its end, with a minimum distance between names."""
     order = sorted(ends, key=lambda name: ends[name][0])
     low, high = axes.get_ylim()
     places: list[float] = []
@@ -103,54 +130,97 @@ def named_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float) ->
         places.append(max(ends[name][0], least))
     for name, place in zip(order, places, strict=True):
         axes.annotate(
-            name.replace("_", "-"), (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
-            textcoords="offset points", va="center", color=ends[name][1], fontsize=9, annotation_clip=False,
-            weight="bold" if name == "blend" else "normal",
+            visible(name.replace("_", "-"), name_shown_max), (1, place), xycoords=("axes fraction", "data"),
+            xytext=(6, 0), textcoords="offset points", annotation_clip=False, va="center", fontsize=9,
+            color=ends[name][1], weight="bold" if name == bold else "normal",
         )  # fmt: skip
 
 
-def _lines(axes: Axes, slices: Sequence[Slice], scores: Callable[[Slice], Mapping[str, float]]) -> dict[str, float]:
-    """Draw a line per learner; return where each one ends."""
-    ends = {}
-    names = list(dict.fromkeys(name for one in slices for name in scores(one)))
-    for name in names:
-        found = [(one.events, scores(one).get(name, np.nan)) for one in slices]
+def _lines(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]], bold: str) -> dict[str, tuple[float, str]]:
+    """Draw a line for each name; return the end and the colour of each."""
+    ends: dict[str, tuple[float, str]] = {}
+    colours = colour_names(list(points), bold)
+    for name, found in points.items():
         events, values = np.array(found).T
-        thick = name == "blend"
-        axes.plot(events, values, color=colour_of(name), lw=2.2 if thick else 1.4, zorder=4 if thick else 3)
-        ends[name] = float(values[np.isfinite(values)][-3:].mean())
+        thick = name == bold
+        shade = colour(colours[name])
+        axes.plot(events, values, color=shade, lw=2.2 if thick else 1.4, zorder=4 if thick else 3)
+        ends[name] = float(values[-3:].mean()), shade
     return ends
 
 
-def _best(facts: Facts, groups: int = 24) -> tuple[list[float], list[float]]:
-    """Return event numbers and the best possible recall@20 around them."""
-    parts = [part for part in np.array_split(np.arange(len(facts.best)), groups) if len(part) >= 10]
-    best = facts.best
+def _points(facts: Facts, kind: type[Family], chart: Chart) -> dict[str, list[tuple[float, float]]]:
+    """Return the points of a chart by line: from records of scores, or means over slices of judgements."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    if chart.lines is not None:
+        for one in facts.scores.get(kind.name, []):
+            for name, value in chart.lines(one.scores).items():
+                found.setdefault(name, []).append((one.events, value))
+    else:
+        for slice_ in facts.slices.get((kind.name, chart.title), []):
+            for name, value in slice_.values.items():
+                found.setdefault(name, []).append((slice_.events, value))
+    return found
+
+
+def _best(facts: Facts, name: str, groups: int = 24) -> tuple[list[float], list[float]]:
+    """Return event numbers and the best possible score around them."""
+    best = [one for one in facts.best if name in one.scores]
+    parts = [part for part in np.array_split(np.arange(len(best)), groups) if len(part) >= 10]
     return (
         [float(np.mean([best[i].event_number for i in part])) for part in parts],
-        [float(np.mean([best[i].recall_at_20 for i in part])) for part in parts],
+        [float(np.mean([best[i].scores[name] for i in part])) for part in parts],
     )
 
 
-def quality(facts: Facts) -> Figure:
-    """Draw recall@20 over the stream, with drift, alarms, and rounds' verdicts."""
+class Drawing(NamedTuple):
+    """A chart of a family in a run."""
+
+    facts: Facts
+    kind: type[Family]
+    chart: Chart
+
+    @property
+    def points(self) -> dict[str, list[tuple[float, float]]]:
+        """Its points by line; empty if there are none."""
+        return _points(*self)
+
+
+def quality(drawing: Drawing) -> Figure:
+    """Draw a chart over the stream, with drift, alarms, and rounds' verdicts."""
     figure, (main, marks) = _figure(4.6, 2, sharex=True, height_ratios=(8, 1.35))
-    main.set_title("recall@20 of the next item, predicted before it was learned")
-    ends = {name: (value, colour_of(name)) for name, value in _lines(main, facts.slices, lambda s: s.recall).items()}
-    events, best = _best(facts)
-    if best:  # a short run tells the truth about too few steps to average
-        main.plot(events, best, color=_SOFT, lw=1.2, ls=(0, (1, 1.6)))
-        ends["best possible"] = (best[-1], _SOFT)
-    main.set_ylim(0, main.get_ylim()[1] * 1.12)
-    main.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    named_ends(main, ends, 0.055)
-    _changes(main, facts, named=True)
+    facts = drawing.facts
+    _draw_chart(main, drawing, gap=0.055, named=True)
     for one in facts.rounds:
         if one.verdict and one.verdict.kind == "promoted":
-            main.axvline(one.verdict.at_events, color=colour_of("deep"), lw=1, alpha=0.55, zorder=2)
+            main.axvline(one.verdict.at_events, color=colour("line-5"), lw=1, alpha=0.55, zorder=2)
     _marks(marks, facts)
     _along(marks, facts)
     return figure
+
+
+def chart(drawing: Drawing) -> Figure:
+    """Draw a chart over the stream."""
+    figure, axes = _figure(2.5)
+    _draw_chart(axes, drawing, gap=0.1)
+    _along(axes, drawing.facts)
+    return figure
+
+
+def _draw_chart(axes: Axes, drawing: Drawing, *, gap: float, named: bool = False) -> None:
+    facts, declared = drawing.facts, drawing.chart
+    axes.set_title(declared.title)
+    ends = _lines(axes, drawing.points, declared.bold)
+    events, best = _best(facts, declared.truth)
+    if best:  # a short run has the truth of too few steps to average
+        axes.plot(events, best, color=_SOFT, lw=1.2, ls=(0, (1, 1.6)))
+        ends["best possible"] = (best[-1], _SOFT)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(declared.floor, low), high * (1.12 if named else 1.05))
+    if declared.percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    named_ends(axes, ends, gap, declared.bold)
+    _changes(axes, facts, named=named)
 
 
 def _marks(axes: Axes, facts: Facts) -> None:
@@ -161,44 +231,33 @@ def _marks(axes: Axes, facts: Facts) -> None:
     for change in facts.changes:
         axes.axvspan(change.begin, change.until, ymax=0.5, color=_DRIFT, lw=0, alpha=0.6, zorder=0)
     kinds = {"promoted": ("^", "full"), "refused": ("x", "full"), "failed": ("s", "none")}
-    colour = colour_of("deep")
+    shade = colour("line-5")
     for one in facts.rounds:
         if one.candidate and one.verdict:
-            axes.plot([one.candidate.at_events, one.verdict.at_events], [1, 1], color=colour, lw=1.2, alpha=0.5)
+            axes.plot([one.candidate.at_events, one.verdict.at_events], [1, 1], color=shade, lw=1.2, alpha=0.5)
         if one.verdict:
             marker, fill = kinds[one.verdict.kind]
-            axes.plot(one.verdict.at_events, 1, marker, fillstyle=fill, color=colour, ms=7, zorder=5, clip_on=False)
+            axes.plot(one.verdict.at_events, 1, marker, fillstyle=fill, color=shade, ms=7, zorder=5, clip_on=False)
     for back in facts.rollbacks:
         axes.plot(back.at_events, 1, "v", color=_ALARM, ms=7, zorder=5, clip_on=False)
-    axes.plot([a.events for a in facts.raised], [0] * len(facts.raised), "|", color=_ALARM, ms=11, mew=1.3, zorder=4)
-
-
-def reciprocal(facts: Facts) -> Figure:
-    """Draw the mean reciprocal rank over the stream."""
-    figure, axes = _figure(2.5)
-    axes.set_title("MRR@20")
-    ends = {name: (value, colour_of(name)) for name, value in _lines(axes, facts.slices, lambda s: s.mrr).items()}
-    axes.set_ylim(bottom=0)
-    named_ends(axes, ends, 0.1)
-    _changes(axes, facts)
-    _along(axes, facts)
-    return figure
+    axes.plot([a.events for a in facts.alarms], [0] * len(facts.alarms), "|", color=_ALARM, ms=11, mew=1.3, zorder=4)
 
 
 def drift(facts: Facts) -> Figure:
-    """Draw what each detector saw, its threshold, its alarms, and what truly changed."""
-    names = list(facts.scores[-1].drift)
+    """Draw each detector's score, threshold and alarms, and the true changes."""
+    newest = {name: one for found in facts.scores.values() if found for name, one in found[-1].drift.items()}
+    names = list(newest)
     rows = -(-len(names) // 3)
     figure, grid = _figure(1.75 * rows, rows, 3, squeeze=False, sharex=True)
     for axes, name in zip(grid.flat, names, strict=False):
-        seen = [(one.events, one.drift[name]) for one in facts.scores if name in one.drift]
+        seen = [(one.events, one.drift[name]) for found in facts.scores.values() for one in found if name in one.drift]
         axes.set_title(name.replace("_", " "), fontsize=9)
-        axes.plot([e for e, _ in seen], [w.score for _, w in seen], color=colour_of("blend"), lw=1.3, zorder=3)
+        axes.plot([e for e, _ in seen], [w.score for _, w in seen], color=colour("bold"), lw=1.3, zorder=3)
         limits = [(e, w.threshold) for e, w in seen if w.threshold is not None and 0 < w.threshold < 1]
         if limits:
             axes.plot(*zip(*limits, strict=True), color=_SOFT, lw=1, ls=(0, (3, 2)), zorder=2, drawstyle="steps-pre")
         axes.set_ylim(0, 1.25 * max([w.score for _, w in seen] + [t for _, t in limits] + [0.01]))
-        for alarm in facts.raised:
+        for alarm in facts.alarms:
             if alarm.detector.startswith(name):
                 axes.axvline(alarm.events, ymax=0.14, color=_ALARM, lw=1.8, zorder=4)
         _changes(axes, facts)
@@ -211,37 +270,16 @@ def drift(facts: Facts) -> Figure:
     return figure
 
 
-def propensity(facts: Facts) -> Figure:
-    """Draw how well purchase propensity orders views, and how far its probabilities are from what happened."""
-    figure, (left, right) = _figure(2.3, 1, 2)
-    panels = (
-        (left, "auc", "AUC: does it order views by who buys?", 0.5),
-        (right, "calibration_error", "calibration error", 0.0),
-    )
-    for axes, score, title, floor in panels:
-        for view, width, opacity in (("window", 1.7, 1.0), ("whole", 1.1, 0.5)):
-            seen = [(one.events, getattr(one.propensity, view).get(score)) for one in facts.scores]
-            seen = [(events, value) for events, value in seen if value is not None]
-            if seen:
-                axes.plot(*zip(*seen, strict=True), color=colour_of("session_knn"), lw=width, alpha=opacity)
-        axes.set_title(title)
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(floor, low), high * 1.05)
-        _changes(axes, facts)
-        _along(axes, facts)
-    return figure
-
-
 def flow(samples: Sequence[Sample]) -> Figure:
     """Draw speed, lag and freshness over the seconds of the run, from scrapes of `/metrics`."""
     figure, (speed, lag, fresh) = _figure(2.3, 1, 3)
     seconds = [sample.seconds for sample in samples]
     rates = [(b.learned - a.learned) / max(1e-9, b.seconds - a.seconds) for a, b in pairwise(samples)]
-    speed.fill_between(seconds[1:], rates, color=colour_of("blend"), alpha=0.25, lw=0, step="pre")
-    speed.plot(seconds[1:], rates, color=colour_of("blend"), lw=1.3, drawstyle="steps-pre")
+    speed.fill_between(seconds[1:], rates, color=colour("bold"), alpha=0.25, lw=0, step="pre")
+    speed.plot(seconds[1:], rates, color=colour("bold"), lw=1.3, drawstyle="steps-pre")
     speed.set_title("events learned per second")
-    lag.fill_between(seconds, [sample.lag for sample in samples], color=colour_of("transitions"), alpha=0.25, lw=0)
-    lag.plot(seconds, [sample.lag for sample in samples], color=colour_of("transitions"), lw=1.3)
+    lag.fill_between(seconds, [sample.lag for sample in samples], color=colour("line-2"), alpha=0.25, lw=0)
+    lag.plot(seconds, [sample.lag for sample in samples], color=colour("line-2"), lw=1.3)
     lag.set_title("records that wait")
     _freshness(fresh, samples)
     for axes in (speed, lag, fresh):
@@ -256,12 +294,12 @@ def flow(samples: Sequence[Sample]) -> Figure:
 def _freshness(axes: Axes, samples: Sequence[Sample]) -> None:
     axes.set_title("seconds from append to use: half, 99 %", fontsize=10)
     for name, which in (("learned", "freshness"), ("answers", "serving_freshness")):
-        colour = colour_of("session_knn" if which == "freshness" else "deep")
+        shade = colour("line-3" if which == "freshness" else "line-5")
         for quantile, width in ((0.5, 1.7), (0.99, 0.9)):
             found = [(b.seconds, within(getattr(a, which), getattr(b, which), quantile)) for a, b in pairwise(samples)]
             shown = [(second, value) for second, value in found if value is not None]
             if shown:
-                axes.plot(*zip(*shown, strict=True), color=colour, lw=width, label=name if quantile == 0.5 else None)
+                axes.plot(*zip(*shown, strict=True), color=shade, lw=width, label=name if quantile == 0.5 else None)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
@@ -270,9 +308,9 @@ def _freshness(axes: Axes, samples: Sequence[Sample]) -> None:
 
 
 def within(before: Mapping[float, float], after: Mapping[float, float], quantile: float) -> float | None:
-    """Return within how many seconds a share of what came between two scrapes of a histogram lies; None if none came.
+    """Return a quantile of the observations between two scrapes of a histogram; None if there are none.
 
-    As Prometheus does it: a straight line within the bucket; what is beyond the last bound counts as that bound.
+    As in Prometheus: linear interpolation within the bucket; a quantile beyond the last bound is that bound.
 
     >>> within({}, {1.0: 50.0, 2.0: 100.0, float("inf"): 100.0}, 0.75)
     1.5
@@ -295,18 +333,23 @@ Subject = TypeVar("Subject")
 
 def draw(figure: Callable[[Subject], Figure], subject: Subject, path: Path | None = None) -> str:
     """Draw a figure in our style; return it as SVG for a page, or write it to a file of the suffix's kind."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.__name__}):
+    own = (subject.kind.name, subject.chart.title) if isinstance(subject, Drawing) else ()
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "/".join((figure.__name__, *own))}):
         drawn = figure(subject)
-        if path is not None:
-            drawn.savefig(path, dpi=160, transparent=False, facecolor=THEME["paper"][0])
-            return ""
-        text = StringIO()
-        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
+        for text in drawn.findobj(Text):
+            text.set_text(visible(text.get_text(), shown_max))
+        content = StringIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's fonts may have it
+            if path is not None:
+                drawn.savefig(path, dpi=160, transparent=False, facecolor=THEME["paper"][0])
+                return ""
+            drawn.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    svg = content.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' id="[A-Za-z.]+\d*_\d+"', "", svg)  # pictures share a page: no name twice
+    svg = re.sub(r' id="[A-Za-z.]+(\d[A-Za-z]*)?_\d+"', "", svg)  # charts share a page, where ids must be unique
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"^<svg[^>]*viewBox=\"([^\"]*)\"[^>]*>", r'<svg viewBox="\1" role="img">', svg, flags=re.DOTALL)
     for name, (light, _) in THEME.items():
-        svg = svg.replace(light, f"var(--{name.replace('_', '-')})")
+        svg = svg.replace(light, f"var(--{name})")
     return svg

@@ -1,19 +1,20 @@
-"""Proposals: a model that was made elsewhere is put before the gate."""
+"""Proposals: submitting a model that was trained elsewhere to the gate."""
 
 import uuid
 from pathlib import Path
 
-from headrace.blobs import Blobs
 from headrace.clock import wall_ms
 from headrace.errors import Misconfigured
-from headrace.log import Log
+from headrace.log.protocol import Log
+from headrace.shard.blobs import Blobs
 from learners.announcement import Announcement
 
 
 def propose(log: Log, blobs: Blobs, path: Path) -> str:
     """Store a model file as a blob, announce it on `models` as proposed, and return the blob's name.
 
-    Nothing is checked here: the fine-tuner checks it like its own candidates, and says so on `models`.
+    Nothing is checked here: the fine-tuner checks the model like its own candidates, and announces the verdict on
+    `models`.
 
     Raises:
         Misconfigured: there is no such file.

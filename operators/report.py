@@ -1,17 +1,23 @@
-"""The demo's table and the report: one HTML file with its pictures in it, that needs neither network nor scripts."""
+"""The demo's table and the report: one HTML file with embedded charts, which needs neither network nor scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from rich.table import Table
+import msgspec
+from msgspec import Struct
+from rich.table import Table as RichTable
 
-from operators.facts import Facts, Round, Sample
-from operators.picture import THEME, draw, drift, flow, propensity, quality, reciprocal
+from headrace.surface import Table
+from headrace.text import visible
+from learners.family import Family
+from operators.facts import Facts, RoundOutcome, Sample
+from operators.picture import THEME, Drawing, chart, colour_names, draw, drift, flow, quality
+from operators.tables import NONE, cell, percent, rich_table, shown_name
 
-_LIGHT: Final = " ".join(f"--{name.replace('_', '-')}: {light};" for name, (light, _) in THEME.items())
-_DARK: Final = " ".join(f"--{name.replace('_', '-')}: {dark};" for name, (_, dark) in THEME.items())
+_LIGHT: Final = " ".join(f"--{name}: {light};" for name, (light, _) in THEME.items())
+_DARK: Final = " ".join(f"--{name}: {dark};" for name, (_, dark) in THEME.items())
 _STYLE: Final = f"""
 :root {{ color-scheme: light dark; {_LIGHT} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {_DARK} }} }}
@@ -42,42 +48,78 @@ tr:last-child td {{ border-bottom: 0; }}
 code {{ font-size: .86em; }}
 footer {{ margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--grid); font-size: .84rem; }}
 """
-NONE: Final = "\N{EN DASH}"
 _VERDICTS: Final = {"promoted": "▲ promoted", "refused": "✕ refused", "failed": "□ failed", "candidate": "in the gate"}
 
 
-def _name(learner: str) -> str:
-    return learner.replace("_", "-")
+class _Scenario(Struct):
+    """The settings of a simulated shop that the report names."""
+
+    seed: int
+    items: int
+    shoppers: int
+    days: float
 
 
-def _percent(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.1f} %"
+class _Evidence(Struct):
+    """The figures of a verdict that the report names."""
+
+    wealth: float | None = None
+    predictions: int = 0
+    mean_difference: float | None = None
+    interval: tuple[float, float] | None = None
+    sessions: int = 0
+    worth: dict[str, float] = {}
 
 
-def table(facts: Facts, *, events_per_s: float | None = None) -> Table:
-    """Return what a run showed, for a terminal: learners, drift beside the truth, rounds.
+class _Lineage(Struct):
+    """The figures of a training that the report names."""
+
+    tokens: int | None = None
+    seconds: float | None = None
+    loss: float | None = None
+
+
+F = TypeVar("F", bound=Struct)
+
+
+def _read(figures: Mapping[str, Any], kind: type[F]) -> F | None:
+    """Return the figures of a record as `kind`; None if they are anything else, as other programs may write them."""
+    try:
+        return msgspec.convert(figures, kind)
+    except msgspec.ValidationError:
+        return None
+
+
+class Html(str):
+    """Text that is HTML already; every other text is escaped where it is put into the page."""
+
+
+def html(text: str) -> Html:
+    """Return a text as HTML.
+
+    >>> html("a < b"), html(Html("<b>a</b>"))
+    ('a &lt; b', '<b>a</b>')
+    """
+    return text if isinstance(text, Html) else Html(escape(visible(text)))
+
+
+def table(facts: Facts, *, events_per_s: float | None = None) -> RichTable:
+    """Return the results of a run, for a terminal: learners, drift compared with the truth, rounds.
 
     Args:
-        events_per_s: how fast events were learned; only who ran the processes knows.
+        events_per_s: how fast events were learned, if known; the log does not contain it.
     """
-    whole = Table.grid(padding=(1, 0))
+    whole = RichTable.grid(padding=(1, 0))
     last = facts.last
     if last is None:
-        whole.add_row("no scores yet: they come every thousand events")
+        whole.add_row("no scores yet: they are written every thousand events")
         return whole
     speed = f", {events_per_s:,.0f} a second" if events_per_s else ""
-    whole.add_row(f"{last.events:,} of {facts.published:,} events scored{speed}; the next item, before it was learned:")
-    learners = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    learners.add_column("learner")
-    for column in ("judged", "recall@20", "newest", "MRR@20", "newest"):
-        learners.add_column(column, justify="right")
-    for name, found in last.ranking.items():
-        scores = [view.get(score) for score in ("recall@20", "mrr@20") for view in (found.whole, found.window)]
-        style = "bold" if name == "blend" else ""
-        learners.add_row(_name(name), f"{found.judged:,}", *map(_percent, scores), style=style)
-    whole.add_row(learners)
+    whole.add_row(f"{last.events:,} of {facts.published:,} events scored{speed}; predicted before they were learned:")
+    for kind, declared in tables_of(facts):
+        whole.add_row(rich_table(declared, facts.newest(kind)))
     if facts.changes:
-        drifts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        drifts = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("true drift", "at event", "alarm after", "by"):
             drifts.add_column(column, justify="right" if column in ("at event", "alarm after") else "left")
         for change in facts.changes:
@@ -86,8 +128,8 @@ def table(facts: Facts, *, events_per_s: float | None = None) -> Table:
             drifts.add_row(change.kind, f"{change.begin:,}", "missed" if delay is None else f"{delay:,} events", by)
         whole.add_row(drifts)
         whole.add_row(f"false alarms: {_false(facts)}")
-    elif facts.raised:
-        whole.add_row(f"drift alarms: {len(facts.raised)} (what truly changed is not known here)")
+    elif facts.alarms:
+        whole.add_row(f"drift alarms: {len(facts.alarms)} (the true changes are unknown)")
     whole.add_row(
         "rounds: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in facts.outcomes().items())
     )
@@ -100,6 +142,11 @@ def table(facts: Facts, *, events_per_s: float | None = None) -> Table:
     return whole
 
 
+def tables_of(facts: Facts) -> list[tuple[type[Family], Table]]:
+    """Return the tables that families with scores declare."""
+    return [(kind, one) for kind in facts.kinds if facts.newest(kind) for one in kind.surface.tables]
+
+
 def _false(facts: Facts) -> str:
     per_day = facts.false_per_day()
     return f"{len(facts.false_alarms)}" + (
@@ -108,15 +155,27 @@ def _false(facts: Facts) -> str:
 
 
 def picture(facts: Facts, path: str | Path) -> None:
-    """Write the one picture of a run, quality over time, as .svg or .png."""
-    draw(quality, facts, Path(path))
+    """Write the main chart of a run, quality over time, as .svg or .png; write no file if nothing was judged."""
+    if main := _main(facts):
+        draw(quality, main, Path(path))
+
+
+def _drawings(facts: Facts) -> list[Drawing]:
+    """Return the charts that have points."""
+    charts = [Drawing(facts, kind, one) for kind in facts.kinds for one in kind.surface.charts]
+    return [drawing for drawing in charts if drawing.points]
+
+
+def _main(facts: Facts) -> Drawing | None:
+    """Return the main chart of a run: the first one that is drawn from judgements."""
+    return next((drawing for drawing in _drawings(facts) if drawing.chart.judged), None)
 
 
 def write_report(facts: Facts, path: str | Path, *, samples: Sequence[Sample] = ()) -> None:
     """Write the report.
 
     Args:
-        samples: scrapes of `/metrics` during the run, if somebody took them.
+        samples: scrapes of `/metrics` during the run, if there are any.
     """
     title = "Headrace: a simulated shop" if facts.scenario else "Headrace: a run"
     parts = [_head(facts, title), *_sections(facts, samples)]
@@ -125,77 +184,67 @@ def write_report(facts: Facts, path: str | Path, *, samples: Sequence[Sample] = 
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><main>\n" + "\n".join(parts) + "\n"
         "<footer class='soft'>Read from the topics scores, judgements, alarms, models, truth, dead-letters and journal"
-        " (speed, lag and freshness from /metrics). Nothing is computed beside the processes.</footer>"
+        " (speed, lag and freshness from /metrics).</footer>"
         "</main></body></html>\n"
     )
     Path(path).write_text(page, encoding="utf-8")
 
 
 def _head(facts: Facts, title: str) -> str:
-    about = ", ".join(escape(source) for source in facts.sources) or "no events"
-    if facts.scenario:
-        of = facts.scenario
+    about = ", ".join(facts.sources) or "no events"
+    if facts.scenario and (of := _read(facts.scenario, _Scenario)):
         about = (
-            f"seed {of['seed']}: {of['items']:,} items, {of['shoppers']:,} shoppers, {of['days']:g} days of event time,"
+            f"seed {of.seed}: {of.items:,} items, {of.shoppers:,} shoppers, {of.days:g} days of event time,"
             f" {facts.bots} of the visits by bots"
         )
     tiles = [(f"{facts.published:,}", "events published")]
-    if facts.last:
-        ranking = facts.last.ranking
-        if (blend := ranking.get("blend")) and blend.judged:
-            tiles.append((_percent(blend.whole.get("recall@20")), "recall@20 of the blend, whole stream"))
-        if facts.best:
-            best = sum(one.recall_at_20 for one in facts.best) / len(facts.best)
-            tiles.append((_percent(best), "recall@20 of the best possible ranking"))
+    for kind in facts.kinds:
+        if kind.surface.tiles and (scores := facts.newest(kind)) is not None:
+            tiles += kind.surface.tiles(scores)
+    main = _main(facts)
+    if main and (best := [one.scores[name] for one in facts.best if (name := main.chart.truth) in one.scores]):
+        tiles.append((percent(sum(best) / len(best)), f"{name.replace('_', ' ')} of the best possible answers"))
     if facts.changes:
         seen = sum(change.delay_events is not None for change in facts.changes)
-        tiles.append((f"{seen} of {len(facts.changes)}", "drifts were noticed"))
+        tiles.append((f"{seen} of {len(facts.changes)}", "drifts were detected"))
         if (per_day := facts.false_per_day()) is not None:
             tiles.append((f"{per_day:.2f}", "false alarms per stable day"))
     ends = facts.outcomes()
     tiles.append((f"{ends['promoted']} / {ends['refused'] + ends['failed']}", "rounds promoted / refused"))
     tiles.append((f"{sum(facts.dead_letters.values()):,}", "dead letters"))
-    shown = "".join(f"<div><b>{value}</b><span>{text}</span></div>" for value, text in tiles)
-    return f"<h1>{title}</h1><p class='soft'>{about}</p><div class='tiles'>{shown}</div>"
+    shown = "".join(f"<div><b>{html(value)}</b><span>{html(text)}</span></div>" for value, text in tiles)
+    return f"<h1>{title}</h1><p class='soft'>{html(about)}</p><div class='tiles'>{shown}</div>"
 
 
 def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
     found = []
-    if facts.slices:
+    main = _main(facts)
+    if main:
         changes = (
-            "Dashed lines and shaded spans: what truly changed. Dotted: what a ranking could reach that knows the"
-            " shopper's taste and why they came. "
+            "Dashed lines and shaded spans: true changes. Dotted: the best possible score, of an answer that knows"
+            " the shopper's taste and intent. "
             if facts.changes
             else ""
         )
         found += [
             "<h2>Quality over time</h2>",
             _figure(
-                draw(quality, facts),
-                f"{changes}Rounds: a line from candidate to verdict, ▲ promoted, ✕ refused. Alarms: one tick each;"
-                " shaded where an alarm counts as right.",
+                draw(quality, main),
+                f"{main.chart.caption} {changes}Rounds: a line from candidate to verdict, ▲ promoted, ✕ refused."
+                " Alarms: one tick each; shaded where an alarm counts as correct.",
             ),
-            _figure(draw(reciprocal, facts), ""),
         ]
-    if facts.last:
-        found += ["<h2>Learners</h2>", _learners(facts)]
+    for kind in facts.kinds:
+        found += _family(facts, kind, main)
     found += ["<h2>Rounds of the slow learner</h2>", _rounds(facts)]
-    if facts.scores:
+    if any(found_ for found_ in facts.scores.values()):
         found += ["<h2>Drift</h2>", _drifts(facts)]
-        caption = "Blue: what a detector sees; dashed: its threshold (losses have none); red: its alarms."
+        caption = "Blue: a detector's score; dashed: its threshold (losses have none); red: its alarms."
         found.append(_figure(draw(drift, facts), caption))
-        score = facts.last.propensity.whole if facts.last else {}
-        if "auc" in score:  # until both labels were seen there is none, and nothing to look at
-            caption = (
-                f"Bold: the newest 10,000 views; thin: whole stream, AUC {score['auc']:.3f}, calibration error"
-                f" {score['calibration_error']:.4f}, {_percent(score['base_rate'])} of views bought, log-loss"
-                f" {score['log_loss']:.3f}."
-            )
-            found += ["<h2>Purchase propensity</h2>", _figure(draw(propensity, facts), caption)]
     if len(samples) > 2:
         caption = (
-            "Scraped from /metrics while it ran. A producer that outruns the consumer makes records wait, and so makes"
-            " them older."
+            "Scraped from /metrics during the run. Records wait, and become older, while the producer is faster than"
+            " the consumer."
         )
         found += ["<h2>Speed, lag and freshness</h2>", _figure(draw(flow, samples), caption)]
     found += ["<h2>Input</h2>", _input(facts)]
@@ -203,94 +252,109 @@ def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
 
 
 def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}" + (f"<figcaption>{caption}</figcaption>" if caption else "") + "</figure>"
+    return f"<figure>{svg}" + (f"<figcaption>{html(caption)}</figcaption>" if caption else "") + "</figure>"
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[int]) -> str:
-    """Return a table; cells are HTML already."""
+    """Return a table."""
 
     def row(tag: str, cells: Sequence[str]) -> str:
         classes = [' class="n"' if place in numeric else "" for place in range(len(cells))]
-        return "<tr>" + "".join(f"<{tag}{c}>{cell}</{tag}>" for c, cell in zip(classes, cells, strict=True)) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{c}>{html(cell)}</{tag}>" for c, cell in zip(classes, cells, strict=True))
+            + "</tr>"
+        )
 
     body = "".join(row("td", cells) for cells in rows)
     return f'<div class="wide"><table>{row("th", heads)}{body}</table></div>'
 
 
-def _learners(facts: Facts) -> str:
-    assert facts.last is not None
+def _family(facts: Facts, kind: type[Family], main: Drawing | None) -> list[str]:
+    """Return a family's tables and charts."""
+    found = []
+    drawings = [one for one in _drawings(facts) if one.kind is kind and one != main]
+    scores = facts.newest(kind)
+    if scores is not None:
+        for declared in kind.surface.tables:
+            found += [f"<h2>{html(declared.title)}</h2>", _scores(declared, scores)]
+    for drawing in drawings:
+        found.append(_figure(draw(chart, drawing), drawing.chart.caption))
+    return found
+
+
+def _scores(declared: Table, scores: Any) -> str:
+    made = list(declared.rows(scores))
+    colours = colour_names([name for name, *_ in made], declared.bold)
     rows = []
-    for name, found in facts.last.ranking.items():
-        colour = name.replace("_", "-") if name in THEME else "other"
-        dot = f'<span class="dot" style="background: var(--{colour})"></span>{_name(name)}'
-        cells = [
-            view.get(score) for score in ("recall@20", "mrr@20", "ndcg@20") for view in (found.whole, found.window)
-        ]
-        rows.append([dot, f"{found.judged:,}", *map(_percent, cells)])
-    heads = ["learner", "judged", "recall@20", "newest", "MRR@20", "newest", "NDCG@20", "newest"]
-    return _rows(heads, rows, frozenset(range(1, 8))) + (
-        "<p class='soft'>Prequential, weighted by inverse probability of being judged. Newest: the last 2,000"
-        " judgements. The deep model is judged from its first promotion on.</p>"
-    )
+    for name, *values in made:
+        dot = f'<span class="dot" style="background: var(--{colours[name]})"></span>' if declared.bold else ""
+        rows.append(
+            [Html(f"{dot}{html(shown_name(name))}"), *(cell(value, percent_of=declared.percent) for value in values)]
+        )
+    note = f"<p class='soft'>{html(declared.note)}</p>" if declared.note else ""
+    return _rows(declared.columns, rows, frozenset(range(1, len(declared.columns)))) + note
 
 
 def _rounds(facts: Facts) -> str:
     if not facts.rounds:
-        return "<p class='soft'>There was none.</p>"
+        return "<p class='soft'>There were none.</p>"
     rows = [_round(one) for one in facts.rounds]
     for back in facts.rollbacks:
-        rows.append(["", f"▼ rolled back to {escape(back.version) or 'none'}", "", f"{back.at_events:,}", "", "", "",
-                     escape(back.reason)])  # fmt: skip
+        rows.append(["", f"▼ rolled back to {back.version or 'none'}", "", f"{back.at_events:,}", "", "", "",
+                     back.reason])  # fmt: skip
     heads = ["round", "verdict", "trigger", "at event", "tokens", "seconds", "loss", "reason and evidence"]
     return _rows(heads, rows, frozenset({3, 4, 5, 6}))
 
 
-def _round(one: Round) -> list[str]:
-    newest, lineage, said = one.newest, one.lineage, []
-    evidence = newest.evidence
-    if "wealth" in evidence:
-        difference = f", {evidence['mean_difference']:+.4f} reciprocal rank" if "mean_difference" in evidence else ""
-        said.append(f"wealth {evidence['wealth']:.1f} after {evidence['predictions']:,} predictions{difference}")
-    if worth := evidence.get("worth"):
-        said.append(", ".join(f"blend with {name} {score:.4f}" for name, score in sorted(worth.items())))
-    text = escape(newest.reason or NONE) + (f"<br><span class='soft'>{escape(', '.join(said))}</span>" if said else "")
+def _round(one: RoundOutcome) -> list[str]:
+    newest, texts = one.newest, []
+    evidence, lineage = _read(newest.evidence, _Evidence) or _Evidence(), _read(one.lineage, _Lineage) or _Lineage()
+    if evidence.wealth is not None:
+        mean = evidence.mean_difference
+        difference = "" if mean is None else f", {mean:+.4f} reciprocal rank"
+        if evidence.interval:
+            low, high = evidence.interval
+            difference += f" ({low:+.4f} to {high:+.4f}), {evidence.sessions:,} sessions"
+        texts.append(f"wealth {evidence.wealth:.1f} after {evidence.predictions:,} predictions{difference}")
+    if evidence.worth:
+        texts.append(", ".join(f"blend with {name} {score:.4f}" for name, score in sorted(evidence.worth.items())))
+    text = html(newest.reason or NONE) + (f"<br><span class='soft'>{html(', '.join(texts))}</span>" if texts else "")
     trained = (one.candidate or newest).at_events
     return [
-        escape(newest.version) or f"r{newest.round:04d}",
+        newest.version or f"r{newest.round:04d}",
         _VERDICTS[newest.kind],
-        escape(newest.trigger),
+        newest.trigger,
         f"{trained:,}",
-        f"{lineage['tokens']:,}" if "tokens" in lineage else NONE,
-        f"{lineage['seconds']:.1f}" if "seconds" in lineage else NONE,
-        f"{lineage['loss']:.3f}" if "loss" in lineage else NONE,
-        text,
+        NONE if lineage.tokens is None else f"{lineage.tokens:,}",
+        NONE if lineage.seconds is None else f"{lineage.seconds:.1f}",
+        NONE if lineage.loss is None else f"{lineage.loss:.3f}",
+        Html(text),
     ]
 
 
 def _drifts(facts: Facts) -> str:
     if not facts.changes:
-        return f"<p>{len(facts.raised)} alarms. What truly changed is not known here.</p>"
+        return f"<p>{len(facts.alarms)} alarms. The true changes are unknown.</p>"
     rows = []
     for change in facts.changes:
         delay = change.delay_events
         others = dict.fromkeys(alarm.detector.replace("_", " ") for alarm in change.alarms)
         shown = "missed" if delay is None else f"{delay:,}"
-        rows.append([escape(change.kind), f"{change.begin:,}", shown, escape(", ".join(others)) or NONE])
+        rows.append([change.kind, f"{change.begin:,}", shown, ", ".join(others) or NONE])
     return (
-        _rows(
-            ["what truly changed", "at event", "noticed after events", "by, first one first"], rows, frozenset({1, 2})
-        )
-        + f"<p class='soft'>False alarms: {_false(facts)}. An alarm is right if it comes from a change's begin to 5,000"
+        _rows(["true change", "at event", "detected after events", "by, in order"], rows, frozenset({1, 2}))
+        + f"<p class='soft'>False alarms: {_false(facts)}. An alarm is correct from a change's begin until 5,000"
         " events after the change is complete, but before the next one; every other alarm is false.</p>"
     )
 
 
 def _input(facts: Facts) -> str:
-    types = [[escape(name), f"{count:,}"] for name, count in facts.types.items()]
-    lacks = "".join(f"<p>The source lacks {escape(lack)}.</p>" for lack in facts.lacks)
+    types = [[name, f"{count:,}"] for name, count in facts.types.items()]
+    lacks = "".join(f"<p>The source lacks {html(lack)}.</p>" for lack in facts.lacks)
     if not facts.dead_letters:
-        letters = "<p class='soft'>No dead letters: every record could be used.</p>"
+        letters = "<p class='soft'>No dead letters: every record was valid.</p>"
     else:
-        rows = [[escape(reason), f"{count:,}"] for reason, count in facts.dead_letters.items()]
+        rows = [[reason, f"{count:,}"] for reason, count in facts.dead_letters.items()]
         letters = _rows(["dead letters, by reason", "records"], rows, frozenset({1}))
     return lacks + letters + _rows(["event (the first of each partition)", "records"], types, frozenset({1}))

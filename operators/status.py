@@ -1,44 +1,50 @@
-"""What `headrace status` shows: how far each shard is, what it knows, and what needs a person."""
+"""`headrace status`: the progress and the scores of each shard, and the alarms and failures that need a person."""
 
 from datetime import UTC, datetime
 from typing import Final
 
 from msgspec import Struct
-from rich.console import Console
 from rich.table import Table
 
-from headrace import journal
-from headrace.log import Log, Partition, told
-from headrace.topics import ALARMS, MODELS, SCORES, SHARDS, TOPICS, partitions_of
-from learners.announcement import Announcement, announced
-from operators.facts import Scored, reasons_of
-from operators.source import records_of
+from headrace.log.protocol import Log, Partition, Record, decode_json
+from headrace.shard import journal
+from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, partitions_of
+from learners.announcement import Announcement
+from learners.families import Placement
+from operators.deployment import Deployment
+from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores
+from operators.requests import Request, standing
+from operators.source import newest_records, topic_records
+from operators.tables import rich_table
+from operators.terminal import Terminal
 
 shown_max: Final = 5
-"""Newest alarms and rounds that are shown."""
+"""Number of the newest alarms and announcements that are shown."""
+inspected_scores_max: Final = 200
+"""Number of the newest records of `scores` that are searched for each family's newest."""
 
 
 class _Alarm(Struct):
-    """What alarms of drift and floods have in common."""
+    """The common fields of alarms of drift and floods."""
 
     detector: str
     events: int | None = None
     detail: str = ""
 
 
-def show(log: Log, console: Console, url: str) -> None:
-    """Print what the log holds.
+def show(log: Log, terminal: Terminal, deployment: Deployment) -> None:
+    """Print the content of a log.
 
     Raises:
         LogUnavailable: the log does not answer.
     """
-    console.print(f"log {url}", highlight=False)
-    console.print(_topics(log))
-    for shard in SHARDS:
-        _shard(log, console, shard)
-    _models(log, console)
-    _scores(log, console)
-    _trouble(log, console)
+    terminal.print(f"log {deployment.settings.log}")
+    terminal.print(_topics(log, deployment))
+    for placement in deployment.placements.values():
+        _shard(log, terminal, placement)
+    _models(log, terminal, deployment)
+    _scores(log, terminal, deployment)
+    _trouble(log, terminal)
 
 
 def _table(*columns: str, numeric: int) -> Table:
@@ -49,20 +55,25 @@ def _table(*columns: str, numeric: int) -> Table:
     return table
 
 
-def _topics(log: Log) -> Table:
+def _topics(log: Log, deployment: Deployment) -> Table:
     table = _table("topic", "partitions", "held", "ends", numeric=3)
+    written = [place for shard in deployment.shards for place in (shard.journal, shard.judgements)]
     for name in TOPICS:
-        ends = [log.end(place) for place in partitions_of(name)]
-        held = sum(ends) - sum(log.first(place) for place in partitions_of(name))
+        # Topics with a partition per possible shard: only the partitions of our shards, as a log may lack the others.
+        places = [place for place in written if place.topic == name] or partitions_of(name)
+        ends = [log.end(place) for place in places]
+        held = sum(ends) - sum(log.first(place) for place in places)
         table.add_row(name, str(len(ends)), f"{held:,}", " ".join(f"{end:,}" for end in ends))
     return table
 
 
-def _shard(log: Log, console: Console, shard: str) -> None:
-    last = log.last(journal.partition_of(shard))
+def _shard(log: Log, terminal: Terminal, placement: Placement) -> None:
+    shard = placement.shard
+    name = f"{shard.name} ({', '.join(kind.name for kind in placement.own_kinds)})"
+    last = log.last(shard.journal)
     if last is None:
-        gone = log.first(journal.partition_of(shard)) > 0
-        console.print(f"{shard}: {'all of its journal has expired' if gone else 'has never run on this log'}")
+        gone = log.first(shard.journal) > 0
+        terminal.print(f"{name}: {'all of its journal has expired' if gone else 'has never run on this log'}")
         return
     entry = journal.decode(last)
     snapshot = "no snapshot yet"
@@ -70,63 +81,79 @@ def _shard(log: Log, console: Console, shard: str) -> None:
         behind = entry.number + 1 - entry.snapshot.number
         snapshot = f"newest snapshot {entry.snapshot.blob[:20]}... covers all but {behind:,} of them"
     table = _table("partition", "position", "lag", numeric=2)
-    console.print(f"{shard}: {entry.number + 1:,} journal entries, the last one {_moment(last.time_ms)}; {snapshot}")
-    for place, position in sorted(log.committed(shard).items()):
-        table.add_row(journal.key_of(place), f"{position:,}", f"{max(0, log.end(place) - position):,}")
-    console.print(table)
+    terminal.print(f"{name}: {entry.number + 1:,} journal entries, the last one {_time_text(last.time_ms)}; {snapshot}")
+    for place, position in sorted(log.committed(shard.name).items()):
+        last = log.last(place)  # after it, the log may end in markers
+        lag = 0 if last is None else max(0, last.offset + 1 - position)
+        table.add_row(journal.key_of(place), f"{position:,}", f"{lag:,}")
+    terminal.print(table)
 
 
-def _models(log: Log, console: Console) -> None:
-    said = [found for record in records_of(log, MODELS) if (found := announced(record))]
-    champion: Announcement | None = None
-    for one in said:
-        if one.kind in ("promoted", "rolled_back"):
-            champion = one if one.blob else None
-    if champion:
-        console.print(
-            f"champion: {champion.version}, {champion.kind.replace('_', ' ')} at event {champion.at_events:,}"
-        )
+def _models(log: Log, terminal: Terminal, deployment: Deployment) -> None:
+    now = standing(topic_records(log, MODELS))
+    if now.champion:
+        terminal.print(f"champion: {now.champion.version}, {_step(now.champion)}")
     else:
-        console.print("champion: none yet; the blend goes without the deep model")
-    for one in [one for one in said if one.kind != "schedule"][-shown_max:]:
+        since = "" if now.former else " yet"
+        terminal.print(f"champion: none{since}; the blend works without the deep model")
+    if now.request:
+        terminal.print(_request(log, now.request, deployment))
+    for one in [one for one in now.announcements if one.kind != "schedule"][-shown_max:]:
         reason = f": {one.reason}" if one.reason else ""
-        text = f"  {one.version or '-'} {one.kind.replace('_', ' ')} at event {one.at_events:,}{reason}"
-        console.print(text, highlight=False, markup=False)
+        terminal.print(f"  {one.version or '-'} {_step(one)}{reason}")
 
 
-def _scores(log: Log, console: Console) -> None:
-    record = log.last(Partition(SCORES, 0))
-    if record is None:
-        console.print("scores: none yet; they come every thousand events")
+def _step(one: Announcement) -> str:
+    if one.kind == "requested":
+        return f"requested by {one.by or 'unknown'} ({one.action.replace('_', ' ')})"
+    return f"{one.kind.replace('_', ' ')} at event {one.at_events:,}"
+
+
+def _request(log: Log, request: Request, deployment: Deployment) -> str:
+    """Return the newest request, and which shards have obeyed it."""
+    one, place = request.announcement, Partition(MODELS, 0)
+    heard: dict[bool, list[str]] = {True: [], False: []}
+    for shard in deployment.shards:
+        if place in shard.sides:
+            heard[log.committed(shard.name).get(place, 0) > request.position].append(shard.name)
+    parts = [f"obeyed by {', '.join(heard[True])}"] if heard[True] else []
+    parts += [f"pending at {', '.join(heard[False])}"] if heard[False] else []
+    if request.overruled:
+        parts.append(f"since then {request.overruled.version or 'no model'} was {_step(request.overruled)}")
+    return f"newest request: {one.version or 'no model'}, {_time_text(one.time_ms)}: {'; '.join(parts)}"
+
+
+def _scores(log: Log, terminal: Terminal, deployment: Deployment) -> None:
+    """Print the newest scores of each family."""
+    types = {kind.name: kind.surface.scores for kind in deployment.kinds}
+    newest: dict[str, tuple[Record, FamilyScores]] = {}
+    for record in newest_records(log, SCORES, inspected_scores_max):
+        if scored := decode_scores(record, types):
+            newest[scored[0]] = record, scored[1]
+    if not newest:
+        terminal.print("scores: none yet; they are written every thousand events")
         return
-    scored = told(record.value, Scored)
-    if scored is None:
-        console.print("scores: somebody else wrote the newest record")
-        return
-    table = _table("learner", "judged", "recall@20", "MRR@20", numeric=3)
-    console.print(f"scores over the newest judgements, after {scored.events:,} events ({_moment(record.time_ms)}):")
-    for name, found in scored.ranking.items():
-        values = (found.window.get(score) for score in ("recall@20", "mrr@20"))
-        table.add_row(name, f"{found.judged:,}", *("-" if value is None else f"{value:.4f}" for value in values))
-    console.print(table)
-    if newest := scored.propensity.window:
-        auc = f"{newest['auc']:.3f}" if "auc" in newest else "none until both labels were seen"
-        console.print(f"propensity: AUC {auc}, calibration error {newest['calibration_error']:.4f}")
+    for kind in deployment.kinds:
+        if kind.name in newest:
+            record, one = newest[kind.name]
+            terminal.print(f"{kind.name}: {one.events:,} events scored ({_time_text(record.time_ms)})")
+            for declared in kind.surface.tables:
+                terminal.print(rich_table(declared, one.scores))
 
 
-def _trouble(log: Log, console: Console) -> None:
-    alarms = [(record, alarm) for record in records_of(log, ALARMS) if (alarm := told(record.value, _Alarm))]
-    console.print(f"alarms: {len(alarms):,}")
+def _trouble(log: Log, terminal: Terminal) -> None:
+    alarms = [(record, alarm) for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, _Alarm))]
+    terminal.print(f"alarms: {len(alarms):,}")
     for record, alarm in alarms[-shown_max:]:
         place = "" if alarm.events is None else f" after {alarm.events:,} events"
         detail = f": {alarm.detail}" if alarm.detail else ""
-        text = f"  {alarm.detector}{place} ({_moment(record.time_ms)}){detail}"
-        console.print(text, highlight=False, markup=False)
-    reasons = reasons_of(log)
-    console.print(f"dead letters: {sum(reasons.values()):,}")
+        text = f"  {alarm.detector}{place} ({_time_text(record.time_ms)}){detail}"
+        terminal.print(text)
+    reasons = dead_letters_by_reason(log)
+    terminal.print(f"dead letters: {sum(reasons.values()):,}")
     for reason, count in reasons.items():
-        console.print(f"  {count:,} {reason}", highlight=False)
+        terminal.print(f"  {count:,} {reason}")
 
 
-def _moment(time_ms: int) -> str:
+def _time_text(time_ms: int) -> str:
     return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,1 +1,1 @@
-"""What writes the log."""
+"""Producers: programs that write events to the log."""

@@ -1,8 +1,8 @@
 """DIGINETICA in weekly periods (`period_0.txt` …, lines `session item` in global order), as `view_item` events.
 
-There is no clock: period n is week n from `start_ms`, and the clicks of a period are spread evenly over its week, so
-that order is kept; each event says so (`made_up: ["time"]`). There are no purchases, and each session is a shopper of
-its own.
+The data has no timestamps. Period n becomes week n after `start_ms`, and the clicks of a period are spread evenly over
+its week, which keeps their order; each event is marked `made_up: ["time"]`. There are no purchases, and each session is
+a separate shopper.
 
 Source: Mi, Lin & Faltings (2020), ADER, RecSys 2020, from the CIKM Cup 2016 (DIGINETICA).
 """
@@ -14,31 +14,30 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar, final
 
-from headrace.clock import Clock
 from headrace.errors import Misconfigured
-from headrace.events import Data, Event, Item, at, encode
-from producers.file import FileReader, Source, damage_told
-from producers.publisher import Numbered
+from headrace.events import Data, Item
+from producers.file import FileReader, ReadOptions, Source, translated_damage
+from producers.sequence import NumberedRecord
 
 start_ms: Final = 1_451_606_400_000
-"""2016-01-01, the first day of the made-up clock."""
+"""2016-01-01, the start of the synthetic time."""
 week_ms: Final = 7 * 86_400_000
 period_bytes_max: Final = 200_000_000
-"""Largest period that is read (it is held in memory); the published ones have 1 MB."""
+"""Maximum size of a period, which is read into memory; the published ones have 1 MB."""
 period_max: Final = 9_999
-"""Highest number of a period; the made-up clock goes no further."""
+"""Maximum number of a period: the end of the synthetic time."""
 _NAME: Final = re.compile(r"(?:.*/)?period_(\d+)\.txt")
 
 
 @final
 class Diginetica(FileReader):
-    """Reads a folder of periods or a tar file (plain or gzipped) of them, one period at a time."""
+    """Reads periods from a folder or a tar file (plain or gzipped), one period at a time."""
 
     source = Source("diginetica", frozenset({"clock", "purchases"}))
-    looks_like = "a folder or a tar file of period_0.txt, period_1.txt, … with lines `session item`"
+    description = "a folder or a tar file of period_0.txt, period_1.txt, … with lines `session item`"
 
-    def __init__(self, path: Path, *, origin: str, strict: bool, clock: Clock) -> None:
-        super().__init__(path, origin=origin, strict=strict, clock=clock)
+    def __init__(self, path: Path, options: ReadOptions) -> None:
+        super().__init__(path, options)
         self._share = 0.0
 
     @classmethod
@@ -58,7 +57,7 @@ class Diginetica(FileReader):
         whole = hashlib.sha256()
         for number, file in _files(path):
             if not file.is_file():
-                continue  # told of, and left out, where periods are read
+                continue  # rejected where the periods are read
             whole.update(f"{number} {super().digest(file)}\n".encode())
         return whole.hexdigest()
 
@@ -67,7 +66,7 @@ class Diginetica(FileReader):
         if path.is_dir():
             return
         super().check(path)
-        with damage_told(path), tarfile.open(path) as archive:
+        with translated_damage(path), tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile() and (file := archive.extractfile(member)):
                     while file.read(1 << 20):
@@ -76,7 +75,7 @@ class Diginetica(FileReader):
     def share(self) -> float:
         return self._share
 
-    def records(self) -> Iterator[Numbered]:
+    def _records(self) -> Iterator[NumberedRecord]:
         number = 0
         for done, count, period, content in self._periods():
             lines = content.splitlines()
@@ -89,9 +88,10 @@ class Diginetica(FileReader):
                 time_ms = start_ms + period * week_ms + i * week_ms // len(lines)
                 shopper = f"session-{session}"
                 data = Data(items=[Item(item)], session_id=session, made_up=["time"])
-                event = Event(str(number), self._origin, "view_item", at(time_ms), data, "1.0", shopper)
-                record = Numbered(number, time_ms, shopper.encode(), encode(event))
-                if self._usable(record, f"period {period}, line {i + 1}"):
+                digest = self._digest.add(b"%d %s" % (period, line))
+                where = f"period {period}, line {i + 1}"
+                record = self._event(number, digest, "view_item", time_ms, shopper, data, where)
+                if record is not None:
                     yield record
                 number += 1
                 self._share = (done + i / len(lines)) / count
@@ -103,7 +103,7 @@ class Diginetica(FileReader):
                 if self._fits(period, path.name, path.stat().st_size if path.is_file() else None):
                     yield i, len(files), period, path.read_bytes()
             return
-        with damage_told(self._path), tarfile.open(self._path) as archive:
+        with translated_damage(self._path), tarfile.open(self._path) as archive:
             members = _in_order(archive, lambda member: member.name)
             for i, (period, member) in enumerate(members):
                 if self._fits(period, member.name, member.size if member.isfile() else None):
@@ -127,7 +127,7 @@ F = TypeVar("F")
 
 
 def _in_order(found: Iterable[F], name: Callable[[F], str]) -> list[tuple[int, F]]:
-    """Return the periods among what was found, by their number. Raises Misconfigured if a number is there twice."""
+    """Return the periods among `found`, sorted by number. Raises Misconfigured if a number occurs twice."""
     periods: dict[int, F] = {}
     for one in found:
         if match := _NAME.fullmatch(name(one)):

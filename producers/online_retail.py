@@ -1,118 +1,142 @@
-"""UCI Online Retail: invoice lines of a gift shop, as `purchase` and `refund` events.
+"""UCI Online Retail and Online Retail II: invoice lines of a gift shop, as `purchase` and `refund` events.
 
-Rules, all counted in `rejected`:
+Rules (in parentheses: the reason under which `rejected` counts the input):
 
-- An invoice is one `purchase`; one whose number starts with C is a cancellation and one `refund`; other letters are
-  bookkeeping ("adjustment") and left out.
+- An invoice becomes one `purchase`. An invoice whose number starts with C is a cancellation and becomes one `refund`.
+  Numbers with other letters are accounting entries and are rejected ("adjustment").
 - A product code starts with five digits or with DCGS. Everything else (POST, DOT, M, D, S, B, C2, PADS, CRUK, BANK
   CHARGES, AMAZONFEE, gift vouchers) is a charge, not a product ("not_a_product").
 - A quantity of 0 or below without a C, or above 0 with one, is a stock correction ("quantity"); so is a price of 0
   ("price").
-- An invoice of which nothing is left is no event ("invoice_empty").
-- An invoice of over `items_max` lines becomes several events with the same transaction_id.
-- A line without CustomerID belongs to a shopper `guest-INVOICE`.
-- The event's time is that of the invoice's first line, to the minute, taken as UTC. The file is in time order by day,
-  so the events of one day are put in order before they are numbered.
+- An invoice without any remaining line gives no event ("invoice_empty").
+- An invoice of more than `items_max` lines becomes several events with the same transaction_id.
+- A line without a CustomerID (empty, NA, nan, NULL, None) belongs to the shopper `guest-INVOICE`.
+- The event's time is that of the invoice's first line. Without an offset it is one of the reader's zone. The file is
+  ordered by day only, so the events of one day are sorted before they are numbered.
+- Copies differ in delimiter, encoding, quoting, order of the columns and how dates are written; `producers.table` and
+  `producers.times` say what is understood.
 
-Source: Chen, D. (2015), Online Retail, UCI Machine Learning Repository, doi 10.24432/C5BW33.
+Source: Chen, D. (2015), Online Retail, UCI Machine Learning Repository, doi 10.24432/C5BW33; Chen, D. (2019), Online
+Retail II, doi 10.24432/C5CG6D, which has the columns Invoice, StockCode, Description, Quantity, InvoiceDate, Price,
+Customer ID and Country.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
-from headrace.events import Data, Event, Item, encode, items_max
-from producers.file import FileReader, Source, first_line
-from producers.publisher import Numbered
+from headrace.events import Data, EventType, Item, items_max
+from producers.file import FileReader, Source, first_lines
+from producers.mapping import as_number, is_missing
+from producers.sequence import NumberedRecord
+from producers.table import find_columns, rows
+from producers.times import DateOrder, date_order, text_ms
 
 COLUMNS: Final = [
     "InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country",
 ]  # fmt: skip
+"""The columns of Online Retail."""
+WANTED: Final = {name: (name,) for name in COLUMNS if name != "Country"} | {
+    "InvoiceNo": ("InvoiceNo", "Invoice"),
+    "UnitPrice": ("UnitPrice", "Price"),
+}
+"""The columns that are read, and their names in either data set."""
 _PRODUCT: Final = re.compile(r"\d{5}|DCGS")
-Row = tuple[int, dict[str, str]]
 
 
-def _time(row: dict[str, str]) -> datetime:
-    return datetime.fromisoformat(row["InvoiceDate"]).replace(tzinfo=UTC)
+class _Line(NamedTuple):
+    """An invoice line; `content` is its text in the file."""
+
+    number: int
+    invoice: str
+    code: str
+    name: str
+    quantity: float
+    time_ms: int
+    price: float
+    customer: str
+    content: bytes
 
 
 @final
 class OnlineRetail(FileReader):
-    """Reads the CSV file, plain or gzipped, holding one day of it at a time."""
+    """Reads the plain or gzipped CSV file, keeping one day of it in memory at a time."""
 
     source = Source("online_retail", frozenset({"views"}))
-    looks_like = "a CSV file (plain or .gz) whose first line is " + ",".join(COLUMNS)
+    description = "a CSV file (plain or .gz) with the columns " + ", ".join(COLUMNS) + ", or those of Online Retail II"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        return first_line(path).decode("utf-8", "replace").split(",") == COLUMNS
+        return any(find_columns(line, WANTED)[0] for line in first_lines(path)[:2])
 
-    def records(self) -> Iterator[Numbered]:
+    def _seed(self) -> str:
+        return f"{super()._seed()} {self._options.zone} {self._options.date_order}"
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        return rows(self._lines(), WANTED, self._reject, where=str(self._path))
+
+    def _records(self) -> Iterator[NumberedRecord]:
+        place = list(WANTED).index("InvoiceDate")
+        order = self._options.date_order or date_order((row[place] for _, row in self._rows()), str(self._path))
+        self._begin()
         number = 0
-        with self._open() as file:
-            text = io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
-            for _, day in groupby(self._rows(text), lambda row: row[1]["InvoiceDate"][:10]):
-                invoices = [(_time(rows[0][1]), rows) for rows in self._invoices(day)]
-                for time, rows in sorted(invoices, key=lambda invoice: invoice[0]):
-                    for shopper, event in self._events(time, rows, number):
-                        record = Numbered(number, int(time.timestamp()) * 1000, shopper.encode(), encode(event))
-                        if self._usable(record, f"line {rows[0][0]}"):
-                            yield record
-                        number += 1
+        lines = (line for found, row in self._rows() if (line := self._line(found, row, order)) is not None)
+        for _, day in groupby(lines, lambda line: line.time_ms // 86_400_000):
+            invoices = [list(invoice) for _, invoice in groupby(day, lambda line: line.invoice)]
+            for invoice in sorted(invoices, key=lambda invoice: invoice[0].time_ms):
+                for record in self._events(invoice, number):
+                    number += 1
+                    if record is not None:
+                        yield record
 
-    def _rows(self, text: io.TextIOWrapper) -> Iterator[Row]:
-        rows = csv.DictReader(text)
+    def _line(self, number: int, row: list[str], order: DateOrder) -> _Line | None:
+        invoice, code, name, quantity, date, price, customer = (field.strip() for field in row)
+        content = "\x1f".join((invoice, code, name, quantity, date, price, customer)).encode()
         try:
-            for row in rows:
-                where = f"line {rows.line_num}"
-                try:
-                    if None in row or None in row.values():
-                        raise ValueError(f"wanted {len(COLUMNS)} columns")
-                    _time(row), int(row["Quantity"]), float(row["UnitPrice"])
-                except ValueError as error:
-                    self._reject("row", where, str(error))
-                else:
-                    yield rows.line_num, row
-        except csv.Error as error:
-            self._reject("row", f"line {rows.line_num}", f"{error}; the rest of the file was not read")
+            time_ms = text_ms(date, order, self._options.zone)
+            found = _Line(
+                number, invoice.removesuffix(".0"), code, name, as_number(quantity), time_ms, as_number(price),
+                "" if is_missing(customer) else customer.removesuffix(".0"), content,
+            )  # fmt: skip
+        except (ValueError, OverflowError) as error:
+            self._reject("row", f"line {number}", str(error))
+            return None
+        self._digest.begin(content)
+        return found
 
-    @staticmethod
-    def _invoices(day: Iterator[Row]) -> Iterator[list[Row]]:
-        for _, rows in groupby(day, lambda row: row[1]["InvoiceNo"]):
-            yield list(rows)
-
-    def _events(self, time: datetime, rows: list[Row], number: int) -> Iterator[tuple[str, Event]]:
-        line, first = rows[0]
-        invoice = first["InvoiceNo"].strip()
+    def _events(self, lines: list[_Line], number: int) -> Iterator[NumberedRecord | None]:
+        first = lines[0]
+        where, invoice = f"line {first.number}", first.invoice
+        content = b"\x1e".join(line.content for line in lines)
         refund = invoice.startswith("C")
         if not refund and not invoice.isdigit():
-            self._reject("adjustment", f"line {line}", f"invoice {invoice}")
+            self._reject("adjustment", where, f"invoice {invoice}")
             return
-        items = [item for row in rows if (item := self._item(row, refund)) is not None]
+        items = [item for line in lines if (item := self._item(line, refund)) is not None]
         if not items:
-            self._reject("invoice_empty", f"line {line}", f"invoice {invoice}")
-        shopper = first["CustomerID"].strip().removesuffix(".0") or f"guest-{invoice}"
+            self._reject("invoice_empty", where, f"invoice {invoice}")
+        type_: EventType = "refund" if refund else "purchase"
         for start in range(0, len(items), items_max):
             part = items[start : start + items_max]
             value = round(sum((item.price or 0.0) * item.quantity for item in part), 2)
             data = Data(items=part, currency="GBP", value=value, transaction_id=invoice)
-            id_ = str(number + start // items_max)
-            yield shopper, Event(id_, self._origin, "refund" if refund else "purchase", time, data, "1.0", shopper)
+            digest = self._digest.add_sorted(b"%d %s" % (start, content), first.time_ms)
+            yield self._event(
+                number + start // items_max, digest, type_, first.time_ms, first.customer or f"guest-{invoice}", data,
+                where,
+            )  # fmt: skip
 
-    def _item(self, row: Row, refund: bool) -> Item | None:
-        line, fields = row
-        code, quantity, price = fields["StockCode"].strip(), int(fields["Quantity"]), float(fields["UnitPrice"])
-        if not _PRODUCT.match(code):
-            self._reject("not_a_product", f"line {line}", f"code {code}")
-        elif (quantity >= 0) == refund or quantity == 0:
-            self._reject("quantity", f"line {line}", f"quantity {quantity} on invoice {fields['InvoiceNo']}")
-        elif not 0 < price < 1e9:
-            self._reject("price", f"line {line}", f"price {price}")
+    def _item(self, line: _Line, refund: bool) -> Item | None:
+        where = f"line {line.number}"
+        if not _PRODUCT.match(line.code):
+            self._reject("not_a_product", where, f"code {line.code}")
+        elif (line.quantity >= 0) == refund or line.quantity == 0 or line.quantity != int(line.quantity):
+            self._reject("quantity", where, f"quantity {line.quantity:g} on invoice {line.invoice}")
+        elif not 0 < line.price < 1e9:
+            self._reject("price", where, f"price {line.price}")
         else:
-            return Item(code, fields["Description"].strip()[:500], price=price, quantity=min(abs(quantity), 10_000_000))
+            quantity = min(int(abs(line.quantity)), 10_000_000)
+            return Item(line.code, line.name[:500], price=line.price, quantity=quantity)
         return None

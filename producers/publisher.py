@@ -1,153 +1,78 @@
-"""The publisher: appends a numbered sequence of records to the log, paced, resumable, nothing twice.
+"""The publisher: appends a numbered sequence of records to the log, with pacing, resumable, each record once.
 
-A producer's records are a sequence that its *origin* (kind, name and digest of the input) determines. Each record
-carries its origin and number, and one appender writes a partition in order; so what an earlier run left in a partition
-is a prefix of that partition's part of the sequence, and its last number there tells where to go on. No side file is
-kept that could disagree with the log.
+What of an input is published is in the log, in the same commits as its records (`producers.published`). So a restart
+continues, and so does a run of a file that has been renamed or has grown; no state is kept outside the log.
+
+The commits are those of a writer whose id depends on how the input begins. A second run of the same input, or of a copy
+with more or fewer lines, therefore fences the first, also one that is suspended: what the first has not committed by
+then, it never commits.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
-from msgspec import Struct
+from headrace.errors import Fenced, Misconfigured
+from headrace.log.protocol import Log, Outgoing
+from headrace.topics import EVENTS, PUBLISHED, PUBLISHER_PREFIX, partitions_of
+from producers.published import Commits, find_published
+from producers.sequence import NumberedRecord
 
-from headrace.errors import LogUnavailable, Misconfigured
-from headrace.log import Log, Outgoing, Partition, told
-from headrace.topics import EVENTS, partitions_of, place_of
-
-look_back_max: Final = 5_000
-"""Records read at once while looking back for what an earlier run published."""
 pace_slack_s: Final = 0.02
-"""Sleeps shorter than this are saved up: a record may be this much early."""
+"""Shorter sleeps are skipped, so a record may be early by up to this time."""
 progress_every: Final = 500
 """Records between two reports of progress."""
+transaction_timeout_s: Final = 5.0
+"""Time after which an unfinished commit is aborted: an open one hides others' events, and usually takes 0.05 s."""
 gate_poll_s: Final = 0.05
-"""How often a closed gate is asked again."""
+"""Pause between two calls of a closed gate."""
 wait_s_max: Final = 1e9
-"""Longest sleep before a record: decades; clocks of operating systems count no further than centuries."""
-look_back_timeout_s: Final = 30.0
-"""How long the log may take to give records that it says it holds."""
-
-
-class Numbered(NamedTuple):
-    """One record of a producer's sequence: its number from 0, event time, key, value and topic.
-
-    Numbers grow within a topic but need not be consecutive.
-    """
-
-    number: int
-    time_ms: int
-    key: bytes
-    value: bytes
-    topic: str = EVENTS
+"""Maximum sleep before a record (decades); operating systems reject sleeps of centuries."""
 
 
 class Progress(NamedTuple):
-    """What a producer tells while it runs.
+    """The progress of a producer.
 
-    `share` (0 to 1) is None where the total is unknown; `note` says why it waits, if it does.
+    `share` (0 to 1) is None if the total is unknown; `note` states why the producer waits, and is empty otherwise.
     """
 
     published: int
-    already: int
+    already_published: int
     share: float | None
     note: str = ""
 
 
-class Published(NamedTuple):
-    """What a run did: records published now and found from earlier runs, and input that was not used, by reason.
+class PublishResult(NamedTuple):
+    """The result of a run: records that it published, records of earlier runs, and rejected input by reason.
 
-    `published` and `already` count records of `events`; `examples` holds the first few rejections with their line.
+    `published` and `already_published` count records of `topic`; the times are those of the first and the last record
+    that this run published. `examples` has the first rejections with their lines, `left_out` counts what is valid but
+    no input of learners.
     """
 
     published: int
-    already: int
+    already_published: int
     last_time_ms: int | None = None
     rejected: Mapping[str, int] = {}
     examples: Sequence[str] = ()
+    left_out: Mapping[str, int] = {}
+    first_time_ms: int | None = None
+    origin: str = ""
+    topic: str = EVENTS
 
 
-Gate = Callable[[int], str | None]
-"""Asked with the number of `events` records so far; None lets the next one pass, a text says what is waited for."""
-Report = Callable[[Progress], None]
+PublishGate = Callable[[int], str | None]
+"""Called with the number of `events` records so far; returns None to publish the next one, or a reason to wait."""
+ProgressCallback = Callable[[Progress], None]
 
 
-def silent(progress: Progress) -> None:
-    """Report to nobody."""
-
-
-class _Origin(Struct):
-    source: str
-    id: str
-    headraceload: str = ""
-
-
-def published_number(value: bytes | None, family: str) -> tuple[str, int] | None:
-    """Return the origin and number of a record that a producer of this family wrote, else None.
-
-    A family is an origin less its digest. Loaded native events carry `ORIGIN#NUMBER` in the extension attribute
-    `headraceload`, all others have the origin as `source` and an id that ends in `-NUMBER`.
-
-    >>> published_number(b'{"source":"load:a:b:0f","id":"0f-12"}', "load:a:b")
-    ('load:a:b:0f', 12)
-    >>> published_number(b'{"source":"me","id":"x"}', "load:a:b") is None
-    True
-    """
-    if value is None or family.encode() not in value:
-        return None
-    found = told(value, _Origin)
-    if found is None:
-        return None  # somebody else's record; the online consumer judges it
-    origin, _, number = found.headraceload.rpartition("#") if found.headraceload else (found.source, "", found.id)
-    digits = number.rpartition("-")[2]
-    if origin.rpartition(":")[0] != family or not (digits.isascii() and digits.isdigit()):
-        return None
-    return origin, int(digits)
-
-
-def last_published(log: Log, origin: str, topics: Iterable[str]) -> dict[Partition, int]:
-    """Return the last number of this origin in each partition that holds any, looking back from the end.
-
-    Where nothing is found this reads the whole partition: "never twice" is worth those seconds.
-
-    Raises:
-        Misconfigured: the log holds records of the same kind and name but of another content.
-    """
-    family = origin.rpartition(":")[0]
-    found: dict[Partition, int] = {}
-    for place in (place for topic in topics for place in partitions_of(topic)):
-        first, last = log.first(place), log.last(place)
-        if last is None:
-            continue
-        end = last.offset + 1  # what lies behind, up to the log's end, are markers
-        reader = log.reader({place: first})
-        try:
-            while first < end and place not in found:
-                start = max(first, end - look_back_max)
-                reader.seek(place, start)
-                while (position := reader.position(place)) < end:
-                    batches = reader.read(end - position, look_back_timeout_s)
-                    if not batches:
-                        where = f"{place.topic}/{place.number}"
-                        raise LogUnavailable(f"{where}: no records from {position} on, though some come before {end}")
-                    for record in (record for _, records in batches for record in records if record.offset < end):
-                        match = published_number(record.value, family)
-                        if match and match[0] != origin:
-                            raise Misconfigured(
-                                f"{place.topic} holds records of {match[0]}, this is {origin}: the same name with other"
-                                " content. Rename the input if its events are new ones, or publish to a fresh log"
-                            )
-                        if match:
-                            found[place] = match[1]
-                end = start
-        finally:
-            reader.close()
-    return found
+def ignore_progress(progress: Progress) -> None:
+    """Do nothing."""
 
 
 class Pace:
-    """Holds records back so that event time passes `speed` times as fast as the clock.
+    """Delays records so that event time passes `speed` times as fast as the clock.
 
     >>> pace = Pace(2.0, clock=lambda: 0.0)
     >>> pace.wait_s(10_000), pace.wait_s(14_000)
@@ -161,11 +86,11 @@ class Pace:
         self._zero: tuple[int, float] | None = None
 
     def restart(self) -> None:
-        """Count from the next record on: time spent waiting for something else is not caught up in a burst."""
+        """Restart the pace at the next record, so that other waiting time is not followed by a burst."""
         self._zero = None
 
     def wait_s(self, time_ms: int) -> float:
-        """Return how long to wait before a record of this event time is due; 0 if it is."""
+        """Return how long to wait until a record of this event time is due."""
         if self._zero is None:
             self._zero = time_ms, self._clock()
         return max(0.0, (time_ms - self._zero[0]) / 1000 / self._speed - (self._clock() - self._zero[1]))
@@ -173,81 +98,114 @@ class Pace:
 
 def publish(
     log: Log,
-    records: Iterable[Numbered],
+    records: Callable[[], Iterable[NumberedRecord]],
     *,
     origin: str,
-    topics: Iterable[str] = (EVENTS,),
+    topics: Sequence[str] = (EVENTS,),
     speed: float | None = None,
     time_from_ms: int | None = None,
     time_to_ms: int | None = None,
     limit: int | None = None,
-    gate: Gate | None = None,
+    gate: PublishGate | None = None,
     share: Callable[[], float | None] = lambda: None,
-    progress: Report = silent,
+    progress: ProgressCallback = ignore_progress,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Published:
-    """Append the records that the log does not hold yet, and return once all are acknowledged.
+) -> PublishResult:
+    """Append the records that the log does not hold yet, and return once all are committed.
 
-    A load only goes forward: in each partition, what lies before the last record published under the same origin counts
-    as published, whatever range an earlier run was given.
+    A record that an earlier run published is not published again; one that it skipped, as its range did not include it,
+    is published by the next run whose range does.
 
     Args:
-        speed: how many times as fast as event time; None for as fast as the log takes them.
-        time_from_ms, time_to_ms: event times to publish, from inclusive, to exclusive.
-        limit: publish the first so many records of `events` in that range; what is already there counts.
-        gate: asked before each record of `events`; while it gives a text, the publisher flushes and waits.
-        share: how much of the input has been read, where the source knows.
+        records: returns the sequence, from its beginning at each call; it is called twice at most.
+        origin: names the input in messages and in `published`: kind, name and digest.
+        topics: those of the records; the records of the first one are counted.
+        speed: event time per clock time; None for as fast as the log accepts the records.
+        time_from_ms, time_to_ms: the range of event times to publish, end exclusive.
+        limit: maximum number of counted records in that range, including those already published.
+        gate: called before each counted record; while it returns a text, the publisher commits and waits.
+        share: returns the share of the input that has been read, or None if it is unknown.
 
     Raises:
-        Misconfigured: an option, or other content under the same name (see `last_published`).
+        Misconfigured: an option is invalid, or release 0.3.0 has published other content under the same name (see
+            `last_published`).
+        Fenced: another run publishes the same input, or this one was suspended during a commit.
         LogUnavailable: the log did not acknowledge in time.
     """
     pace = None if speed is None else Pace(speed, clock)
     if limit is not None and limit < 0:
         raise Misconfigured(f"limit {limit}: wanted 0 or more")
-    done = last_published(log, origin, topics)
-    published = already = 0
-    last_time_ms: int | None = None
+    sequence = iter(records())
+    first = next(sequence, None)
+    if first is None:
+        progress(Progress(0, 0, 1.0))
+        return PublishResult(0, 0, origin=origin)
+    beginning = first.digest[:16]
+    places = [place for topic in (*topics, PUBLISHED) for place in partitions_of(topic)]
+    published = already_published = 0
+    first_time_ms = last_time_ms = None
 
     def report(note: str = "") -> None:
-        reached = (published + already) / limit if limit else share()
-        progress(Progress(published, already, reached, note))
+        reached = (published + already_published) / limit if limit else share()
+        progress(Progress(published, already_published, reached, note))
 
-    appender = log.appender()
     try:
-        for record in records:
-            counts = record.topic == EVENTS
-            if (time_from_ms is not None and record.time_ms < time_from_ms) or (
-                time_to_ms is not None and record.time_ms >= time_to_ms
-            ):
-                continue
-            if limit is not None and counts and published + already >= limit:
-                break
-            outgoing = Outgoing(record.topic, record.key, record.value)
-            if record.number <= done.get(place_of(outgoing), -1):
-                already += counts
-                if counts and already % progress_every == 0:
+        writer = log.writer(PUBLISHER_PREFIX + beginning, places, timeout_s=transaction_timeout_s)
+        try:
+            sequence = chain([first], sequence)
+            done = find_published(log, sequence, origin, beginning, topics)
+            if done.numbers:
+                sequence = iter(records())
+            commits = Commits(writer, origin, beginning, clock)
+            commits.held = bool(done.until)  # until all that release 0.3.0 published is noted
+            for record in sequence:
+                earlier = commits.held
+                commits.held = earlier and record.digest != done.until
+                counts = record.topic == topics[0]
+                outgoing = Outgoing(record.topic, record.key, record.value)
+                known = done.has(record)
+                if earlier and done.had(record, outgoing):
+                    commits.note(record.digest)
+                    known = True
+                if (time_from_ms is not None and record.time_ms < time_from_ms) or (
+                    time_to_ms is not None and record.time_ms >= time_to_ms
+                ):
+                    continue
+                if limit is not None and counts and published + already_published >= limit:
+                    if earlier:
+                        continue
+                    break
+                if known:
+                    already_published += counts
+                    if counts and already_published % progress_every == 0:
+                        report()
+                    continue
+                while gate is not None and counts and (note := gate(published + already_published)) is not None:
+                    commits.settle()
+                    report(note)
+                    sleep(gate_poll_s)
+                    if pace is not None:
+                        pace.restart()
+                if pace is not None and (wait_s := pace.wait_s(record.time_ms)) > pace_slack_s:
+                    commits.settle(wait_s)
                     report()
-                continue
-            while gate is not None and counts and (note := gate(published + already)) is not None:
-                appender.flush()
-                report(note)
-                sleep(gate_poll_s)
-                if pace is not None:
-                    pace.restart()
-            if pace is not None and (wait_s := pace.wait_s(record.time_ms)) > pace_slack_s:
-                appender.flush()
-                report()
-                sleep(min(wait_s, wait_s_max))
-            appender.append(outgoing)
-            if counts:
-                published += 1
-                last_time_ms = record.time_ms
-                if published % progress_every == 0:
-                    report()
-        appender.flush()
-    finally:
-        appender.close()
-    progress(Progress(published, already, 1.0))
-    return Published(published, already, last_time_ms)
+                    sleep(min(wait_s, wait_s_max))
+                commits.add(outgoing, record.digest)
+                if counts:
+                    published += 1
+                    last_time_ms = record.time_ms
+                    first_time_ms = record.time_ms if first_time_ms is None else first_time_ms
+                    if published % progress_every == 0:
+                        report()
+            commits.finish()
+        finally:
+            writer.close()
+    except Fenced as error:
+        raise Fenced(
+            f"{origin}: another run publishes this input and goes on where this one stopped; nothing is lost ({error})"
+        ) from error
+    progress(Progress(published, already_published, 1.0))
+    return PublishResult(
+        published, already_published, last_time_ms, first_time_ms=first_time_ms, origin=origin, topic=topics[0]
+    )

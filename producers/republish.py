@@ -1,14 +1,14 @@
-"""Republishing: copies a range of a topic into `events-replay`, byte for byte."""
+"""Copies a range of a topic into `events-replay`, byte for byte."""
 
 from headrace.errors import LogUnavailable, Misconfigured
-from headrace.log import Log, Outgoing, Partition
+from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.topics import EVENTS_REPLAY, TOPICS
-from producers.publisher import Progress, Report, silent
+from producers.publisher import Progress, ProgressCallback, ignore_progress
 
 batch_max = 1_000
-"""Records read, and between two reports of progress."""
+"""Maximum records per read, and between two reports of progress."""
 read_timeout_s = 30.0
-"""How long the log may take to give records that it says it holds."""
+"""How long the log may take to return records that it holds."""
 
 
 def republish(
@@ -21,21 +21,21 @@ def republish(
     to_position: int | None = None,
     from_time_ms: int | None = None,
     to_time_ms: int | None = None,
-    progress: Report = silent,
+    progress: ProgressCallback = ignore_progress,
 ) -> int:
-    """Copy records, keys and values unchanged, and return how many; what is appended meanwhile is not copied.
+    """Copy records with unchanged keys and values, and return their number; records appended meanwhile are not copied.
 
-    A record keeps its partition where both topics have as many, else its key chooses. One with neither key nor value,
-    which a foreign client may have written, says nothing and is left out. Every run copies anew; consumers drop events
-    whose source and id they have seen, within their bound.
+    A record keeps its partition if both topics have the same number of partitions; otherwise its key selects one.
+    Records without key and value, which other clients may have written, are skipped. Each run copies everything again;
+    consumers drop events whose source and id they still remember.
 
     Args:
-        partition: copy this one; None for all.
-        from_position, to_position: the range, end exclusive; positions belong to one partition, so it must be given.
+        partition: the only partition to copy; None for all.
+        from_position, to_position: the range, end exclusive; requires `partition`, as positions belong to one.
         from_time_ms, to_time_ms: the range by append time, end exclusive.
 
     Raises:
-        Misconfigured: the topics or the range cannot be used.
+        Misconfigured: the topics or the range are invalid.
         PositionLost: a position lies outside what the log holds.
         LogUnavailable: the log did not answer or acknowledge in time.
     """
@@ -43,14 +43,18 @@ def republish(
         if name not in TOPICS:
             raise Misconfigured(f"topic {name!r}: wanted one of {', '.join(TOPICS)}")
     if topic == to:
-        raise Misconfigured(f"republish of {topic} into itself would never end; wanted another topic")
-    if to != EVENTS_REPLAY:  # on the others processes act, and what a producer left in `events` tells it where to go on
-        raise Misconfigured(f"{to} belongs to its own writers; wanted {EVENTS_REPLAY} to copy into")
+        raise Misconfigured(
+            f"republish of {topic}: wanted another topic to copy into, found the same, which would never end"
+        )
+    if to != EVENTS_REPLAY:  # processes act on the others, and producers resume from their records in `events`
+        raise Misconfigured(
+            f"republish into {to}: wanted {EVENTS_REPLAY}, as other topics are reserved for their own writers"
+        )
     if partition is not None and not 0 <= partition < TOPICS[topic].partitions:
-        raise Misconfigured(f"partition {partition}: {topic} has 0 to {TOPICS[topic].partitions - 1}")
+        raise Misconfigured(f"partition {partition} of {topic}: wanted 0 to {TOPICS[topic].partitions - 1}")
     by_position, by_time = (from_position, to_position) != (None, None), (from_time_ms, to_time_ms) != (None, None)
     if by_position and (by_time or partition is None):
-        raise Misconfigured("a range of positions wants a partition, and no times beside it")
+        raise Misconfigured("range of positions: wanted a partition and no range of times")
     if min(from_position or 0, to_position or 0) < 0:
         raise Misconfigured(f"positions {from_position} to {to_position}: wanted 0 or more")
 
@@ -72,14 +76,14 @@ def republish(
     return _copy(log, ranges, to, progress) if ranges else 0
 
 
-def _copy(log: Log, ranges: dict[Partition, tuple[int, int]], to: str, progress: Report) -> int:
+def _copy(log: Log, ranges: dict[Partition, tuple[int, int]], to: str, progress: ProgressCallback) -> int:
     copied, total = 0, sum(end - start for start, end in ranges.values())
     reader, appender = log.reader({place: start for place, (start, _) in ranges.items()}), log.appender()
     try:
         while left := [place for place, (_, end) in ranges.items() if reader.position(place) < end]:
             batches = reader.read(batch_max, read_timeout_s, only=left)
             if not batches:
-                raise LogUnavailable(f"no records for {read_timeout_s:.0f} s from {', '.join(map(str, left))}")
+                raise LogUnavailable(f"no records within {read_timeout_s:.0f} s from {', '.join(map(str, left))}")
             for place, records in batches:
                 same = TOPICS[place.topic].partitions == TOPICS[to].partitions
                 for record in records:

@@ -1,6 +1,6 @@
-"""What determines a simulated stream: the size of the shop, and when it drifts and how."""
+"""The settings of a simulated stream: the size of the shop, and its scheduled drifts."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,9 +13,9 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One scheduled change. `at` and `until` are shares of the run's time.
 
-    abrupt: at once, `strength` (a share) of all themes and successors is redrawn. gradual: the same, with a visit's
-    chance to be of the new kind rising from 0 at `at` to 1 at `until`. recurring: the shop's first structure comes back
-    from `at` to `until`. price: prices of half of the categories are multiplied by `strength`.
+    abrupt: a share `strength` of all themes and successors is redrawn at once. gradual: the same, but the probability
+    that a visit uses the new structure rises from 0 at `at` to 1 at `until`. recurring: the first structure is used
+    again from `at` to `until`. price: the prices of half of the categories are multiplied by `strength`.
     """
 
     kind: Literal["abrupt", "gradual", "recurring", "price"]
@@ -32,12 +32,13 @@ DRIFTS: Final = (
 )
 
 
-class ShopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What determines a simulated stream, to the byte.
+class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings that determine every byte of a simulated stream.
 
     `events` counts records of `events`; the first is near `start_ms` (2025-01-06, a Monday), the last near `end_ms`.
-    `new_items` arrive evenly over the run, as a share of `items`; `bots` is a share of visits, `sampled` of views for
-    which the truth is told.
+    `new_items` is a share of `items` that is added evenly over the run. `bots` is a share of visits; `sampled` is the
+    share of views for which the ground truth is published. `outages` is the share of items that go out of stock once,
+    for a tenth of the run; their pages are viewed on.
     """
 
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 1
@@ -50,33 +51,41 @@ class ShopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bots: Share = 0.003
     sampled: Share = 0.02
     drifts: tuple[Drift, ...] = DRIFTS
+    outages: Share = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON values, without outages if there are none: release 0.3.0 knew none."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        if not self.outages:
+            del found["outages"]
+        return found
 
     @property
     def end_ms(self) -> int:
-        """Return when the scheduled time ends; the stream itself ends with its last event, near it."""
+        """Return the end of the scheduled time; the last event of the stream is near it."""
         return self.start_ms + round(self.days * 86_400_000)
 
     def time_ms(self, share: float) -> int:
-        """Return the event time at a share of the run."""
+        """Return the event time at this share of the run."""
         return self.start_ms + round(share * (self.end_ms - self.start_ms))
 
 
-def checked(settings: ShopSettings) -> ShopSettings:
-    """Return the settings if every value can be used. Raises Misconfigured otherwise.
+def validated(settings: SimulationSettings) -> SimulationSettings:
+    """Return the settings if they are valid. Raises Misconfigured otherwise.
 
-    >>> checked(ShopSettings(seed=7)).seed
+    >>> validated(SimulationSettings(seed=7)).seed
     7
     """
     try:
-        settings = msgspec.convert(msgspec.to_builtins(settings), ShopSettings)
+        settings = msgspec.convert(msgspec.to_builtins(settings), SimulationSettings)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"simulate: {error}") from error
     ends = [0.0]
     for drift in settings.drifts:
         if drift.until < drift.at or drift.at < ends[-1]:
             span = f"{drift.at} to {drift.until}"
-            raise Misconfigured(f"simulate: wanted drifts in order, without overlap; found one from {span}")
+            raise Misconfigured(f"simulate: wanted drifts in order and without overlap, found one from {span}")
         if drift.kind in ("abrupt", "gradual") and drift.strength > 1:
-            raise Misconfigured(f"simulate: an {drift.kind} drift's strength is a share, found {drift.strength}")
+            raise Misconfigured(f"simulate: strength of drift {drift.kind}: wanted a share, found {drift.strength}")
         ends.append(drift.until)
     return settings

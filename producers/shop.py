@@ -1,10 +1,10 @@
-"""The simulated shop: its catalogue, what leads to what, its shoppers, and the true chance of every next item.
+"""The simulated shop: its catalogue, transitions and shoppers, and the true probability of each next item.
 
-Four things make a next item predictable, each for another kind of model: popularity has a long tail; items have
-favourite successors (seen by first-order transitions); a visit has a hidden *theme*, a set of items across categories
-(seen by looking at the whole visit); and a shopper keeps themes, brands and price tiers over visits (seen only by a
-long memory). `Shop.following_chances` gives the exact distribution, so a learner can be scored against the best
-possible.
+Four patterns make the next item predictable, each for a different kind of model. Popularity has a long tail. Items have
+frequent successors (learned by first-order transitions). A visit has a hidden *theme*, a set of items across categories
+(learned from the whole visit). A shopper's themes, brands and price tiers persist over visits (learned only with a long
+memory). `SimulatedShop.next_chances` returns the exact distribution, so that a learner can be compared with the best
+possible score.
 """
 
 from bisect import bisect
@@ -16,155 +16,157 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.scenario import ShopSettings
+from producers.scenario import SimulationSettings
 
 categories: Final = 24
 brands: Final = 40
 tiers: Final = 5
 theme_size: Final = 24
-"""Items of a theme at the start; new ones come on top."""
+"""Items of a theme at the start; new items are added to it."""
 successors: Final = 8
-remembered: Final = 12
-"""Views that a shopper may come back to."""
-tries: Final = 3
-"""Draws until one suits the shopper; the last is taken as it is."""
+memory_views_max: Final = 12
+"""The last views of a shopper, to which the shopper may return."""
+draws_max: Final = 3
+"""Maximum number of draws for an item that suits the shopper; the last one is used even if it does not."""
 
 FROM_SUCCESSORS, FROM_THEME, FROM_TASTE, FROM_POPULAR, FROM_MEMORY = range(5)
 MIXTURE: Final = (0.14, 0.68, 0.06, 0.06, 0.06)
-"""How often the next view comes from the item's successors, the visit's theme, another of the shopper's themes, what is
-popular, and what the shopper viewed before."""
+"""Probabilities that the next view comes from the item's successors, the visit's theme, one of the shopper's themes,
+the popular items, and the shopper's last views."""
 MIXTURE_CUMULATIVE: Final = tuple(accumulate(MIXTURE))
 FAVOURITES: Final = (0.52, 0.24, 0.14, 0.10)
-"""How a shopper's visits divide among favourite themes."""
+"""Shares of a shopper's visits by favourite theme."""
 complement_share: Final = 0.5
-"""How often the view after an add_to_cart is a complement of that item."""
+"""Probability that the view after an add_to_cart is a complement of that item."""
 
 
-class Choice:
-    """A weighted choice among items that can grow."""
+class WeightedChoice:
+    """A weighted choice among items, to which items can be added."""
 
     __slots__ = ("cumulative", "items")
 
     def __init__(self, items: Sequence[int], weights: Sequence[float]) -> None:
         self.items, self.cumulative = list(items), list(accumulate(weights))
 
-    def copy(self) -> "Choice":
-        """Return a choice that grows apart from this one."""
-        out = Choice((), ())
-        out.items, out.cumulative = self.items.copy(), self.cumulative.copy()
-        return out
+    def copy(self) -> "WeightedChoice":
+        """Return an independent copy."""
+        result = WeightedChoice((), ())
+        result.items, result.cumulative = self.items.copy(), self.cumulative.copy()
+        return result
 
     def draw(self, uniform: float) -> int:
-        """Return the item at a point between 0 and 1."""
+        """Return the item for a uniform random number from 0 to 1."""
         return self.items[bisect(self.cumulative, uniform * self.cumulative[-1], 0, len(self.items) - 1)]
 
     def add(self, item: int, share: float) -> None:
-        """Add an item that then has this share of all draws, or nothing if it is there."""
+        """Add an item with this share of all draws, unless it is present."""
         if item not in self.items:
             total = self.cumulative[-1]
             self.items.append(item)
             self.cumulative.append(total + total * share / (1 - share))
 
     def chances(self) -> NDArray[np.float64]:
-        """Return the chance of each of `items`, in their order."""
+        """Return the probability of each of `items`, in their order."""
         return np.diff(self.cumulative, prepend=0.0) / self.cumulative[-1]
 
 
 class Structure(NamedTuple):
-    """What leads to what, until a drift redraws it: the items of each theme, and each item's successors."""
+    """The transitions between two drifts: the items of each theme, and the successors of each item."""
 
-    themes: list[Choice]
-    successors: list[Choice]
+    themes: list[WeightedChoice]
+    successors: list[WeightedChoice]
 
 
 class Shopper:
-    """A shopper's lasting taste, and the last views."""
+    """A shopper's lasting preferences, and the last views."""
 
-    __slots__ = ("brand_liking", "favourites", "id", "memory", "tier_liking", "urge", "visits")
+    __slots__ = ("brand_liking", "cart_tendency", "favourites", "id", "memory", "tier_liking", "visits")
 
-    def __init__(self, id_: str, themes: list[int], brand_liking: list[float], tier_liking: list[float], urge: float):
-        self.id, self.urge, self.visits = id_, urge, 0
-        self.favourites = Choice(themes, FAVOURITES)
+    def __init__(
+        self, id_: str, themes: list[int], brand_liking: list[float], tier_liking: list[float], cart_tendency: float
+    ):
+        self.id, self.cart_tendency, self.visits = id_, cart_tendency, 0
+        self.favourites = WeightedChoice(themes, FAVOURITES)
         self.brand_liking, self.tier_liking = brand_liking, tier_liking
-        self.memory: deque[int] = deque(maxlen=remembered)
+        self.memory: deque[int] = deque(maxlen=memory_views_max)
 
 
-class Shop:
-    """The catalogue and its structures. All that is random comes from the generator that is given."""
+class SimulatedShop:
+    """The catalogue and its structures. All randomness comes from the given generator."""
 
-    def __init__(self, settings: ShopSettings, rng: np.random.Generator) -> None:
+    def __init__(self, settings: SimulationSettings, rng: np.random.Generator) -> None:
         self._rng = rng
         self.themes = max(8, round(settings.items * 0.05))
-        self.typical = np.exp(rng.normal(3.0, 0.7, categories)).tolist()
+        self.typical_price = np.exp(rng.normal(3.0, 0.7, categories)).tolist()
         self.category: list[int] = []
         self.brand: list[int] = []
         self.tier: list[int] = []
         self.price: list[float] = []
         self._weight = ((rng.permutation(settings.items) + 8.0) ** -0.8).tolist()
-        self._of: list[list[int]] = [[] for _ in range(categories)]
-        self._brand_of = rng.integers(0, brands, (categories, 8))
+        self._items_by_category: list[list[int]] = [[] for _ in range(categories)]
+        self._brands_by_category = rng.integers(0, brands, (categories, 8))
         for _ in range(settings.items):
-            self._stock()
-        self.popular = Choice(range(settings.items), self._weight)
-        self._homes = rng.integers(0, categories, (self.themes, 3))
+            self._add_item()
+        self.popular = WeightedChoice(range(settings.items), self._weight)
+        self._theme_categories = rng.integers(0, categories, (self.themes, 3))
         themes = [self._theme(t) for t in range(self.themes)]
         self.complements = [self._complement(i) for i in range(settings.items)]
         self.structures = [Structure(themes, self._successors(themes))]
         for drift in settings.drifts:
             if drift.kind in ("abrupt", "gradual"):
-                self.structures.append(self._redrawn(self.structures[-1], drift.strength))
-        self._theme_popularity = Choice(range(self.themes), (np.arange(1, self.themes + 1) ** -0.8).tolist())
+                self.structures.append(self._redrawn_structure(self.structures[-1], drift.strength))
+        self._theme_popularity = WeightedChoice(range(self.themes), (np.arange(1, self.themes + 1) ** -0.8).tolist())
 
-    def _stock(self) -> int:
+    def _add_item(self) -> int:
         rng, item = self._rng, len(self.category)
         category = int(rng.integers(categories))
         tier = int(rng.integers(tiers))
         self.category.append(category)
-        self._of[category].append(item)
-        self.brand.append(int(self._brand_of[category, rng.integers(8)]))
+        self._items_by_category[category].append(item)
+        self.brand.append(int(self._brands_by_category[category, rng.integers(8)]))
         self.tier.append(tier)
-        self.price.append(round(float(self.typical[category] * np.exp(0.3 * (tier - 2) + rng.normal(0, 0.1))), 2))
+        self.price.append(round(float(self.typical_price[category] * np.exp(0.3 * (tier - 2) + rng.normal(0, 0.1))), 2))
         return item
 
-    def _some(self, homes: set[int], size: int) -> list[int]:
-        """Return distinct items of some categories (of all, if those have too few), popular ones more likely and first.
+    def _sample_items(self, homes: set[int], size: int) -> list[int]:
+        """Sample distinct items of some categories (of all, if those have too few); popular ones tend to come first.
 
         Source: Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir: the largest u ** (1 / weight).
         """
-        pool = [item for home in sorted(homes) for item in self._of[home]]
-        if len(pool) < size:
-            pool = list(range(len(self.category)))
-        weights = np.array([self._weight[item] for item in pool]) ** 0.5
-        keys = np.log(self._rng.random(len(pool))) / weights
-        return [pool[place] for place in np.argsort(-keys)[:size].tolist()]
+        candidates = [item for home in sorted(homes) for item in self._items_by_category[home]]
+        if len(candidates) < size:
+            candidates = list(range(len(self.category)))
+        weights = np.array([self._weight[item] for item in candidates]) ** 0.5
+        keys = np.log(self._rng.random(len(candidates))) / weights
+        return [candidates[place] for place in np.argsort(-keys)[:size].tolist()]
 
-    def _theme(self, number: int) -> Choice:
-        items = self._some(set(self._homes[number].tolist()), theme_size)
-        return Choice(items, ((np.arange(len(items)) + 2.0) ** -0.9).tolist())
+    def _theme(self, number: int) -> WeightedChoice:
+        items = self._sample_items(set(self._theme_categories[number].tolist()), theme_size)
+        return WeightedChoice(items, ((np.arange(len(items)) + 2.0) ** -0.9).tolist())
 
-    def _complement(self, item: int) -> Choice:
-        pool = self._of[(self.category[item] * 7 + 5) % categories] or [item]
-        items = np.unique(self._rng.integers(0, len(pool), 4)).tolist()
-        return Choice([pool[place] for place in items], (0.5 ** np.arange(len(items))).tolist())
+    def _complement(self, item: int) -> WeightedChoice:
+        candidates = self._items_by_category[(self.category[item] * 7 + 5) % categories] or [item]
+        items = np.unique(self._rng.integers(0, len(candidates), 4)).tolist()
+        return WeightedChoice([candidates[place] for place in items], (0.5 ** np.arange(len(items))).tolist())
 
-    def _successors(self, themes: Sequence[Choice], items: Sequence[int] | None = None) -> list[Choice]:
-        beside: list[list[int]] = [[] for _ in self.category]
+    def _successors(self, themes: Sequence[WeightedChoice], items: Sequence[int] | None = None) -> list[WeightedChoice]:
+        theme_neighbours: list[list[int]] = [[] for _ in self.category]
         for theme in themes:
             for item in theme.items:
-                beside[item].extend(theme.items)
-        out = []
+                theme_neighbours[item].extend(theme.items)
+        result = []
         for item in range(len(self.category)) if items is None else items:
-            pool = np.unique(beside[item] or self._rng.integers(0, len(self.category), 3 * successors))
-            chosen = self._rng.permutation(pool[pool != item])[:successors]
-            out.append(Choice(chosen.tolist(), (0.65 ** np.arange(len(chosen))).tolist()))
-        return out
+            candidates = np.unique(theme_neighbours[item] or self._rng.integers(0, len(self.category), 3 * successors))
+            chosen = self._rng.permutation(candidates[candidates != item])[:successors]
+            result.append(WeightedChoice(chosen.tolist(), (0.65 ** np.arange(len(chosen))).tolist()))
+        return result
 
-    def _redrawn(self, old: Structure, strength: float) -> Structure:
+    def _redrawn_structure(self, old: Structure, strength: float) -> Structure:
         changed = set(self._rng.permutation(self.themes)[: round(strength * self.themes)].tolist())
         themes = []
         for t, theme in enumerate(old.themes):
             if t in changed:
-                self._homes[t] = self._rng.integers(0, categories, 3)
+                self._theme_categories[t] = self._rng.integers(0, categories, 3)
             themes.append(self._theme(t) if t in changed else theme.copy())
         items = sorted(self._rng.permutation(len(self.category))[: round(strength * len(self.category))].tolist())
         after = [choice.copy() for choice in old.successors]
@@ -172,28 +174,28 @@ class Shop:
             after[item] = choice
         return Structure(themes, after)
 
-    def arrive(self) -> int:
-        """Put a new item on the shelves: into two themes and after a few items, in every structure."""
-        item = self._stock()
+    def add_new_item(self) -> int:
+        """Add a new item to two themes and to the successors of a few items, in every structure."""
+        item = self._add_item()
         rng, same = self._rng, self.category[item]
         self._weight.append(0.05)
         self.popular.add(item, 1.5 / item)
         self.complements.append(self._complement(item))
-        homes = np.flatnonzero((self._homes == same).any(axis=1))
+        homes = np.flatnonzero((self._theme_categories == same).any(axis=1))
         chosen = rng.permutation(homes if len(homes) else np.arange(self.themes))[:2].tolist()
         for structure in self.structures:
-            beside: list[int] = []
+            theme_neighbours: list[int] = []
             for theme in chosen:
-                beside.extend(structure.themes[theme].items)
+                theme_neighbours.extend(structure.themes[theme].items)
                 structure.themes[theme].add(item, 0.12)
-            for before in rng.permutation(beside)[:4].tolist():
+            for before in rng.permutation(theme_neighbours)[:4].tolist():
                 structure.successors[before].add(item, 0.2)
-            after = rng.permutation(np.unique(beside))[:successors]
-            structure.successors.append(Choice(after.tolist(), (0.65 ** np.arange(len(after))).tolist()))
+            after = rng.permutation(np.unique(theme_neighbours))[:successors]
+            structure.successors.append(WeightedChoice(after.tolist(), (0.65 ** np.arange(len(after))).tolist()))
         return item
 
     def shopper(self, id_: str, uniform: Callable[[], float]) -> Shopper:
-        """Return a new shopper, with a taste of their own."""
+        """Return a new shopper with random preferences."""
         themes: list[int] = []
         while len(themes) < len(FAVOURITES):
             theme = self._theme_popularity.draw(uniform())
@@ -205,37 +207,39 @@ class Shop:
         return Shopper(id_, themes, brand_liking, tier_liking, 1.2 * (uniform() - 0.5))
 
     def liking(self, item: int, shopper: Shopper) -> float:
-        """Return how likely the shopper is to take up an item that they come upon."""
+        """Return the probability that an item suits the shopper."""
         return shopper.brand_liking[self.brand[item]] * shopper.tier_liking[self.tier[item]]
 
-    def suited(self, choice: Choice, shopper: Shopper, current: int, uniform: Callable[[], float]) -> int:
-        """Draw until an item suits the shopper and is not the current one; the last try is taken as it is."""
-        for _ in range(tries - 1):
+    def draw_suited(self, choice: WeightedChoice, shopper: Shopper, current: int, uniform: Callable[[], float]) -> int:
+        """Draw until an item suits the shopper and is not the current one; the last draw is used as it is."""
+        for _ in range(draws_max - 1):
             item = choice.draw(uniform())
             if item != current and uniform() < self.liking(item, shopper):
                 return item
         return choice.draw(uniform())
 
-    def _suited_chances(self, choice: Choice, shopper: Shopper, current: int) -> NDArray[np.float64]:
+    def _suited_chances(self, choice: WeightedChoice, shopper: Shopper, current: int) -> NDArray[np.float64]:
         chances = choice.chances()
-        taken = chances * np.array([0.0 if i == current else self.liking(i, shopper) for i in choice.items])
-        refused = 1.0 - float(taken.sum())
-        out = np.zeros(len(self.category))
-        out[choice.items] = sum(refused**n for n in range(tries - 1)) * taken + refused ** (tries - 1) * chances
-        return out
+        accepted = chances * np.array([0.0 if i == current else self.liking(i, shopper) for i in choice.items])
+        rejected = 1.0 - float(accepted.sum())
+        result = np.zeros(len(self.category))
+        result[choice.items] = (
+            sum(rejected**n for n in range(draws_max - 1)) * accepted + rejected ** (draws_max - 1) * chances
+        )
+        return result
 
-    def entry(self, structure: Structure, shopper: Shopper, theme: int, uniform: Callable[[], float]) -> int:
+    def draw_first(self, structure: Structure, shopper: Shopper, theme: int, uniform: Callable[[], float]) -> int:
         """Draw the first view of a visit."""
-        return self.suited(structure.themes[theme], shopper, -1, uniform)
+        return self.draw_suited(structure.themes[theme], shopper, -1, uniform)
 
-    def entry_chances(self, structure: Structure, shopper: Shopper) -> NDArray[np.float64]:
-        """Return the chance of each item to open the visit of a shopper whose taste, but not whose theme, is known."""
-        out = np.zeros(len(self.category))
+    def first_chances(self, structure: Structure, shopper: Shopper) -> NDArray[np.float64]:
+        """Return each item's probability as the first view, given the shopper's preferences but not the theme."""
+        result = np.zeros(len(self.category))
         for share, theme in zip(FAVOURITES, shopper.favourites.items, strict=True):
-            out += share * self._suited_chances(structure.themes[theme], shopper, -1)
-        return out
+            result += share * self._suited_chances(structure.themes[theme], shopper, -1)
+        return result
 
-    def following(
+    def draw_next(
         self,
         structure: Structure,
         shopper: Shopper,
@@ -244,9 +248,9 @@ class Shop:
         carted: bool,
         uniform: Callable[[], float],
     ) -> int:
-        """Draw the view after `current`, which the shopper may just have put into the cart."""
+        """Draw the view after `current`; `carted` states whether the shopper has just put that item into the cart."""
         if carted and uniform() < complement_share:
-            return self.suited(self.complements[current], shopper, current, uniform)
+            return self.draw_suited(self.complements[current], shopper, current, uniform)
         kind = bisect(MIXTURE_CUMULATIVE, uniform(), 0, len(MIXTURE) - 1)
         if kind == FROM_MEMORY:
             return shopper.memory[int(uniform() * len(shopper.memory))]
@@ -258,28 +262,28 @@ class Shop:
             choice = structure.themes[shopper.favourites.draw(uniform())]
         else:
             choice = self.popular
-        return self.suited(choice, shopper, current, uniform)
+        return self.draw_suited(choice, shopper, current, uniform)
 
-    def following_chances(
+    def next_chances(
         self, structure: Structure, shopper: Shopper, theme: int, current: int, carted: bool
     ) -> NDArray[np.float64]:
-        """Return the chance of each item to be drawn by `following`: what one knows who knows theme and taste."""
-        out = MIXTURE[FROM_SUCCESSORS] * self._suited_chances(structure.successors[current], shopper, current)
-        out += MIXTURE[FROM_THEME] * self._suited_chances(structure.themes[theme], shopper, current)
+        """Return each item's probability in `draw_next`, given the theme and the shopper's preferences."""
+        result = MIXTURE[FROM_SUCCESSORS] * self._suited_chances(structure.successors[current], shopper, current)
+        result += MIXTURE[FROM_THEME] * self._suited_chances(structure.themes[theme], shopper, current)
         for share, other in zip(FAVOURITES, shopper.favourites.items, strict=True):
-            out += MIXTURE[FROM_TASTE] * share * self._suited_chances(structure.themes[other], shopper, current)
-        out += MIXTURE[FROM_POPULAR] * self._suited_chances(self.popular, shopper, current)
-        np.add.at(out, list(shopper.memory), MIXTURE[FROM_MEMORY] / len(shopper.memory))
+            result += MIXTURE[FROM_TASTE] * share * self._suited_chances(structure.themes[other], shopper, current)
+        result += MIXTURE[FROM_POPULAR] * self._suited_chances(self.popular, shopper, current)
+        np.add.at(result, list(shopper.memory), MIXTURE[FROM_MEMORY] / len(shopper.memory))
         if carted:
             complements = self._suited_chances(self.complements[current], shopper, current)
-            out = (1 - complement_share) * out + complement_share * complements
-        return out
+            result = (1 - complement_share) * result + complement_share * complements
+        return result
 
 
-def best(chances: NDArray[np.float64], item: int, n: int = 20) -> tuple[float, int]:
-    """Return the recall@n that the best possible ranking has here in expectation, and the actual item's rank in it.
+def best_ranking(chances: NDArray[np.float64], item: int, n: int = 20) -> tuple[float, int]:
+    """Return the expected recall@n of the best possible ranking, and the actual item's rank in it.
 
-    >>> best(np.array([0.5, 0.3, 0.2]), 1, n=2)
+    >>> best_ranking(np.array([0.5, 0.3, 0.2]), 1, n=2)
     (0.8, 2)
     """
     top = np.partition(chances, len(chances) - n)[-n:] if len(chances) > n else chances

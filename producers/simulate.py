@@ -1,16 +1,17 @@
-"""The simulated shop's stream: who comes when, in which structure, and the truth behind it.
+"""The simulated shop's stream: the arrival of visits, the structure of each, and the ground truth.
 
-Every visit is a small generator of events; a heap merges the open visits, later refunds and reviews in event time. All
-is determined by the settings, to the byte, so a run that was killed goes on where it was. The ground truth goes to the
-topic `truth`, as JSON with a `kind`, which is also the key:
+Each visit is a generator of events; a heap merges the open visits and the later refunds and reviews by event time. The
+settings determine every byte, so that a killed run can be resumed. The topic `items` states each item when it is added,
+and again when its price (without promotions) or its availability changes. The ground truth is written to the topic
+`truth`, as JSON with a `kind`, which is also the key:
 
-- `world`, once: the settings and the parameters of the purchase chance.
-- `schedule`, at the start, and `drift`, as each begins: which, from `at_ms` until `until_ms` (event time), how strong;
-  and `event_number`, the number of events before it.
-- `bot`: a shopper that is a machine. Nothing in the events says so.
-- `best`, for a sampled share of views: the recall@20 that the best possible ranking has in expectation
-  (`recall_at_20`) and the actual item's `rank` in it, for one who knows the visit's theme, the shopper's taste and the
-  structure; and the true chance that the item is bought in this visit after this view (`purchase`).
+- `world`, once: the settings and the parameters of the purchase probability.
+- `schedule`, at the start, and `drift`, when each begins: its kind, strength, and event times `at_ms` and `until_ms`;
+  `drift` also has `event_number`, the number of events before it.
+- `bot`: the id of a shopper that is a bot. The events do not show it.
+- `best`, for a sampled share of views: the expected recall@20 of the best possible ranking (`recall_at_20`) and the
+  actual item's `rank` in it, given the visit's theme, the shopper's preferences and the structure; and the true
+  probability that the item is bought in this visit after this view (`purchase`).
 """
 
 import hashlib
@@ -24,27 +25,40 @@ import msgspec
 import numpy as np
 
 from headrace.events import Event, at, encode
-from headrace.log import Log
-from headrace.topics import EVENTS, TRUTH
-from producers.publisher import Gate, Numbered, Published, Report, publish, silent
-from producers.scenario import Drift, ShopSettings, checked
-from producers.shop import Shop, Shopper, Structure, categories
-from producers.visit import BOUGHT_IF_CARTED, CART_LOGIT, Market, Prices, Step, Visit, bot_steps, day_ms
+from headrace.log.protocol import Log
+from headrace.topics import EVENTS, ITEMS, TRUTH
+from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish
+from producers.scenario import Drift, SimulationSettings, validated
+from producers.sequence import InputDigest, NumberedRecord
+from producers.shop import Shopper, SimulatedShop, Structure, categories
+from producers.visit import (
+    BOUGHT_IF_CARTED,
+    CART_LOGIT,
+    CURRENCY,
+    Prices,
+    Visit,
+    VisitContext,
+    VisitStep,
+    bot_steps,
+    day_ms,
+)
 
 EVENTS_PER_VISIT: Final = 7.4
-"""Measured over seeds; only the length of the stream in event time depends on it."""
+"""Measured over several seeds; it affects only the length of the stream in event time."""
 REGULARS: Final = 0.75
-"""How often a visit that is no newcomer's is drawn from past visits (so regulars come more), else from shoppers."""
+"""Share of returning visits drawn from past visits (so that regulars visit more); the others from all shoppers."""
 past_max: Final = 100_000
-"""Past visits that are remembered for that draw; a newer one takes the place of any."""
+"""Past visits remembered for that draw; then each new visit replaces a random one."""
 HOURS: Final = (4, 2, 1, 1, 1, 2, 5, 9, 12, 13, 13, 14, 15, 14, 13, 13, 14, 16, 19, 22, 23, 20, 14, 8)
-"""How many come at each hour (UTC), in proportion."""
+"""Relative number of visits by hour (UTC)."""
+OUTAGE: Final = 0.1
+"""Share of the run for which an item stays out of stock."""
 WEEKDAYS: Final = (1.0, 0.95, 0.95, 1.0, 1.05, 1.2, 1.3)
-"""How many come on each day from Monday, in proportion."""
+"""Relative number of visits by weekday, from Monday."""
 
 
 def uniforms(rng: np.random.Generator) -> Callable[[], float]:
-    """Return a function that gives the next number from 0 to 1, drawn in blocks because single draws are slow."""
+    """Return a function for uniform random numbers from 0 to 1, drawn in blocks because single draws are slow."""
 
     def blocks() -> Iterator[float]:
         while True:
@@ -54,16 +68,18 @@ def uniforms(rng: np.random.Generator) -> Callable[[], float]:
 
 
 class Simulation:
-    """One run of the shop, as a sequence of numbered records. `records` may be consumed once."""
+    """One run of the simulation. `records` may be consumed once."""
 
-    def __init__(self, settings: ShopSettings) -> None:
-        self.settings = checked(settings)
-        digest = hashlib.sha256(msgspec.json.encode(self.settings)).hexdigest()
+    def __init__(self, settings: SimulationSettings) -> None:
+        self.settings = validated(settings)
+        digest = hashlib.sha256(msgspec.json.encode(self.settings.plain())).hexdigest()
         self.origin = f"simulate:{settings.seed}-{digest[:8]}:{digest[:16]}"
+        self._digest = InputDigest(self.origin)
         rng = np.random.Generator(np.random.PCG64(settings.seed))
-        self._shop = Shop(self.settings, rng)
+        self._shop = SimulatedShop(self.settings, rng)
         self._uniform = uniforms(rng)
-        self._market = Market(
+        self._context = VisitContext(
+            settings.seed,
             self._shop,
             Prices(
                 frozenset(rng.permutation(categories)[: categories // 2].tolist()),
@@ -74,86 +90,126 @@ class Simulation:
             self._uniform,
             lambda step: self._push(iter([step])),
         )
-        self._open: list[tuple[int, int, Iterator[Step], Step]] = []
-        self._pushed = self._truths = self._events = 0
+        self._open: list[tuple[int, int, Iterator[VisitStep], VisitStep]] = []
+        self._pushed = self._truths = self._events = self._statements = 0
+        self._unstated = list(range(settings.items))
+        self._availability = self._outages()
+        self._out_of_stock: set[int] = set()
+
+    def _outages(self) -> list[tuple[int, int, bool]]:
+        """Return when which item goes out of stock or is available again, in order."""
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, 1])  # of its own, so that the events do not depend on it
+        items = rng.permutation(settings.items)[: round(settings.outages * settings.items)].tolist()
+        begins = rng.uniform(0, 1 - OUTAGE, len(items)).tolist()
+        found = [(settings.time_ms(begin), item, False) for item, begin in zip(items, begins, strict=True)]
+        return sorted([*found, *((settings.time_ms(b + OUTAGE), i, True) for i, b in zip(items, begins, strict=True))])
 
     def share(self) -> float:
-        """Return how much of the run has been generated."""
+        """Return the share of the events that has been generated."""
         return self._events / self.settings.events
 
-    def records(self) -> Iterator[Numbered]:
-        """Yield events and truth in event time, ending with the last event that was asked for."""
+    def records(self) -> Iterator[NumberedRecord]:
+        """Yield events and ground truth in event time, up to the configured number of events."""
         settings = self.settings
         yield self._truth(settings.start_ms, "world", self._world())
         for drift in settings.drifts:
-            yield self._truth(settings.start_ms, "schedule", self._about(drift))
-        to_come = list(settings.drifts)
+            yield self._truth(settings.start_ms, "schedule", self._drift_truth(drift))
+        yield from self._stated_items(settings.start_ms)
+        upcoming = list(settings.drifts)
         for time_ms, type_, shopper, data, truth in self._steps():
-            while to_come and time_ms >= settings.time_ms(to_come[0].at):
-                what = {**self._about(to_come.pop(0)), "event_number": self._events}
-                yield self._truth(time_ms, "drift", what)
+            while upcoming and time_ms >= settings.time_ms(upcoming[0].at):
+                drift = upcoming.pop(0)
+                yield self._truth(time_ms, "drift", {**self._drift_truth(drift), "event_number": self._events})
+                if drift.kind == "price":
+                    repriced, category = self._context.prices.repriced, self._shop.category
+                    self._unstated += [item for item, home in enumerate(category) if home in repriced]
+            if self._unstated or self._availability:
+                yield from self._stated_items(time_ms)
             id_ = f"sim-{settings.seed}-{self._events}"
             if truth is not None:
                 what = {"event_number": self._events, "event_id": id_, "shopper": shopper, **truth}
                 yield self._truth(time_ms, "bot" if "bot" in truth else "best", what)
             event = Event(id_, self.origin, type_, at(time_ms), data, "1.0", shopper)
-            yield Numbered(self._events, time_ms, shopper.encode(), encode(event))
+            value = encode(event)
+            yield NumberedRecord(self._events, time_ms, shopper.encode(), value, digest=self._digest.add(value))
             self._events += 1
             if self._events >= settings.events:
                 return
 
-    def _truth(self, time_ms: int, kind: str, what: dict[str, Any]) -> Numbered:
+    def _stated_items(self, time_ms: int) -> Iterator[NumberedRecord]:
+        """Yield the records of items that are new or have changed."""
+        while self._availability and self._availability[0][0] <= time_ms:
+            _, item, available = self._availability.pop(0)
+            (self._out_of_stock.discard if available else self._out_of_stock.add)(item)
+            self._unstated.append(item)
+        for item in dict.fromkeys(self._unstated):
+            line = self._context.line_item(item, time_ms)
+            price = self._context.prices.regular(self._shop, item, time_ms)
+            stated = {
+                "id": line.item_id, "title": line.item_name, "brand": line.item_brand,
+                "product_type": line.item_category, "price": price, "currency": CURRENCY,
+                "availability": "out_of_stock" if item in self._out_of_stock else "in_stock",
+            }  # fmt: skip
+            value = msgspec.json.encode(stated)
+            digest = self._digest.add(value)
+            yield NumberedRecord(self._statements, time_ms, line.item_id.encode(), value, ITEMS, digest)
+            self._statements += 1
+        self._unstated.clear()
+
+    def _truth(self, time_ms: int, kind: str, what: dict[str, Any]) -> NumberedRecord:
         id_ = f"sim-{self.settings.seed}-truth-{self._truths}"
         head = {"kind": kind, "source": self.origin, "id": id_, "time_ms": time_ms}
-        record = Numbered(self._truths, time_ms, kind.encode(), msgspec.json.encode({**head, **what}), TRUTH)
+        value = msgspec.json.encode({**head, **what})
+        record = NumberedRecord(self._truths, time_ms, kind.encode(), value, TRUTH, self._digest.add(value))
         self._truths += 1
         return record
 
-    def _about(self, drift: Drift) -> dict[str, Any]:
+    def _drift_truth(self, drift: Drift) -> dict[str, Any]:
         settings = self.settings
         times = {"at_ms": settings.time_ms(drift.at), "until_ms": settings.time_ms(drift.until)}
         return {"drift": drift.kind, **times, "strength": drift.strength}
 
     def _world(self) -> dict[str, Any]:
         return {
-            "settings": msgspec.to_builtins(self.settings),
+            "settings": self.settings.plain(),
             "cart_logit": CART_LOGIT,
-            "category_levels": [round(level, 6) for level in self._market.levels],
+            "category_levels": [round(level, 6) for level in self._context.levels],
             "bought_if_carted": BOUGHT_IF_CARTED,
         }
 
-    def _push(self, steps: Iterator[Step]) -> None:
+    def _push(self, steps: Iterator[VisitStep]) -> None:
         if (step := next(steps, None)) is not None:
             self._pushed += 1
             heapq.heappush(self._open, (step.time_ms, self._pushed, steps, step))
 
-    def _steps(self) -> Iterator[Step]:
-        """Merge visits, and what follows from them, in event time, without end."""
+    def _steps(self) -> Iterator[VisitStep]:
+        """Merge visits, refunds and reviews by event time, endlessly."""
         settings, arrivals = self.settings, self._arrivals()
         new = round(settings.new_items * settings.items)
-        stock = iter([settings.time_ms((i + 1) / (new + 1)) for i in range(new)])
-        stock_ms = next(stock, None)
+        new_item_times = iter([settings.time_ms((i + 1) / (new + 1)) for i in range(new)])
+        new_item_ms = next(new_item_times, None)
         while True:
             visit_ms, shopper = next(arrivals)
             while self._open and self._open[0][0] <= visit_ms:
                 time_ms, _, steps, step = heapq.heappop(self._open)
-                while stock_ms is not None and stock_ms <= time_ms:
-                    self._shop.arrive()
-                    stock_ms = next(stock, None)
+                while new_item_ms is not None and new_item_ms <= time_ms:
+                    self._unstated.append(self._shop.add_new_item())
+                    new_item_ms = next(new_item_times, None)
                 yield step
                 self._push(steps)
             if self._uniform() < settings.bots:
-                self._push(bot_steps(self._market, visit_ms))
+                self._push(bot_steps(self._context, visit_ms))
             else:
-                self._push(Visit(self._market, shopper, self._structure(visit_ms), visit_ms).steps())
+                self._push(Visit(self._context, shopper, self._structure(visit_ms), visit_ms).steps())
 
     def _arrivals(self) -> Iterator[tuple[int, Shopper]]:
-        """Yield when the next visit begins and whose it is: newcomers, and regulars the more often they came before."""
+        """Yield each visit's start time and shopper: new ones, and known ones in proportion to their past visits."""
         settings, uniform = self.settings, self._uniform
         visits = settings.events / EVENTS_PER_VISIT
-        known = [self._newcomer(n) for n in range(max(1, settings.shoppers // 5))]
+        known = [self._new_shopper(n) for n in range(max(1, settings.shoppers // 5))]
         past = known[:past_max]
-        newcomer_share = min(0.9, (settings.shoppers - len(known)) / visits)
+        new_shopper_share = min(0.9, (settings.shoppers - len(known)) / visits)
         peak, mean = max(HOURS) * max(WEEKDAYS), sum(HOURS) / 24 * sum(WEEKDAYS) / 7
         gap_ms = settings.days * day_ms / visits * mean / peak
         time_ms = float(settings.start_ms)
@@ -162,8 +218,8 @@ class Simulation:
             moment = datetime.fromtimestamp(time_ms / 1000, UTC)
             if uniform() * peak > HOURS[moment.hour] * WEEKDAYS[moment.weekday()]:
                 continue
-            if uniform() < newcomer_share and len(known) < settings.shoppers:
-                shopper = self._newcomer(len(known))
+            if uniform() < new_shopper_share and len(known) < settings.shoppers:
+                shopper = self._new_shopper(len(known))
                 known.append(shopper)
             else:
                 pool = past if uniform() < REGULARS else known
@@ -174,48 +230,54 @@ class Simulation:
                 past[int(uniform() * past_max)] = shopper
             yield int(time_ms), shopper
 
-    def _newcomer(self, number: int) -> Shopper:
+    def _new_shopper(self, number: int) -> Shopper:
         return self._shop.shopper(f"shopper-{number:06d}", self._uniform)
 
     def _structure(self, time_ms: int) -> Structure:
-        """Return the structure of a visit that begins now."""
-        settings, held, using = self.settings, 0, 0
+        """Return the structure of a visit that begins at this time."""
+        settings, latest, current = self.settings, 0, 0
         for drift in settings.drifts:
             start_ms, end_ms = settings.time_ms(drift.at), settings.time_ms(drift.until)
             if time_ms < start_ms:
                 break
             if drift.kind == "recurring":
-                using = 0 if time_ms < end_ms else held
+                current = 0 if time_ms < end_ms else latest
             elif drift.kind != "price":
-                held += 1
+                latest += 1
                 ramping = drift.kind == "gradual" and time_ms < end_ms
                 old = ramping and self._uniform() * (end_ms - start_ms) > time_ms - start_ms
-                using = held - 1 if old else held
-        return self._shop.structures[using]
+                current = latest - 1 if old else latest
+        return self._shop.structures[current]
 
 
 def simulate(
     log: Log,
-    settings: ShopSettings,
+    settings: SimulationSettings,
     *,
     speed: float | None = None,
-    gate: Gate | None = None,
-    progress: Report = silent,
-) -> Published:
-    """Publish a simulated shop's events to `events` and the truth to `truth`; go on where a killed run was.
+    gate: PublishGate | None = None,
+    progress: ProgressCallback = ignore_progress,
+) -> PublishResult:
+    """Publish a simulated shop's events, items and ground truth to the topics of these names; resume a killed run.
 
     Raises:
-        Misconfigured: a setting or the speed cannot be used.
+        Misconfigured: a setting or the speed is invalid.
         LogUnavailable: the log did not acknowledge in time, or the gate stayed closed.
     """
     simulation = Simulation(settings)
+
+    def records() -> Iterator[NumberedRecord]:
+        nonlocal simulation
+        simulation = Simulation(settings)
+        return simulation.records()
+
     return publish(
         log,
-        simulation.records(),
+        records,
         origin=simulation.origin,
-        topics=(EVENTS, TRUTH),
+        topics=(EVENTS, ITEMS, TRUTH),
         speed=speed,
         gate=gate,
-        share=simulation.share,
+        share=lambda: simulation.share(),
         progress=progress,
     )

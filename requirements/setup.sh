@@ -5,20 +5,25 @@
 #   2 make .venv, put the installer (uv) into it       5 Headrace itself, editable
 #   3 install the locked versions, hashes checked      6 note what was installed
 #
-# PYTHON=... chooses the interpreter. Remove .venv to begin anew.
+# PYTHON=... chooses the interpreter, VENV=... another folder than .venv. Remove the folder to begin anew.
 set -eu
 cd "$(dirname "$0")/.."
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
 
-stamp=.venv/headrace-setup
+venv=${VENV:-.venv}
+case $venv in
+    .venv | .venv-[0-9.]*) ;;
+    *) fail "VENV=$venv: wanted .venv or a name such as .venv-3.13; the folder is removed when it is made anew" ;;
+esac
+stamp=$venv/headrace-setup
 # The path is part of it: a checkout that was moved or copied needs its commands written anew.
-wanted="$(cat pyproject.toml requirements/*.lock requirements/torch.txt requirements/setup.sh | cksum) in $(pwd -P)"
-# A .venv serves until another interpreter is asked for by name.
+wanted="$(cat pyproject.toml requirements/*.lock requirements/torch.txt requirements/setup.sh requirements/torch.sh | cksum) in $(pwd -P)"
+# An environment serves until another interpreter is asked for by name.
 serves() {
-    .venv/bin/python -c '' 2>/dev/null || return
-    [ -z "${PYTHON:-}" ] || [ "$PYTHON" = "$(cat .venv/headrace-python 2>/dev/null)" ]
+    $venv/bin/python -c '' 2>/dev/null || return
+    [ -z "${PYTHON:-}" ] || [ "$PYTHON" = "$(cat $venv/headrace-python 2>/dev/null)" ]
 }
 if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && serves; then
     exit 0
@@ -43,36 +48,26 @@ if [ -z "$python" ]; then
 fi
 
 # 2.
-if ! serves || ! supported .venv/bin/python || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
-    say "making .venv with $("$python" -c 'import platform, sys; print("Python", platform.python_version(), sys.executable)')"
-    rm -rf .venv
-    "$python" -m venv .venv
-    echo "$python" > .venv/headrace-python
+if ! serves || ! supported $venv/bin/python || ! $venv/bin/python -c 'import pip' 2>/dev/null; then
+    say "making $venv with $("$python" -c 'import platform, sys; print("Python", platform.python_version(), sys.executable)')"
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    echo "$python" > $venv/headrace-python
 fi
 rm -f $stamp
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/build.lock
+$venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/build.lock
 
 # 3. --no-deps: the lock is complete, and torch (which some may name) comes next.
-install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
+install() { $venv/bin/uv pip install --quiet --python $venv/bin/python "$@"; }
 say "installing the locked packages"
 install --require-hashes --no-deps -r requirements/dev.lock
 
-# 4. The package index may hold one build only (for x86-64 Linux the CUDA build, 5.4 GB, which also runs on a CPU).
-# PyTorch's own index holds one for each kind of machine; from here it may be out of reach, which is known after 10 s.
-torch=$(sed -n 's/^torch==//p' requirements/torch.txt)
-has_torch() { .venv/bin/python -c 'import importlib.metadata as m, sys
-sys.exit(m.version("torch").split("+")[0] != sys.argv[1])' "$torch" 2>/dev/null; }
-if ! has_torch; then
-    say "installing torch $torch: asking PyTorch's own index for the build that fits this machine"
-    if ! UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 install --torch-backend=auto "torch==$torch" 2>/dev/null; then
-        say "PyTorch's own index is out of reach; taking the package index's build (large; it runs on a CPU too)"
-        install "torch==$torch"
-    fi
-fi
+# 4.
+sh requirements/torch.sh "$venv/bin/uv" "$venv/bin/python"
 
 # 5. What builds it came with the lock: nothing is fetched here.
 install --no-deps --no-build-isolation --editable .
 
 # 6.
 echo "$wanted" > $stamp
-say "ready: .venv/bin/headrace"
+say "ready: $venv/bin/headrace"

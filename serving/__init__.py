@@ -1,1 +1,1 @@
-"""What answers HTTP: a read-only follower of the log."""
+"""The HTTP server, a read-only follower of the log."""

@@ -1,72 +1,48 @@
-"""Answers: a follower of the online shard beside the promoted model, for many readers at once."""
+"""Answers: followers of the shards whose families have routes, with their artifacts, for many reading threads."""
 
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import structlog
 from msgspec import Struct
 
-from headrace.blobs import Blobs
+from headrace.artifacts import Artifacts, resolve
 from headrace.clock import wall_ms
-from headrace.errors import BlobCorrupt, BlobMissing, StateUnreadable
-from headrace.follower import Follower
-from headrace.log import Log
+from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
-from headrace.state import State
-from headrace.topics import EVENTS, MODELS, partitions_of
-from learners.deep import DeepModel
-from learners.judgement import listed
-from learners.shop import Shop
+from headrace.process import warn_of_renewed
+from headrace.shard.blobs import Blobs
+from headrace.shard.follower import Follower
+from headrace.surface import Now, Route
+from learners.families import Placement
+from learners.shop import MakeShop, Shop
 
-SHARD: Final = "online"
 poll_s: Final = 0.05
 step_entries_max: Final = 1_000
-"""Entries folded in one go; fewer are all that there were."""
-tell_s: Final = 1.0
+"""Most entries folded in one step; a step with fewer has reached the end of the journal."""
+report_every_s: Final = 1.0
 
 
-class Recommended(Struct):
-    """One recommended item; the score is the probability that the blend gives it to come next (0: filled up)."""
-
-    item_id: str
-    score: float
-
-
-class Fresh(Struct):
-    """How fresh an answer is: up to which journal entry and event time, and how long ago that was all there was."""
+class Freshness(Struct, frozen=True):
+    """How fresh an answer is: its newest journal entry and event time, and how long ago it included all commits."""
 
     entry: int
     newest_event_ms: int
     behind_s: float
 
 
-class Answer(Struct):
-    """What is recommended to a shopper. `model` is the deep model's version, "" while none is promoted."""
-
-    recommendation_id: str
-    shopper: str
-    items: list[Recommended]
-    model: str
-    fresh: Fresh
-
-
-class _Loaded(NamedTuple):
-    version: str
-    blob: str
-    round: int
-    model: DeepModel
-
-
-class PoliteLock:
-    """A lock whose usual holder steps aside for those who wait: Python's own is taken again before they wake."""
+class YieldingLock:
+    """A lock that its holder yields to waiting readers; a plain lock would be acquired again before they wake."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._readers_waiting: deque[None] = deque()  # of which `append` and `pop` are atomic, unlike a sum
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -75,129 +51,173 @@ class PoliteLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
-        if self._waiting:
+        if self._readers_waiting:
             time.sleep(0.001)
 
     def read(self) -> "_Reading":
-        """Return a context in which a reader holds the lock."""
+        """Return a context manager in which a reader holds the lock."""
         return _Reading(self)
 
 
 class _Reading:
-    def __init__(self, owner: PoliteLock) -> None:
+    def __init__(self, owner: YieldingLock) -> None:
         self._owner = owner
 
     def __enter__(self) -> None:
-        self._owner._waiting += 1
+        self._owner._readers_waiting.append(None)
         self._owner._lock.acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._owner._waiting -= 1
+        self._owner._readers_waiting.pop()
         self._owner._lock.release()
 
 
-class Answers:
-    """Follows in one thread (`follow`), answers in others (`recommend`). Never writes.
+class _InUse(Struct, frozen=True):
+    """The artifact that a family's answers use now, the one that the fold named last."""
 
-    The model changes together with the fold's word of it: an answer names the model that ranked it.
+    version: str
+    round: int
+    artifact: Any
+
+
+class ServedArtifact:
+    """One family's artifact while it is served: the follower changes it, readers ask it."""
+
+    def __init__(self, name: str, shop: Shop, blobs: Blobs) -> None:
+        declared = shop.families[name].surface.artifact
+        assert declared is not None
+        self._name, self._declared = name, declared
+        self._artifacts: Artifacts[Any] = Artifacts(blobs, resolve(declared.load), structlog.get_logger().warning)
+        self._lock = threading.Lock()
+        self.in_use: _InUse | None = None
+
+    def update(self, shop: Shop) -> None:
+        """Load the promoted artifact if it has changed; bring the one in use up to date."""
+        family = shop.families[self._name]
+        current = self._declared.current(family)
+        self._artifacts.retain((current.blob,) if current else ())
+        artifact = self._artifacts.get(current.blob) if current else None
+        if current is None or artifact is None:
+            self.in_use = None
+            return
+        if self._declared.refresh:
+            with self._lock:
+                self._declared.refresh(family, artifact)
+        if self.in_use is None or self.in_use.artifact is not artifact:
+            self.in_use = _InUse(current.version, current.round, artifact)
+            structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
+
+    def ask(self, in_use: _InUse, route: Route, prompt: Any) -> Any:
+        """Return the artifact's answer to a prompt."""
+        assert route.ask is not None
+        with self._lock:
+            return route.ask(in_use.artifact, prompt)
+
+
+class Answers:
+    """One shard's answers. One thread follows (`follow`), others answer (`answer`). It never writes.
+
+    The version and the artifact are replaced together, so an answer names the artifact that it used.
     """
 
     def __init__(
-        self, log: Log, blobs: Blobs, *, make: Callable[[State | None], Shop], metrics: ServingMetrics
+        self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics
     ) -> None:
-        self._log, self._blobs, self._make, self._metrics = log, blobs, make, metrics
-        self._lock, self._model_lock = PoliteLock(), threading.Lock()
+        self._log, self._blobs, self._metrics = log, blobs, metrics
+        self._placement, self._make = placement, MakeShop(placement.kinds, sections)
+        self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
+        self._lock = YieldingLock()
         self._follower: Follower[Shop] | None = None
-        self._loaded: _Loaded | None = None
-        self._gone = ""
+        self._served: dict[str, ServedArtifact] = {}
         self._caught_up_at = 0.0
-        self._told_at = 0.0
+        self._reported_at = 0.0
+        self._ends: dict[Partition, tuple[int, int]] = {}  # each partition's end, and the one without markers
+        self._renewed: dict[str, str] = {}
 
     def follow(self, stop: threading.Event) -> None:
-        """Restore, then fold the journal as it grows until `stop` is set.
+        """Restore, then fold new journal entries until `stop` is set.
 
         Raises:
-            BrokenWorld: see `headrace.errors`; calling again restores again. Old answers go on meanwhile.
+            BrokenWorld: see `headrace.errors`; another call restores again. Meanwhile answers use the old state.
         """
-        inputs = [*partitions_of(EVENTS), *partitions_of(MODELS)]
-        follower = Follower(self._log, self._blobs, SHARD, make=self._make, inputs=inputs, lock=self._lock)
-        structlog.get_logger().info("following", shard=SHARD, entry=follower.number)
+        shard = self._placement.shard
+        follower = Follower(self._log, self._blobs, shard, make=self._make, lock=self._lock)
+        structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
         try:
             follower.catch_up()
-            self._take_model(follower.fold)
+            served = {
+                name: ServedArtifact(name, follower.fold, self._blobs)
+                for name in dict.fromkeys(self.routes.values())
+                if follower.fold.families[name].surface.artifact
+            }
+            for one in served.values():
+                one.update(follower.fold)
             with self._lock.read():
-                self._follower = follower
+                self._follower, self._served = follower, served
             while not stop.is_set():
                 before = time.monotonic()
                 count = follower.step(poll_s, step_entries_max)
                 if count:
-                    self._take_model(follower.fold)
+                    for one in served.values():
+                        one.update(follower.fold)
                     self._metrics.freshness.observe(max(0.0, (wall_ms() - follower.newest_ms) / 1000))
                 if count < step_entries_max:
                     self._caught_up_at = before
-                self._tell(follower)
+                self._report(follower)
         finally:
             follower.close()
 
-    def _take_model(self, shop: Shop) -> None:
-        """Load the champion if it is another one; tell it of the items that came since."""
-        champion = shop.champion
-        if champion is None:
-            self._loaded = None
-        elif champion.blob == self._gone:
-            self._loaded = None  # not the one that may have come between
-        elif self._loaded is None or self._loaded.blob != champion.blob:
-            try:
-                model = DeepModel.from_bytes(self._blobs.get(champion.blob), to_train=False)
-            except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
-                # Lost, of another version, or replaced: then the journal will soon name the newer one.
-                self._loaded, self._gone = None, champion.blob
-                structlog.get_logger().warning("model is gone", error=str(error))
-                return
-            shop.browsing.introduce(model)
-            self._loaded = _Loaded(champion.version, champion.blob, champion.round, model)
-            structlog.get_logger().info("model", version=champion.version)
-        else:
-            with self._model_lock:
-                shop.browsing.introduce(self._loaded.model)
-
-    def _tell(self, follower: Follower[Shop]) -> None:
-        if time.monotonic() - self._told_at < tell_s:
+    def _report(self, follower: Follower[Shop]) -> None:
+        if time.monotonic() - self._reported_at < report_every_s:
             return
-        self._told_at = time.monotonic()
-        loaded = self._loaded
-        self._metrics.champion_round.set(loaded.round if loaded else 0)
-        places = partitions_of(EVENTS)
-        self._metrics.lag({place: max(0, self._log.end(place) - follower.positions[place]) for place in places})
+        self._reported_at = time.monotonic()
+        if follower.fold.renewed != self._renewed:
+            self._renewed = follower.fold.renewed
+            warn_of_renewed(self._placement.shard.name, self._renewed)
+            self._metrics.set_renewed(self._renewed)
+        for one in self._served.values():
+            self._metrics.champion_round.set(one.in_use.round if one.in_use else 0)
+        places = self._placement.shard.sources
+        self._metrics.set_lag({place: self._lag(place, follower.positions[place]) for place in places})
         with self._lock.read():
-            self._metrics.bounds(follower.fold.bounds())
+            self._metrics.set_bounds(follower.fold.bounds())
+
+    def _lag(self, place: Partition, position: int) -> int:
+        """Return how many records follow a position; those that end in markers, as transactions do, count without."""
+        end = self._log.end(place)
+        if end > position and end != self._ends.get(place, (0, 0))[0]:
+            last = self._log.last(place)
+            self._ends[place] = end, 0 if last is None else last.offset + 1
+        return max(0, self._ends[place][1] - position) if end > position else 0
 
     def behind_s(self) -> float:
-        """Return how long ago all that was committed had been folded; infinite before the first time."""
+        """Return the time since all commits had been folded; infinite before the first time."""
         return time.monotonic() - self._caught_up_at if self._caught_up_at else float("inf")
 
-    def recommend(self, shopper: str, n: int) -> Answer | None:
-        """Return the n best items for a shopper now; None while nothing was restored yet."""
-        follower, loaded = self._follower, self._loaded
+    def answer(self, route: Route, query: Struct) -> dict[str, Any] | None:
+        """Return a route's answer and its freshness; None before the first restore has finished.
+
+        Raises:
+            Refused: the query cannot be answered.
+        """
+        follower, name = self._follower, self.routes[route]
         if follower is None:
             return None
-        shop = follower.fold
+        shop, served = follower.fold, self._served.get(name)
+        family, in_use = shop.families[name], served.in_use if served else None
+        # Event time, not wall-clock time: a session ends by the shop's event time.
+        now = Now(shop.time_ms, uuid.uuid4().hex)
+        if served and in_use and route.prompt:
+            with self._lock.read():
+                prompt = route.prompt(family, query, now)
+            if prompt:
+                now = now._replace(artifact_answer=served.ask(in_use, route, prompt))
         with self._lock.read():
-            # Event time, not the wall clock's: a session ends when the shop's own time says so.
-            prefix = shop.browsing.prefix(shop.browsing.contexts.context(shopper, shop.time_ms))
-        deep = None
-        if loaded and prefix:
-            with self._model_lock:
-                deep = loaded.model.predict([prefix], listed)[0]
-        with self._lock.read():
-            found = shop.recommend(shopper, shop.time_ms, n, deep)
-            fresh = Fresh(follower.number, shop.time_ms, round(min(1e9, self.behind_s()), 3))
-        return Answer(
-            recommendation_id=uuid.uuid4().hex,
-            shopper=shopper,
-            items=[Recommended(item, score) for item, score in found],
-            model=loaded.version if loaded else "",
-            fresh=fresh,
-        )
+            found = route.call(family, query, now._replace(time_ms=shop.time_ms))
+            fresh = Freshness(follower.number, shop.time_ms, round(min(1e9, self.behind_s()), 3))
+        body: dict[str, Any] = msgspec.structs.asdict(found)
+        if served:
+            body["model"] = in_use.version if in_use else ""
+        return {**body, "fresh": fresh}

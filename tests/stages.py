@@ -1,22 +1,23 @@
-"""The fine-tuner's fold at the stages of a round; torch is played by its answers."""
+"""The fine-tuner's fold at the stages of a round; the judgements that torch would make are given."""
 
 import random
 
-from consumers.finetune import Trainer
 from headrace.events import Data, Event, Item, at
-from headrace.log import Record
+from headrace.log.protocol import Record
 from learners.announcement import Announcement, announced
-from learners.browsing import KINDS
-from learners.contest import NOTHING
-from learners.evidence import Compared, Trained
-from learners.evidence import encode as as_judgement
-from learners.rounds import Rounds, RoundSettings
+from learners.next_item.members import KINDS
+from learners.rounds.contest import NO_MODEL
+from learners.rounds.evidence import Compared, Trained
+from learners.rounds.evidence import encode as as_judgement
+from learners.rounds.judge import RoundsJudge
+from learners.rounds.settings import RoundsSettings
+from tests.shards import RoundsFold
 
-RULES = RoundSettings(round_events=100, drift_events_min=40, gate_events_max=50, holdout_share=0.1)
+RULES = RoundsSettings(round_events=100, drift_events_min=40, gate_records_max=50, holdout_share=0.1)
 START_MS = 1_736_121_600_000
 
 
-def shop(fold: Rounds, count: int, gap_ms: int = 1_000, trainer: Trainer | None = None) -> None:
+def learn_views(fold: RoundsFold, count: int, gap_ms: int = 1_000, trainer: RoundsJudge | None = None) -> None:
     """Let the fold learn views, in sessions, from where it stands; a trainer observes them."""
     for _ in range(count):
         number = fold.seen
@@ -24,12 +25,12 @@ def shop(fold: Rounds, count: int, gap_ms: int = 1_000, trainer: Trainer | None 
         item, time_ms = f"item-{number * 7 % 30}", START_MS + number * gap_ms
         event = Event(f"e{number}", "test", "view_item", at(time_ms), Data([Item(item)]), "1.0", shopper, time_ms)
         if trainer:
-            trainer.observe(fold, event, 0, number)
+            trainer.observe(fold.family, event, 0, number)
         fold.learn(event, 0, number)
 
 
 def trained(
-    fold: Rounds,
+    fold: RoundsFold,
     blob: str = "model-aaaaaaaa11",
     *,
     trigger: str = "",
@@ -41,7 +42,7 @@ def trained(
 
 
 def compared(
-    fold: Rounds,
+    fold: RoundsFold,
     candidate: float = 0.0,
     *,
     champion: float = 0.0,
@@ -51,39 +52,43 @@ def compared(
     alone: float = 0.6,
     fast: float = 0.2,
 ) -> None:
-    """Let the fold hear what the blend was worth with each model, and each alone: the same for `count` events."""
+    """Give the fold the same blend scores and own scores for `count` events.
+
+    Args:
+        candidate, champion, predecessor, nothing: the blend's score with each model, and with none.
+        alone, fast: the own score of every model, and of every fast learner.
+    """
     standing = ((fold.candidate, candidate), (fold.champion, champion), (fold.predecessor, predecessor))
-    worths = {one.blob: [worth] * count for one, worth in standing if one}
-    alones = {name: fast if name in KINDS else alone for name in (*KINDS, *worths)}
-    given = {name: [score] * count for name, score in alones.items()}
-    fold.absorb(as_judgement(Compared({NOTHING: [nothing] * count, **worths}, given)))
+    blend_scores = {one.blob: [score] * count for one, score in standing if one}
+    own_scores = {name: [fast if name in KINDS else alone] * count for name in (*KINDS, *blend_scores)}
+    fold.absorb(as_judgement(Compared({NO_MODEL: [nothing] * count, **blend_scores}, own_scores)))
 
 
-def decided(fold: Rounds, candidate: float, *, champion: float = 0.0, nothing: float = 0.0) -> None:
+def decided(fold: RoundsFold, candidate: float, *, champion: float = 0.0, nothing: float = 0.0) -> None:
     """Let the models be compared until the candidate has its verdict, and no longer."""
     while fold.candidate:
         compared(fold, candidate, champion=champion, nothing=nothing, count=1)
 
 
-def said(fold: Rounds) -> list[Announcement]:
+def announcements(fold: RoundsFold) -> list[Announcement]:
     found = [announced(Record(0, 0, 0, one.key, one.value)) for one in fold.emit()]
     return [one for one in found if one]
 
 
-def started(rules: RoundSettings = RULES) -> Rounds:
-    fold = Rounds(rules)
-    assert [(one.kind, one.due_events) for one in said(fold)] == [("schedule", 100)]
+def started(rules: RoundsSettings = RULES) -> RoundsFold:
+    fold = RoundsFold(rules)
+    assert [(one.kind, one.due_events) for one in announcements(fold)] == [("schedule", 100)]
     return fold
 
 
-def promoted(rules: RoundSettings = RULES) -> Rounds:
+def promoted(rules: RoundsSettings = RULES) -> RoundsFold:
     """Return a fold whose first candidate was promoted, at event 110."""
     fold = started(rules)
-    shop(fold, 100)
+    learn_views(fold, 100)
     trained(fold)
-    shop(fold, 10)
+    learn_views(fold, 10)
     decided(fold, 0.5, nothing=0.1)
-    assert said(fold)[-1].kind == "promoted"
+    assert announcements(fold)[-1].kind == "promoted"
     return fold
 
 

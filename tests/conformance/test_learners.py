@@ -1,32 +1,48 @@
-"""Every learner obeys the checks that ship, and the checks find what they look for."""
+"""Every learner passes the checks that ship with the package, and the checks detect faulty learners."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from learners.checks import (
-    CHECKS,
-    Problem,
+from headrace.events import Data, Event, Item, at
+from headrace.surface import Surface
+from learners.checks import CHECKS, FAMILY_CHECKS, Problem, event, family, next_item
+from learners.checks.event import stream
+from learners.checks.family import (
+    FamilyFold,
+    check_declares_what_it_shows,
+    check_learns_as_it_says,
+    check_merges_as_it_says,
+)
+from learners.checks.problem import (
     check_finds_the_right_answer,
     check_inputs_stay,
     check_memory_is_bounded,
     check_predict_changes_nothing,
     check_round_trip,
     check_same_in_every_process,
-    event,
-    next_item,
 )
-from learners.learner import Context
-from learners.popularity import Popularity
-from learners.propensity import Propensity
-from learners.revisits import Revisits
-from learners.session_knn import SessionKnn
-from learners.transitions import Transitions
+from learners.desk.family import Desk
+from learners.families import families
+from learners.family import Family, Mergeable, Merges, Moment, NoSettings
+from learners.next_item.family import NextItemFamily
+from learners.next_item.popularity import Popularity
+from learners.next_item.revisits import Revisits
+from learners.next_item.session_knn import SessionKnn
+from learners.next_item.transitions import Transitions
+from learners.protocol import Context
+from learners.purchase.family import PurchaseFamily
+from learners.purchase.propensity import Propensity
+from learners.rounds.family import Rounds
+from learners.shop import Shop
+from tests.shards import next_item as next_item_of
+from tests.shards import purchase, rounds
 
 
 def rarely_goes_back(learner: Revisits) -> bool:
-    """In the lesson nobody ever goes back to the item just seen."""
+    """Return whether it learned that shoppers do not return to the last item, which the lesson never does."""
     _, (chance,) = learner.predict(Context([1], 0, 1, 0))
     return bool(chance < 0.05)
 
@@ -45,45 +61,98 @@ PROBLEMS = {
 }
 
 
+def knows_what_is_popular(fold: FamilyFold) -> bool:
+    found = next_item_of(fold.shop).recommend("nobody", fold.shop.time_ms, 6)
+    return any(item.startswith("bought-") for item, _ in found)
+
+
+def knows_what_sells(fold: FamilyFold) -> bool:
+    return knows(fold.shop, "bought") > 0.5 > knows(fold.shop, "left")
+
+
+def knows(shop: Shop, category: str) -> float:
+    """Return the probability that is given to a view of an item of a category."""
+    time_ms = shop.time_ms + 86_400_000
+    line = Item(f"{category}-0", item_category=category, price=10.0)
+    view = Event("asks", "checks", "view_item", at(time_ms), Data([line]), "1.0", "asks", time_ms)
+    chance = purchase(shop).propensity.predict(view)
+    assert chance is not None
+    return chance
+
+
+def orders_paid_twice() -> list[Event]:
+    """Return a lesson of 40 orders, each of which is sent twice."""
+    lesson = [one for one in stream(400) if one.type == "purchase"][:40]
+    assert len(lesson) == 40
+    return [*lesson, *lesson]
+
+
+FAMILIES = {
+    "desk": family(
+        Desk,
+        lambda fold: fold.shop.events == 40,
+        orders_paid_twice(),
+        orders_max=64,
+        login_sessions_max=32,
+        shoppers_max=16,
+    ),
+    "next_item": family(NextItemFamily, knows_what_is_popular, items_max=64, shoppers_max=16),
+    "purchase": family(PurchaseFamily, knows_what_sells),
+    "rounds": family(
+        Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500
+    ),
+}
+
+
+def test_every_family_of_ours_is_checked() -> None:
+    assert set(FAMILIES) == {kind.name for kind in families()}
+
+
+@pytest.mark.parametrize("check", [*CHECKS, *FAMILY_CHECKS], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("problem", FAMILIES.values(), ids=FAMILIES.keys())
+def test_family(problem: Problem, check: Any) -> None:
+    check(problem)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
 def test_learner(problem: Problem, check: Any) -> None:
     check(problem)
 
 
-class Curious(Popularity):
-    """Learns from being asked."""
+class LearnsInPredict(Popularity):
+    """Changes its state in `predict`."""
 
     def predict(self, context: Context) -> Any:
         self.learn(context, 3)
         return super().predict(context)
 
 
-class Greedy(Popularity):
-    """Says that it has a maximum and does not keep it."""
+class ExceedsItsBounds(Popularity):
+    """Reports a maximum and exceeds it."""
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         return {"items": (super().bounds()["items"][0], 30)}
 
 
-class Sharing(Popularity):
-    """Gives away its own counts."""
+class SharesItsState(Popularity):
+    """Returns its own counts as state, not a copy."""
 
     def state(self) -> dict[str, Any]:
         state = super().state()
         return {**state, "counts": self._counts[: len(state["counts"])]}
 
 
-class Forgetful(Popularity):
+class RestoresIncompletely(Popularity):
     """Loses its leaders' floor in a restart."""
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Forgetful":
+    def from_state(cls, state: dict[str, Any]) -> "RestoresIncompletely":
         return super().from_state({**state, "floor": 0.0})
 
 
-class Deaf(Popularity):
-    """Learns nothing."""
+class LearnsNothing(Popularity):
+    """Ignores what it should learn."""
 
     def learn(self, context: Context, item: int) -> None:
         pass
@@ -92,21 +161,21 @@ class Deaf(Popularity):
 @pytest.mark.parametrize(
     ("kind", "check"),
     [
-        (Curious, check_predict_changes_nothing),
-        (Greedy, check_memory_is_bounded),
-        (Sharing, check_inputs_stay),
-        (Forgetful, check_round_trip),
-        (Deaf, check_finds_the_right_answer),
+        (LearnsInPredict, check_predict_changes_nothing),
+        (ExceedsItsBounds, check_memory_is_bounded),
+        (SharesItsState, check_inputs_stay),
+        (RestoresIncompletely, check_round_trip),
+        (LearnsNothing, check_finds_the_right_answer),
     ],
 )
-def test_checks_find_the_broken(kind: type[Popularity], check: Any) -> None:
+def test_checks_detect_faulty_learners(kind: type[Popularity], check: Any) -> None:
     with pytest.raises(AssertionError):
         check(next_item(kind, items_max=64, leaders_max=4))
 
 
-def test_check_finds_hashing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_detects_hash_randomisation(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hashing_learner.py").write_text(
-        "from learners.popularity import Popularity\n"
+        "from learners.next_item.popularity import Popularity\n"
         "class Hashing(Popularity):\n"
         "    def learn(self, context, item):\n"
         "        super().learn(context, hash(str(item)) % 64)\n"
@@ -118,11 +187,126 @@ def test_check_finds_hashing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
         check_same_in_every_process(next_item(Hashing, items_max=64))
 
 
-def test_scores_that_are_not_finite_are_found() -> None:
-    class Mad(Popularity):
+def test_check_detects_scores_that_are_not_finite() -> None:
+    class NotFinite(Popularity):
         def predict(self, context: Context) -> Any:
             slots, scores = super().predict(context)
             return slots, np.full_like(scores, np.nan)
 
     with pytest.raises(AssertionError, match="finite"):
-        check_round_trip(next_item(Mad, items_max=64))
+        check_round_trip(next_item(NotFinite, items_max=64))
+
+
+class Counted(Mergeable):
+    """Counts the events of each hour; halves of it add up."""
+
+    name: ClassVar[str] = "counted"
+    merges: ClassVar[Merges] = Merges("exactly", per_shopper="nothing", why="counts add up")
+    surface: ClassVar[Surface] = Surface(doc="Counts events.", settings=NoSettings)
+
+    def __init__(self, settings: NoSettings, reads: Mapping[str, Family]) -> None:
+        self.counts = np.zeros(24, np.int64)
+
+    def learn(self, event: Event, now: Moment) -> None:
+        self.counts[event.time_ms // 3_600_000 % 24] += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"counts": self.counts.copy()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.counts = state["counts"].copy()
+
+    def merge(self, other: "Counted") -> None:
+        self.counts += other.counts
+
+
+class LosesOther(Counted):
+    """Says that it merges exactly, and forgets the other half."""
+
+    def merge(self, other: Counted) -> None:
+        pass
+
+
+class Unmerged(Family):
+    """Says that it merges, and cannot."""
+
+    name, merges, surface = "unmerged", Counted.merges, Counted.surface
+    __init__, learn, state, restore = Counted.__init__, Counted.learn, Counted.state, Counted.restore
+
+
+class Roughly(LosesOther):
+    """Says that it merges approximately, within a bound that the half it forgets is beyond or within."""
+
+    merges: ClassVar[Merges] = Merges("approximately", per_shopper="nothing", why="a test", bound=0.1)
+
+    def difference(self, other: Counted) -> float:
+        return float(1 - self.counts.sum() / other.counts.sum())
+
+
+class RoughlyEnough(Roughly):
+    """As `Roughly`, with a bound that holds."""
+
+    merges: ClassVar[Merges] = Merges("approximately", per_shopper="nothing", why="a test", bound=0.9)
+
+
+@pytest.mark.parametrize("kind", [Counted, RoughlyEnough])
+def test_a_family_that_merges_as_it_says(kind: type[Family]) -> None:
+    check_merges_as_it_says(family(kind, lambda fold: True))
+
+
+@pytest.mark.parametrize("kind", [LosesOther, Unmerged, Roughly])
+def test_a_family_that_does_not_merge_as_it_says_is_found(kind: type[Family]) -> None:
+    with pytest.raises(AssertionError):
+        check_merges_as_it_says(family(kind, lambda fold: True))
+
+
+class Teaches(Counted):
+    """Counts logins, and says so."""
+
+    surface: ClassVar[Surface] = Surface(doc="Counts logins.", settings=NoSettings, teaches={"login": "a login"})
+
+    def learn(self, event: Event, now: Moment) -> None:
+        if event.type == "login":
+            super().learn(event, now)
+
+
+class TeachesInSecret(Teaches):
+    """Counts logins, and does not say so."""
+
+    surface: ClassVar[Surface] = Counted.surface
+
+
+class TeachesNothing(Teaches):
+    """Says that it learns from reviews, too, and does not."""
+
+    surface: ClassVar[Surface] = Surface(
+        doc="Counts logins.", settings=NoSettings, teaches={"login": "a login", "review": "a review"}
+    )
+
+
+def test_a_family_that_learns_as_it_says() -> None:
+    check_learns_as_it_says(family(Teaches, lambda fold: True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (TeachesInSecret, "teaches does not say what is learned from login"),
+        (TeachesNothing, "teaches names review, from which nothing is learned"),
+    ],
+)
+def test_a_family_that_does_not_learn_as_it_says_is_found(kind: type[Family], said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        check_learns_as_it_says(family(kind, lambda fold: True))
+
+
+class Undeclared(Counted):
+    """Has scores that its surface does not declare."""
+
+    def scores(self) -> NoSettings:
+        return NoSettings()
+
+
+def test_undeclared_scores_are_found() -> None:
+    with pytest.raises(AssertionError, match="wanted scores if and only if"):
+        check_declares_what_it_shows(family(Undeclared, lambda fold: True))

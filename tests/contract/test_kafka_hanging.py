@@ -1,7 +1,7 @@
-"""A transaction whose end a broker forgot: the writer that comes next, or the same one, gives it the end that it had.
+"""Hanging transactions: a later writer, or the same one, ends each with its original outcome.
 
-What forgets is made here by a client that keeps a partition from its coordinator, on a broker that does not verify
-what is enlisted; `docs/decisions/0012` tells how a broker forgets by itself.
+The tests create them with a client that does not register a partition with the coordinator, on a broker that does not
+verify registration; `docs/decisions/0012` describes how a broker loses the end of a transaction by itself.
 """
 
 import time
@@ -12,12 +12,15 @@ from contextlib import ExitStack, closing
 import pytest
 from kafka import KafkaProducer, TopicPartition
 
-from headrace.kafka_client import abandon
-from headrace.kafka_log import KafkaLog
-from headrace.log import Outgoing, Partition, open_log
+from headrace.log.kafka.client import abandon
+from headrace.log.kafka.log import KafkaLog
+from headrace.log.open import open_log
+from headrace.log.protocol import Outgoing, Partition
+from headrace.topics import Shard
 from tests.brokers import own_broker
 
-JOURNAL, JUDGEMENTS, SCORES = Partition("journal", 0), Partition("judgements", 0), Partition("scores", 0)
+ONLINE = Shard("online", 0, writes=("scores",))
+JOURNAL, JUDGEMENTS, SCORES = ONLINE.journal, ONLINE.judgements, Partition("scores", 0)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +45,12 @@ def log(bootstrap: str, prefix: str) -> Iterator[KafkaLog]:
 
 
 def leave_hanging(bootstrap: str, prefix: str, *, commit: bool, then: Partition | None = None) -> None:
-    """Write to journal and judgements, of which the coordinator does not know, and to scores, of which it does.
+    """End a transaction that hangs in journal and judgements, which are not registered with the coordinator.
+
+    Its third partition, scores, is registered, so it ends there.
 
     Args:
-        then: where another transaction begins, and is left open.
+        then: open another transaction in this partition, and leave it open.
     """
     with closing(KafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}online")) as producer:
         producer.init_transactions()
@@ -74,36 +79,38 @@ def values(log: KafkaLog, partition: Partition) -> list[bytes | None]:
 
 
 @pytest.mark.parametrize("commit", [True, False], ids=["committed", "aborted"])
-def test_the_next_writer_ends_it_before_anybody_reads_where_to_go_on(
+def test_the_next_writer_ends_it_before_the_restart_position_is_read(
     bootstrap: str, prefix: str, log: KafkaLog, commit: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leave_hanging(bootstrap, prefix, commit=commit)
     assert log.end(JOURNAL) == 0, "nothing of it is readable"
-    with closing(log.writer("online")) as writer:
-        assert "a transaction hangs, and is ended now" in capsys.readouterr().out
+    with closing(log.writer(ONLINE.name, ONLINE.written)) as writer:
+        assert "ending a hanging transaction" in capsys.readouterr().out
         wanted: list[bytes | None] = [b"hung"] if commit else []
         assert [values(log, partition) for partition in (JOURNAL, JUDGEMENTS, SCORES)] == [wanted] * 3
         writer.commit([Outgoing("journal", b"online", b"next", 0)], {})
         writer.settle()
-    with closing(log.writer("online")):
+    with closing(log.writer(ONLINE.name, ONLINE.written)):
         assert "hangs" not in capsys.readouterr().out
     assert values(log, JOURNAL) == [*wanted, b"next"]
 
 
-def test_what_the_next_transaction_takes_down_with_it_stays_nowhere(bootstrap: str, prefix: str, log: KafkaLog) -> None:
+def test_it_is_aborted_in_all_partitions_if_the_next_transaction_was_left_open_in_one(
+    bootstrap: str, prefix: str, log: KafkaLog
+) -> None:
     leave_hanging(bootstrap, prefix, commit=True, then=JOURNAL)
-    with closing(log.writer("online")) as writer:
+    with closing(log.writer(ONLINE.name, ONLINE.written)) as writer:
         assert [values(log, partition) for partition in (JOURNAL, JUDGEMENTS)] == [[], []]
         writer.commit([Outgoing("journal", b"online", b"next", 0)], {})
         writer.settle()
     assert values(log, JOURNAL) == [b"next"]
 
 
-def test_a_writer_that_lives_ends_it_with_its_next_commit_or_while_it_idles(
+def test_a_live_writer_ends_it_at_its_next_commit_or_while_idle(
     bootstrap: str, prefix: str, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.kafka_writer.care_interval_s", 0.3)
-    with closing(log.writer("online")) as writer:
+    monkeypatch.setattr("headrace.log.kafka.writer.maintenance_interval_s", 0.3)
+    with closing(log.writer(ONLINE.name, ONLINE.written)) as writer:
         producer = writer._producer
         for record in (Outgoing("journal", b"online", b"one", 0), Outgoing("journal", b"online", b"two", 0)):
             producer.begin_transaction()
@@ -120,7 +127,7 @@ def test_a_writer_that_lives_ends_it_with_its_next_commit_or_while_it_idles(
     assert values(log, JOURNAL) == [b"one", b"two"]
 
 
-def test_of_another_writer_s_transactions_it_leaves_its_hands(bootstrap: str, prefix: str, log: KafkaLog) -> None:
+def test_a_writer_does_not_end_the_transactions_of_another_writer(bootstrap: str, prefix: str, log: KafkaLog) -> None:
     with ExitStack() as stack:
         other = stack.enter_context(
             closing(KafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}finetune"))
@@ -128,7 +135,7 @@ def test_of_another_writer_s_transactions_it_leaves_its_hands(bootstrap: str, pr
         other.init_transactions()
         other.begin_transaction()
         other.send(f"{prefix}scores", b"open", partition=0).get(timeout=10)
-        stack.enter_context(closing(log.writer("online")))
+        stack.enter_context(closing(log.writer(ONLINE.name, ONLINE.written)))
         assert log.end(SCORES) == 0
         other.abort_transaction()
     assert values(log, SCORES) == []

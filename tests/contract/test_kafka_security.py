@@ -1,4 +1,4 @@
-"""Kafka with TLS and passwords, on a real broker: every way in keeps the contract, every wrong key is told why."""
+"""Kafka with TLS and passwords, on a real broker: each method works, and each refusal is reported with its reason."""
 
 import os
 import shutil
@@ -16,29 +16,29 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import UserScramCredentialUpsertion
 from typer.testing import CliRunner
 
-from consumers.online import MakeShop
-from headrace.blobs import Blobs
-from headrace.checks import check_covered, check_folds
-from headrace.config import OnlineSettings
 from headrace.errors import Fenced, LogUnavailable, Misconfigured
-from headrace.kafka_log import KafkaLog
-from headrace.kafka_security import PREFIX, security
-from headrace.log import Log, Outgoing, Partition, open_log
-from headrace.loop import Loop, Turn
-from headrace.process import retried
-from headrace.topics import EVENTS, MODELS, partitions_of
+from headrace.log.kafka.log import KafkaLog
+from headrace.log.kafka.security import PREFIX, read_security
+from headrace.log.open import open_log
+from headrace.log.protocol import Log, Outgoing, Partition
+from headrace.process import run_with_retries
+from headrace.shard.blobs import Blobs
+from headrace.shard.checks import check_covered, check_folds
+from headrace.shard.loop import Loop
+from headrace.shard.turn import Turn
 from operators.child import Children
 from operators.cli import app
 from tests.brokers import own_broker
+from tests.shards import ONLINE, online
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
+pytestmark = pytest.mark.usefixtures("clean_environment")
 E0, JOURNAL, SCORES = Partition("events", 0), Partition("journal", 0), Partition("scores", 0)
 PLAIN_SECRET, SCRAM_SECRET, KEY_SECRET, WRONG = "plain-tiger", "scram-tiger", "key-tiger", "wrong-tiger"
 LISTENERS = {
-    "TLS": "SSL", "MUTUAL": "SSL", "ELSEWHERE": "SSL", "PASSWORD": "SASL_PLAINTEXT", "BOTH": "SASL_SSL",
+    "TLS": "SSL", "MUTUAL": "SSL", "OTHER_NAME": "SSL", "PASSWORD": "SASL_PLAINTEXT", "BOTH": "SASL_SSL",
 }  # fmt: skip
-quick_s = 40.0
-"""A wrong key must be told in less, and not by the log's deadline; on an idle machine it takes under half a second, of
+report_s_max = 40.0
+"""A refusal must be reported within this time, not at the log's deadline; an idle machine takes under half a second, of
 which the broker waits most."""
 
 PROPERTIES = """
@@ -57,7 +57,7 @@ listener.name.{name}.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.secu
 
 
 def certify(pem: Path, name: str, issuer: str | None = None, password: str | None = None) -> None:
-    """Write NAME.key and NAME.pem, for 127.0.0.1 and no other name; without an issuer it is a CA's."""
+    """Write NAME.key and NAME.pem: a certificate for 127.0.0.1 only, or a CA's if there is no issuer."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "2"]
     command += ["-subj", f"/CN={name}", "-keyout", f"{pem / name}.key", "-out", f"{pem / name}.pem"]
     command += ["-passout", f"pass:{password}"] if password else ["-nodes"]
@@ -69,7 +69,7 @@ def certify(pem: Path, name: str, issuer: str | None = None, password: str | Non
 
 @dataclass(frozen=True)
 class Secured:
-    """A broker with a listener of each kind."""
+    """A broker with one listener per security protocol."""
 
     ports: Mapping[str, int]
     pem: Path
@@ -90,7 +90,7 @@ def user(mechanism: str, password: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """Return a broker of this module's own."""
+    """Start a broker for this module."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl: apt-get install openssl")
     folder = tmp_path_factory.mktemp("secured")
@@ -111,7 +111,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     protocols = ",".join(f"{name}:{protocol}" for name, protocol in LISTENERS.items())
     lines = [
         f"listeners={ours},{theirs}",
-        f"advertised.listeners={ours},{theirs.replace('ELSEWHERE://127.0.0.1', 'ELSEWHERE://localhost')}",
+        f"advertised.listeners={ours},{theirs.replace('OTHER_NAME://127.0.0.1', 'OTHER_NAME://localhost')}",
         f"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,{protocols}",
         PROPERTIES.replace("{pem}", str(folder)),
         *(MODULES.format(name=name, secret=PLAIN_SECRET) for name in ("password", "both")),
@@ -126,39 +126,39 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 def opened(secured: Secured, listener: str, given: Mapping[str, str], deadline_s: float = 120.0) -> KafkaLog:
-    found = security({PREFIX + name: text for name, text in given.items()})
-    return KafkaLog(secured.url(listener), secured=found, deadline_s=deadline_s)
+    found = read_security({PREFIX + name: text for name, text in given.items()})
+    return KafkaLog(secured.url(listener), security=found, deadline_s=deadline_s)
 
 
-WAYS: dict[str, tuple[str, Callable[[Secured], dict[str, str]]]] = {
+METHODS: dict[str, tuple[str, Callable[[Secured], dict[str, str]]]] = {
     "tls": ("TLS", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca()}),
     "mutual tls": ("MUTUAL", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca(), **s.certificate("client")}),
-    "a locked key": (
+    "an encrypted key": (
         "MUTUAL",
         lambda s: {
             "SECURITY_PROTOCOL": "SSL", **s.ca(), **s.certificate("locked"), "SSL_KEY_PASSWORD": KEY_SECRET,
         },
     ),
-    "scram in the clear": (
+    "scram without tls": (
         "PASSWORD", lambda s: {"SECURITY_PROTOCOL": "SASL_PLAINTEXT", **user("SCRAM-SHA-512", SCRAM_SECRET)},
     ),
-    "plain in tls": ("BOTH", lambda s: {"SECURITY_PROTOCOL": "SASL_SSL", **s.ca(), **user("PLAIN", PLAIN_SECRET)}),
-    "scram in tls": (
+    "plain over tls": ("BOTH", lambda s: {"SECURITY_PROTOCOL": "SASL_SSL", **s.ca(), **user("PLAIN", PLAIN_SECRET)}),
+    "scram over tls": (
         "BOTH", lambda s: {"SECURITY_PROTOCOL": "SASL_SSL", **s.ca(), **user("SCRAM-SHA-512", SCRAM_SECRET)},
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["a locked key", "scram in the clear"])
-def test_other_ways_lead_in_too(secured: Secured, way: str) -> None:
-    listener, given = WAYS[way]
+@pytest.mark.parametrize("method", ["an encrypted key", "scram without tls"])
+def test_other_methods_connect(secured: Secured, method: str) -> None:
+    listener, given = METHODS[method]
     with closing(opened(secured, listener, given(secured))) as log:
         log.create()
 
 
-@pytest.mark.parametrize("way", ["tls", "mutual tls", "plain in tls", "scram in tls"])
-def test_each_way_in_keeps_the_contract(secured: Secured, way: str) -> None:
-    listener, given = WAYS[way]
+@pytest.mark.parametrize("method", ["tls", "mutual tls", "plain over tls", "scram over tls"])
+def test_each_method_fulfils_the_contract(secured: Secured, method: str) -> None:
+    listener, given = METHODS[method]
     with closing(opened(secured, listener, given(secured))) as log:
         log.create()
         start = log.end(E0)
@@ -172,21 +172,21 @@ def test_each_way_in_keeps_the_contract(secured: Secured, way: str) -> None:
             while len(read) < 300 and time.monotonic() < deadline:
                 read += [record.value for _, records in reader.read(1_000, 0.1) for record in records]
         assert read == [b"%d" % number * 1_000 for number in range(300)]
-        with closing(log.writer(way.split()[0])) as older:
+        with closing(log.writer(method.split()[0])) as older:
             older.commit([Outgoing("journal", b"key", b"one", 0), Outgoing("scores", b"key", b"one", 0)], {E0: 7})
             older.settle()
-            with closing(log.writer(way.split()[0])) as newer:
+            with closing(log.writer(method.split()[0])) as newer:
                 older.commit([Outgoing("journal", b"key", b"lost", 0)], {E0: 8})
                 with pytest.raises(Fenced):
                     older.settle()
                 newer.commit([Outgoing("journal", b"key", b"two", 0)], {})
                 newer.settle()
-        assert log.committed(way.split()[0]) == {E0: 7}
+        assert log.committed(method.split()[0]) == {E0: 7}
         assert [last.value for last in map(log.last, (JOURNAL, SCORES)) if last] == [b"two", b"one"]
 
 
-def test_readers_see_what_was_committed_alone(secured: Secured) -> None:
-    listener, given = WAYS["scram in tls"]
+def test_readers_see_only_committed_records(secured: Secured) -> None:
+    listener, given = METHODS["scram over tls"]
     with closing(opened(secured, listener, given(secured))) as log:
         log.create()
         start = log.end(SCORES)
@@ -203,10 +203,10 @@ def test_readers_see_what_was_committed_alone(secured: Secured) -> None:
             assert time.monotonic() < deadline
 
 
-def test_the_shipped_commands_need_their_environment_alone(
+def test_the_commands_need_only_environment_variables(
     secured: Secured, children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listener, given = WAYS["scram in tls"]
+    listener, given = METHODS["scram over tls"]
     monkeypatch.setenv("HEADRACE_LOG", f"kafka:127.0.0.1:{secured.ports[listener]}?prefix=shop-")
     monkeypatch.setenv("HEADRACE_PRODUCER__METRICS_PORT", "0")
     for name, text in given(secured).items():
@@ -220,20 +220,20 @@ def test_the_shipped_commands_need_their_environment_alone(
     assert shown.exit_code == 0, shown.output
     assert "online" in shown.output
     helped = CliRunner().invoke(app, ["online", "--help"])
-    for text in (producer.text, shown.output, helped.output, repr(security()), f"{security()}"):
+    for text in (producer.text, shown.output, helped.output, repr(read_security()), f"{read_security()}"):
         assert SCRAM_SECRET not in text
 
 
 def learned_and_followed(log: Log, folder: Path) -> None:
     """Learn from all events, and check that a follower comes to the same state."""
-    make, places = MakeShop(OnlineSettings()), partitions_of(EVENTS)
-    loop = Loop(log, Blobs(folder), "online", make=make, sources=places, sides=partitions_of(MODELS))
+    make, shard = online(), ONLINE.shard
+    loop = Loop(log, Blobs(folder), shard, make=make)
     turns: list[Turn] = []
     loop.on_turn = turns.append
     loop.run(lambda: sum(turn.learned for turn in turns) == 400)
     loop.close()
-    check_covered(log, "online", places)
-    check_folds(log, Blobs(folder), "online", make=make, inputs=[*places, *partitions_of(MODELS)])
+    check_covered(log, shard, shard.sources)
+    check_folds(log, Blobs(folder), shard, make=make)
 
 
 REFUSALS: dict[str, tuple[str, Callable[[Secured], dict[str, str]], str]] = {
@@ -245,47 +245,48 @@ REFUSALS: dict[str, tuple[str, Callable[[Secured], dict[str, str]], str]] = {
         "BOTH", lambda s: {"SECURITY_PROTOCOL": "SASL_SSL", **s.ca(), **user("SCRAM-SHA-512", WRONG)},
         "refuses .*USERNAME=shop .*SCRAM-SHA-512: .*invalid credentials",
     ),
-    "a mechanism that the broker does not take": (
+    "a mechanism that the broker does not support": (
         "PASSWORD", lambda s: {"SECURITY_PROTOCOL": "SASL_PLAINTEXT", **user("SCRAM-SHA-256", WRONG)},
-        "does not take .*MECHANISM=SCRAM-SHA-256: wanted one of PLAIN, SCRAM-SHA-512",
+        "does not support .*MECHANISM=SCRAM-SHA-256: wanted one of PLAIN, SCRAM-SHA-512",
     ),
-    "no password where one is asked for": (
+    "no password where one is required": (
         "PASSWORD", lambda s: {}, "asks for a password .*wanted .*=SASL_PLAINTEXT, found PLAINTEXT",
     ),
-    "a password where none is asked for": (
+    "a password where none is used": (
         "TLS", lambda s: {"SECURITY_PROTOCOL": "SASL_SSL", **s.ca(), **user("PLAIN", WRONG)},
         "asks for no password: wanted .*=SSL, found SASL_SSL",
     ),
     "an unknown CA": (
         "TLS", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca("other-ca")},
-        "do not trust .*issuer.*: wanted .*CAFILE=.*other-ca.pem",
+        "is not trusted .*issuer.*: wanted .*CAFILE=.*other-ca.pem",
     ),
     "the system's CAs": (
-        "TLS", lambda s: {"SECURITY_PROTOCOL": "SSL"}, r"do not trust .*: wanted .*CAFILE \(not set\)",
+        "TLS", lambda s: {"SECURITY_PROTOCOL": "SSL"}, r"is not trusted .*: wanted .*CAFILE \(not set\)",
     ),
-    "a broker of another name": (
-        "ELSEWHERE", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca()}, "localhost.* do not trust .*names that address",
+    "a certificate for another name": (
+        "OTHER_NAME", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca()},
+        "localhost.* is not trusted .*advertises that address",
     ),
-    "plain text on a port of TLS": ("TLS", lambda s: {}, "speaks TLS: wanted .*=SSL or SASL_SSL, found PLAINTEXT"),
-    "TLS on a port of plain text": (
+    "plain text on a TLS port": ("TLS", lambda s: {}, "speaks TLS: wanted .*=SSL or SASL_SSL, found PLAINTEXT"),
+    "TLS on a plain-text port": (
         "PLAINTEXT", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca()}, "does not speak TLS: wanted .*, found SSL",
     ),
-    "no certificate of ours": (
+    "no client certificate": (
         "MUTUAL", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca()}, r"CERTIFICATE_REQUIRED.*CERTFILE \(not set\)",
     ),
-    "a certificate by a stranger": (
+    "a client certificate by another CA": (
         "MUTUAL", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca(), **s.certificate("stranger")},
         "CERTIFICATE_UNKNOWN.*CERTFILE=.*stranger.pem",
     ),
-    "another's key": (
+    "a key of another certificate": (
         "MUTUAL", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca(), **s.certificate("client", "stranger")},
         "CERTFILE=.*client.pem: wanted .*KEYFILE=.*stranger.key.*found .*mismatch",
     ),
-    "a locked key without its password": (
+    "an encrypted key without its password": (
         "MUTUAL", lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca(), **s.certificate("locked")},
         "KEY_PASSWORD is not set",
     ),
-    "a locked key with a wrong password": (
+    "an encrypted key with a wrong password": (
         "MUTUAL",
         lambda s: {"SECURITY_PROTOCOL": "SSL", **s.ca(), **s.certificate("locked"), "SSL_KEY_PASSWORD": WRONG},
         "KEY_PASSWORD is set",
@@ -294,16 +295,16 @@ REFUSALS: dict[str, tuple[str, Callable[[Secured], dict[str, str]], str]] = {
 
 
 @pytest.mark.parametrize("wrong", REFUSALS)
-def test_a_wrong_key_is_told_at_once_and_why(secured: Secured, wrong: str) -> None:
-    listener, given, said = REFUSALS[wrong]
-    began = time.monotonic()
-    with pytest.raises(Misconfigured, match=said) as caught:
+def test_each_refusal_is_reported_at_once_with_its_reason(secured: Secured, wrong: str) -> None:
+    listener, given, message = REFUSALS[wrong]
+    started = time.monotonic()
+    with pytest.raises(Misconfigured, match=message) as caught:
         opened(secured, listener, given(secured))
-    assert time.monotonic() - began < quick_s
+    assert time.monotonic() - started < report_s_max
     assert WRONG not in str(caught.value)
 
 
-def test_a_command_with_a_wrong_password_ends_with_2_and_one_line(
+def test_a_command_with_a_wrong_password_exits_with_2_and_one_line(
     secured: Secured, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener, given, _ = REFUSALS["a wrong password"]
@@ -317,27 +318,29 @@ def test_a_command_with_a_wrong_password_ends_with_2_and_one_line(
     assert WRONG not in line
 
 
-def test_a_wrong_password_is_not_tried_again(secured: Secured) -> None:
+def test_a_wrong_password_is_not_retried(secured: Secured) -> None:
     listener, given, _ = REFUSALS["a wrong password"]
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Misconfigured):
-        retried(lambda: opened(secured, listener, given(secured)).close(), threading.Event(), deadline_s=60.0)
-    assert time.monotonic() - began < quick_s
+        run_with_retries(lambda: opened(secured, listener, given(secured)).close(), threading.Event(), deadline_s=60.0)
+    assert time.monotonic() - started < report_s_max
 
 
-def test_a_password_may_fail_later_and_is_told_when_the_log_is_opened_again(secured: Secured) -> None:
+def test_a_password_that_becomes_wrong_is_reported_when_the_log_is_reopened(secured: Secured) -> None:
     given = {"SECURITY_PROTOCOL": "SASL_PLAINTEXT", **user("SCRAM-SHA-512", "first-tiger"), "SASL_USERNAME": "guest"}
 
-    def keep(password: str) -> None:
+    def set_password(password: str) -> None:
         with closing(KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{secured.ports['PLAINTEXT']}")) as admin:
             admin.alter_user_scram_credentials(
                 [UserScramCredentialUpsertion("guest", "SCRAM-SHA-512", password.encode())]
             )
 
-    keep("first-tiger")
+    set_password("first-tiger")
     with closing(opened(secured, "PASSWORD", given, deadline_s=10.0)) as log:
-        keep("second-tiger")
+        set_password("second-tiger")
         with pytest.raises(LogUnavailable), closing(log.reader({E0: 0})):
             pass
     with pytest.raises(Misconfigured, match="USERNAME=guest"):
-        retried(lambda: opened(secured, "PASSWORD", given, deadline_s=10.0).close(), threading.Event(), deadline_s=60.0)
+        run_with_retries(
+            lambda: opened(secured, "PASSWORD", given, deadline_s=10.0).close(), threading.Event(), deadline_s=60.0
+        )

@@ -1,4 +1,4 @@
-"""The contract of a log (`headrace.log`), the same for each implementation."""
+"""The contract of a log (`headrace.log.protocol`), tested for each implementation."""
 
 import os
 import signal
@@ -16,15 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
-from headrace.log import RECORD_BYTES_MAX, Appender, Log, Outgoing, Partition, Reader, Record, Writer, open_log
-from headrace.topics import TOPICS, partition_for, partitions_of
+from headrace.log.memory import MemoryLog
+from headrace.log.open import open_log
+from headrace.log.protocol import RECORD_BYTES_MAX, Appender, Log, Outgoing, Partition, Reader, Record, Writer
+from headrace.topics import SHARDS_MAX, TOPICS, partition_for, partitions_of
 
 E0, E1, E2 = (Partition("events", number) for number in range(3))
 JOURNAL = Partition("journal", 0)
 SCORES = Partition("scores", 0)
 
-patience_s = 20.0
-"""How long a test waits for what must come: far longer than it ever takes, so that a busy machine fails no test."""
+wait_s_max = 20.0
+"""How long a test waits for an expected result: far longer than it takes, so that a busy machine fails no test."""
 
 
 class Opened:
@@ -63,9 +65,9 @@ class Opened:
 
 
 def drained(reader: Reader, partition: Partition) -> list[Record]:
-    """Read one partition up to its end, past any markers."""
+    """Read one partition to its end, past any markers."""
     records: list[Record] = []
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + wait_s_max
     while reader.position(partition) < reader.end(partition):
         assert time.monotonic() < deadline, f"stuck at {reader.position(partition)} of {reader.end(partition)}"
         for place, batch in reader.read(1_000, 0.05, only=[partition]):
@@ -75,14 +77,14 @@ def drained(reader: Reader, partition: Partition) -> list[Record]:
 
 
 def read_until(reader: Reader, wanted: int, records_max: int = 1_000) -> list[tuple[Partition, Record]]:
-    """Read until so many records came, and not one more."""
-    got: list[tuple[Partition, Record]] = []
-    deadline = time.monotonic() + patience_s
-    while len(got) < wanted:
-        assert time.monotonic() < deadline, f"{len(got)} of {wanted} records came"
-        got += [(place, record) for place, batch in reader.read(records_max, 0.1) for record in batch]
-    assert len(got) == wanted
-    return got
+    """Read until `wanted` records have arrived; fail if more arrive."""
+    received: list[tuple[Partition, Record]] = []
+    deadline = time.monotonic() + wait_s_max
+    while len(received) < wanted:
+        assert time.monotonic() < deadline, f"{len(received)} of {wanted} records arrived"
+        received += [(place, record) for place, batch in reader.read(records_max, 0.1) for record in batch]
+    assert len(received) == wanted
+    return received
 
 
 @pytest.fixture
@@ -104,14 +106,14 @@ def outgoing(partition: Partition, value: bytes) -> Outgoing:
 # Reading
 
 
-def test_an_empty_partition_has_no_records_and_no_bounds_apart(opened: Opened) -> None:
+def test_an_empty_partition_has_no_records_and_equal_bounds(opened: Opened) -> None:
     for partition in partitions_of("events"):
         assert opened.log.first(partition) == opened.log.end(partition) == 0
         assert opened.log.last(partition) is None
     assert opened.reader({E0: 0}).read(10, 0.0) == []
 
 
-def test_records_of_a_partition_come_in_the_order_of_appending(opened: Opened) -> None:
+def test_records_of_a_partition_are_read_in_the_order_of_appending(opened: Opened) -> None:
     written = {partition: [b"%d-%d" % (partition.number, i) for i in range(500)] for partition in (E0, E1, E2)}
     appender = opened.appender()
     for i in range(500):
@@ -131,70 +133,70 @@ def test_a_read_returns_at_most_records_max_over_all_partitions(opened: Opened) 
     for partition in (E0, E1):
         opened.append(partition, *[b"v"] * 10)
     reader = opened.reader({E0: 0, E1: 0})
-    got = 0
-    while got < 20:
-        batches = reader.read(7, patience_s)
+    received = 0
+    while received < 20:
+        batches = reader.read(7, wait_s_max)
         assert 1 <= sum(len(batch) for _, batch in batches) <= 7
         assert all(batch for _, batch in batches)
-        got += sum(len(batch) for _, batch in batches)
-    assert got == 20
+        received += sum(len(batch) for _, batch in batches)
+    assert received == 20
 
 
-def test_no_full_partition_starves_another(opened: Opened) -> None:
+def test_a_busy_partition_does_not_starve_another(opened: Opened) -> None:
     opened.append(E0, *[b"v"] * 500)
     opened.append(E1, b"rare")
     reader = opened.reader({E0: 0, E1: 0})
     before = 0
     while True:
-        batches = dict(reader.read(10, patience_s))
+        batches = dict(reader.read(10, wait_s_max))
         if E1 in batches:
             break
         before += len(batches[E0])
     assert before < 500
 
 
-def test_an_empty_read_waits_for_its_timeout_and_no_longer(opened: Opened) -> None:
+def test_an_empty_read_returns_at_its_timeout(opened: Opened) -> None:
     reader = opened.reader({E0: 0})
     reader.read(10, 0.0)
-    began = time.monotonic()
+    started = time.monotonic()
     assert reader.read(10, 0.3) == []
-    assert 0.29 <= time.monotonic() - began < 20.0
+    assert 0.29 <= time.monotonic() - started < 20.0
 
 
-def test_a_waiting_read_returns_as_soon_as_a_record_comes(opened: Opened) -> None:
+def test_a_waiting_read_returns_as_soon_as_a_record_arrives(opened: Opened) -> None:
     reader = opened.reader({E0: 0})
     timer = threading.Timer(0.2, opened.append, (E0, b"late"))
     timer.start()
-    began = time.monotonic()
-    ((place, batch),) = reader.read(10, patience_s)
+    started = time.monotonic()
+    ((place, batch),) = reader.read(10, wait_s_max)
     timer.join()
     assert (place, batch[0].value) == (E0, b"late")
-    assert time.monotonic() - began < patience_s / 2
+    assert time.monotonic() - started < wait_s_max / 2
 
 
-def test_reads_that_do_not_wait_get_there(opened: Opened) -> None:
+def test_repeated_reads_without_a_timeout_return_all_records(opened: Opened) -> None:
     opened.append(E0, b"a", b"b")
     reader = opened.reader({E0: 0, E1: 0})
-    got: list[Record] = []
-    deadline = time.monotonic() + patience_s
-    while len(got) < 2 and time.monotonic() < deadline:
-        got += [record for _, batch in reader.read(10, 0.0) for record in batch]
+    received: list[Record] = []
+    deadline = time.monotonic() + wait_s_max
+    while len(received) < 2 and time.monotonic() < deadline:
+        received += [record for _, batch in reader.read(10, 0.0) for record in batch]
         time.sleep(0.001)
-    assert [record.value for record in got] == [b"a", b"b"]
+    assert [record.value for record in received] == [b"a", b"b"]
 
 
-def test_only_some_partitions_are_read_and_the_others_stay_where_they_are(opened: Opened) -> None:
+def test_reading_only_some_partitions_leaves_the_positions_of_the_others(opened: Opened) -> None:
     opened.append(E0, b"a0", b"a1")
     opened.append(E1, b"b0", b"b1")
     reader = opened.reader({E0: 0, E1: 0})
-    ((place, batch),) = reader.read(1, patience_s, only=[E1])
+    ((place, batch),) = reader.read(1, wait_s_max, only=[E1])
     assert (place, batch[0].value, reader.position(E0)) == (E1, b"b0", 0)
     assert reader.read(10, 0.05, only=[]) == []
     assert [record.value for record in drained(reader, E0)] == [b"a0", b"a1"]
     assert [record.value for record in drained(reader, E1)] == [b"b1"]
 
 
-def test_seek_goes_back_and_forth(opened: Opened) -> None:
+def test_seek_moves_backwards_and_forwards(opened: Opened) -> None:
     opened.append(E0, b"0", b"1", b"2", b"3")
     offsets = [record.offset for record in opened.records(E0)]
     reader = opened.reader({E0: 0})
@@ -209,14 +211,14 @@ def test_seek_goes_back_and_forth(opened: Opened) -> None:
 def test_the_position_after_a_read_is_past_its_last_record(opened: Opened) -> None:
     opened.append(E0, b"0", b"1", b"2")
     reader = opened.reader({E0: 0, E1: 0})
-    ((_, batch),) = reader.read(2, patience_s)
+    ((_, batch),) = reader.read(2, wait_s_max)
     assert reader.position(E0) > batch[-1].offset
     assert reader.position(E1) == 0
     again = opened.reader({E0: reader.position(E0)})
     assert [record.value for _, record in read_until(again, 1)] == [b"2"]
 
 
-def test_positions_grow_and_a_reader_gets_to_the_end_past_any_markers(opened: Opened) -> None:
+def test_positions_increase_and_a_reader_reaches_the_end_past_any_markers(opened: Opened) -> None:
     writer = opened.writer()
     for i in range(5):
         writer.commit([outgoing(SCORES, b"%d" % i)] * 2, {})
@@ -225,6 +227,18 @@ def test_positions_grow_and_a_reader_gets_to_the_end_past_any_markers(opened: Op
     assert [record.value for record in records] == [b"%d" % (i // 2) for i in range(10)]
     assert all(a.offset < b.offset for a, b in pairwise(records))
     assert opened.log.end(SCORES) > records[-1].offset
+    for position in (0, records[-1].offset, records[-1].offset + 1):
+        reader = opened.reader({SCORES: position})
+        drained(reader, SCORES)
+        assert reader.end(SCORES) == records[-1].offset + 1, "markers are no records that wait"
+
+
+def test_a_reader_of_no_partition_reads_nothing(opened: Opened) -> None:
+    """Such is the side reader of a shard that hears nothing."""
+    opened.append(E0, b"0")
+    reader = opened.reader({})
+    assert reader.read(10, 0.0) == []
+    assert reader.read(10, 0.05) == []
 
 
 def test_readers_are_independent(opened: Opened) -> None:
@@ -238,7 +252,7 @@ def test_readers_are_independent(opened: Opened) -> None:
 # Times and ends
 
 
-def test_records_carry_the_time_at_which_the_log_took_them(opened: Opened) -> None:
+def test_records_have_their_append_time(opened: Opened) -> None:
     before = time.time() * 1000
     opened.append(E0, b"a")
     opened.append(E0, b"b")
@@ -247,7 +261,7 @@ def test_records_carry_the_time_at_which_the_log_took_them(opened: Opened) -> No
     assert before - 1_000 <= a.time_ms <= b.time_ms <= after + 1_000
 
 
-def test_position_at_finds_the_first_record_appended_then_or_later(opened: Opened) -> None:
+def test_position_at_is_the_first_record_appended_at_that_time_or_later(opened: Opened) -> None:
     for value in (b"0", b"1", b"2"):
         opened.append(E0, value)
         time.sleep(0.01)
@@ -287,27 +301,27 @@ def test_the_end_of_a_reader_is_the_end_of_the_log(opened: Opened) -> None:
 # Lost positions
 
 
-def test_a_position_whose_records_were_deleted_is_lost_with_its_bounds(opened: Opened) -> None:
+def test_reading_deleted_records_raises_position_lost_with_the_bounds(opened: Opened) -> None:
     opened.append(E0, *[b"%d" % i for i in range(10)])
     opened.log.delete_before(E0, 4)
     assert opened.log.first(E0) == 4
     reader = opened.reader({E0: 3, E1: 0})
     with pytest.raises(PositionLost) as caught:
-        reader.read(10, patience_s)
+        reader.read(10, wait_s_max)
     error = caught.value
     assert (error.topic, error.partition, error.wanted, error.first, error.end) == ("events", 0, 3, 4, 10)
     reader.seek(E0, error.first)
     assert [record.value for _, record in read_until(reader, 6)] == [b"%d" % i for i in range(4, 10)]
 
 
-def test_a_position_beyond_the_end_is_lost_with_its_bounds(opened: Opened) -> None:
+def test_reading_beyond_the_end_raises_position_lost_with_the_bounds(opened: Opened) -> None:
     opened.append(E0, b"a", b"b")
     with pytest.raises(PositionLost) as caught:
-        opened.reader({E0: 7}).read(10, patience_s)
+        opened.reader({E0: 7}).read(10, wait_s_max)
     assert (caught.value.wanted, caught.value.first, caught.value.end) == (7, 0, 2)
 
 
-def test_the_end_itself_is_a_position(opened: Opened) -> None:
+def test_the_end_is_a_valid_position(opened: Opened) -> None:
     opened.append(E0, b"a")
     reader = opened.reader({E0: opened.log.end(E0)})
     assert reader.read(10, 0.1) == []
@@ -331,14 +345,14 @@ def test_all_records_can_be_deleted(opened: Opened) -> None:
     ("key", "value"),
     [(b"k", None), (None, b"v"), (b"", b""), (b"\x00\xff", b"\xff\x00"), (b"k" * 1_000, b"v" * 1_000)],
 )
-def test_keys_and_values_come_back_as_they_were(opened: Opened, key: bytes | None, value: bytes | None) -> None:
+def test_keys_and_values_are_read_unchanged(opened: Opened, key: bytes | None, value: bytes | None) -> None:
     with closing(opened.log.appender()) as appender:
         appender.append(Outgoing("scores", key, value))
     opened.commit(Outgoing("scores", key, value))
     assert [(record.key, record.value) for record in opened.records(SCORES)] == [(key, value)] * 2
 
 
-def test_a_record_without_key_and_value_is_refused_and_harms_no_later_one(opened: Opened) -> None:
+def test_a_record_without_key_and_value_is_rejected_and_later_ones_are_written(opened: Opened) -> None:
     appender = opened.appender()
     with pytest.raises(ValueError, match="key"):
         appender.append(Outgoing("scores", None, None))
@@ -349,22 +363,22 @@ def test_a_record_without_key_and_value_is_refused_and_harms_no_later_one(opened
     assert opened.values(SCORES) == [b"good"]
 
 
-def test_the_key_chooses_the_partition_as_kafka_does(opened: Opened) -> None:
+def test_the_key_selects_the_same_partition_as_in_kafka(opened: Opened) -> None:
     keys = [b"", b"shopper-1", "Käufer".encode(), *(b"%d" % i for i in range(40))]
     with closing(opened.log.appender()) as appender:
         for key in keys:
             appender.append(Outgoing("events", key, key))
     opened.commit(*(Outgoing("events", key, key) for key in keys))
     for partition in partitions_of("events"):
-        mine = [key for key in keys if partition_for(key, TOPICS["events"].partitions) == partition.number]
-        assert opened.values(partition) == mine * 2
-        assert mine
+        expected = [key for key in keys if partition_for(key, TOPICS["events"].partitions) == partition.number]
+        assert opened.values(partition) == expected * 2
+        assert expected
 
 
 # Sizes
 
 
-def test_the_largest_record_passes_and_one_byte_more_is_refused(opened: Opened) -> None:
+def test_the_largest_record_is_written_and_one_byte_more_is_rejected(opened: Opened) -> None:
     largest = Outgoing("scores", b"key", b"v" * (RECORD_BYTES_MAX - 3))
     over = largest._replace(key=b"key!")
     appender, writer = opened.appender(), opened.writer()
@@ -380,7 +394,7 @@ def test_the_largest_record_passes_and_one_byte_more_is_refused(opened: Opened) 
     assert [len(value or b"") for value in opened.values(SCORES)] == [RECORD_BYTES_MAX - 3, 5, RECORD_BYTES_MAX - 3, 6]
 
 
-def test_an_appender_takes_far_more_than_it_may_hold(opened: Opened) -> None:
+def test_an_appender_writes_more_bytes_than_it_may_buffer(opened: Opened) -> None:
     with closing(opened.log.appender()) as appender:
         for i in range(40):
             appender.append(outgoing(E0, b"%02d" % i * 250_000))
@@ -398,7 +412,7 @@ def test_a_flushed_record_is_readable(opened: Opened) -> None:
 # Commits
 
 
-def test_a_commit_appends_all_its_records_and_settle_says_where(opened: Opened) -> None:
+def test_a_commit_appends_all_its_records_and_settle_returns_their_offsets(opened: Opened) -> None:
     writer = opened.writer()
     sent = [outgoing(SCORES, b"s0"), outgoing(JOURNAL, b"j"), outgoing(SCORES, b"s1"), outgoing(E1, b"e")]
     opened.append(SCORES, b"before")
@@ -414,7 +428,7 @@ def test_a_commit_appends_all_its_records_and_settle_says_where(opened: Opened) 
     assert opened.values(JOURNAL) == [b"j"] * 3
 
 
-def test_a_commit_settles_the_one_before(opened: Opened) -> None:
+def test_a_commit_settles_the_previous_one(opened: Opened) -> None:
     writer = opened.writer()
     for i in range(20):
         writer.commit([outgoing(JOURNAL, b"%d" % i)], {})
@@ -423,14 +437,14 @@ def test_a_commit_settles_the_one_before(opened: Opened) -> None:
     assert opened.records(JOURNAL, offset)[0].value == b"19"
 
 
-def test_a_commit_of_nothing_is_no_record(opened: Opened) -> None:
+def test_an_empty_commit_writes_no_record(opened: Opened) -> None:
     writer = opened.writer()
     writer.commit([], {})
     assert writer.settle() == []
     assert opened.log.last(JOURNAL) is None
 
 
-def test_a_writer_takes_over_and_the_former_commits_nothing_more(opened: Opened) -> None:
+def test_a_new_writer_fences_the_previous_one(opened: Opened) -> None:
     old = opened.writer()
     old.commit([outgoing(JOURNAL, b"old")], {})
     old.settle()
@@ -467,12 +481,12 @@ def test_a_writer_closed_with_a_commit_in_flight_leaves_all_of_it_or_nothing(ope
         writer.commit([outgoing(place, b"%d" % round_) for place in (E0, E1, JOURNAL)], {})
         writer.close()
         writer.close()
-        opened.writer()  # after this nothing of the writer before is pending
+        opened.writer()  # from here on no transaction of the previous writer is pending
         seen = [opened.values(place).count(b"%d" % round_) for place in (E0, E1, JOURNAL)]
         assert seen in ([0, 0, 0], [1, 1, 1])
 
 
-def test_the_positions_of_a_commit_are_noted_for_lag_tools(opened: Opened) -> None:
+def test_the_positions_of_a_commit_are_stored_for_lag_tools(opened: Opened) -> None:
     assert opened.log.committed("online") == {}
     writer = opened.writer()
     writer.commit([outgoing(JOURNAL, b"j")], {E0: 5, E1: 7})
@@ -489,7 +503,7 @@ def test_the_positions_of_a_commit_are_noted_for_lag_tools(opened: Opened) -> No
         max_size=12,
     )
 )
-def test_what_was_acknowledged_is_what_is_read(opened: Opened, steps: list[tuple[str, list[int]]]) -> None:
+def test_exactly_the_acknowledged_records_are_read(opened: Opened, steps: list[tuple[str, list[int]]]) -> None:
     places = (E0, E1, JOURNAL)
     starts = {place: opened.log.end(place) for place in places}
     wanted: dict[Partition, list[bytes | None]] = {place: [] for place in places}
@@ -527,6 +541,70 @@ def test_topics_are_created_once_and_keep_their_records(opened: Opened) -> None:
     assert opened.values(E0) == [b"a"]
 
 
+def create_for_two_shards(log: Log) -> None:
+    """Create the topics as an older version did: journal and judgements have a partition for each of two shards."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("journal", "judgements"):
+            patched.setitem(TOPICS, name, TOPICS[name]._replace(partitions=2))
+        log.create()
+
+
+@pytest.fixture(params=["memory", "sqlite", "kafka"])
+def older(request: pytest.FixtureRequest) -> Iterator[Opened]:
+    """Return a log that an older version made."""
+    url = f"sqlite:{request.getfixturevalue('tmp_path') / 'log.db'}"
+    if request.param == "kafka":
+        url = request.getfixturevalue("kafka_url")
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(MemoryLog() if request.param == "memory" else open_log(url)))
+        create_for_two_shards(log)
+        yield Opened(log, stack)
+
+
+def test_a_log_with_fewer_shards_gets_the_other_partitions_and_keeps_its_records(older: Opened) -> None:
+    first, second, third, last = (Partition("journal", number) for number in (0, 1, 2, SHARDS_MAX - 1))
+    older.commit(outgoing(first, b"online"))
+    older.commit(outgoing(second, b"finetune"))
+    reader = older.reader({first: 0, second: 0})  # a process that goes on meanwhile
+    read_until(reader, 2)
+    for _ in range(2):
+        older.log.create()
+    for topic in ("journal", "judgements"):
+        added = [place for place in partitions_of(topic) if place.number >= 2]
+        assert len(added) == SHARDS_MAX - 2
+        assert [(older.log.first(place), older.log.end(place)) for place in added] == [(0, 0)] * len(added)
+    older.commit(outgoing(third, b"third"), outgoing(last, b"last"), outgoing(second, b"finetune again"))
+    assert older.values(first) == [b"online"]
+    assert older.values(second) == [b"finetune", b"finetune again"]
+    assert (older.values(third), older.values(last)) == ([b"third"], [b"last"])
+    assert [record.value for _, record in read_until(reader, 1)] == [b"finetune again"]
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["new", "older"])
+def test_several_processes_may_create_what_is_missing_at_once(log_url: str, older: bool) -> None:
+    failures: list[Exception] = []
+    with ExitStack() as stack:
+        logs = [stack.enter_context(closing(open_log(log_url))) for _ in range(4)]
+        if older:
+            create_for_two_shards(logs[0])
+        together = threading.Barrier(len(logs))
+
+        def create(log: Log) -> None:
+            together.wait()
+            try:
+                log.create()
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=create, args=(log,)) for log in logs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert [logs[0].end(place) for place in partitions_of("journal")] == [0] * SHARDS_MAX
+
+
 def test_all_closes_can_be_repeated(opened: Opened) -> None:
     reader, writer, appender = opened.reader({E0: 0}), opened.writer(), opened.appender()
     for closable in (reader, writer, appender, opened.log):
@@ -553,7 +631,7 @@ def test_methods_of_a_log_may_be_called_from_several_threads(opened: Opened) -> 
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:", "kafka:", "redis:localhost", "kafka:localhost:1?colour=red"])
-def test_a_url_that_names_no_log_is_refused(url: str) -> None:
+def test_a_url_of_an_unknown_form_is_rejected(url: str) -> None:
     with pytest.raises(Misconfigured):
         open_log(url)
 
@@ -562,7 +640,8 @@ def test_a_url_that_names_no_log_is_refused(url: str) -> None:
 
 _IN_ANOTHER_PROCESS = """
 import sys
-from headrace.log import Outgoing, Partition, open_log
+from headrace.log.open import open_log
+from headrace.log.protocol import Outgoing, Partition
 log = open_log(sys.argv[1])
 E0, JOURNAL = Partition("events", 0), Partition("journal", 0)
 """
@@ -612,7 +691,7 @@ except Fenced:
     assert shared.values(JOURNAL) == [b"theirs", b"ours"]
 
 
-def test_a_killed_writer_leaves_whole_commits_only(shared: Opened, log_url: str) -> None:
+def test_a_killed_writer_leaves_only_complete_commits(shared: Opened, log_url: str) -> None:
     code = """
 writer = log.writer("online")
 for i in range(100_000):
@@ -656,8 +735,8 @@ appender.close()
         process.communicate()
     values = [value or b"" for value in shared.values(E0)]
     for name in processes:
-        mine = [value for value in values if value.startswith(name.encode())]
-        assert mine == [f"{name} {i}".encode() for i in range(300)]
+        own = [value for value in values if value.startswith(name.encode())]
+        assert own == [f"{name} {i}".encode() for i in range(300)]
     assert len(values) == 600
 
 
@@ -677,7 +756,7 @@ def test_a_follower_reads_while_a_writer_commits(opened: Opened) -> None:
     assert values == [b"%d" % i for i in range(30)]
 
 
-# Kafka alone
+# Kafka only
 
 
 @pytest.fixture
@@ -692,7 +771,7 @@ def prefix_of(kafka_url: str) -> str:
     return kafka_url.partition("?prefix=")[2]
 
 
-def test_records_of_an_open_transaction_are_hidden_and_gone_once_a_writer_takes_over(
+def test_records_of_an_open_transaction_are_hidden_and_are_aborted_when_a_writer_takes_over(
     kafka: Opened, kafka_url: str, kafka_options: dict[str, Any]
 ) -> None:
     from kafka import KafkaProducer
@@ -718,9 +797,11 @@ def test_records_of_an_open_transaction_are_hidden_and_gone_once_a_writer_takes_
     dead.close(timeout=0)
 
 
-def test_a_writer_outlives_its_log_in_silence(kafka: Opened, kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its thread goes on looking for what hangs; to die there would be a traceback in somebody's log."""
-    monkeypatch.setattr("headrace.kafka_writer.care_interval_s", 0.05)
+def test_a_writer_logs_no_error_after_its_log_is_closed(
+    kafka: Opened, kafka_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread keeps checking for hanging transactions; if the thread died, it would log a traceback."""
+    monkeypatch.setattr("headrace.log.kafka.writer.maintenance_interval_s", 0.05)
     log = open_log(kafka_url)
     with closing(log.writer("finetune")):
         log.close()
@@ -751,26 +832,28 @@ def test_last_seeks_back_past_many_aborted_records(
     assert kafka.log.end(JOURNAL) - last.offset > 120
 
 
-def test_a_writer_that_is_fenced_while_it_idles_says_so(kafka: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.kafka_writer.care_interval_s", 2.0)
+def test_a_writer_that_is_fenced_while_idle_raises_at_the_next_commit(
+    kafka: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.log.kafka.writer.maintenance_interval_s", 2.0)
     older = kafka.writer()
-    for position in (1, 2):  # the first one's position goes to the group with it, the second one's waits
+    for position in (1, 2):  # the first position is sent to the group at once, the second one is still to be sent
         older.commit([outgoing(JOURNAL, b"one")], {E0: position})
     older.settle()
     newer = kafka.writer()
     time.sleep(4.0)
 
-    def go_on() -> None:
+    def commit_again() -> None:
         older.commit([outgoing(JOURNAL, b"two")], {E0: 3})
         older.settle()
 
     with pytest.raises(Fenced):
-        go_on()
+        commit_again()
     newer.commit([outgoing(JOURNAL, b"two")], {E0: 3})
     newer.settle()
 
 
-def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(
+def test_a_record_that_the_broker_rejects_is_reported_and_the_others_are_sent(
     kafka: Opened, kafka_url: str, kafka_options: dict[str, Any]
 ) -> None:
     from kafka import KafkaAdminClient, KafkaProducer
@@ -780,19 +863,19 @@ def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(
     with closing(KafkaAdminClient(**kafka_options)) as admin:
         admin.delete_topics([f"{prefix}events"])
         admin.create_topics({f"{prefix}events": small}, wait_for_metadata=True)
-    refused = False
+    rejected = False
     with closing(KafkaProducer(**kafka_options)) as plain:
-        while not refused:  # a topic exists a moment before its limits hold
+        while not rejected:  # a topic exists shortly before its limits apply
             sent = plain.send(f"{prefix}events", b"x" * 20_000, partition=3)
             plain.flush(timeout=10)
-            refused = sent.failed()
+            rejected = sent.failed()
     appender = kafka.appender()
     for i in range(30):
         appender.append(outgoing(E0, b"%02d" % i))
     appender.append(outgoing(E0, b"x" * 20_000))
     for i in range(30, 60):
         appender.append(outgoing(E0, b"%02d" % i))
-    with pytest.raises(ValueError, match="events refused by the broker"):
+    with pytest.raises(ValueError, match="events rejected by the broker"):
         appender.flush()
     appender.append(outgoing(E0, b"60"))
     appender.flush()
@@ -800,7 +883,7 @@ def test_a_record_that_the_broker_refuses_is_named_and_the_others_are_sent(
 
 
 def test_unacknowledged_bytes_are_bounded(kafka: Opened) -> None:
-    from headrace.kafka_appender import KafkaAppender, unacknowledged_bytes_max
+    from headrace.log.kafka.appender import KafkaAppender, unacknowledged_bytes_max
 
     appender = kafka.appender()
     assert isinstance(appender, KafkaAppender)
@@ -813,12 +896,12 @@ def test_unacknowledged_bytes_are_bounded(kafka: Opened) -> None:
     assert appender.unacknowledged_bytes == 0
 
 
-def test_lag_tools_hear_of_the_last_commit_although_groups_are_told_seldom(kafka: Opened) -> None:
+def test_the_last_commits_positions_reach_the_group_although_they_are_sent_rarely(kafka: Opened) -> None:
     writer = kafka.writer()
     for position in (1, 2, 3):
         writer.commit([outgoing(JOURNAL, b"j")], {E0: position})
     writer.settle()
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + wait_s_max
     while kafka.log.committed("online") != {E0: 3}:
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -17,20 +17,21 @@ from ruamel.yaml import YAML
 
 from headrace.errors import Misconfigured
 from headrace.events import Reason
-from headrace.log import Partition
-from headrace.loop import Turn
+from headrace.log.protocol import Partition
 from headrace.metrics import (
-    KINDS,
     LABELS,
-    FinetuneMetrics,
     MetricsServer,
-    OnlineMetrics,
     ProcessMetrics,
     ProducerMetrics,
     ServingMetrics,
-    reference,
+    ShardMetrics,
 )
+from headrace.shard.turn import Turn
+from headrace.surface import Metric, Surface
 from headrace.topics import TOPICS, partitions_of
+from learners.families import FAMILIES, default_placements
+from learners.family import NoSettings
+from operators.reference import processes
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/rules/headrace.yml"
@@ -52,6 +53,8 @@ def a_turn(**changes: Any) -> Turn:
         records=13,
         learned=10,
         duplicates=1,
+        unused=0,
+        lines_dropped=0,
         rejected=Counter(schema=2),
         judgements=3,
         freshness_s=[0.04, 0.3],
@@ -65,26 +68,39 @@ def a_turn(**changes: Any) -> Turn:
     )._replace(**changes)
 
 
+KINDS = list(processes())
+BOUNDED = {**LABELS, **{label: bound for kind in FAMILIES for label, bound in kind.surface.labels.items()}}
+
+
+def a_shard(name: str) -> ShardMetrics:
+    """Return the metrics of a default shard."""
+    return ShardMetrics([kind.surface for kind in default_placements()[name].kinds])
+
+
 def told() -> dict[str, ProcessMetrics]:
-    """Return the metrics of each kind of process after it told all that it can tell."""
-    online, finetune, serve, producer = OnlineMetrics(), FinetuneMetrics(), ServingMetrics(), ProducerMetrics()
-    for shard in (online, finetune):
-        shard.turn(a_turn())
-    online.judgements.inc(3)
-    online.score("blend", "recall", 20, "recent", 0.5)
-    online.propensity("propensity", "auc", "stream", 0.8)
-    online.blend({"deep": 0.4, "session_knn": 0.6})
-    online.watched(["popularity"])
-    online.drift("popularity", 0.2, 0.5)
-    online.alarm("popularity")
-    finetune.torch("2.15.0", "cpu")
-    finetune.trained("drift", 12.5, 100_000, 6.5)
-    finetune.decided("promoted", 1_700_000_000_000)
-    serve.request("/v1/recommendations/{shopper}", 200, 0.003)
-    serve.lag({Partition("journal", 0): 1})
+    """Return the metrics of each kind of process after it exported all that it can."""
+    found = processes()
+    for name, placement in default_placements().items():
+        shard = found[name]
+        assert isinstance(shard, ShardMetrics)
+        shard.observe_turn(a_turn())
+        shard.judgements.inc(3)
+        for kind in placement.kinds:
+            for metric in kind.surface.metrics:
+                if not metric.last_increase_of:
+                    values_ = metric.label_values[:1] or tuple(f"a {label}" for label in metric.labels)
+                    shard.family_metrics.report(metric.name, 12.5, *values_)
+            for detector in kind.surface.detectors:
+                shard.set_drift(detector, 0.2, 0.5)
+                shard.count_alarms(detector, 1)
+    serve, producer = found["serve"], found["producer"]
+    assert isinstance(serve, ServingMetrics)
+    assert isinstance(producer, ProducerMetrics)
+    serve.count_request("/v1/recommendations/{shopper}", 200, 0.003)
+    serve.set_lag({Partition("journal", 0): 1})
     producer.published.inc(100)
-    producer.bounds({"unacknowledged_bytes": (100, 1000)})
-    return {"online": online, "finetune": finetune, "serve": serve, "producer": producer}
+    producer.set_bounds({"unacknowledged_bytes": (100, 1000)})
+    return found
 
 
 def scraped(metrics: ProcessMetrics) -> str:
@@ -115,9 +131,9 @@ def test_promtool_refuses_a_badly_named_metric(promtool: str) -> None:
 
 
 def test_a_turn_is_told_whole() -> None:
-    metrics = OnlineMetrics()
-    metrics.turn(a_turn())
-    metrics.turn(a_turn(rejected=Counter(schema=1, not_json=4), lag={Partition("events", 2): 9}))
+    metrics = a_shard("online")
+    metrics.observe_turn(a_turn())
+    metrics.observe_turn(a_turn(rejected=Counter(schema=1, not_json=4), lag={Partition("events", 2): 9}))
     seen = values(metrics)
     assert seen["headrace_events_total", (("result", "learned"),)] == 20
     assert seen["headrace_events_total", (("result", "duplicate"),)] == 2
@@ -136,21 +152,96 @@ def test_a_turn_is_told_whole() -> None:
 
 def test_counters_exist_before_they_count() -> None:
     """Prometheus' increase() misses the first increase of a series that was not there before."""
-    seen = values(OnlineMetrics())
-    assert all(seen["headrace_events_rejected_total", (("reason", reason),)] == 0 for reason in get_args(Reason))
-    assert values(FinetuneMetrics())["headrace_rounds_total", (("outcome", "failed"),)] == 0
+    seen = values(a_shard("online"))
+    assert all(
+        seen["headrace_events_rejected_total", (("reason", reason),)] == 0
+        for reason in set(get_args(Reason)) - {"unused"}
+    )
+    for kind in default_placements()["online"].kinds:
+        for detector in kind.surface.detectors:
+            assert seen["headrace_drift_alarms_total", (("detector", detector),)] == 0
+    seen = values(a_shard("finetune"))
+    assert seen["headrace_rounds_total", (("outcome", "failed"),)] == 0
+    assert seen["headrace_round_triggers_total", (("trigger", "gain"),)] == 0
+
+
+def test_every_counter_of_a_family_with_labels_exists_before_it_counts() -> None:
+    for kind in FAMILIES:
+        for metric in kind.surface.metrics:
+            assert metric.kind != "counter" or not metric.labels or metric.label_values, metric.name
+
+
+class Counted:
+    """A family for its metrics alone."""
+
+    def __init__(self, begun: int) -> None:
+        self.begun = begun
+
+
+def counted(clock: list[int]) -> tuple[ShardMetrics, Surface]:
+    """Return a surface with a counter, a gauge of when that last increased, and a gauge that is read each second."""
+    surface = Surface(
+        doc="Counts.",
+        settings=NoSettings,
+        metrics=(
+            Metric(
+                name="headrace_begun_total", help="Begun.", kind="counter", labels=("how",), label_values=("well",),
+                read=lambda family: [(("well",), family.begun)],
+            ),
+            Metric(name="headrace_begun_timestamp_seconds", help="When.", last_increase_of="headrace_begun_total"),
+            Metric(name="headrace_open", help="Now.", read=lambda family: [((), family.begun)], read_interval_s=1.0),
+        ),
+        labels={"how": "`well`"},
+    )  # fmt: skip
+    return ShardMetrics([surface], clock=lambda: clock[0]), surface
+
+
+def test_a_family_s_counter_is_exported_as_its_increase_since_the_process_started() -> None:
+    clock = [1_700_000_000_000]
+    metrics, surface = counted(clock)
+    family, series = Counted(40), ("headrace_begun_total", (("how", "well"),))
+    metrics.family_metrics.baseline(surface, family)
+    metrics.family_metrics.read(surface, family)
+    assert values(metrics)[series] == 0
+    assert values(metrics)["headrace_begun_timestamp_seconds", ()] == 0
+    family.begun = 43
+    metrics.family_metrics.read(surface, family)
+    metrics.family_metrics.read(surface, family)
+    assert values(metrics)[series] == 3
+    assert values(metrics)["headrace_begun_timestamp_seconds", ()] == 1_700_000_000
+    assert values(metrics)["headrace_open", ()] == 40  # within the second
+    clock[0] += 1_000
+    metrics.family_metrics.read(surface, family)
+    assert values(metrics)["headrace_open", ()] == 43
+    family.begun = 40  # a loop that restarted folds again from its last commit
+    metrics.family_metrics.baseline(surface, family)
+    metrics.family_metrics.read(surface, family)
+    family.begun = 41
+    metrics.family_metrics.read(surface, family)
+    assert values(metrics)[series] == 4
+
+
+def test_a_metric_that_several_families_declare_exists_once() -> None:
+    metrics, surface = counted([0])
+    assert values(ShardMetrics([surface, surface])).keys() == values(metrics).keys()
+
+
+def test_a_label_without_bound_is_refused() -> None:
+    metric = Metric(name="headrace_paths_total", help="Paths.", kind="counter", labels=("path",))
+    with pytest.raises(AssertionError, match="headrace_paths_total"):
+        ShardMetrics([Surface(doc="Paths.", settings=NoSettings, metrics=(metric,))])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_label_is_bounded(kind: str) -> None:
     metrics = told()[kind]
-    for metric in metrics.described:
-        assert LABELS.keys() >= set(metric.labels)
+    for metric in metrics.descriptions:
+        assert BOUNDED.keys() >= set(metric.labels)
     bounded = {"topic": set(TOPICS), "reason": set(get_args(Reason))}
     for family in metrics.registry.collect():
         for sample in family.samples:
             for label, value in sample.labels.items():
-                assert label in LABELS or label == "le"
+                assert label in BOUNDED or label == "le"
                 assert value in bounded.get(label, {value})
 
 
@@ -176,10 +267,6 @@ def test_a_port_in_use_is_a_clear_error() -> None:
     wanted = r"metrics on 127\.0\.0\.1:\d+: wanted an address to listen on, found .*in use"
     with MetricsServer(ProducerMetrics()) as server, pytest.raises(Misconfigured, match=wanted):
         MetricsServer(ProducerMetrics(), port=server.port)
-
-
-def test_the_reference_is_written_from_the_code() -> None:
-    assert (ROOT / "docs/metrics.md").read_text() == reference(), "run: python -m headrace.metrics > docs/metrics.md"
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -212,8 +299,8 @@ def test_promtool_passes_the_rule_test(path: Path, promtool: str) -> None:
 def queryable() -> set[str]:
     """Return every name that can be queried: our metrics' samples and what the client adds for a process."""
     names = {"up", "process_resident_memory_bytes"}
-    for make in KINDS.values():
-        for metric in make().described:
+    for metrics in processes().values():
+        for metric in metrics.descriptions:
             suffixes = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
             names |= {metric.name + suffix for suffix in suffixes}
     return names

@@ -1,7 +1,8 @@
-"""The demo as a person meets it, but for what `test_road` shows of its processes."""
+"""The demo as a user runs it; `test_pipeline` covers its processes."""
 
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from operators.child import Child
@@ -13,14 +14,15 @@ def running(folder: Path) -> list[str]:
     return [line for line in commands.splitlines() if str(folder) in line]
 
 
-def test_a_demo_that_is_told_to_end_takes_its_processes_along(tmp_path: Path) -> None:
+def test_a_demo_that_is_terminated_stops_its_processes(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo = Child("producer", ["demo", "--folder", str(folder)], tmp_path)
     try:
-        while demo.code is None and not list(folder.glob("producer.log")):  # the last one that it starts
+        while demo.code is None and not list(folder.glob("producer.log")):  # the last process that it starts
             demo.check()
+            time.sleep(0.1)
         assert len(running(folder)) == 5
     finally:
-        demo.ask()
+        demo.request_stop()
     assert demo.wait(60) == 128 + signal.SIGTERM
     assert running(folder) == []

@@ -1,4 +1,4 @@
-"""The simulated shop: the same bytes each time, valid events, drift when it was scheduled, and a truth that is true."""
+"""The simulated shop: reproducible bytes, valid events, drifts on schedule, and a correct ground truth."""
 
 import json
 from collections import Counter, defaultdict
@@ -13,26 +13,29 @@ from numpy.typing import NDArray
 
 from headrace.errors import Misconfigured
 from headrace.events import Event, decode
-from headrace.log import Record
-from headrace.testing import MemoryLog
-from headrace.topics import EVENTS, TRUTH, partitions_of
-from producers.publisher import Numbered, Progress
-from producers.scenario import Drift, ShopSettings
-from producers.shop import MIXTURE, Shop
+from headrace.items import ItemRecord
+from headrace.items import decode as decode_item
+from headrace.log.memory import MemoryLog
+from headrace.log.protocol import Record
+from headrace.topics import EVENTS, ITEMS, TRUTH, partitions_of
+from producers.publisher import Progress
+from producers.scenario import Drift, SimulationSettings
+from producers.sequence import NumberedRecord
+from producers.shop import MIXTURE, SimulatedShop
 from producers.simulate import Simulation, simulate
 
-SMALL = ShopSettings(seed=3, events=6_000, items=300, shoppers=500, days=14.0)
-TOLD = ShopSettings(seed=5, events=2_500, items=300, shoppers=200, days=7.0, sampled=1.0, bots=0.0)
-STREAM = ShopSettings(seed=1, events=30_000, items=800, shoppers=2_000, days=14.0)
+SMALL = SimulationSettings(seed=3, events=6_000, items=300, shoppers=500, days=14.0)
+FULL_TRUTH = SimulationSettings(seed=5, events=2_500, items=300, shoppers=200, days=7.0, sampled=1.0, bots=0.0)
+STREAM = SimulationSettings(seed=1, events=30_000, items=800, shoppers=2_000, days=14.0)
 
 
 @cache
-def run(settings: ShopSettings) -> list[Numbered]:
+def run(settings: SimulationSettings) -> list[NumberedRecord]:
     return list(Simulation(settings).records())
 
 
 @cache
-def events(settings: ShopSettings) -> list[Event]:
+def events(settings: SimulationSettings) -> list[Event]:
     out = []
     for record in run(settings):
         if record.topic == EVENTS:
@@ -43,15 +46,75 @@ def events(settings: ShopSettings) -> list[Event]:
 
 
 @cache
-def truth(settings: ShopSettings, kind: str) -> list[dict[str, Any]]:
+def truth(settings: SimulationSettings, kind: str) -> list[dict[str, Any]]:
     records = [r for r in run(settings) if r.topic == TRUTH and r.key == kind.encode()]
     return [json.loads(record.value) for record in records]
 
 
-def test_same_settings_same_bytes() -> None:
+def test_equal_settings_give_equal_bytes() -> None:
     assert run(SMALL) == list(Simulation(msgspec.structs.replace(SMALL)).records())
     other = list(Simulation(msgspec.structs.replace(SMALL, seed=4)).records())
     assert {record.value for record in run(SMALL)}.isdisjoint(record.value for record in other)
+
+
+def items(settings: SimulationSettings) -> list[tuple[int, ItemRecord]]:
+    """Return what a run states of items, each with the number of events before it."""
+    found, count = [], 0
+    for record in run(settings):
+        count += record.topic == EVENTS
+        if record.topic == ITEMS:
+            item = decode_item(Record(0, 0, 0, record.key, record.value))
+            assert isinstance(item, ItemRecord), item
+            found.append((count, item))
+    return found
+
+
+def test_each_item_is_stated_before_its_first_event_as_events_describe_it() -> None:
+    stated: dict[str, ItemRecord] = {}
+    regular = 0
+    for record in run(SMALL):
+        if record.topic == ITEMS:
+            item = decode_item(Record(0, 0, 0, record.key, record.value))
+            assert isinstance(item, ItemRecord), item
+            stated[item.id] = item
+        elif record.topic == EVENTS:
+            for line in events(SMALL)[record.number].data.items:
+                known = stated[line.item_id]
+                if line.item_name:
+                    assert (line.item_name, line.item_brand, line.item_category) == (
+                        known.title, known.brand, known.category,
+                    )  # fmt: skip
+                regular += line.price == known.prices["EUR"]
+    assert 1.13 * SMALL.items < len(stated) <= 1.15 * SMALL.items, "the last ones may be added after the last event"
+    assert regular > 0.7 * sum(len(event.data.items) for event in events(SMALL)), "the others are on promotion"
+
+
+def test_items_are_stated_again_when_prices_drift() -> None:
+    first: dict[str, ItemRecord] = {}
+    factors = set()
+    for _, item in items(SMALL):
+        before = first.setdefault(item.id, item)
+        if item is not before:
+            factors.add(round(item.prices["EUR"] / before.prices["EUR"], 1))
+        assert item.available
+    assert factors == {1.4}
+
+
+def test_items_go_out_of_stock_and_come_back_and_the_events_stay_the_same() -> None:
+    with_outages = msgspec.structs.replace(SMALL, outages=0.2, drifts=())
+    without = msgspec.structs.replace(SMALL, drifts=())
+    gone: dict[str, int] = {}
+    lengths = []
+    for count, item in items(with_outages):
+        if not item.available:
+            gone[item.id] = count
+        elif item.id in gone:
+            lengths.append(count - gone[item.id])
+    assert len(gone) == round(0.2 * SMALL.items)
+    assert 0.8 * len(gone) < len(lengths) <= len(gone), "the last ones may come back after the last event"
+    assert 0.05 * SMALL.events < sum(lengths) / len(lengths) < 0.2 * SMALL.events
+    pairs = zip(events(with_outages), events(without), strict=True)
+    assert all((a.id, a.time_ms, a.shopper, a.data) == (b.id, b.time_ms, b.shopper, b.data) for a, b in pairs)
 
 
 def test_events_are_valid_numbered_and_in_time_order() -> None:
@@ -116,7 +179,7 @@ def test_new_items_and_new_shoppers_keep_arriving() -> None:
     assert sum(n > STREAM.events // 2 for n in shoppers.values()) > 200
 
 
-def test_drifts_happen_when_the_schedule_says() -> None:
+def test_drifts_begin_as_scheduled() -> None:
     schedule, begun = truth(STREAM, "schedule"), truth(STREAM, "drift")
     assert [drift["drift"] for drift in schedule] == ["abrupt", "gradual", "recurring", "price"]
     assert [(drift["drift"], drift["at_ms"]) for drift in begun] == [
@@ -128,7 +191,7 @@ def test_drifts_happen_when_the_schedule_says() -> None:
         assert found[n - 1].time_ms < drift["at_ms"] <= found[n].time_ms
 
 
-def hits(settings: ShopSettings, frozen_at: int, start: int, end: int) -> float:
+def recall(settings: SimulationSettings, frozen_at: int, start: int, end: int) -> float:
     """Return the recall@20 over events start to end of first-order transitions learned until `frozen_at`."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     last: dict[str, str] = {}
@@ -146,14 +209,14 @@ def hits(settings: ShopSettings, frozen_at: int, start: int, end: int) -> float:
     return hit / total
 
 
-def test_a_model_that_does_not_adapt_loses_at_a_drift_and_is_right_again_when_the_past_recurs() -> None:
+def test_a_model_that_does_not_adapt_loses_at_a_drift_and_recovers_when_the_old_structure_recurs() -> None:
     abrupt, gradual, recurring, price = (drift["event_number"] for drift in truth(STREAM, "drift"))
-    before = hits(STREAM, abrupt - 2_000, abrupt - 2_000, abrupt)
-    after = hits(STREAM, abrupt - 2_000, abrupt, gradual)
-    again = hits(STREAM, abrupt - 2_000, recurring, min(price, recurring + 2_500))
+    before = recall(STREAM, abrupt - 2_000, abrupt - 2_000, abrupt)
+    after = recall(STREAM, abrupt - 2_000, abrupt, gradual)
+    again = recall(STREAM, abrupt - 2_000, recurring, min(price, recurring + 2_500))
     assert after < 0.6 * before
     assert again > 1.5 * after
-    assert hits(STREAM, STREAM.events, gradual - 2_000, gradual) > 1.2 * after, "one that adapts should recover"
+    assert recall(STREAM, STREAM.events, gradual - 2_000, gradual) > 1.2 * after, "a model that adapts should recover"
 
 
 def test_prices_jump_at_the_price_drift() -> None:
@@ -168,25 +231,27 @@ def test_prices_jump_at_the_price_drift() -> None:
 
 
 def test_the_truth_is_calibrated() -> None:
-    best = truth(TOLD, "best")
-    assert [step["event_id"] for step in best] == [event.id for event in events(TOLD) if event.type == "view_item"]
-    promised = sum(step["recall_at_20"] for step in best) / len(best)
-    assert 0.7 < promised < 0.9
-    assert sum(step["rank"] <= 20 for step in best) / len(best) == pytest.approx(promised, abs=0.04)
+    best = truth(FULL_TRUTH, "best")
+    assert [step["event_id"] for step in best] == [
+        event.id for event in events(FULL_TRUTH) if event.type == "view_item"
+    ]
+    expected = sum(step["recall_at_20"] for step in best) / len(best)
+    assert 0.7 < expected < 0.9
+    assert sum(step["rank"] <= 20 for step in best) / len(best) == pytest.approx(expected, abs=0.04)
     assert min(step["purchase"] for step in best) > 0
     assert max(step["purchase"] for step in best) < 1
-    by_id = {event.id: event for event in events(TOLD)}
+    by_id = {event.id: event for event in events(FULL_TRUTH)}
     assert all(by_id[step["event_id"]].shopper == step["shopper"] for step in best)
     assert sum(MIXTURE) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("carted", [False, True])
-def test_the_true_chances_are_those_of_the_draws(carted: bool) -> None:
+def test_the_true_probabilities_match_the_frequencies_of_the_draws(carted: bool) -> None:
     rng = np.random.default_rng(11)
     uniform, draws = rng.random, 30_000
-    shop = Shop(msgspec.structs.replace(SMALL, items=120), rng)
+    shop = SimulatedShop(msgspec.structs.replace(SMALL, items=120), rng)
     for _ in range(20):
-        shop.arrive()
+        shop.add_new_item()
     shopper, structure = shop.shopper("anna", uniform), shop.structures[1]
     shopper.memory.extend([3, 5, 3, 130])
     theme, current = shopper.favourites.items[0], structure.themes[shopper.favourites.items[0]].items[0]
@@ -196,14 +261,14 @@ def test_the_true_chances_are_those_of_the_draws(carted: bool) -> None:
         counts = np.bincount([item_of() for _ in range(draws)], minlength=len(chances))
         return float(np.abs(counts / draws - chances).sum() / 2)
 
-    chances = shop.following_chances(structure, shopper, theme, current, carted)
-    assert distance(lambda: shop.following(structure, shopper, theme, current, carted, uniform), chances) < 0.03
-    opening = shop.entry_chances(structure, shopper)
+    chances = shop.next_chances(structure, shopper, theme, current, carted)
+    assert distance(lambda: shop.draw_next(structure, shopper, theme, current, carted, uniform), chances) < 0.03
+    opening = shop.first_chances(structure, shopper)
     favourite = shopper.favourites.draw
-    assert distance(lambda: shop.entry(structure, shopper, favourite(uniform()), uniform), opening) < 0.03
+    assert distance(lambda: shop.draw_first(structure, shopper, favourite(uniform()), uniform), opening) < 0.03
 
 
-def test_bots_are_fast_and_only_the_truth_names_them() -> None:
+def test_bots_are_fast_and_only_the_ground_truth_lists_them() -> None:
     bots = {bot["shopper"] for bot in truth(STREAM, "bot")}
     assert bots
     views: dict[str, list[int]] = defaultdict(list)
@@ -215,7 +280,7 @@ def test_bots_are_fast_and_only_the_truth_names_them() -> None:
     assert {session.rsplit("-", 1)[0] for session in fast} <= bots
 
 
-def test_a_killed_run_goes_on_with_nothing_twice() -> None:
+def test_a_killed_run_resumes_without_duplicates() -> None:
     class Killed(Exception):
         pass
 
@@ -226,24 +291,25 @@ def test_a_killed_run_goes_on_with_nothing_twice() -> None:
     def content(log: MemoryLog) -> list[list[bytes | None]]:
         return [
             [record.value for _, records in log.reader({place: 0}).read(100_000, 0.0) for record in records]
-            for topic in (EVENTS, TRUTH)
+            for topic in (EVENTS, ITEMS, TRUTH)
             for place in partitions_of(topic)
         ]
 
-    whole, cut = MemoryLog(), MemoryLog()
-    whole.create()
-    cut.create()
-    assert simulate(whole, SMALL).published == SMALL.events
+    complete, interrupted = MemoryLog(), MemoryLog()
+    complete.create()
+    interrupted.create()
+    assert simulate(complete, SMALL).published == SMALL.events
     with pytest.raises(Killed):
-        simulate(cut, SMALL, progress=kill)
-    again = simulate(cut, SMALL)
-    assert (again.published, again.already) == (SMALL.events - 2_000, 2_000)
-    assert content(cut) == content(whole)
-    assert simulate(cut, SMALL).published == 0
+        simulate(interrupted, SMALL, progress=kill)
+    again = simulate(interrupted, SMALL)
+    assert again.published + again.already_published == SMALL.events
+    assert 1_000 <= again.already_published <= 2_000, "the batch that was not committed is published again"
+    assert content(interrupted) == content(complete)
+    assert simulate(interrupted, SMALL).published == 0
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"events": 0}, "events"),
         ({"items": 5}, "items"),
@@ -253,18 +319,18 @@ def test_a_killed_run_goes_on_with_nothing_twice() -> None:
         ({"drifts": (Drift("abrupt", 1.5, 1.6),)}, "drifts"),
     ],
 )
-def test_refuses_settings_that_make_no_shop(wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(Misconfigured, match=says):
+def test_rejects_invalid_settings(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(Misconfigured, match=message):
         simulate(MemoryLog(), msgspec.structs.replace(SMALL, **wrong))
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        ShopSettings(events=1, items=100, shoppers=10),
-        ShopSettings(events=1_500, items=100, shoppers=10, new_items=1.0, bots=1.0),
-        ShopSettings(events=1_500, items=100, shoppers=10_000, new_items=0.0, bots=0.0, drifts=(), sampled=0.0),
+        SimulationSettings(events=1, items=100, shoppers=10),
+        SimulationSettings(events=1_500, items=100, shoppers=10, new_items=1.0, bots=1.0),
+        SimulationSettings(events=1_500, items=100, shoppers=10_000, new_items=0.0, bots=0.0, drifts=(), sampled=0.0),
     ],
 )
-def test_extremes_run(settings: ShopSettings) -> None:
+def test_extreme_settings_run(settings: SimulationSettings) -> None:
     assert len(events(settings)) == settings.events

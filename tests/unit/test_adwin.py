@@ -1,4 +1,4 @@
-"""Our ADWIN gives River's answers, value for value, and its state continues."""
+"""Our ADWIN returns River's results for every value, and its state continues exactly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from river.drift import ADWIN
 
 from headrace.state import decode, encode
-from learners.adwin import Adwin
+from learners.parts.adwin import Adwin
 
 STREAMS: dict[str, Callable[[np.random.Generator], Any]] = {
     "steady": lambda rng: rng.random(6_000) < 0.3,
@@ -32,7 +32,7 @@ def test_same_changes_and_means_as_river(stream: str, delta: float) -> None:
             assert ours.mean == pytest.approx(theirs.estimation, abs=1e-9)
 
 
-def test_a_jump_is_found_and_what_was_before_is_forgotten() -> None:
+def test_a_jump_is_detected_and_empties_the_window() -> None:
     adwin = Adwin()
     values = STREAMS["jump"](np.random.default_rng(1)).astype(float).tolist()
     found = [n for n, value in enumerate(values) if adwin.observe(value)]
@@ -45,14 +45,14 @@ def test_an_empty_window_has_mean_0() -> None:
     assert Adwin().mean == 0.0
 
 
-def test_memory_grows_with_the_logarithm() -> None:
+def test_memory_grows_logarithmically() -> None:
     adwin = Adwin()
     for n in range(50_000):
         adwin.observe(float(n % 2))
     assert sum(map(len, adwin._rows)) < 6 * 17
 
 
-def test_state_survives_the_wire_and_continues() -> None:
+def test_state_survives_serialisation_and_continues() -> None:
     values = STREAMS["steps"](np.random.default_rng(2)).astype(float).tolist()
     adwin = Adwin(0.01)
     for value in values[:2_345]:

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from headrace.log import Record
+from headrace.log.protocol import Record
 from learners.announcement import Announcement, announced
-from producers.pace import Rounds as Gate
+from producers.verdict_gate import VerdictGate
 
 ONE = Announcement(
     id="finetune/3", kind="promoted", round=2, at_events=100, due_events=300, time_ms=5, version="r0002-ab",
@@ -36,12 +36,12 @@ def test_what_is_no_announcement_is_nobodys_end(value: bytes | None) -> None:
 
 def test_producers_find_what_they_wait_for() -> None:
     """Producers import no learner: they read `due_events` on their own."""
-    from headrace.testing import MemoryLog
+    from headrace.log.memory import MemoryLog
 
     log = MemoryLog()
     log.create()
     appender = log.appender()
     appender.append(ONE.record())
-    gate = Gate(log)
+    gate = VerdictGate(log)
     assert gate(299) is None
     assert gate(300) is not None

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import basket
 from benchmarks.basket import Basket, load, run
 from headrace.errors import Misconfigured
-from learners.learner import Context
-from learners.transitions import Transitions
+from learners.next_item.transitions import Transitions
+from learners.protocol import Context
 from producers.online_retail import COLUMNS
 
 A, B, C, D = range(4)
@@ -32,24 +32,24 @@ STREAM = [
 
 def test_ranks_by_hand() -> None:
     result = run(STREAM, ["counts", "markov"])["whole"]
-    # Counts: B and C are new when they come in the first basket (last of 1 and of 1: nothing else is known but what the
-    # basket holds). Second basket: after A, the others B and C have one each, B ties with C: 2nd; then D is new: last
-    # of C and D: 2nd. Third: after B (2), A has 2, C has 1 and D 1: C ties with D: 3rd.
+    # Counts: B and C are new in the first basket (rank 1 each: no other items are known). Second basket: after A, the
+    # others B and C have one count each, B ties with C: 2nd; then D is new: last of C and D: 2nd. Third: after B (2), A
+    # has 2, C has 1 and D 1: C ties with D: 3rd.
     assert result["counts"]["mrr@20"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2 + 1 / 3) / 5)
     # The chain: after A came B: 1st. After B came C, not D: 2nd. After B came C and D, D last: C is 2nd.
     assert result["markov"]["mrr@20"] == pytest.approx((1 + 1 + 1 + 1 / 2 + 1 / 2) / 5)
     assert result["markov"]["predictions"] == 5
 
 
-def test_what_the_basket_holds_is_not_ranked() -> None:
+def test_items_of_the_basket_are_not_ranked() -> None:
     stream = [bought("ann", str(number), 0, [A, B]) for number in range(5)]
-    # A is as frequent as B, but already there when B is asked for.
+    # A is as frequent as B, but already in the basket when B is predicted.
     assert run(stream, ["counts"])["whole"]["counts"]["recall@10"] == 1.0
     assert run(stream, ["counts"])["whole"]["counts"]["mrr@10"] == 1.0
 
 
 class Recorder(Transitions):
-    """Writes down what is asked and learned."""
+    """Records the calls of predict and learn."""
 
     calls: ClassVar[list[tuple[str, tuple[int, ...], int]]] = []
 
@@ -62,7 +62,7 @@ class Recorder(Transitions):
         super().learn(context, item)
 
 
-def test_a_line_is_learned_after_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_learned_after_its_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     Recorder.calls.clear()
     monkeypatch.setattr(basket, "KINDS", {"transitions": Recorder})
     run(STREAM[:1] + STREAM[2:], ["transitions", "blend"])
@@ -78,7 +78,7 @@ def test_a_line_is_learned_after_it_was_asked_for(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_a_sample_is_tested_and_everything_learned() -> None:
+def test_a_sample_is_tested_and_all_lines_are_learned() -> None:
     stream = [bought(f"s{number}", str(number), 0, [A, B, C, D]) for number in range(50)]
     half = run(stream, ["markov", "blend"], sample=0.5, seed=1)
     assert 50 < half["whole"]["markov"]["predictions"] < 100
@@ -107,12 +107,12 @@ def test_only_known_customers_purchases_are_baskets(tmp_path: Path) -> None:
     assert [(one.shopper, one.invoice, one.items) for one in found] == [("7", "1", [0, 1]), ("8", "4", [2])]
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="--data"):
         load(tmp_path / "none.csv")
 
 
-def test_a_file_without_anything_to_predict_is_said(tmp_path: Path) -> None:
+def test_a_file_without_predictions_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "retail.csv"
     path.write_text("InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n")
     with pytest.raises(Misconfigured, match="predictions to make"):

@@ -1,4 +1,4 @@
-"""The blend: sensible before learning, better after, safe when members are missing or mad, calibrated."""
+"""The blend: initial ranking, learning, calibration, and members that are missing or return invalid scores."""
 
 import math
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from headrace.state import decode, digest, encode
-from learners.blend import Blend, _context, _say, _think, _weight_max
-from learners.learner import Scores, top
-from learners.traits import TRAITS
+from learners.next_item.blend import Blend, _forward, _length_group, _member_features, _weight_max
+from learners.next_item.traits import TRAITS
+from learners.protocol import Scores, top
 
 
-def said(candidates: dict[int, float]) -> Scores:
+def scored(candidates: dict[int, float]) -> Scores:
     return Scores(np.array(list(candidates), np.int32), np.array(list(candidates.values()), np.float32))
 
 
@@ -19,27 +19,31 @@ def ranked(scores: Scores) -> list[int]:
     return [int(slot) for slot in top(scores, len(scores.slots)).slots]
 
 
-def test_before_learning_members_are_believed_as_the_table_says() -> None:
+def test_before_learning_members_have_their_initial_trust() -> None:
     blend = Blend()
-    both = {"session_knn": said({1: 1.0, 2: 0.5}), "deep": said({2: 1.0, 3: 0.4}), "popularity": said({9: 1.0, 3: 0.9})}
-    assert ranked(blend.predict(both, 1)) == [2, 1, 3, 9]
+    lists = {
+        "session_knn": scored({1: 1.0, 2: 0.5}),
+        "deep": scored({2: 1.0, 3: 0.4}),
+        "popularity": scored({9: 1.0, 3: 0.9}),
+    }
+    assert ranked(blend.predict(lists, 1)) == [2, 1, 3, 9]
 
 
-def test_learns_whom_to_believe() -> None:
+def test_learns_which_member_to_trust() -> None:
     blend = Blend(("good", "bad"))
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for _ in range(500):
-        items = draw.choice(100, 10, replace=False).tolist()
-        values = {item: float(draw.random()) for item in items}
-        good = said({item: 2.0**-place for place, item in enumerate(items)})
-        blend.learn({"good": good, "bad": said(values)}, 1, items[0] if draw.random() < 0.8 else items[1])
-    good, bad = said({1: 1.0, 2: 0.3, 3: 0.1}), said({3: 1.0, 2: 0.3, 1: 0.1})
+        items = rng.choice(100, 10, replace=False).tolist()
+        values = {item: float(rng.random()) for item in items}
+        good = scored({item: 2.0**-place for place, item in enumerate(items)})
+        blend.learn({"good": good, "bad": scored(values)}, 1, items[0] if rng.random() < 0.8 else items[1])
+    good, bad = scored({1: 1.0, 2: 0.3, 3: 0.1}), scored({3: 1.0, 2: 0.3, 1: 0.1})
     assert ranked(blend.predict({"good": good, "bad": bad}, 1)) == [1, 2, 3]
 
 
 def test_learns_per_session_length() -> None:
     blend = Blend(("a", "b"))
-    lists = {"a": said({1: 1.0, 2: 0.1}), "b": said({2: 1.0, 1: 0.1})}
+    lists = {"a": scored({1: 1.0, 2: 0.1}), "b": scored({2: 1.0, 1: 0.1})}
     for _ in range(300):
         blend.learn(lists, 1, 1)
         blend.learn(lists, 12, 2)
@@ -48,69 +52,69 @@ def test_learns_per_session_length() -> None:
 
 
 def test_probabilities_are_calibrated() -> None:
-    """The true item is listed in half of the cases, and then the first of two in three of four."""
+    """The true item is in the list in half of the cases, and then the first of two in three of four."""
     blend = Blend(("a",), fading=1.0)
-    draw = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for _ in range(6_000):
-        item = (1 if draw.random() < 0.75 else 2) if draw.random() < 0.5 else 99
-        blend.learn({"a": said({1: 1.0, 2: 0.5})}, 2, item)
-    slots, chances = blend.predict({"a": said({1: 1.0, 2: 0.5})}, 2)
-    found = dict(zip(slots.tolist(), chances.tolist(), strict=True))
+        item = (1 if rng.random() < 0.75 else 2) if rng.random() < 0.5 else 99
+        blend.learn({"a": scored({1: 1.0, 2: 0.5})}, 2, item)
+    slots, probabilities = blend.predict({"a": scored({1: 1.0, 2: 0.5})}, 2)
+    found = dict(zip(slots.tolist(), probabilities.tolist(), strict=True))
     assert found == pytest.approx({1: 0.375, 2: 0.125}, abs=0.03)
 
 
-MAD = {
-    "nan": said({1: math.nan, 2: 1.0}),
-    "infinite": said({1: math.inf, 2: 1.0}),
-    "negative": said({1: -1.0, 2: -5.0}),
-    "zero": said({1: 0.0, 2: 0.0}),
-    "nothing": said({}),
-    "no slot": said({-1: 1.0, 2: 0.5}),
+INVALID = {
+    "nan": scored({1: math.nan, 2: 1.0}),
+    "infinite": scored({1: math.inf, 2: 1.0}),
+    "negative": scored({1: -1.0, 2: -5.0}),
+    "zero": scored({1: 0.0, 2: 0.0}),
+    "nothing": scored({}),
+    "no slot": scored({-1: 1.0, 2: 0.5}),
     "lengths differ": Scores(np.array([1, 2], np.int32), np.array([1.0], np.float32)),
 }
 
 
-@pytest.mark.parametrize("mad", MAD.values(), ids=MAD.keys())
-def test_a_mad_member_is_as_good_as_missing(mad: Scores) -> None:
-    sane, lone = Blend(("a", "b")), Blend(("a", "b"))
-    good = said({5: 1.0, 6: 0.5, 7: 0.1})
+@pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID.keys())
+def test_a_member_with_invalid_scores_is_ignored(invalid: Scores) -> None:
+    expected, found = Blend(("a", "b")), Blend(("a", "b"))
+    good = scored({5: 1.0, 6: 0.5, 7: 0.1})
     for _ in range(10):
-        sane.learn({"a": good}, 3, 6)
-        lone.learn({"a": good, "b": mad, "unknown": good}, 3, 6)
-    assert digest(lone.state()) == digest(sane.state())
-    with_mad, without = lone.predict({"a": good, "b": mad}, 3), sane.predict({"a": good}, 3)
-    assert with_mad.slots.tolist() == without.slots.tolist()
-    assert with_mad.scores.tolist() == without.scores.tolist()
+        expected.learn({"a": good}, 3, 6)
+        found.learn({"a": good, "b": invalid, "unknown": good}, 3, 6)
+    assert digest(found.state()) == digest(expected.state())
+    with_invalid, without = found.predict({"a": good, "b": invalid}, 3), expected.predict({"a": good}, 3)
+    assert with_invalid.slots.tolist() == without.slots.tolist()
+    assert with_invalid.scores.tolist() == without.scores.tolist()
 
 
-def test_huge_and_equal_scores_stay_finite_and_equal_ones_order_nothing() -> None:
+def test_huge_scores_stay_finite_and_equal_scores_get_equal_probabilities() -> None:
     blend = Blend(("a", "b"))
-    lists = {"a": said({1: 3e38, 2: 1e38, 3: 1e-38}), "b": said({3: 0.2, 2: 0.2, 1: 0.2})}
+    lists = {"a": scored({1: 3e38, 2: 1e38, 3: 1e-38}), "b": scored({3: 0.2, 2: 0.2, 1: 0.2})}
     for _ in range(1_000):
         blend.learn(lists, 1, 2)
-    slots, chances = blend.predict({"b": lists["b"]}, 1)
+    slots, probabilities = blend.predict({"b": lists["b"]}, 1)
     assert np.isfinite(blend.predict(lists, 1).scores).all()
-    assert len(set(chances.tolist())) == 1
+    assert len(set(probabilities.tolist())) == 1
     assert slots.tolist() == [1, 2, 3]
 
 
-def test_no_members_at_all_give_no_answer() -> None:
+def test_without_members_there_are_no_candidates() -> None:
     blend = Blend()
     assert not len(blend.predict({}, 0).slots)
     blend.learn({}, 0, 4)
 
 
-def test_a_member_that_goes_mad_in_time_is_no_longer_believed() -> None:
+def test_a_member_that_becomes_wrong_loses_trust() -> None:
     blend = Blend(("a", "b"))
-    draw = np.random.default_rng(4)
+    rng = np.random.default_rng(4)
 
     def judge(b_is_right: bool) -> None:
-        true, *others = draw.choice(1_000, 8, replace=False).tolist()
-        a = said({item: float(draw.random() + (0.6 if item == true else 0.1)) for item in (true, *others[:3])})
+        true, *others = rng.choice(1_000, 8, replace=False).tolist()
+        a = scored({item: float(rng.random() + (0.6 if item == true else 0.1)) for item in (true, *others[:3])})
         best = true if b_is_right else others[4]
-        blend.learn({"a": a, "b": said({best: 1.0, others[5]: 0.1})}, 2, true)
+        blend.learn({"a": a, "b": scored({best: 1.0, others[5]: 0.1})}, 2, true)
 
-    question = {"a": said({1: 1.0, 2: 0.5}), "b": said({3: 1.0, 4: 0.1})}
+    question = {"a": scored({1: 1.0, 2: 0.5}), "b": scored({3: 1.0, 4: 0.1})}
     for _ in range(1_000):
         judge(True)
     assert ranked(blend.predict(question, 2))[0] == 3
@@ -119,9 +123,9 @@ def test_a_member_that_goes_mad_in_time_is_no_longer_believed() -> None:
     assert ranked(blend.predict(question, 2))[0] == 1
 
 
-def test_answers_come_from_the_average_of_the_weights_and_learning_from_the_newest() -> None:
+def test_predictions_use_averaged_weights_and_learning_the_newest() -> None:
     blend = Blend(("a",))
-    lists = {"a": said({1: 1.0, 2: 0.5})}
+    lists = {"a": scored({1: 1.0, 2: 0.5})}
     for n in range(300):
         blend.learn(lists, 1, 1 + n % 2)
     state = blend.state()
@@ -133,22 +137,22 @@ def test_answers_come_from_the_average_of_the_weights_and_learning_from_the_newe
 
 
 def test_the_gradient_is_that_of_the_cross_entropy() -> None:
-    blend, draw = Blend(("a", "b")), np.random.default_rng(6)
-    lists = {name: said({n: float(draw.random()) for n in draw.choice(9, 5, replace=False).tolist()}) for name in "ab"}
-    traits = draw.integers(0, 256, (9, len(TRAITS))).astype(np.uint8)
-    context = _context(3)
-    for _ in range(50):  # until the hidden layer has a say
+    blend, rng = Blend(("a", "b")), np.random.default_rng(6)
+    lists = {name: scored({n: float(rng.random()) for n in rng.choice(9, 5, replace=False).tolist()}) for name in "ab"}
+    traits = rng.integers(0, 256, (9, len(TRAITS))).astype(np.uint8)
+    context = _length_group(3)
+    for _ in range(50):  # until the hidden layer has an effect
         blend.learn(lists, 3, 4, traits.__getitem__)
-    slots, inputs = blend._describe(lists, traits.__getitem__)
+    slots, inputs = blend._inputs(lists, traits.__getitem__)
     true = slots.tolist().index(int(lists["b"].slots[0]))
 
     def loss() -> float:
-        return -math.log(_think(blend._layers, inputs, context).chances[true])
+        return -math.log(_forward(blend._layers, inputs, context).probabilities[true])
 
-    thought = _think(blend._layers, inputs, context)
-    assert 0 < np.count_nonzero(thought.hidden) < thought.hidden.size
-    gradient = blend._gradient(thought, thought.chances - (np.arange(len(slots)) == true), context)
-    places = draw.choice(len(gradient), 300, replace=False)
+    forward = _forward(blend._layers, inputs, context)
+    assert 0 < np.count_nonzero(forward.hidden) < forward.hidden.size
+    gradient = blend._gradient(forward, forward.probabilities - (np.arange(len(slots)) == true), context)
+    places = rng.choice(len(gradient), 300, replace=False)
     numeric = []
     for place in places.tolist():
         here = blend._flat[place]
@@ -161,10 +165,10 @@ def test_the_gradient_is_that_of_the_cross_entropy() -> None:
     assert np.abs(numeric).max() > 1e-3
 
 
-def test_what_is_said_of_candidates_agrees_with_its_definition() -> None:
-    draw = np.random.default_rng(7)
+def test_member_features_agree_with_their_definition() -> None:
+    rng = np.random.default_rng(7)
     for _ in range(50):
-        members = [draw.choice([1.0, 0.5, 0.25, 1e-9], size).tolist() for size in draw.integers(1, 6, 3).tolist()]
+        members = [rng.choice([1.0, 0.5, 0.25, 1e-9], size).tolist() for size in rng.integers(1, 6, 3).tolist()]
         expected = []
         for scores in members:
             peaks = [max(score / max(scores), 1e-4) for score in scores]
@@ -172,37 +176,49 @@ def test_what_is_said_of_candidates_agrees_with_its_definition() -> None:
                 (peak / sum(peaks), 1 - math.log(peak) / math.log(1e-4), 1 / sum(one >= peak for one in peaks), 1.0)
                 for peak in peaks
             ]
-        found = _say(np.concatenate(members), np.array([len(scores) for scores in members]))
+        found = _member_features(np.concatenate(members), np.array([len(scores) for scores in members]))
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_weights_stay_bounded_whatever_is_learned() -> None:
+def test_the_first_step_of_adam_is_as_long_as_the_learning_rate() -> None:
+    """Adam corrects the bias of its moments, which begin at 0; without that the first step is three times as long."""
+    blend = Blend(("a", "b"), learning_rate=1e-3)
+    before = blend.state()["weights"]
+    blend.learn({"a": scored({1: 1.0, 2: 0.5}), "b": scored({2: 1.0, 3: 0.5})}, 1, 1)
+    steps = np.abs(blend.state()["weights"] - before)
+    moved = steps[steps > 1e-6]
+    assert len(moved) > 10
+    assert set(np.round(moved, 6)) == {1e-3, 2e-3}, "twice the rate for linear weights"
+    assert np.array_equal(blend.state()["average"], blend.state()["weights"]), "the average of one step"
+
+
+def test_weights_stay_bounded() -> None:
     blend = Blend(("a",), learning_rate=10.0)
     for _ in range(100):
-        blend.learn({"a": said({1: 1.0, 2: 1e-3})}, 1, 2)
+        blend.learn({"a": scored({1: 1.0, 2: 1e-3})}, 1, 2)
     assert np.abs(blend.state()["weights"]).max() == _weight_max
-    assert np.isfinite(blend.predict({"a": said({1: 1.0, 2: 1e-3})}, 1).scores).all()
+    assert np.isfinite(blend.predict({"a": scored({1: 1.0, 2: 1e-3})}, 1).scores).all()
 
 
-def test_how_often_lists_hold_the_item_is_forgotten_in_time() -> None:
+def test_hit_counts_decay() -> None:
     blend = Blend(("a",), fading=0.9)
     for item in [1] * 60 + [99] * 60:
-        blend.learn({"a": said({1: 1.0, 2: 0.5})}, 2, item)
-    assert blend.predict({"a": said({1: 1.0, 2: 0.5})}, 2).scores.sum() < 0.01
+        blend.learn({"a": scored({1: 1.0, 2: 0.5})}, 2, item)
+    assert blend.predict({"a": scored({1: 1.0, 2: 0.5})}, 2).scores.sum() < 0.01
 
 
-def test_only_the_best_candidates_of_a_member_are_taken() -> None:
+def test_only_the_best_candidates_of_a_member_are_used() -> None:
     blend = Blend(("a",), candidates_max=3)
-    assert sorted(blend.predict({"a": said({n: n + 1.0 for n in range(10)})}, 1).slots.tolist()) == [7, 8, 9]
+    assert sorted(blend.predict({"a": scored({n: n + 1.0 for n in range(10)})}, 1).slots.tolist()) == [7, 8, 9]
 
 
-def test_goes_on_from_its_state_and_changes_nothing_by_predicting() -> None:
-    draw = np.random.default_rng(5)
+def test_state_continues_exactly_and_predict_changes_nothing() -> None:
+    rng = np.random.default_rng(5)
     blend = other = Blend()
     for n in range(200):
         if n == 100:
             other = Blend.from_state(decode(encode(blend.state())))
-        lists = {name: said(dict(enumerate(draw.random(5).tolist(), n % 7))) for name in blend.members}
+        lists = {name: scored(dict(enumerate(rng.random(5).tolist(), n % 7))) for name in blend.members}
         before = digest(blend.state())
         answers = [one.predict(lists, n % 12) for one in (blend, other)]
         assert digest(blend.state()) == before
@@ -213,15 +229,15 @@ def test_goes_on_from_its_state_and_changes_nothing_by_predicting() -> None:
     assert set(blend.weights()) == set(blend.members)
 
 
-def test_learns_from_the_items_own_traits() -> None:
+def test_learns_from_traits() -> None:
     blend = Blend(("a",))
     traits = np.zeros((3, len(TRAITS)), np.uint8)
     traits[2, 0] = 255
-    lists = {"a": said({0: 1.0, 1: 0.9, 2: 0.5})}
+    lists = {"a": scored({0: 1.0, 1: 0.9, 2: 0.5})}
     assert ranked(blend.predict(lists, 1, traits.__getitem__)) == [0, 1, 2]
     for _ in range(300):
         blend.learn(lists, 1, 2, traits.__getitem__)
-    other = {"a": said({0: 0.5, 1: 0.9, 2: 1.0})}
+    other = {"a": scored({0: 0.5, 1: 0.9, 2: 1.0})}
     traits[[0, 2]] = traits[[2, 0]]
     assert ranked(blend.predict(other, 1, traits.__getitem__))[0] == 0
-    assert ranked(blend.predict(lists, 1)), "it goes without"
+    assert ranked(blend.predict(lists, 1)), "it works without traits"

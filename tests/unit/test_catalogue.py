@@ -1,12 +1,12 @@
-"""The catalogue: slots are stable, bounded, and reused only after they were forgotten."""
+"""The catalogue: slots are stable and bounded, and reused only after their item was evicted."""
 
 import pytest
 
 from headrace.state import decode, encode
-from learners.catalogue import Catalogue
+from learners.next_item.catalogue import Catalogue
 
 
-def test_slots_are_given_in_order_and_kept() -> None:
+def test_slots_are_assigned_in_order_and_kept() -> None:
     catalogue = Catalogue(items_max=10)
     assert [catalogue.admit(item) for item in "abcab"] == [0, 1, 2, 0, 1]
     assert [catalogue.slot(item) for item in "cbz"] == [2, 1, None]
@@ -14,12 +14,12 @@ def test_slots_are_given_in_order_and_kept() -> None:
     assert len(catalogue) == 3
 
 
-def test_the_items_seen_longest_ago_leave() -> None:
+def test_the_least_recently_seen_items_are_evicted() -> None:
     catalogue = Catalogue(items_max=32)
     for n in range(32):
         catalogue.admit(f"item-{n}")
-    catalogue.admit("item-0")  # seen again just now
-    assert catalogue.evict("item-0") == [], "it has its place"
+    catalogue.admit("item-0")  # now the most recently seen
+    assert catalogue.evict("item-0") == [], "it already has a slot"
     assert catalogue.evict("x") == [1, 2]
     assert catalogue.slot("item-1") is None
     assert catalogue.slot("item-0") == 0
@@ -31,13 +31,13 @@ def test_the_items_seen_longest_ago_leave() -> None:
     assert catalogue.bounds()["items"][1] == 32
 
 
-def test_nothing_leaves_while_there_is_room() -> None:
+def test_no_item_is_evicted_while_there_are_free_slots() -> None:
     catalogue = Catalogue(items_max=2)
     catalogue.admit("a")
     assert catalogue.evict("b") == []
 
 
-def test_a_full_catalogue_admits_nothing_new() -> None:
+def test_a_full_catalogue_admits_no_new_item() -> None:
     catalogue = Catalogue(items_max=1)
     catalogue.admit("a")
     assert catalogue.admit("a") == 0
@@ -45,7 +45,7 @@ def test_a_full_catalogue_admits_nothing_new() -> None:
         catalogue.admit("b")
 
 
-def test_state_survives_the_wire_and_continues() -> None:
+def test_a_restored_catalogue_continues_identically() -> None:
     catalogue = Catalogue(items_max=32)
     for n in range(100):
         catalogue.evict(f"item-{n * 7 % 60}")
@@ -57,7 +57,7 @@ def test_state_survives_the_wire_and_continues() -> None:
     assert again.state() == catalogue.state()
 
 
-def test_it_names_the_items_that_came_since(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_since_returns_the_items_admitted_after_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
     catalogue = Catalogue(items_max=16)
     for item in ("a", "b", "a", "c"):
         catalogue.admit(item)
@@ -68,6 +68,6 @@ def test_it_names_the_items_that_came_since(monkeypatch: pytest.MonkeyPatch) -> 
         for n in range(14):
             one.evict(f"item-{n}")
             one.admit(f"item-{n}")
-        assert one.since(0)[0] == "a"  # "b" has left
+        assert one.since(0)[0] == "a"  # "b" was evicted
         assert one.since(16) == ["item-13"]
     assert encode(again.state()) == encode(catalogue.state())

@@ -1,4 +1,4 @@
-"""The commands as they are typed: what works prints one line, what cannot be used says what was wanted."""
+"""The commands as a user types them: a success prints one line, an error states what was wanted."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,16 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from headrace.errors import Misconfigured
-from headrace.log import Outgoing, Partition, open_log
+from headrace.errors import Misconfigured, StateUnreadable
+from headrace.log.open import open_log
+from headrace.log.protocol import Outgoing, Partition
 from headrace.topics import EVENTS, EVENTS_REPLAY, JOURNAL, SCORES
-from operators.child import Children
+from learners.family import Watched
+from learners.next_item.family import NextItemScores, Ranked
+from learners.shop import ScoreRecord
 from operators.cli import app
-from operators.facts import Ranked, Scored
+from operators.cli.app import merge_sets
+from operators.tables import NONE
 
 
 @pytest.fixture
@@ -29,60 +33,69 @@ def url(tmp_path: Path) -> str:
     return url
 
 
-def said(*arguments: str) -> str:
+def output_of(*arguments: str) -> str:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def refused(*arguments: str) -> str:
+def error_of(*arguments: str) -> str:
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, Misconfigured), result.output
     return str(result.exception)
 
 
-def test_republish_copies_all_or_a_range(url: str) -> None:
+def test_republish_copies_everything_or_a_range(url: str) -> None:
     common = ("republish", "--into", EVENTS_REPLAY, "--log", url)
-    assert said(*common) == f"republished 12 records of {EVENTS} into {EVENTS_REPLAY}\n"
-    assert "republished 0 records" in said(*common, "--to", "2020-01-01T00:00:00Z")
-    assert "republished 12 records" in said(*common, "--from", "2020-01-01T00:00:00Z")
+    assert output_of(*common) == f"republished 12 records of {EVENTS} into {EVENTS_REPLAY}\n"
+    assert "republished 0 records" in output_of(*common, "--to", "2020-01-01T00:00:00Z")
+    assert "republished 12 records" in output_of(*common, "--from", "2020-01-01T00:00:00Z")
 
 
-def test_status_of_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    assert "there is no such file" in refused("status", "--log", f"sqlite:{tmp_path / 'no' / 'log.db'}")
+def test_status_does_not_create_a_missing_log(tmp_path: Path) -> None:
+    assert "there is no such file" in error_of("status", "--log", f"sqlite:{tmp_path / 'no' / 'log.db'}")
     assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(
-    "command", [("republish",), ("propose", "model"), ("online", "--refold"), ("finetune", "--refold")]
+    "command",
+    [
+        ("republish",),
+        ("propose", "model"),
+        ("promote", "r1"),
+        ("roll-back",),
+        ("online", "--refold"),
+        ("finetune", "--refold"),
+        ("learn", "rounds", "--refold"),
+    ],
 )
-def test_what_needs_a_log_makes_none(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_commands_that_need_an_existing_log_do_not_create_one(tmp_path: Path, command: tuple[str, ...]) -> None:
     path = tmp_path / "no" / "log.db"
     common = ("--log", f"sqlite:{path}", *(("--blobs", str(tmp_path / "b")) if command[0] != "republish" else ()))
-    assert "there is no such file" in refused(*command, *common)
-    assert "there is no such file" in refused("load", str(tmp_path / "nothing"), "--log", f"sqlite:{path}")
+    assert "there is no such file" in error_of(*command, *common)
+    assert "there is no such file" in error_of("load", str(tmp_path / "nothing"), "--log", f"sqlite:{path}")
     assert not path.exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder of a file", "memory", "no database"])
-def test_what_no_log_can_be_is_said(tmp_path: Path, kind: str) -> None:
+def test_an_unusable_path_of_a_log_is_misconfigured(tmp_path: Path, kind: str) -> None:
     plain = tmp_path / "plain"
     plain.write_bytes(b"no database" * 100)
     url = {
         "file": f"sqlite:{plain / 'log.db'}", "folder of a file": f"sqlite:{plain / 'a' / 'log.db'}",
         "memory": "sqlite::memory:", "no database": f"sqlite:{plain}",
     }[kind]  # fmt: skip
-    refused("simulate", "--events", "10", "--log", url, "--metrics-port", "0")
+    error_of("simulate", "--events", "10", "--log", url, "--metrics-port", "0")
 
 
 @pytest.mark.parametrize("command", [("demo", "--events", "1000"), ("kafka", "start")])
-def test_a_folder_that_is_a_file_is_said(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_folder_that_is_a_file_is_misconfigured(tmp_path: Path, command: tuple[str, ...]) -> None:
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
-    assert "wanted a folder" in refused(*command, "--folder", str(plain))
+    assert "wanted a folder" in error_of(*command, "--folder", str(plain))
 
 
-def test_status_tells_of_a_journal_that_expired(url: str) -> None:
+def test_status_reports_a_journal_that_expired(url: str) -> None:
     log = open_log(url)
     writer = log.writer("online")
     writer.commit([Outgoing(JOURNAL, b"online", b"{}", 0)], {})
@@ -90,34 +103,37 @@ def test_status_tells_of_a_journal_that_expired(url: str) -> None:
     log.delete_before(Partition(JOURNAL, 0), 1)
     writer.close()
     log.close()
-    assert "online: all of its journal has expired" in said("status", "--log", url)
+    assert "online (next_item, purchase): all of its journal has expired" in output_of("status", "--log", url)
 
 
 def test_status_of_a_log(url: str) -> None:
-    assert "online: has never run on this log" in said("status", "--log", url)
+    text = output_of("status", "--log", url)
+    assert "online (next_item, purchase): has never run on this log" in text
+    assert "finetune (rounds): has never run on this log" in text
 
 
-def test_status_off_a_terminal_has_its_full_width(url: str) -> None:
+def test_status_without_a_terminal_is_not_truncated(url: str) -> None:
     learner, score = "x" * 200, Ranked(judged=1_234, window={"recall@20": 0.5, "mrr@20": 0.25}, whole={})
-    scored = Scored(1, 0, "", {learner: score}, Ranked(0, {}, {}), {})
+    scores = msgspec.Raw(msgspec.json.encode(NextItemScores("", {learner: score})))
+    scored = ScoreRecord("next_item/0/0", "next_item", 1, 0, scores, {"popularity": Watched(0.1)})
     log = open_log(url)
     appender = log.appender()
-    appender.append(Outgoing(SCORES, b"scores", msgspec.json.encode(scored)))
+    appender.append(Outgoing(SCORES, b"next_item", msgspec.json.encode(scored)))
     appender.close()
     log.close()
-    (row,) = [line.split() for line in said("status", "--log", url).splitlines() if "x" * 60 in line]
-    assert row == [learner, "1,234", "0.5000", "0.2500"]
+    (row,) = [line.split() for line in output_of("status", "--log", url).splitlines() if "x" * 60 in line]
+    assert row == [learner, "1,234", NONE, "50.0", "%", NONE, "25.0", "%", NONE, NONE]
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:port", "localhost:0", ":9092", "localhost:9092,other"])
-def test_a_kafka_address_has_host_and_port(address: str) -> None:
-    assert "wanted HOST:PORT" in refused("status", "--log", f"kafka:{address}")
+def test_a_kafka_address_needs_host_and_port(address: str) -> None:
+    assert "wanted HOST:PORT" in error_of("status", "--log", f"kafka:{address}")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a folder where root can make no file either")
-@pytest.mark.parametrize("kind", ["online", "finetune"])
-def test_who_will_write_snapshots_wants_a_folder_to_write_to_before_the_log(tmp_path: Path, kind: str) -> None:
-    found = refused(kind, "--log", f"sqlite:{tmp_path / 'log.db'}", "--blobs", "/proc/self", "--metrics-port", "0")
+@pytest.mark.parametrize("command", [("online",), ("finetune",), ("learn", "rounds")])
+def test_a_shard_wants_a_folder_for_snapshots_before_the_log(tmp_path: Path, command: tuple[str, ...]) -> None:
+    found = error_of(*command, "--log", f"sqlite:{tmp_path / 'log.db'}", "--blobs", "/proc/self", "--metrics-port", "0")
     assert found.startswith("blobs /proc/self: wanted a folder to write to")
     assert not (tmp_path / "log.db").exists()
 
@@ -127,14 +143,15 @@ def test_who_will_write_snapshots_wants_a_folder_to_write_to_before_the_log(tmp_
     [
         ("online", ["online", "--blobs", "a file"]),
         ("finetune", ["finetune", "--blobs", "a file"]),
+        ("online", ["learn", "purchase", "next_item", "--blobs", "a file"]),
         ("producer", ["load", "a file", "--host", "192.0.2.1"]),
         ("producer", ["simulate", "--host", "192.0.2.1"]),
     ],
 )
-def test_a_process_says_at_once_that_it_starts(
+def test_a_process_reports_first_that_it_is_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, command: list[str]
 ) -> None:
-    """It says so even where it then finds that it cannot."""
+    """It does so even if it then finds that it cannot start."""
     monkeypatch.chdir(tmp_path)
     Path("a file").touch()
     result = CliRunner().invoke(app, [*command, "--log", "sqlite:log.db"])
@@ -142,16 +159,99 @@ def test_a_process_says_at_once_that_it_starts(
     assert result.stderr == f"{kind}: starting: loading libraries, opening log sqlite:log.db\n"
 
 
-def test_a_shard_that_never_ran_cannot_be_refolded(url: str, tmp_path: Path, children: Children) -> None:
-    child = children.start("finetune", "finetune", "--refold", "--log", url, "--blobs", str(tmp_path), up=False)
-    assert child.wait(240) == 1
-    assert child.text.splitlines()[1:] == [
-        "headrace: StateUnreadable: finetune: wanted a journal to fold, found no entry in journal/1"
+def test_a_shard_that_never_ran_cannot_be_refolded(url: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["finetune", "--refold", "--log", url, "--blobs", str(tmp_path)])
+    assert isinstance(result.exception, StateUnreadable)
+    assert str(result.exception) == "finetune: wanted a journal to fold, found no entry in journal/1"
+
+
+def test_blobs_need_a_folder(url: str, tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file")
+    (tmp_path / "model").write_text("no model")
+    found = error_of("propose", str(tmp_path / "model"), "--log", url, "--blobs", str(tmp_path / "blobs"))
+    assert "wanted a folder" in found
+
+
+@pytest.mark.parametrize(
+    ("families", "wanted"),
+    [
+        (["nothing"], "family nothing: wanted one of next_item, purchase, rounds"),
+        (["next_item"], "learn next_item: wanted all families of the shard online (next_item, purchase)"),
+        (["next_item", "purchase", "rounds"], "wanted all families of the shard online (next_item, purchase)"),
+    ],
+)
+def test_a_shard_learns_all_its_families(families: list[str], wanted: str, tmp_path: Path) -> None:
+    assert wanted in error_of("learn", *families, "--log", f"sqlite:{tmp_path / 'log.db'}")
+    assert not (tmp_path / "log.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("round_events=5", "--set round_events=5: wanted TABLE.NAME=VALUE"),
+        ("rounds.round_events", "wanted TABLE.NAME=VALUE"),
+        ("rounds.=5", "wanted TABLE.NAME=VALUE"),
+        ("rounds.round_event=5", "rounds: Object contains unknown field `round_event`"),
+        ("rounds.round_events=0", "round_events"),
+        ("shards.finetune.metrics_port=70000", "shards.finetune.metrics_port"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(text: str, wanted: str, tmp_path: Path) -> None:
+    assert wanted in error_of("finetune", "--log", f"sqlite:{tmp_path / 'log.db'}", "--set", text)
+    assert not (tmp_path / "log.db").exists()
+
+
+def test_a_shard_s_setting_on_the_command_line_keeps_its_other_options() -> None:
+    """`--metrics-port` is in the same table as a setting given by `--set`; each stays."""
+    found = merge_sets(["shards.finetune.retry_s=5", "rounds.passes=2"], shards={"finetune": {"metrics_port": 7}})
+    assert found == {"shards": {"finetune": {"metrics_port": 7, "retry_s": "5"}}, "rounds": {"passes": "2"}}
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    """Return a file of two orders and a torn line, with a mapping file beside it."""
+    (tmp_path / "shop.toml").write_text(
+        '[event]\ntype = "purchase"\ntime = "at"\nshopper = "who"\n[item]\nitem_id = "what"\n'
+    )
+    path = tmp_path / "orders.csv"
+    path.write_text("at,who,what\n2026-03-01 08:00,ann,i1\n2026-03-01 09:00,bob,i2\n2026-03\n")
+    return path
+
+
+def test_load_prints_one_json_object(orders: Path, tmp_path: Path) -> None:
+    command = ["load", str(orders), "--map", str(tmp_path / "shop.toml"), "--zone", "Europe/Berlin", "--json"]
+    common = [*command, "--log", f"sqlite:{tmp_path / 'log.db'}", "--metrics-port", "0"]
+    results = [CliRunner().invoke(app, common) for _ in range(2)]
+    first, again = (msgspec.json.decode(result.stdout) for result in results)
+    assert first.pop("origin").startswith("load:mapped:orders.csv:")
+    assert first == {
+        "published": 2, "already_published": 0, "rejected": {"row": 1}, "left_out": {},
+        "examples": ["line 4: row: wanted 3 columns, found 1"],
+        "first_time": "2026-03-01T07:00:00+00:00", "last_time": "2026-03-01T08:00:00+00:00",
+    }  # fmt: skip
+    assert (again["published"], again["already_published"], again["first_time"]) == (0, 2, None)
+    assert output_of(*command[:-1], *common[-4:]).splitlines()[2:4] == [
+        "producer: 0 events published, 2 were in the log already",
+        "producer: 1 left out: row",
     ]
 
 
-def test_blobs_want_a_folder(url: str, tmp_path: Path) -> None:
-    (tmp_path / "blobs").write_text("a file")
-    (tmp_path / "model").write_text("no model")
-    found = refused("propose", str(tmp_path / "model"), "--log", url, "--blobs", str(tmp_path / "blobs"))
-    assert "wanted a folder" in found
+def test_a_dry_run_needs_no_log(orders: Path, tmp_path: Path) -> None:
+    command = ["load", str(orders), "--map", str(tmp_path / "shop.toml"), "--dry-run"]
+    common = [*command, "--log", f"sqlite:{tmp_path / 'no' / 'log.db'}"]
+    first, second, count, times, *unused = output_of(*common).splitlines()
+    assert [msgspec.json.decode(line)["subject"] for line in (first, second)] == ["ann", "bob"]
+    assert count == "producer: 2 events could be published (2 purchase); nothing was"
+    assert times == "producer: from 2026-03-01T08:00:00+00:00 to 2026-03-01T09:00:00+00:00"
+    assert unused == ["producer: 1 left out: row", "producer:   line 4: row: wanted 3 columns, found 1"]
+    found = msgspec.json.decode(output_of(*common, "--json"))
+    assert (found["events"], found["published"], len(found["shown"]), found["rejected"]) == (2, 0, 2, {"row": 1})
+    assert not (tmp_path / "no").exists()
+
+
+def test_load_says_what_is_wrong_before_a_log_is_created(orders: Path, tmp_path: Path) -> None:
+    common = ("--log", f"sqlite:{tmp_path / 'no' / 'log.db'}")
+    assert "zone 'Mars': wanted a name such as" in error_of("load", str(orders), "--zone", "Mars", *common)
+    assert "wanted a TOML file" in error_of("load", str(orders), "--map", str(tmp_path / "none"), *common)
+    assert "no supported kind" in error_of("load", str(orders), *common)
+    assert not (tmp_path / "no").exists()

@@ -1,4 +1,4 @@
-"""Contexts: sessions of the newest items of the newest shoppers, and the steps of events."""
+"""Contexts: the newest items of the newest shoppers, in sessions, and the steps of events."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import pytest
 
 from headrace.events import Data, Event, Item, at
 from headrace.state import decode, encode
-from learners.contexts import Contexts, session_gap_ms, steps
-from learners.learner import context_max
+from learners.family import Move
+from learners.next_item.contexts import CLOCKLESS, Contexts, session_gap_ms, steps
+from learners.protocol import context_max
 
 
 def event(type_: Any, *items: str) -> Event:
@@ -28,27 +29,94 @@ def test_a_pause_begins_a_new_session() -> None:
     assert after.session != context.session
 
 
-def test_a_named_session_lasts_as_long_as_its_name() -> None:
+def test_a_late_event_does_not_set_the_session_back() -> None:
+    contexts = Contexts()
+    for item, time_ms in enumerate((session_gap_ms, session_gap_ms // 2, 2 * session_gap_ms)):
+        contexts.push("ann", item, time_ms)
+    context = contexts.context("ann", 3 * session_gap_ms)
+    assert (list(context.items), context.start) == ([0, 1, 2], 0)
+
+
+def test_a_pause_ends_a_named_session_too() -> None:
     contexts = Contexts()
     contexts.push("ann", 1, 0, "s1")
-    contexts.push("ann", 2, 9 * session_gap_ms, "s1")
-    assert contexts.context("ann", 99 * session_gap_ms, "s1").start == 0
-    assert contexts.context("ann", 9 * session_gap_ms, "s2").start == 2
+    contexts.push("ann", 2, session_gap_ms, "s1")
+    assert contexts.context("ann", 2 * session_gap_ms, "s1").start == 0
+    assert contexts.context("ann", 2 * session_gap_ms + 1, "s1").start == 2
+    assert contexts.context("ann", session_gap_ms, "s2").start == 2
 
 
-def test_who_names_no_session_means_the_visit_that_goes_on() -> None:
+def test_where_times_are_made_up_only_names_separate_sessions() -> None:
+    contexts = Contexts()
+    contexts.push("ann", 1, 0, "s1", CLOCKLESS)
+    contexts.push("ann", 2, 9 * session_gap_ms, "s1", CLOCKLESS)
+    assert contexts.context("ann", 99 * session_gap_ms, "s1", CLOCKLESS).start == 0
+    assert contexts.context("ann", 9 * session_gap_ms, "s2", CLOCKLESS).start == 2
+
+
+def test_sessions_in_turn_have_a_trail_each() -> None:
+    contexts = Contexts()
+    for time_ms, (item, name) in enumerate([(1, "desk"), (4, "phone"), (2, "desk"), (5, "phone"), (3, "desk")]):
+        contexts.push("bob", item, time_ms, name)
+    found = {name: contexts.context("bob", 9, name) for name in ("desk", "phone")}
+    assert {name: list(one.items[one.start :]) for name, one in found.items()} == {"desk": [1, 2, 3], "phone": [4, 5]}
+    assert found["desk"].session != found["phone"].session
+    newest = contexts.newest("bob", 9)
+    assert list(newest.items[newest.start :]) == [1, 2, 3]
+
+
+def test_a_name_that_appears_after_the_first_event_is_no_new_session() -> None:
+    contexts = Contexts()
+    contexts.push("ann", 1, 0)
+    contexts.push("ann", 2, 1, "s1")
+    context = contexts.context("ann", 2, "s1")
+    assert (list(context.items), context.start) == ([1, 2], 0)
+    assert contexts.context("ann", 2, "s2").start == 2
+
+
+def test_pauses_are_of_the_shoppers_own_clock_while_learning_and_of_the_shops_for_answers() -> None:
+    contexts, off = Contexts(), 5 * session_gap_ms
+    contexts.push("ann", 1, 0, own_ms=off)
+    contexts.push("ann", 2, 10, own_ms=off + 10)
+    assert contexts.context("ann", 20, own_ms=off + 20).start == 0
+    assert contexts.context("ann", 20, own_ms=off + session_gap_ms + 11).start == 2
+    assert contexts.newest("ann", 10 + session_gap_ms).start == 0
+    assert contexts.newest("ann", 11 + session_gap_ms).start == 2
+    contexts.push("ann", 3, 30, own_ms=40)  # the clock was set right
+    contexts.push("ann", 4, 40, own_ms=50)
+    assert contexts.context("ann", 50, own_ms=40 + session_gap_ms).start == 0
+
+
+def test_a_moved_session_joins_what_the_other_shopper_knows_and_can_be_moved_back() -> None:
+    contexts = Contexts()
+    contexts.push("ann", 7, 0, "old")
+    for item in (1, 2):
+        contexts.push("guest", item, 2 * session_gap_ms, "s")
+    number = contexts.context("guest", 2 * session_gap_ms, "s").session
+    assert contexts.move(Move("guest", "ann", "s")) == (number, [1, 2])
+    joined = contexts.newest("ann", 2 * session_gap_ms)
+    assert (list(joined.items), joined.start, joined.session) == ([7, 1, 2], 1, number)
+    assert list(contexts.newest("guest", 2 * session_gap_ms).items) == []
+    assert contexts.move(Move("ann", "guest", "s", taken_back=True)) == (number, [1, 2])
+    back = contexts.newest("guest", 2 * session_gap_ms)
+    assert (list(back.items), back.start) == ([1, 2], 0)
+    assert list(contexts.newest("ann", 2 * session_gap_ms).items) == [7]
+    assert contexts.move(Move("nobody", "ann", "s")) is None
+
+
+def test_without_a_session_id_the_current_session_continues() -> None:
     contexts = Contexts()
     contexts.push("ann", 1, 0, "s1")
     contexts.push("ann", 2, 10, "s2")
     asked = contexts.context("ann", 20)
     assert (list(asked.items), asked.start) == ([1, 2], 1)
-    contexts.push("ann", 3, 20)  # a purchase that the shop's server tells of
+    contexts.push("ann", 3, 20)  # a purchase that the shop's server sent
     contexts.push("ann", 4, 30, "s2")
     assert contexts.context("ann", 40, "s2").start == 1
     assert contexts.context("ann", 31 + session_gap_ms).start == 4
 
 
-def test_each_session_has_a_number_of_its_own() -> None:
+def test_each_session_has_its_own_number() -> None:
     contexts = Contexts()
     numbers = []
     for shopper, time_ms in (("ann", 0), ("bob", 0), ("ann", 10**9), ("bob", 1)):
@@ -57,7 +125,7 @@ def test_each_session_has_a_number_of_its_own() -> None:
     assert numbers == [0, 1, 2, 1]
 
 
-def test_a_session_begins_where_it_began_when_older_items_make_room() -> None:
+def test_the_start_of_a_session_shifts_when_older_items_are_dropped() -> None:
     contexts = Contexts()
     for number in range(context_max - 5):
         contexts.push("ann", number, 0)
@@ -84,7 +152,7 @@ def test_only_the_newest_items_and_shoppers_are_kept() -> None:
     assert contexts.bounds() == {"shoppers": (2, 2)}
 
 
-def test_a_context_given_out_stays_as_it_was() -> None:
+def test_a_returned_context_does_not_change() -> None:
     contexts = Contexts()
     contexts.push("ann", 1, 0)
     before = contexts.context("ann", 0)
@@ -93,7 +161,7 @@ def test_a_context_given_out_stays_as_it_was() -> None:
     assert list(before.items) == [1]
 
 
-def test_forgotten_slots_leave_all_contexts() -> None:
+def test_forgotten_slots_are_dropped_from_all_contexts() -> None:
     contexts = Contexts()
     for slot, time_ms in ((1, 0), (2, 1), (1, 10**9), (3, 10**9)):
         contexts.push("ann", slot, time_ms)
@@ -102,11 +170,11 @@ def test_forgotten_slots_leave_all_contexts() -> None:
     assert (list(context.items), context.start) == ([2, 3], 1)
 
 
-def test_state_survives_the_wire_and_continues() -> None:
+def test_state_survives_serialisation_and_continues() -> None:
     contexts = Contexts(shoppers_max=5)
     for n in range(200):
         contexts.push(f"s{n % 7}", n % 11, n * session_gap_ms // 3, "x" if n % 3 == 0 else "")
-    again = Contexts.from_state(decode(encode(contexts.state())))
+    again = Contexts.from_state(decode(encode(contexts.state())), shoppers_max=5)
     for n in range(200, 230):
         for one in (contexts, again):
             one.push(f"s{n % 7}", n % 11, n * session_gap_ms // 3)

@@ -1,4 +1,4 @@
-"""The continual benchmark on data small enough to compute by hand, and proof that no test information leaks."""
+"""The continual benchmark on data small enough to compute by hand, and tests that no test information leaks."""
 
 import io
 import json
@@ -15,11 +15,13 @@ import pytest
 from benchmarks import continual
 from benchmarks.contestants import Answers, Contestant, Deep, Fast, Round, Tuning
 from benchmarks.continual import run
-from benchmarks.makers import MAKERS
 from benchmarks.periods import Periods, Question, load
+from benchmarks.registry import FACTORIES
 from headrace.errors import Misconfigured
-from learners.learner import Context
-from learners.transitions import Transitions
+from learners.next_item.transitions import Transitions
+from learners.protocol import Context
+
+pytestmark = pytest.mark.slow
 
 # Sessions interleave; "s1" of period 1 is another session than that of period 0.
 TINY = [
@@ -27,7 +29,7 @@ TINY = [
     "s1 a\ns5 new\ns1 new\ns5 a\ns1 b\ns6 c\ns6 new\ns1 c\n",
     "s7 new\ns7 c\ns7 a\n",
 ]
-FAST = {name: MAKERS[name] for name in ("popularity", "transitions", "session_knn", "revisits")}
+FAST = {name: FACTORIES[name] for name in ("popularity", "transitions", "session_knn", "revisits")}
 
 
 def test_items_never_seen_are_removed_and_short_sessions_dropped() -> None:
@@ -40,7 +42,7 @@ def test_items_never_seen_are_removed_and_short_sessions_dropped() -> None:
 
 
 def test_ranks_by_hand(tmp_path: Path) -> None:
-    result = run(Periods(TINY), ["popularity", "transitions"], [1], tmp_path, makers=FAST)
+    result = run(Periods(TINY), ["popularity", "transitions"], [1], tmp_path, factories=FAST)
     # Counts before period 1: a 4, b 3, c 1. The true items are b (2nd) and c (3rd).
     assert result["periods"]["1"]["popularity"]["mrr@20"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     # After a came b twice and c once: b is 1st. After b came only a: c ties with b for the last of three places.
@@ -49,14 +51,14 @@ def test_ranks_by_hand(tmp_path: Path) -> None:
     assert result["periods"]["1"]["transitions"]["predictions"] == 2
 
 
-def test_ties_count_against_us(tmp_path: Path) -> None:
+def test_ties_count_against_the_learner(tmp_path: Path) -> None:
     periods = Periods(["s1 a\ns1 b\ns2 c\ns2 d\n", "s1 a\ns1 b\n"])
-    result = run(periods, ["popularity"], [1], tmp_path, makers=FAST)
+    result = run(periods, ["popularity"], [1], tmp_path, factories=FAST)
     assert result["mean"]["popularity"]["mrr@20"] == 1 / 4
 
 
 class Recorder(Transitions):
-    """Writes down what is learned and asked."""
+    """Records the calls of learn and predict."""
 
     calls: list[tuple[str, tuple[int, ...], int]]
 
@@ -73,13 +75,13 @@ def test_nothing_is_learned_inside_a_test_period(tmp_path: Path) -> None:
     calls: list[tuple[str, tuple[int, ...], int]] = []
     kind = type("Recording", (Recorder,), {"calls": calls})
     periods = Periods(TINY)
-    run(periods, ["transitions"], [1, 2], tmp_path, makers={"transitions": lambda tuning: Fast(kind)})
+    run(periods, ["transitions"], [1, 2], tmp_path, factories={"transitions": lambda tuning: Fast(kind)})
     kinds = [call[0] for call in calls]
     assert kinds == ["learn"] * 8 + ["predict"] * 2 + ["learn"] * 8 + ["predict"] * 2
-    # What is learned are the clicks in the order of the log, each after its session so far.
+    # The clicks are learned in the order of the log, each after its session so far.
     assert [call[2] for call in calls[:8]] == [click.item for click in periods.clicks[0]]
     assert calls[2] == ("learn", (0,), 1)
-    # What is asked never holds the true item's place or what comes after it.
+    # A question never holds the true item or later items.
     assert [call[1] for call in calls if call[0] == "predict"] == [(0,), (0, 1), (3,), (3, 2)]
 
 
@@ -109,22 +111,22 @@ def shop(seed: int, periods: int = 4) -> list[str]:
     return texts
 
 
-def test_a_period_decides_nothing_about_earlier_answers(tmp_path: Path) -> None:
-    """Other clicks in period 3 change no figure of periods 1 and 2, the blend's least of all, but its own they do."""
+def test_a_period_does_not_change_earlier_answers(tmp_path: Path) -> None:
+    """Other clicks in period 3 change the figures of period 3, but none of periods 1 and 2, the blend's included."""
     texts = shop(1)
     names = [*FAST, "blend"]
-    honest = run(Periods(texts), names, [1, 2, 3], tmp_path / "a", makers=FAST)
-    changed = run(Periods(tampered(texts, 3)), names, [1, 2, 3], tmp_path / "b", makers=FAST)
+    honest = run(Periods(texts), names, [1, 2, 3], tmp_path / "a", factories=FAST)
+    changed = run(Periods(tampered(texts, 3)), names, [1, 2, 3], tmp_path / "b", factories=FAST)
     for period in ("1", "2"):
         assert honest["periods"][period] == changed["periods"][period]
     assert honest["periods"]["3"] != changed["periods"]["3"]
 
 
-def test_a_period_without_predictions_is_learned_and_left_out(tmp_path: Path) -> None:
-    """A day on which the shop was closed, and one on which each shopper clicked once."""
+def test_a_period_without_predictions_is_learned_and_not_reported(tmp_path: Path) -> None:
+    """The shop was closed in one period, and each shopper clicked once in another."""
     texts = shop(1)
     texts[1:1] = ["", "s1 i1\ns2 i2\n"]
-    result = run(Periods(texts), ["transitions", "blend"], [1, 2, 3, 4], tmp_path, makers=FAST)
+    result = run(Periods(texts), ["transitions", "blend"], [1, 2, 3, 4], tmp_path, factories=FAST)
     assert result["periods"].keys() == {"3", "4"}
     assert result["mean"]["blend"]["recall@20"] == np.mean(
         [of["blend"]["recall@20"] for of in result["periods"].values()]
@@ -132,28 +134,28 @@ def test_a_period_without_predictions_is_learned_and_left_out(tmp_path: Path) ->
 
 
 def test_the_blend_learns_from_earlier_periods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without learning it answers differently, but not on period 1: there it has learned nothing yet."""
+    """Without learning it answers differently from period 2 on; on period 1 it has learned nothing yet."""
     names = ["blend"]
-    learned = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "a", makers=FAST)
+    learned = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "a", factories=FAST)
     monkeypatch.setattr(continual, "blend_judged_max", 0)
-    untaught = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "b", makers=FAST)
+    untaught = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "b", factories=FAST)
     assert learned["periods"]["1"] == untaught["periods"]["1"]
     assert learned["periods"]["3"] != untaught["periods"]["3"]
 
 
 def test_reporting_some_periods_gives_the_same_figures(tmp_path: Path) -> None:
     names = ["session_knn", "blend"]
-    every = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "a", makers=FAST)
-    last = run(Periods(shop(1)), names, [3], tmp_path / "b", makers=FAST)
+    every = run(Periods(shop(1)), names, [1, 2, 3], tmp_path / "a", factories=FAST)
+    last = run(Periods(shop(1)), names, [3], tmp_path / "b", factories=FAST)
     assert last["periods"] == {"3": every["periods"]["3"]}
     assert last["mean"] == last["periods"]["3"]
 
 
-class Power:
-    """Fails when the power does, at one answer."""
+class Interrupted:
+    """A contestant that stops with an exception on one period."""
 
     def __init__(self, inner: Contestant, fails_at: int) -> None:
-        self.inner, self.fails_at, self.anew = inner, fails_at, inner.anew
+        self.inner, self.fails_at, self.from_scratch = inner, fails_at, inner.from_scratch
         self.learned: list[int] = []
 
     def learn(self, periods: Periods, period: int, progress: Callable[[float], None]) -> Round:
@@ -175,22 +177,22 @@ class Power:
         self.inner.restore(state)
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_stopped_run_continues(tmp_path: Path) -> None:
     periods = Periods(shop(2))
-    made: list[Power] = []
+    made: list[Interrupted] = []
 
     def maker(fails_at: int) -> Callable[[Tuning], Contestant]:
         def make(tuning: Tuning) -> Contestant:
-            made.append(Power(FAST["session_knn"](tuning), fails_at))
+            made.append(Interrupted(FAST["session_knn"](tuning), fails_at))
             return made[-1]
 
         return make
 
     with pytest.raises(KeyboardInterrupt):
-        run(periods, ["session_knn"], [1, 2, 3], tmp_path / "a", makers={"session_knn": maker(2)})
-    resumed = run(periods, ["session_knn"], [1, 2, 3], tmp_path / "a", makers={"session_knn": maker(-1)})
-    straight = run(periods, ["session_knn"], [1, 2, 3], tmp_path / "b", makers={"session_knn": maker(-1)})
-    assert [power.learned for power in made] == [[0, 1], [2], [0, 1, 2]]
+        run(periods, ["session_knn"], [1, 2, 3], tmp_path / "a", factories={"session_knn": maker(2)})
+    resumed = run(periods, ["session_knn"], [1, 2, 3], tmp_path / "a", factories={"session_knn": maker(-1)})
+    straight = run(periods, ["session_knn"], [1, 2, 3], tmp_path / "b", factories={"session_knn": maker(-1)})
+    assert [one.learned for one in made] == [[0, 1], [2], [0, 1, 2]]
     assert resumed["periods"] == straight["periods"]
 
 
@@ -212,7 +214,7 @@ def test_the_command_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFi
     options = ["--data", str(data), "--out", str(out), "--work", str(work), "--periods", "1-2"]
     continual.main([*options, "--learners", "transitions,blend", "--seeds", "2"])
     figures = json.loads(out.read_text())
-    # Each of the members is run once: two seeds are two ways to teach the blend.
+    # Each member is run once: the two seeds differ only in the training of the blend.
     assert len(list(work.iterdir())) == 4
     assert figures["seeds"].keys() == {"0", "1"}
     assert figures["spread"]["transitions"]["recall@20"] == 0.0
@@ -256,7 +258,9 @@ def test_the_command_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFi
         ({0: "s a\n", 1: "s a\n"}, ["--seeds", "0"], "--seeds"),
     ],
 )
-def test_what_cannot_be_used_is_said(tmp_path: Path, files: dict[int, str], options: list[str], wanted: str) -> None:
+def test_wrong_options_and_files_are_reported(
+    tmp_path: Path, files: dict[int, str], options: list[str], wanted: str
+) -> None:
     for number, text in files.items():
         (tmp_path / f"period_{number}.txt").write_text(text)
     with pytest.raises(Misconfigured, match=wanted):
@@ -278,7 +282,7 @@ def archive(path: Path, texts: dict[str, str]) -> Path:
     return path
 
 
-def test_an_archive_is_as_good_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_gives_the_same_periods_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {f"in/period_{number}.txt": text for number, text in enumerate(TINY)}
     others = {"../../away/period_x.txt": "s a\n", "README": "hello"}
     path = archive(tmp_path / "diginetica_periods.tar.gz", {**others, **texts})
@@ -288,7 +292,7 @@ def test_an_archive_is_as_good_as_a_folder(tmp_path: Path, monkeypatch: pytest.M
     assert load().digest == Periods(TINY).digest
 
 
-def test_an_archive_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_archive_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     twice = archive(tmp_path / "twice.tar.gz", {"a/period_0.txt": "s a\n", "b/period_0.txt": "s a\n"})
     with pytest.raises(Misconfigured, match="once"):
         load(twice)
@@ -305,23 +309,23 @@ def test_an_archive_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pyt
         load()
 
 
-def test_a_member_that_is_too_far_begins_again(tmp_path: Path) -> None:
-    """Other questions on early periods meet a learner that has learned those: it must not answer them."""
+def test_a_contestant_that_has_learned_too_much_starts_again(tmp_path: Path) -> None:
+    """A learner that has learned a period must not answer new questions on it."""
     periods = Periods(shop(1))
     names = ["session_knn"]
-    run(periods, names, [1, 2, 3], tmp_path / "a", makers=FAST)
-    found = run(periods, names, [1, 2, 3], tmp_path / "a", makers=FAST, sample=0.5)
-    straight = run(periods, names, [1, 2, 3], tmp_path / "b", makers=FAST, sample=0.5)
+    run(periods, names, [1, 2, 3], tmp_path / "a", factories=FAST)
+    found = run(periods, names, [1, 2, 3], tmp_path / "a", factories=FAST, sample=0.5)
+    straight = run(periods, names, [1, 2, 3], tmp_path / "b", factories=FAST, sample=0.5)
     assert found["periods"] == straight["periods"]
 
 
 def test_the_deep_learner_takes_part_and_resumes(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     periods = Periods(shop(5, periods=3))
-    makers: dict[str, Callable[[Tuning], Contestant]] = {**FAST, "deep": partial(Deep, first_passes=4, passes=2)}
-    first = run(periods, ["deep", "blend"], [1], tmp_path / "a", makers=makers)
-    resumed = run(periods, ["deep", "blend"], [1, 2], tmp_path / "a", makers=makers)
-    straight = run(periods, ["deep", "blend"], [1, 2], tmp_path / "b", makers=makers)
+    factories: dict[str, Callable[[Tuning], Contestant]] = {**FAST, "deep": partial(Deep, first_passes=4, passes=2)}
+    first = run(periods, ["deep", "blend"], [1], tmp_path / "a", factories=factories)
+    resumed = run(periods, ["deep", "blend"], [1, 2], tmp_path / "a", factories=factories)
+    straight = run(periods, ["deep", "blend"], [1, 2], tmp_path / "b", factories=factories)
     assert resumed["periods"] == straight["periods"]
     assert resumed["tokens"] == straight["tokens"]
     assert straight["tokens"]["deep"] > first["tokens"]["deep"] > 0
@@ -330,13 +334,13 @@ def test_the_deep_learner_takes_part_and_resumes(tmp_path: Path) -> None:
 
 
 def test_deep_ranks_are_among_all_items_seen() -> None:
-    """An item that the model does not know ranks last of all that were seen, one that it knows among them."""
+    """An item that the model does not know ranks last of all items seen."""
     pytest.importorskip("torch")
     periods = Periods(["s1 a\ns1 b\ns1 c\ns2 alone\n", "s3 a\ns3 b\ns4 a\ns4 alone\n"])
     deep = Deep(Tuning(), first_passes=1)
-    told: list[float] = []
-    deep.learn(periods, 0, told.append)
-    assert told[-1] == 1.0
+    shares: list[float] = []
+    deep.learn(periods, 0, shares.append)
+    assert shares[-1] == 1.0
     (answers,) = deep.answer(periods.questions(1), periods, 1)
     assert answers.ranks[0] in (1, 2, 3)
     assert answers.ranks[1] == 4

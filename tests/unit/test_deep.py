@@ -1,4 +1,4 @@
-"""The deep model by itself: answers, growth, bytes, refusals."""
+"""The deep model: predictions, growth, serialisation, and refused input."""
 
 import json
 import math
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from consumers.model import read_model
-from headrace.blobs import Blobs
+from headrace.artifacts import Artifacts
 from headrace.errors import StateUnreadable
-from learners.deep import FORMAT, DeepModel, DeepSettings
+from headrace.shard.blobs import Blobs
+from learners.deep.model import FORMAT, DeepModel, DeepSettings, load_to_serve
 
 small = DeepSettings(width=16, layers=2, heads=2, context=6, dropout=0.1)
 words = [f"item-{i}" for i in range(40)]
@@ -24,7 +24,7 @@ def fresh(seed: int = 1) -> DeepModel:
     return model
 
 
-def test_an_answer_holds_the_most_probable_items_in_order() -> None:
+def test_predict_returns_the_most_probable_items_in_order() -> None:
     model = fresh()
     [(items, scores)] = model.predict([["item-3", "item-5"]], n=7)
     everything = model.score_all([["item-3", "item-5"]])[0]
@@ -35,16 +35,16 @@ def test_an_answer_holds_the_most_probable_items_in_order() -> None:
     assert everything.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_of_equally_probable_items_the_one_known_longer_comes_first() -> None:
+def test_ties_are_broken_by_row() -> None:
     model = fresh()
     model.table[:] = model.table[0]
-    model.touched()
+    model.invalidate()
     [(items, scores)] = model.predict([["item-3"]], n=len(words))
     assert len(set(scores.tolist())) == 1
     assert items == words
 
 
-def test_unknown_items_are_skipped_and_an_empty_prefix_has_no_answer() -> None:
+def test_unknown_items_are_skipped_and_an_empty_prefix_has_an_empty_answer() -> None:
     model = fresh()
     answers = model.predict([[], ["never-seen"], ["item-1", "never-seen"], ["item-1"]], n=5)
     assert [len(items) for items, _ in answers] == [0, 0, 5, 5]
@@ -52,7 +52,7 @@ def test_unknown_items_are_skipped_and_an_empty_prefix_has_no_answer() -> None:
     np.testing.assert_array_equal(model.score_all([[]]), np.zeros((1, 40)))
 
 
-def test_neighbours_in_a_batch_do_not_change_an_answer() -> None:
+def test_other_prefixes_of_a_batch_do_not_change_an_answer() -> None:
     model = fresh()
     prefixes = [words[i : i + 1 + i % 9] for i in range(30)]
     together = model.score_all(prefixes)
@@ -76,7 +76,7 @@ def test_the_network_is_causal() -> None:
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-def test_growth_keeps_old_rows_and_follows_from_seed_and_size() -> None:
+def test_growth_keeps_old_rows_and_depends_on_seed_and_size_alone() -> None:
     one, two = fresh(), fresh()
     kept = one.table.clone()
     assert one.grow(["item-3", "new-a", "new-b", "new-a"]) == 2
@@ -88,13 +88,13 @@ def test_growth_keeps_old_rows_and_follows_from_seed_and_size() -> None:
 
 
 def test_growth_stops_at_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learners.deep.items_max", 42)
+    monkeypatch.setattr("learners.deep.model.items_max", 42)
     model = fresh()
     assert model.grow(["a", "b", "c"]) == 2
     assert model.grow(["d"]) == 0
 
 
-def test_saved_and_loaded_predicts_the_same_bits() -> None:
+def test_a_loaded_model_predicts_the_same_bits() -> None:
     model = fresh()
     model.lineage = {"parent": None, "ranges": [["events", 0, 10, 20]], "seed": 7}
     data = model.to_bytes()
@@ -107,15 +107,15 @@ def test_saved_and_loaded_predicts_the_same_bits() -> None:
     assert fresh(1).to_bytes() != fresh(2).to_bytes()
 
 
-def ahead() -> DeepModel:
-    """A model that answers half-way between two others."""
+def averaged() -> DeepModel:
+    """Return a model whose predicting weights are the mean of two others'."""
     model, other = fresh(1), fresh(2)
-    model.fall_back(other.weights(), 0.5)
+    model.average_with(other.weights(), 0.5)
     return model
 
 
-def test_what_training_goes_on_from_is_kept_beside_what_answers() -> None:
-    model, one, two = ahead(), fresh(1), fresh(2)
+def test_training_weights_are_kept_with_predicting_weights() -> None:
+    model, one, two = averaged(), fresh(1), fresh(2)
     for name, weight in model.weights().items():
         torch.testing.assert_close(weight, (one.weights()[name] + two.weights()[name]) / 2, atol=1e-2, rtol=0)
     data = model.to_bytes()
@@ -127,37 +127,37 @@ def test_what_training_goes_on_from_is_kept_beside_what_answers() -> None:
     model.shrink(lambda item: item != "item-3")
     DeepModel.from_bytes(model.to_bytes())
     for one_of_them in (model, again):
-        one_of_them.catch_up()
-        assert one_of_them.ahead == {}
+        one_of_them.use_training_weights()
+        assert one_of_them.training_offsets == {}
         torch.testing.assert_close(one_of_them.table[1], one.table[1], atol=1e-5, rtol=0)
     torch.testing.assert_close(again.weights(), one.weights(), atol=1e-5, rtol=0)
     torch.testing.assert_close(model.table[3:-1], one.table[4:], atol=1e-5, rtol=0)
 
 
-def test_what_training_goes_on_from_has_to_fit_and_to_be_finite() -> None:
-    model = ahead()
-    model.ahead["items"][3, 3] = math.nan
+def test_training_offsets_must_fit_and_be_finite() -> None:
+    model = averaged()
+    model.training_offsets["items"][3, 3] = math.nan
     assert model.check() == ["ahead.items holds NaN or infinity"]
-    del model.ahead["items"]
-    with pytest.raises(StateUnreadable, match="training goes on from"):
+    del model.training_offsets["items"]
+    with pytest.raises(StateUnreadable, match="training offsets do not fit"):
         DeepModel.from_bytes(model.to_bytes())
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:50], lambda d: d[:-4], lambda d: b"", lambda d: b"\xff" * 64])
-def test_bytes_that_are_no_model_are_refused(damage: Callable[[bytes], bytes]) -> None:
+def test_invalid_bytes_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(StateUnreadable):
         DeepModel.from_bytes(damage(fresh().to_bytes()))
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "told"),
+    ("part", "value", "message"),
     [
         ("heads", 0, "not a deep model"), ("width", -4, "not a deep model"), ("seed", 2**70, "not a deep model"),
         ("temperature", 0.02, "not a deep model"), ("width", 10**13, "do not fit"), ("layers", 20_000, "do not fit"),
         ("context", 10**9, "do not fit"),
     ],
 )  # fmt: skip
-def test_a_header_that_asks_for_what_cannot_be_is_refused(part: str, value: int, told: str) -> None:
+def test_a_header_with_impossible_settings_is_refused(part: str, value: int, message: str) -> None:
     data = fresh().to_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
@@ -165,16 +165,23 @@ def test_a_header_that_asks_for_what_cannot_be_is_refused(part: str, value: int,
     (about if part in about else about["settings"])[part] = value
     header["__metadata__"]["headrace"] = json.dumps(about)
     changed = json.dumps(header).encode()
-    with pytest.raises(StateUnreadable, match=told):
+    with pytest.raises(StateUnreadable, match=message):
         DeepModel.from_bytes(len(changed).to_bytes(8, "little") + changed + data[8 + size :])
 
 
-def test_consumers_do_without_a_model_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumers_ignore_a_model_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = Blobs(tmp_path)
     blob = blobs.put("model", fresh().to_bytes())
-    assert read_model(blobs, blob) is not None
-    monkeypatch.setattr("learners.deep.FORMAT", FORMAT + 1)
-    assert read_model(blobs, blob) is None
+    warned: list[str] = []
+
+    def warn(event: str, **fields: str) -> None:
+        warned.append(event)
+
+    assert Artifacts(blobs, load_to_serve, warn).get(blob) is not None
+    monkeypatch.setattr("learners.deep.model.FORMAT", FORMAT + 1)
+    artifacts = Artifacts(blobs, load_to_serve, warn)
+    assert [artifacts.get(blob) for _ in range(2)] == [None, None]
+    assert warned == ["artifact is missing"], "looked for once"
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused() -> None:
@@ -188,7 +195,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused() -> None:
         DeepModel.from_bytes(model.to_bytes())
 
 
-def test_check_names_what_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_returns_the_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fresh().check() == []
     assert DeepModel(small, 1).check() == ["the vocabulary is empty"]
     model = fresh()
@@ -209,11 +216,11 @@ def test_check_names_what_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         model.network.pool.recency[0, 0] = math.inf
     assert model.check() == ["network.pool.recency holds NaN or infinity"]
-    monkeypatch.setattr("learners.deep.weights_bytes_max", 1000)
+    monkeypatch.setattr("learners.deep.model.weights_bytes_max", 1000)
     assert "more than 1000" in fresh().check()[0]
 
 
-def test_making_a_model_leaves_the_global_random_state_alone() -> None:
+def test_creating_a_model_does_not_change_the_global_random_state() -> None:
     before = torch.random.get_rng_state()
     fresh()
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,14 +1,23 @@
-"""Drift detectors: they stay quiet while nothing changes, and say soon when something does."""
+"""Drift detectors: no alarms without change, and early alarms after a change."""
 
 import numpy as np
 import pytest
 
 from headrace.state import digest
-from learners.drift import DISTANCES, Alarm, Distance, InputDrift, LossDrift, warmup_windows, window_views
+from learners.parts.drift import (
+    DISTANCES,
+    Alarm,
+    Distance,
+    InputDrift,
+    LossDrift,
+    settling_windows,
+    warmup_windows,
+    window_views,
+)
 
 
 def views(drift: InputDrift, count: int, rng: np.random.Generator, **changed: float) -> list[Alarm]:
-    """Let a detector see views of a shop; `changed` shifts items, prices, categories or the share of new items."""
+    """Feed a detector views of a shop; `changed` shifts items, prices, categories or the share of new items."""
     alarms = []
     for _ in range(count):
         item = int(rng.zipf(1.5)) % 200 + int(changed.get("items", 0))
@@ -23,7 +32,7 @@ STABLE_VIEWS = 30 * window_views
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_changes_and_nothing_alarms(seed: int) -> None:
+def test_without_change_there_is_no_alarm(seed: int) -> None:
     assert views(InputDrift(), STABLE_VIEWS, np.random.default_rng(seed)) == []
 
 
@@ -36,7 +45,7 @@ def test_nothing_changes_and_nothing_alarms(seed: int) -> None:
         ("unseen_items", {"unseen": 0.2}),
     ],
 )
-def test_each_detector_sees_its_change(detector: str, changed: dict[str, float]) -> None:
+def test_each_detector_detects_its_change(detector: str, changed: dict[str, float]) -> None:
     drift, rng = InputDrift(), np.random.default_rng(1)
     assert views(drift, (warmup_windows + 3) * window_views, rng) == []
     alarms = views(drift, 2 * window_views, rng, **changed)
@@ -45,14 +54,35 @@ def test_each_detector_sees_its_change(detector: str, changed: dict[str, float])
     assert {alarm.detector for alarm in alarms} <= set(DISTANCES)
 
 
-def test_a_change_alarms_once_and_becomes_the_new_normal() -> None:
+def test_a_change_raises_one_alarm_and_becomes_the_reference() -> None:
     drift, rng = InputDrift(), np.random.default_rng(2)
     views(drift, (warmup_windows + 3) * window_views, rng)
     alarms = views(drift, 20 * window_views, rng, price=2.0)
     assert [alarm.detector for alarm in alarms] == ["price"]
 
 
-def test_what_an_event_lacks_is_not_watched() -> None:
+def windows(distance: Distance, *bins: int) -> list[bool]:
+    """Feed a distance windows of 100 values, each all in one bin but for five; return which raise an alarm."""
+    found = []
+    for bin_ in bins:
+        for number in range(100):
+            distance.count((bin_ + (number % 20 == 0)) % 4)
+        found.append(distance.observe() is not None)
+    return found
+
+
+def test_after_an_alarm_the_new_reference_settles_first() -> None:
+    distance = Distance("category", 4)
+    assert not any(windows(distance, *[0] * (warmup_windows + settling_windows + 1)))
+    assert windows(distance, 2) == [True]
+    settling = windows(distance, *([0] * (settling_windows - 1)))
+    assert settling == [False] * (settling_windows - 1), "too few windows of the new reference"
+    again = Distance("category", 4)
+    windows(again, *[0] * (warmup_windows + settling_windows + 1), 2, *[2] * settling_windows)
+    assert windows(again, 0) == [True], "the new reference has settled"
+
+
+def test_missing_fields_are_ignored() -> None:
     drift = InputDrift()
     for n in range(3 * window_views):
         assert drift.observe(f"item-{n % 7}", "", None, unseen=False) == []
@@ -68,17 +98,17 @@ def test_a_distance_lies_between_0_and_1() -> None:
             distance.count(bin_)
         assert distance.observe() is None
     assert distance.score == pytest.approx(1.0)
-    assert distance.observe() is None  # an empty window says nothing
+    assert distance.observe() is None  # an empty window has no distance
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.3, 0.7])
-def test_a_steady_loss_does_not_alarm(mean: float) -> None:
+def test_a_steady_loss_raises_no_alarm(mean: float) -> None:
     drift, rng = LossDrift("loss"), np.random.default_rng(3)
     assert [alarm for _ in range(20_000) for alarm in drift.observe(float(rng.random() < mean))] == []
     assert drift.mean == pytest.approx(mean, abs=0.02)
 
 
-def test_a_loss_that_rises_alarms_soon_by_both_tests() -> None:
+def test_both_tests_detect_a_rising_loss_early() -> None:
     drift, rng = LossDrift("loss"), np.random.default_rng(4)
     for _ in range(5_000):
         drift.observe(float(rng.random() < 0.6))
@@ -90,7 +120,7 @@ def test_a_loss_that_rises_alarms_soon_by_both_tests() -> None:
     assert max(found.values()) < 500
 
 
-def test_getting_better_is_no_alarm() -> None:
+def test_an_improvement_raises_no_alarm() -> None:
     drift, rng = LossDrift("loss"), np.random.default_rng(5)
     alarms = [
         alarm for n in range(10_000) for alarm in drift.observe(float(rng.random() < (0.9 if n < 5_000 else 0.5)))
@@ -110,7 +140,7 @@ def test_state_continues_exactly() -> None:
     for one in (inputs, inputs_again):
         views(one, 12 * window_views, np.random.default_rng(7), price=3.0)
     ones = [[float(x) for x in np.random.default_rng(8).random(3_000) < 0.9]] * 2
-    told = [[alarm for x in xs for alarm in one.observe(x)] for one, xs in zip((loss, loss_again), ones, strict=True)]
-    assert told[0] == told[1] != []
+    alarms = [[alarm for x in xs for alarm in one.observe(x)] for one, xs in zip((loss, loss_again), ones, strict=True)]
+    assert alarms[0] == alarms[1] != []
     assert digest(inputs_again.state()) == digest(inputs.state())
     assert digest(loss_again.state()) == digest(loss.state())

@@ -10,7 +10,7 @@ import torch
 from benchmarks import finetune_round
 from benchmarks.finetune_round import COMPLETE_TOKENS, complete_loss, profiled, sessions_of
 from headrace.errors import Misconfigured
-from learners.finetune import train
+from learners.deep.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_round, "repeats", 1)
 
 
-def test_sessions_are_seeded_and_as_a_shops() -> None:
+def test_sessions_are_seeded_and_like_those_of_a_shop() -> None:
     one, two, other = (sessions_of(1_000, 5_000, seed) for seed in (1, 1, 2))
     assert one == two != other
     assert min(map(len, one)) == 2
@@ -54,7 +54,7 @@ def test_the_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "5,000" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU nothing is missing")
-def test_a_missing_device_is_said() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_device_is_reported() -> None:
     with pytest.raises(Misconfigured, match="--device"):
         finetune_round.main(["--device", "cuda"])

@@ -1,4 +1,4 @@
-"""The prequential benchmarks on steps small enough to follow by hand: nobody knows what is not learned yet."""
+"""The prequential benchmarks on steps small enough to follow by hand: no answer uses steps not learned yet."""
 
 import json
 from collections.abc import Sequence
@@ -14,29 +14,39 @@ from benchmarks.basket import Basket
 from benchmarks.contestants import Answers, empty, live
 from benchmarks.freshness import edges
 from benchmarks.periods import Periods
-from benchmarks.prequential import Lists, Slow, Step, Stretch, blended, clicks, fast, lines, slow
+from benchmarks.prequential import (
+    AnswerTable,
+    DeepLearner,
+    LoggedStep,
+    Stretch,
+    blend_ranks,
+    clicks,
+    deep_answers,
+    fast_answers,
+    lines,
+)
 from headrace.errors import Misconfigured
-from learners.deep import DeepSettings
-from learners.judgement import listed
-from learners.learner import Context, Scores
-from learners.prequential import ranks_max
-from learners.transitions import Transitions
+from learners.deep.model import DeepSettings
+from learners.next_item.judgement import list_length
+from learners.next_item.transitions import Transitions
+from learners.parts.prequential import ranks_max
+from learners.protocol import Context, Scores
 from tests.streams import chain
 
 SMALL = DeepSettings(width=8, layers=1, heads=1, context=8, dropout=0.0)
 MISSED = ranks_max + 1
 
 
-def steps(pairs: int, item: int = 1, time_ms: int = 1_000) -> list[Step]:
+def steps(pairs: int, item: int = 1, time_ms: int = 1_000) -> list[LoggedStep]:
     """Return sessions of two steps each, 0 and then `item`, one step every `time_ms`."""
     found = []
     for session in range(pairs):
-        found.append(Step(Context((), 0, session, 2 * session * time_ms), 0))
-        found.append(Step(Context((0,), 0, session, (2 * session + 1) * time_ms), item))
+        found.append(LoggedStep(Context((), 0, session, 2 * session * time_ms), 0))
+        found.append(LoggedStep(Context((0,), 0, session, (2 * session + 1) * time_ms), item))
     return found
 
 
-def test_only_steps_within_a_session_are_asked_about_and_a_seeded_share_of_them() -> None:
+def test_a_seeded_share_of_the_steps_within_a_session_is_tested() -> None:
     assert Stretch(steps(4), 2, rate=1.0).asked.tolist() == [3, 5, 7]
     many = [Stretch(steps(500), 0, rate=0.3, seed=seed).asked.tolist() for seed in (1, 1, 2)]
     assert many[0] == many[1] != many[2]
@@ -45,13 +55,13 @@ def test_only_steps_within_a_session_are_asked_about_and_a_seeded_share_of_them(
         Stretch(steps(4)[:1], 0, rate=1.0)
 
 
-def test_how_many_steps_are_learned_when_one_is_asked_about() -> None:
+def test_how_many_steps_are_learned_before_a_tested_step() -> None:
     stretch = Stretch(steps(4), 2, rate=1.0)
     assert stretch.by_events(0).tolist() == [3, 5, 7]
     assert stretch.by_events(4).tolist() == [0, 1, 3]
-    # A step a second: what is 2 s old or older is known, at 3 s the steps of 0 s and 1 s.
+    # One step per second: steps that are at least 2 s old are learned, at 3 s those of 0 s and 1 s.
     assert stretch.by_clock(2_000).tolist() == [2, 4, 6]
-    # All at one instant: not late, all before it is known, the least delay and nothing is.
+    # All at one instant: without a delay all steps before it are learned, with the smallest delay none.
     at_once = Stretch(steps(4, time_ms=0), 2, rate=1.0)
     assert at_once.by_clock(0).tolist() == [3, 5, 7]
     assert at_once.by_clock(1).tolist() == [0, 0, 0]
@@ -59,7 +69,7 @@ def test_how_many_steps_are_learned_when_one_is_asked_about() -> None:
 
 
 class Recorder(Transitions):
-    """Writes down what is asked and learned."""
+    """Records the calls of predict and learn."""
 
     calls: list[tuple[str, int]]
 
@@ -72,49 +82,49 @@ class Recorder(Transitions):
         super().learn(context, item)
 
 
-def test_each_delay_learns_just_what_it_may() -> None:
+def test_each_delay_learns_exactly_the_steps_before_it() -> None:
     calls: list[tuple[str, int]] = []
     kind = type("Recording", (Recorder,), {"calls": calls})
     stretch = Stretch(steps(3, time_ms=1), 2, rate=1.0)
-    fast(kind, stretch, {"now": stretch.by_events(0), "late": stretch.by_events(3)})
+    fast_answers(kind, stretch, {"now": stretch.by_events(0), "late": stretch.by_events(3)})
     learn, ask = "learn", "ask"
-    # The late one first (asked at 3 it knows nothing); what both know before the stretch is learned once.
+    # The longest delay comes first (at 3 it has learned nothing); steps before the stretch are learned once.
     late = [(ask, 3), (learn, 0), (learn, 1), (ask, 5)]
     now = [(learn, 0), (learn, 1), (learn, 2), (ask, 3), (learn, 3), (learn, 4), (ask, 5)]
     assert calls == late + now
 
 
-def test_a_delay_misses_what_changed_since_and_new_items_are_misses() -> None:
+def test_a_delay_misses_recent_changes_and_new_items_are_misses() -> None:
     stretch = Stretch([*steps(3), *steps(6, item=9)[6:]], 6, rate=1.0)
-    found, _ = fast(Transitions, stretch, {"0": stretch.by_events(0), "3": stretch.by_events(3)})
-    # 9 is new: a miss once when nobody is late, until it is learned when one is.
+    found, _ = fast_answers(Transitions, stretch, {"0": stretch.by_events(0), "3": stretch.by_events(3)})
+    # 9 is new: one miss without a delay; with a delay a miss until it is learned.
     assert [rank > ranks_max for rank in found["0"].ranks] == [True, False, False]
     assert [rank > ranks_max for rank in found["3"].ranks] == [True, True, False]
     assert found["0"].slots[1].tolist()[:2] == [1, 9]
 
 
-def test_the_blend_learns_as_late_as_told() -> None:
+def test_the_blend_learns_with_the_delay() -> None:
     stretch = Stretch(steps(400), 0, rate=1.0)
-    lists = Lists(stretch)
+    lists = AnswerTable(stretch)
     for row in range(len(stretch.asked)):  # the best candidate is never the item that comes, the second always
         lists.put(row, Scores(np.array([5, 1], np.int32), np.array([2.0, 1.0], np.float32)))
-    said = {"a": lists.answers()}
-    now, never = (blended(said, stretch, stretch.by_events(events)) for events in (0, 800))
+    answers = {"a": lists.answers()}
+    now, never = (blend_ranks(answers, stretch, stretch.by_events(events)) for events in (0, 800))
     assert now[-1] == 1
     assert set(never.tolist()) == {2}
-    half = blended(said, stretch, stretch.by_events(400))
+    half = blend_ranks(answers, stretch, stretch.by_events(400))
     assert half[:200].tolist() == [2] * 200
     assert half[-1] == 1
 
 
-def test_what_a_basket_holds_is_no_answer() -> None:
+def test_items_of_a_basket_are_no_answers() -> None:
     basket = list(lines([Basket("ann", "1", 0, [4, 5, 6], ["a", "b", "c"]), Basket("ann", "2", 9, [5], ["b"])]))
     assert [(list(step.prefix), step.item) for step in basket] == [([], 4), ([4], 5), ([4, 5], 6), ([], 5)]
     assert [step.name for step in basket] == ["a", "b", "c", "b"]
     assert len({step.context.session for step in basket}) == 2
     for once, best in ((True, [6, 7]), (False, [5, 6, 7])):
         stretch = Stretch(basket[:3], 0, rate=1.0, once=once)
-        lists = Lists(stretch)
+        lists = AnswerTable(stretch)
         rank = lists.put(1, Scores(np.array([5, 6, 7], np.int32), np.array([3, 2, 1], np.float32)))
         assert lists.answers().slots[1].tolist()[: len(best) + 1] == [*best, empty]
         assert rank == (1 if once else 2)
@@ -128,15 +138,15 @@ def test_clicks_are_those_of_the_periods_in_order() -> None:
     assert [step.context.time_ms for step in found] == sorted(step.context.time_ms for step in found)
 
 
-def answer(learner: Slow, stretch: Stretch, parts: Sequence[int]) -> Answers:
-    return slow(learner, stretch, parts, lambda begin, end, ranks: True)
+def answer(learner: DeepLearner, stretch: Stretch, parts: Sequence[int]) -> Answers:
+    return deep_answers(learner, stretch, parts, lambda begin, end, ranks: True)
 
 
-def test_the_deep_learner_knows_a_step_only_after_the_next_update() -> None:
-    """Steps after an edge change no answer before it; an update changes what is answered after it."""
+def test_the_deep_learner_uses_a_step_only_after_the_next_update() -> None:
+    """Steps after an edge change no answer before it; an update changes the answers after it."""
     before, after = chain(0, 60, 1), chain(60, 90, 5)
     other = [*after[:40], *chain(70, 90, 2)]
-    base = Slow(settings=SMALL)
+    base = DeepLearner(settings=SMALL)
     base.begin(before)
     stretches = [Stretch([*before, *part], 240, rate=1.0) for part in (after, other)]
     learners = [base.fork() for _ in range(3)]
@@ -150,8 +160,8 @@ def test_the_deep_learner_knows_a_step_only_after_the_next_update() -> None:
     assert (learners[0].updates, learners[2].updates, learners[2].tokens) == (2, 0, 0)
 
 
-def test_an_update_costs_its_passes_over_what_came_and_a_share_of_sessions_of_the_past() -> None:
-    base = Slow(settings=SMALL, passes=2)
+def test_an_update_costs_its_passes_over_new_sessions_and_a_share_of_past_ones() -> None:
+    base = DeepLearner(settings=SMALL, passes=2)
     base.begin(chain(0, 20, 1))
     assert base.tokens == 20 * 3 * prequential.base_passes
     learner = base.fork()
@@ -159,26 +169,26 @@ def test_an_update_costs_its_passes_over_what_came_and_a_share_of_sessions_of_th
     learner.update()
     assert 0 < (share := live.rehearsal_share) < 1
     assert learner.tokens == 2 * (4 + int(share * 4)) * 3
-    bounded = Slow(settings=SMALL, passes=5, sessions_max=3)
+    bounded = DeepLearner(settings=SMALL, passes=5, sessions_max=3)
     bounded.begin(chain(0, 3, 1))
     bounded.follow(chain(3, 13, 1))
     spent = bounded.tokens
     bounded.update()
-    assert bounded.tokens - spent == 5 * 3 * 3 + 3 * 3  # of the past there are but three sessions
+    assert bounded.tokens - spent == 5 * 3 * 3 + 3 * 3  # there are only three past sessions
 
 
-def test_a_session_that_goes_on_after_an_update_is_trained_on_once() -> None:
+def test_a_session_that_continues_after_an_update_is_trained_on_once() -> None:
     whole = chain(0, 1, 1)
-    learner = Slow(settings=SMALL, passes=1)
+    learner = DeepLearner(settings=SMALL, passes=1)
     learner.begin([*chain(1, 5, 1), *whole[:2]])
     spent = learner.tokens
     learner.follow(whole[2:])
     learner.update()
-    assert learner.tokens - spent == 2  # its two new steps; a share of one session is none to rehearse
+    assert learner.tokens - spent == 2  # its two new steps; the share of one session rounds down to no rehearsal
 
 
-def test_a_base_is_kept_and_another_one_refused(tmp_path: Path) -> None:
-    first, second = Slow(settings=SMALL), Slow(settings=SMALL)
+def test_a_base_model_is_kept_and_one_with_another_key_refused(tmp_path: Path) -> None:
+    first, second = DeepLearner(settings=SMALL), DeepLearner(settings=SMALL)
     first.begin(chain(0, 20, 1), tmp_path / "base", "this")
     second.begin(chain(0, 20, 1), tmp_path / "base", "this")
     assert first.model is not None
@@ -186,10 +196,10 @@ def test_a_base_is_kept_and_another_one_refused(tmp_path: Path) -> None:
     assert first.model.to_bytes() == second.model.to_bytes()
     assert second.tokens == 0
     with pytest.raises(Misconfigured, match="--base"):
-        Slow(settings=SMALL).begin(chain(0, 20, 1), tmp_path / "base", "that")
+        DeepLearner(settings=SMALL).begin(chain(0, 20, 1), tmp_path / "base", "that")
 
 
-def test_where_updates_come() -> None:
+def test_the_edges_of_each_schedule() -> None:
     stretch = Stretch(steps(50), 20, rate=1.0)
     assert edges(stretch, "30", []) == [20, 50, 80]
     assert edges(stretch, "period", [10, 20, 60, 100]) == [20, 60]
@@ -197,7 +207,7 @@ def test_where_updates_come() -> None:
 
 
 def test_the_benchmark_writes_both_curves_and_a_picture(tmp_path: Path) -> None:
-    """In a shop that changes with its last period, those who learn late, or never, find less."""
+    """In a shop that changes with its last period, late learning, or none, finds fewer items."""
     for period, shift in enumerate((1, 1, 5)):
         found = chain(0, 60, shift)
         (tmp_path / f"period_{period}.txt").write_text("".join(f"s{x.context.session} i{x.item}\n" for x in found))
@@ -228,14 +238,14 @@ def test_the_benchmark_writes_both_curves_and_a_picture(tmp_path: Path) -> None:
     assert ElementTree.parse(tmp_path / "out.svg").getroot().tag.endswith("svg")
 
 
-def test_lists_hold_as_many_as_a_judgement() -> None:
-    lists = Lists(Stretch(steps(1), 0, rate=1.0))
+def test_lists_are_as_long_as_those_of_a_judgement() -> None:
+    lists = AnswerTable(Stretch(steps(1), 0, rate=1.0))
     rank = lists.put(0, Scores(np.arange(2, 99, dtype=np.int32), np.ones(97, np.float32)))
-    assert np.count_nonzero(lists.answers().slots[0] != empty) == listed
+    assert np.count_nonzero(lists.answers().slots[0] != empty) == list_length
     assert rank == MISSED
 
 
-def test_wrong_options_are_said(tmp_path: Path) -> None:
+def test_wrong_options_are_reported(tmp_path: Path) -> None:
     (tmp_path / "period_0.txt").write_text("s1 a\ns1 b\n")
     (tmp_path / "period_1.txt").write_text("s1 a\ns1 b\n")
     data = ["--data", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""The gate: verdicts on known streams, retention, state."""
+"""The gate: verdicts of rule 1 on known streams, state."""
 
 import math
 from functools import partial
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from headrace import state as states
-from learners.deep import DeepModel, DeepSettings
-from learners.gate import Gate, Verdict, retention
+from learners.deep.model import DeepModel, DeepSettings
+from learners.rounds.gate import Gate, Verdict
 
 
 def ranks(seed: int, count: int, shift: float) -> tuple[list[float], list[float]]:
-    """Reciprocal ranks of two noisy models; the second is better by `shift` on average."""
+    """Return reciprocal ranks of two noisy models; the second is better by about `shift` on average."""
     random = np.random.default_rng(seed)
     base = 1 / random.geometric(0.15, count)
     other = np.where(random.random(count) < 0.3, 1 / random.geometric(0.15, count), base)
@@ -28,7 +28,7 @@ def run(gate: Gate, champion: list[float], challenger: list[float]) -> Verdict |
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_real_gain_is_promoted_within_a_few_thousand_predictions(seed: int) -> None:
+def test_a_better_model_is_promoted_within_a_few_thousand_predictions(seed: int) -> None:
     verdict = run(Gate(), *ranks(seed, 5000, 0.02))
     assert verdict is not None
     assert (verdict.kind, verdict.reason) == ("promote", "better")
@@ -37,21 +37,21 @@ def test_a_real_gain_is_promoted_within_a_few_thousand_predictions(seed: int) ->
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_worse_one_is_refused_within_a_few_thousand_predictions(seed: int) -> None:
+def test_a_worse_model_is_refused_within_a_few_thousand_predictions(seed: int) -> None:
     verdict = run(Gate(), *ranks(seed, 5000, -0.02))
     assert verdict is not None
     assert (verdict.kind, verdict.reason) == ("refuse", "worse")
 
 
 def test_shuffled_item_vectors_are_refused_quickly() -> None:
-    # A model that knows a cycle of items stands against itself with the rows of its table turned by one half.
+    # A model is compared with itself after the rows of its table were rotated by one half.
     settings = DeepSettings(width=16, layers=1, heads=1, context=4)
     champion, shuffled = DeepModel(settings, 1), DeepModel(settings, 1)
     items = [f"i{i}" for i in range(100)]
     champion.grow(items)
     shuffled.grow(items)
     shuffled.table = shuffled.table.roll(50, 0)
-    shuffled.touched()
+    shuffled.invalidate()
     assert shuffled.check() == []
     truth = champion.score_all([[item] for item in items]).argsort(axis=1)[:, -3]
     gate, verdict = Gate(), None
@@ -63,19 +63,21 @@ def test_shuffled_item_vectors_are_refused_quickly() -> None:
         verdict = gate.observe(*found)
     assert verdict is not None
     assert (verdict.kind, verdict.reason) == ("refuse", "worse")
-    assert verdict.events < 100
+    assert verdict.predictions < 100
 
 
-def test_no_verdict_in_time_means_refused() -> None:
-    gate = Gate(events_max=50)
+def test_without_a_verdict_in_time_the_challenger_is_refused() -> None:
+    gate = Gate(predictions_max=50)
     verdicts = [gate.observe(0.5, 0.5) for _ in range(60)]
     assert verdicts[:49] == [None] * 49
-    assert verdicts[49] == ("refuse", "undecided", 1.0, 50, 0.0)
+    assert verdicts[49] == Verdict("refuse", "undecided", 1.0, 50, 0.0)
     assert set(verdicts[50:]) == {verdicts[49]}
 
 
-def test_a_predecessor_that_does_better_is_called_back_and_else_the_new_one_is_kept() -> None:
-    better, worse, same = (run(Gate(probation=True, events_max=5000), *ranks(1, 5000, s)) for s in (0.03, -0.03, 1e-9))
+def test_on_probation_only_a_better_predecessor_is_restored() -> None:
+    better, worse, same = (
+        run(Gate(probation=True, predictions_max=5000), *ranks(1, 5000, s)) for s in (0.03, -0.03, 1e-9)
+    )
     assert better is not None
     assert (better.kind, better.reason) == ("rollback", "better")
     assert worse is not None
@@ -84,13 +86,13 @@ def test_a_predecessor_that_does_better_is_called_back_and_else_the_new_one_is_k
     assert same.kind == "keep"
 
 
-def test_a_score_outside_its_range_is_our_mistake() -> None:
+def test_a_score_outside_its_range_fails_an_assertion() -> None:
     for pair in [(0.5, math.nan), (1.5, 0.5), (0.5, -0.1)]:
         with pytest.raises(AssertionError, match="outside"):
             Gate().observe(*pair)
 
 
-def test_each_verdict_waits_for_evidence_of_its_own() -> None:
+def test_each_verdict_has_its_own_threshold() -> None:
     gate = partial(Gate, alpha_better=1e-4, alpha_worse=1e-2)
     better, worse = (run(gate(), [0.5] * 2000, [score] * 2000) for score in (0.75, 0.25))
     assert better is not None
@@ -116,15 +118,3 @@ def test_a_restored_gate_continues_identically(at: int) -> None:
     assert run(gate, champion[at:], challenger[at:]) == run(again, champion[at:], challenger[at:]) is not None
     assert states.digest(gate.state()) == states.digest(again.state())
     assert states.digest(Gate.from_state(gate.state()).state()) == states.digest(gate.state())
-
-
-def test_retention_refuses_a_proven_fall_only() -> None:
-    random = np.random.default_rng(0)
-    old = random.random(2000)
-    noise = random.normal(0, 0.05, 2000)
-    assert retention({"a": old.tolist()}, {"a": (old + noise).tolist()}) == []
-    assert "slice a" in retention({"a": old.tolist()}, {"a": (old + noise - 0.05).tolist()})[0]
-    # A fall that 40 noisy predictions cannot tell from chance, and a slice too small to speak.
-    assert retention({"a": [0.0, 1.0] * 20}, {"a": [0.0, 0.95] + [1.0, 0.0] * 9 + [0.0, 1.0] * 10}) == []
-    assert retention({"a": [1.0] * 29}, {"a": [0.0] * 29}) == []
-    assert len(retention({"a": [1.0] * 30}, {"a": [math.nan] * 30})) == 1

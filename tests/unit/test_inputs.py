@@ -19,11 +19,13 @@ def test_new_items_are_found_by_their_category_alone(tmp_path: Path) -> None:
     assert ids["never trained"]["recall@20"] == 0 < category["never trained"]["recall@20"]
     for group in inputs.GROUPS:
         assert ids[group]["asked"] == category[group]["asked"] > 10
-    assert ids["all"]["asked"] > sum(ids[group]["asked"] for group in inputs.GROUPS[1:])  # who came for the first time
+    assert ids["all"]["asked"] > sum(
+        ids[group]["asked"] for group in inputs.GROUPS[1:]
+    )  # items that come for the first time
     assert figures["mean"]["ids"]["all"]["recall@20"]["mean"] == pytest.approx(100 * ids["all"]["recall@20"])
 
 
 @pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--contestants", "ids;colour"]])
-def test_what_cannot_be_used_is_refused(wrong: list[str]) -> None:
+def test_wrong_options_are_refused(wrong: list[str]) -> None:
     with pytest.raises(Misconfigured):
         inputs.main([*TINY, *wrong])

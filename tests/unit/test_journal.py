@@ -1,12 +1,13 @@
-"""The journal's wire form, and what it says of a log."""
+"""The journal's wire form, and the newest entry of a log."""
 
 import pytest
 
-from headrace import journal
 from headrace.errors import StateUnreadable
-from headrace.journal import Entry, Pointer, Run
-from headrace.log import Outgoing, Partition, Record
-from headrace.testing import MemoryLog
+from headrace.log.memory import MemoryLog
+from headrace.log.protocol import Outgoing, Record
+from headrace.shard import journal
+from headrace.shard.journal import Entry, Pointer, Run
+from headrace.topics import Shard
 
 ENTRY = Entry(
     "online", 7, [Run("events", 2, 10, 15), Run("models", 0, 0, 1)], 3,
@@ -18,12 +19,12 @@ def record(value: bytes | None) -> Record:
     return Record(0, 9, 0, b"online", value)
 
 
-def test_an_entry_survives_the_wire() -> None:
+def test_an_entry_is_decoded_as_it_was_encoded() -> None:
     assert journal.decode(record(journal.encode(ENTRY))) == ENTRY
 
 
 @pytest.mark.parametrize("value", [None, b"", b"{}", b"[]", b"\xff", journal.encode(ENTRY)[:-5]])
-def test_what_is_no_entry_is_a_broken_world(value: bytes | None) -> None:
+def test_an_invalid_entry_raises_state_unreadable(value: bytes | None) -> None:
     with pytest.raises(StateUnreadable, match="journal/0 at 9"):
         journal.decode(record(value))
 
@@ -31,14 +32,14 @@ def test_what_is_no_entry_is_a_broken_world(value: bytes | None) -> None:
 def test_the_newest_entry_of_each_shard() -> None:
     log = MemoryLog()
     log.create()
-    assert journal.newest(log, "online") is None
-    writer = log.writer("online")
-    place = journal.partition_of("online")
+    online, finetune = Shard("online", 0), Shard("finetune", 1)
+    assert journal.newest(log, online) is None
+    writer = log.writer(online.name, online.written)
+    place = online.journal
     for number in range(3):
         entry = Entry("online", number, [], 0, None)
         writer.commit([Outgoing(place.topic, b"online", journal.encode(entry), place.number)], {})
-    newest = journal.newest(log, "online")
+    newest = journal.newest(log, online)
     assert newest is not None
     assert newest.number == 2
-    assert journal.newest(log, "finetune") is None
-    assert journal.partition_of("finetune") == Partition("journal", 1)
+    assert journal.newest(log, finetune) is None

@@ -1,4 +1,4 @@
-"""The leave-one-out benchmark on histories small enough to compute by hand, and proof that no test item leaks."""
+"""The leave-one-out benchmark on histories small enough to compute by hand, and tests that no test item leaks."""
 
 import gzip
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from benchmarks import leave_one_out
 from benchmarks.leave_one_out import Deep, Histories, Question, Training, load, run
 from headrace.errors import Misconfigured
-from learners.blend import Blend
-from learners.learner import Context, Scores
-from learners.popularity import Popularity
+from learners.next_item.blend import Blend
+from learners.next_item.popularity import Popularity
+from learners.protocol import Context, Scores
 
 QUICK = Training(width=8, first_passes=1)
 # Learned for validation: a 2, b 2, c 1, d 1.
@@ -27,7 +27,7 @@ def test_questions() -> None:
 
 def test_ranks_by_hand() -> None:
     result = run(Histories(TINY), ["popularity"], QUICK)
-    # Learned: a 2, b 2, c 1, e 1 (a shopper of one item is never asked); d is new.
+    # Learned: a 2, b 2, c 1, e 1 (a shopper with one item is not tested); d is new.
     # c after a, b: ties with e of c, d, e: 2nd. d after b, a: last of c, d, e: 3rd. d after c: last of a, b, d, e: 4th.
     assert result["validation"]["popularity"]["mrr@20"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3)
     # The same counts: d after a, b, c: last of d, e. c after b, a, d: ties with e. a after c, d: ties with b.
@@ -37,7 +37,7 @@ def test_ranks_by_hand() -> None:
 
 
 class Recorder(Popularity):
-    """Writes down what each of its instances learned."""
+    """Records what each of its instances learned."""
 
     learned: ClassVar[list[list[int]]] = []
 
@@ -50,7 +50,7 @@ class Recorder(Popularity):
         super().learn(context, item)
 
 
-def test_the_last_items_are_learned_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_items_are_never_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     Recorder.learned.clear()
     monkeypatch.setattr(leave_one_out, "FAST", {"popularity": Recorder})
     histories = Histories([["a", "b", "x"], ["b", "a", "c", "y"]])
@@ -59,8 +59,8 @@ def test_the_last_items_are_learned_by_nobody(monkeypatch: pytest.MonkeyPatch) -
     assert learned == ["aba", "abbac"]
 
 
-class Asked(Blend):
-    """Writes down the questions it is asked (by their lengths), and those it learns from."""
+class RecordingBlend(Blend):
+    """Records the questions that it answers (by their lengths), and those from which it learns."""
 
     calls: ClassVar[list[tuple[str, int]]] = []
 
@@ -73,14 +73,14 @@ class Asked(Blend):
         super().learn(candidates, context_length, item, traits)
 
 
-def test_the_blend_learns_from_validation_questions_alone_each_after_it_was_asked(
+def test_the_blend_learns_only_validation_questions_each_after_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Asked.calls.clear()
-    monkeypatch.setattr(leave_one_out, "Blend", Asked)
+    RecordingBlend.calls.clear()
+    monkeypatch.setattr(leave_one_out, "Blend", RecordingBlend)
     histories = Histories([[f"i{place}" for place in range(length)] for length in (3, 4, 5, 6)])
     run(histories, ["popularity", "blend"], QUICK)
-    validation, test = Asked.calls[:8], Asked.calls[8:]
+    validation, test = RecordingBlend.calls[:8], RecordingBlend.calls[8:]
     assert sorted(length for _, length in validation[::2]) == [1, 2, 3, 4]
     assert validation[1::2] == [("learned", length) for _, length in validation[::2]]
     assert test == 2 * [("asked", length) for length in (2, 3, 4, 5)]
@@ -91,8 +91,8 @@ def shop(last: str) -> list[list[str]]:
     return [[f"i{(start + step) % 12}" for step in range(6)] + [last] for start in range(12)]
 
 
-def test_other_last_items_change_nothing_before_them() -> None:
-    """The vocabulary, the deep model and every validation figure are the same whatever the test items are."""
+def test_other_last_items_change_no_earlier_figure() -> None:
+    """The vocabulary, the deep model and every validation figure do not depend on the test items."""
     names = ["transitions", "session_knn", "deep", "blend"]
     known = [["i99"], ["i98"]]
     one = run(Histories([*known, *shop("i99")]), names, QUICK)
@@ -100,7 +100,7 @@ def test_other_last_items_change_nothing_before_them() -> None:
     assert one["validation"] == other["validation"]
 
 
-def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
+def test_figures_depend_on_the_seed() -> None:
     histories = Histories(shop("i11"))
     training = Training(width=8, first_passes=2)
     first, again, other = (run(histories, ["deep", "blend"], training, seed=seed) for seed in (1, 1, 2))
@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
     assert first["validation"] != other["validation"]
 
 
-def test_the_deep_model_never_names_what_the_shopper_had() -> None:
+def test_the_deep_model_never_recommends_items_that_the_shopper_had() -> None:
     histories = Histories(shop("i11"))
     deep = Deep(QUICK, 0)
     deep.learn(histories, 2, lambda share: None)

@@ -1,12 +1,12 @@
 """What a loop's turns become in Prometheus."""
 
-from headrace.log import Partition
-from headrace.loop import Turn
+from headrace.log.protocol import Partition
 from headrace.metrics import ShardMetrics
+from headrace.shard.turn import Turn
 
 TURN = Turn(
-    records=12, learned=8, duplicates=1, rejected={"not_json": 2, "schema": 1}, judgements=3, freshness_s=[0.04, 3.0],
-    event_ages_s=[7.0], learn_s=0.01, judge_s=0.02, commit_s=0.03,
+    records=12, learned=6, duplicates=1, unused=2, lines_dropped=4, rejected={"not_json": 2, "schema": 1}, judgements=3,
+    freshness_s=[0.04, 3.0], event_ages_s=[7.0], learn_s=0.01, judge_s=0.02, commit_s=0.03,
     lag={Partition("events", 0): 5, Partition("events", 1): 0}, bounds={"items": (3, 10)}, snapshot_bytes=123,
 )  # fmt: skip
 
@@ -18,12 +18,11 @@ def value(metrics: ShardMetrics, name: str, **labels: str) -> float | None:
 def test_a_turn_is_told_and_turns_add_up() -> None:
     metrics = ShardMetrics()
     for _ in range(2):
-        metrics.turn(TURN)
-    assert [value(metrics, "headrace_events_total", result=r) for r in ("learned", "duplicate", "rejected")] == [
-        16,
-        2,
-        6,
-    ]
+        metrics.observe_turn(TURN)
+    results = ("learned", "duplicate", "unused", "rejected")
+    assert [value(metrics, "headrace_events_total", result=result) for result in results] == [12, 2, 4, 6]
+    assert value(metrics, "headrace_lines_dropped_total") == 8
+    assert value(metrics, "headrace_events_rejected_total", reason="unused") is None, "it is no bad record"
     assert value(metrics, "headrace_events_rejected_total", reason="not_json") == 4
     assert value(metrics, "headrace_events_rejected_total", reason="time_ahead") == 0  # there before its first increase
     assert value(metrics, "headrace_lag_records", topic="events", partition="0") == 5
@@ -43,7 +42,7 @@ def test_a_new_snapshot_is_told_once_and_survives_a_restart_of_the_loop() -> Non
     seen = []
     for bytes_, time_ms in ((0, 1_000), (123, 2_000), (123, 3_000), (0, 4_000), (123, 5_000), (456, 6_000)):
         now[0] = time_ms
-        metrics.turn(TURN._replace(snapshot_bytes=bytes_))
+        metrics.observe_turn(TURN._replace(snapshot_bytes=bytes_))
         stamp = value(metrics, "headrace_snapshot_timestamp_seconds")
         seen.append((stamp, value(metrics, "headrace_snapshot_size_bytes")))
     assert seen == [(0, 0), (2, 123), (2, 123), (2, 123), (2, 123), (6, 456)]

@@ -11,28 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consumers.finetune import MODEL, MakeRounds, Trainer
-from headrace.blobs import Blobs
-from headrace.config import FinetuneSettings
 from headrace.events import Data, Event, Item, at
-from headrace.log import Outgoing, Record
-from headrace.metrics import FinetuneMetrics
+from headrace.log.protocol import Outgoing, Record
+from headrace.shard.blobs import Blobs
 from headrace.state import State, decode, encode
 from learners.announcement import Announcement, announced
-from learners.deep import DeepModel, DeepSettings, threads
-from learners.finetune import train
-from learners.rounds import Rounds
+from learners.deep.model import DeepModel, DeepSettings, threads
+from learners.deep.train import train
+from learners.rounds.judge import MODEL
+from learners.rounds.settings import RoundsSettings
+from tests.shards import RoundsFold, judge_all, rounds_judge
 
 THEMES, THEME_ITEMS, SHOPPERS = 8, 10, 100
 ITEMS = [f"i{theme}-{number}" for theme in range(THEMES) for number in range(THEME_ITEMS)]
 HISTORY, GATE = 1_200, 1_200
 STEP_MS = 60_000
 """A shopper comes back after hours, so each visit is a session of its own."""
-SETTINGS = FinetuneSettings(
-    round_events=10**9, gate_events_max=GATE, items_max=1_000, shoppers_max=1_000, width=32, device="cpu"
+SETTINGS = RoundsSettings(
+    round_events=10**9, gate_records_max=GATE, items_max=1_000, shoppers_max=1_000, width=32, device="cpu"
 )
 SMALL = DeepSettings(width=32, layers=1, heads=2, context=10)
-MAKE = MakeRounds(SETTINGS)
 
 
 def visits() -> Iterator[tuple[str, list[str]]]:
@@ -58,8 +56,8 @@ class World:
     """The fold and its judge in mid-stream, with or without a champion."""
 
     def __init__(self, folder: Path, state: State | None = None, number: int = 0) -> None:
-        self.blobs, self.fold, self.number = Blobs(folder), MAKE(state), number
-        self.trainer = Trainer(self.blobs, SETTINGS, FinetuneMetrics())
+        self.blobs, self.fold, self.number = Blobs(folder), RoundsFold(SETTINGS, state), number
+        self.trainer = rounds_judge(self.blobs, SETTINGS)
         self.said: list[Announcement] = []
         self._events = stream()
         for _ in range(number):
@@ -69,15 +67,14 @@ class World:
         """Let events pass by, with a commit after every hundred."""
         for _ in range(count):
             event = next(self._events)
-            self.trainer.observe(self.fold, event, 0, self.number)
+            self.trainer.observe(self.fold.family, event, 0, self.number)
             self.fold.learn(event, 0, self.number)
             self.number += 1
             if self.number % 100 == 0:
                 self.commit()
 
     def commit(self) -> None:
-        for judgement in self.trainer.judge(self.fold, 0):
-            self.fold.absorb(judgement)
+        judge_all(self.trainer, self.fold.family, self.fold.absorb)
         records = [Record(0, 0, 0, one.key, one.value) for one in self.fold.emit()]
         self.said += [one for one in map(announced, records) if one]
 
@@ -106,7 +103,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[list[
     """Return the fold after the history, and its sessions."""
     world = World(tmp_path_factory.mktemp("history"))
     world.learn(HISTORY)
-    return encode(world.fold.state()), [list(sequence) for sequence in world.fold.material.window()]
+    return encode(world.fold.state()), [list(sequence) for sequence in world.fold.training_set.window()]
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +186,7 @@ def test_a_bad_one_does_not_take_the_champions_place(
     crowned: tuple[bytes, Announcement, Path],
 ) -> None:
     state, promotion, folder = crowned
-    fold = Rounds.from_state(decode(state))
+    fold = RoundsFold(SETTINGS, decode(state))
     world = World(folder, decode(state), fold.seen)
     verdict = world.propose(plant(good, history[1]))
     assert verdict.kind == "refused", verdict

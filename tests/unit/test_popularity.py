@@ -1,12 +1,12 @@
-"""Popularity: shares, forgetting by event time, leaders that are always the right ones."""
+"""Popularity: shares, decay by event time, and correct leaders after every step."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learners.learner import Context, top
-from learners.popularity import Popularity
+from learners.next_item.popularity import Popularity
+from learners.protocol import Context, top
 
 
 def at(time_ms: int) -> Context:
@@ -25,7 +25,7 @@ def test_a_count_halves_every_half_life() -> None:
     assert shares(learner) == pytest.approx({2: 0.8, 1: 0.2})
 
 
-def test_plain_counts_do_not_look_at_time() -> None:
+def test_plain_counts_ignore_time() -> None:
     learner = Popularity(half_life_ms=None)
     for time_ms, item in ((0, 1), (10**12, 1), (5, 2), (7, 1)):
         learner.learn(at(time_ms), item)
@@ -36,7 +36,7 @@ def test_a_long_silence_does_not_overflow() -> None:
     learner = Popularity(half_life_ms=1_000)
     learner.learn(at(0), 1)
     learner.learn(at(100_000_000_000), 2)
-    learner.learn(at(0), 3)  # very late: weighs nothing
+    learner.learn(at(0), 3)  # very late: its weight is 0
     assert shares(learner) == {2: 1.0}
 
 
@@ -50,7 +50,7 @@ def test_scaling_down_keeps_the_shares() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=300))
-def test_leaders_are_the_best_of_all(steps: list[tuple[int, bool]]) -> None:
+def test_leaders_have_the_highest_counts(steps: list[tuple[int, bool]]) -> None:
     learner = Popularity(half_life_ms=None, leaders_max=4)
     counts = np.zeros(31)
     for n, (item, forget) in enumerate(steps):
@@ -65,7 +65,7 @@ def test_leaders_are_the_best_of_all(steps: list[tuple[int, bool]]) -> None:
     np.testing.assert_allclose(scores * counts.sum(), best, rtol=1e-5)
 
 
-def test_a_forgotten_slot_starts_anew() -> None:
+def test_a_forgotten_slot_restarts_at_0() -> None:
     learner = Popularity(half_life_ms=None)
     for item in (1, 1, 1, 2):
         learner.learn(at(0), item)

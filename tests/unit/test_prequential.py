@@ -1,10 +1,10 @@
-"""Prequential scores: against plain definitions, over three views, from bytes and back."""
+"""Prequential scores: against their definitions, in three views, and after serialisation."""
 
 import numpy as np
 import pytest
 
 from headrace.state import decode, digest, encode
-from learners.prequential import VIEWS, Probability, Ranking, View
+from learners.parts.prequential import SCORE_VIEWS, Probability, Ranking, ScoreView
 
 
 def test_ranking_by_hand() -> None:
@@ -20,7 +20,7 @@ def test_ranking_by_hand() -> None:
 
 
 def test_weights_are_inverse_probabilities() -> None:
-    """Judging only a tenth of the easy events and all of the hard ones must not change the score."""
+    """Judging a tenth of the easy events and all of the hard ones does not change the score."""
     ranking = Ranking()
     for _ in range(100):
         ranking.observe(1, weight=10.0)
@@ -31,7 +31,7 @@ def test_weights_are_inverse_probabilities() -> None:
     assert ranking.effective == pytest.approx(2_000**2 / (100 * 100 + 1_000))
 
 
-def test_the_window_holds_the_newest() -> None:
+def test_the_window_has_the_newest_judgements() -> None:
     ranking = Ranking(window=10)
     for _ in range(30):
         ranking.observe(None)
@@ -51,23 +51,23 @@ def test_fading_is_exponential() -> None:
     assert ranking.scores("fading")["mrr@20"] == pytest.approx((weights * gains).sum() / weights.sum())
 
 
-def test_fading_stays_finite_for_ever() -> None:
+def test_fading_stays_finite() -> None:
     ranking = Ranking(fading=0.5)
     for n in range(5_000):
         ranking.observe(1 if n % 2 else None)
     assert ranking.scores("fading")["recall@20"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_nothing_judged_gives_no_scores(view: View) -> None:
+@pytest.mark.parametrize("view", SCORE_VIEWS)
+def test_without_judgements_there_are_no_scores(view: ScoreView) -> None:
     assert Ranking().scores(view) == {}
     assert Probability().scores(view) == {}
 
 
 def stream(count: int) -> tuple[np.ndarray, np.ndarray]:
-    draw = np.random.default_rng(1)
-    probabilities = 1 / (1 + np.exp(-draw.normal(-2.5, 1.5, count)))
-    return probabilities, draw.random(count) < probabilities
+    rng = np.random.default_rng(1)
+    probabilities = 1 / (1 + np.exp(-rng.normal(-2.5, 1.5, count)))
+    return probabilities, rng.random(count) < probabilities
 
 
 def test_probability_scores_are_near_the_exact_ones() -> None:
@@ -85,7 +85,7 @@ def test_probability_scores_are_near_the_exact_ones() -> None:
         assert found["calibration_error"] < 0.01
 
 
-def test_a_learner_that_promises_too_much_is_badly_calibrated() -> None:
+def test_an_overconfident_learner_is_badly_calibrated() -> None:
     given, bought = stream(20_000)
     scores = Probability()
     for probability, label in zip(given, bought, strict=True):
@@ -94,7 +94,7 @@ def test_a_learner_that_promises_too_much_is_badly_calibrated() -> None:
     assert scores.scores("whole")["calibration_error"] == pytest.approx(expected, abs=0.02)
 
 
-def test_certainty_costs_a_bounded_loss() -> None:
+def test_the_loss_of_a_certain_miss_is_bounded() -> None:
     scores = Probability()
     scores.observe(0.0, True)
     scores.observe(1.0, False)
@@ -104,19 +104,19 @@ def test_certainty_costs_a_bounded_loss() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.1])
-def test_what_is_no_probability_is_refused(value: float) -> None:
+def test_invalid_probabilities_are_refused(value: float) -> None:
     with pytest.raises(AssertionError):
         Probability().observe(value, True)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), 0.0, 0.5, -1.0])
-def test_what_is_no_weight_is_refused(weight: float) -> None:
+def test_invalid_weights_are_refused(weight: float) -> None:
     with pytest.raises(AssertionError):
         Ranking().observe(1, weight)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
-def test_several_at_once_are_as_one_after_another(size: int) -> None:
+def test_observe_all_equals_repeated_observe(size: int) -> None:
     given, bought = stream(100)
     pairs = list(zip(given.tolist(), bought.tolist(), strict=True))
     single, several = Probability(window=30, fading=0.01), Probability(window=30, fading=0.01)  # scaled down in between
@@ -129,20 +129,20 @@ def test_several_at_once_are_as_one_after_another(size: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 5, 40])
-def test_goes_on_from_its_state(cut: int) -> None:
-    draw = np.random.default_rng(2)
+def test_state_continues_exactly(cut: int) -> None:
+    rng = np.random.default_rng(2)
     ranking, probability = Ranking(window=16), Probability(window=16)
     other, another = ranking, probability
     for n in range(80):
         if n == cut:
             other = Ranking.from_state(decode(encode(ranking.state())))
             another = Probability.from_state(decode(encode(probability.state())))
-        rank, chance, weight = int(draw.integers(1, 30)), float(draw.random()), float(1 / draw.uniform(0.1, 1))
+        rank, predicted, weight = int(rng.integers(1, 30)), float(rng.random()), float(1 / rng.uniform(0.1, 1))
         for scores in {id(ranking): ranking, id(other): other}.values():
             scores.observe(rank, weight)
         for pairs in {id(probability): probability, id(another): another}.values():
-            pairs.observe(chance, n % 3 == 0, weight)
+            pairs.observe(predicted, n % 3 == 0, weight)
     assert digest(other.state()) == digest(ranking.state())
     assert digest(another.state()) == digest(probability.state())
-    for view in VIEWS:
+    for view in SCORE_VIEWS:
         assert other.scores(view) == ranking.scores(view)

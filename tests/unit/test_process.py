@@ -1,4 +1,4 @@
-"""Processes: one place where a broken world is tried again, and how long."""
+"""The retry loop of processes: which failures are retried, and until when."""
 
 import threading
 import time
@@ -6,10 +6,10 @@ import time
 import pytest
 
 from headrace.errors import Fenced, LogUnavailable
-from headrace.process import retried
+from headrace.process import run_with_retries
 
 
-def test_it_is_tried_again_until_it_works() -> None:
+def test_a_retriable_failure_is_retried_until_success() -> None:
     calls = []
 
     def body() -> None:
@@ -17,11 +17,11 @@ def test_it_is_tried_again_until_it_works() -> None:
         if len(calls) < 3:
             raise LogUnavailable("down")
 
-    retried(body, threading.Event(), deadline_s=5.0)
+    run_with_retries(body, threading.Event(), deadline_s=5.0)
     assert len(calls) == 3
 
 
-def test_what_cannot_be_helped_is_not_tried_again() -> None:
+def test_a_failure_that_is_not_retriable_is_not_retried() -> None:
     calls = []
 
     def body() -> None:
@@ -29,34 +29,34 @@ def test_what_cannot_be_helped_is_not_tried_again() -> None:
         raise Fenced("taken over")
 
     with pytest.raises(Fenced):
-        retried(body, threading.Event(), deadline_s=5.0)
+        run_with_retries(body, threading.Event(), deadline_s=5.0)
     assert len(calls) == 1
 
 
-def test_the_deadline_ends_it() -> None:
+def test_retries_end_at_the_deadline() -> None:
     def body() -> None:
         raise LogUnavailable("down")
 
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(LogUnavailable):
-        retried(body, threading.Event(), deadline_s=0.5)
-    assert 0.5 <= time.monotonic() - began < 20
+        run_with_retries(body, threading.Event(), deadline_s=0.5)
+    assert 0.5 <= time.monotonic() - started < 20
 
 
-def test_a_body_that_ran_long_begins_a_new_row_of_failures() -> None:
+def test_an_attempt_that_ran_long_starts_a_new_series_of_failures() -> None:
     calls = []
 
     def body() -> None:
         calls.append(1)
         if len(calls) < 4:
-            time.sleep(0.35)  # longer than an attempt: it had come back to life
+            time.sleep(0.35)  # longer than healthy_attempt_s: the attempt counts as having worked
             raise LogUnavailable("down again")
 
-    retried(body, threading.Event(), deadline_s=0.3, attempt_s_max=0.3)
+    run_with_retries(body, threading.Event(), deadline_s=0.3, healthy_attempt_s=0.3)
     assert len(calls) == 4
 
 
-def test_a_body_that_waits_longer_than_the_deadline_before_it_fails_is_no_sign_of_life() -> None:
+def test_an_attempt_that_only_waited_longer_than_the_deadline_starts_no_new_series() -> None:
     calls = []
 
     def body() -> None:
@@ -65,23 +65,23 @@ def test_a_body_that_waits_longer_than_the_deadline_before_it_fails_is_no_sign_o
         raise LogUnavailable("no answer")
 
     with pytest.raises(LogUnavailable):
-        retried(body, threading.Event(), deadline_s=0.1)
+        run_with_retries(body, threading.Event(), deadline_s=0.1)
     assert len(calls) == 2
 
 
-def test_a_stop_while_waiting_ends_it_quietly() -> None:
+def test_a_stop_between_attempts_returns_without_an_error() -> None:
     stop = threading.Event()
 
     def body() -> None:
         stop.set()
         raise LogUnavailable("down")
 
-    retried(body, stop, deadline_s=60.0)
+    run_with_retries(body, stop, deadline_s=60.0)
 
 
-def test_our_own_mistakes_are_not_retried() -> None:
+def test_failed_assertions_are_not_retried() -> None:
     def body() -> None:
         raise AssertionError("an invariant")
 
     with pytest.raises(AssertionError, match="invariant"):
-        retried(body, threading.Event(), deadline_s=60.0)
+        run_with_retries(body, threading.Event(), deadline_s=60.0)

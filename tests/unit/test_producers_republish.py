@@ -1,12 +1,12 @@
-"""Republish copies ranges byte for byte and refuses what would harm."""
+"""Republish: copies of ranges byte for byte, and invalid requests."""
 
 from typing import Any
 
 import pytest
 
 from headrace.errors import Misconfigured, PositionLost
-from headrace.log import Log, Outgoing, Partition
-from headrace.testing import MemoryLog
+from headrace.log.memory import MemoryLog
+from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.topics import EVENTS, EVENTS_REPLAY, SCORES, partitions_of
 from producers.republish import republish
 
@@ -34,7 +34,7 @@ def content(log: Log, topic: str) -> list[list[tuple[bytes | None, bytes | None]
     return out
 
 
-def test_copies_all_byte_for_byte(filled: tuple[MemoryLog, list[int]]) -> None:
+def test_copies_everything_byte_for_byte(filled: tuple[MemoryLog, list[int]]) -> None:
     log, _ = filled
     shares: list[float | None] = []
     assert republish(log, EVENTS, EVENTS_REPLAY, progress=lambda p: shares.append(p.share)) == len(VALUES)
@@ -68,9 +68,9 @@ def test_copies_between_the_markers_of_transactions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("topic", "to", "range_", "says"),
+    ("topic", "to", "range_", "message"),
     [
-        (EVENTS, EVENTS, {}, "into itself"),
+        (EVENTS, EVENTS, {}, "found the same"),
         (EVENTS, "journal", {}, "own writers"),
         (EVENTS, "alarms", {}, "own writers"),
         (EVENTS_REPLAY, EVENTS, {}, "own writers"),
@@ -79,17 +79,19 @@ def test_copies_between_the_markers_of_transactions() -> None:
         (EVENTS, "nowhere", {}, "wanted one of"),
         ("nowhere", EVENTS, {}, "wanted one of"),
         (EVENTS, EVENTS_REPLAY, {"partition": 4}, "0 to 3"),
-        (EVENTS, EVENTS_REPLAY, {"from_position": 0}, "wants a partition"),
-        (EVENTS, EVENTS_REPLAY, {"partition": 0, "from_position": 0, "to_time_ms": 5}, "no times"),
+        (EVENTS, EVENTS_REPLAY, {"from_position": 0}, "wanted a partition"),
+        (EVENTS, EVENTS_REPLAY, {"partition": 0, "from_position": 0, "to_time_ms": 5}, "no range of times"),
     ],
 )
-def test_refuses(filled: tuple[MemoryLog, list[int]], topic: str, to: str, range_: dict[str, Any], says: str) -> None:
-    with pytest.raises(Misconfigured, match=says):
+def test_rejects_invalid_requests(
+    filled: tuple[MemoryLog, list[int]], topic: str, to: str, range_: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Misconfigured, match=message):
         republish(filled[0], topic, to, **range_)
     assert not any(content(filled[0], EVENTS_REPLAY))
 
 
-def test_says_that_a_range_is_gone(filled: tuple[MemoryLog, list[int]]) -> None:
+def test_a_deleted_range_raises_position_lost(filled: tuple[MemoryLog, list[int]]) -> None:
     log, _ = filled
     log.delete_before(Partition(EVENTS, 0), 10)
     with pytest.raises(PositionLost):

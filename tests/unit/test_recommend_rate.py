@@ -1,4 +1,4 @@
-"""The benchmark of answers per second runs, and counts what it says."""
+"""The benchmark of answers per second runs and reports a rate for each learner."""
 
 import json
 import random

@@ -2,28 +2,36 @@
 
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import msgspec
 import pytest
-from rich.console import Console
 
-from consumers.judge import ShopJudge
-from consumers.online import MakeShop
-from headrace.blobs import Blobs
-from headrace.checks import records_of
-from headrace.config import OnlineSettings
-from headrace.log import Log, Outgoing, Partition
-from headrace.loop import Loop, LoopSettings
-from headrace.testing import MemoryLog
-from headrace.topics import EVENTS, MODELS, partitions_of
+from consumers.shard import Judges
+from headrace.events import Event
+from headrace.log.memory import MemoryLog
+from headrace.log.protocol import Log, Outgoing, Partition
+from headrace.shard.blobs import Blobs
+from headrace.shard.checks import committed_records
+from headrace.shard.loop import Loop, LoopSettings
+from headrace.state import State
+from headrace.surface import Chart, Surface, Table
 from learners.announcement import Announcement
-from operators.facts import Change, Facts, Raised, Sample, held_against, rounds_of
-from operators.picture import within
+from learners.family import AlarmRecord, Family, Moment, NoSettings
+from learners.next_item.family import NextItemFamily, NextItemScores
+from operators.deployment import Deployment, read_deployment
+from operators.facts import Change, Facts, FamilyScores, Sample, match_alarms, rounds_of, slice_judged_min
+from operators.picture import Drawing, chart, draw, within
 from operators.report import picture, table, write_report
 from operators.status import show
-from producers.scenario import ShopSettings
+from operators.tables import NONE
+from operators.terminal import Terminal
+from producers.scenario import SimulationSettings
 from producers.simulate import simulate
+from tests.shards import ONLINE, next_item_judge, online
 
 
 def said(kind: str, number: int, **more: object) -> Announcement:
@@ -33,10 +41,13 @@ def said(kind: str, number: int, **more: object) -> Announcement:
     )
 
 
+EVIDENCE = {
+    "wealth": 21.5, "predictions": 300, "mean_difference": 0.01, "interval": [0.001, 0.0242], "sessions": 90
+}  # fmt: skip
 ROUNDS = [
     said("schedule", 0),
     said("candidate", 1, trigger="start", lineage={"tokens": 5_000, "seconds": 1.5, "loss": 4.25}),
-    said("promoted", 1, at_events=1_500, reason="better", evidence={"wealth": 21.5, "predictions": 300}),
+    said("promoted", 1, at_events=1_500, reason="better", evidence=EVIDENCE),
     said("candidate", 2, trigger="drift", at_events=2_000),
     said("refused", 2, at_events=2_400, reason="worse <b>&"),
     said("failed", 3, blob="", reason="no sequence"),
@@ -49,11 +60,11 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     """Return a log with a small shop's events, learned, and rounds as they could have been."""
     log = MemoryLog()
     log.create()
-    simulate(log, ShopSettings(events=4_000, items=150, shoppers=80, days=10, sampled=0.2))
+    simulate(log, SimulationSettings(events=4_000, items=150, shoppers=80, days=10, sampled=0.2))
     blobs = Blobs(tmp_path_factory.mktemp("blobs"))
     loop = Loop(
-        log, blobs, "online", make=MakeShop(OnlineSettings(items_max=512, shoppers_max=500)),
-        sources=partitions_of(EVENTS), sides=partitions_of(MODELS), judge=ShopJudge(blobs, fixed=1.0),
+        log, blobs, ONLINE.shard, make=online(items_max=512, shoppers_max=500),
+        judge=Judges({"next_item": next_item_judge(blobs, fixed=1.0)}),
         settings=LoopSettings(commit_interval_s=0.05, idle_wait_s=0.0),
     )  # fmt: skip
     loop.run(lambda: loop.fold.events >= 4_000)
@@ -71,8 +82,13 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
 
 
 @pytest.fixture(scope="module")
-def facts(log: Log) -> Facts:
-    return Facts.read(log)
+def deployment() -> Deployment:
+    return read_deployment(log="memory:")
+
+
+@pytest.fixture(scope="module")
+def facts(log: Log, deployment: Deployment) -> Facts:
+    return Facts.read(log, deployment)
 
 
 @pytest.fixture
@@ -82,19 +98,33 @@ def empty() -> Log:
     return log
 
 
+RECALL, MRR = (one.title for one in NextItemFamily.surface.charts)
+"""The charts of the fast learners, drawn from judgements."""
+
+
+def next_item(facts: Facts) -> NextItemScores:
+    """Return the newest scores of next-item recommendation."""
+    scores = facts.newest(NextItemFamily)
+    assert isinstance(scores, NextItemScores)
+    return scores
+
+
 def shown(what: object) -> str:
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(what)
-    console.file.close()
-    return console.export_text()
+    terminal = Terminal(width=140, record=True, file=StringIO())
+    terminal.print(what)
+    terminal.file.close()
+    return terminal.export_text()
 
 
 def test_facts_are_what_the_topics_hold(facts: Facts) -> None:
     assert facts.published == 4_000
-    assert [one.events for one in facts.scores] == [1_000, 2_000, 3_000, 4_000]
+    for family in ("next_item", "purchase"):
+        assert [one.events for one in facts.scores[family]] == [1_000, 2_000, 3_000, 4_000]
     assert facts.last is not None
-    judged = sum(one.judged for one in facts.slices)  # those of the last commit come after the last scores
-    assert 2_000 < facts.last.ranking["blend"].judged <= judged <= 3_500
+    for title in (RECALL, MRR):
+        # Those of the last commit come after the last scores, and too few for a slice at the end are left out.
+        judged = sum(one.judged for one in facts.slices["next_item", title])
+        assert 2_000 < next_item(facts).ranking["blend"].judged < judged + slice_judged_min <= 3_500
     assert [change.kind for change in facts.changes][:2] == ["abrupt", "gradual"]
     assert all(0 < change.begin <= change.end <= change.until for change in facts.changes)
     assert facts.dead_letters == {"not_json": 3}
@@ -103,26 +133,27 @@ def test_facts_are_what_the_topics_hold(facts: Facts) -> None:
     assert facts.scenario["events"] == 4_000
     assert facts.lacks == []
     assert facts.types["view_item"] > facts.types["purchase"] > 0
-    assert "flood" not in {alarm.detector for alarm in facts.raised}
+    assert "flood" not in {alarm.detector for alarm in facts.alarms}
 
 
 def test_slices_are_the_whole_in_parts(facts: Facts) -> None:
-    assert facts.last is not None
-    total = sum(one.judged for one in facts.slices)
-    mean = sum(one.judged * one.recall["blend"] for one in facts.slices) / total
-    assert mean == pytest.approx(facts.last.ranking["blend"].whole["recall@20"], abs=0.02)
-    assert len(facts.slices) > 5
+    for title, metric in ((RECALL, "recall@20"), (MRR, "mrr@20")):
+        slices = facts.slices["next_item", title]
+        total = sum(one.judged for one in slices)
+        mean = sum(one.judged * one.values["blend"] for one in slices) / total
+        assert mean == pytest.approx(next_item(facts).ranking["blend"].whole[metric], abs=0.02)
+        assert len(slices) > 5
 
 
-def raised(*events: int) -> list[Raised]:
-    return [Raised("x", number, number, 0.0, 0.0) for number in events]
+def raised(*events: int) -> list[AlarmRecord]:
+    return [AlarmRecord(f"x/0/{number}", "x", 0.0, 0.0, number, number) for number in events]
 
 
 def test_alarms_are_held_against_the_truth(facts: Facts) -> None:
     changes = [("abrupt", 10_000, 10_000), ("gradual", 20_000, 23_000), ("price", 24_000, 24_000)]
-    scores = [msgspec.structs.replace(facts.scores[0], events=n, time_ms=n * 86_400) for n in (0, 40_000)]
+    scores = [msgspec.structs.replace(facts.timeline[0], events=n, time_ms=n * 86_400) for n in (0, 40_000)]
     alarms = raised(9_999, 10_400, 14_999, 15_000, 23_500, 24_100, 30_000)
-    found, false, days = held_against(changes, alarms, scores)
+    found, false, days = match_alarms(changes, alarms, scores)
     assert [(one.kind, one.delay_events) for one in found] == [("abrupt", 400), ("gradual", 3_500), ("price", 100)]
     assert [alarm.events for alarm in false] == [9_999, 15_000, 30_000]
     assert [one.until for one in found] == [15_000, 24_000, 29_000]  # a change's time ends where the next begins
@@ -162,7 +193,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(facts: Facts, tmp_path: 
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|<img|src=|@import|url\(http", page)
     pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(pictures) == 5
+    defined = Counter(re.findall(r'\bid="([^"]+)"', page))
+    assert {name for name, count in defined.items() if count > 1} == set()
+    # Quality, MRR, AUC, calibration error, drift, and speed.
+    assert len(pictures) == 6
     for svg in pictures:
         ET.fromstring(svg.replace("xlink:href", "href"))
         assert "var(--ink)" in svg  # dark and light
@@ -170,8 +204,12 @@ def test_the_report_is_one_page_that_needs_nothing_else(facts: Facts, tmp_path: 
         assert set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg)) <= names
     for title in ("Quality over time", "Learners", "Rounds", "Drift", "Purchase propensity", "Speed, lag", "Input"):
         assert title in page
+    for kind in facts.kinds:
+        for declared in kind.surface.charts:
+            assert declared.title in page
     assert "worse &lt;b&gt;&amp;" in page
     assert "not_json" in page
+    assert "+0.0100 reciprocal rank (+0.0010 to +0.0242), 90 sessions" in page
 
 
 def test_the_report_is_the_same_each_time(facts: Facts, tmp_path: Path) -> None:
@@ -186,38 +224,103 @@ def test_the_picture(facts: Facts, tmp_path: Path, kind: str) -> None:
     assert (tmp_path / f"quality.{kind}").stat().st_size > 5_000
 
 
-def test_an_empty_log_has_a_report_too(empty: Log, tmp_path: Path) -> None:
-    facts = Facts.read(empty)
+def test_an_empty_log_has_a_report_too(empty: Log, deployment: Deployment, tmp_path: Path) -> None:
+    facts = Facts.read(empty, deployment)
     assert (facts.published, facts.last, facts.false_per_day()) == (0, None, None)
     write_report(facts, tmp_path / "report.html")
-    assert "There was none." in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "There were none." in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "no scores yet" in shown(table(facts))
+    picture(facts, tmp_path / "quality.svg")
+    assert not (tmp_path / "quality.svg").exists()
 
 
-def test_what_a_source_lacks(empty: Log) -> None:
+def test_what_a_source_lacks(empty: Log, deployment: Deployment) -> None:
     appender = empty.appender()
     data = b'{"source":"shop","type":"login","data":{"made_up":["time"]}}'
     appender.append(Outgoing("events", b"ann", data))
     appender.append(Outgoing("events", b"ann", b"junk"))
     appender.close()
-    lacks = " ".join(Facts.read(empty).lacks)
-    for word in ("views", "purchases", "prices", "categories", "time: made up"):
-        assert word in lacks
+    lacks = Facts.read(empty, deployment).lacks
+    for kind in deployment.kinds:
+        for name, without in kind.surface.inputs.items():
+            assert any(lack.startswith(f"{name}: ") and without in lack for lack in lacks), name
+    for word in ("prices", "categories", "time: made up"):
+        assert any(lack.startswith(word) for lack in lacks), word
 
 
-def test_a_source_where_nobody_buys_has_a_report_and_a_status(log: Log, empty: Log, tmp_path: Path) -> None:
+def test_a_source_without_purchases_has_a_report_and_a_status(
+    log: Log, empty: Log, deployment: Deployment, tmp_path: Path
+) -> None:
     """Views alone: the labels are all of one kind, and AUC is not defined."""
-    scores = msgspec.json.decode(records_of(log, Partition("scores", 0))[-1].value or b"")
+    records = [record for record in committed_records(log, Partition("scores", 0)) if record.key == b"purchase"]
+    scores = msgspec.json.decode(records[-1].value or b"")
     for view in ("window", "whole"):
-        del scores["propensity"][view]["auc"]
+        del scores["scores"][view]["auc"]
     appender = empty.appender()
-    appender.append(Outgoing("scores", b"shop", msgspec.json.encode(scores), 0))
+    appender.append(Outgoing("scores", b"purchase", msgspec.json.encode(scores), 0))
     appender.close()
-    write_report(Facts.read(empty), tmp_path / "report.html")
+    write_report(Facts.read(empty, deployment), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Drift" in text
-    assert "Purchase propensity" not in text
-    assert "AUC none until both labels were seen" in status(empty)
+    assert "AUC: does it order views by who buys?" not in text
+    assert "calibration error" in text
+    assert re.search(rf"^auc +{NONE} +{NONE}$", status(empty, deployment), re.MULTILINE)
+
+
+class OwnScores(msgspec.Struct):
+    """Scores of a family of one's own."""
+
+    views: int
+    rate: float | None
+
+
+class OwnFamily(Family):
+    """A family of one's own, for what it declares alone."""
+
+    name = "own"
+    surface = Surface(
+        doc="Counts views.",
+        settings=NoSettings,
+        scores=OwnScores,
+        tables=(
+            Table(
+                title="Views <own>", columns=("what", "count", "rate"), note="Counted <by> us.", bold="all",
+                rows=lambda scores: [("some_views", scores.views, scores.rate), ("all", scores.views, 0.25)],
+            ),
+        ),
+        charts=(
+            Chart(title="views & rates", lines=lambda scores: {"views": scores.views, "rate": scores.rate or 0.0}),
+        ),
+        tiles=lambda scores: [(f"{scores.views:,}", "views of our own")],
+    )  # fmt: skip
+
+    def __init__(self, settings: NoSettings, reads: Mapping[str, Family]) -> None:
+        self.views = 0
+
+    def learn(self, event: Event, now: Moment) -> None:
+        self.views += 1
+
+    def state(self) -> State:
+        return {"views": self.views}
+
+    def restore(self, state: State) -> None:
+        self.views = state["views"]
+
+
+def test_a_family_of_one_s_own_is_in_the_report_and_the_table(facts: Facts, tmp_path: Path) -> None:
+    scores = [FamilyScores(events, 0, OwnScores(events, None), {}) for events in (1_000, 2_000, 3_000)]
+    more = msgspec.structs.replace(facts, kinds=(*facts.kinds, OwnFamily), scores={**facts.scores, "own": scores})
+    write_report(more, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>3,000</b><span>views of our own</span>" in page
+    assert "Views &lt;own&gt;" in page
+    assert "Counted &lt;by&gt; us." in page
+    text = shown(table(more))
+    assert re.search(rf"^some-views +3,000 +{NONE} *$", text, re.MULTILINE)
+    assert re.search(r"^all +3,000 +25\.0 % *$", text, re.MULTILINE)
+    svg = draw(chart, Drawing(more, OwnFamily, OwnFamily.surface.charts[0]))
+    assert svg in page
+    assert "views &amp; rates" in svg
 
 
 @pytest.mark.parametrize(("quantile", "seconds"), [(0.5, 1.0), (0.99, 1.98), (1.0, 2.0)])
@@ -233,42 +336,47 @@ def test_nothing_between_two_scrapes_has_no_quantile() -> None:
     assert within({}, {1.0: 0.0, float("inf"): 5.0}, 0.5) == 1.0
 
 
-def status(log: Log) -> str:
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    show(log, console, "memory:")
-    console.file.close()
-    return console.export_text()
+def status(log: Log, deployment: Deployment) -> str:
+    terminal = Terminal(width=140, record=True, file=StringIO())
+    show(log, terminal, deployment)
+    terminal.file.close()
+    return terminal.export_text()
 
 
-def test_status_of_a_log(log: Log) -> None:
-    text = status(log)
-    assert re.search(r"^events +4 +4,000 ", text, re.MULTILINE)
-    assert re.search(r"online: [\d,]+ journal entries", text)
+def test_status_of_a_log(log: Log, deployment: Deployment) -> None:
+    text = status(log, deployment)
+    assert "log memory:" in text
+    assert re.search(r"^events +4 +4,0\d\d ", text, re.MULTILINE)
+    assert re.search(r"online \(next_item, purchase\): [\d,]+ journal entries", text)
     assert re.search(r"^events/3 +[\d,]+ +0$", text, re.MULTILINE)
-    assert "finetune: has never run on this log" in text
+    assert "finetune (rounds): has never run on this log" in text
     assert "champion: r0001, promoted at event 1,500" in text
-    assert re.search(r"^blend +[\d,]+ +0\.\d{4}", text, re.MULTILINE)
+    assert "next_item: 4,000 events scored" in text
+    assert re.search(r"^blend +[\d,]+( +\d+\.\d %){6}$", text, re.MULTILINE)
+    assert "purchase: 4,000 events scored" in text
+    assert re.search(r"^log loss( +0\.\d{4}){2}$", text, re.MULTILINE)
     assert "flood (" in text
     assert "3 not_json" in text
 
 
 @pytest.mark.parametrize("noise", [None, b"", b"{}", b"[1]", b"\xff", b'{"x":' * 100_000])
-def test_what_others_wrote_hides_nothing(log: Log, facts: Facts, noise: bytes | None) -> None:
+def test_what_others_wrote_hides_nothing(log: Log, facts: Facts, deployment: Deployment, noise: bytes | None) -> None:
     noisy = MemoryLog()
     noisy.create()
     appender = noisy.appender()
     for topic in ("scores", "alarms", "dead-letters", "models"):
-        for record in records_of(log, Partition(topic, 0)):
+        for record in committed_records(log, Partition(topic, 0)):
             appender.append(Outgoing(topic, record.key, record.value, 0))
         appender.append(Outgoing(topic, b"who?", noise, 0))
     appender.close()
-    found = Facts.read(noisy)
-    assert (found.scores, found.raised, found.dead_letters) == (facts.scores, facts.raised, facts.dead_letters)
+    found = Facts.read(noisy, deployment)
+    assert (found.scores, found.alarms, found.dead_letters) == (facts.scores, facts.alarms, facts.dead_letters)
     assert found.outcomes() == facts.outcomes()
-    text = status(noisy)
+    text = status(noisy, deployment)
     for words in (
         "champion: r0001",
-        "scores: somebody else wrote",
+        "next_item: 4,000 events scored",
+        "purchase: 4,000 events scored",
         "flood (",
         "price after 3,800 events",
         "3 not_json",
@@ -276,8 +384,8 @@ def test_what_others_wrote_hides_nothing(log: Log, facts: Facts, noise: bytes | 
         assert words in text
 
 
-def test_status_of_an_empty_log(empty: Log) -> None:
-    text = status(empty)
+def test_status_of_an_empty_log(empty: Log, deployment: Deployment) -> None:
+    text = status(empty, deployment)
     for words in ("has never run", "champion: none yet", "scores: none yet", "alarms: 0", "dead letters: 0"):
         assert words in text
 

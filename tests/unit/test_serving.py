@@ -1,34 +1,47 @@
 """The server over a real log: what it answers, while an online loop learns beside it."""
 
 import asyncio
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import httpx
 import pytest
+from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from consumers.online import MakeShop
-from headrace.blobs import Blobs
-from headrace.config import OnlineSettings, ServeSettings
+from headrace.config import ServeSettings
 from headrace.events import Data, Event, Item, at, encode
-from headrace.follower import Follower
-from headrace.log import Log, Outgoing, open_log
-from headrace.loop import Loop, LoopSettings
+from headrace.http import listen
+from headrace.log.memory import MemoryLog
+from headrace.log.open import open_log
+from headrace.log.protocol import Log, Outgoing
 from headrace.metrics import ServingMetrics
-from headrace.topics import EVENTS, MODELS, partitions_of
+from headrace.shard.blobs import Blobs
+from headrace.shard.follower import Follower
+from headrace.shard.loop import Loop, LoopSettings
+from headrace.state import State
+from headrace.surface import Artifact, Route, Surface
+from headrace.topics import EVENTS, ITEMS, Shard
 from learners.announcement import Announcement
-from learners.deep import DeepModel, DeepSettings
-from serving.answers import Answers
-from serving.app import listen, make_app, run
+from learners.deep.model import DeepModel, DeepSettings
+from learners.families import Placement
+from learners.family import Family, Merges, Moment, NoSettings
+from learners.next_item.family import NextItemFamily, NextItemSettings, RecommendationQuery
+from learners.shop import MakeShop
+from serving.answers import Answers, ServedArtifact
+from serving.app import make_app, run
+from tests.hostile import HOSTILE, wire
+from tests.shards import FINETUNE, ONLINE, next_item, online
 
 START_MS = 1_736_121_600_000
-MAKE = MakeShop(OnlineSettings(items_max=64, shoppers_max=50))
+SECTIONS = {"next_item": NextItemSettings(items_max=64, shoppers_max=50, recommendations_max=10)}
+MAKE = online(SECTIONS["next_item"])
 
 
 class Shop:
@@ -40,10 +53,8 @@ class Shop:
         self.loop = Loop(
             log,
             blobs,
-            "online",
+            ONLINE.shard,
             make=MAKE,
-            sources=partitions_of(EVENTS),
-            sides=partitions_of(MODELS),
             settings=settings,
         )
         self.loop.step()
@@ -60,6 +71,14 @@ class Shop:
             self._count += 1
         appender.close()
         self.loop.run(lambda: self.loop.fold.events >= self._count)
+
+    def state_item(self, item: str, value: bytes | None) -> None:
+        """Publish a record of an item, and hear it."""
+        appender = self.log.appender()
+        appender.append(Outgoing(ITEMS, item.encode(), value))
+        appender.close()
+        number = self.loop.number
+        self.loop.run(lambda: self.loop.number > number)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -85,10 +104,10 @@ def client(shop: Shop, tmp_path: Path) -> Iterator[httpx.Client]:
     log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
     listener = listen("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    settings = ServeSettings(recommendations_max=10)
+    settings = ServeSettings()
     server = threading.Thread(
         target=run, args=(log, Blobs(tmp_path / "blobs"), settings, ServingMetrics(), stop),
-        kwargs={"make": MAKE, "listener": listener}, daemon=True,
+        kwargs={"placements": [ONLINE, FINETUNE], "sections": SECTIONS, "listener": listener}, daemon=True,
     )  # fmt: skip
     server.start()
     with httpx.Client(base_url=address, timeout=10) as opened:
@@ -132,6 +151,21 @@ def test_a_published_event_changes_the_answer(shop: Shop, client: httpx.Client) 
     see("c", "d")
 
 
+def test_an_item_that_is_gone_leaves_the_answers_without_an_event(shop: Shop, client: httpx.Client) -> None:
+    shop.view(*[(f"s{n}", "hit" if n % 2 else f"i{n % 5}") for n in range(40)], ("ann", "i1"))
+    until(lambda: items(client, "nobody")[:1] == ["hit"], "the popular item never came first")
+    shop.state_item("hit", b'{"availability": "out_of_stock"}')
+    until(lambda: "hit" not in items(client, "nobody"), "it is still answered")
+    assert "hit" not in items(client, "ann", 10)
+    shop.state_item("hit", b'{"availability": "in_stock"}')
+    until(lambda: items(client, "nobody")[:1] == ["hit"], "it never came back")
+    shop.state_item("hit", None)
+    shop.state_item("i1", b'{"retired": true}')
+    until(lambda: not {"hit", "i1"} & {*items(client, "nobody")}, "retired items are still answered")
+    visit = client.get("/v1/purchase/ann").json()
+    assert (visit["shopper"], visit["items"]) == ("ann", [])
+
+
 @pytest.mark.parametrize("n", ["0", "11", "-1", "x", "", "1e3", "٣", "9" * 5_000])
 def test_a_bad_n_is_refused(client: httpx.Client, n: str) -> None:
     answer = client.get("/v1/recommendations/ann", params={"n": n})
@@ -149,6 +183,26 @@ def test_a_shopper_that_no_event_can_have_is_refused(client: httpx.Client, shopp
 def test_a_shopper_may_have_any_characters(client: httpx.Client, shopper: str) -> None:
     answer = client.get(f"/v1/recommendations/{quote(shopper, safe='')}", params={"n": 3})
     assert (answer.status_code, answer.json()["shopper"]) == (200, shopper)
+
+
+@pytest.mark.parametrize("shopper", [wire(text) for text in HOSTILE if 0 < len(text) <= 128])
+def test_an_answer_repeats_a_hostile_shopper_in_its_json_alone(client: httpx.Client, shopper: str) -> None:
+    """No header differs from those of a harmless shopper's answer, an unknown parameter's answer is JSON too."""
+    for path in ("/v1/recommendations/{}", "/v1/recommendations/ann?{}=1", "/{}"):
+        hostile, harmless = (client.get(path.format(quote(name, safe=""))) for name in (shopper, "ann"))
+        heads = [dict(answer.headers) for answer in (hostile, harmless)]
+        for head in heads:
+            head.pop("date")
+            head.pop("content-length")
+        assert heads[0] == heads[1] == {"content-type": "application/json", "server": "uvicorn"}
+        assert hostile.json()
+        assert not any(sign < 0x20 for sign in hostile.content)
+
+
+@pytest.mark.parametrize("path", ["/metrics/", "/health/live/"])
+def test_no_header_repeats_a_path(client: httpx.Client, path: str) -> None:
+    answer = client.get(path, headers={"host": "elsewhere"})
+    assert (answer.status_code, answer.headers.get("location")) == (404, None)
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/recommendation/ann", "/nothing"])
@@ -189,26 +243,28 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     model.grow(["a1", "a2", "b1"])
     blobs = Blobs(tmp_path / "blobs")
     blob = blobs.put("model", model.to_bytes())
-    promoted = Announcement(id="x", kind="promoted", round=1, at_events=0, time_ms=0, blob=blob, version="r1")
+    promoted = Announcement(id="finetune/1", kind="promoted", round=1, at_events=0, time_ms=0, blob=blob, version="r1")
     appender = shop.log.appender()
     appender.append(promoted.record())
     appender.close()
     shop.view(("ann", "a1"), ("ann", "b1"), ("ann", "a-before"))
     log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
-    answers = Answers(log, blobs, make=MAKE, metrics=ServingMetrics())
+    answers = Answers(log, blobs, ONLINE, SECTIONS, ServingMetrics())
+    (route,) = [route for route, family in answers.routes.items() if family == "next_item"]
     thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
     thread.start()
 
-    def guests() -> list[str]:
-        return answers._loaded.model.guests if answers._loaded else []
+    def late_items() -> list[str]:
+        served = answers._served.get("next_item")
+        return list(served.in_use.artifact.late_items) if served and served.in_use else []
 
     def recommended(shopper: str) -> list[str]:
-        answer = answers.recommend(shopper, 5)
-        return [one.item_id for one in answer.items] if answer else []
+        answer = answers.answer(route, RecommendationQuery(shopper, 5))
+        return [one.item_id for one in answer["items"]] if answer else []
 
-    until(lambda: guests() == ["a-before"], "the model was not told when it was loaded")
+    until(lambda: late_items() == ["a-before"], "the model was not told when it was loaded")
     shop.view(("bob", "a-new"), ("bob", "c-new"))
-    until(lambda: guests() == ["a-before", "a-new"], "the model was not told of the item that came")
+    until(lambda: late_items() == ["a-before", "a-new"], "the model was not told of the item that came")
     shop.view(("eve", "a-new"))
     until(lambda: "a-before" in recommended("eve"), "no answer")
     stop.set()
@@ -225,29 +281,32 @@ def test_a_model_that_cannot_be_had_is_done_without(
     blobs = Blobs(tmp_path / "blobs")
     good, lost = blobs.put("model", model.to_bytes()), f"model-{'0' * 64}"
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
-    answers, fold = Answers(log, blobs, make=MAKE, metrics=ServingMetrics()), shop.loop.fold
+    fold = shop.loop.fold
+    served_model = ServedArtifact("next_item", fold, blobs)
 
     def served(kind: Any, version: str, blob: str) -> str:
-        fold.champion = Announcement(id=version, kind=kind, round=1, at_events=0, time_ms=0, blob=blob, version=version)
-        answers._take_model(fold)
-        return answers._loaded.version if answers._loaded else ""
+        next_item(fold).champion = Announcement(
+            id=version, kind=kind, round=1, at_events=0, time_ms=0, blob=blob, version=version
+        )
+        served_model.update(fold)
+        return served_model.in_use.version if served_model.in_use else ""
 
     assert served("promoted", "r1", good) == "r1"
     with capture_logs() as told:
         assert served("rolled_back", "r0", lost) == served("rolled_back", "r0", lost) == "", "not the one before"
-    assert [one["event"] for one in told] == ["model is gone"], "looked for once"
+    assert [one["event"] for one in told] == ["artifact is missing"], "looked for once"
     assert served("promoted", "r1", good) == "r1"
     assert served("rolled_back", "r0", lost) == "", "not the one that came between"
     assert served("promoted", "r1", good) == "r1"
-    monkeypatch.setattr("learners.deep.FORMAT", 99)
-    answers._loaded = None
+    monkeypatch.setattr("learners.deep.model.FORMAT", 99)
+    served_model._artifacts.retain(())
     assert served("promoted", "r2", good) == "", "another version's format"
     log.close()
 
 
 def test_whoever_gets_an_entry_at_each_step_is_not_behind(shop: Shop, tmp_path: Path) -> None:
     log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
-    answers = Answers(log, Blobs(tmp_path / "blobs"), make=MAKE, metrics=ServingMetrics())
+    answers = Answers(log, Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, ServingMetrics())
     thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
     step = Follower.step
     with pytest.MonkeyPatch.context() as patched:
@@ -264,9 +323,10 @@ def test_this_visit_is_known_though_who_asks_names_no_session(shop: Shop) -> Non
     for n, (visit, item) in enumerate([("v1", "a"), ("v1", "b"), ("v2", "c"), ("v2", "d"), ("v2", "a")]):
         data = Data([Item(item)], session_id=visit)
         fold.learn(Event(f"n{n}", "t", "view_item", at(START_MS + n), data, "1.0", "ann", START_MS + n), 0, n)
-    context = fold.browsing.contexts.context("ann", START_MS + 9)
-    assert fold.browsing.prefix(context) == ["c", "d", "a"]
-    assert [item for item, _ in fold.recommend("ann", START_MS + 9, 5)] == ["b"], "the others were seen in this visit"
+    family = next_item(fold)
+    assert family.prompt("ann", START_MS + 9) == ["c", "d", "a"]
+    assert family.recommend("ann", START_MS + 9, 5) == [], "all were seen just now, whatever the session is named"
+    assert [item for item, _ in family.recommend("bob", START_MS + 9, 5)][:1] == ["a"]
 
 
 def test_our_own_mistakes_end_it_and_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +338,10 @@ def test_our_own_mistakes_end_it_and_are_no_success(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Answers, "follow", mistaken)
     with listen("127.0.0.1", 0) as listener, pytest.raises(KeyError, match="a mistake"):
-        run(log, Blobs(tmp_path), ServeSettings(), ServingMetrics(), threading.Event(), make=MAKE, listener=listener)
+        run(
+            log, Blobs(tmp_path), ServeSettings(), ServingMetrics(), threading.Event(),
+            placements=[ONLINE], sections=SECTIONS, listener=listener,
+        )  # fmt: skip
     log.close()
 
 
@@ -286,7 +349,8 @@ def test_before_anything_is_restored_it_says_so(tmp_path: Path) -> None:
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
     log.create()
     metrics = ServingMetrics()
-    app = make_app(Answers(log, Blobs(tmp_path), make=MAKE, metrics=metrics), metrics, ServeSettings())
+    answers = Answers(log, Blobs(tmp_path), ONLINE, SECTIONS, metrics)
+    app = make_app([answers], metrics, ServeSettings())
 
     async def codes() -> list[int]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -295,3 +359,119 @@ def test_before_anything_is_restored_it_says_so(tmp_path: Path) -> None:
 
     assert asyncio.run(codes()) == [503, 503, 200]
     log.close()
+
+
+def test_a_mistake_of_ours_is_answered_as_json_and_counted(
+    shop: Shop, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("an invariant is broken for shopper-1")
+
+    monkeypatch.setattr(NextItemFamily, "recommend", fail)
+    found = client.get("/v1/recommendations/shopper-1?n=3")
+    assert (found.status_code, found.headers["content-type"]) == (500, "application/json")
+    assert found.json() == {"error": "internal error: the server's log has its cause"}
+    counted = {
+        (sample.labels["route"], sample.labels["code"]): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "headrace_http_requests_total"
+    }
+    assert counted["/v1/recommendations/{shopper}", "500"] == 1
+
+
+SLOW_BLOB = f"model-{hashlib.sha256(b'slow').hexdigest()}"
+
+
+class Slow(Family):
+    """Learns slowly in two steps; an answer between them would show half an event, and its artifact likewise."""
+
+    name: ClassVar[str] = "slow"
+    merges: ClassVar[Merges] = Merges("not", per_shopper="nothing", why="a test")
+
+    def __init__(self, settings: NoSettings, reads: Mapping[str, Family]) -> None:
+        self.begun = self.done = 0
+        self.torn = False
+
+    def learn(self, event: Event, now: Moment) -> None:
+        self.begun += 1
+        time.sleep(0.001)
+        self.done += 1
+
+    def state(self) -> State:
+        return {"done": self.done}
+
+    def restore(self, state: State) -> None:
+        self.begun = self.done = state["done"]
+
+
+class SlowArtifact:
+    """An artifact that is changed and asked in two steps."""
+
+    def __init__(self, data: bytes) -> None:
+        self.refreshing = False
+
+    def refresh(self) -> None:
+        self.refreshing = True
+        time.sleep(0.003)
+        self.refreshing = False
+
+    def ask(self) -> bool:
+        found = self.refreshing
+        time.sleep(0.001)
+        return found or self.refreshing
+
+
+class SlowAnswer(Struct, frozen=True):
+    torn: bool
+    artifact_torn: bool
+
+
+Slow.surface = Surface(
+    doc="Slow.",
+    settings=NoSettings,
+    artifact=Artifact(
+        "model", current=lambda family: Announcement(id="x", kind="promoted", round=1, at_events=0, time_ms=0,
+                                                     blob=SLOW_BLOB, version="r1"),
+        load="tests.unit.test_serving:SlowArtifact", refresh=lambda family, artifact: artifact.refresh(),
+    ),
+    routes=(
+        Route(
+            path="/v1/slow", doc="Slow.", query=NoSettings, answer=SlowAnswer,
+            call=lambda family, query, now: SlowAnswer(family.begun != family.done, bool(now.artifact_answer)),
+            prompt=lambda family, query, now: "ask", ask=lambda artifact, prompt: artifact.ask(),
+        ),
+    ),
+)  # fmt: skip
+
+
+def test_an_answer_never_sees_half_an_event_or_half_an_artifact(tmp_path: Path) -> None:
+    log, blobs, stop = MemoryLog(), Blobs(tmp_path), threading.Event()
+    log.create()
+    assert blobs.put("model", b"slow") == SLOW_BLOB
+    placement = Placement(Shard("slow", 0), (Slow,))
+    answers = Answers(log, blobs, placement, {}, ServingMetrics())
+    loop = Loop(log, blobs, placement.shard, make=MakeShop((Slow,)), settings=LoopSettings(commit_interval_s=0.02))
+    follower = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
+    follower.start()
+    appender, (route,) = log.appender(), answers.routes
+    for number in range(400):
+        time_ms = START_MS + 1_000 * number
+        event = Event(f"e{number}", "test", "view_item", at(time_ms), Data([Item("a")]), "1.0", "ann", time_ms)
+        appender.append(Outgoing(EVENTS, b"ann", encode(event)))
+    appender.close()
+    deadline = time.monotonic() + 60
+    learner = threading.Thread(
+        target=loop.run, args=(lambda: loop.fold.events >= 400 or time.monotonic() > deadline,), daemon=True
+    )
+    learner.start()
+    found: list[dict[str, Any]] = []
+    while learner.is_alive():
+        if answer := answers.answer(route, NoSettings()):
+            found.append(answer)
+    stop.set()
+    follower.join(20)
+    loop.close()
+    assert loop.fold.events == 400
+    assert len(found) > 20
+    assert not any(answer["torn"] or answer["artifact_torn"] for answer in found)

@@ -1,12 +1,12 @@
-"""Session-kNN: against a slow reading of its definition, and its bounds."""
+"""Session-kNN: against a slow implementation of its definition, and its bounds."""
 
 import math
 
 import numpy as np
 import pytest
 
-from learners.learner import Context
-from learners.session_knn import SessionKnn
+from learners.next_item.session_knn import SessionKnn
+from learners.protocol import Context
 
 
 def ask(*items: int, session: int = 10_000) -> Context:
@@ -24,9 +24,7 @@ def answer(learner: SessionKnn, context: Context) -> dict[int, float]:
     return dict(zip(slots.tolist(), scores.tolist(), strict=True))
 
 
-def by_definition(
-    sessions: dict[int, list[int]], prefix: list[int], k: int, newest: int, places: bool
-) -> dict[int, float]:
+def reference(sessions: dict[int, list[int]], prefix: list[int], k: int, newest: int, places: bool) -> dict[int, float]:
     weights = {item: 0.8 ** (len(prefix) - place) for place, item in enumerate(prefix, 1)}
     similar = []
     for number, items in sorted(sessions.items()):
@@ -47,13 +45,13 @@ def by_definition(
 
 @pytest.mark.parametrize("places", [True, False])
 def test_agrees_with_its_definition(places: bool) -> None:
-    draw = np.random.default_rng(3)
-    sessions = {n: draw.integers(0, 40, draw.integers(1, 7)).tolist() for n in range(400)}
+    rng = np.random.default_rng(3)
+    sessions = {n: rng.integers(0, 40, rng.integers(1, 7)).tolist() for n in range(400)}
     learner = SessionKnn(k=7, candidates_max=20, places=places)
     fill(learner, sessions)
     for _ in range(100):
-        prefix = draw.integers(0, 40, draw.integers(1, 5)).tolist()
-        expected = by_definition(sessions, prefix, 7, 20, places)
+        prefix = rng.integers(0, 40, rng.integers(1, 5)).tolist()
+        expected = reference(sessions, prefix, 7, 20, places)
         found = answer(learner, ask(*prefix))
         assert found.keys() == expected.keys()
         assert found == pytest.approx(expected, rel=2e-3)
@@ -66,17 +64,17 @@ def test_of_equal_sessions_the_newer_one_counts_more() -> None:
     assert found[6] < found[7] < 1.01 * found[6]
 
 
-def test_a_session_is_no_neighbour_of_itself() -> None:
+def test_a_session_is_not_its_own_neighbour() -> None:
     learner = SessionKnn()
     fill(learner, {1: [5, 6], 2: [5, 7]})
     assert answer(learner, ask(5, 7, session=2)).keys() == {5, 6}
 
 
-def test_sessions_leave_the_ring_when_newer_ones_need_their_place() -> None:
+def test_newer_sessions_overwrite_the_oldest_in_the_ring() -> None:
     learner = SessionKnn(sessions_max=4)
     fill(learner, {n: [5, 10 + n] for n in range(6)})
     assert answer(learner, ask(5)).keys() == {5, 12, 13, 14, 15}
-    learner.learn(Context([5, 11], 0, 1, 0), 30)  # session 1 has left: it stays forgotten
+    learner.learn(Context([5, 11], 0, 1, 0), 30)  # session 1 was overwritten and stays forgotten
     assert 30 not in answer(learner, ask(5))
 
 
@@ -88,7 +86,7 @@ def test_the_index_is_swept_once_per_turn_of_the_ring() -> None:
     assert learner.bounds()["items"][0] <= 24
 
 
-def test_postings_are_counted_as_they_come_and_go() -> None:
+def test_postings_are_counted_correctly() -> None:
     learner = SessionKnn(sessions_max=16, session_items_max=3, candidates_max=2)
     for n in range(100):
         fill(learner, {n: [5, n % 7, 10 + n]})
@@ -97,7 +95,7 @@ def test_postings_are_counted_as_they_come_and_go() -> None:
     assert learner.bounds()["postings"][0] == sum(map(len, learner._index.values()))
 
 
-def test_a_forgotten_slot_is_in_no_answer_and_can_be_used_again() -> None:
+def test_a_forgotten_slot_is_never_recommended_and_can_be_reused() -> None:
     learner = SessionKnn(candidates_max=3)
     fill(learner, {n: [5, 6] for n in range(20)})
     learner.forget([6])
@@ -107,7 +105,7 @@ def test_a_forgotten_slot_is_in_no_answer_and_can_be_used_again() -> None:
     assert answer(learner, ask(6)).keys() == {6, 8}
 
 
-def test_a_robots_session_is_cut() -> None:
+def test_a_robots_session_is_truncated() -> None:
     learner = SessionKnn(session_items_max=3)
     fill(learner, {1: list(range(100))})
     assert answer(learner, ask(0)).keys() == {0, 1, 2}

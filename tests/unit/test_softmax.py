@@ -1,4 +1,4 @@
-"""The chunked loss beside torch's own cross-entropy, in float32 and with rounded products."""
+"""The chunked loss against torch's cross-entropy, in float32 and with rounded products."""
 
 import math
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from learners import softmax
-from learners.network import temperature_min
-from learners.softmax import softmax_loss
+from learners.deep import softmax
+from learners.deep.network import temperature_min
+from learners.deep.softmax import softmax_loss
 
 
 def problem(predictions: int, rows: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -21,7 +21,7 @@ def problem(predictions: int, rows: int, width: int) -> tuple[Tensor, Tensor, Te
 
 
 def plain(sessions: Tensor, units: Tensor, correction: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Return the loss as a textbook writes it."""
+    """Return the loss by its definition."""
     own = functional.one_hot(targets, len(units)) * correction
     return functional.cross_entropy(sessions @ units.T / temperature + correction - own, targets)
 
@@ -38,7 +38,7 @@ def test_the_chunked_loss_is_cross_entropy(chunk: int, monkeypatch: pytest.Monke
 
 
 def test_at_the_lowest_temperature_the_worst_scores_stay_finite() -> None:
-    """All rows but the true one lie where the session is, that one opposite; a sample stands for two million items."""
+    """The true row is opposite to the session, all others equal it; a sample represents two million items."""
     sessions, units = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]] + [[1.0, 0.0]] * 999)
     correction = torch.full((1000,), math.log(2_000_000 / 999))
     loss = softmax_loss(sessions, units, correction, torch.tensor([0]), temperature_min)
@@ -47,7 +47,7 @@ def test_at_the_lowest_temperature_the_worst_scores_stay_finite() -> None:
 
 @pytest.mark.parametrize("chunk", [500, 1 << 20])
 @pytest.mark.parametrize(("rows", "width"), [(203, 20), (208, 24)])  # with and without padding to whole 16 bytes
-def test_products_of_rounded_numbers_give_nearly_the_same(
+def test_rounded_products_give_nearly_the_same_loss(
     chunk: int, rows: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(softmax, "_CHUNK_NUMBERS", chunk)
@@ -63,8 +63,8 @@ def test_products_of_rounded_numbers_give_nearly_the_same(
         assert (found - wanted).norm() < 0.01 * wanted.norm()
 
 
-def test_the_product_of_other_devices_takes_rounded_numbers_and_gives_float32() -> None:
-    """The meta device checks shapes and types of the call that the CPU cannot make."""
+def test_the_product_on_other_devices_takes_bfloat16_and_returns_float32() -> None:
+    """The meta device checks shapes and types of the call, which the CPU does not support."""
     a, b = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((4, 16), (8, 16)))
     out = torch.empty(4, 8, device="meta")
     assert softmax._mm(a, b.T, out) is out

@@ -1,4 +1,4 @@
-"""What the embedded log promises beyond the contract: whoever is interrupted, or comes with others, does no harm."""
+"""Guarantees of the SQLite log beyond the contract: interrupts, full disks, and concurrent creation."""
 
 import sqlite3
 import threading
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from headrace.errors import LogUnavailable
-from headrace.log import Outgoing, Partition
-from headrace.sqlite_log import SqliteLog, _Connection
+from headrace.log.protocol import Outgoing, Partition
+from headrace.log.sqlite import SqliteLog, _Connection
 from headrace.topics import EVENTS
 
 PLACE = Partition(EVENTS, 0)
@@ -25,11 +25,11 @@ def test_an_appender_interrupted_just_after_its_commit_does_not_write_again(
     log.create()
     appender = log.appender()
     appender.append(Outgoing(EVENTS, b"ann", b"1", 0))
-    whole = _Connection.transaction
+    transaction = _Connection.transaction
 
     @contextmanager
     def interrupted(connection: _Connection) -> Iterator[sqlite3.Connection]:
-        with whole(connection) as db:
+        with transaction(connection) as db:
             yield db
         raise KeyboardInterrupt
 
@@ -42,7 +42,9 @@ def test_an_appender_interrupted_just_after_its_commit_does_not_write_again(
     log.close()
 
 
-def test_what_was_refused_once_is_written_when_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_a_failed_flush_are_written_by_the_next_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = SqliteLog(str(tmp_path / "log.db"))
     log.create()
     appender = log.appender()
@@ -52,7 +54,7 @@ def test_what_was_refused_once_is_written_when_asked_again(tmp_path: Path, monke
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("headrace.sqlite_log._insert", full)
+        patched.setattr("headrace.log.sqlite._insert", full)
         with pytest.raises(LogUnavailable, match="disk is full"):
             appender.flush()
     appender.close()
@@ -60,13 +62,13 @@ def test_what_was_refused_once_is_written_when_asked_again(tmp_path: Path, monke
     log.close()
 
 
-def test_a_full_disk_is_told_as_such_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_no_record(tmp_path: Path) -> None:
     log = SqliteLog(str(tmp_path / "log.db"))
     log.create()
     appender = log.appender()
     for _ in range(9):
         appender.append(Outgoing(EVENTS, b"ann", bytes(100_000), 0))
-    with appender._connection.use() as db:  # as small as it is, and no larger
+    with appender._connection.use() as db:  # the file may not grow
         db.execute("PRAGMA max_page_count=1")
     with pytest.raises(LogUnavailable, match="disk is full"):
         appender.flush()
@@ -77,7 +79,7 @@ def test_a_full_disk_is_told_as_such_and_loses_nothing(tmp_path: Path) -> None:
     log.close()
 
 
-def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+def test_several_threads_may_create_a_new_file_at_once(tmp_path: Path) -> None:
     for attempt in range(30):
         start = threading.Barrier(4)
 

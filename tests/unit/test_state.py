@@ -1,4 +1,4 @@
-"""State: canonical bytes, exact round trips, and nothing that we cannot name."""
+"""State: canonical bytes, exact round trips, and rejection of other types."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ STATES = st.dictionaries(st.text(max_size=8), TREES, max_size=6)
 
 
 @given(STATES)
-def test_what_was_encoded_comes_back(state: dict[str, object]) -> None:
+def test_a_state_is_decoded_as_it_was_encoded(state: dict[str, object]) -> None:
     again = decode(encode(state))
     assert again == state
     assert encode(again) == encode(state)
@@ -42,10 +42,10 @@ def test_arrays_keep_dtype_shape_and_bits(dtype: str) -> None:
     assert again.dtype == array.dtype
     assert again.shape == (3, 4)
     assert again.tobytes() == array.tobytes()
-    again[0, 0] = 1  # a copy that may be written to
+    again[0, 0] = 1  # raises unless the array is a writable copy
 
 
-def test_digests_tell_what_equality_does_not() -> None:
+def test_digests_distinguish_values_that_compare_equal() -> None:
     values: list[object] = [
         np.zeros(4, np.float32), np.zeros(4, np.float64), np.zeros((2, 2), np.float32),
         0, 0.0, -0.0, False, None, "", b"", [],
@@ -60,17 +60,17 @@ def test_memory_order_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("value", [object(), 1j, np.array(["a"]), np.array([object()]), np.zeros(2, ">f4")])
-def test_what_has_no_place_in_a_state_is_refused(value: object) -> None:
+def test_values_of_other_types_are_rejected(value: object) -> None:
     with pytest.raises(TypeError, match="wanted"):
         encode({"x": value})
 
 
-def test_an_unknown_extension_is_refused() -> None:
+def test_an_unknown_extension_is_rejected() -> None:
     with pytest.raises(ValueError, match="extension 5"):
         decode(b"\x81\xa1x\xd4\x05\x00")
 
 
-def test_an_array_of_objects_is_refused_when_decoded() -> None:
+def test_an_array_of_objects_is_rejected_when_decoded() -> None:
     forged = encode({"x": np.zeros(1, np.float64)}).replace(b"<f8", b"|O8")
     with pytest.raises(ValueError, match=r"\|O8"):
         decode(forged)

@@ -1,60 +1,58 @@
-"""The fine-tuner's judge: what it does with models that are lost, slow or no longer asked, and after a break."""
+"""The fine-tuner's judge with models that are lost, slow or no longer needed, and after drift."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from consumers import finetune
-from consumers.finetune import Trainer
-from headrace.blobs import Blobs
-from headrace.config import FinetuneSettings
-from headrace.metrics import FinetuneMetrics
+from headrace.shard.blobs import Blobs
 from headrace.topics import ALARMS
-from learners.contest import NOTHING
-from learners.deep import DeepModel, DeepSettings
-from learners.evidence import Compared, Trained
-from learners.evidence import decode as as_evidence
-from learners.finetune import train
-from learners.judgement import Listed
-from learners.rounds import Rounds
-from tests.stages import alarm, promoted, said, shop, started, trained
+from learners.deep.model import DeepModel, DeepSettings
+from learners.deep.train import train
+from learners.protocol import Listed
+from learners.rounds import worker
+from learners.rounds.contest import NO_MODEL
+from learners.rounds.evidence import Began, Compared, Trained
+from learners.rounds.evidence import decode as as_evidence
+from learners.rounds.judge import MODEL, RoundsJudge
+from learners.rounds.settings import RoundsSettings
+from tests.shards import RoundsFold, judge_all, rounds_judge
+from tests.stages import alarm, announcements, learn_views, promoted, started, trained
 
 
-def judged(trainer: Trainer, fold: Rounds) -> list[Trained | Compared]:
-    """Let the trainer judge as the loop does, and the fold hear it."""
-    made = trainer.judge(fold, 0)
-    for judgement in made:
-        fold.absorb(judgement)
-    return [as_evidence(judgement) for judgement in made]
+def judged(trainer: RoundsJudge, fold: RoundsFold) -> list[Began | Trained | Compared]:
+    """Let the trainer judge as the loop does, and the fold absorb the judgements, to the end of a round that is due."""
+    return [as_evidence(judgement) for judgement in judge_all(trainer, fold.family, fold.absorb)]
 
 
 def test_a_candidate_whose_blob_is_lost_is_refused(tmp_path: Path) -> None:
-    fold, trainer = started(), Trainer(Blobs(tmp_path), FinetuneSettings(), FinetuneMetrics())
-    shop(fold, 100)
+    fold, trainer = started(), rounds_judge(Blobs(tmp_path), RoundsSettings())
+    learn_views(fold, 100)
     trained(fold, "model-lost")
-    shop(fold, 20, trainer=trainer)
+    learn_views(fold, 20, trainer=trainer)
     (found,) = judged(trainer, fold)
     assert isinstance(found, Compared)
-    assert found.worths["model-lost"] == found.worths[NOTHING]
-    assert set(found.alone["model-lost"]) == {0.0}
-    shop(fold, 40, trainer=trainer)
-    assert [one.kind for one in said(fold)] == ["candidate", "refused"]
+    assert found.blend_scores["model-lost"] == found.blend_scores[NO_MODEL]
+    assert set(found.own_scores["model-lost"]) == {0.0}
+    learn_views(fold, 40, trainer=trainer)
+    assert [one.kind for one in announcements(fold)] == ["candidate", "refused"]
 
 
-def test_a_champion_whose_blob_is_lost_is_followed_by_one_that_begins_anew(tmp_path: Path) -> None:
-    settings = FinetuneSettings(first_passes=1, passes=1, width=8)
-    fold, trainer = promoted(), Trainer(Blobs(tmp_path), settings, FinetuneMetrics())
+def test_a_champion_whose_blob_is_lost_is_followed_by_one_trained_from_scratch(tmp_path: Path) -> None:
+    settings = RoundsSettings(first_passes=1, passes=1, width=8)
+    fold, trainer = promoted(), rounds_judge(Blobs(tmp_path), settings)
     while not fold.due:
-        shop(fold, 1)
-    (found,) = judged(trainer, fold)
+        learn_views(fold, 1)
+    began, found = judged(trainer, fold)
+    assert isinstance(began, Began)
     assert isinstance(found, Trained)
     assert (found.lineage["parent"], found.retention, found.reasons) == ("", [], [])
     assert Blobs(tmp_path).get(found.blob)
     assert fold.candidate
 
 
-def test_each_candidate_is_asked_how_fast_it_answers_about_items_that_it_knows(
+def test_the_latency_of_each_candidate_is_measured_on_items_that_it_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Sequence[str]] = []
@@ -64,43 +62,44 @@ def test_each_candidate_is_asked_how_fast_it_answers_about_items_that_it_knows(
             asked.extend(prefixes)
             return super().predict(prefixes, n)
 
-    monkeypatch.setattr(finetune, "DeepModel", Watched)
-    monkeypatch.setattr(finetune, "latency_s_max", 0.0)
-    fold, settings = started(), FinetuneSettings(first_passes=1, width=8)
-    shop(fold, 100)
-    (found,) = map(as_evidence, Trainer(Blobs(tmp_path), settings, FinetuneMetrics()).judge(fold, 0))
+    monkeypatch.setattr(worker, "load_to_train", Watched.from_bytes)
+    monkeypatch.setattr(worker, "latency_s_max", 0.0)
+    fold, settings = started(), RoundsSettings(first_passes=1, width=8)
+    learn_views(fold, 100)
+    found = judged(rounds_judge(Blobs(tmp_path), settings), fold)[-1]
     assert isinstance(found, Trained)
-    assert not fold.material.slices, "the first one: the holdout has none yet"
+    assert found.retention == []
     (reason,) = found.reasons
     assert reason.startswith("one answer takes")
     assert {len(prefix) for prefix in asked} == {30}
     assert all(item.startswith("item-") for prefix in asked for item in prefix)
 
 
-def test_only_models_that_may_be_asked_stay_in_memory(tmp_path: Path) -> None:
+def test_only_models_that_are_needed_stay_in_memory(tmp_path: Path) -> None:
     fold = promoted()
-    trainer = Trainer(Blobs(tmp_path), FinetuneSettings(), FinetuneMetrics())
+    trainer = rounds_judge(Blobs(tmp_path), RoundsSettings())
     assert fold.champion
-    trainer._models = dict.fromkeys([fold.champion.blob, "model-refused", "model-former"])
+    for blob in (fold.champion.blob, "model-refused", "model-former"):
+        trainer._models.add(blob, DeepModel(DeepSettings(width=8), 1))
     fold.former.append("model-former")
     judged(trainer, fold)
-    assert set(trainer._models) == {fold.champion.blob}
+    assert set(trainer._models._loaded) == {fold.champion.blob}
 
 
 @pytest.mark.parametrize("trigger", ["volume", "time", "gain", "drift"])
-def test_after_a_break_what_answered_before_takes_no_part(tmp_path: Path, trigger: str) -> None:
-    settings = FinetuneSettings(first_passes=1, passes=1, width=8)
-    fold, trainer = promoted(), Trainer(Blobs(tmp_path), settings, FinetuneMetrics())
+def test_after_drift_the_mean_over_rounds_is_not_used(tmp_path: Path, trigger: str) -> None:
+    settings = RoundsSettings(first_passes=1, passes=1, width=8)
+    fold, trainer = promoted(), rounds_judge(Blobs(tmp_path), settings)
     while not fold.due:
-        shop(fold, 1)
+        learn_views(fold, 1)
     assert fold.champion
-    champion = train(None, fold.material.window(), settings=DeepSettings(width=8), passes=1).model
-    trainer._models[fold.champion.blob] = champion
+    champion = train(None, fold.training_set.window(), settings=DeepSettings(width=8), passes=1).model
+    fold.lineup.champion = replace(fold.champion, blob=Blobs(tmp_path).put(MODEL, champion.to_bytes()))
     if trigger == "drift":
-        fold.hear(ALARMS, alarm())  # whatever it is that makes a round due now
-    fold.due = trigger if trigger != "drift" else "volume"
-    (found,) = judged(trainer, fold)
+        fold.hear(ALARMS, alarm())  # a round may be due by any trigger now
+    fold.family.due = trigger if trigger != "drift" else "volume"
+    found = judged(trainer, fold)[-1]
     assert isinstance(found, Trained)
     made = DeepModel.from_bytes(Blobs(tmp_path).get(found.blob))
     assert len(made) >= len(champion)
-    assert bool(made.ahead) == (trigger != "drift")
+    assert bool(made.training_offsets) == (trigger != "drift")

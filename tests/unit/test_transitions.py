@@ -1,9 +1,9 @@
-"""Transitions: shares of companions, near ones and backwards; recency among equals, bounds."""
+"""Transitions: shares of companions by distance and direction, ties, bounds."""
 
 import pytest
 
-from learners.learner import Context, top
-from learners.transitions import Transitions
+from learners.next_item.transitions import Transitions
+from learners.protocol import Context, top
 
 
 def markov() -> Transitions:
@@ -24,21 +24,21 @@ def test_counts_what_follows_the_last_item() -> None:
     assert scores.tolist() == pytest.approx([0.75, 0.25], rel=1e-2)
 
 
-def test_looks_back_over_some_items_and_counts_nearer_ones_more() -> None:
-    learner = Transitions(reach=3, step_back=0.5, backwards=0, doubt=0)
-    learner.learn(after(9, 1, 2, 3), 4)  # 3 -> 4 by 1, 2 -> 4 by 1/2, 1 -> 4 by 1/4; 9 is too far
+def test_uses_several_items_and_weights_nearer_ones_more() -> None:
+    learner = Transitions(reach=3, step_back=0.5, backwards=0, smoothing=0)
+    learner.learn(after(9, 1, 2, 3), 4)  # weights: 3 -> 4 has 1, 2 -> 4 has 1/2, 1 -> 4 has 1/4; 9 is too far
     learner.learn(after(2), 5)
     assert not len(learner.predict(after(9)).slots)
     slots, scores = top(learner.predict(after(2)), 9)
     assert slots.tolist() == [5, 4]
     assert scores.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-2)
-    # After 2, 1: of 1 all companions are 4; of 2, one step back and so half as much, 5 and 4 as above.
+    # After 2, 1: the only companion of 1 is 4; those of 2, with half the weight, are 5 and 4 as above.
     slots, scores = top(learner.predict(after(2, 1)), 9)
     assert slots.tolist() == [4, 5]
     assert scores.tolist() == pytest.approx([(1 + 1 / 6) / 1.5, (1 / 3) / 1.5], rel=1e-2)
 
 
-def test_what_came_before_is_a_companion_too() -> None:
+def test_preceding_items_are_companions_too() -> None:
     learner = Transitions(reach=1, backwards=0.5)
     learner.learn(after(1), 2)
     learner.learn(after(2), 3)
@@ -47,36 +47,36 @@ def test_what_came_before_is_a_companion_too() -> None:
     assert scores.tolist() == pytest.approx([2 / 3, 1 / 3], rel=1e-2)
 
 
-def test_an_item_of_which_little_was_counted_has_less_of_a_say() -> None:
-    learner = Transitions(step_back=0.5, backwards=0, doubt=1)
+def test_smoothing_reduces_the_weight_of_items_with_low_counts() -> None:
+    learner = Transitions(step_back=0.5, backwards=0, smoothing=1)
     for _ in range(3):
         learner.learn(after(1), 5)
     learner.learn(after(2), 6)
-    # One step back 1 has half the weight, of which 3 in 3 + 1 count; the last item 2 has 1 in 1 + 1 of its own.
+    # Item 1, one step back, has half the weight, times 3 / (3 + 1); the last item 2 has weight 1, times 1 / (1 + 1).
     slots, scores = top(learner.predict(after(1, 2)), 9)
     assert dict(zip(slots.tolist(), scores.tolist(), strict=True)) == pytest.approx({6: 4 / 7, 5: 3 / 7}, rel=1e-2)
 
 
-def test_doubt_grows_as_counts_fade() -> None:
+def test_smoothing_has_more_effect_as_counts_decay() -> None:
     for half_life_ms, best in ((None, 5), (1_000, 6)):
-        learner = Transitions(half_life_ms=half_life_ms, doubt=1)
+        learner = Transitions(half_life_ms=half_life_ms, smoothing=1)
         learner.learn(after(1), 5)
         learner.learn(after(2, time_ms=20_000), 6)
-        # 1 is the item looked at, but what was counted of it may have faded to a millionth.
+        # 1 is the last item, but its count may have decayed to a millionth.
         assert top(learner.predict(after(2, 1, time_ms=20_000)), 1).slots.tolist() == [best]
 
 
-def test_doubt_is_as_large_as_what_is_counted_now() -> None:
-    learner = Transitions(half_life_ms=1_000, doubt=1)
+def test_smoothing_is_scaled_like_current_counts() -> None:
+    learner = Transitions(half_life_ms=1_000, smoothing=1)
     learner.learn(after(9), 8)  # long before
     learner.learn(after(1, time_ms=20_000), 5)
     for _ in range(9):
         learner.learn(after(2, time_ms=20_000), 6)
-    # Half of 1's say is left, and nine tenths of what 2 has one step back.
+    # Item 1 keeps half its weight, and 2, one step back, nine tenths.
     assert top(learner.predict(after(2, 1, time_ms=20_000)), 1).slots.tolist() == [6]
 
 
-def test_what_the_shopper_knows_from_earlier_sessions_weighs_more() -> None:
+def test_familiar_companions_have_more_weight() -> None:
     learner = Transitions(familiar=2)
     for item in (5, 5, 5, 6, 6):
         learner.learn(after(1), item)
@@ -84,11 +84,11 @@ def test_what_the_shopper_knows_from_earlier_sessions_weighs_more() -> None:
     slots, scores = top(learner.predict(after(6, 1, start=1)), 9)
     assert slots.tolist() == [6, 5]
     assert scores.tolist() == pytest.approx([4 / 7, 3 / 7], rel=1e-2)
-    # An item of this session is no news.
+    # An item of this session is not familiar.
     assert top(learner.predict(after(9, 6, 1, start=1)), 1).slots.tolist() == [5]
 
 
-def test_nothing_follows_across_sessions() -> None:
+def test_nothing_is_counted_across_sessions() -> None:
     learner = Transitions()
     learner.learn(after(1, start=1), 2)
     learner.learn(after(1), 3)
@@ -96,7 +96,7 @@ def test_nothing_follows_across_sessions() -> None:
     assert not len(learner.predict(after(1, start=1)).slots)
 
 
-def test_of_equal_followers_the_newest_is_best_and_never_above_a_more_frequent_one() -> None:
+def test_ties_go_to_the_newest_companion_but_frequency_comes_first() -> None:
     learner = Transitions()
     for item in (5, 5, 2, 3, 2, 4, 3):
         learner.learn(after(1), item)
@@ -104,7 +104,7 @@ def test_of_equal_followers_the_newest_is_best_and_never_above_a_more_frequent_o
     assert top(learner.predict(after(1)), 9).slots.tolist() == [3, 2, 5, 4]
 
 
-def test_a_half_life_lets_the_newer_follower_win() -> None:
+def test_a_half_life_favours_newer_companions() -> None:
     learner = Transitions(half_life_ms=1_000)
     for item in (2, 2, 2):
         learner.learn(after(1, time_ms=0), item)
@@ -112,9 +112,9 @@ def test_a_half_life_lets_the_newer_follower_win() -> None:
     assert top(learner.predict(after(1)), 1).slots.tolist() == [3]
 
 
-def test_counts_fade_alike_however_far_time_goes_on() -> None:
-    """Past a number of half-lives all counts are scaled anew."""
-    learner = Transitions(half_life_ms=1_000, doubt=1)
+def test_counts_decay_correctly_after_rescaling() -> None:
+    """After a number of half-lives all counts are rescaled."""
+    learner = Transitions(half_life_ms=1_000, smoothing=1)
     for time_ms, item in ((0, 2), (0, 2), (59_000, 3), (61_000, 4)):
         learner.learn(after(1, time_ms=time_ms), item)
     again = Transitions.from_state(learner.state())
@@ -125,28 +125,28 @@ def test_counts_fade_alike_however_far_time_goes_on() -> None:
         assert found == pytest.approx({2: 0, 3: 0.125 / 1.625, 4: 0.5 / 1.625, 5: 1 / 1.625}, rel=2e-3, abs=1e-12)
 
 
-def test_rare_old_followers_are_dropped_first() -> None:
+def test_rare_old_companions_are_dropped_first() -> None:
     learner = Transitions(companions_max=3)
     for item in (7, 7, 8, 9, 10, 11, 12):
         learner.learn(after(1), item)
     assert sorted(learner.predict(after(1)).slots.tolist()) == [7, 11, 12]
 
 
-def test_a_frequent_follower_is_kept_among_many_new_ones() -> None:
+def test_a_frequent_companion_is_kept_among_many_new_ones() -> None:
     learner = Transitions(companions_max=3)
     for item in (7, 7, 8, 8, 9, 9, *range(20, 60)):
         learner.learn(after(1), item)
     assert top(learner.predict(after(1)), 3).slots.tolist() == [9, 8, 7]
 
 
-def test_the_item_learned_from_longest_ago_makes_room() -> None:
+def test_the_least_recently_updated_item_is_dropped() -> None:
     learner = Transitions(items_max=2, backwards=0)
     for last in (1, 2, 1, 3):
         learner.learn(after(last), 5)
     assert [len(learner.predict(after(last)).slots) for last in (1, 2, 3)] == [1, 0, 1]
 
 
-def test_forgets_an_item_on_both_sides() -> None:
+def test_forget_drops_an_item_and_its_use_as_companion() -> None:
     learner = markov()
     for last, item in ((1, 2), (2, 1), (3, 2), (3, 1)):
         learner.learn(after(last), item)

@@ -1,0 +1,163 @@
+"""Shared parts of our HTTP servers: JSON answers, errors, query parsing, request metrics, and listening."""
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from headrace.errors import Misconfigured
+from headrace.surface import Refused
+
+quoted_characters_max = 20
+"""Maximum number of characters of a refused value that an error repeats."""
+
+
+class _RestOfPath(Convertor[str]):
+    """The rest of a path. (Starlette's own `path` ends at a line feed, and an id may contain any character.)"""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("whole", _RestOfPath())
+
+
+class RequestCounter(Protocol):
+    """Counts requests."""
+
+    def count_request(self, route: str, code: int, duration_s: float) -> None:
+        """Count an answer. `route` is the route as declared, never the requested path."""
+
+
+def json(body: object, status: int = 200) -> Response:
+    """Return a JSON answer."""
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+def problem(status: int, text: str) -> Response:
+    """Return an error: `{"error": text}`, whose text states what was wanted and what was found."""
+    return json({"error": text}, status)
+
+
+def counted_route(requests: RequestCounter, path: str, handler: Callable[[Request], Response]) -> Route:
+    """Return a GET route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest."""
+
+    def handle(request: Request) -> Response:
+        began, status = time.perf_counter(), 500
+        try:
+            response = handler(request)
+            status = response.status_code
+        finally:  # an exception counts too; `failure` answers it, and the server logs it
+            requests.count_request(path, status, time.perf_counter() - began)
+        return response
+
+    # The requested path is already decoded, %2F too, so an id may contain slashes.
+    pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
+    return Route(pattern, handle, methods=["GET"])
+
+
+def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Request, Exception], Response]:
+    """Return the handler of unknown paths and methods; its answer lists the known paths."""
+
+    def handle(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        requests.count_request("other", status, 0.0)
+        return problem(status, f"wanted GET {', '.join(paths[:-1])} or {paths[-1]}")
+
+    return handle
+
+
+def failure(request: Request, error: Exception) -> Response:
+    """Answer a request whose handler raised an exception, without its text, which may contain data."""
+    return problem(500, "internal error: the server's log has its cause")
+
+
+def scrape(registry: CollectorRegistry) -> Response:
+    """Return the metrics in the format that Prometheus scrapes."""
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+Q = TypeVar("Q", bound=Struct)
+
+
+def parse_query(query: type[Q], parameters: Mapping[str, str]) -> Q:
+    """Return the parameters of a path and of a query string as a typed query.
+
+    Raises:
+        Refused: one is missing, unknown, or outside its bounds.
+
+    >>> from typing import Annotated
+    >>> class Some(Struct, forbid_unknown_fields=True):
+    ...     n: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+    >>> parse_query(Some, {"n": "7"})
+    Some(n=7)
+    >>> parse_query(Some, {"n": "x"})
+    Traceback (most recent call last):
+    headrace.surface.Refused: n: wanted 1 to 100, found 'x'
+    """
+    fields = {field.encode_name: field for field in msgspec.structs.fields(query)}
+    if unknown := sorted(set(parameters) - set(fields)):
+        raise Refused(f"wanted the parameters {', '.join(fields)}, found {unknown[0][:quoted_characters_max]!r}")
+    found: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name not in parameters:
+            if field.required:
+                raise Refused(f"{name}: wanted {bounds_text(field.type)}, found none")
+            continue
+        text = parameters[name]
+        try:
+            found[name] = msgspec.convert(text, field.type, strict=False)
+        except msgspec.ValidationError:
+            shown = f"{len(text)}" if "characters" in bounds_text(field.type) else repr(text[:quoted_characters_max])
+            raise Refused(f"{name}: wanted {bounds_text(field.type)}, found {shown}") from None
+    return query(**found)
+
+
+def bounds_text(kind: Any) -> str:
+    """Return the bounds of a parameter as text.
+
+    >>> from typing import Annotated
+    >>> bounds_text(Annotated[str, msgspec.Meta(min_length=1, max_length=9)])
+    '1 to 9 characters'
+    """
+    info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
+    if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+        low = info.ge if info.ge is not None else info.gt
+        high = info.le if info.le is not None else info.lt
+        if low is not None and high is not None:
+            return f"{low} to {high}"
+        return "a number" if low is None else f"a number from {low}"
+    if isinstance(info, msgspec.inspect.StrType) and info.max_length is not None:
+        return f"{info.min_length or 0} to {info.max_length} characters"
+    if isinstance(info, msgspec.inspect.LiteralType):
+        return " or ".join(map(str, info.values))
+    return "another value"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket, so that the port is known before the server runs.
+
+    Raises:
+        Misconfigured: it cannot listen on that address.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, UnicodeError) as error:
+        raise Misconfigured(f"serve on {host}:{port}: wanted an address to listen on, found {error}") from error

@@ -1,0 +1,1 @@
+"""The log: its protocol and its three implementations (one SQLite file, Kafka, memory for tests)."""

@@ -1,0 +1,1 @@
+"""The log on Kafka. Only the module `client` imports the client library."""

@@ -1,0 +1,278 @@
+"""The log on Apache Kafka (brokers 4.1 or later).
+
+A URL is `kafka:HOST:PORT[,HOST:PORT][?prefix=NAME]`; the prefix stands before the names of topics, writer ids and
+groups, so that several shops (or tests) share a cluster. TLS and passwords are configured separately
+(`headrace.log.kafka.security`). This module has the log's queries; `reader`, `writer` and `appender` read and write
+records, and only `client` imports the client library.
+
+Design choices and the measurements behind them (kafka-python 3.0.12, broker on the same two cores):
+
+- Readers use `assign` and `poll` in batches: no group, no rebalance listeners, no iterator (which has a third of the
+  speed). They read bytes, because a deserialiser that raises makes `poll` fail forever at the same record.
+- With `auto_offset_reset="none"`, a lost range stops the reader with the exact bounds; it is not skipped.
+- Topics use the append time as the record's timestamp: with event time, records of 2010 were deleted at the first
+  retention check.
+- Transactions run in their own thread, with `linger_ms=0` and `retry_backoff_ms=5` (18 ms; 52 ms by default), so that
+  the caller folds the next batch meanwhile. Group offsets cost another 10 ms and serve only lag tools, so they are sent
+  every `maintenance_interval_s`.
+- Client calls that may wait forever, and the TLS handshake, get a deadline. The client does not report why a broker
+  refuses a connection, so `probe` connects first. For topics that the user may not describe, the client waits for
+  their leaders until the deadline or omits them from its answer; so the user's rights are queried first, too.
+- The client accepts records without a bound while the broker is down, so unacknowledged bytes are bounded here.
+- A rejected record makes the idempotent producer fail for all later ones. So sizes are checked first, and after a
+  rejection the producer is replaced and the unacknowledged records are sent again.
+
+Only trusted producers may write to the topics: a batch of 306 KB was seen to decompress to 300 MB, and the client
+offers no limit for that.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import parse_qs
+
+from headrace.errors import LogUnavailable, Misconfigured
+from headrace.log.kafka.appender import KafkaAppender
+from headrace.log.kafka.client import (
+    Client,
+    InvalidPartitionsError,
+    KafkaAdminClient,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    TopicPartition,
+    call_with_retries,
+    common_options,
+    for_code,
+    permission_denied,
+    translated_errors,
+)
+from headrace.log.kafka.probe import probe_brokers
+from headrace.log.kafka.reader import KafkaReader
+from headrace.log.kafka.security import KafkaSecurity, read_security
+from headrace.log.kafka.writer import KafkaWriter
+from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Partition, Record
+from headrace.topics import JOURNAL, JUDGEMENTS, TOPICS, Right
+
+deadline_s_default = 30.0
+"""Time without an answer after which LogUnavailable is raised. Leader elections take seconds."""
+replicas_max = 3
+GROWING = (JOURNAL, JUDGEMENTS)
+"""Topics with a partition for each shard: those that an older version made have fewer, and get the others."""
+
+
+class KafkaLog:
+    """`headrace.log.protocol.Log` on Kafka. `servers` is the part of the URL after `kafka:`."""
+
+    def __init__(
+        self, servers: str, *, security: KafkaSecurity | None = None, deadline_s: float = deadline_s_default
+    ) -> None:
+        bootstrap, _, query = servers.partition("?")
+        addresses = bootstrap.split(",")
+        for server in addresses:
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+                raise Misconfigured(f"log kafka:{servers}: wanted HOST:PORT, found {server!r}")
+        options = parse_qs(query, keep_blank_values=True)
+        if unknown := sorted(set(options) - {"prefix"}):
+            raise Misconfigured(f"log kafka:{servers}: wanted only the option prefix, found {', '.join(unknown)}")
+        security = security or read_security()
+        tls = security.tls()
+        probe_brokers(addresses, security, tls, deadline_s)
+        common = common_options(addresses, security, tls, deadline_s)
+        self._client = Client(common, options.get("prefix", [""])[-1], deadline_s)
+        self._admin: KafkaAdminClient | None = None
+        self._closed = False
+        self._allowed: dict[str, Collection[str]] | None = None
+        self._lock = threading.Lock()
+        with translated_errors(f"Kafka at {bootstrap}"):
+            self._consumer = self._client.consumer()
+
+    @contextmanager
+    def _administrator(self) -> Iterator[KafkaAdminClient]:
+        """Lend the administration client to one thread at a time. It is opened at the first use."""
+        with self._lock, translated_errors("Kafka administration"):
+            if self._closed:
+                raise LogUnavailable("the log is closed")
+            if self._admin is None:
+                self._admin = KafkaAdminClient(**self._client.options)
+            yield self._admin
+
+    def _allowed_operations(self) -> dict[str, Collection[str]]:
+        """Return the operations, in capitals, that this user may do on each topic. Omits topics of unknown rights."""
+        prefix = self._client.prefix
+        with self._administrator() as admin:
+            return {
+                topic["name"].removeprefix(prefix): topic["authorized_operations"] or ()
+                for topic in admin.describe_topics([prefix + name for name in TOPICS])
+                if topic["authorized_operations"] or topic["error_code"] == TopicAuthorizationFailedError.errno
+            }
+
+    def _check_rights(self, wanted: Iterable[Right], *, refresh: bool = False) -> None:
+        """Raise Misconfigured if one of these rights concerns a topic and is denied."""
+        allowed = self._allowed
+        if refresh or allowed is None:
+            allowed = self._allowed = self._allowed_operations()
+        denied = [
+            f"{'Read and Describe' if operation == 'Describe' else operation} on topic {self._client.prefix}{name}"
+            for operation, kind, name, _ in wanted
+            if kind == "topic" and operation.upper() not in allowed.get(name, [operation.upper()])
+        ]
+        if denied:
+            raise permission_denied(", ".join(denied))
+
+    def create(self) -> None:
+        prefix = self._client.prefix
+        with self._administrator() as admin:
+            brokers = len(admin.describe_cluster()["brokers"])
+            present = {topic["name"]: topic for topic in admin.describe_topics([prefix + name for name in TOPICS])}
+            missing, growing = {}, {}
+            for topic in TOPICS.values():
+                found = present[prefix + topic.name]
+                if found["error_code"] == TopicAuthorizationFailedError.errno:
+                    continue  # whoever may not see a topic either does without it, or is told when it asks for it
+                if found["error_code"] == 0 and len(found["partitions"]) < topic.partitions and topic.name in GROWING:
+                    growing[prefix + topic.name] = topic.partitions
+                elif found["error_code"] == 0 and len(found["partitions"]) != topic.partitions:
+                    raise Misconfigured(
+                        f"topic {topic.name}: wanted {topic.partitions} partitions, found {len(found['partitions'])}"
+                    )
+                if found["error_code"]:
+                    replicas = min(replicas_max, brokers)
+                    missing[prefix + topic.name] = {
+                        "num_partitions": topic.partitions,
+                        "replication_factor": replicas,
+                        "configs": {
+                            "message.timestamp.type": "LogAppendTime",
+                            "retention.ms": str(topic.retention_ms),
+                            "min.insync.replicas": str(max(1, replicas - 1)),
+                        },
+                    }
+            if growing:
+                self._grow(admin, growing)
+            if missing:
+                created = admin.create_topics(missing, timeout_ms=self._client.deadline_ms, raise_errors=False)
+                errors = {
+                    topic["name"]: for_code(topic["error_code"]) for topic in created["topics"] if topic["error_code"]
+                }
+                if denied := [name for name in missing if errors.get(name) is TopicAuthorizationFailedError]:
+                    raise permission_denied(f"Create on topics that are missing ({', '.join(denied)})")
+                for name, error in errors.items():
+                    if error is not TopicAlreadyExistsError:  # another process has created it meanwhile
+                        raise error(name)
+                admin.wait_for_topics(list(missing), timeout_ms=self._client.deadline_ms)
+
+    def _grow(self, admin: KafkaAdminClient, growing: dict[str, int]) -> None:
+        """Add partitions to topics until they have so many, and wait until they are there."""
+        results = admin.create_partitions(growing, timeout_ms=self._client.deadline_ms, raise_errors=False).results
+        errors = {one.name: for_code(one.error_code) for one in results if one.error_code}
+        for name, error in errors.items():
+            # Without the right, the shards that there were still have their partitions; or another process was quicker.
+            if error not in (TopicAuthorizationFailedError, InvalidPartitionsError):
+                raise error(name)
+        waiting = [name for name in growing if errors.get(name) is not TopicAuthorizationFailedError]
+        deadline = time.monotonic() + self._client.deadline_s
+        while short := [
+            topic["name"]
+            for topic in (admin.describe_topics(waiting) if waiting else ())
+            if sum(one["leader_id"] >= 0 for one in topic["partitions"]) < growing[topic["name"]]
+        ]:
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"topics that grow have not got all their partitions: {', '.join(short)}")
+            time.sleep(0.05)
+
+    def _offset(self, partition: Partition, which: Callable[..., dict[TopicPartition, int]]) -> int:
+        place = self._client.topic_partition(partition)
+        with translated_errors(f"Kafka topic {place.topic}", "Read and Describe"):
+            return which([place], timeout_ms=self._client.deadline_ms)[place]
+
+    def first(self, partition: Partition) -> int:
+        self._check_rights([Right("Describe", "topic", partition.topic)])
+        with self._lock:
+            return self._offset(partition, self._consumer.beginning_offsets)
+
+    def end(self, partition: Partition) -> int:
+        self._check_rights([Right("Describe", "topic", partition.topic)])
+        with self._lock:
+            return self._offset(partition, self._consumer.end_offsets)
+
+    def position_at(self, partition: Partition, time_ms: int) -> int:
+        topic_partition = self._client.topic_partition(partition)
+        self._check_rights([Right("Describe", "topic", partition.topic)])
+        with self._lock, translated_errors(f"Kafka topic {topic_partition.topic}", "Read and Describe"):
+            found = self._consumer.offsets_for_times({topic_partition: time_ms}, timeout_ms=self._client.deadline_ms)[
+                topic_partition
+            ]
+        return self.end(partition) if found is None else int(found.offset)
+
+    def last(self, partition: Partition) -> Record | None:
+        first, end = self.first(partition), self.end(partition)
+        reader = self.reader({partition: end})
+        try:
+            span = 8
+            while True:  # the newest offsets may all be markers or aborted records
+                start = max(first, end - span)
+                if (record := self._last_between(reader, partition, start, end)) is not None or start == first:
+                    return record
+                span *= 8
+        finally:
+            reader.close()
+
+    def _last_between(self, reader: KafkaReader, partition: Partition, start: int, end: int) -> Record | None:
+        reader.seek(partition, start)
+        last = None
+        deadline = time.monotonic() + self._client.deadline_s
+        while reader.position(partition) < end:
+            for _, records in reader.read(10_000, 0.05):
+                last = records[-1]
+            if time.monotonic() > deadline:
+                where = f"{partition.topic}/{partition.number}"
+                raise LogUnavailable(f"{where}: records {start} to {end} did not arrive")
+        return last
+
+    def delete_before(self, partition: Partition, position: int) -> None:
+        self._check_rights([Right("Delete", "topic", partition.topic)])
+        with self._administrator() as admin:
+            admin.delete_records(
+                {self._client.topic_partition(partition): position}, timeout_ms=self._client.deadline_ms
+            )
+
+    def committed(self, writer_id: str) -> dict[Partition, int]:
+        prefix = self._client.prefix
+        group = prefix + writer_id
+        with self._administrator() as admin, translated_errors("positions", f"Describe on group {group}"):
+            found = call_with_retries(lambda: admin.list_group_offsets({group: None}), self._client.deadline_s)[group]
+        return {Partition(at.topic.removeprefix(prefix), at.partition): offset.offset for at, offset in found.items()}
+
+    def reader(self, positions: Mapping[Partition, int]) -> KafkaReader:
+        topics = dict.fromkeys(partition.topic for partition in positions)
+        self._check_rights([Right("Read", "topic", topic) for topic in topics], refresh=True)
+        with translated_errors("Kafka reader", "Read"):
+            return KafkaReader(self._client, positions)
+
+    def writer(
+        self,
+        writer_id: str,
+        writes: Collection[Partition] = (),
+        reads: Collection[Partition] = (),
+        *,
+        timeout_s: float = TRANSACTION_TIMEOUT_S,
+    ) -> KafkaWriter:
+        wanted = {Right("Write", "topic", place.topic): None for place in writes}
+        wanted |= {Right("Read", "topic", place.topic): None for place in (*writes, *reads)}
+        self._check_rights(wanted, refresh=True)
+        with translated_errors(
+            f"Kafka writer {writer_id}", f"Write on transactional id {self._client.prefix}{writer_id}"
+        ):
+            return KafkaWriter(self._client, writer_id, writes, self._administrator, timeout_s)
+
+    def appender(self) -> KafkaAppender:
+        with translated_errors("Kafka appender"):
+            return KafkaAppender(self._client)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._consumer.close()
+            if self._admin is not None:
+                self._admin.close()

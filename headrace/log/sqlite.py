@@ -1,0 +1,328 @@
+"""The embedded log: one SQLite file in WAL mode, no server, several processes.
+
+A commit is one SQL transaction. With `synchronous=FULL`, data that `commit` and `flush` acknowledged survives a power
+failure. The file must be on a local disk, because SQLite's locks are unreliable on network file systems.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from headrace.clock import Clock, wall_ms
+from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
+from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Outgoing, Partition, Record, check_size
+from headrace.topics import TOPICS, place_of
+
+busy_timeout_s = 30.0
+"""How long a process waits for another's transaction. They take milliseconds; a longer wait raises LogUnavailable."""
+poll_interval_s = 0.01
+"""Pause between two polls while a read finds no record."""
+unflushed_records_max = 1_000
+"""Records that an appender buffers before it writes them in one transaction."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS partitions (
+    id INTEGER PRIMARY KEY, topic TEXT NOT NULL, number INTEGER NOT NULL,
+    first INTEGER NOT NULL DEFAULT 0, next INTEGER NOT NULL DEFAULT 0, time_ms INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (topic, number));
+CREATE TABLE IF NOT EXISTS records (
+    partition INTEGER NOT NULL, position INTEGER NOT NULL, time_ms INTEGER NOT NULL, key BLOB, value BLOB,
+    PRIMARY KEY (partition, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS writers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS positions (
+    writer TEXT NOT NULL, topic TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL,
+    PRIMARY KEY (writer, topic, number)) WITHOUT ROWID;
+"""
+
+
+class _Connection:
+    """A connection that one thread uses at a time. It translates SQLite's errors into those of `headrace.errors`."""
+
+    def __init__(self, path: str) -> None:
+        self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+        self._lock = threading.Lock()
+        with ExitStack() as failed:
+            failed.callback(self._db.close)
+            with self.use() as db:
+                self._use_wal(db)
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute("PRAGMA cache_size=-16000")
+            failed.pop_all()
+
+    @staticmethod
+    def _use_wal(db: sqlite3.Connection) -> None:
+        """Switch to WAL mode. SQLite's busy timeout does not apply to this statement, so it is retried here."""
+        deadline = time.monotonic() + busy_timeout_s
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(poll_interval_s)
+            else:
+                return
+
+    @contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                    raise Misconfigured(f"SQLite log: {error}") from error
+                raise LogUnavailable(f"SQLite log: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        with self.use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                if db.in_transaction:  # SQLite rolls some failures back itself, such as a full disk
+                    db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+
+def _insert(db: sqlite3.Connection, records: Sequence[Outgoing], now_ms: int) -> list[int]:
+    """Append records within an open transaction; return their positions, in order."""
+    heads: dict[Partition, tuple[int, int, int]] = {}
+    rows, offsets = [], []
+    for record in records:
+        place = place_of(record)
+        if place not in heads:
+            found = db.execute("SELECT id, next, time_ms FROM partitions WHERE topic=? AND number=?", place).fetchone()
+            if found is None:
+                raise LogUnavailable(f"the log has no partition {place.topic}/{place.number}; create the topics first")
+            heads[place] = found
+        id_, next_, last_ms = heads[place]
+        time_ms = max(last_ms, now_ms)  # the wall clock may step back, but append time must not
+        heads[place] = (id_, next_ + 1, time_ms)
+        rows.append((id_, next_, time_ms, record.key, record.value))
+        offsets.append(next_)
+    db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+    db.executemany("UPDATE partitions SET next=?, time_ms=? WHERE id=?", [(n, t, i) for i, n, t in heads.values()])
+    return offsets
+
+
+class SqliteLog:
+    """`headrace.log.protocol.Log` in one SQLite file."""
+
+    def __init__(self, path: str, *, clock: Clock = wall_ms) -> None:
+        self._path, self._clock = path, clock
+        if path == ":memory:":
+            raise Misconfigured(f"log {path}: wanted a file that several processes can open")
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(f"log {path}: wanted a file in a folder, found {error}") from error
+        try:
+            self._connection = _Connection(path)
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"SQLite log {path}: {error}") from error
+        self._ids: dict[Partition, int] = {}
+
+    def create(self) -> None:
+        with self._connection.use() as db:
+            db.executescript(_SCHEMA)
+        with self._connection.transaction() as db:
+            for topic in TOPICS.values():
+                for number in range(topic.partitions):
+                    db.execute("INSERT OR IGNORE INTO partitions (topic, number) VALUES (?, ?)", (topic.name, number))
+
+    def _head(self, partition: Partition) -> tuple[int, int, int]:
+        with self._connection.use() as db:
+            row = db.execute("SELECT id, first, next FROM partitions WHERE topic=? AND number=?", partition).fetchone()
+        if row is None:
+            raise LogUnavailable(
+                f"the log has no partition {partition.topic}/{partition.number}; create the topics first"
+            )
+        return row  # type: ignore[no-any-return]  # sqlite3 rows are untyped
+
+    def first(self, partition: Partition) -> int:
+        return self._head(partition)[1]
+
+    def end(self, partition: Partition) -> int:
+        return self._head(partition)[2]
+
+    def position_at(self, partition: Partition, time_ms: int) -> int:
+        id_, first, end = self._head(partition)
+        with self._connection.use() as db:  # append time never decreases, so a binary search works
+            while first < end:
+                middle = (first + end) // 2
+                (found,) = db.execute(
+                    "SELECT time_ms FROM records WHERE partition=? AND position=?", (id_, middle)
+                ).fetchone()
+                first, end = (middle + 1, end) if found < time_ms else (first, middle)
+        return first
+
+    def last(self, partition: Partition) -> Record | None:
+        id_ = self._head(partition)[0]
+        with self._connection.use() as db:
+            row = db.execute(
+                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT 1",
+                (id_,),
+            ).fetchone()
+        return Record(partition.number, *row) if row else None
+
+    def delete_before(self, partition: Partition, position: int) -> None:
+        id_ = self._head(partition)[0]
+        with self._connection.transaction() as db:
+            db.execute("DELETE FROM records WHERE partition=? AND position<?", (id_, position))
+            db.execute("UPDATE partitions SET first=max(first, min(?, next)) WHERE id=?", (position, id_))
+
+    def committed(self, writer_id: str) -> dict[Partition, int]:
+        with self._connection.use() as db:
+            rows = db.execute("SELECT topic, number, position FROM positions WHERE writer=?", (writer_id,)).fetchall()
+        return {Partition(topic, number): position for topic, number, position in rows}
+
+    def reader(self, positions: Mapping[Partition, int]) -> "SqliteReader":
+        return SqliteReader(self, _Connection(self._path), {p: self._head(p)[0] for p in positions}, dict(positions))
+
+    def writer(
+        self,
+        writer_id: str,
+        writes: Collection[Partition] = (),
+        reads: Collection[Partition] = (),
+        *,
+        timeout_s: float = TRANSACTION_TIMEOUT_S,
+    ) -> "SqliteWriter":
+        return SqliteWriter(_Connection(self._path), writer_id, self._clock)
+
+    def appender(self) -> "SqliteAppender":
+        return SqliteAppender(_Connection(self._path), self._clock)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SqliteReader:
+    """`headrace.log.protocol.Reader` over one connection; it polls while there is no record."""
+
+    def __init__(
+        self, log: SqliteLog, connection: _Connection, ids: dict[Partition, int], positions: dict[Partition, int]
+    ) -> None:
+        self._log, self._connection, self._ids, self._positions = log, connection, ids, positions
+        self._rotation = 0
+
+    def read(
+        self, records_max: int, timeout_s: float, only: Collection[Partition] | None = None
+    ) -> list[tuple[Partition, list[Record]]]:
+        deadline = time.monotonic() + timeout_s
+        wanted = [p for p in self._ids if only is None or p in only]
+        while True:
+            batches = self._read_now(wanted, records_max)
+            if batches or time.monotonic() >= deadline:
+                return batches
+            time.sleep(min(poll_interval_s, max(0.0, deadline - time.monotonic())))
+
+    def _read_now(self, wanted: list[Partition], records_max: int) -> list[tuple[Partition, list[Record]]]:
+        batches = []
+        self._rotation += 1  # rotate, so that a busy partition cannot starve the others
+        for place in wanted[self._rotation % max(1, len(wanted)) :] + wanted[: self._rotation % max(1, len(wanted))]:
+            if records_max <= 0:
+                break
+            position = self._positions[place]
+            with self._connection.use() as db:
+                rows = db.execute(
+                    "SELECT ?, position, time_ms, key, value FROM records WHERE partition=? AND position>=?"
+                    " ORDER BY position LIMIT ?",
+                    (place.number, self._ids[place], position, records_max),
+                ).fetchall()
+            if not rows or rows[0][1] != position:
+                first, end = self._log.first(place), self._log.end(place)
+                if not first <= position <= end:
+                    raise PositionLost(place.topic, place.number, position, first, end)
+            if rows:
+                batch = [Record(*row) for row in rows]
+                self._positions[place] = batch[-1].offset + 1
+                records_max -= len(batch)
+                batches.append((place, batch))
+        return batches
+
+    def seek(self, partition: Partition, position: int) -> None:
+        assert partition in self._ids, f"{partition} is not assigned to this reader"
+        self._positions[partition] = position
+
+    def position(self, partition: Partition) -> int:
+        return self._positions[partition]
+
+    def end(self, partition: Partition) -> int:
+        return self._log.end(partition)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SqliteWriter:
+    """`headrace.log.protocol.Writer`. Each transaction checks the epoch, so a fenced writer commits nothing."""
+
+    def __init__(self, connection: _Connection, writer_id: str, clock: Clock) -> None:
+        self._connection, self._id, self._clock = connection, writer_id, clock
+        self._offsets: list[int] = []
+        with connection.transaction() as db:
+            db.execute(
+                "INSERT INTO writers VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1", (writer_id,)
+            )
+            (self._epoch,) = db.execute("SELECT epoch FROM writers WHERE id=?", (writer_id,)).fetchone()
+
+    def commit(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> None:
+        for record in records:
+            check_size(record)
+        with self._connection.transaction() as db:
+            (epoch,) = db.execute("SELECT epoch FROM writers WHERE id=?", (self._id,)).fetchone()
+            if epoch != self._epoch:
+                raise Fenced(f"writer {self._id}: epoch {self._epoch} was taken over by epoch {epoch}")
+            self._offsets = _insert(db, records, self._clock())
+            db.executemany(
+                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
+                [(self._id, *place, position) for place, position in positions.items()],
+            )
+
+    def settle(self) -> list[int]:
+        offsets, self._offsets = self._offsets, []
+        return offsets
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SqliteAppender:
+    """`headrace.log.protocol.Appender`. It writes records in transactions of up to `unflushed_records_max` records."""
+
+    def __init__(self, connection: _Connection, clock: Clock) -> None:
+        self._connection, self._clock = connection, clock
+        self._queue: list[Outgoing] = []
+        self._closed = False
+
+    def append(self, record: Outgoing) -> None:
+        check_size(record)
+        self._queue.append(record)
+        if len(self._queue) >= unflushed_records_max:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._queue:
+            # Cleared first: an interrupt just after the commit must not make `close` write the records a second time.
+            queue, self._queue = self._queue, []
+            try:
+                with self._connection.transaction() as db:
+                    _insert(db, queue, self._clock())
+            except LogUnavailable:
+                self._queue = queue
+                raise
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.flush()
+            self._connection.close()

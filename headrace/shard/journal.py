@@ -1,0 +1,125 @@
+"""The journal: the order in which a shard applied its input. It is the truth of what was learned.
+
+Every commit writes one entry to the shard's partition of `journal`. Folding the entries from the first one, or from a
+snapshot on, gives the shard's state again.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct, field
+
+from headrace.errors import StateUnreadable
+from headrace.log.protocol import Log, Partition, Record
+from headrace.topics import Shard
+
+snapshots_kept = 3
+"""Number of the newest snapshots whose blobs are kept, so that a follower that has just read an older pointer finds its
+blob."""
+
+
+class Run(NamedTuple):
+    """Records of one partition, with start <= offset < end, that were applied one after another."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+
+class FamilyStamp(Struct, frozen=True):
+    """The settings on which a family's fold depends, and the version of each part of its state."""
+
+    settings: dict[str, Any]
+    parts: dict[str, int]
+
+
+class Stamp(Struct, frozen=True):
+    """What a shard's state was computed and written by: the release, and each family's settings and part versions.
+
+    States of equal stamps have equal digests. `platform` is what the arithmetic depends on beside the release, `intake`
+    the version of the rules by which records become events (`headrace.shard.intake`).
+    """
+
+    headrace: str
+    families: dict[str, FamilyStamp]
+    platform: str = ""
+    intake: int = 1
+
+
+class Pointer(Struct, frozen=True, omit_defaults=True):
+    """A durable snapshot: the state after the journal's entries before `number`, and where to continue.
+
+    `positions` is keyed by "topic/partition". `former` names the blobs of the snapshots before, newest first. Releases
+    up to 0.3.0 wrote no `stamp`, but `versions`, which they still need to be there.
+    """
+
+    blob: str
+    number: int
+    journal: int
+    judgements: int
+    positions: dict[str, int]
+    versions: dict[str, str]
+    former: list[str] = field(default_factory=list)
+    stamp: Stamp | None = None
+
+
+class Entry(Struct, frozen=True, omit_defaults=True):
+    """One commit of a shard: what it applied, in order, then how many records of `judgements` it learned from.
+
+    `judgements` is a lower bound of their position: records before it that no entry counted belong to no entry.
+    `snapshot` repeats the newest pointer, so that the last entry is enough to restore the state.
+
+    `stamp` is set in the first entry of a shard and in the first one after its release or its settings have changed.
+    `renewed` has the parts of the state that do not follow from the entries before this one (migrated, folded anew,
+    begun anew, or bounded differently), and how. Such an entry names a snapshot of the state before it, and every fold
+    of the journal continues from that snapshot.
+
+    `read_ms` is empty, or has a time per run: when the shard read its records. Folds take it for their append time,
+    which a Kafka topic that keeps producers' times does not tell. It is 0 for runs whose append time is known.
+    """
+
+    writer: str
+    number: int
+    runs: list[Run]
+    judged: int
+    snapshot: Pointer | None
+    judgements: int = 0
+    stamp: Stamp | None = None
+    renewed: dict[str, str] = field(default_factory=dict)
+    read_ms: list[int] = field(default_factory=list)
+
+
+_decoder = msgspec.json.Decoder(Entry)
+
+
+def encode(entry: Entry) -> bytes:
+    """Return an entry's wire form, one JSON document."""
+    return msgspec.json.encode(entry)
+
+
+def decode(record: Record) -> Entry:
+    """Return the entry of a journal record.
+
+    Raises:
+        StateUnreadable: the record is no journal entry that this version can read.
+    """
+    try:
+        return _decoder.decode(record.value or b"")
+    except msgspec.MsgspecError as error:
+        raise StateUnreadable(f"journal/{record.partition} at {record.offset}: {error}") from error
+
+
+def newest(log: Log, shard: Shard) -> Entry | None:
+    """Return the last committed entry of a shard, or None before the first."""
+    record = log.last(shard.journal)
+    return decode(record) if record else None
+
+
+def key_of(partition: Partition) -> str:
+    """Return a partition as a key of `Pointer.positions`.
+
+    >>> key_of(Partition("events", 3))
+    'events/3'
+    """
+    return f"{partition.topic}/{partition.number}"

@@ -1,0 +1,278 @@
+"""The loop: a fold over the log. It is the only loop; every process that learns runs it.
+
+What a shard learns (`Fold`) is a pure function of its journal. Code that must not run in the fold (torch) judges events
+beside it (`ShardJudge`). Its judgements are written to the log and then given to the fold, so that a replay does not
+need torch.
+
+Live, the numbered steps are:
+
+1. read batches, next from the partition whose head is oldest in event time;
+2. decode and validate; a record that cannot be used becomes a dead letter;
+3. let the judge observe each event, then learn it; collect outputs and the applied order;
+4. every few hundred milliseconds judge, learn from the judgements, and commit outputs, dead letters, judgements, the
+   journal entry and positions in one transaction;
+5. at some commits freeze the state, store it as a blob, and name it in a later commit.
+
+Restart: fence the old writer, restore the newest snapshot, fold the journal from there with outputs off, continue.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, Generic, NamedTuple, Protocol
+
+import msgspec
+
+from headrace.clock import Clock, wall_ms
+from headrace.errors import Flooded
+from headrace.events import Event, Rejection, decode
+from headrace.log.protocol import Log, Outgoing, Partition, Record
+from headrace.shard import journal
+from headrace.shard.blobs import Blobs
+from headrace.shard.follower import F, Follower, MakeFold, freeze
+from headrace.shard.journal import Entry, Pointer
+from headrace.shard.merge import Merge
+from headrace.shard.refold import entry_from_here
+from headrace.shard.snapshot import Snapshots
+from headrace.shard.turn import FloodGuard, Tally, Turn
+from headrace.topics import ALARMS, JOURNAL, JUDGEMENTS, Shard
+
+turn_records_max = 20_000
+"""Maximum number of records of one commit; bounds the work lost in a crash and the time that a judge takes."""
+side_records_max = 5_000
+"""Maximum number of records of side topics that a turn applies: events wait for them, at a feed of items a tenth of a
+second."""
+empty_entry_interval_s = 86_400.0
+"""A shard with nothing to commit writes an empty entry after this time. The newest entry is needed to find the state;
+without a new one, retention would delete the last."""
+
+
+class JudgementRecord(NamedTuple):
+    """A record of judgements: its key, which names the family, and bytes in the family's own format."""
+
+    key: str
+    data: bytes
+
+
+class ShardJudge(Protocol):
+    """Judges events beside the fold, in the live loop only."""
+
+    def observe(self, fold: Any, event: Event, partition: int, offset: int) -> None:
+        """Observe an event before the fold learns it. Must not change the fold."""
+
+    def judge(self, fold: Any, lag: int) -> Sequence[JudgementRecord]:
+        """Return the judgements of what was observed since the last call; called once before each commit.
+
+        Args:
+            lag: number of records that wait to be read, so that a judge can do less when the loop is behind.
+        """
+
+
+class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How often the loop commits and takes snapshots, and which share of bad records stops it."""
+
+    commit_interval_s: float = 0.3
+    snapshot_interval_s: float = 20.0
+    idle_wait_s: float = 0.05
+    flood_records: int = 5_000
+    flood_share: float = 0.5
+
+
+class Loop(Generic[F]):
+    """One shard, live. `on_turn` is called after each commit; `number` is the number of entries in the journal.
+
+    `judge_ready` returns whether the judge has a result although no record came; then an entry without records is
+    committed.
+
+    Args:
+        make: makes the fold, from a state or anew.
+        shard: the partitions that it learns (merged by event time) and hears (side topics, polled without waiting at a
+            turn's start), and the partition of its journal.
+        quarantine: write bad records to the dead letters. Exactly one of the shards that read a topic does so.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        blobs: Blobs,
+        shard: Shard,
+        *,
+        make: MakeFold[F],
+        judge: ShardJudge | None = None,
+        settings: LoopSettings | None = None,
+        quarantine: bool = True,
+        clock: Clock = wall_ms,
+    ) -> None:
+        self._shard, self._judge = shard, judge
+        self._settings, self._quarantine, self._clock = settings or LoopSettings(), quarantine, clock
+        self.on_turn: Callable[[Turn], None] = lambda turn: None
+        self.judge_ready: Callable[[], bool] = lambda: False
+        with ExitStack() as opened:  # everything is closed again if one of these fails
+            # The writer comes first: it fences the old one, whose commits are final from then on.
+            self._writer = opened.enter_context(closing(log.writer(shard.name, shard.written, shard.read)))
+            with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
+                follower.catch_up()
+            self.fold: F = make.adopt(follower.fold)
+            self._intake, pointer = follower.intake, follower.pointer
+            self.number, self._positions = follower.number, follower.positions
+            if self.number and self.fold.stamp != follower.stamp:
+                pointer = self._continue_from_here(follower, blobs)
+            # Only this shard writes to this partition: judgements that no entry counted are of a torn commit.
+            self._judgements_position = max(follower.judgements_position, log.end(shard.judgements))
+            positions = {place: self._positions[place] for place in shard.sources}
+            self._merge = opened.enter_context(closing(Merge(log, positions, clock)))
+            self._sides = opened.enter_context(closing(log.reader({p: self._positions[p] for p in shard.sides})))
+            # A log updates group offsets, which lag tools read, with a delay: those of a killed loop's last commits are
+            # missing.
+            if self.number:
+                self._writer.commit([], self._positions)
+            opened.pop_all()
+        self._snapshots = Snapshots(blobs, shard.name, pointer, interval_s=self._settings.snapshot_interval_s)
+        self._committed_at = time.monotonic()
+        self._judgements_in_flight = 0
+        self._first_entry_due = self.number == 0  # a new shard writes an entry at once, even an empty one
+        self._flood = FloodGuard(self._settings.flood_records, self._settings.flood_share)
+        self._tally = Tally()
+
+    def _continue_from_here(self, follower: Follower[F], blobs: Blobs) -> Pointer:
+        """Commit the state with which this release and these settings continue; return its pointer."""
+        entry = entry_from_here(follower, self.fold, blobs, self._shard, self.fold.renewed)
+        self._writer.commit([self._record(entry)], {})
+        self._writer.settle()
+        self.number += 1
+        assert entry.snapshot is not None
+        return entry.snapshot
+
+    def _record(self, entry: Entry) -> Outgoing:
+        return Outgoing(JOURNAL, self._shard.name.encode(), journal.encode(entry), self._shard.number)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Fold until `until()` returns true; then commit what was learned and wait until it is durable.
+
+        Raises:
+            Flooded: too many of the newest records were bad. They are in the dead letters; no record is lost.
+            BrokenWorld: see `headrace.errors`; drop this object and restart from the log.
+        """
+        while not until():
+            self.step()
+        self._commit()
+        self._settle()
+
+    def step(self) -> None:
+        """Learn the next chunk, waiting a bounded time for one, and commit when a commit is due."""
+        if not self._tally.runs:
+            self._hear()
+        taken = self._merge.take(0.0 if self._tally.runs else self._settings.idle_wait_s)
+        if taken:
+            self._learn(*taken)
+        elapsed = time.monotonic() - self._tally.began
+        if self._tally.records >= turn_records_max or elapsed >= self._settings.commit_interval_s:
+            self._commit()
+        elif not taken and self._tally.runs:
+            time.sleep(min(0.005, self._settings.commit_interval_s - elapsed))
+
+    def close(self) -> None:
+        """Free connections without committing. Safe to call twice."""
+        self._snapshots.close()
+        for part in (self._merge, self._sides, self._writer):
+            part.close()
+
+    def _hear(self) -> None:
+        for place, records in self._sides.read(side_records_max, 0.0) if self._shard.hears else ():
+            for record in records:
+                self.fold.hear(place.topic, record)
+            self._apply(place, records, 0)
+
+    def _apply(self, place: Partition, records: Sequence[Record], read_ms: int) -> None:
+        """Note that these records were applied, for the journal entry and the positions."""
+        self._tally.add_run(place, records, read_ms)
+        self._positions[place] = records[-1].offset + 1
+
+    def _learn(self, place: Partition, chunk: Sequence[Record], read_ms: int) -> None:
+        # Each record is decoded right before it is learned, not when it is read: a decoded event that waits leaves the
+        # processor's caches, and fetching it from memory again takes as long as decoding.
+        began = time.monotonic()
+        number, fold, tally = place.number, self.fold, self._tally
+        admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
+        learned = 0
+        for record in chunk:
+            event = decode(record)
+            if isinstance(event, Rejection):
+                tally.reject(place, record, event, quarantine=self._quarantine)
+            elif admit(event, record.time_ms):
+                if event.lines_dropped:
+                    tally.lines_dropped += event.lines_dropped
+                if prepare(event):
+                    if judge is not None:
+                        judge.observe(fold, event, number, record.offset)
+                    learn(event, number, record.offset)
+                    learned += 1
+                else:
+                    tally.unused += 1
+            else:
+                tally.duplicates += 1
+        tally.learned += learned
+        self._apply(place, chunk, read_ms)
+        tally.learn_s += time.monotonic() - began
+        tally.freshness.append(max(0.0, (self._clock() - record.time_ms) / 1000))
+        if not isinstance(event, Rejection):
+            tally.event_ages.append(max(0.0, (record.time_ms - event.own_ms) / 1000))
+
+    def _commit(self) -> None:
+        """Steps 4 and 5."""
+        recently_committed = time.monotonic() - self._committed_at < empty_entry_interval_s
+        tally = self._tally
+        if not tally.runs and not self._first_entry_due and recently_committed and not self.judge_ready():
+            tally.began = time.monotonic()
+            return
+        lag = self._merge.lag(self._positions)
+        began = time.monotonic()
+        judgements = list(self._judge.judge(self.fold, sum(lag.values()))) if self._judge else []
+        for judged in judgements:
+            self.fold.absorb(judged.key, judged.data)
+        judge_s = time.monotonic() - began
+
+        began = time.monotonic()
+        self._settle()
+        shard, runs = self._shard, tally.runs
+        entry = Entry(
+            shard.name, self.number, runs, len(judgements), self._snapshots.newest(), self._judgements_position,
+            None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
+        )  # fmt: skip
+        records = [Outgoing(JUDGEMENTS, one.key.encode(), one.data, shard.number) for one in judgements]
+        records.append(self._record(entry))
+        records += tally.letters
+        records += self.fold.emit()
+        self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in runs})
+        self.number, self._judgements_in_flight, self._first_entry_due = self.number + 1, len(judgements), False
+        self._committed_at = time.monotonic()
+        if self._snapshots.due:
+            state = freeze(self.fold, self._intake)
+            self._snapshots.take(state, self.number, self._positions, self.fold.stamp)
+        commit_s = time.monotonic() - began
+        turn = Turn(
+            tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
+            len(judgements), tally.freshness, tally.event_ages, tally.learn_s, judge_s, commit_s, lag,
+            {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size,
+        )  # fmt: skip
+        self._tally = Tally()
+        self.on_turn(turn)
+        self._check_flood(turn)
+
+    def _settle(self) -> None:
+        """Wait for the previous commit; take the positions of its judgements and its journal entry from the writer."""
+        offsets = self._writer.settle()
+        if offsets:
+            if self._judgements_in_flight:
+                self._judgements_position = offsets[self._judgements_in_flight - 1] + 1
+            self._snapshots.settled(self.number, offsets[self._judgements_in_flight] + 1, self._judgements_position)
+
+    def _check_flood(self, turn: Turn) -> None:
+        # Names of a shop's own events are no flood: trackers send them beside those of GA4.
+        text = self._flood.observe(turn.records, sum(turn.rejected.values()) - turn.rejected.get("unknown_event", 0))
+        if not text:
+            return
+        alarm = {"detector": "flood", "id": f"flood/{self._shard.name}/{self.number}", "detail": text}
+        self._writer.commit([Outgoing(ALARMS, b"flood", msgspec.json.encode(alarm), 0)], {})
+        self._writer.settle()
+        raise Flooded(text)

@@ -1,0 +1,154 @@
+"""The merge: records of several partitions in about the order of event time, read ahead in bounded buffers."""
+
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+
+from headrace.clock import Clock
+from headrace.events import Event, decode
+from headrace.log.protocol import Log, Partition, Record
+
+chunk_records_max = 64
+"""Maximum number of records taken from one partition before the heads are compared again; bounds how far event time
+jumps back and forth."""
+merge_read_records_max = 4_000
+"""Maximum number of records per read, over all partitions."""
+buffer_records_max = 2_000
+"""A partition with this many buffered records is not read further; one read may exceed it."""
+empty_poll_interval_s = 0.01
+"""Interval of polls for partitions with empty buffers while others have records."""
+late_wait_s_max = 0.1
+"""Maximum wait for a partition whose buffer is empty and of which the log has more, while others have records."""
+merge_end_age_s_max = 0.2
+"""Maximum age of a known end of a partition that is used to conclude that the log has no more of it."""
+lag_end_age_s_max = 1.0
+"""Maximum age of the known ends that are used for the lag; a new request waits for the broker."""
+
+
+chunk_span_ms_max = 1_800_000
+"""How far a chunk may go beyond the heads of other partitions in event time. Smaller chunks cost time and journal."""
+heads_compared = 3
+"""Records of a partition's head of which the earliest time counts, so that one fast clock does not hold it up."""
+
+
+class Chunk(NamedTuple):
+    """Records of one partition, and when they were read if the log does not tell when they were appended, else 0."""
+
+    place: Partition
+    records: list[Record]
+    read_ms: int
+
+
+def stamped(records: Sequence[Record], read_ms: int) -> list[Record]:
+    """Return records with the time at which they were read as their append time."""
+    return [msgspec.structs.replace(record, time_ms=read_ms) for record in records]
+
+
+def _within(chunk: Sequence[Record], until_ms: int) -> int:
+    """Return how many records of a chunk, which are about in order, are of `until_ms` or before; at least one."""
+    if _own_ms(chunk[-1]) <= until_ms:  # nearly always
+        return len(chunk)
+    return max(1, bisect_right(chunk, until_ms, key=_own_ms))
+
+
+def _own_ms(record: Record) -> int:
+    event = decode(record)
+    return event.own_ms if isinstance(event, Event) else 0
+
+
+class Merge:
+    """Returns chunks of the partition whose head is oldest in event time.
+
+    It waits for a partition with an empty buffer only while the log has more of it, and a bounded time, so that a
+    backlog does not make event time jump back and forth.
+
+    Args:
+        clock: tells the time of reading, for records whose append time the log does not tell.
+    """
+
+    def __init__(self, log: Log, positions: Mapping[Partition, int], clock: Clock) -> None:
+        self._reader = log.reader(positions)
+        self._clock = clock
+        self._untimed: set[Partition] = set()  # those with records whose append time is unknown
+        self._buffers: dict[Partition, deque[Record]] = {place: deque() for place in positions}
+        self._heads_ms: dict[Partition, int] = {}  # event time of a buffer's head, once computed
+        self._ends = dict.fromkeys(positions, 0)
+        self._ends_at = 0.0
+        self._filled_at = 0.0
+
+    def take(self, wait_s: float) -> Chunk | None:
+        """Return the next chunk, or None if no record arrives within `wait_s`."""
+        waiting = [place for place, buffer in self._buffers.items() if buffer]
+        if len(waiting) < len(self._buffers) and (
+            not waiting or time.monotonic() - self._filled_at > empty_poll_interval_s
+        ):
+            self._fill(0.0 if waiting else wait_s)
+            if any(self._buffers.values()):
+                self._wait_for_late()
+            self._filled_at = time.monotonic()
+            waiting = [place for place, buffer in self._buffers.items() if buffer]
+        if not waiting:
+            return None
+        place = min(waiting, key=self._head_ms)
+        del self._heads_ms[place]
+        buffer, read_ms = self._buffers[place], 0
+        chunk = [buffer.popleft() for _ in range(min(len(buffer), chunk_records_max))]
+        if place in self._untimed:
+            read_ms = self._clock()
+            chunk = stamped(chunk, read_ms)
+        if others := [self._heads_ms[other] for other in waiting if other != place]:
+            kept = _within(chunk, min(others) + chunk_span_ms_max)
+            buffer.extendleft(reversed(chunk[kept:]))
+            del chunk[kept:]
+        return Chunk(place, chunk, read_ms)
+
+    def lag(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Return how many records follow these positions, up to the known ends."""
+        if time.monotonic() - self._ends_at > lag_end_age_s_max:
+            self._refresh_ends()
+        return {place: max(0, end - positions[place]) for place, end in self._ends.items()}
+
+    def close(self) -> None:
+        """Free connections. Safe to call twice."""
+        self._reader.close()
+
+    def _fill(self, timeout_s: float) -> None:
+        """Read into the buffers that are not full."""
+        short = [place for place, buffer in self._buffers.items() if len(buffer) < buffer_records_max]
+        for place, records in self._reader.read(merge_read_records_max, timeout_s, only=short):
+            self._buffers[place].extend(records)
+            if any(not record.time_ms for record in records):
+                self._untimed.add(place)
+
+    def _head_ms(self, place: Partition) -> int:
+        """Return the earliest event time of a partition's next records; 0, to go first, if none can be decoded."""
+        if place not in self._heads_ms:
+            head = list(islice(self._buffers[place], heads_compared))
+            found = [_own_ms(one) for one in (stamped(head, self._clock()) if place in self._untimed else head)]
+            self._heads_ms[place] = min((own_ms for own_ms in found if own_ms), default=0)
+        return self._heads_ms[place]
+
+    def _wait_for_late(self) -> None:
+        """Wait, a bounded time, for the partitions with empty buffers of which the log has more."""
+        deadline = time.monotonic() + late_wait_s_max
+        while time.monotonic() < deadline:
+            empty = [place for place, buffer in self._buffers.items() if not buffer]
+            if not any(self._has_more(place) for place in empty):
+                return
+            self._fill(0.02)
+
+    def _has_more(self, place: Partition) -> bool:
+        """Return whether the log has more of a partition; request its end again only if the known one is old."""
+        position = self._reader.position(place)
+        if self._ends[place] <= position and time.monotonic() - self._ends_at > merge_end_age_s_max:
+            self._refresh_ends()
+        return self._ends[place] > position
+
+    def _refresh_ends(self) -> None:
+        self._ends = {place: self._reader.end(place) for place in self._buffers}
+        self._ends_at = time.monotonic()

@@ -1,0 +1,69 @@
+"""Refolding: making a shard's snapshot again from its whole journal, for when its blob is lost.
+
+It uses the journal's judgements and learns only what the journal holds. It commits one entry that applies no record and
+names the snapshot of the state before it, from which every fold of the journal continues.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+import msgspec
+
+from headrace.errors import PositionLost, StateUnreadable
+from headrace.log.protocol import Log, Outgoing
+from headrace.shard import journal
+from headrace.shard.blobs import Blobs
+from headrace.shard.follower import FOLDED_ANEW, F, Follower, MakeFold, freeze, no_report
+from headrace.shard.journal import Entry, Pointer, key_of
+from headrace.shard.snapshot import former_blobs, pointer_to
+from headrace.state import encode
+from headrace.topics import JOURNAL, Shard
+
+
+def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, renewed: Mapping[str, str]) -> Entry:
+    """Store a fold at a follower's place in the journal; return the entry from which all folds continue with it."""
+    stamp = fold.stamp
+    pointer = msgspec.structs.replace(
+        pointer_to(follower.number, follower.positions, stamp),
+        blob=blobs.put(shard.name, encode(freeze(fold, follower.intake))), former=former_blobs(follower.pointer),
+        journal=follower.journal_position, judgements=follower.judgements_position,
+    )  # fmt: skip
+    return Entry(shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed))
+
+
+def refold(
+    log: Log,
+    blobs: Blobs,
+    shard: Shard,
+    *,
+    make: MakeFold[F],
+    report: Callable[[int, int], None] = no_report,
+) -> Pointer:
+    """Fold a shard's journal from its first entry, commit a snapshot of its end, and return the snapshot's pointer.
+
+    A running process of the shard is fenced. A process of it that starts just before the commit fences this one.
+
+    Args:
+        make: as for `Follower`.
+        report: called every few entries with the number folded and the total.
+
+    Raises:
+        StateUnreadable: the log no longer holds the whole journal, or records that it names.
+        BrokenWorld: see `headrace.errors`; calling again starts over.
+    """
+    if journal.newest(log, shard) is None:
+        raise StateUnreadable(f"{shard.name}: wanted a journal to fold, found no entry in {key_of(shard.journal)}")
+    try:
+        with closing(Follower(log, blobs, shard, make=make, from_start=True, plainly=True)) as follower:
+            follower.catch_up(report)
+            # Opened after the long fold: until then, a process that a supervisor restarts would fence this writer.
+            with closing(log.writer(shard.name, shard.written)) as writer:
+                follower.catch_up(report)  # what was committed meanwhile; the writer has fenced all others
+                entry = entry_from_here(follower, follower.fold, blobs, shard, FOLDED_ANEW)
+                record = Outgoing(JOURNAL, shard.name.encode(), journal.encode(entry), shard.number)
+                writer.commit([record, *follower.fold.emit()], {})
+                writer.settle()
+    except (PositionLost, StateUnreadable) as error:
+        raise StateUnreadable(f"{shard.name} cannot be folded from its start: {error}") from error
+    assert entry.snapshot is not None
+    return entry.snapshot

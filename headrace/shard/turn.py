@@ -1,0 +1,111 @@
+"""A turn of the loop: what was applied since the last commit, counted while it happens and reported afterwards."""
+
+import time
+from base64 import b64encode
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from headrace.events import Rejection
+from headrace.log.protocol import Outgoing, Partition, Record
+from headrace.shard.journal import Run, key_of
+from headrace.topics import DEAD_LETTERS
+
+letter_bytes_max = 65_536
+"""Bytes of a bad record that its dead letter repeats; the whole record stays at its origin."""
+
+
+class Turn(NamedTuple):
+    """What one commit did, for metrics. Times are in seconds.
+
+    For the last record of each chunk, `freshness_s` has the time from its append until it was learned, and
+    `event_ages_s` the time from its event time to its append.
+    """
+
+    records: int
+    learned: int
+    duplicates: int
+    unused: int
+    lines_dropped: int
+    rejected: Mapping[str, int]
+    judgements: int
+    freshness_s: Sequence[float]
+    event_ages_s: Sequence[float]
+    learn_s: float
+    judge_s: float
+    commit_s: float
+    lag: Mapping[Partition, int]
+    bounds: Mapping[str, tuple[int, int]]
+    snapshot_bytes: int
+
+
+class Tally:
+    """What a turn has applied so far."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.read_ms: list[int] = []  # per run; see `Entry`
+        self.letters: list[Outgoing] = []
+        self.records = self.learned = self.duplicates = self.unused = self.lines_dropped = 0
+        self.rejected: Counter[str] = Counter()
+        self.freshness: list[float] = []
+        self.event_ages: list[float] = []
+        self.learn_s = 0.0
+        self.began = time.monotonic()
+
+    def add_run(self, place: Partition, records: Sequence[Record], read_ms: int) -> None:
+        """Add records that were applied one after another; they extend the last run if it is of their partition."""
+        start, end = records[0].offset, records[-1].offset + 1
+        runs = self.runs
+        if runs and runs[-1][:2] == place and runs[-1].end <= start and self.read_ms[-1] == read_ms:
+            runs[-1] = Run(*place, runs[-1].start, end)
+        else:
+            runs.append(Run(*place, start, end))
+            self.read_ms.append(read_ms)
+        self.records += len(records)
+
+    def reject(self, place: Partition, record: Record, rejection: Rejection, *, quarantine: bool) -> None:
+        """Count a bad record and, where this shard quarantines, write its dead letter; an unused one is no bad one."""
+        if rejection.reason == "unused":
+            self.unused += 1
+            return
+        self.rejected[rejection.reason] += 1
+        if not quarantine:
+            return
+        origin = f"{key_of(place)}/{record.offset}"
+        letter = {
+            "id": origin,
+            "reason": rejection.reason,
+            "detail": rejection.detail,
+            "appended_ms": record.time_ms,
+            "key": b64encode((record.key or b"")[:1_024]).decode(),
+            "value": b64encode((record.value or b"")[:letter_bytes_max]).decode(),
+            "value_bytes": len(record.value or b""),
+        }
+        self.letters.append(Outgoing(DEAD_LETTERS, origin.encode(), msgspec.json.encode(letter), 0))
+
+
+class FloodGuard:
+    """Notices when too many of the newest records are bad.
+
+    Args:
+        records_min: newest records that are looked at; of fewer, nothing is said.
+        share_max: largest share of bad ones among them.
+    """
+
+    def __init__(self, records_min: int, share_max: float) -> None:
+        self._records_min, self._share_max = records_min, share_max
+        self._turns: deque[tuple[int, int]] = deque()
+
+    def observe(self, records: int, rejected: int) -> str:
+        """Take in a turn's counts; return what is wrong, or "" while the share is within bounds."""
+        self._turns.append((records, rejected))
+        total = sum(count for count, _ in self._turns)
+        while total - self._turns[0][0] >= self._records_min:
+            total -= self._turns.popleft()[0]
+        bad = sum(count for _, count in self._turns)
+        if total < self._records_min or bad <= self._share_max * total:
+            return ""
+        return f"{bad} of the newest {total} records were bad; see the topic {DEAD_LETTERS} for reasons and origins"

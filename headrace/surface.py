@@ -1,0 +1,189 @@
+"""What a family of learners declares to the processes that run, serve and report it, as data.
+
+A family declares its settings, metrics, HTTP routes, tables and charts as values of these types. The processes read the
+declarations; no module outside a family contains anything that belongs to it. Functions in declarations are pure.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from headrace.topics import Topic
+
+STATE_INDEPENDENT: Final[dict[str, Any]] = {"shapes_state": False}
+"""`extra` of a setting's `Meta`: the fold does not depend on it, so snapshots stay valid if its value changes."""
+
+
+class Setting(NamedTuple):
+    """A setting, as on the reference page."""
+
+    name: str
+    default: Any
+    description: str
+    shapes_state: bool
+
+
+def settings_of(section: type[Struct]) -> list[Setting]:
+    """Return the settings of a section; each field's `Meta` has its description.
+
+    >>> from typing import Annotated
+    >>> class Section(Struct):
+    ...     rounds: Annotated[int, Meta(ge=1, description="How many.")] | None = None
+    >>> settings_of(Section)
+    [Setting(name='rounds', default=None, description='How many.', shapes_state=True)]
+    """
+    found = []
+    for field in msgspec.structs.fields(section):
+        parts = (field.type, *get_args(field.type))  # the members of a union have annotations of their own
+        metas = [one for part in parts for one in getattr(part, "__metadata__", ()) if isinstance(one, Meta)]
+        description = next((one.description for one in metas if one.description), "")
+        shapes = all((one.extra or {}).get("shapes_state", True) for one in metas)
+        found.append(Setting(field.name, field.default, description or "", shapes))
+    return found
+
+
+def state_settings(settings: Struct) -> dict[str, Any]:
+    """Return the values of the settings on which a fold depends."""
+    names = {one.name for one in settings_of(type(settings)) if one.shapes_state}
+    return {name: value for name, value in msgspec.to_builtins(settings).items() if name in names}
+
+
+class Metric(Struct, frozen=True, kw_only=True):
+    """A metric that the process of a family's shard exports.
+
+    `read` returns its series from the family, as label values and a number. A counter's numbers are running totals, of
+    which the increase since the process started is exported. Without `read`, the family's judge reports the metric.
+    `label_values` are the series of a metric with one label that exist from the start. `read_interval_s` is the minimum
+    time between two calls of `read`. `last_increase_of` names a counter: the gauge is then the time of that counter's
+    last increase, in seconds since the epoch.
+    """
+
+    name: str
+    help: str
+    kind: Literal["gauge", "counter", "histogram"] = "gauge"
+    labels: tuple[str, ...] = ()
+    read: Callable[[Any], Iterable[tuple[tuple[str, ...], float]]] | None = None
+    label_values: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    read_interval_s: float = 0.0
+    last_increase_of: str = ""
+
+
+class Artifact(Struct, frozen=True):
+    """A promoted model, stored as a blob, that a family uses beside its fold.
+
+    `current` returns the promoted one's announcement (`version`, `blob`, `round`), None if there is none. `load` names
+    the function `module:name` that turns bytes into the artifact; it is imported only where the artifact is used,
+    because it needs torch. `refresh` updates an artifact in use from the fold; it is called after the artifact has
+    answered. The shard that writes artifacts deletes those that `kept` does not return whenever `verdicts`, the number
+    of verdicts, has grown; both are None in other families.
+    """
+
+    kind: str
+    current: Callable[[Any], Any | None]
+    load: str
+    refresh: Callable[[Any, Any], None] | None = None
+    kept: Callable[[Any], set[str]] | None = None
+    verdicts: Callable[[Any], int] | None = None
+
+
+class Refused(Exception):
+    """A query that cannot be answered; the text states what was wanted and what was found."""
+
+
+class Now(NamedTuple):
+    """The moment of a request: the fold's newest event time (ms), an id that is unique to the request and, where an
+    artifact is in use, its answer to `Route.prompt`."""
+
+    time_ms: int
+    id: str = ""
+    artifact_answer: Any = None
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """An HTTP route: `GET path`.
+
+    `query` has a field for each parameter of the path and of the query string; its types state the bounds. `answer` is
+    the type of the body. `call(family, query, now)` is pure; it raises `Refused` for what the types cannot express.
+    Before it, unless `prompt(family, query, now)` is empty, `ask(artifact, prompt)` runs the family's artifact, while
+    the fold goes on. `example` is a request's path and its answer in JSON, `notes` are sentences for the docs page.
+    """
+
+    path: str
+    doc: str
+    query: type[Struct]
+    answer: type[Struct]
+    call: Callable[[Any, Any, Now], Struct]
+    prompt: Callable[[Any, Any, Now], Any] | None = None
+    ask: Callable[[Any, Any], Any] | None = None
+    example: tuple[str, str] = ("", "")
+    notes: tuple[str, ...] = ()
+
+
+class Table(Struct, frozen=True, kw_only=True):
+    """A table of the newest scores, in `headrace status`, in the demo's summary and in the report.
+
+    `rows` computes the rows from the scores: the first cell is a name, the others are numbers (None: no value). With
+    `percent`, numbers are shown as per cent. The row named `bold` is printed in bold.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Callable[[Any], Iterable[tuple[Any, ...]]]
+    note: str = ""
+    bold: str = ""
+    percent: bool = True
+
+
+class Chart(Struct, frozen=True, kw_only=True):
+    """A chart of lines over the stream, in the report. Either `lines` reads their values from each record of scores, or
+    `judged` from the shard's judgements: the event time (ms), the weight and a value by line of each. Means over slices
+    are drawn. `truth` names a field of the simulated shop's truth `best`, drawn as the best possible score.
+    """
+
+    title: str
+    lines: Callable[[Any], Mapping[str, float]] | None = None
+    judged: Callable[[bytes], Iterable[tuple[int, float, Mapping[str, float]]]] | None = None
+    caption: str = ""
+    percent: bool = False
+    bold: str = ""
+    floor: float = 0.0
+    truth: str = ""
+
+
+class Surface(Struct, frozen=True, kw_only=True):
+    """Everything that a family declares.
+
+    `settings` is its section of `headrace.toml` and the environment; `demo` has the values that the demo sets, by kind
+    of source (`simulated`, `data`). `topics` are topics of its own, of one partition each; `writes` are the topics that
+    it writes besides `scores` and `alarms`, `hears` the side topics whose records it is given. `judge` names the class
+    `module:name` that judges beside the fold, `former_judgement_keys` the keys of its judgements in older versions.
+    `headlines` are series that a progress line shows: metric, labels, name. `tiles` computes the report's headline
+    numbers from the newest scores: value and text. `teaches` states, by event type, what the family learns from an
+    event; no event of another type changes its state. `inputs` states, by event type, what is missing in a source
+    without such events. `doc` is one line of documentation, `benchmark` a command that measures it.
+    """
+
+    doc: str
+    settings: type[Struct]
+    scores: type[Struct] | None = None
+    topics: tuple[Topic, ...] = ()
+    writes: tuple[str, ...] = ()
+    hears: tuple[str, ...] = ()
+    judge: str = ""
+    former_judgement_keys: tuple[str, ...] = ()
+    artifact: Artifact | None = None
+    metrics: tuple[Metric, ...] = ()
+    labels: Mapping[str, str] = {}
+    detectors: tuple[str, ...] = ()
+    routes: tuple[Route, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    tiles: Callable[[Any], Iterable[tuple[str, str]]] | None = None
+    teaches: Mapping[str, str] = {}
+    inputs: Mapping[str, str] = {}
+    headlines: tuple[tuple[str, Mapping[str, str], str], ...] = ()
+    demo: Mapping[str, Mapping[str, Any]] = {}
+    benchmark: str = ""

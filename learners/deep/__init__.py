@@ -1,0 +1,1 @@
+"""The deep sequence model in torch: network, training, prediction and the model file."""

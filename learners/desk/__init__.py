@@ -1,0 +1,1 @@
+"""What every event passes before the other families learn it."""

@@ -1,0 +1,200 @@
+"""The desk: what every event passes before the other families learn it. Each shard has one.
+
+It completes and corrects events by what it remembers: a transaction is bought once, amounts are in the shop's currency,
+a guest who logs in is the shopper, one shopper counts only so much, and lines have what the shop states of their items.
+It learns nothing else.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, get_args
+
+from msgspec import Meta, Struct
+
+from headrace.events import Event, EventType, Item, Rejection
+from headrace.items import ItemReason, decode
+from headrace.log.protocol import Record
+from headrace.state import State
+from headrace.surface import Metric, Surface
+from headrace.topics import ITEMS
+from learners.desk.assortment import Assortment
+from learners.desk.budget import Budget
+from learners.desk.currency import Currency
+from learners.desk.joins import Joins
+from learners.desk.orders import Orders
+from learners.family import Family, Merges, Moment, Move, Part, Preparer
+
+STEPS = frozenset({"view_item", "select_item", "add_to_cart", "add_to_wishlist", "purchase"})
+
+
+class DeskSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section `[desk]`."""
+
+    currency: Annotated[
+        str,
+        Meta(
+            max_length=3,
+            description="The shop's currency (ISO 4217), in which prices are learned; empty for that of the first"
+            " price that names one, of an event or an item.",
+        ),
+    ] = ""
+    rates: Annotated[
+        dict[str, Annotated[float, Meta(gt=0)]],
+        Meta(
+            description="The worth of one unit of other currencies in the shop's, such as {USD = 0.92}. Amounts in a"
+            " currency without a rate are dropped."
+        ),
+    ] = {}
+    day_steps_full: Annotated[
+        int,
+        Meta(ge=1, description="Steps a day up to which all of a shopper's steps teach what shoppers share."),
+    ] = 200
+    day_steps_max: Annotated[
+        int,
+        Meta(
+            ge=1, description="Steps a day beyond which none of a shopper's steps does; between both they count less."
+        ),
+    ] = 2_000
+    shoppers_max: Annotated[int, Meta(ge=1, description="Most shoppers of a day whose steps are counted.")] = 200_000
+    login_sessions_max: Annotated[int, Meta(ge=1, description="Most sessions that a login can join.")] = 100_000
+    orders_max: Annotated[int, Meta(ge=1, description="Most orders that are remembered.")] = 50_000
+    items_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Most items of which it is remembered what the shop states; the item goes first whose record"
+            " changed, or was used by an event, least recently.",
+        ),
+    ] = 200_000
+
+
+class Desk(Preparer):
+    """Prepares events for the other families.
+
+    `rejected` counts the records of `items` that this process could not use, by reason.
+    """
+
+    name: ClassVar[str] = "desk"
+    merges: ClassVar[Merges] = Merges(
+        "not", per_shopper="orders, steps of the day", why="a session may be of a guest and a shopper in two slices"
+    )
+    parts: ClassVar[Mapping[str, Part]] = dict.fromkeys(("orders", "joins", "budget", "currency", "assortment"), Part())
+
+    def __init__(self, settings: DeskSettings, reads: Mapping[str, Family]) -> None:
+        self._settings = settings
+        self.orders = Orders(orders_max=settings.orders_max)
+        self.joins = Joins(sessions_max=settings.login_sessions_max)
+        self.budget = Budget(
+            full=settings.day_steps_full, most=settings.day_steps_max, shoppers_max=settings.shoppers_max
+        )
+        self.currency = Currency(settings.currency, settings.rates)
+        self.assortment = Assortment(items_max=settings.items_max)
+        self.rejected: Counter[str] = Counter()
+
+    def prepare(self, event: Event, now: Moment) -> bool:
+        """Complete and correct an event in place; return False if nothing of it is new."""
+        if move := self.joins.follow(event):
+            now.moves.append(move)
+        kind = event.type
+        if kind in STEPS:
+            event.counts = self.budget.take(event)
+        if event.data.currency:
+            self.currency.convert(event)
+        wanted = self.orders.buy(event) if kind == "purchase" else kind != "refund" or self.orders.refund(event)
+        if wanted and self.assortment:
+            self.assortment.complete(event, self.currency)
+        return wanted
+
+    def learn(self, event: Event, now: Moment) -> None:
+        """Do nothing: all was noted when the event was prepared."""
+
+    def hear(self, topic: str, record: Record, now: Moment) -> None:
+        """Note what the shop states of an item, and tell the other families if that is new."""
+        stated = decode(record)
+        if isinstance(stated, Rejection):
+            self.rejected[stated.reason] += 1
+            return
+        self.currency.adopt(stated.prices)
+        if self.assortment.note(stated):
+            price = self.currency.price(stated.prices)
+            now.items.append(Item(stated.id, stated.title, stated.brand, stated.category, price))
+
+    def available(self, item: str) -> bool:
+        """Return whether an item can be bought, as far as is stated: it is neither out of stock nor retired."""
+        return self.assortment.available(item)
+
+    def move(self, move: Move) -> None:
+        """Do nothing: an order stays that of the shopper who placed it."""
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Return, for each bounded table, how much is in use and the maximum."""
+        tables = self.orders.bounds() | self.joins.bounds() | self.budget.bounds() | self.assortment.bounds()
+        return {f"desk_{table}": use for table, use in tables.items()}
+
+    def state(self) -> State:
+        """Return the complete state."""
+        return {
+            "orders": self.orders.state(), "joins": self.joins.state(), "budget": self.budget.state(),
+            "currency": self.currency.state(), "assortment": self.assortment.state(),
+        }  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        """Continue where `state` was taken."""
+        settings = self._settings
+        if "orders" in state:
+            self.orders = Orders.from_state(state["orders"], orders_max=settings.orders_max)
+        if "joins" in state:
+            self.joins = Joins.from_state(state["joins"], sessions_max=settings.login_sessions_max)
+        if "budget" in state:
+            self.budget.restore(state["budget"])
+        if "currency" in state:
+            self.currency = Currency.from_state(state["currency"], shop=settings.currency, rates=settings.rates)
+        if "assortment" in state:
+            self.assortment = Assortment.from_state(state["assortment"], items_max=settings.items_max)
+
+    @classmethod
+    def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
+        """Return an empty desk: shards of 0.3.0 had none."""
+        return {}, cls(DeskSettings(), {}).state()
+
+    def dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        """Yield the number of events whose amounts were dropped."""
+        yield (), self.currency.dropped
+
+    def rejections(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        """Yield the number of records of `items` that could not be used, by reason."""
+        for reason, count in self.rejected.items():
+            yield (reason,), count
+
+
+Desk.surface = Surface(
+    doc="What every event passes first: orders, currency, logins, how much one shopper counts, and what the shop states"
+    " of its items.",
+    settings=DeskSettings,
+    hears=(ITEMS,),
+    teaches=dict.fromkeys(get_args(EventType), "whose the session is")
+    | dict.fromkeys(STEPS, "whose the session is, and the shopper's steps of the day")
+    | {
+        "login": "that the session, which a guest may have begun, is the shopper's",
+        "sign_up": "that the session, which a guest may have begun, is the shopper's",
+        "login_undone": "that the session is its guest's again",
+        "purchase": "the lines of the order, once, and the shopper's steps of the day",
+        "refund": "which lines of the order were returned",
+    },
+    metrics=(
+        Metric(
+            name="headrace_amounts_dropped_total",
+            help="Events whose amounts were dropped, because their currency has no rate.",
+            kind="counter",
+            read=Desk.dropped,
+        ),
+        Metric(
+            name="headrace_item_records_rejected_total",
+            help="Records of items that could not be used.",
+            kind="counter",
+            labels=("reason",),
+            label_values=get_args(ItemReason),
+            read=Desk.rejections,
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Next-item recommendation: the fast learners, their features and the blend."""

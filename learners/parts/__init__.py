@@ -1,0 +1,1 @@
+"""Parts that families share: decay, drift detectors, prequential scores, regression."""

@@ -1,0 +1,1 @@
+"""Fine-tuning rounds: their triggers, their training set, and the gate that promotes a model."""

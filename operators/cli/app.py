@@ -1,0 +1,138 @@
+"""Common parts of the commands: shared options, opening the log, and running a process until a signal."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from headrace.config import Sections, Settings
+from headrace.errors import Misconfigured
+from headrace.log.open import open_log
+from headrace.log.protocol import Log
+from headrace.metrics import MetricsServer, ProcessMetrics
+from headrace.process import collect_garbage_rarely, log_to_stderr, run_with_retries, stop_on_signals
+from headrace.shard.blobs import Blobs
+from headrace.text import visible
+from operators.terminal import say
+
+
+class _Commands(TyperGroup):
+    """The commands. What they do not accept is shown without what would control the terminal."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the arguments name."""
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            error.message = visible(error.message)
+            raise
+
+
+app = typer.Typer(
+    name="headrace",
+    cls=_Commands,
+    help="Models that learn from a shop's event stream within seconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+LogUrl = Annotated[str | None, typer.Option("--log", help="sqlite:PATH or kafka:HOST:PORT[,HOST:PORT]")]
+BlobsFolder = Annotated[str | None, typer.Option("--blobs", help="Folder of snapshots and models, shared by all")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; by default loopback")]
+MetricsPort = Annotated[int | None, typer.Option("--metrics-port", help="Port of /metrics; 0 lets the system choose")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting as in headrace.toml, e.g. rounds.round_events=5000")
+]
+
+
+def merge_sets(sets: Sequence[str] | None, **options: Any) -> dict[str, Any]:
+    """Return options, with the settings of `--set` merged into them.
+
+    Raises:
+        Misconfigured: a setting is not TABLE.NAME=VALUE.
+
+    >>> merge_sets(["rounds.passes=2"], log=None)
+    {'log': None, 'rounds': {'passes': '2'}}
+    """
+    found = dict(options)
+    for text in sets or ():
+        path, equals, value = text.partition("=")
+        *tables, name = path.strip().split(".")
+        if not equals or not tables or not all([*tables, name]):
+            raise Misconfigured(f"--set {text}: wanted TABLE.NAME=VALUE, e.g. rounds.round_events=5000")
+        place = found
+        for table in tables:
+            place[table] = dict(place[table]) if isinstance(place.get(table), Mapping) else {}
+            place = place[table]
+        place[name] = value
+    return found
+
+
+def read_settings(**options: Any) -> Sections:
+    """Return the settings, for commands that use no family's section; those are only checked."""
+    from operators.deployment import read_deployment
+
+    deployment = read_deployment(**options)
+    return Sections(deployment.settings, dict(deployment.sections))
+
+
+def read_time_ms(option: str, text: str) -> int:
+    """Return a time that an option gives, in ms since the epoch. Without a time zone it is in UTC.
+
+    Raises:
+        Misconfigured: it is not ISO 8601.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise Misconfigured(f"{option} {text}: wanted a time such as 2011-03-01 or 2011-03-01T08:00:00Z") from None
+
+
+@contextmanager
+def opened_log(settings: Settings, *, existing: bool = False) -> Iterator[Log]:
+    """Open the log and create its topics. A log in a file is created too, unless it must exist (`existing`)."""
+    scheme, _, path = settings.log.partition(":")
+    if scheme == "sqlite" and path and os.path.isdir(path):
+        raise Misconfigured(f"log {settings.log!r}: wanted a file, found a folder")
+    if (
+        scheme == "sqlite" and existing and not os.path.exists(path)
+    ):  # a typing error would look like a shop without events
+        raise Misconfigured(f"log {settings.log!r}: there is no such file")
+    log = open_log(settings.log)
+    try:
+        log.create()
+        yield log
+    finally:
+        log.close()
+
+
+def print_starting(kind: str, settings: Settings) -> None:
+    """Print at once that the process is starting, which takes seconds."""
+    say(f"{kind}: starting: loading libraries, opening log {settings.log}", error=True)
+
+
+def run_process(
+    kind: str, settings: Settings, metrics: ProcessMetrics, port: int, retry_s: float,
+    body: Callable[[Log, Blobs, threading.Event], None],
+) -> None:  # fmt: skip
+    """Run a process until a signal: serve its metrics, print one line when it is up, retry after failures."""
+    Blobs(settings.blobs).check_writable()
+    log_to_stderr()
+    collect_garbage_rarely()
+    stop = stop_on_signals()
+
+    def once() -> None:
+        with opened_log(settings) as log:
+            body(log, Blobs(settings.blobs), stop)
+
+    with MetricsServer(metrics, host=settings.host, port=port) as server:
+        say(f"{kind}: metrics on http://{server.host}:{server.port}/metrics, log {settings.log}")
+        run_with_retries(once, stop, deadline_s=retry_s)

@@ -1,0 +1,64 @@
+"""The commands that show something: status, report, demo, version."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+import headrace
+from operators.cli.app import LogUrl, app, opened_log
+from operators.terminal import Terminal, say
+
+line_characters_max: Final = 100_000
+"""Maximum length of a line that is not printed to a terminal."""
+
+
+@app.command()
+def status(log: LogUrl = None) -> None:
+    """Show the state of a log: positions, lag, snapshots, the champion, the newest scores."""
+    from operators.deployment import read_deployment
+    from operators.status import show
+
+    deployment = read_deployment(log=log)
+    with opened_log(deployment.settings, existing=True) as log_:
+        # A file or a pager has no width, and wrapped tables are unreadable.
+        show(log_, Terminal(width=None if sys.stdout.isatty() else line_characters_max), deployment)
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="HTML file to write")] = Path("report.html"),
+    log: LogUrl = None,
+) -> None:
+    """Write a report of a log as one HTML file: quality over time, families, rounds, drift, input."""
+    from operators.deployment import read_deployment
+    from operators.facts import Facts
+    from operators.report import write_report
+
+    deployment = read_deployment(log=log)
+    with opened_log(deployment.settings, existing=True) as log_:
+        write_report(Facts.read(log_, deployment), path)
+    say(f"report: {path.resolve()}")
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="A real file instead of the simulated shop")] = None,
+    kafka: Annotated[bool, typer.Option(help="Use a real Kafka broker, started if none is named")] = False,
+    serve: Annotated[bool, typer.Option(help="Keep all processes running afterwards")] = False,
+    events: Annotated[int | None, typer.Option(help="Events of the simulated shop")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated shop")] = 1,
+    minutes: Annotated[float, typer.Option(help="Maximum time for a real file; the published share is printed")] = 4.0,
+    folder: Annotated[Path | None, typer.Option(help="Folder for log, blobs and report")] = None,
+) -> None:
+    """Run the whole pipeline in under 5 minutes, show a table, and write a report."""
+    from operators.demo import Demo
+
+    Demo(Terminal(), data=data, kafka=kafka, keep=serve, events=events, seed=seed, minutes=minutes, folder=folder).run()
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    say(headrace.__version__)

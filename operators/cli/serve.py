@@ -1,0 +1,45 @@
+"""The command of the HTTP server: `headrace serve`."""
+
+from typing import Annotated
+
+import typer
+
+from operators.cli.app import BlobsFolder, Host, LogUrl, Set, app, merge_sets, opened_log, print_starting
+from operators.terminal import say
+
+
+@app.command()
+def serve(
+    log: LogUrl = None,
+    blobs: BlobsFolder = None,
+    host: Host = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 0 lets the system choose")] = None,
+    sets: Set = None,
+) -> None:
+    """Serve the families' HTTP routes, /health/live, /health/ready and /metrics."""
+    from operators.deployment import read_deployment
+
+    deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host, serve={"port": port}))
+    settings = deployment.settings
+    print_starting("serve", settings)
+    from headrace.artifacts import resolve
+    from headrace.http import listen
+    from headrace.metrics import ServingMetrics
+    from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
+    from headrace.shard.blobs import Blobs
+    from serving import app as process
+
+    for kind in deployment.kinds:  # imports torch, which takes seconds; a signal still ends the process at once here
+        if kind.surface.artifact and kind.surface.routes:
+            resolve(kind.surface.artifact.load)
+    log_to_stderr()
+    collect_garbage_rarely()
+    stop = stop_on_signals()
+    with listen(settings.host, settings.serve.port) as listener, opened_log(settings) as log_:
+        routes = [route.path for kind in deployment.kinds for route in kind.surface.routes]
+        address = f"http://{settings.host}:{listener.getsockname()[1]}"
+        say(f"serve: {address}{', '.join(routes)}, log {settings.log}")
+        process.run(
+            log_, Blobs(settings.blobs), settings.serve, ServingMetrics(), stop,
+            placements=list(deployment.placements.values()), sections=deployment.sections, listener=listener,
+        )  # fmt: skip
