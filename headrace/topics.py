@@ -121,7 +121,7 @@ TOPICS = {
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "status, demo",
               "windowed prequential scores and drift scores"),
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, demo",
-              "drift, and floods of bad records"),
+              "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate", "shards, serve, load, simulate",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
