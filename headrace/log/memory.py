@@ -106,9 +106,11 @@ class MemoryLog:
             return stored.records[found].offset if found < len(stored.records) else stored.end
 
     def last(self, partition: Partition) -> Record | None:
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int) -> list[Record]:
         with self._changed:
-            records = self._partition(partition).records
-            return records[-1] if records else None
+            return self._partition(partition).records[-records_max:]
 
     def delete_before(self, partition: Partition, position: int) -> None:
         with self._changed:

@@ -186,13 +186,16 @@ class SqliteLog:
         return first
 
     def last(self, partition: Partition) -> Record | None:
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int) -> list[Record]:
         id_ = self._head(partition)[0]
         with self._connection.use() as db:
-            row = db.execute(
-                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT 1",
-                (id_,),
-            ).fetchone()
-        return Record(partition.number, *row) if row else None
+            rows = db.execute(
+                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT ?",
+                (id_, records_max),
+            ).fetchall()
+        return [Record(partition.number, *row) for row in reversed(rows)]
 
     def delete_before(self, partition: Partition, position: int) -> None:
         id_ = self._head(partition)[0]

@@ -11,12 +11,15 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
-from headrace.errors import LogUnavailable, Misconfigured, PositionLost, StateUnreadable
+import structlog
+
+from headrace.errors import LogUnavailable, Misconfigured, PositionLost, RecordsChanged, StateUnreadable
 from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.buffer import Buffer
+from headrace.shard.chain import Chain
 from headrace.shard.intake import Intake
 from headrace.shard.journal import Entry, Pointer, Run, Stamp, key_of, place_of_key
 from headrace.shard.merge import stamped
@@ -122,7 +125,8 @@ class Follower(Generic[F]):
         lock: held while the fold changes, for at most `locked_records_max` records at once. A reader of
             the fold must hold it.
 
-    `newest_ms` is the append time of the newest record that was folded, `stamp` the newest that the journal names.
+    `newest_ms` is the append time of the newest record that was folded, `stamp` the newest that the journal names,
+    `strays` the number of records that other programs have written to the shard's journal and judgements.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -144,7 +148,8 @@ class Follower(Generic[F]):
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
         self._make, self._plainly = make, plainly
         self._unbroken = from_start  # the state follows from the journal's first entry
-        self.newest_ms = 0
+        self.newest_ms = self.strays = 0
+        self.chain = Chain()
         self.stamp: Stamp | None = None
         self.fold: F = make()
         self.intake = Intake()
@@ -185,7 +190,7 @@ class Follower(Generic[F]):
         state = decode_state(self._blobs.get(pointer.blob))
         self.fold, self.intake = self._make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
         self.number, self.journal_position = pointer.number, pointer.journal
-        self.judgements_position, self.stamp = pointer.judgements, pointer.stamp
+        self.judgements_position, self.stamp, self.chain = pointer.judgements, pointer.stamp, Chain(pointer.digest)
         for name, position in pointer.positions.items():
             place = place_of_key(name)
             if place in self.positions:
@@ -233,7 +238,8 @@ class Follower(Generic[F]):
         """Fold all entries that are committed now; regularly `report` the number folded and the total."""
         last = journal.newest(self._log, self._shard)
         while last and self.number <= last.number:
-            if not self.step(arrival_timeout_s, report_entries):
+            position = self.journal_position
+            if not self.step(arrival_timeout_s, report_entries) and self.journal_position == position:
                 raise LogUnavailable(
                     f"journal of {self._shard.name}: entry {last.number} is committed but cannot be read"
                 )
@@ -249,8 +255,12 @@ class Follower(Generic[F]):
         count = 0
         for _, records in self._journal.read(entries_max, timeout_s):
             for record in records:
-                self.apply(journal.decode(record))
+                entry = journal.entry_in(record)
                 self.journal_position = record.offset + 1
+                if entry is None or entry.writer != self._shard.name or entry.number < self.number:
+                    self._note_stray(self._shard.journal, record)  # not written by the shard, or a copy
+                    continue
+                self.apply(entry)
                 count += 1
         return count
 
@@ -272,18 +282,23 @@ class Follower(Generic[F]):
             if run.start < self.positions[place]:
                 raise PositionLost(*place, run.start, self.positions[place], self._log.end(place))
             read_ms = entry.read_ms[number] if entry.read_ms else 0
-            for records in self._records_of(place, run):
+            for taken in self._records_of(place, run):
+                records = stamped(taken, read_ms) if read_ms else taken
+                self.chain.add(records)
                 with self._lock:
                     if run.topic == EVENTS:
-                        self._learn(stamped(records, read_ms) if read_ms else records)
+                        self._learn(records)
                     else:
                         for record in records:
                             self.fold.hear(run.topic, record)
             self.positions[place] = run.end
-        for record in self._take_judgements(self._judgements, entry.judgements, entry.judged):
+        for record in self._take_judgements(entry):
+            data = record.value or b""
+            self.chain.add_judgement(data)
             with self._lock:
-                self.fold.absorb((record.key or b"").decode(), record.value or b"")
+                self.fold.absorb(journal.judging_family(record.key), data)
             self.judgements_position = record.offset + 1
+        self._check_digest(entry)
         with self._lock:
             self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
@@ -328,14 +343,43 @@ class Follower(Generic[F]):
             yield taken[begin:end]
             position = taken[end - 1].offset + 1
 
-    def _take_judgements(self, place: Partition, start: int, count: int) -> list[Record]:
-        """Return the next records of a partition that do not lie before `start`."""
-        buffer, taken = self._buffers[place], list[Record]()
-        while len(taken) < count:
+    def _take_judgements(self, entry: Entry) -> list[Record]:
+        """Return the judgements of an entry: as many as it counts, not before the position that it states."""
+        place, taken = self._judgements, list[Record]()
+        buffer = self._buffers[place]
+        while len(taken) < entry.judged:
             if not buffer:
                 self._fill(place)
-            taken += [record for record in buffer.take(count - len(taken)) if record.offset >= start]
+            for record in buffer.take(entry.judged - len(taken)):
+                if record.offset < entry.judgements:
+                    continue
+                if entry.digest and not journal.counts(entry, record):
+                    self._note_stray(place, record)
+                    continue
+                taken.append(record)
         return taken
+
+    def _check_digest(self, entry: Entry) -> None:
+        """Compare the records that were applied with those that the shard learned, as far as the entry tells.
+
+        Raises:
+            RecordsChanged: they differ.
+        """
+        before = self.chain.value
+        if not entry.digest or any(run.topic not in self._topics for run in entry.runs):
+            self.chain = Chain(entry.digest)
+        elif self.chain.close_entry() != entry.digest:
+            runs = ", ".join(f"{run.topic}/{run.partition} from {run.start} to {run.end}" for run in entry.runs)
+            raise RecordsChanged(
+                f"{self._shard.name}: the records of journal entry {entry.number} are not those that were learned"
+                f" ({runs or 'no records'}; {entry.judged} judgements): wanted the digest {entry.digest} after"
+                f" {before or 'none'}, found {self.chain.value}"
+            )
+
+    def _note_stray(self, place: Partition, record: Record) -> None:
+        """Count a record that another program wrote to the shard's own partition; it is passed over."""
+        self.strays += 1
+        structlog.get_logger().warning("stray record", at=f"{key_of(place)}/{record.offset}", shard=self._shard.name)
 
     def _fill(self, place: Partition) -> None:
         """Read ahead for all partitions with short buffers, until a record of `place` has arrived."""

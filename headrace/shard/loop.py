@@ -29,6 +29,7 @@ from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, size_of
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
+from headrace.shard.chain import Chain
 from headrace.shard.follower import F, Follower, MakeFold, freeze
 from headrace.shard.journal import Entry, Pointer, key_of
 from headrace.shard.merge import Chunk, Merge
@@ -118,7 +119,7 @@ class Loop(Generic[F]):
             with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
                 follower.catch_up()
             self.fold: F = make.adopt(follower.fold)
-            self._intake, pointer = follower.intake, follower.pointer
+            self._intake, pointer, self._chain = follower.intake, follower.pointer, follower.chain
             self.number, self._positions = follower.number, follower.positions
             if self.number and self.fold.stamp != follower.stamp:
                 pointer = self._continue_from_here(follower, blobs)
@@ -145,6 +146,7 @@ class Loop(Generic[F]):
         self._writer.commit([self._record(entry)], {})
         self._writer.settle()
         self.number += 1
+        self._chain = Chain(entry.digest)
         assert entry.snapshot is not None
         return entry.snapshot
 
@@ -222,6 +224,7 @@ class Loop(Generic[F]):
     def _apply(self, chunk: Chunk) -> None:
         """Note that these records were applied, for the journal entry and the positions."""
         self._tally.add_run(chunk)
+        self._chain.add(chunk.records)
         self._positions[chunk.place] = chunk.records[-1].offset + 1
 
     def _learn(self, chunk: Chunk) -> None:
@@ -267,6 +270,7 @@ class Loop(Generic[F]):
         judgements = list(self._judge.judge(self.fold, sum(lag.values()))) if self._judge else []
         for judged in judgements:
             self.fold.absorb(judged.key, judged.data)
+            self._chain.add_judgement(judged.data)
         judge_s = time.monotonic() - began
 
         began = time.monotonic()
@@ -275,8 +279,10 @@ class Loop(Generic[F]):
         entry = Entry(
             shard.name, self.number, runs, len(judgements), self._snapshots.newest(), self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
+            digest=self._chain.close_entry(),
         )  # fmt: skip
-        records = [Outgoing(JUDGEMENTS, one.key.encode(), one.data, shard.number) for one in judgements]
+        keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
+        records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
         records.append(self._record(entry))
         records += tally.letters
         records += self.fold.emit()
@@ -285,7 +291,7 @@ class Loop(Generic[F]):
         self._committed_at = time.monotonic()
         if self._snapshots.due:
             state = freeze(self.fold, self._intake)
-            self._snapshots.take(state, self.number, self._positions, self.fold.stamp)
+            self._snapshots.take(state, self.number, self._positions, self.fold.stamp, self._chain.value)
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,

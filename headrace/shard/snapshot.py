@@ -13,11 +13,11 @@ from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
 from headrace.state import State, encode
 
 
-def pointer_to(number: int, positions: Mapping[Partition, int], stamp: Stamp) -> Pointer:
+def pointer_to(number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> Pointer:
     """Return a pointer that lacks the blob and the positions in the journal and the judgements."""
     return Pointer(
         blob="", number=number, journal=0, judgements=0, versions={"headrace": stamp.headrace}, stamp=stamp,
-        positions={key_of(place): position for place, position in positions.items()},
+        positions={key_of(place): position for place, position in positions.items()}, digest=digest,
     )  # fmt: skip
 
 
@@ -62,9 +62,10 @@ class Snapshots:
         idle = self._pending is None and self._kept_blobs is None
         return idle and time.monotonic() - self._taken_at >= self._interval_s
 
-    def take(self, state: State, number: int, positions: Mapping[Partition, int], stamp: Stamp) -> None:
+    def take(self, state: State, number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> None:
         """Store the state after the entries before `number`; `settled` adds its position in the journal."""
-        self._pending = _Pending(pointer_to(number, positions, stamp), self._executor.submit(self._store, state))
+        pointer = pointer_to(number, positions, stamp, digest)
+        self._pending = _Pending(pointer, self._executor.submit(self._store, state))
         self._taken_at = time.monotonic()
 
     def _store(self, state: State) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The loop: whatever happens between two commits, the fold of the journal equals what was learned, exactly once."""
 
 import random
+import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,7 +13,16 @@ import msgspec
 import pytest
 
 from consumers.shard import Judges
-from headrace.errors import BlobCorrupt, BlobMissing, Fenced, Flooded, Misconfigured, PositionLost, StateUnreadable
+from headrace.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    Fenced,
+    Flooded,
+    Misconfigured,
+    PositionLost,
+    RecordsChanged,
+    StateUnreadable,
+)
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
@@ -1055,6 +1065,59 @@ def test_judgements_that_no_entry_counted_are_skipped(opened: Log, blobs: Blobs)
         f"judged witness {name}" for name in judged if name != "orphan"
     ]
     assert len(judged) == 122
+
+
+def test_what_others_write_to_a_shard_s_own_topics_is_passed_over(opened: Log, blobs: Blobs) -> None:
+    """Copies and garbage, between entries and at the end, while a follower reads and before a restart."""
+    judged, entries = Partition(JUDGEMENTS, 0), SHARD.journal
+    follower = Follower(opened, blobs, SHARD, make=make_diary)
+    for start_ in range(2):
+        with closing(start(opened, blobs, judge=EchoJudge())) as loop:
+            for wave in range(3):
+                append(opened, shopping(40, first=120 * start_ + 40 * wave))
+                catch_up(opened, loop)
+                for place in (judged, entries):
+                    copies = opened.newest(place, 3)
+                    assert len(copies) == 3
+                    for record in (*copies, copies[0]):
+                        append(opened, [Outgoing(place.topic, record.key, record.value, place.number)])
+                    append(opened, [Outgoing(place.topic, b"online", b"garbage", place.number)])
+                follower.catch_up()
+                assert follower.digest() == digest(freeze(loop.fold, loop._intake))
+    assert follower.strays >= 5 * 5 + 4 * 5, "those after the last commits are not read yet"
+    follower.close()
+    with closing(Follower(opened, blobs, SHARD, make=make_diary, from_start=True)) as plain:
+        plain.catch_up()
+        assert plain.digest() == follower.digest()
+        assert plain.fold.lines.count("judged witness garbage") == 0
+
+
+@pytest.mark.parametrize("changed", ["an event", "its append time", "a judgement"])
+def test_records_that_were_changed_stop_every_fold(tmp_path: Path, blobs: Blobs, changed: str) -> None:
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+        log.create()
+        append(log, shopping(60))
+        with closing(start(log, blobs, judge=EchoJudge())) as loop:
+            catch_up(log, loop)
+            entries = loop.number
+        with closing(sqlite3.connect(tmp_path / "log.db")) as db, db:
+            change, topic = {
+                "an event": ("value = CAST(replace(CAST(value AS TEXT), 'item-', 'item_') AS BLOB)", EVENTS),
+                "its append time": ("time_ms = time_ms + 1", EVENTS),
+                "a judgement": ("value = X'2E2E2E'", JUDGEMENTS),
+            }[changed]
+            done = db.execute(
+                f"UPDATE records SET {change} WHERE position = 3 AND partition ="
+                f" (SELECT id FROM partitions WHERE topic = '{topic}' AND number = 0)"
+            )
+            assert done.rowcount == 1
+        for make_follower in (
+            lambda: Follower(log, blobs, SHARD, make=make_diary, from_start=True).catch_up(),
+            lambda: refold(log, blobs, SHARD, make=make_diary),
+        ):
+            with pytest.raises((RecordsChanged, StateUnreadable), match="are not those that were learned"):
+                make_follower()
+        assert journal.newest(log, SHARD).number + 1 == entries  # type: ignore[union-attr]
 
 
 def test_a_judge_that_is_ready_is_asked_although_no_record_came(opened: Log, blobs: Blobs) -> None:
