@@ -59,8 +59,8 @@ class Fold(Protocol):
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Learn from one event."""
 
-    def hear(self, topic: str, record: Record) -> None:
-        """Learn from a record of a side topic (a model's announcement, an alarm)."""
+    def hear(self, topic: str, record: Record) -> Rejection | None:
+        """Learn from a record of a side topic (a model's announcement, an alarm); return why, if it cannot be used."""
 
     def hear_again(self, topic: str, record: Record) -> None:
         """Learn from a record of a side topic, but only in the families of which nothing could be restored."""

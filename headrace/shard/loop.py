@@ -189,7 +189,8 @@ class Loop(Generic[F]):
     def _hear(self) -> None:
         for place, records in self._sides.read(side_records_max, 0.0) if self._shard.hears else ():
             for record in records:
-                self.fold.hear(place.topic, record)
+                if rejection := self.fold.hear(place.topic, record):
+                    self._tally.reject(place, record, rejection, quarantine=self._quarantine)
             self._apply(Chunk(place, records, sum(map(size_of, records)), 0))
 
     def _positions_in(self, *topics: str) -> dict[Partition, int]:

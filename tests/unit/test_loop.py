@@ -37,12 +37,12 @@ from headrace.shard.merge import chunk_records_max
 from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, Shard, partitions_of
+from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JUDGEMENTS, MODELS, SCORES, Shard, partitions_of
 from learners.announcement import Announcement
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
 from learners.shop import MakeShop
-from tests.shards import ONLINE, next_item, next_item_judge, online, purchase
+from tests.shards import FINETUNE, ONLINE, next_item, next_item_judge, online, purchase
 
 QUICK = LoopSettings(commit_interval_s=0.0, snapshot_interval_s=0.0, idle_wait_s=0.0)
 """Commits after each chunk, and starts a snapshot whenever none is being written."""
@@ -1153,3 +1153,46 @@ def test_turns_report_what_was_done(opened: Log, blobs: Blobs) -> None:
     assert turns[-1].bounds["lines"][0] == 200
     assert all(age >= 0 for turn in turns for age in turn.freshness_s)
     assert all(0 < turn.learn_s < 30 for turn in turns)
+
+
+BAD_ANNOUNCEMENTS = {
+    "no JSON": b"noise",
+    "no value": None,
+    "NUL in the name of a blob": b'"blob":"a\\u0000b"',
+    "a path for a blob": b'"blob":"../../etc/passwd"',
+    "a time of 71 bits": b'"time_ms":%d' % 2**70,
+    "a number of 71 bits": b'"evidence":{"sessions":%d}' % 2**70,
+    "a negative round": b'"round":-1',
+    "a number below zero of 71 bits": b'"lineage":{"seed":[-%d]}' % 2**70,
+    "nested deeply": b'"lineage":{"a":' + b"[" * 90 + b"]" * 90 + b"}",
+    "nested without end": b'"lineage":{"a":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+    "a long text": b'"reason":"' + b"a" * 900_000 + b'"',
+    "an unknown kind": b'"kind":"praised"',
+}
+
+
+@pytest.mark.parametrize("placement", [ONLINE, FINETUNE], ids=["online", "finetune"])
+def test_no_record_of_a_side_topic_ends_a_shard(opened: Log, blobs: Blobs, placement: Placement) -> None:
+    """Whoever may write to `models` may write anything; the topic is kept for ever."""
+    shard, make = placement.shard, MakeShop(placement.kinds)
+    good = b'{"id":"op/1","kind":"requested","action":"promote","round":0,"at_events":0,"time_ms":0,"blob":"model-aa"'
+    whole = {"no JSON", "no value"}
+    append(opened, shopping(20))
+    append(opened, [Outgoing(MODELS, b"-", good + b"}")])
+    for name, bad in BAD_ANNOUNCEMENTS.items():
+        append(opened, [Outgoing(MODELS, b"-", bad if name in whole else good + b"," + (bad or b"") + b"}")])
+    append(opened, [Outgoing(ITEMS, b"i\xff", b"{}"), Outgoing(ITEMS, b"i1", b"[]")])
+    append(opened, [Outgoing(ALARMS, b"-", b'{"detector":' + b"[" * 5_000)])
+    for wave in (1, 2):
+        with closing(start(opened, blobs, make, shard=shard, quarantine=placement.quarantines)) as loop:
+            append(opened, shopping(20, first=20 * wave))
+            loop.run(lambda: loop.fold.events == 20 + 20 * wave)
+            assert loop._positions[Partition(MODELS, 0)] > len(BAD_ANNOUNCEMENTS)
+            stored(loop)
+    check_folds(opened, blobs, shard, make=make)
+    letters = [msgspec.json.decode(value) for value in values(opened, LETTERS)]
+    origins = [letter["id"] for letter in letters if letter["id"].startswith("models/")]
+    wanted = [f"models/0/{number}" for number in range(1, 1 + len(BAD_ANNOUNCEMENTS))]
+    assert origins == (wanted if placement.quarantines else [])
+    assert sum(letter["id"].startswith("items/") for letter in letters) == (2 if placement.quarantines else 0)
+    assert all(letter["detail"] for letter in letters)
