@@ -108,9 +108,11 @@ class MemoryLog:
     def last(self, partition: Partition) -> Record | None:
         return next(iter(self.newest(partition, 1)), None)
 
-    def newest(self, partition: Partition, records_max: int) -> list[Record]:
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
         with self._changed:
-            return self._partition(partition).records[-records_max:]
+            records = self._partition(partition).records
+            end = len(records) if before is None else bisect_left(records, before, key=attrgetter("offset"))
+            return records[max(0, end - records_max) : end]
 
     def delete_before(self, partition: Partition, position: int) -> None:
         with self._changed:

@@ -188,12 +188,13 @@ class SqliteLog:
     def last(self, partition: Partition) -> Record | None:
         return next(iter(self.newest(partition, 1)), None)
 
-    def newest(self, partition: Partition, records_max: int) -> list[Record]:
-        id_ = self._head(partition)[0]
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
+        id_, _, end = self._head(partition)
         with self._connection.use() as db:
             rows = db.execute(
-                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT ?",
-                (id_, records_max),
+                "SELECT position, time_ms, key, value FROM records WHERE partition=? AND position<?"
+                " ORDER BY position DESC LIMIT ?",
+                (id_, end if before is None else before, records_max),
             ).fetchall()
         return [Record(partition.number, *row) for row in reversed(rows)]
 

@@ -13,7 +13,15 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from headrace.errors import LogUnavailable, Misconfigured, PositionLost, RecordsChanged, StateUnreadable
+from headrace.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    LogUnavailable,
+    Misconfigured,
+    PositionLost,
+    RecordsChanged,
+    StateUnreadable,
+)
 from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
@@ -21,7 +29,7 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.buffer import Buffer
 from headrace.shard.chain import Chain
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer, Run, Stamp, key_of, place_of_key
+from headrace.shard.journal import Entry, Pointer, Run, Stamp, key_of, place_of_key, snapshots_kept
 from headrace.shard.merge import stamped
 from headrace.state import State
 from headrace.state import decode as decode_state
@@ -126,7 +134,8 @@ class Follower(Generic[F]):
             the fold must hold it.
 
     `newest_ms` is the append time of the newest record that was folded, `stamp` the newest that the journal names,
-    `strays` the number of records that other programs have written to the shard's journal and judgements.
+    `strays` the number of records that other programs have written to the shard's journal and judgements, `damaged` the
+    blobs of newer snapshots that could not be restored.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -150,6 +159,7 @@ class Follower(Generic[F]):
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.newest_ms = self.strays = 0
         self.chain = Chain()
+        self.damaged: list[str] = []
         self.stamp: Stamp | None = None
         self.fold: F = make()
         self.intake = Intake()
@@ -171,7 +181,7 @@ class Follower(Generic[F]):
             last = None
         self.pointer: Pointer | None = last.snapshot if last else None
         if self.pointer:
-            self._restore(self.pointer)
+            self.pointer = self._restore_newest(self.pointer)
             if self.fold.begun and fold_anew:
                 self._fold_anew(self.pointer.number)
             if self.fold.begun:
@@ -185,6 +195,29 @@ class Follower(Generic[F]):
             self._reader = log.reader({**self.positions, self._judgements: self.judgements_position})
             opened.pop_all()
         self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._judgements)}
+
+    def _restore_newest(self, pointer: Pointer) -> Pointer:
+        """Restore a snapshot or, if its blob is damaged or missing, the newest one before it that is whole; return it.
+
+        Raises:
+            BlobMissing, BlobCorrupt: none is whole. The error is the newest one's.
+        """
+        damaged: BlobMissing | BlobCorrupt | None = None
+        tried: Pointer | None = pointer
+        for _ in range(snapshots_kept):
+            if tried is None:
+                break
+            try:
+                self._restore(tried)
+                return tried
+            except (BlobMissing, BlobCorrupt) as error:
+                damaged = damaged or error
+                warn = structlog.get_logger().warning
+                warn("snapshot is damaged, going back to the one before", shard=self._shard.name, error=str(error))
+                self.damaged.append(tried.blob)
+                tried = journal.former_snapshot(self._log, self._shard, tried)
+        assert damaged is not None
+        raise damaged
 
     def _restore(self, pointer: Pointer) -> None:
         state = decode_state(self._blobs.get(pointer.blob))

@@ -138,6 +138,15 @@ def newest(log: Log, shard: Shard) -> Entry | None:
         wanted *= 8
 
 
+def former_snapshot(log: Log, shard: Shard, pointer: Pointer) -> Pointer | None:
+    """Return the snapshot before one, as the entries right before it name it; None if there is none."""
+    for record in reversed(log.newest(shard.journal, newest_inspected, before=pointer.journal)):
+        entry = entry_in(record)
+        if entry and entry.writer == shard.name:
+            return entry.snapshot
+    return None
+
+
 def judgement_key(family: str, number: int) -> bytes:
     """Return the key of a judgement: its family, and the number of the entry that counts it.
 

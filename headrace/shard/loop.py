@@ -22,6 +22,7 @@ from contextlib import ExitStack, closing
 from typing import Any, Generic, NamedTuple, Protocol
 
 import msgspec
+import structlog
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Flooded
@@ -276,9 +277,9 @@ class Loop(Generic[F]):
 
         began = time.monotonic()
         self._settle()
-        shard, runs = self._shard, tally.runs
+        shard, runs, snapshot = self._shard, tally.runs, self._newest_snapshot()
         entry = Entry(
-            shard.name, self.number, runs, len(judgements), self._snapshots.newest(), self._judgements_position,
+            shard.name, self.number, runs, len(judgements), snapshot, self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
             digest=self._chain.close_entry(),
         )  # fmt: skip
@@ -302,6 +303,16 @@ class Loop(Generic[F]):
         self._tally = Tally()
         self.on_turn(turn)
         self._check_flood(turn)
+
+    def _newest_snapshot(self) -> Pointer | None:
+        """Return the newest durable snapshot; tell of one that could not be written, the first in a row by an alarm."""
+        failures = self._snapshots.failures
+        newest = self._snapshots.newest()
+        if self._snapshots.failures > failures:
+            structlog.get_logger().warning("snapshot failed", shard=self._shard.name, error=self._snapshots.failure)
+            if not failures:
+                self._tally.letters.append(self._alarm("snapshot", self._snapshots.failure))
+        return newest
 
     def _settle(self) -> None:
         """Wait for the previous commit; take the positions of its judgements and its journal entry from the writer."""

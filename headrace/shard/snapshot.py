@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace.errors import BlobUnwritable
 from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
@@ -46,6 +47,8 @@ class Snapshots:
 
     Attributes:
         size: bytes of the newest snapshot that this object took, 0 before the first.
+        failures, failure: the number of snapshots in a row that could not be written, and why the newest could not.
+            Learning goes on, and the next interval brings another try.
     """
 
     def __init__(self, blobs: Blobs, kind: str, pointer: Pointer | None, *, interval_s: float) -> None:
@@ -54,7 +57,8 @@ class Snapshots:
         self._pending: _Pending | None = None
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
         self._taken_at = time.monotonic()
-        self.size = 0
+        self.size = self.failures = 0
+        self.failure = ""
 
     @property
     def due(self) -> bool:
@@ -84,8 +88,15 @@ class Snapshots:
     def newest(self) -> Pointer | None:
         """Return the newest pointer whose blob is durable, for the next entry to name."""
         pending = self._pending
-        if pending and pending.pointer.journal and pending.stored.done():
+        if pending and pending.stored.done() and (error := pending.stored.exception()):
+            if not isinstance(error, BlobUnwritable):
+                raise error
+            self._pending = None
+            self.failures += 1
+            self.failure = str(error)
+        elif pending and pending.pointer.journal and pending.stored.done():
             blob, self.size = pending.stored.result()
+            self.failures, self.failure = 0, ""
             former = former_blobs(self._pointer)
             self._pointer = msgspec.structs.replace(pending.pointer, blob=blob, former=former)
             self._pending, self._kept_blobs = None, {blob, *former}

@@ -16,6 +16,7 @@ from consumers.shard import Judges
 from headrace.errors import (
     BlobCorrupt,
     BlobMissing,
+    BlobUnwritable,
     Fenced,
     Flooded,
     Misconfigured,
@@ -763,24 +764,26 @@ def test_what_cannot_be_restored_begins_empty_where_the_journal_is_gone(opened: 
     follower.close()
 
 
-def test_a_missing_snapshot_raises_blob_missing(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
-    (tmp_path / "blobs" / snapshotted(opened, blobs)).unlink()
-    with pytest.raises(BlobMissing):
-        start(opened, blobs)
-
-
-def test_a_damaged_snapshot_is_not_decoded(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
-    path = tmp_path / "blobs" / snapshotted(opened, blobs)
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(BlobCorrupt):
-        start(opened, blobs)
-
-
 def delete_files(folder: Path) -> None:
     """Delete all files of a folder."""
     for path in folder.iterdir():
         path.unlink()
+
+
+def test_missing_snapshots_raise_blob_missing(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
+    newest = snapshotted(opened, blobs)
+    delete_files(tmp_path / "blobs")
+    with pytest.raises(BlobMissing, match=newest):
+        start(opened, blobs)
+
+
+def test_a_damaged_snapshot_is_not_decoded(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
+    newest = snapshotted(opened, blobs)
+    for path in (tmp_path / "blobs").iterdir():
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BlobCorrupt, match=newest):
+        start(opened, blobs)
 
 
 def test_a_lost_snapshot_is_made_anew_from_the_journal(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
@@ -1186,7 +1189,8 @@ def test_no_record_of_a_side_topic_ends_a_shard(opened: Log, blobs: Blobs, place
     for wave in (1, 2):
         with closing(start(opened, blobs, make, shard=shard, quarantine=placement.quarantines)) as loop:
             append(opened, shopping(20, first=20 * wave))
-            loop.run(lambda: loop.fold.events == 20 + 20 * wave)
+            while loop.fold.events < 20 + 20 * wave:
+                loop.step()
             assert loop._positions[Partition(MODELS, 0)] > len(BAD_ANNOUNCEMENTS)
             stored(loop)
     check_folds(opened, blobs, shard, make=make)
@@ -1196,3 +1200,82 @@ def test_no_record_of_a_side_topic_ends_a_shard(opened: Log, blobs: Blobs, place
     assert origins == (wanted if placement.quarantines else [])
     assert sum(letter["id"].startswith("items/") for letter in letters) == (2 if placement.quarantines else 0)
     assert all(letter["detail"] for letter in letters)
+
+
+class FullDisk(Blobs):
+    """A folder of blobs on a disk that is full now and then."""
+
+    full = False
+
+    def put(self, kind: str, data: bytes) -> str:
+        if self.full:
+            raise BlobUnwritable(f"blob {kind} cannot be written: no space left")
+        return super().put(kind, data)
+
+
+def test_learning_goes_on_while_no_snapshot_can_be_written(opened: Log, tmp_path: Path) -> None:
+    blobs = FullDisk(tmp_path / "blobs")
+    with closing(start(opened, blobs)) as loop:
+
+        def learn(wave: int) -> None:
+            append(opened, shopping(20, first=20 * wave))
+            catch_up(opened, loop)
+            stored(loop)
+
+        learn(0)
+        learn(1)
+        blobs.full = True
+        learn(2)
+        before = journal.newest(opened, SHARD)
+        for wave in range(3, 6):
+            learn(wave)
+        entry = journal.newest(opened, SHARD)
+        assert entry is not None
+        assert before is not None
+        assert entry.snapshot == before.snapshot
+        assert len(loop.fold.lines) == 120
+        alarms = [msgspec.json.decode(value) for value in values(opened, Partition(ALARMS, 0))]
+        assert [(one["detector"], one["detail"]) for one in alarms] == [
+            ("snapshot", "blob online cannot be written: no space left")
+        ], "once, not once per try"
+        blobs.full = False
+        for wave in range(6, 9):
+            learn(wave)
+        entry = journal.newest(opened, SHARD)
+        assert entry is not None
+        assert entry.snapshot is not None
+        assert entry.snapshot.number > before.number + 5
+    checked_fold(opened, blobs)
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_damaged_snapshot_is_passed_over_for_the_one_before(opened: Log, blobs: Blobs, damaged: int) -> None:
+    with closing(start(opened, blobs)) as loop:
+        for wave in range(12):
+            append(opened, shopping(10, first=10 * wave))
+            catch_up(opened, loop)
+            stored(loop)
+        state = digest(freeze(loop.fold, loop._intake))
+    entry = journal.newest(opened, SHARD)
+    assert entry is not None
+    assert entry.snapshot is not None
+    names = [entry.snapshot.blob, *entry.snapshot.former]
+    for name in names[:damaged]:
+        if damaged == 1:
+            (blobs.folder / name).write_bytes(b"noise")
+        else:
+            (blobs.folder / name).unlink(missing_ok=True)
+    if damaged == 3:
+        with pytest.raises(BlobMissing, match=names[0]):
+            Follower(opened, blobs, SHARD, make=make_diary)
+        return
+    with closing(Follower(opened, blobs, SHARD, make=make_diary)) as follower:
+        assert follower.damaged == names[:damaged]
+        assert follower.pointer is not None
+        assert follower.pointer.blob == names[damaged]
+        follower.catch_up()
+        assert follower.digest() == state
+    append(opened, shopping(10, first=120))
+    with closing(start(opened, blobs)) as loop:
+        catch_up(opened, loop)
+        assert len(loop.fold.lines) == 130

@@ -221,8 +221,9 @@ class KafkaLog:
     def last(self, partition: Partition) -> Record | None:
         return next(iter(self.newest(partition, 1)), None)
 
-    def newest(self, partition: Partition, records_max: int) -> list[Record]:
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
         first, end = self.first(partition), self.end(partition)
+        end = end if before is None else max(first, min(before, end))
         reader = self.reader({partition: end})
         try:
             span = max(8, 2 * records_max)  # a transaction of one record has a marker
@@ -243,7 +244,7 @@ class KafkaLog:
         deadline = time.monotonic() + self._client.deadline_s
         while reader.position(partition) < end:
             for _, records in reader.read(10_000, 0.05):
-                found = (found + records)[-records_max:]
+                found = (found + [record for record in records if record.offset < end])[-records_max:]
             if time.monotonic() > deadline:
                 where = f"{partition.topic}/{partition.number}"
                 raise LogUnavailable(f"{where}: records {start} to {end} did not arrive")
