@@ -4,8 +4,8 @@ A fluid model: each minute events arrive, wait in order, and are learned at most
 into the metrics' own classes and are scraped from their registries, so a series that no process exports cannot occur.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
 from typing import Final, NamedTuple
@@ -18,33 +18,12 @@ from headrace.metrics import ServingMetrics, ShardMetrics
 from headrace.shard.intake import FULL_BY_DESIGN
 from headrace.shard.turn import Turn
 from learners.families import FAMILIES, default_placements
+from tests.fluid import MINUTE_S, NEVER, Events, Learned, Minutes, Queue, Rate
 
-MINUTE_S: Final = 60
 DAY: Final = 1_440
 SHARDS: Final = ("online", "finetune")
 PROCESSES: Final = (*SHARDS, "serve")
-STEP_TIME_S: Final = 0.3
-"""Freshness of an event that did not wait."""
-sampled_all: Final = 50
-"""Events of a minute up to which each is an observation of a histogram; of more, one in a thousand."""
 DETECTOR: Final = next(name for kind in FAMILIES for name in kind.surface.detectors)
-
-Rate = Callable[[int], float]
-"""Something per minute, by the minute."""
-Minutes = Collection[int]
-
-
-def steady(per_minute: float) -> Rate:
-    """Return a rate that stays."""
-    return lambda minute: per_minute
-
-
-def during(minutes: Minutes, inside: float, outside: float = 0.0) -> Rate:
-    """Return a rate that differs in some minutes."""
-    return lambda minute: inside if minute in minutes else outside
-
-
-NEVER: Final = steady(0)
 
 
 class Fires(NamedTuple):
@@ -93,71 +72,6 @@ class Scenario:
     champion: int = 3
 
 
-@dataclass
-class _Arrived:
-    minute: int
-    counts: dict[str, int]
-
-
-class _Events:
-    """Whole events by kind that arrive each minute; fractions add up."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self._rates = {"live": scenario.live, "history": scenario.history, "bad": scenario.bad}
-        self._rest = dict.fromkeys(self._rates, 0.0)
-
-    def arrive(self, minute: int) -> _Arrived:
-        found = {}
-        for kind, rate in self._rates.items():
-            due = self._rest[kind] + rate(minute)
-            found[kind] = floor(due)
-            self._rest[kind] = due - found[kind]
-        return _Arrived(minute, found)
-
-
-class Learned(NamedTuple):
-    """What was learned in a minute: how many of each kind, and the delay of a sample of them."""
-
-    counts: Counter[str]
-    delays_s: list[float]
-
-
-class _Queue:
-    """Events that wait, in the order of their arrival."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[_Arrived] = deque()
-
-    def put(self, arrived: _Arrived) -> None:
-        self._waiting.append(_Arrived(arrived.minute, dict(arrived.counts)))
-
-    def __len__(self) -> int:
-        return sum(sum(one.counts.values()) for one in self._waiting)
-
-    def take(self, most: int, minute: int) -> Learned:
-        """Return what is learned of at most this many."""
-        counts: Counter[str] = Counter()
-        delays: list[tuple[float, int]] = []
-        while self._waiting and most > 0:
-            oldest = self._waiting[0]
-            total = sum(oldest.counts.values())
-            share = min(1.0, most / total) if total else 1.0
-            taken = {kind: count if share == 1 else floor(count * share) for kind, count in oldest.counts.items()}
-            counts.update(taken)
-            delays.append(((minute - oldest.minute) * MINUTE_S + STEP_TIME_S, sum(taken.values())))
-            most -= sum(taken.values())
-            for kind, count in taken.items():
-                oldest.counts[kind] -= count
-            if share < 1:
-                break
-            self._waiting.popleft()
-        learned = sum(counts.values())
-        sampled = min(sampled_all, learned) + learned // 1_000
-        return Learned(
-            counts, [delay for delay, count in delays for _ in range(-(-sampled * count // max(1, learned)))]
-        )
-
-
 class _Rounds:
     """Rounds at the default settings: due after 20,000 records, in the gate for 10,000."""
 
@@ -198,7 +112,7 @@ class _Shard:
 
     def __init__(self, name: str, scenario: Scenario) -> None:
         self.name, self._scenario = name, scenario
-        self.queue, self.learned = _Queue(), Learned(Counter(), [])
+        self.queue, self.learned = Queue(), Learned(Counter(), [])
         self._rounds = _Rounds(scenario) if name == "finetune" else None
         self._kinds = default_placements()[name].kinds
         self._behind = 0
@@ -226,7 +140,7 @@ class _Shard:
         if not (records := sum(counts.values())):
             return
         entries = min(records, 200)
-        self._behind = self._behind + entries if minute in scenario.no_snapshots else min(entries, 70)
+        self._behind = self._behind + entries if minute in scenario.no_snapshots else min(entries, 130)
         old = floor(len(self.learned.delays_s) * counts["history"] / records)
         ages = [15 * 86_400.0] * old + [
             scenario.ages_s[number % len(scenario.ages_s)] for number in range(len(self.learned.delays_s) - old)
@@ -281,7 +195,7 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], list[str]]
 
 def watched(scenario: Scenario, names: Collection[str]) -> Series:
     """Return the series of these names that Prometheus scrapes, once a minute."""
-    events, serve = _Events(scenario), _Server(scenario)
+    events, serve = Events({"live": scenario.live, "history": scenario.history, "bad": scenario.bad}), _Server(scenario)
     shards = {name: _Shard(name, scenario) for name in SHARDS}
     processes: dict[str, _Shard | _Server] = {**shards, "serve": serve}
     started = dict.fromkeys(processes, 0)

@@ -11,7 +11,8 @@ from typing import Any, Final
 import pytest
 from ruamel.yaml import YAML
 
-from tests.monitored import DAY, PROCESSES, SHARDS, Fires, Rate, Scenario, during, steady, watched
+from tests.fluid import Rate, during, steady
+from tests.monitored import DAY, PROCESSES, SHARDS, Fires, Scenario, watched
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "deploy/prometheus/rules/headrace.yml"
@@ -102,6 +103,12 @@ TROUBLE: Final = [
         fires=[
             Fires(alert, 60, 200, job=job) for alert in ("LagGrows", "FreshnessStale") for job in SHARDS
         ] + [Fires("FreshnessStale", 60, 200, job="serve")],
+    ),
+    Scenario(
+        name="learning is a minute late for half an hour",
+        minutes=120, live=during([30], 1_200_000, 34_700), capacity=36_000, fires=[
+            Fires("FreshnessStale", 50, 0, job=job) for job in PROCESSES
+        ],
     ),
     *(
         Scenario(
