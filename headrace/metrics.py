@@ -23,6 +23,7 @@ from headrace.clock import Clock, wall_ms
 from headrace.errors import Misconfigured
 from headrace.events import Reason
 from headrace.log.protocol import Partition
+from headrace.shard.intake import FULL_BY_DESIGN
 from headrace.shard.turn import Turn
 from headrace.surface import Metric, Surface
 from headrace.text import visible
@@ -30,6 +31,7 @@ from headrace.text import visible
 LABELS: Final = {
     "code": "HTTP status codes that the server answers with",
     "detector": "the drift detectors in the code",
+    "full": "two: `expected` for tables that any shop fills in time, `unexpected` for the others",
     "how": "`headrace.metrics.RENEWED`",
     "learner": "the learners in the code",
     "metric": "the prequential metrics in the code",
@@ -74,9 +76,12 @@ class ProcessMetrics:
     """Metrics of every process: its version, memory and CPU, and the use of its bounded tables.
 
     Abstract; each kind of process has a final class below. Safe to use from any thread.
+
+    Args:
+        full_by_design: the bounded tables that any shop fills in time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, full_by_design: Iterable[str] = ()) -> None:
         # The client's switch is global. These series are not used and would double the size of a scrape.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the client leaves it untyped
         self.registry = CollectorRegistry()
@@ -84,14 +89,16 @@ class ProcessMetrics:
         ProcessCollector(registry=self.registry)
         version = self._gauge("headrace_build_info", "The version of Headrace that runs.", "version")
         version.labels(headrace.__version__).set(1)
-        self._used = self._gauge("headrace_bound_used", "Entries in use of a bounded table.", "table")
-        self._max = self._gauge("headrace_bound_max", "Most entries that a bounded table may hold.", "table")
+        self._full_by_design = frozenset(full_by_design)
+        self._used = self._gauge("headrace_bound_used", "Entries in use of a bounded table.", "table", "full")
+        self._max = self._gauge("headrace_bound_max", "Most entries that a bounded table may hold.", "table", "full")
 
     def set_bounds(self, bounds: Mapping[str, tuple[int, int]]) -> None:
         """Set how much of each bounded table is in use, and its maximum."""
         for table, (used, most) in bounds.items():
-            self._used.labels(table).set(used)
-            self._max.labels(table).set(most)
+            full = "expected" if table in self._full_by_design else "unexpected"
+            self._used.labels(table, full).set(used)
+            self._max.labels(table, full).set(most)
 
     def add_declared(self, metric: Metric, labels: Mapping[str, str]) -> Counter | Gauge | Histogram:
         """Create a metric that a family declares; `labels` states what bounds the values of each label."""
@@ -130,10 +137,14 @@ class ProcessMetrics:
 
 
 class ReaderMetrics(ProcessMetrics):
-    """Metrics of every process that reads events: how far it is behind and which model it uses. Abstract."""
+    """Metrics of every process that reads events: how far it is behind and which model it uses. Abstract.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Args:
+        surfaces: what the families that it folds declare.
+    """
+
+    def __init__(self, surfaces: Sequence[Surface] = ()) -> None:
+        super().__init__([*FULL_BY_DESIGN, *(table for surface in surfaces for table in surface.full_by_design)])
         self._lag = self._gauge("headrace_lag_records", "Records that wait to be read.", "topic", "partition")
         self.champion_round = self._gauge(
             "headrace_champion_round", "Number of the round whose model is in use; 0 before the first promotion."
@@ -163,15 +174,11 @@ class ReaderMetrics(ProcessMetrics):
 
 
 class ShardMetrics(ReaderMetrics):
-    """Metrics of a shard's process: its turns, judging, drift, and the metrics that its families declare.
-
-    A changed size marks a new snapshot. Two snapshots in a row seldom have the same size; the exported time is then
-    late by one interval.
-    """
+    """Metrics of a shard's process: its turns, judging, drift, and the metrics that its families declare."""
 
     def __init__(self, surfaces: Sequence[Surface] = (), *, clock: Clock = wall_ms) -> None:
-        super().__init__()
-        self._clock, self._snapshot = clock, 0
+        super().__init__(surfaces)
+        self._clock, self._behind = clock, 0
         self.family_metrics = DeclaredMetrics(self, surfaces, clock=clock)
         detectors = [detector for surface in surfaces for detector in surface.detectors]
         if detectors:
@@ -204,6 +211,9 @@ class ShardMetrics(ReaderMetrics):
         self._snapshot_time = self._gauge(
             "headrace_snapshot_timestamp_seconds", "When this process last named a snapshot."
         )
+        self._snapshot_behind = self._gauge(
+            "headrace_snapshot_behind_entries", "Journal entries after the newest snapshot: what a restart folds."
+        )
 
     def set_drift(self, detector: str, score: float, threshold: float | None = None) -> None:
         """Set a detector's current score, and the threshold above which it alarms."""
@@ -233,10 +243,11 @@ class ShardMetrics(ReaderMetrics):
         self._commit.observe(turn.commit_s)
         self.set_lag(turn.lag)
         self.set_bounds(turn.bounds)
-        if turn.snapshot_bytes not in (0, self._snapshot):  # 0: none since the loop (re)started
-            self._snapshot = turn.snapshot_bytes
+        if turn.snapshot_behind_entries < self._behind and turn.snapshot_bytes:  # a newer snapshot was named
             self._snapshot_bytes.set(turn.snapshot_bytes)
             self._snapshot_time.set(self._clock() / 1000)
+        self._behind = turn.snapshot_behind_entries
+        self._snapshot_behind.set(turn.snapshot_behind_entries)
 
 
 class DeclaredMetrics:
@@ -318,8 +329,8 @@ class DeclaredMetrics:
 class ServingMetrics(ReaderMetrics):
     """Metrics of the server."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, surfaces: Sequence[Surface] = ()) -> None:
+        super().__init__(surfaces)
         self._requests = self._counter("headrace_http_requests_total", "Requests answered.", "route", "code")
         self._duration = self._histogram(
             "headrace_http_request_duration_seconds", "Answering a request.", QUICK_S, "route"

@@ -160,10 +160,12 @@ class Surface(Struct, frozen=True, kw_only=True):
     of source (`simulated`, `data`). `topics` are topics of its own, of one partition each; `writes` are the topics that
     it writes besides `scores` and `alarms`, `hears` the side topics whose records it is given. `judge` names the class
     `module:name` that judges beside the fold, `former_judgement_keys` the keys of its judgements in older versions.
-    `headlines` are series that a progress line shows: metric, labels, name. `tiles` computes the report's headline
-    numbers from the newest scores: value and text. `teaches` states, by event type, what the family learns from an
-    event; no event of another type changes its state. `inputs` states, by event type, what is missing in a source
-    without such events. `doc` is one line of documentation, `benchmark` a command that measures it.
+    `full_by_design` names the bounded tables that any shop fills in time, because they keep the newest entries or a
+    sample; of the others, a full one loses something. `headlines` are series that a progress line shows: metric,
+    labels, name. `tiles` computes the report's headline numbers from the newest scores: value and text. `teaches`
+    states, by event type, what the family learns from an event; no event of another type changes its state. `inputs`
+    states, by event type, what is missing in a source without such events. `doc` is one line of documentation,
+    `benchmark` a command that measures it.
     """
 
     doc: str
@@ -182,6 +184,7 @@ class Surface(Struct, frozen=True, kw_only=True):
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
     tiles: Callable[[Any], Iterable[tuple[str, str]]] | None = None
+    full_by_design: tuple[str, ...] = ()
     teaches: Mapping[str, str] = {}
     inputs: Mapping[str, str] = {}
     headlines: tuple[tuple[str, Mapping[str, str], str], ...] = ()

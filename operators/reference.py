@@ -168,7 +168,7 @@ def processes() -> dict[str, ProcessMetrics]:
         name: ShardMetrics([kind.surface for kind in placement.kinds])
         for name, placement in default_placements().items()
     }
-    return {"producer": ProducerMetrics(), **shards, "serve": ServingMetrics()}
+    return {"producer": ProducerMetrics(), **shards, "serve": ServingMetrics([kind.surface for kind in FAMILIES])}
 
 
 def metrics() -> str:
@@ -491,6 +491,7 @@ def _facts(kind: type[Family], shard: str) -> list[str]:
         "judge": judge,
         "artifact": f"`{artifact.kind}`, loaded by `{artifact.load}`" if artifact else "none",
         "detectors": _codes(surface.detectors, "none"),
+        "tables full by design": _codes(surface.full_by_design, "none"),
         "tables": "; ".join(one.title for one in surface.tables) or "none",
         "charts": "; ".join(one.title for one in surface.charts) or "none",
         "benchmark": f"`python -m {surface.benchmark}`" if surface.benchmark else "none",

@@ -1,6 +1,7 @@
 """Fixtures for all kinds of tests: logs of each implementation, and one Kafka broker for the whole run."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,6 +31,15 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             reason = str(error).splitlines()[0]
             pytest.skip(f"needs a Kafka broker: pip install 'headrace[kafka-local]', or set HEADRACE_KAFKA ({reason})")
         yield bootstrap
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Return the path of the real promtool."""
+    path = shutil.which("promtool")
+    if path is None:
+        pytest.skip("needs promtool: apt-get install prometheus")
+    return path
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ the expiry of labels, rounds, drift, answers.
 
 from bisect import bisect_left, insort
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -21,6 +21,8 @@ version = 2
 Raise it when they change. Version 1, up to 0.3.0, had one clock for all, the newest event time."""
 event_ids_max = 65_536
 """Number of the newest event ids that are remembered; an event that is repeated later than that is not detected."""
+FULL_BY_DESIGN: Final = ("event_ids",)
+"""The bounded tables that any shop fills in time; see `headrace.surface.Surface`."""
 clock_events = 15
 """Newest events that are compared. Fewer than half of them, whatever their times, do not move the clock."""
 run_events = 3

@@ -298,7 +298,7 @@ class Loop(Generic[F]):
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
             len(judgements), tally.freshness, tally.event_ages, tally.learn_s, judge_s, commit_s, lag,
-            {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size,
+            {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size, self._snapshots.behind(self.number),
         )  # fmt: skip
         self._tally = Tally()
         self.on_turn(turn)

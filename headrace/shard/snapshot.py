@@ -102,6 +102,10 @@ class Snapshots:
             self._pending, self._kept_blobs = None, {blob, *former}
         return self._pointer
 
+    def behind(self, number: int) -> int:
+        """Return how many of the journal's first `number` entries the newest snapshot lacks: what a restart folds."""
+        return number - (self._pointer.number if self._pointer else 0)
+
     def close(self) -> None:
         """Wait until a snapshot that is being stored is durable. Safe to call twice."""
         self._executor.shutdown(wait=True)

@@ -22,7 +22,9 @@ class Turn(NamedTuple):
     """What one commit did, for metrics. Times are in seconds.
 
     For the last record of each chunk, `freshness_s` has the time from its append until it was learned, and
-    `event_ages_s` the time from its event time to its append.
+    `event_ages_s` the time from its event time to its append. `snapshot_bytes` is the size of the newest snapshot that
+    this process took, 0 before the first; `snapshot_behind_entries` is the number of journal entries that a restart
+    would fold.
     """
 
     records: int
@@ -40,6 +42,7 @@ class Turn(NamedTuple):
     lag: Mapping[Partition, int]
     bounds: Mapping[str, tuple[int, int]]
     snapshot_bytes: int
+    snapshot_behind_entries: int
 
 
 class Tally:

@@ -121,6 +121,8 @@ def check_declares_what_it_shows(problem: Problem) -> None:
             if fold.offset % 100:
                 continue
         one: Family = fold.family
+        unknown = set(surface.full_by_design) - one.bounds().keys()
+        assert not unknown, f"full_by_design: wanted bounded tables, found {', '.join(sorted(unknown))}"
         scores = one.scores()
         assert (scores is None) == (surface.scores is None), "wanted scores if and only if the surface declares them"
         for metric in surface.metrics:

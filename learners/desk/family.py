@@ -173,6 +173,7 @@ Desk.surface = Surface(
     " of its items.",
     settings=DeskSettings,
     hears=(ITEMS,),
+    full_by_design=("desk_orders", "desk_order_lines", "desk_sessions"),
     teaches=dict.fromkeys(get_args(EventType), "whose the session is")
     | dict.fromkeys(STEPS, "whose the session is, and the shopper's steps of the day")
     | {

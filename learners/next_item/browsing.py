@@ -32,6 +32,8 @@ class ItemStep(NamedTuple):
     item: str
 
 
+FULL_BY_DESIGN: Final = ("contexts_shoppers", "choices_steps", "session_knn_sessions")
+"""The bounded tables that any shop fills in time; see `headrace.surface.Surface`."""
 repeats_max: Final = 10
 """Steps of a shopper to one item in one visit, beyond which they teach nothing that shoppers share."""
 

@@ -22,7 +22,7 @@ from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part, Watched
 from learners.next_item import judgement
 from learners.next_item.blend import Blend
-from learners.next_item.browsing import PARTS, Browsing, parts_of_0_3_0
+from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.choices import TAKEN_BACK_BY
 from learners.next_item.contexts import CHOICE_EVENTS, VIEW_EVENTS
 from learners.next_item.judgement import Pooled, list_length, pool
@@ -340,6 +340,7 @@ NextItemFamily.surface = Surface(
     hears=(MODELS,),
     judge="learners.next_item.judge:NextItemJudge",
     former_judgement_keys=("online",),
+    full_by_design=FULL_BY_DESIGN,
     artifact=Artifact(
         "model",
         current=lambda family: family.champion,

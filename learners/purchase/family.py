@@ -165,6 +165,7 @@ PurchaseFamily.surface = Surface(
         ),
     ),
     detectors=tuple(f"{LOSS}_{test}" for test in LOSS_TESTS),
+    full_by_design=tuple(f"propensity_{table}" for table in ("open_views", "shoppers", "items", "sold", "weights")),
     routes=(
         Route(
             path="/v1/purchase/{shopper}",

@@ -23,7 +23,7 @@ from headrace.surface import Artifact, Metric, Surface
 from headrace.topics import ALARMS, MODELS
 from learners.announcement import Announcement, Kind, announced, unusable
 from learners.family import Family, Merges, Moment, Move, Part
-from learners.next_item.browsing import PARTS, Browsing, parts_of_0_3_0
+from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.contexts import STEP_EVENTS, own_clock
 from learners.next_item.session_knn import SessionKnn
 from learners.parts.drift import alarm_detector
@@ -133,6 +133,15 @@ class Rounds(Family):
             or bool(self._watch)
             or bool(self.settings.staleness_hits and self.lineup.champion)
         )
+
+    @property
+    def overdue(self) -> int:
+        """Number of records since a round, or the verdict on a candidate, was due by volume; 0 while one is trained."""
+        if self.training is not None:
+            return 0
+        if self.lineup.candidate is not None:
+            return max(0, self.seen - self._candidate_at - self._gate_events)
+        return self.schedule.overdue
 
     @property
     def _may_be_due(self) -> bool:
@@ -472,6 +481,10 @@ Rounds.surface = Surface(
     hears=(ALARMS, MODELS),
     judge="learners.rounds.judge:RoundsJudge",
     former_judgement_keys=("finetune",),
+    full_by_design=(
+        *FULL_BY_DESIGN, "rehearsal_sequences", "window_sequences", "training_sequences", "window_open_sessions",
+        "holdout_slices",
+    ),
     artifact=Artifact(
         "model",
         current=lambda family: family.lineup.champion,
@@ -497,6 +510,15 @@ Rounds.surface = Surface(
         Metric(
             name="headrace_round_training_timestamp_seconds",
             help="When the training that runs now started; 0 while no round is trained.",
+        ),
+        Metric(
+            name="headrace_round_training_max_seconds",
+            help="Time after which the training of a round is ended from outside, as failed.",
+        ),
+        Metric(
+            name="headrace_round_overdue_records",
+            help="Records of `events` since a round, or the verdict on a candidate, was due; 0 during training.",
+            read=lambda family: [((), family.overdue)],
         ),
         Metric(name="headrace_round_loss_nats", help="Mean training loss at the end of the newest round."),
         Metric(

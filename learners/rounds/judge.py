@@ -63,6 +63,7 @@ class RoundsJudge:
         self._device: str = self._settings.device
         if self._device == "auto":
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._report("headrace_round_training_max_seconds", limit_s)
         torch.set_num_threads(min(self._settings.threads, os.cpu_count() or 1))
         self._report("headrace_torch_info", 1, str(torch.__version__), self._device)
 

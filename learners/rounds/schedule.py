@@ -73,6 +73,11 @@ class Schedule:
         """Return the number of records seen at which the next round is due by volume, at least one more than now."""
         return max(self._round_at + self._round_events, self.seen + 1)
 
+    @property
+    def overdue(self) -> int:
+        """Number of records since the next round was due by volume."""
+        return max(0, self.seen - self._round_at - self._round_events)
+
     def log_range(self) -> list[str]:
         """Return the end of the records read from each partition of `events`, for a candidate's lineage."""
         return [f"{partition}:{end}" for partition, end in sorted(self._positions.items())]

@@ -39,7 +39,8 @@ def serve(
         routes = [route.path for kind in deployment.kinds for route in kind.surface.routes]
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         say(f"serve: {address}{', '.join(routes)}, log {settings.log}")
+        metrics = ServingMetrics([kind.surface for kind in deployment.kinds])
         process.run(
-            log_, Blobs(settings.blobs), settings.serve, ServingMetrics(), stop,
+            log_, Blobs(settings.blobs), settings.serve, metrics, stop,
             placements=list(deployment.placements.values()), sections=deployment.sections, listener=listener,
         )  # fmt: skip

@@ -310,3 +310,14 @@ class Undeclared(Counted):
 def test_undeclared_scores_are_found() -> None:
     with pytest.raises(AssertionError, match="wanted scores if and only if"):
         check_declares_what_it_shows(family(Undeclared, lambda fold: True))
+
+
+class FullWithoutBounds(Counted):
+    """Declares a table as full by design that it does not have."""
+
+    surface = Surface(doc="Counts events.", settings=NoSettings, full_by_design=("visits",))
+
+
+def test_a_table_that_is_declared_full_and_does_not_exist_is_found() -> None:
+    with pytest.raises(AssertionError, match="full_by_design: wanted bounded tables, found visits"):
+        check_declares_what_it_shows(family(FullWithoutBounds, lambda fold: True))

@@ -67,6 +67,22 @@ def test_what_comes_while_a_round_trains_is_the_next_ones() -> None:
     assert fold.due == "volume"
 
 
+def test_a_round_and_a_verdict_are_overdue_by_the_records_since_they_were_due() -> None:
+    fold = started()
+    learn_views(fold, 100)
+    assert fold.overdue == 0
+    learn_views(fold, 30)
+    assert fold.overdue == 30
+    begin(fold)
+    learn_views(fold, 130)
+    assert fold.overdue == 0, "a round is trained"
+    trained(fold)
+    learn_views(fold, 50)
+    assert fold.overdue == 0, "the gate is not over"
+    learn_views(fold, 20)
+    assert fold.overdue == 20, "no verdict came, because no model was compared"
+
+
 def test_a_restart_knows_what_is_trained_and_continues() -> None:
     fold = due()
     begin(fold)

@@ -419,6 +419,17 @@ def test_a_turn_tells_how_long_its_judge_took(blobs: Blobs) -> None:
     assert all(0.05 <= turn.judge_s < 0.9 for turn in turns)
 
 
+def test_a_turn_tells_how_many_entries_a_restart_folds(opened: Log, blobs: Blobs) -> None:
+    turns = list[Turn]()
+    with closing(start(opened, blobs)) as loop:
+        loop.on_turn = turns.append
+        while not turns or turns[-1].snapshot_behind_entries >= loop.number:  # no snapshot is named yet
+            append(opened, shopping(2, first=2 * len(turns)))
+            loop.step()
+    named = [entry.snapshot.number if entry.snapshot else 0 for entry in entries_of(opened, SHARD)]
+    assert [turn.snapshot_behind_entries for turn in turns] == [number + 1 - one for number, one in enumerate(named)]
+
+
 def test_a_turn_tells_how_old_its_records_are(blobs: Blobs) -> None:
     log, turns = MemoryLog(clock=lambda: START_MS + 60_000), list[Turn]()
     log.create()

@@ -8,6 +8,7 @@ TURN = Turn(
     records=12, learned=6, duplicates=1, unused=2, lines_dropped=4, rejected={"not_json": 2, "schema": 1}, judgements=3,
     freshness_s=[0.04, 3.0], event_ages_s=[7.0], learn_s=0.01, judge_s=0.02, commit_s=0.03,
     lag={Partition("events", 0): 5, Partition("events", 1): 0}, bounds={"items": (3, 10)}, snapshot_bytes=123,
+    snapshot_behind_entries=7,
 )  # fmt: skip
 
 
@@ -29,9 +30,9 @@ def test_a_turn_is_told_and_turns_add_up() -> None:
     assert value(metrics, "headrace_freshness_seconds_count") == 4
     assert value(metrics, "headrace_freshness_seconds_bucket", le="0.05") == 2
     assert value(metrics, "headrace_event_age_seconds_sum") == 14
-    assert value(metrics, "headrace_bound_used", table="items") == 3
-    assert value(metrics, "headrace_bound_max", table="items") == 10
-    assert value(metrics, "headrace_snapshot_size_bytes") == 123
+    assert value(metrics, "headrace_bound_used", table="items", full="unexpected") == 3
+    assert value(metrics, "headrace_bound_max", table="items", full="unexpected") == 10
+    assert value(metrics, "headrace_snapshot_behind_entries") == 7
     for part in ("learn", "judge", "commit"):
         assert value(metrics, f"headrace_{part}_duration_seconds_count") == 2
 
@@ -40,9 +41,10 @@ def test_a_new_snapshot_is_told_once_and_survives_a_restart_of_the_loop() -> Non
     now = [1_000]
     metrics = ShardMetrics(clock=lambda: now[0])
     seen = []
-    for bytes_, time_ms in ((0, 1_000), (123, 2_000), (123, 3_000), (0, 4_000), (123, 5_000), (456, 6_000)):
+    turns = ((0, 5, 1_000), (123, 1, 2_000), (123, 2, 3_000), (0, 1, 4_000), (0, 2, 5_000), (123, 1, 6_000))
+    for bytes_, behind, time_ms in turns:
         now[0] = time_ms
-        metrics.observe_turn(TURN._replace(snapshot_bytes=bytes_))
+        metrics.observe_turn(TURN._replace(snapshot_bytes=bytes_, snapshot_behind_entries=behind))
         stamp = value(metrics, "headrace_snapshot_timestamp_seconds")
         seen.append((stamp, value(metrics, "headrace_snapshot_size_bytes")))
-    assert seen == [(0, 0), (2, 123), (2, 123), (2, 123), (2, 123), (6, 456)]
+    assert seen == [(0, 0), (2, 123), (2, 123), (2, 123), (2, 123), (6, 123)]
