@@ -120,7 +120,8 @@ class Follower(Generic[F]):
         lock: held while the fold changes, for at most `locked_records_max` records at once. A reader of
             the fold must hold it.
 
-    `newest_ms` is the append time of the newest record that was folded, `stamp` the newest that the journal names.
+    `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
+    the newest that the journal names.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -142,7 +143,7 @@ class Follower(Generic[F]):
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
         self._make, self._plainly = make, plainly
         self._unbroken = from_start  # the state follows from the journal's first entry
-        self.newest_ms = 0
+        self.appended_ms: list[int] = []
         self.stamp: Stamp | None = None
         self.fold: F = make()
         self.intake = Intake()
@@ -231,6 +232,7 @@ class Follower(Generic[F]):
             PositionLost: the log no longer holds what an entry names.
         """
         count = 0
+        self.appended_ms = []
         for _, records in self._journal.read(entries_max, timeout_s):
             for record in records:
                 self.apply(journal.decode(record))
@@ -257,6 +259,8 @@ class Follower(Generic[F]):
             if run.topic == EVENTS:
                 read_ms = entry.read_ms[number] if entry.read_ms else 0
                 self._learn(stamped(records, read_ms) if read_ms else records)
+                if not read_ms:
+                    self.appended_ms += [record.time_ms for record in records]
             else:
                 for start in range(0, len(records), locked_records_max):
                     with self._lock:
@@ -294,8 +298,6 @@ class Follower(Generic[F]):
                     event = decode(record)
                     if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
                         learn(event, record.partition, record.offset)
-        if records:
-            self.newest_ms = max(self.newest_ms, records[-1].time_ms)
 
     def _take_run(self, place: Partition, run: Run) -> list[Record]:
         """Return the records of a run; skip those that an earlier entry covers (none, unless the log was damaged)."""

@@ -194,7 +194,8 @@ class Loop(Generic[F]):
         began = time.monotonic()
         number, fold, tally = place.number, self.fold, self._tally
         admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
-        learned = 0
+        ages_ms: list[int] = []
+        add_age = ages_ms.append
         for record in chunk:
             event = decode(record)
             if isinstance(event, Rejection):
@@ -206,17 +207,18 @@ class Loop(Generic[F]):
                     if judge is not None:
                         judge.observe(fold, event, number, record.offset)
                     learn(event, number, record.offset)
-                    learned += 1
+                    add_age(record.time_ms - event.own_ms)
                 else:
                     tally.unused += 1
             else:
                 tally.duplicates += 1
-        tally.learned += learned
+        tally.learned += len(ages_ms)
         self._apply(place, chunk, read_ms)
         tally.learn_s += time.monotonic() - began
-        tally.freshness.append(max(0.0, (self._clock() - record.time_ms) / 1000))
-        if not isinstance(event, Rejection):
-            tally.event_ages.append(max(0.0, (record.time_ms - event.own_ms) / 1000))
+        if not read_ms:  # else the append times are unknown
+            now_ms = self._clock()
+            tally.freshness_ms += [now_ms - record.time_ms for record in chunk]
+            tally.event_ages_ms += ages_ms
 
     def _commit(self) -> None:
         """Steps 4 and 5."""
@@ -252,7 +254,7 @@ class Loop(Generic[F]):
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
-            len(judgements), tally.freshness, tally.event_ages, tally.learn_s, judge_s, commit_s, lag,
+            len(judgements), tally.freshness_ms, tally.event_ages_ms, tally.learn_s, judge_s, commit_s, lag,
             {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size,
         )  # fmt: skip
         self._tally = Tally()

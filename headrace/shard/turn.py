@@ -18,10 +18,11 @@ letter_bytes_max = 65_536
 
 
 class Turn(NamedTuple):
-    """What one commit did, for metrics. Times are in seconds.
+    """What one commit did, for metrics.
 
-    For the last record of each chunk, `freshness_s` has the time from its append until it was learned, and
-    `event_ages_s` the time from its event time to its append.
+    `freshness_ms` has, for each record of `events`, the time from its append until its chunk was learned;
+    `event_ages_ms` has, for each learned event, the time from its event time to its append. Both leave out records
+    whose append time the log does not tell, and are negative where clocks disagree.
     """
 
     records: int
@@ -31,8 +32,8 @@ class Turn(NamedTuple):
     lines_dropped: int
     rejected: Mapping[str, int]
     judgements: int
-    freshness_s: Sequence[float]
-    event_ages_s: Sequence[float]
+    freshness_ms: Sequence[int]
+    event_ages_ms: Sequence[int]
     learn_s: float
     judge_s: float
     commit_s: float
@@ -50,8 +51,8 @@ class Tally:
         self.letters: list[Outgoing] = []
         self.records = self.learned = self.duplicates = self.unused = self.lines_dropped = 0
         self.rejected: Counter[str] = Counter()
-        self.freshness: list[float] = []
-        self.event_ages: list[float] = []
+        self.freshness_ms: list[int] = []
+        self.event_ages_ms: list[int] = []
         self.learn_s = 0.0
         self.began = time.monotonic()
 

@@ -409,14 +409,13 @@ def test_a_turn_tells_how_long_its_judge_took(blobs: Blobs) -> None:
 def test_a_turn_tells_how_old_its_records_are(blobs: Blobs) -> None:
     log, turns = MemoryLog(clock=lambda: START_MS + 60_000), list[Turn]()
     log.create()
-    append(log, shopping(20))
+    append(log, [*shopping(20), *shopping(5), Outgoing(EVENTS, b"a", b"junk")])
     with closing(start(log, blobs, clock=lambda: START_MS + 62_500)) as loop:
         loop.on_turn = turns.append
         catch_up(log, loop)
-    assert {age for turn in turns for age in turn.freshness_s} == {2.5}
-    ages = {age for turn in turns for age in turn.event_ages_s}
-    assert ages <= {float(60 - second) for second in range(20)}
-    assert len(ages) > 1
+    assert [age for turn in turns for age in turn.freshness_ms] == [2_500] * 26
+    ages = [age for turn in turns for age in turn.event_ages_ms]
+    assert sorted(ages) == [1_000 * second for second in range(41, 61)]
 
 
 class DenyingLog:
@@ -571,11 +570,14 @@ def test_where_the_append_time_is_not_told_the_time_of_reading_is_journalled(ope
 
     ahead = shown("ahead", "ann", "i", 40 * 3_600_000)  # of the clock at which it is read
     append(opened, [*shopping(300), ahead])
+    turns: list[Turn] = []
     with closing(start(untimed, blobs, make_shop, clock=clock)) as loop:
+        loop.on_turn = turns.append
         catch_up(opened, loop)
         assert len(values(opened, LETTERS)) == 1
         live = digest(freeze(loop.fold, loop._intake))
         assert loop.fold.time_ms <= now[0]
+    assert [(turn.freshness_ms, turn.event_ages_ms) for turn in turns if turn.learned] == [([], [])] * len(turns)
     entries = [entry for entry in entries_of(opened, SHARD) if entry.runs]
     assert all(len(entry.read_ms) == len(entry.runs) for entry in entries)
     assert all(START_MS < one <= now[0] for entry in entries for one in entry.read_ms)
@@ -1086,5 +1088,5 @@ def test_turns_report_what_was_done(opened: Log, blobs: Blobs) -> None:
     assert [dict(turn.rejected) for turn in turns if turn.rejected] == [{"not_json": 1}]
     assert sum(turns[-1].lag.values()) == 0
     assert turns[-1].bounds["lines"][0] == 200
-    assert all(age >= 0 for turn in turns for age in turn.freshness_s)
+    assert all(age >= 0 for turn in turns for age in turn.freshness_ms)
     assert all(0 < turn.learn_s < 30 for turn in turns)
