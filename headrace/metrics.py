@@ -82,7 +82,10 @@ class Durations(Collector):
 
     def __init__(self, name: str, text: str, bounds_s: Sequence[float]) -> None:
         self._name, self._text = name, text
-        self._labels = [floatToGoString(bound) for bound in (*bounds_s, float("inf"))]
+        self._labels = [
+            floatToGoString(bound)  # type: ignore[no-untyped-call]  # the client leaves it untyped
+            for bound in (*bounds_s, float("inf"))
+        ]
         self._bounds_ms = np.array(bounds_s) * 1000
         self._counts, self._sum_ms = np.zeros(len(self._labels), np.int64), 0
         self._lock = threading.Lock()

@@ -7,6 +7,9 @@ when the shop changes back. A change is detected by the first alarm of any detec
 `horizon_events` after it is complete (a gradual one is complete at its `until`), nor after the next change. Its delay
 is the number of events since its begin. Every alarm outside these spans is false; those of each detector count
 separately. Stable days are the event time outside these spans.
+
+The stream's axis is the number of events that the shard with the scores had learned (by default `online`). The shards
+learn at their own pace: an announcement of the fine-tuner stands where that shard was when it was written.
 """
 
 from collections import Counter
@@ -19,7 +22,7 @@ from msgspec import Struct
 
 from headrace.log.protocol import Log, Record, decode_json
 from headrace.shard import journal
-from headrace.shard.journal import Entry
+from headrace.shard.journal import Entry, Results
 from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH, partitions_of
 from learners.announcement import Announcement, announced
 from learners.family import AlarmRecord, Family, Watched
@@ -53,12 +56,16 @@ class Sample(NamedTuple):
 
 
 class FamilyScores(Struct):
-    """A decoded record of `scores`: a family's scores (its `surface.scores`) and its detectors' values."""
+    """A decoded record of `scores`: a family's scores (its `surface.scores`) and its detectors' values.
+
+    `events` is the number of events learned, `time_ms` the shop's time, `appended_ms` the append time (0: not known).
+    """
 
     events: int
     time_ms: int
     scores: Any
     drift: dict[str, Watched]
+    appended_ms: int = 0
 
 
 class Change(Struct):
@@ -79,12 +86,14 @@ class Change(Struct):
 class Slice(Struct):
     """Means over a slice of the stream, up to event number `events`, of a chart's values from judgements, by line.
 
-    Slices do not overlap, so that a drift is visible at once, which a long window would smooth away.
+    Slices do not overlap, so that a drift is visible at once, which a long window would smooth away. `middles` has the
+    mean event number of each line's predictions, at which its value is drawn.
     """
 
     events: int
     judged: int
     values: dict[str, float]
+    middles: dict[str, float]
 
 
 class Best(Struct):
@@ -128,6 +137,22 @@ class _Letter(Struct):
     reason: str
 
 
+def results_text(entry: Entry) -> str:
+    """Return what became of the records of `events` that a shard has read, "" if its journal does not tell.
+
+    >>> results_text(Entry("online", 7, [], 0, None, results=Results(learned=2, duplicates=11_998)))
+    'of 12,000 records of events: 2 learned, 11,998 dropped as repeats, 0 unused, 0 rejected'
+    """
+    found = entry.results
+    if found is None:
+        return ""
+    since = f" (counted since entry {found.since:,})" if found.since else ""
+    return (
+        f"of {found.records:,} records of events{since}: {found.learned:,} learned, {found.duplicates:,} dropped as"
+        f" repeats, {found.unused:,} unused, {found.rejected:,} rejected"
+    )
+
+
 def dead_letters_by_reason(log: Log) -> dict[str, int]:
     """Return the number of dead letters by reason, the most frequent first."""
     letters = (decode_json(record.value, _Letter) for record in topic_records(log, DEAD_LETTERS))
@@ -139,7 +164,7 @@ class Facts(Struct, kw_only=True):
 
     `published` is the number of records of `events`, `entries` has each shard's newest journal entry. `types` counts
     the event types of the first events, `lacks` states what these do not contain. `scenario` has the simulated shop's
-    settings.
+    settings. `at_events` of `rounds` and `rollbacks` is on the stream's axis, not the fine-tuner's own count.
     """
 
     published: int
@@ -171,7 +196,11 @@ class Facts(Struct, kw_only=True):
         scores = read_scores(log, deployment.kinds)
         timeline = max(scores.values(), key=len, default=[])
         alarms = [alarm for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, AlarmRecord))]
-        announcements = [found for record in topic_records(log, MODELS) if (found := announced(record))]
+        announcements = [
+            msgspec.structs.replace(found, at_events=_event_number_of(record, found, timeline))
+            for record in topic_records(log, MODELS)
+            if (found := announced(record))
+        ]
         truth: dict[str, list[bytes]] = {}
         for record in topic_records(log, TRUTH):
             data = record.value or b""
@@ -197,6 +226,11 @@ class Facts(Struct, kw_only=True):
     def timeline(self) -> list[FamilyScores]:
         """The scores of the family with the most records, from which times of event numbers are computed."""
         return max(self.scores.values(), key=len, default=[])
+
+    @property
+    def results(self) -> Results | None:
+        """What became of the records of `events`, by the first shard whose journal tells."""
+        return next((entry.results for entry in self.entries.values() if entry.results), None)
 
     @property
     def last(self) -> FamilyScores | None:
@@ -244,7 +278,11 @@ def decode_scores(record: Record, types: Mapping[str, Any]) -> tuple[str, Family
     if one is None or not types.get(one.family):
         return None
     scores = decode_json(bytes(one.scores), types[one.family])
-    return (one.family, FamilyScores(one.events, one.time_ms, scores, one.drift)) if scores is not None else None
+    return (
+        (one.family, FamilyScores(one.events, one.time_ms, scores, one.drift, record.time_ms))
+        if scores is not None
+        else None
+    )
 
 
 def _published(log: Log) -> int:
@@ -288,23 +326,32 @@ def slices_of(
     slices: list[Slice] = []
     begin, count = 0.0, 0
     sums: dict[str, list[float]] = {}
-    for time_ms, weight, values in judged:
-        events = _event_number_at(time_ms, timeline)
+    found = list(judged)
+    for events, (_, weight, values) in zip(_numbers_at([one[0] for one in found], timeline), found, strict=True):
         if count >= slice_judged_min and events - begin >= width:
             slices.append(_slice(events, count, sums))
             begin, count, sums = events, 0, {}
         count += 1
         for name, value in values.items():
-            entry = sums.setdefault(name, [0.0, 0.0])
+            entry = sums.setdefault(name, [0.0, 0.0, 0.0])
             entry[0] += weight
             entry[1] += weight * value
+            entry[2] += weight * events
     if count >= slice_judged_min:
         slices.append(_slice(timeline[-1].events, count, sums))
     return slices
 
 
+def _numbers_at(times_ms: Sequence[int], scores: Sequence[FamilyScores]) -> list[int]:
+    """Return the approximate number of events before each time; before the first one there were none."""
+    known = np.maximum.accumulate([*times_ms[:1], *(one.time_ms for one in scores)])
+    numbers = np.interp(times_ms, known, [0] * len(times_ms[:1]) + [one.events for one in scores])
+    return [int(number) for number in numbers]
+
+
 def _slice(events: int, judged: int, sums: Mapping[str, Sequence[float]]) -> Slice:
-    return Slice(events, judged, {name: value / total for name, (total, value) in sums.items()})
+    values = {name: value / total for name, (total, value, _) in sums.items()}
+    return Slice(events, judged, values, {name: middle / total for name, (total, _, middle) in sums.items()})
 
 
 def rounds_of(announcements: Sequence[Announcement]) -> list[RoundOutcome]:
@@ -340,6 +387,16 @@ def _event_number_at(time_ms: int, scores: Sequence[FamilyScores]) -> int:
     if not scores:
         return 0
     return int(np.interp(time_ms, [one.time_ms for one in scores], [one.events for one in scores]))
+
+
+def _event_number_of(record: Record, announcement: Announcement, scores: Sequence[FamilyScores]) -> int:
+    """Return the approximate number of events that the shard with the scores had learned at an announcement."""
+    times_ms = [one.appended_ms for one in scores]
+    if not record.time_ms or not all(times_ms):  # a Kafka topic that keeps producers' times
+        return _event_number_at(announcement.time_ms, scores)
+    if not scores:
+        return announcement.at_events
+    return int(np.interp(record.time_ms, np.maximum.accumulate(times_ms), [one.events for one in scores]))
 
 
 def match_alarms(

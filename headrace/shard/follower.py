@@ -16,7 +16,7 @@ from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer, Run, Stamp, key_of
+from headrace.shard.journal import Entry, Pointer, Results, Run, Stamp, key_of
 from headrace.shard.merge import stamped
 from headrace.state import State
 from headrace.state import decode as decode_state
@@ -121,7 +121,7 @@ class Follower(Generic[F]):
             the fold must hold it.
 
     `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
-    the newest that the journal names.
+    the newest that the journal names, `results` those of the last entry that was folded.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -145,6 +145,7 @@ class Follower(Generic[F]):
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
         self.stamp: Stamp | None = None
+        self.results: Results | None = None
         self.fold: F = make()
         self.intake = Intake()
         self.number = 0
@@ -274,7 +275,7 @@ class Follower(Generic[F]):
         with self._lock:
             self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
-        self.pointer = entry.snapshot or self.pointer
+        self.pointer, self.results = entry.snapshot or self.pointer, entry.results
 
     def _continue_from(self, entry: Entry) -> None:
         """Take over the settings of a shard's first entry, or a state that does not follow from the entries before."""

@@ -30,7 +30,7 @@ from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import F, Follower, MakeFold, freeze
-from headrace.shard.journal import Entry, Pointer
+from headrace.shard.journal import Entry, Pointer, Results
 from headrace.shard.merge import Merge
 from headrace.shard.refold import entry_from_here
 from headrace.shard.snapshot import Snapshots
@@ -117,6 +117,7 @@ class Loop(Generic[F]):
             self.number, self._positions = follower.number, follower.positions
             if self.number and self.fold.stamp != follower.stamp:
                 pointer = self._continue_from_here(follower, blobs)
+            self._results = follower.results or Results(since=self.number)
             # Only this shard writes to this partition: judgements that no entry counted are of a torn commit.
             self._judgements_position = max(follower.judgements_position, log.end(shard.judgements))
             positions = {place: self._positions[place] for place in shard.sources}
@@ -237,9 +238,11 @@ class Loop(Generic[F]):
         began = time.monotonic()
         self._settle()
         shard, runs = self._shard, tally.runs
+        self._results = tally.added_to(self._results)
         entry = Entry(
             shard.name, self.number, runs, len(judgements), self._snapshots.newest(), self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
+            results=self._results,
         )  # fmt: skip
         records = [Outgoing(JUDGEMENTS, one.key.encode(), one.data, shard.number) for one in judgements]
         records.append(self._record(entry))

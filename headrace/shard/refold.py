@@ -28,7 +28,10 @@ def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, 
         blob=blobs.put(shard.name, encode(freeze(fold, follower.intake))), former=former_blobs(follower.pointer),
         journal=follower.journal_position, judgements=follower.judgements_position,
     )  # fmt: skip
-    return Entry(shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed))
+    return Entry(
+        shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed),
+        results=follower.results,
+    )  # fmt: skip
 
 
 def refold(

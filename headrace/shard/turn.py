@@ -10,7 +10,7 @@ import msgspec
 
 from headrace.events import Rejection
 from headrace.log.protocol import Outgoing, Partition, Record
-from headrace.shard.journal import Run, key_of
+from headrace.shard.journal import Results, Run, key_of
 from headrace.topics import DEAD_LETTERS
 
 letter_bytes_max = 65_536
@@ -66,6 +66,16 @@ class Tally:
             runs.append(Run(*place, start, end))
             self.read_ms.append(read_ms)
         self.records += len(records)
+
+    def added_to(self, results: Results) -> Results:
+        """Return these results with those of this turn."""
+        return Results(
+            results.learned + self.learned,
+            results.duplicates + self.duplicates,
+            results.unused + self.unused,
+            results.rejected + self.rejected.total(),
+            results.since,
+        )
 
     def reject(self, place: Partition, record: Record, rejection: Rejection, *, quarantine: bool) -> None:
         """Count a bad record and, where this shard quarantines, write its dead letter; an unused one is no bad one."""

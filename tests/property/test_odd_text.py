@@ -101,7 +101,9 @@ def facts(text: str, kind: type[Family] | None = None) -> Facts:
     kind = kind or family(text)
     alarm = AlarmRecord(text, text, 0.3, 0.2, 1_500, 0)
     scores = [FamilyScores(n, n, Scores({text: n / 4e3, "other": 0.5}), {text: Watched(0.1, 0.2)}) for n in (1, 2_000)]
-    slices = [Slice(n, 100, {text: n / 4e3, "other": 0.5}) for n in (1_000, 2_000)]
+    slices = [
+        Slice(n, 100, {text: n / 4e3, "other": 0.5}, {text: n - 500.0, "other": n - 400.0}) for n in (1_000, 2_000)
+    ]
     candidate, verdict = announcement("candidate", text), announcement("promoted", text)
     return Facts(
         published=2_000, sources=[text], types={text: 3}, lacks=[text], kinds=(kind,), scores={"odd": scores},

@@ -21,13 +21,13 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_covered, check_folds, committed_records, entries_of
 from headrace.shard.follower import Follower, MakeFold, freeze
-from headrace.shard.journal import FamilyStamp, Stamp
+from headrace.shard.journal import FamilyStamp, Results, Stamp
 from headrace.shard.loop import JudgementRecord, Loop, LoopSettings, empty_entry_interval_s
 from headrace.shard.merge import chunk_records_max
 from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, Shard
+from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JOURNAL, JUDGEMENTS, MODELS, SCORES, Shard
 from learners.announcement import Announcement
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
@@ -1074,6 +1074,26 @@ def test_a_judge_that_is_ready_is_asked_although_no_record_came(opened: Log, blo
         assert time.monotonic() < deadline
     loop.close()
     assert checked_fold(opened, blobs).fold.lines[-1] == "judged witness late"
+
+
+def test_the_journal_counts_what_became_of_the_records(opened: Log, blobs: Blobs) -> None:
+    """Cumulative, over restarts, and from the first entry on that counts."""
+    junk = Outgoing(EVENTS, b"a", b"junk")
+    for wave in (1, 2):
+        append(opened, [*shopping(200 * wave), junk])  # the second time, half of it are repeats
+        with closing(start(opened, blobs)) as loop:
+            catch_up(opened, loop)
+        last = entries_of(opened, SHARD)[-1]
+        assert last.results == Results(learned=200 * wave, duplicates=200 * (wave - 1), rejected=wave)
+    writer = opened.writer(SHARD.name, SHARD.written)  # a release that counts nothing
+    older = msgspec.structs.replace(last, number=last.number + 1, runs=[], read_ms=[], judged=0, results=None)
+    writer.commit([Outgoing(JOURNAL, b"x", journal.encode(older), SHARD.number)], {})
+    writer.settle()
+    writer.close()
+    append(opened, shopping(500))
+    with closing(start(opened, blobs)) as loop:
+        catch_up(opened, loop)
+    assert entries_of(opened, SHARD)[-1].results == Results(learned=100, duplicates=400, since=older.number + 1)
 
 
 def test_turns_report_what_was_done(opened: Log, blobs: Blobs) -> None:

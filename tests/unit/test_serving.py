@@ -227,7 +227,9 @@ def test_metrics_can_be_parsed_and_tell_of_requests(shop: Shop, client: httpx.Cl
     shop.view(("ann", "a"), ("bob", "b"))
     until(lambda: len(items(client, "eve")) == 2, "the events never came")
     shop.state_item("b", None)  # an entry without an event
-    until(lambda: client.get("/v1/recommendations/eve?n=2").json()["fresh"]["entry"] == shop.loop.number, "no entry came")
+    until(
+        lambda: client.get("/v1/recommendations/eve?n=2").json()["fresh"]["entry"] == shop.loop.number, "no entry came"
+    )
     client.get("/v1/recommendations/ann?n=0")
     found = {
         (sample.name, sample.labels.get("route"), sample.labels.get("code")): sample.value
