@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
-import numpy as np
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -18,12 +17,10 @@ from prometheus_client import (
     disable_created_metrics,
     start_http_server,
 )
-from prometheus_client.metrics_core import HistogramMetricFamily
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 import headrace
 from headrace.clock import Clock, wall_ms
+from headrace.durations import Durations
 from headrace.errors import Misconfigured
 from headrace.events import Reason
 from headrace.log.protocol import Partition
@@ -72,40 +69,6 @@ class MetricDescription(NamedTuple):
     kind: str
     labels: tuple[str, ...]
     text: str
-
-
-class Durations(Collector):
-    """A histogram in seconds that takes many observations at once. Safe to use from any thread.
-
-    The client's own histogram takes one per call, which for each event would cost a tenth of learning it.
-    """
-
-    def __init__(self, name: str, text: str, bounds_s: Sequence[float]) -> None:
-        self._name, self._text = name, text
-        self._labels = [
-            floatToGoString(bound)  # type: ignore[no-untyped-call]  # the client leaves it untyped
-            for bound in (*bounds_s, float("inf"))
-        ]
-        self._bounds_ms = np.array(bounds_s) * 1000
-        self._counts, self._sum_ms = np.zeros(len(self._labels), np.int64), 0
-        self._lock = threading.Lock()
-
-    def observe(self, found_ms: Sequence[int]) -> None:
-        """Add durations in milliseconds; a negative one counts as 0."""
-        if not len(found_ms):
-            return
-        durations = np.maximum(np.array(found_ms, np.int64), 0)
-        places = np.searchsorted(self._bounds_ms, durations)
-        with self._lock:
-            self._counts += np.bincount(places, minlength=len(self._counts))
-            self._sum_ms += int(durations.sum())
-
-    def collect(self) -> Iterable[HistogramMetricFamily]:
-        """Return the histogram, for a scrape."""
-        with self._lock:
-            counts, sum_s = self._counts.cumsum().tolist(), self._sum_ms / 1000
-        buckets = list(zip(self._labels, counts, strict=True))
-        yield HistogramMetricFamily(self._name, self._text, buckets, sum_s)
 
 
 class ProcessMetrics:
@@ -180,7 +143,7 @@ class ReaderMetrics(ProcessMetrics):
         super().__init__()
         self._lag = self._gauge("headrace_lag_records", "Records that wait to be read.", "topic", "partition")
         self.champion_round = self._gauge(
-            "headrace_champion_round", "Number of the round whose model is in use; 0 before the first promotion."
+            "headrace_champion_round", "Number of the round whose model is in use; 0 while none is."
         )
         self.freshness = self._durations(
             "headrace_freshness_seconds",
@@ -228,7 +191,11 @@ class ShardMetrics(ReaderMetrics):
             )
             self._alarms = self._counter("headrace_drift_alarms_total", "Drift alarms.", "detector", values=detectors)
         self._events = self._counter(
-            "headrace_events_total", "Records read, by what became of them.", "result", values=get_args(Result)
+            "headrace_events_total",
+            "Records of events read, by what became of them: learned, duplicate (it repeats an id), unused (no input of"
+            " learners), or rejected.",
+            "result",
+            values=get_args(Result),
         )
         self._event_age = self._durations(
             "headrace_event_age_seconds",
@@ -238,18 +205,27 @@ class ShardMetrics(ReaderMetrics):
         )
         reasons = [reason for reason in get_args(Reason) if reason != "unused"]
         self._rejected = self._counter(
-            "headrace_events_rejected_total", "Records that became dead letters.", "reason", values=reasons
+            "headrace_events_rejected_total",
+            "Records of events that could not be used, by reason; one of the shards writes a dead letter of each.",
+            "reason",
+            values=reasons,
         )
         self._lines_dropped = self._counter(
             "headrace_lines_dropped_total", "Lines of admitted events that could not be used."
         )
         self.judgements = self._counter("headrace_judgements_total", "Predictions judged before they were learned.")
-        self.judged_ratio = self._gauge("headrace_judged_ratio", "Probability with which an event is judged now.")
+        self.judged_ratio = self._gauge(
+            "headrace_judged_ratio", "Probability with which an event is judged now; 0 in a shard that samples none."
+        )
         self._learn = self._histogram(
             "headrace_learn_duration_seconds", "Decoding and learning one commit's records.", QUICK_S
         )
         self._judge = self._histogram("headrace_judge_duration_seconds", "Judging one commit's events.", QUICK_S)
-        self._commit = self._histogram("headrace_commit_duration_seconds", "Committing once.", QUICK_S)
+        self._commit = self._histogram(
+            "headrace_commit_duration_seconds",
+            "Committing once, with the wait for the commit before, and copying the state if a snapshot is due.",
+            QUICK_S,
+        )
         self._snapshot_bytes = self._gauge("headrace_snapshot_size_bytes", "Size of the newest snapshot.")
         self._snapshot_time = self._gauge(
             "headrace_snapshot_timestamp_seconds", "When this process last named a snapshot."
@@ -384,9 +360,14 @@ class ProducerMetrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.published = self._counter("headrace_published_events_total", "Events that the log acknowledged.")
+        self.published = self._counter(
+            "headrace_published_events_total", "Events that this producer has written, its open commit included."
+        )
         self.skipped = self._counter("headrace_skipped_events_total", "Events that the log had already.")
-        self.share = self._gauge("headrace_published_ratio", "Share of the source that is published, where known.")
+        self.share = self._gauge(
+            "headrace_published_ratio",
+            "Share of the source, or of the limit on it, that this producer has reached; 0 where unknown.",
+        )
 
 
 class MetricsServer:

@@ -83,6 +83,7 @@ class _Lineage(Struct):
     tokens: int | None = None
     seconds: float | None = None
     loss: float | None = None
+    stopped: str = ""
 
 
 F = TypeVar("F", bound=Struct)
@@ -342,6 +343,8 @@ def _round(one: RoundOutcome) -> list[str]:
         texts.append(f"wealth {evidence.wealth:.1f} after {evidence.predictions:,} predictions{difference}")
     if evidence.worth:
         texts.append(", ".join(f"blend with {name} {score:.4f}" for name, score in sorted(evidence.worth.items())))
+    if lineage.stopped:
+        texts.append(f"training stopped {lineage.stopped}")
     text = html(newest.reason or NONE) + (f"<br><span class='soft'>{html(', '.join(texts))}</span>" if texts else "")
     trained = (one.candidate or newest).at_events
     return [

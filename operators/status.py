@@ -12,11 +12,12 @@ from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, partitions_of
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
-from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores, results_text
+from operators.facts import dead_letters_by_reason, results_text
 from operators.requests import Request, standing
 from operators.source import newest_records, topic_records
 from operators.tables import rich_table
 from operators.terminal import Terminal
+from operators.timeline import FamilyScores, decode_scores
 
 shown_max: Final = 5
 """Number of the newest alarms and announcements that are shown."""

@@ -35,11 +35,12 @@ from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord
 from operators.cli.look import line_characters_max
 from operators.deployment import read_deployment
-from operators.facts import Change, Facts, FamilyScores, RoundOutcome, Slice
+from operators.facts import Change, Facts, RoundOutcome
 from operators.picture import Drawing, chart, draw, drift, quality
 from operators.report import table, write_report
 from operators.status import show
 from operators.terminal import Terminal, progress_bar, say
+from operators.timeline import FamilyScores, Slice
 from tests.hostile import HOSTILE, json_texts, texts, wire
 
 KINDS: tuple[Kind, ...] = ("candidate", "promoted", "refused", "failed", "rolled_back", "requested", "proposed")

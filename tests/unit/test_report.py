@@ -26,22 +26,13 @@ from learners.family import AlarmRecord, Family, Moment, NoSettings, Watched
 from learners.next_item.family import NextItemFamily, NextItemScores
 from learners.purchase.family import PurchaseFamily
 from operators.deployment import Deployment, read_deployment
-from operators.facts import (
-    Change,
-    Facts,
-    FamilyScores,
-    Sample,
-    Slice,
-    match_alarms,
-    rounds_of,
-    slice_judged_min,
-    slices_of,
-)
+from operators.facts import Change, Facts, Sample, match_alarms, rounds_of
 from operators.picture import Drawing, chart, draw, within
 from operators.report import picture, table, write_report
 from operators.status import show
 from operators.tables import NONE
 from operators.terminal import Terminal
+from operators.timeline import FamilyScores, Slice, slice_judged_min, slices_of
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 from tests.shards import ONLINE, next_item_judge, online
