@@ -20,7 +20,7 @@ from msgspec import Struct
 from headrace.log.protocol import Log, decode_json
 from headrace.shard import journal
 from headrace.shard.journal import Entry, Results
-from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, TRUTH, partitions_of
+from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, TRUTH
 from learners.announcement import Announcement, announced
 from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
@@ -224,7 +224,7 @@ class Facts(Struct, kw_only=True):
 
 def _published(log: Log) -> int:
     """Return how many records `events` holds; if it is long, with the markers of transactions."""
-    places = partitions_of(EVENTS)
+    places = log.partitions(EVENTS)
     positions = sum(log.end(place) - log.first(place) for place in places)
     return positions if positions > counted_events_max else sum(1 for _ in topic_records(log, EVENTS))
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.shard import journal
-from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, partitions_of
+from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
@@ -61,7 +61,7 @@ def _topics(log: Log, deployment: Deployment) -> Table:
     written = [place for shard in deployment.shards for place in (shard.journal, shard.judgements)]
     for name in TOPICS:
         # Topics with a partition per possible shard: only the partitions of our shards, as a log may lack the others.
-        places = [place for place in written if place.topic == name] or partitions_of(name)
+        places = [place for place in written if place.topic == name] or log.partitions(name)
         ends = [log.end(place) for place in places]
         held = sum(ends) - sum(log.first(place) for place in places)
         table.add_row(name, str(len(ends)), f"{held:,}", " ".join(f"{end:,}" for end in ends))
@@ -117,7 +117,7 @@ def _request(log: Log, request: Request, deployment: Deployment) -> str:
     one, place = request.announcement, Partition(MODELS, 0)
     heard: dict[bool, list[str]] = {True: [], False: []}
     for shard in deployment.shards:
-        if place in shard.sides:
+        if MODELS in shard.hears:
             heard[log.committed(shard.name).get(place, 0) > request.position].append(shard.name)
     parts = [f"obeyed by {', '.join(heard[True])}"] if heard[True] else []
     parts += [f"pending at {', '.join(heard[False])}"] if heard[False] else []

@@ -5,9 +5,10 @@ replay a journal.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from headrace.errors import LogUnavailable, Misconfigured, PositionLost, StateUnreadable
@@ -15,8 +16,9 @@ from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
+from headrace.shard.buffer import Buffer
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer, Results, Run, Stamp, key_of
+from headrace.shard.journal import Entry, Pointer, Results, Run, Stamp, key_of, place_of_key
 from headrace.shard.merge import stamped
 from headrace.state import State
 from headrace.state import decode as decode_state
@@ -149,7 +151,8 @@ class Follower(Generic[F]):
         self.fold: F = make()
         self.intake = Intake()
         self.number = 0
-        self.positions: dict[Partition, int] = {place: log.first(place) for place in (*shard.sources, *shard.sides)}
+        self._topics = (EVENTS, *shard.hears)
+        self.positions = {place: log.first(place) for topic in self._topics for place in log.partitions(topic)}
         self.journal_position = log.first(shard.journal)
         self._judgements = shard.judgements
         self.judgements_position = log.first(self._judgements)
@@ -178,17 +181,30 @@ class Follower(Generic[F]):
             self._journal = opened.enter_context(closing(log.reader({shard.journal: self.journal_position})))
             self._reader = log.reader({**self.positions, self._judgements: self.judgements_position})
             opened.pop_all()
-        self._buffers: dict[Partition, deque[Record]] = {
-            place: deque() for place in [*self.positions, self._judgements]
-        }
+        self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._judgements)}
 
     def _restore(self, pointer: Pointer) -> None:
         state = decode_state(self._blobs.get(pointer.blob))
         self.fold, self.intake = self._make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
         self.number, self.journal_position = pointer.number, pointer.journal
         self.judgements_position, self.stamp = pointer.judgements, pointer.stamp
-        for place in self.positions:
-            self.positions[place] = pointer.positions.get(key_of(place), self.positions[place])
+        for name, position in pointer.positions.items():
+            place = place_of_key(name)
+            if place in self.positions:
+                self.positions[place] = position
+            elif place.topic in self._topics:
+                raise PositionLost(*place, position, 0, 0)
+
+    def _join(self, place: Partition, position: int) -> None:
+        """Read a partition that was added to its topic since this follower began."""
+        if place not in self._log.partitions(place.topic):
+            raise PositionLost(*place, position, 0, 0)
+        read = {one: self._reader.position(one) for one in self._buffers}
+        reader = self._log.reader({**read, place: position})
+        self._reader.close()
+        self._reader = reader
+        self._buffers[place] = Buffer(read_ahead_records_max)
+        self.positions[place] = position
 
     def _fold_anew(self, number: int) -> None:
         """Fold the families that begin empty from the journal's start instead, if the log still holds all of it."""
@@ -252,20 +268,21 @@ class Follower(Generic[F]):
             )
         for number, run in enumerate(entry.runs):
             place = Partition(run.topic, run.partition)
-            if place not in self.positions:  # a side topic of a family that has left this shard
+            if run.topic not in self._topics:  # a side topic of a family that has left this shard
                 continue
+            if place not in self.positions:
+                self._join(place, run.start)
             if run.start < self.positions[place]:
                 raise PositionLost(*place, run.start, self.positions[place], self._log.end(place))
-            records = self._take_run(place, run)
-            if run.topic == EVENTS:
-                read_ms = entry.read_ms[number] if entry.read_ms else 0
-                self._learn(stamped(records, read_ms) if read_ms else records)
-                if not read_ms:
+            read_ms = entry.read_ms[number] if entry.read_ms else 0
+            for records in self._records_of(place, run):
+                if run.topic == EVENTS and not read_ms:
                     self.appended_ms += [record.time_ms for record in records]
-            else:
-                for start in range(0, len(records), locked_records_max):
-                    with self._lock:
-                        for record in records[start : start + locked_records_max]:
+                with self._lock:
+                    if run.topic == EVENTS:
+                        self._learn(stamped(records, read_ms) if read_ms else records)
+                    else:
+                        for record in records:
                             self.fold.hear(run.topic, record)
             self.positions[place] = run.end
         for record in self._take_judgements(self._judgements, entry.judgements, entry.judged):
@@ -293,45 +310,42 @@ class Follower(Generic[F]):
 
     def _learn(self, records: Sequence[Record]) -> None:
         admit, prepare, learn = self.intake.admit, self.fold.prepare, self.fold.learn
-        for start in range(0, len(records), locked_records_max):
-            with self._lock:
-                for record in records[start : start + locked_records_max]:
-                    event = decode(record)
-                    if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
-                        learn(event, record.partition, record.offset)
+        for record in records:
+            event = decode(record)
+            if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
+                learn(event, record.partition, record.offset)
 
-    def _take_run(self, place: Partition, run: Run) -> list[Record]:
-        """Return the records of a run; skip those that an earlier entry covers (none, unless the log was damaged)."""
-        buffer, taken = self._buffers[place], list[Record]()
-        deadline = time.monotonic() + arrival_timeout_s
-        while not taken or taken[-1].offset + 1 < run.end:
+    def _records_of(self, place: Partition, run: Run) -> Iterator[list[Record]]:
+        """Yield a run's records, some at a time; skip those of earlier entries (none, unless the log was damaged)."""
+        buffer, position = self._buffers[place], run.start
+        while position < run.end:
             if not buffer:
-                self._fill(place, deadline)
-            record = buffer.popleft()
-            if record.offset < run.start:
+                self._fill(place)
+            taken = buffer.take(locked_records_max)
+            begin = bisect_left(taken, run.start, key=attrgetter("offset"))
+            end = bisect_left(taken, run.end, key=attrgetter("offset"))
+            buffer.put_back(taken[end:])
+            if begin == end and not taken[end:]:
                 continue
-            if record.offset >= run.end or (not taken and record.offset != run.start):
-                raise PositionLost(place.topic, place.number, run.start, record.offset, run.end)
-            taken.append(record)
-        return taken
+            if begin == end or (position == run.start and taken[begin].offset != run.start):
+                raise PositionLost(place.topic, place.number, position, taken[begin].offset, run.end)
+            yield taken[begin:end]
+            position = taken[end - 1].offset + 1
 
     def _take_judgements(self, place: Partition, start: int, count: int) -> list[Record]:
         """Return the next records of a partition that do not lie before `start`."""
         buffer, taken = self._buffers[place], list[Record]()
-        deadline = time.monotonic() + arrival_timeout_s
         while len(taken) < count:
             if not buffer:
-                self._fill(place, deadline)
-            record = buffer.popleft()
-            if record.offset >= start:
-                taken.append(record)
+                self._fill(place)
+            taken += [record for record in buffer.take(count - len(taken)) if record.offset >= start]
         return taken
 
-    def _fill(self, place: Partition, deadline: float) -> None:
+    def _fill(self, place: Partition) -> None:
         """Read ahead for all partitions with short buffers, until a record of `place` has arrived."""
-        size = len(self._buffers[place])
-        while len(self._buffers[place]) == size:
-            short = [p for p, buffer in self._buffers.items() if len(buffer) < read_ahead_records_max or p == place]
+        deadline = time.monotonic() + arrival_timeout_s
+        while not self._buffers[place]:
+            short = [one for one, buffer in self._buffers.items() if not buffer.full]
             for found, records in self._reader.read(read_ahead_records_max, 0.05, only=short):
                 self._buffers[found].extend(records)
             if time.monotonic() > deadline:

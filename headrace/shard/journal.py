@@ -144,3 +144,13 @@ def key_of(partition: Partition) -> str:
     'events/3'
     """
     return f"{partition.topic}/{partition.number}"
+
+
+def place_of_key(key: str) -> Partition:
+    """Return the partition whose key this is.
+
+    >>> place_of_key("events/3")
+    Partition(topic='events', number=3)
+    """
+    topic, _, number = key.rpartition("/")
+    return Partition(topic, int(number))

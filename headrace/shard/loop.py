@@ -26,22 +26,27 @@ import msgspec
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Flooded
 from headrace.events import Event, Rejection, decode
-from headrace.log.protocol import Log, Outgoing, Partition, Record
+from headrace.log.protocol import Log, Outgoing, Partition, size_of
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import F, Follower, MakeFold, freeze
-from headrace.shard.journal import Entry, Pointer, Results
-from headrace.shard.merge import Merge
+from headrace.shard.journal import Entry, Pointer, Results, key_of
+from headrace.shard.merge import Chunk, Merge
 from headrace.shard.refold import entry_from_here
 from headrace.shard.snapshot import Snapshots
 from headrace.shard.turn import FloodGuard, Tally, Turn
-from headrace.topics import ALARMS, JOURNAL, JUDGEMENTS, Shard
+from headrace.topics import ALARMS, EVENTS, JOURNAL, JUDGEMENTS, Shard
 
 turn_records_max = 20_000
 """Maximum number of records of one commit; bounds the work lost in a crash and the time that a judge takes."""
+turn_bytes_max = 16 * 2**20
+"""Size of the records of one commit, in bytes of keys and values; one chunk may exceed it. Judges keep what they
+observe until the commit, and dead letters repeat bad records."""
 side_records_max = 5_000
 """Maximum number of records of side topics that a turn applies: events wait for them, at a feed of items a tenth of a
 second."""
+partitions_check_interval_s = 15.0
+"""Time between two looks for partitions that were added to a topic."""
 empty_entry_interval_s = 86_400.0
 """A shard with nothing to commit writes an empty entry after this time. The newest entry is needed to find the state;
 without a new one, retention would delete the last."""
@@ -103,7 +108,7 @@ class Loop(Generic[F]):
         quarantine: bool = True,
         clock: Clock = wall_ms,
     ) -> None:
-        self._shard, self._judge = shard, judge
+        self._log, self._shard, self._judge = log, shard, judge
         self._settings, self._quarantine, self._clock = settings or LoopSettings(), quarantine, clock
         self.on_turn: Callable[[Turn], None] = lambda turn: None
         self.judge_ready: Callable[[], bool] = lambda: False
@@ -120,9 +125,8 @@ class Loop(Generic[F]):
             self._results = follower.results or Results(since=self.number)
             # Only this shard writes to this partition: judgements that no entry counted are of a torn commit.
             self._judgements_position = max(follower.judgements_position, log.end(shard.judgements))
-            positions = {place: self._positions[place] for place in shard.sources}
-            self._merge = opened.enter_context(closing(Merge(log, positions, clock)))
-            self._sides = opened.enter_context(closing(log.reader({p: self._positions[p] for p in shard.sides})))
+            self._merge = opened.enter_context(closing(Merge(log, self._positions_in(EVENTS), clock)))
+            self._sides = opened.enter_context(closing(log.reader(self._positions_in(*shard.hears))))
             # A log updates group offsets, which lag tools read, with a delay: those of a killed loop's last commits are
             # missing.
             if self.number:
@@ -131,7 +135,8 @@ class Loop(Generic[F]):
         self._snapshots = Snapshots(blobs, shard.name, pointer, interval_s=self._settings.snapshot_interval_s)
         self._committed_at = time.monotonic()
         self._judgements_in_flight = 0
-        self._first_entry_due = self.number == 0  # a new shard writes an entry at once, even an empty one
+        self._entry_due = self.number == 0  # a new shard writes an entry at once, even an empty one
+        self._checked_at = time.monotonic()
         self._flood = FloodGuard(self._settings.flood_records, self._settings.flood_share)
         self._tally = Tally()
 
@@ -163,11 +168,13 @@ class Loop(Generic[F]):
         """Learn the next chunk, waiting a bounded time for one, and commit when a commit is due."""
         if not self._tally.runs:
             self._hear()
+            self._join_added()
         taken = self._merge.take(0.0 if self._tally.runs else self._settings.idle_wait_s)
         if taken:
-            self._learn(*taken)
+            self._learn(taken)
         elapsed = time.monotonic() - self._tally.began
-        if self._tally.records >= turn_records_max or elapsed >= self._settings.commit_interval_s:
+        full = self._tally.records >= turn_records_max or self._tally.size >= turn_bytes_max
+        if full or elapsed >= self._settings.commit_interval_s:
             self._commit()
         elif not taken and self._tally.runs:
             time.sleep(min(0.005, self._settings.commit_interval_s - elapsed))
@@ -182,22 +189,52 @@ class Loop(Generic[F]):
         for place, records in self._sides.read(side_records_max, 0.0) if self._shard.hears else ():
             for record in records:
                 self.fold.hear(place.topic, record)
-            self._apply(place, records, 0)
+            self._apply(Chunk(place, records, sum(map(size_of, records)), 0))
 
-    def _apply(self, place: Partition, records: Sequence[Record], read_ms: int) -> None:
+    def _positions_in(self, *topics: str) -> dict[Partition, int]:
+        return {place: position for place, position in self._positions.items() if place.topic in topics}
+
+    def _join_added(self) -> None:
+        """Now and then, begin to read partitions that were added to a topic; their first runs are in the journal."""
+        if time.monotonic() - self._checked_at < partitions_check_interval_s:
+            return
+        self._checked_at = time.monotonic()
+        topics = (EVENTS, *self._shard.hears)
+        places = [place for topic in topics for place in self._log.partitions(topic)]
+        added = {place: self._log.first(place) for place in places if place not in self._positions}
+        if not added:
+            return
+        self._positions |= added
+        if events := {place: first for place, first in added.items() if place.topic == EVENTS}:
+            self._merge.add(events)
+        if len(added) > len(events):
+            self._sides.close()
+            self._sides = self._log.reader(self._positions_in(*self._shard.hears))
+        if self._quarantine:
+            names = ", ".join(map(key_of, added))
+            detail = f"{names}: added to the log, and read from now on; restart producers that choose partitions"
+            self._tally.letters.append(self._alarm("partitions", detail))
+        self._entry_due = True
+
+    def _alarm(self, detector: str, detail: str) -> Outgoing:
+        alarm = {"detector": detector, "id": f"{detector}/{self._shard.name}/{self.number}", "detail": detail}
+        return Outgoing(ALARMS, detector.encode(), msgspec.json.encode(alarm), 0)
+
+    def _apply(self, chunk: Chunk) -> None:
         """Note that these records were applied, for the journal entry and the positions."""
-        self._tally.add_run(place, records, read_ms)
-        self._positions[place] = records[-1].offset + 1
+        self._tally.add_run(chunk)
+        self._positions[chunk.place] = chunk.records[-1].offset + 1
 
-    def _learn(self, place: Partition, chunk: Sequence[Record], read_ms: int) -> None:
+    def _learn(self, chunk: Chunk) -> None:
         # Each record is decoded right before it is learned, not when it is read: a decoded event that waits leaves the
         # processor's caches, and fetching it from memory again takes as long as decoding.
         began = time.monotonic()
-        number, fold, tally = place.number, self.fold, self._tally
+        place, fold, tally = chunk.place, self.fold, self._tally
+        number = place.number
         admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
         ages_ms: list[int] = []
         add_age = ages_ms.append
-        for record in chunk:
+        for record in chunk.records:
             event = decode(record)
             if isinstance(event, Rejection):
                 tally.reject(place, record, event, quarantine=self._quarantine)
@@ -214,18 +251,18 @@ class Loop(Generic[F]):
             else:
                 tally.duplicates += 1
         tally.learned += len(ages_ms)
-        self._apply(place, chunk, read_ms)
+        self._apply(chunk)
         tally.learn_s += time.monotonic() - began
-        if not read_ms:  # else the append times are unknown
+        if not chunk.read_ms:  # else the append times are unknown
             now_ms = self._clock()
-            tally.freshness_ms += [now_ms - record.time_ms for record in chunk]
+            tally.freshness_ms += [now_ms - record.time_ms for record in chunk.records]
             tally.event_ages_ms += ages_ms
 
     def _commit(self) -> None:
         """Steps 4 and 5."""
         recently_committed = time.monotonic() - self._committed_at < empty_entry_interval_s
         tally = self._tally
-        if not tally.runs and not self._first_entry_due and recently_committed and not self.judge_ready():
+        if not tally.runs and not self._entry_due and recently_committed and not self.judge_ready():
             tally.began = time.monotonic()
             return
         lag = self._merge.lag(self._positions)
@@ -249,7 +286,7 @@ class Loop(Generic[F]):
         records += tally.letters
         records += self.fold.emit()
         self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in runs})
-        self.number, self._judgements_in_flight, self._first_entry_due = self.number + 1, len(judgements), False
+        self.number, self._judgements_in_flight, self._entry_due = self.number + 1, len(judgements), False
         self._committed_at = time.monotonic()
         if self._snapshots.due:
             state = freeze(self.fold, self._intake)
@@ -277,7 +314,6 @@ class Loop(Generic[F]):
         text = self._flood.observe(turn.records, sum(turn.rejected.values()) - turn.rejected.get("unknown_event", 0))
         if not text:
             return
-        alarm = {"detector": "flood", "id": f"flood/{self._shard.name}/{self.number}", "detail": text}
-        self._writer.commit([Outgoing(ALARMS, b"flood", msgspec.json.encode(alarm), 0)], {})
+        self._writer.commit([self._alarm("flood", text)], {})
         self._writer.settle()
         raise Flooded(text)

@@ -128,9 +128,9 @@ class Running:
 
     def check(self) -> None:
         """Everything was published and learned once, and every snapshot is the plain fold."""
-        ids = [record.value for place in self.shard.sources for record in committed_records(self.log, place)]
+        ids = [record.value for place in self.log.partitions(EVENTS) for record in committed_records(self.log, place)]
         assert len(ids) == len(set(ids)) == self.published
-        check_covered(self.log, self.shard, self.shard.sources)
+        check_covered(self.log, self.shard)
         deployment = read_deployment()
         make = MakeShop(deployment.placement(self.shard.name).kinds, deployment.sections)
         fold = check_folds(self.log, Blobs(self.folder / "blobs"), self.shard, make=make).fold

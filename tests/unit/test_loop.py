@@ -27,7 +27,17 @@ from headrace.shard.merge import chunk_records_max
 from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JOURNAL, JUDGEMENTS, MODELS, SCORES, Shard
+from headrace.topics import (
+    ALARMS,
+    DEAD_LETTERS,
+    EVENTS,
+    JOURNAL,
+    JUDGEMENTS,
+    MODELS,
+    SCORES,
+    Shard,
+    partitions_of,
+)
 from learners.announcement import Announcement
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
@@ -38,7 +48,7 @@ QUICK = LoopSettings(commit_interval_s=0.0, snapshot_interval_s=0.0, idle_wait_s
 """Commits after each chunk, and starts a snapshot whenever none is being written."""
 START_MS = 1_736_121_600_000
 SHARD = ONLINE.shard
-SOURCES, SIDES = SHARD.sources, SHARD.sides
+SOURCES = partitions_of(EVENTS)
 LETTERS, ENTRIES = Partition(DEAD_LETTERS, 0), SHARD.journal
 
 
@@ -195,7 +205,9 @@ def start(
 
 def waiting(log: Log, loop: Loop[Any]) -> bool:
     shard = loop._shard
-    return any(log.end(place) > loop._positions[place] for place in [*shard.sources, *shard.sides])
+    return any(
+        log.end(place) > loop._positions[place] for topic in (EVENTS, *shard.hears) for place in log.partitions(topic)
+    )
 
 
 def catch_up(log: Log, loop: Loop[Any]) -> None:
@@ -211,7 +223,7 @@ def values(log: Log, place: Partition) -> list[bytes]:
 
 def checked_fold(log: Log, blobs: Blobs, make: MakeFold[Any] = make_diary, shard: Shard = SHARD) -> Follower[Any]:
     """Return the uninterrupted fold of the journal, after the audit of every snapshot."""
-    check_covered(log, shard, [*shard.sources, *shard.sides])
+    check_covered(log, shard, (EVENTS, *shard.hears))
     return check_folds(log, blobs, shard, make=make)
 
 

@@ -52,7 +52,7 @@ from headrace.log.kafka.reader import KafkaReader
 from headrace.log.kafka.security import KafkaSecurity, read_security
 from headrace.log.kafka.writer import KafkaWriter
 from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Partition, Record
-from headrace.topics import JOURNAL, JUDGEMENTS, TOPICS, Right
+from headrace.topics import JOURNAL, JUDGEMENTS, SCALABLE, TOPICS, Right, partitions_of
 
 deadline_s_default = 30.0
 """Time without an answer after which LogUnavailable is raised. Leader elections take seconds."""
@@ -80,7 +80,7 @@ class KafkaLog:
         tls = security.tls()
         probe_brokers(addresses, security, tls, deadline_s)
         common = common_options(addresses, security, tls, deadline_s)
-        self._client = Client(common, options.get("prefix", [""])[-1], deadline_s)
+        self._client = Client(common, options.get("prefix", [""])[-1], deadline_s, {})
         self._admin: KafkaAdminClient | None = None
         self._closed = False
         self._allowed: dict[str, Collection[str]] | None = None
@@ -133,6 +133,8 @@ class KafkaLog:
                     continue  # whoever may not see a topic either does without it, or is told when it asks for it
                 if found["error_code"] == 0 and len(found["partitions"]) < topic.partitions and topic.name in GROWING:
                     growing[prefix + topic.name] = topic.partitions
+                elif topic.name in SCALABLE:
+                    self._client.partitions[topic.name] = len(found["partitions"]) or topic.partitions
                 elif found["error_code"] == 0 and len(found["partitions"]) != topic.partitions:
                     raise Misconfigured(
                         f"topic {topic.name}: wanted {topic.partitions} partitions, found {len(found['partitions'])}"
@@ -185,6 +187,17 @@ class KafkaLog:
         place = self._client.topic_partition(partition)
         with translated_errors(f"Kafka topic {place.topic}", "Read and Describe"):
             return which([place], timeout_ms=self._client.deadline_ms)[place]
+
+    def partitions(self, topic: str) -> list[Partition]:
+        if topic not in SCALABLE:
+            return partitions_of(topic)
+        self._check_rights([Right("Describe", "topic", topic)])
+        with self._administrator() as admin:
+            (found,) = admin.describe_topics([self._client.prefix + topic])
+        if not found["partitions"]:
+            raise LogUnavailable(f"the log has no topic {self._client.prefix}{topic}; create the topics first")
+        self._client.partitions[topic] = len(found["partitions"])
+        return [Partition(topic, number) for number in sorted(one["partition_index"] for one in found["partitions"])]
 
     def first(self, partition: Partition) -> int:
         self._check_rights([Right("Describe", "topic", partition.topic)])
@@ -254,12 +267,13 @@ class KafkaLog:
         self,
         writer_id: str,
         writes: Collection[Partition] = (),
-        reads: Collection[Partition] = (),
+        reads: Collection[str] = (),
         *,
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> KafkaWriter:
         wanted = {Right("Write", "topic", place.topic): None for place in writes}
-        wanted |= {Right("Read", "topic", place.topic): None for place in (*writes, *reads)}
+        topics = (*(place.topic for place in writes), *reads)
+        wanted |= {Right("Read", "topic", topic): None for topic in topics}
         self._check_rights(wanted, refresh=True)
         with translated_errors(
             f"Kafka writer {writer_id}", f"Write on transactional id {self._client.prefix}{writer_id}"
