@@ -6,6 +6,7 @@ Source: Okabe and Ito, "Color Universal Design", 2008 (the palette; ours is dark
 lighter on dark).
 """
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -145,14 +146,18 @@ def _lines(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]], bold
         thick = name == bold
         shade = colour(colours[name])
         axes.plot(events, values, color=shade, lw=2.2 if thick else 1.4, zorder=4 if thick else 3)
-        ends[name] = float(values[-3:].mean()), shade
+        known = np.isfinite(values)
+        lone = known & ~np.append(known[1:], False) & ~np.append(False, known[:-1])  # between two gaps
+        axes.plot(events[lone], values[lone], ".", color=shade, ms=4, zorder=3)
+        ends[name] = float(values[known][-3:].mean()), shade
     return ends
 
 
 def _points(facts: Facts, kind: type[Family], chart: Chart) -> dict[str, list[tuple[float, float]]]:
     """Return the points of a chart by line: from records of scores, or means over slices of judgements.
 
-    Lines of fewer than two points, which cannot be drawn, are left out, and charts of zeros, which had no input.
+    Lines of fewer than two points, which cannot be drawn, are left out, and charts of zeros, which had no input. A
+    slice in which a line has no value, such as one without a model, is a gap (NaN).
     """
     found: dict[str, list[tuple[float, float]]] = {}
     if chart.lines is not None:
@@ -160,11 +165,15 @@ def _points(facts: Facts, kind: type[Family], chart: Chart) -> dict[str, list[tu
             for name, value in chart.lines(one.scores).items():
                 found.setdefault(name, []).append((one.events, value))
     else:
-        for slice_ in facts.slices.get((kind.name, chart.title), []):
-            for name, value in slice_.values.items():
-                found.setdefault(name, []).append((slice_.middles[name], value))
-    drawn = {name: points for name, points in found.items() if len(points) > 1}
-    return drawn if any(value for points in drawn.values() for _, value in points) else {}
+        slices = facts.slices.get((kind.name, chart.title), [])
+        for name in dict.fromkeys(name for slice_ in slices for name in slice_.values):
+            found[name] = [
+                (slice_.middles.get(name, slice_.events), slice_.values.get(name, math.nan)) for slice_ in slices
+            ]
+    values = {name: [value for _, value in points if math.isfinite(value)] for name, points in found.items()}
+    if not any(map(any, values.values())):
+        return {}
+    return {name: points for name, points in found.items() if len(values[name]) > 1}
 
 
 def _best(facts: Facts, name: str, groups: int = 24) -> tuple[list[float], list[float]]:

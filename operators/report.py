@@ -324,8 +324,8 @@ def _rounds(facts: Facts) -> str:
     heads = ["round", "verdict", "trigger", "at event", "tokens", "seconds", "loss", "reason and evidence"]
     return _rows(heads, [row for _, row in rows], frozenset({3, 4, 5, 6})) + (
         "<p class='soft'>Tokens: predictions trained on, over all passes. Loss: mean of the last pass, in nats."
-        " Wealth: what the gate's bets on the candidate have become, from 1; the larger, the stronger the evidence that"
-        " it is better, and below 1 there is none. The difference is that of the mean score to the rival's, with an"
+        " Wealth: what the gate's bets on the verdict (undecided: on the likelier one) have become, from 1; the larger,"
+        " the stronger the evidence. The difference is that of the candidate's mean score to its rival's, with an"
         " interval that holds whenever the test ends.</p>"
     )
 

@@ -1,5 +1,6 @@
 """Facts, table and report of logs: one that a simulated shop and its readers wrote, and an empty one."""
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -156,6 +157,21 @@ def test_a_line_of_a_slice_stands_where_its_predictions_were(facts: Facts) -> No
     first = slices_of(judged, timeline)[0]
     assert first.values == {"blend": 1.0, "deep": 0.5}
     assert (first.events, first.middles) == (160, {"blend": 79.0, "deep": 49.0})
+
+
+def test_a_line_has_a_gap_where_it_has_no_value(facts: Facts) -> None:
+    """Between a rollback and the next promotion there is no deep model."""
+    slices = [Slice(1_000 * n, 100, {"blend": 0.4}, {"blend": 1_000.0 * n - 500}) for n in range(1, 6)]
+    for n, middle in ((1, 1_500.0), (2, 2_500.0), (4, 4_700.0)):
+        slices[n].values["deep"], slices[n].middles["deep"] = 0.3, middle
+    drawing = Drawing(
+        replace(facts, slices={("next_item", RECALL): slices}), NextItemFamily, NextItemFamily.surface.charts[0]
+    )
+    deep = [(events, None if math.isnan(value) else value) for events, value in drawing.points["deep"]]
+    assert deep == [(1_000, None), (1_500, 0.3), (2_500, 0.3), (4_000, None), (4_700, 0.3)]
+    svg = draw(chart, drawing)
+    assert "deep</text>" in svg
+    assert "nan" not in svg.lower()
 
 
 def test_the_fine_tuners_marks_stand_where_the_scored_shard_was(log: Log, deployment: Deployment) -> None:
