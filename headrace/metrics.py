@@ -206,7 +206,8 @@ class ShardMetrics(ReaderMetrics):
         reasons = [reason for reason in get_args(Reason) if reason != "unused"]
         self._rejected = self._counter(
             "headrace_events_rejected_total",
-            "Records of events that could not be used, by reason; one of the shards writes a dead letter of each.",
+            "Records, of events and of side topics, that could not be used, by reason; one of the shards writes a dead"
+            " letter of each.",
             "reason",
             values=reasons,
         )
@@ -246,7 +247,7 @@ class ShardMetrics(ReaderMetrics):
         self._events.labels("learned").inc(turn.learned)
         self._events.labels("duplicate").inc(turn.duplicates)
         self._events.labels("unused").inc(turn.unused)
-        self._events.labels("rejected").inc(sum(turn.rejected.values()))
+        self._events.labels("rejected").inc(turn.rejected_events)
         self._lines_dropped.inc(turn.lines_dropped)
         for reason, count in turn.rejected.items():
             self._rejected.labels(reason).inc(count)

@@ -243,11 +243,12 @@ def _slices(log: Log, deployment: Deployment, timeline: Sequence[FamilyScores]) 
         if not charts:
             continue
         judgements = [
-            (record.key or b"", record.value or b"") for record in partition_records(log, placement.shard.judgements)
+            (journal.judging_family(record.key), record.value or b"")
+            for record in partition_records(log, placement.shard.judgements)
         ]
         for kind, chart in charts:
             assert chart.judged is not None
-            keys = {name.encode() for name in (kind.name, *kind.surface.former_judgement_keys)}
+            keys = {kind.name, *kind.surface.former_judgement_keys}
             judged = (one for key, data in judgements if key in keys for one in chart.judged(data))
             found[kind.name, chart.title] = slices_of(judged, timeline)
     return found

@@ -106,9 +106,13 @@ class MemoryLog:
             return stored.records[found].offset if found < len(stored.records) else stored.end
 
     def last(self, partition: Partition) -> Record | None:
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
         with self._changed:
             records = self._partition(partition).records
-            return records[-1] if records else None
+            end = len(records) if before is None else bisect_left(records, before, key=attrgetter("offset"))
+            return records[max(0, end - records_max) : end]
 
     def delete_before(self, partition: Partition, position: int) -> None:
         with self._changed:

@@ -210,6 +210,9 @@ class Log(Protocol):
     def last(self, partition: Partition) -> Record | None:
         """Return the last committed record of a partition (transaction markers are skipped), or None."""
 
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
+        """Return the last committed records of a partition, or those before a position; at most so many, in order."""
+
     def delete_before(self, partition: Partition, position: int) -> None:
         """Delete the records before `position`; a reader positioned there then gets PositionLost."""
 

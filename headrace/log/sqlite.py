@@ -186,13 +186,17 @@ class SqliteLog:
         return first
 
     def last(self, partition: Partition) -> Record | None:
-        id_ = self._head(partition)[0]
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
+        id_, _, end = self._head(partition)
         with self._connection.use() as db:
-            row = db.execute(
-                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT 1",
-                (id_,),
-            ).fetchone()
-        return Record(partition.number, *row) if row else None
+            rows = db.execute(
+                "SELECT position, time_ms, key, value FROM records WHERE partition=? AND position<?"
+                " ORDER BY position DESC LIMIT ?",
+                (id_, end if before is None else before, records_max),
+            ).fetchall()
+        return [Record(partition.number, *row) for row in reversed(rows)]
 
     def delete_before(self, partition: Partition, position: int) -> None:
         id_ = self._head(partition)[0]

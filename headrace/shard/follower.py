@@ -11,14 +11,25 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
-from headrace.errors import LogUnavailable, Misconfigured, PositionLost, StateUnreadable
+import structlog
+
+from headrace.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    LogUnavailable,
+    Misconfigured,
+    PositionLost,
+    RecordsChanged,
+    StateUnreadable,
+)
 from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.buffer import Buffer
+from headrace.shard.chain import Chain
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer, Results, Run, Stamp, key_of, place_of_key
+from headrace.shard.journal import Entry, Pointer, Results, Run, Stamp, key_of, place_of_key, snapshots_kept
 from headrace.shard.merge import stamped
 from headrace.state import State
 from headrace.state import decode as decode_state
@@ -56,8 +67,8 @@ class Fold(Protocol):
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Learn from one event."""
 
-    def hear(self, topic: str, record: Record) -> None:
-        """Learn from a record of a side topic (a model's announcement, an alarm)."""
+    def hear(self, topic: str, record: Record) -> Rejection | None:
+        """Learn from a record of a side topic (a model's announcement, an alarm); return why, if it cannot be used."""
 
     def hear_again(self, topic: str, record: Record) -> None:
         """Learn from a record of a side topic, but only in the families of which nothing could be restored."""
@@ -123,7 +134,9 @@ class Follower(Generic[F]):
             the fold must hold it.
 
     `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
-    the newest that the journal names, `results` those of the last entry that was folded.
+    the newest that the journal names, `results` those of the last entry that was folded, `strays` the number of records
+    that other programs have written to the shard's journal and judgements, `damaged` the blobs of newer snapshots that
+    could not be restored.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -146,6 +159,9 @@ class Follower(Generic[F]):
         self._make, self._plainly = make, plainly
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
+        self.strays = 0
+        self.chain = Chain()
+        self.damaged: list[str] = []
         self.stamp: Stamp | None = None
         self.results: Results | None = None
         self.fold: F = make()
@@ -168,7 +184,7 @@ class Follower(Generic[F]):
             last = None
         self.pointer: Pointer | None = last.snapshot if last else None
         if self.pointer:
-            self._restore(self.pointer)
+            self.pointer = self._restore_newest(self.pointer)
             if self.fold.begun and fold_anew:
                 self._fold_anew(self.pointer.number)
             if self.fold.begun:
@@ -183,11 +199,34 @@ class Follower(Generic[F]):
             opened.pop_all()
         self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._judgements)}
 
+    def _restore_newest(self, pointer: Pointer) -> Pointer:
+        """Restore a snapshot or, if its blob is damaged or missing, the newest one before it that is whole; return it.
+
+        Raises:
+            BlobMissing, BlobCorrupt: none is whole. The error is the newest one's.
+        """
+        damaged: BlobMissing | BlobCorrupt | None = None
+        tried: Pointer | None = pointer
+        for _ in range(snapshots_kept):
+            if tried is None:
+                break
+            try:
+                self._restore(tried)
+                return tried
+            except (BlobMissing, BlobCorrupt) as error:
+                damaged = damaged or error
+                warn = structlog.get_logger().warning
+                warn("snapshot is damaged, going back to the one before", shard=self._shard.name, error=str(error))
+                self.damaged.append(tried.blob)
+                tried = journal.former_snapshot(self._log, self._shard, tried)
+        assert damaged is not None
+        raise damaged
+
     def _restore(self, pointer: Pointer) -> None:
         state = decode_state(self._blobs.get(pointer.blob))
         self.fold, self.intake = self._make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
         self.number, self.journal_position = pointer.number, pointer.journal
-        self.judgements_position, self.stamp = pointer.judgements, pointer.stamp
+        self.judgements_position, self.stamp, self.chain = pointer.judgements, pointer.stamp, Chain(pointer.digest)
         for name, position in pointer.positions.items():
             place = place_of_key(name)
             if place in self.positions:
@@ -235,7 +274,8 @@ class Follower(Generic[F]):
         """Fold all entries that are committed now; regularly `report` the number folded and the total."""
         last = journal.newest(self._log, self._shard)
         while last and self.number <= last.number:
-            if not self.step(arrival_timeout_s, report_entries):
+            position = self.journal_position
+            if not self.step(arrival_timeout_s, report_entries) and self.journal_position == position:
                 raise LogUnavailable(
                     f"journal of {self._shard.name}: entry {last.number} is committed but cannot be read"
                 )
@@ -252,8 +292,12 @@ class Follower(Generic[F]):
         self.appended_ms = []
         for _, records in self._journal.read(entries_max, timeout_s):
             for record in records:
-                self.apply(journal.decode(record))
+                entry = journal.entry_in(record)
                 self.journal_position = record.offset + 1
+                if entry is None or entry.writer != self._shard.name or entry.number < self.number:
+                    self._note_stray(self._shard.journal, record)  # not written by the shard, or a copy
+                    continue
+                self.apply(entry)
                 count += 1
         return count
 
@@ -275,20 +319,25 @@ class Follower(Generic[F]):
             if run.start < self.positions[place]:
                 raise PositionLost(*place, run.start, self.positions[place], self._log.end(place))
             read_ms = entry.read_ms[number] if entry.read_ms else 0
-            for records in self._records_of(place, run):
+            for taken in self._records_of(place, run):
                 if run.topic == EVENTS and not read_ms:
-                    self.appended_ms += [record.time_ms for record in records]
+                    self.appended_ms += [record.time_ms for record in taken]
+                records = stamped(taken, read_ms) if read_ms else taken
+                self.chain.add(records)
                 with self._lock:
                     if run.topic == EVENTS:
-                        self._learn(stamped(records, read_ms) if read_ms else records)
+                        self._learn(records)
                     else:
                         for record in records:
                             self.fold.hear(run.topic, record)
             self.positions[place] = run.end
-        for record in self._take_judgements(self._judgements, entry.judgements, entry.judged):
+        for record in self._take_judgements(entry):
+            data = record.value or b""
+            self.chain.add_judgement(data)
             with self._lock:
-                self.fold.absorb((record.key or b"").decode(), record.value or b"")
+                self.fold.absorb(journal.judging_family(record.key), data)
             self.judgements_position = record.offset + 1
+        self._check_digest(entry)
         with self._lock:
             self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
@@ -332,14 +381,43 @@ class Follower(Generic[F]):
             yield taken[begin:end]
             position = taken[end - 1].offset + 1
 
-    def _take_judgements(self, place: Partition, start: int, count: int) -> list[Record]:
-        """Return the next records of a partition that do not lie before `start`."""
-        buffer, taken = self._buffers[place], list[Record]()
-        while len(taken) < count:
+    def _take_judgements(self, entry: Entry) -> list[Record]:
+        """Return the judgements of an entry: as many as it counts, not before the position that it states."""
+        place, taken = self._judgements, list[Record]()
+        buffer = self._buffers[place]
+        while len(taken) < entry.judged:
             if not buffer:
                 self._fill(place)
-            taken += [record for record in buffer.take(count - len(taken)) if record.offset >= start]
+            for record in buffer.take(entry.judged - len(taken)):
+                if record.offset < entry.judgements:
+                    continue
+                if entry.digest and not journal.counts(entry, record):
+                    self._note_stray(place, record)
+                    continue
+                taken.append(record)
         return taken
+
+    def _check_digest(self, entry: Entry) -> None:
+        """Compare the records that were applied with those that the shard learned, as far as the entry tells.
+
+        Raises:
+            RecordsChanged: they differ.
+        """
+        before = self.chain.value
+        if not entry.digest or any(run.topic not in self._topics for run in entry.runs):
+            self.chain = Chain(entry.digest)
+        elif self.chain.close_entry() != entry.digest:
+            runs = ", ".join(f"{run.topic}/{run.partition} from {run.start} to {run.end}" for run in entry.runs)
+            raise RecordsChanged(
+                f"{self._shard.name}: the records of journal entry {entry.number} are not those that were learned"
+                f" ({runs or 'no records'}; {entry.judged} judgements): wanted the digest {entry.digest} after"
+                f" {before or 'none'}, found {self.chain.value}"
+            )
+
+    def _note_stray(self, place: Partition, record: Record) -> None:
+        """Count a record that another program wrote to the shard's own partition; it is passed over."""
+        self.strays += 1
+        structlog.get_logger().warning("stray record", at=f"{key_of(place)}/{record.offset}", shard=self._shard.name)
 
     def _fill(self, place: Partition) -> None:
         """Read ahead for all partitions with short buffers, until a record of `place` has arrived."""

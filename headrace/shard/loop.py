@@ -22,6 +22,7 @@ from contextlib import ExitStack, closing
 from typing import Any, Generic, NamedTuple, Protocol
 
 import msgspec
+import structlog
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Flooded
@@ -29,6 +30,7 @@ from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, size_of
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
+from headrace.shard.chain import Chain
 from headrace.shard.follower import F, Follower, MakeFold, freeze
 from headrace.shard.journal import Entry, Pointer, Results, key_of
 from headrace.shard.merge import Chunk, Merge
@@ -118,7 +120,7 @@ class Loop(Generic[F]):
             with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
                 follower.catch_up()
             self.fold: F = make.adopt(follower.fold)
-            self._intake, pointer = follower.intake, follower.pointer
+            self._intake, pointer, self._chain = follower.intake, follower.pointer, follower.chain
             self.number, self._positions = follower.number, follower.positions
             if self.number and self.fold.stamp != follower.stamp:
                 pointer = self._continue_from_here(follower, blobs)
@@ -146,6 +148,7 @@ class Loop(Generic[F]):
         self._writer.commit([self._record(entry)], {})
         self._writer.settle()
         self.number += 1
+        self._chain = Chain(entry.digest)
         assert entry.snapshot is not None
         return entry.snapshot
 
@@ -188,7 +191,8 @@ class Loop(Generic[F]):
     def _hear(self) -> None:
         for place, records in self._sides.read(side_records_max, 0.0) if self._shard.hears else ():
             for record in records:
-                self.fold.hear(place.topic, record)
+                if rejection := self.fold.hear(place.topic, record):
+                    self._tally.reject(place, record, rejection, quarantine=self._quarantine)
             self._apply(Chunk(place, records, sum(map(size_of, records)), 0))
 
     def _positions_in(self, *topics: str) -> dict[Partition, int]:
@@ -223,6 +227,7 @@ class Loop(Generic[F]):
     def _apply(self, chunk: Chunk) -> None:
         """Note that these records were applied, for the journal entry and the positions."""
         self._tally.add_run(chunk)
+        self._chain.add(chunk.records)
         self._positions[chunk.place] = chunk.records[-1].offset + 1
 
     def _learn(self, chunk: Chunk) -> None:
@@ -270,18 +275,20 @@ class Loop(Generic[F]):
         judgements = list(self._judge.judge(self.fold, sum(lag.values()))) if self._judge else []
         for judged in judgements:
             self.fold.absorb(judged.key, judged.data)
+            self._chain.add_judgement(judged.data)
         judge_s = time.monotonic() - began
 
         began = time.monotonic()
         self._settle()
-        shard, runs = self._shard, tally.runs
+        shard, runs, snapshot = self._shard, tally.runs, self._newest_snapshot()
         self._results = tally.added_to(self._results)
         entry = Entry(
-            shard.name, self.number, runs, len(judgements), self._snapshots.newest(), self._judgements_position,
+            shard.name, self.number, runs, len(judgements), snapshot, self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
-            results=self._results,
+            results=self._results, digest=self._chain.close_entry(),
         )  # fmt: skip
-        records = [Outgoing(JUDGEMENTS, one.key.encode(), one.data, shard.number) for one in judgements]
+        keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
+        records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
         records.append(self._record(entry))
         records += tally.letters
         records += self.fold.emit()
@@ -290,16 +297,27 @@ class Loop(Generic[F]):
         self._committed_at = time.monotonic()
         if self._snapshots.due:
             state = freeze(self.fold, self._intake)
-            self._snapshots.take(state, self.number, self._positions, self.fold.stamp)
+            self._snapshots.take(state, self.number, self._positions, self.fold.stamp, self._chain.value)
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
+            tally.rejected_events,
             len(judgements), tally.freshness_ms, tally.event_ages_ms, tally.learn_s, judge_s, commit_s, lag,
             {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size,
         )  # fmt: skip
         self._tally = Tally()
         self.on_turn(turn)
         self._check_flood(turn)
+
+    def _newest_snapshot(self) -> Pointer | None:
+        """Return the newest durable snapshot; tell of one that could not be written, the first in a row by an alarm."""
+        failures = self._snapshots.failures
+        newest = self._snapshots.newest()
+        if self._snapshots.failures > failures:
+            structlog.get_logger().warning("snapshot failed", shard=self._shard.name, error=self._snapshots.failure)
+            if not failures:
+                self._tally.letters.append(self._alarm("snapshot", self._snapshots.failure))
+        return newest
 
     def _settle(self) -> None:
         """Wait for the previous commit; take the positions of its judgements and its journal entry from the writer."""

@@ -12,7 +12,7 @@ from headrace.events import Rejection
 from headrace.log.protocol import Outgoing, Partition, Record
 from headrace.shard.journal import Results, Run, key_of
 from headrace.shard.merge import Chunk
-from headrace.topics import DEAD_LETTERS
+from headrace.topics import DEAD_LETTERS, EVENTS
 
 letter_bytes_max = 65_536
 """Bytes of a bad record that its dead letter repeats; the whole record stays at its origin."""
@@ -32,6 +32,7 @@ class Turn(NamedTuple):
     unused: int
     lines_dropped: int
     rejected: Mapping[str, int]
+    rejected_events: int
     judgements: int
     freshness_ms: Sequence[int]
     event_ages_ms: Sequence[int]
@@ -51,7 +52,8 @@ class Tally:
         self.read_ms: list[int] = []  # per run; see `Entry`
         self.letters: list[Outgoing] = []
         self.records = self.learned = self.duplicates = self.unused = self.lines_dropped = 0
-        self.rejected: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()  # of all topics
+        self.rejected_events = 0
         self.freshness_ms: list[int] = []
         self.event_ages_ms: list[int] = []
         self.learn_s = 0.0
@@ -77,7 +79,7 @@ class Tally:
             results.learned + self.learned,
             results.duplicates + self.duplicates,
             results.unused + self.unused,
-            results.rejected + self.rejected.total(),
+            results.rejected + self.rejected_events,
             results.since,
         )
 
@@ -87,6 +89,7 @@ class Tally:
             self.unused += 1
             return
         self.rejected[rejection.reason] += 1
+        self.rejected_events += place.topic == EVENTS
         if not quarantine:
             return
         origin = f"{key_of(place)}/{record.offset}"

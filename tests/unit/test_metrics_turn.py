@@ -8,7 +8,8 @@ from headrace.metrics import DELAY_S, ShardMetrics
 from headrace.shard.turn import Turn
 
 TURN = Turn(
-    records=12, learned=6, duplicates=1, unused=2, lines_dropped=4, rejected={"not_json": 2, "schema": 1}, judgements=3,
+    records=12, learned=6, duplicates=1, unused=2, lines_dropped=4, rejected={"not_json": 2, "schema": 1},
+    rejected_events=3, judgements=3,
     freshness_ms=[40, 3_000], event_ages_ms=[7_000], learn_s=0.01, judge_s=0.02, commit_s=0.03,
     lag={Partition("events", 0): 5, Partition("events", 1): 0}, bounds={"items": (3, 10)}, snapshot_bytes=123,
 )  # fmt: skip

@@ -219,29 +219,36 @@ class KafkaLog:
         return self.end(partition) if found is None else int(found.offset)
 
     def last(self, partition: Partition) -> Record | None:
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
         first, end = self.first(partition), self.end(partition)
+        end = end if before is None else max(first, min(before, end))
         reader = self.reader({partition: end})
         try:
-            span = 8
+            span = max(8, 2 * records_max)  # a transaction of one record has a marker
             while True:  # the newest offsets may all be markers or aborted records
                 start = max(first, end - span)
-                if (record := self._last_between(reader, partition, start, end)) is not None or start == first:
-                    return record
+                found = self._between(reader, partition, start, end, records_max)
+                if len(found) == records_max or start == first:
+                    return found
                 span *= 8
         finally:
             reader.close()
 
-    def _last_between(self, reader: KafkaReader, partition: Partition, start: int, end: int) -> Record | None:
+    def _between(
+        self, reader: KafkaReader, partition: Partition, start: int, end: int, records_max: int
+    ) -> list[Record]:
         reader.seek(partition, start)
-        last = None
+        found: list[Record] = []
         deadline = time.monotonic() + self._client.deadline_s
         while reader.position(partition) < end:
             for _, records in reader.read(10_000, 0.05):
-                last = records[-1]
+                found = (found + [record for record in records if record.offset < end])[-records_max:]
             if time.monotonic() > deadline:
                 where = f"{partition.topic}/{partition.number}"
                 raise LogUnavailable(f"{where}: records {start} to {end} did not arrive")
-        return last
+        return found
 
     def delete_before(self, partition: Partition, position: int) -> None:
         self._check_rights([Right("Delete", "topic", partition.topic)])
