@@ -20,6 +20,7 @@ from prometheus_client import (
 
 import headrace
 from headrace.clock import Clock, wall_ms
+from headrace.durations import Durations
 from headrace.errors import Misconfigured
 from headrace.events import Reason
 from headrace.log.protocol import Partition
@@ -130,6 +131,12 @@ class ProcessMetrics:
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(*self._describe(name, "histogram", text, labels), buckets=buckets, registry=self.registry)
 
+    def _durations(self, name: str, text: str, bounds_s: Sequence[float]) -> Durations:
+        self._describe(name, "histogram", text, ())
+        made = Durations(name, text, bounds_s)
+        self.registry.register(made)
+        return made
+
     def _describe(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
         assert LABELS.keys() >= set(labels), f"{name} has a label that LABELS does not bound"
         self.descriptions.append(MetricDescription(name, kind, labels, text))
@@ -147,12 +154,15 @@ class ReaderMetrics(ProcessMetrics):
         super().__init__([*FULL_BY_DESIGN, *(table for surface in surfaces for table in surface.full_by_design)])
         self._lag = self._gauge("headrace_lag_records", "Records that wait to be read.", "topic", "partition")
         self.champion_round = self._gauge(
-            "headrace_champion_round", "Number of the round whose model is in use; 0 before the first promotion."
+            "headrace_champion_round", "Number of the round whose model is in use; 0 while none is."
         )
-        self.freshness = self._histogram(
-            "headrace_freshness_seconds", "From a record's append to its learning.", DELAY_S
+        self.freshness = self._durations(
+            "headrace_freshness_seconds",
+            "From the append of a record of events until this process had learned or dropped it, per record; 0 where"
+            " this process's clock is behind the log's. Not of records whose append time the log does not tell, nor of"
+            " those that serving folded before it was ready.",
+            DELAY_S,
         )
-
         self._renewed = self._gauge(
             "headrace_renewed_parts",
             "Parts of the state that this process did not restore as they were stored, by how: migrated from an older"
@@ -188,25 +198,42 @@ class ShardMetrics(ReaderMetrics):
             )
             self._alarms = self._counter("headrace_drift_alarms_total", "Drift alarms.", "detector", values=detectors)
         self._events = self._counter(
-            "headrace_events_total", "Records read, by what became of them.", "result", values=get_args(Result)
+            "headrace_events_total",
+            "Records of events read, by what became of them: learned, duplicate (it repeats an id), unused (no input of"
+            " learners), or rejected.",
+            "result",
+            values=get_args(Result),
         )
-        self._event_age = self._histogram(
-            "headrace_event_age_seconds", "From what happened (event time) to the record's append.", AGE_S
+        self._event_age = self._durations(
+            "headrace_event_age_seconds",
+            "From what happened (event time) to its record's append, per learned event; 0 where the sender's clock is"
+            " ahead of the log's. Not of records whose append time the log does not tell.",
+            AGE_S,
         )
         reasons = [reason for reason in get_args(Reason) if reason != "unused"]
         self._rejected = self._counter(
-            "headrace_events_rejected_total", "Records that became dead letters.", "reason", values=reasons
+            "headrace_events_rejected_total",
+            "Records, of events and of side topics, that could not be used, by reason; one of the shards writes a dead"
+            " letter of each.",
+            "reason",
+            values=reasons,
         )
         self._lines_dropped = self._counter(
             "headrace_lines_dropped_total", "Lines of admitted events that could not be used."
         )
         self.judgements = self._counter("headrace_judgements_total", "Predictions judged before they were learned.")
-        self.judged_ratio = self._gauge("headrace_judged_ratio", "Probability with which an event is judged now.")
+        self.judged_ratio = self._gauge(
+            "headrace_judged_ratio", "Probability with which an event is judged now; 0 in a shard that samples none."
+        )
         self._learn = self._histogram(
             "headrace_learn_duration_seconds", "Decoding and learning one commit's records.", QUICK_S
         )
         self._judge = self._histogram("headrace_judge_duration_seconds", "Judging one commit's events.", QUICK_S)
-        self._commit = self._histogram("headrace_commit_duration_seconds", "Committing once.", QUICK_S)
+        self._commit = self._histogram(
+            "headrace_commit_duration_seconds",
+            "Committing once, with the wait for the commit before, and copying the state if a snapshot is due.",
+            QUICK_S,
+        )
         self._snapshot_bytes = self._gauge("headrace_snapshot_size_bytes", "Size of the newest snapshot.")
         self._snapshot_time = self._gauge(
             "headrace_snapshot_timestamp_seconds", "When this process last named a snapshot."
@@ -230,14 +257,12 @@ class ShardMetrics(ReaderMetrics):
         self._events.labels("learned").inc(turn.learned)
         self._events.labels("duplicate").inc(turn.duplicates)
         self._events.labels("unused").inc(turn.unused)
-        self._events.labels("rejected").inc(sum(turn.rejected.values()))
+        self._events.labels("rejected").inc(turn.rejected_events)
         self._lines_dropped.inc(turn.lines_dropped)
         for reason, count in turn.rejected.items():
             self._rejected.labels(reason).inc(count)
-        for age_s in turn.freshness_s:
-            self.freshness.observe(age_s)
-        for age_s in turn.event_ages_s:
-            self._event_age.observe(age_s)
+        self.freshness.observe(turn.freshness_ms)
+        self._event_age.observe(turn.event_ages_ms)
         self._learn.observe(turn.learn_s)
         self._judge.observe(turn.judge_s)
         self._commit.observe(turn.commit_s)
@@ -347,9 +372,14 @@ class ProducerMetrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.published = self._counter("headrace_published_events_total", "Events that the log acknowledged.")
+        self.published = self._counter(
+            "headrace_published_events_total", "Events that this producer has written, its open commit included."
+        )
         self.skipped = self._counter("headrace_skipped_events_total", "Events that the log had already.")
-        self.share = self._gauge("headrace_published_ratio", "Share of the source that is published, where known.")
+        self.share = self._gauge(
+            "headrace_published_ratio",
+            "Share of the source, or of the limit on it, that this producer has reached; 0 where unknown.",
+        )
 
 
 class MetricsServer:

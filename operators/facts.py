@@ -10,31 +10,28 @@ separately. Stable days are the event time outside these spans.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from headrace.log.protocol import Log, Record, decode_json
+from headrace.log.protocol import Log, decode_json
 from headrace.shard import journal
-from headrace.shard.journal import Entry
-from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH
+from headrace.shard.journal import Entry, Results
+from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, TRUTH
 from learners.announcement import Announcement, announced
-from learners.family import AlarmRecord, Family, Watched
+from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
 from operators.source import describe_source, partition_records, topic_records
+from operators.timeline import FamilyScores, Slice, event_number_at, event_number_of, read_scores, slices_of
 
 counted_events_max: Final = 1_000_000
 """Number of positions of `events` up to which its records are counted, without the markers that Kafka's transactions
 add; beyond it, reading them takes too long, and the positions are shown."""
 horizon_events: Final = 5_000
 """Number of events after a change is complete within which an alarm counts as its detection."""
-slices_max: Final = 60
-"""Approximate number of slices of the stream by which quality is shown."""
-slice_judged_min: Final = 80
-"""Minimum number of judged predictions per slice; with fewer, a mean would be noise."""
 
 
 class Sample(NamedTuple):
@@ -52,15 +49,6 @@ class Sample(NamedTuple):
     serving_freshness: Mapping[float, float]
 
 
-class FamilyScores(Struct):
-    """A decoded record of `scores`: a family's scores (its `surface.scores`) and its detectors' values."""
-
-    events: int
-    time_ms: int
-    scores: Any
-    drift: dict[str, Watched]
-
-
 class Change(Struct):
     """A true change from event number `begin` to `end` (equal if it is abrupt), and the alarms that detected it."""
 
@@ -74,17 +62,6 @@ class Change(Struct):
     def delay_events(self) -> int | None:
         """Events from the change's begin to its first alarm; None if it was missed."""
         return self.alarms[0].events - self.begin if self.alarms else None
-
-
-class Slice(Struct):
-    """Means over a slice of the stream, up to event number `events`, of a chart's values from judgements, by line.
-
-    Slices do not overlap, so that a drift is visible at once, which a long window would smooth away.
-    """
-
-    events: int
-    judged: int
-    values: dict[str, float]
 
 
 class Best(Struct):
@@ -128,6 +105,22 @@ class _Letter(Struct):
     reason: str
 
 
+def results_text(entry: Entry) -> str:
+    """Return what became of the records of `events` that a shard has read, "" if its journal does not tell.
+
+    >>> results_text(Entry("online", 7, [], 0, None, results=Results(learned=2, duplicates=11_998)))
+    'of 12,000 records of events: 2 learned, 11,998 dropped as repeats, 0 unused, 0 rejected'
+    """
+    found = entry.results
+    if found is None:
+        return ""
+    since = f" (counted since entry {found.since:,})" if found.since else ""
+    return (
+        f"of {found.records:,} records of events{since}: {found.learned:,} learned, {found.duplicates:,} dropped as"
+        f" repeats, {found.unused:,} unused, {found.rejected:,} rejected"
+    )
+
+
 def dead_letters_by_reason(log: Log) -> dict[str, int]:
     """Return the number of dead letters by reason, the most frequent first."""
     letters = (decode_json(record.value, _Letter) for record in topic_records(log, DEAD_LETTERS))
@@ -139,7 +132,7 @@ class Facts(Struct, kw_only=True):
 
     `published` is the number of records of `events`, `entries` has each shard's newest journal entry. `types` counts
     the event types of the first events, `lacks` states what these do not contain. `scenario` has the simulated shop's
-    settings.
+    settings. `at_events` of `rounds` and `rollbacks` is on the stream's axis, not the fine-tuner's own count.
     """
 
     published: int
@@ -171,7 +164,11 @@ class Facts(Struct, kw_only=True):
         scores = read_scores(log, deployment.kinds)
         timeline = max(scores.values(), key=len, default=[])
         alarms = [alarm for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, AlarmRecord))]
-        announcements = [found for record in topic_records(log, MODELS) if (found := announced(record))]
+        announcements = [
+            msgspec.structs.replace(found, at_events=event_number_of(record, found, timeline))
+            for record in topic_records(log, MODELS)
+            if (found := announced(record))
+        ]
         truth: dict[str, list[bytes]] = {}
         for record in topic_records(log, TRUTH):
             data = record.value or b""
@@ -199,6 +196,11 @@ class Facts(Struct, kw_only=True):
         return max(self.scores.values(), key=len, default=[])
 
     @property
+    def results(self) -> Results | None:
+        """What became of the records of `events`, by the first shard whose journal tells."""
+        return next((entry.results for entry in self.entries.values() if entry.results), None)
+
+    @property
     def last(self) -> FamilyScores | None:
         """The newest of these."""
         return self.timeline[-1] if self.timeline else None
@@ -218,33 +220,6 @@ class Facts(Struct, kw_only=True):
     def false_per_day(self) -> float | None:
         """Return false alarms per stable day of event time; None if the truth is unknown."""
         return len(self.false_alarms) / self.stable_days if self.scenario and self.stable_days else None
-
-
-class _Record(Struct):
-    family: str
-    events: int
-    time_ms: int
-    scores: msgspec.Raw
-    drift: dict[str, Watched]
-
-
-def read_scores(log: Log, kinds: Sequence[type[Family]]) -> dict[str, list[FamilyScores]]:
-    """Return each family's records of scores, in order, without those that this version cannot read."""
-    types = {kind.name: kind.surface.scores for kind in kinds}
-    found: dict[str, list[FamilyScores]] = {name: [] for name, type_ in types.items() if type_}
-    for record in topic_records(log, SCORES):
-        if scored := decode_scores(record, types):
-            found[scored[0]].append(scored[1])
-    return found
-
-
-def decode_scores(record: Record, types: Mapping[str, Any]) -> tuple[str, FamilyScores] | None:
-    """Return the family and the scores of a record of `scores`, None if this version cannot read it."""
-    one = decode_json(record.value, _Record)
-    if one is None or not types.get(one.family):
-        return None
-    scores = decode_json(bytes(one.scores), types[one.family])
-    return (one.family, FamilyScores(one.events, one.time_ms, scores, one.drift)) if scores is not None else None
 
 
 def _published(log: Log) -> int:
@@ -279,35 +254,6 @@ def _slices(log: Log, deployment: Deployment, timeline: Sequence[FamilyScores]) 
     return found
 
 
-def slices_of(
-    judged: Iterable[tuple[int, float, Mapping[str, float]]], timeline: Sequence[FamilyScores]
-) -> list[Slice]:
-    """Return means over slices of judgements, which are given in the order in which they were learned."""
-    if len(timeline) < 2:
-        return []
-    width = timeline[-1].events / slices_max
-    slices: list[Slice] = []
-    begin, count = 0.0, 0
-    sums: dict[str, list[float]] = {}
-    for time_ms, weight, values in judged:
-        events = _event_number_at(time_ms, timeline)
-        if count >= slice_judged_min and events - begin >= width:
-            slices.append(_slice(events, count, sums))
-            begin, count, sums = events, 0, {}
-        count += 1
-        for name, value in values.items():
-            entry = sums.setdefault(name, [0.0, 0.0])
-            entry[0] += weight
-            entry[1] += weight * value
-    if count >= slice_judged_min:
-        slices.append(_slice(timeline[-1].events, count, sums))
-    return slices
-
-
-def _slice(events: int, judged: int, sums: Mapping[str, Sequence[float]]) -> Slice:
-    return Slice(events, judged, {name: value / total for name, (total, value) in sums.items()})
-
-
 def rounds_of(announcements: Sequence[Announcement]) -> list[RoundOutcome]:
     """Return the rounds that are announced, oldest first."""
     found: dict[int, RoundOutcome] = {}
@@ -324,7 +270,7 @@ def changes_from(drifts: Sequence[_Drift], scores: Sequence[FamilyScores]) -> li
     """Return the kind of each change and the event numbers at which it begins and is complete."""
     changes = []
     for drift in drifts:
-        end = max(drift.event_number, _event_number_at(drift.until_ms, scores))
+        end = max(drift.event_number, event_number_at(drift.until_ms, scores))
         if drift.drift == "recurring":
             changes.append(("recurring", drift.event_number, drift.event_number))
             if scores and drift.until_ms < scores[-1].time_ms:
@@ -334,13 +280,6 @@ def changes_from(drifts: Sequence[_Drift], scores: Sequence[FamilyScores]) -> li
                 (drift.drift, drift.event_number, end if drift.until_ms > drift.at_ms else drift.event_number)
             )
     return changes
-
-
-def _event_number_at(time_ms: int, scores: Sequence[FamilyScores]) -> int:
-    """Return the approximate number of events before a time, interpolated from the scores' times."""
-    if not scores:
-        return 0
-    return int(np.interp(time_ms, [one.time_ms for one in scores], [one.events for one in scores]))
 
 
 def match_alarms(

@@ -6,6 +6,7 @@ Source: Okabe and Ito, "Color Universal Design", 2008 (the palette; ours is dark
 lighter on dark).
 """
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -145,22 +146,34 @@ def _lines(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]], bold
         thick = name == bold
         shade = colour(colours[name])
         axes.plot(events, values, color=shade, lw=2.2 if thick else 1.4, zorder=4 if thick else 3)
-        ends[name] = float(values[-3:].mean()), shade
+        known = np.isfinite(values)
+        lone = known & ~np.append(known[1:], False) & ~np.append(False, known[:-1])  # between two gaps
+        axes.plot(events[lone], values[lone], ".", color=shade, ms=4, zorder=3)
+        ends[name] = float(values[known][-3:].mean()), shade
     return ends
 
 
 def _points(facts: Facts, kind: type[Family], chart: Chart) -> dict[str, list[tuple[float, float]]]:
-    """Return the points of a chart by line: from records of scores, or means over slices of judgements."""
+    """Return the points of a chart by line: from records of scores, or means over slices of judgements.
+
+    Lines of fewer than two points, which cannot be drawn, are left out, and charts of zeros, which had no input. A
+    slice in which a line has no value, such as one without a model, is a gap (NaN).
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     if chart.lines is not None:
         for one in facts.scores.get(kind.name, []):
             for name, value in chart.lines(one.scores).items():
                 found.setdefault(name, []).append((one.events, value))
     else:
-        for slice_ in facts.slices.get((kind.name, chart.title), []):
-            for name, value in slice_.values.items():
-                found.setdefault(name, []).append((slice_.events, value))
-    return found
+        slices = facts.slices.get((kind.name, chart.title), [])
+        for name in dict.fromkeys(name for slice_ in slices for name in slice_.values):
+            found[name] = [
+                (slice_.middles.get(name, slice_.events), slice_.values.get(name, math.nan)) for slice_ in slices
+            ]
+    values = {name: [value for _, value in points if math.isfinite(value)] for name, points in found.items()}
+    if not any(map(any, values.values())):
+        return {}
+    return {name: points for name, points in found.items() if len(values[name]) > 1}
 
 
 def _best(facts: Facts, name: str, groups: int = 24) -> tuple[list[float], list[float]]:
@@ -232,9 +245,11 @@ def _marks(axes: Axes, facts: Facts) -> None:
         axes.axvspan(change.begin, change.until, ymax=0.5, color=_DRIFT, lw=0, alpha=0.6, zorder=0)
     kinds = {"promoted": ("^", "full"), "refused": ("x", "full"), "failed": ("s", "none")}
     shade = colour("line-5")
+    last = facts.last.events if facts.last else 1
     for one in facts.rounds:
-        if one.candidate and one.verdict:
-            axes.plot([one.candidate.at_events, one.verdict.at_events], [1, 1], color=shade, lw=1.2, alpha=0.5)
+        if one.candidate:  # without a verdict, it is in the gate until now
+            until = one.verdict.at_events if one.verdict else last
+            axes.plot([one.candidate.at_events, until], [1, 1], color=shade, lw=1.2, alpha=0.5)
         if one.verdict:
             marker, fill = kinds[one.verdict.kind]
             axes.plot(one.verdict.at_events, 1, marker, fillstyle=fill, color=shade, ms=7, zorder=5, clip_on=False)
@@ -243,10 +258,17 @@ def _marks(axes: Axes, facts: Facts) -> None:
     axes.plot([a.events for a in facts.alarms], [0] * len(facts.alarms), "|", color=_ALARM, ms=11, mew=1.3, zorder=4)
 
 
+def watched(facts: Facts) -> tuple[list[str], list[str]]:
+    """Return the detectors that have had a score, and those that have not, as the source has no input for them."""
+    records = [one for found in facts.scores.values() for one in found]
+    names = list(dict.fromkeys(name for one in records for name in one.drift))
+    seen = [name for name in names if any(name in one.drift and one.drift[name].score for one in records)]
+    return seen, [name for name in names if name not in seen]
+
+
 def drift(facts: Facts) -> Figure:
-    """Draw each detector's score, threshold and alarms, and the true changes."""
-    newest = {name: one for found in facts.scores.values() if found for name, one in found[-1].drift.items()}
-    names = list(newest)
+    """Draw the score, threshold and alarms of each detector that has had a score, and the true changes."""
+    names, _ = watched(facts)
     rows = -(-len(names) // 3)
     figure, grid = _figure(1.75 * rows, rows, 3, squeeze=False, sharex=True)
     for axes, name in zip(grid.flat, names, strict=False):
@@ -292,7 +314,7 @@ def flow(samples: Sequence[Sample]) -> Figure:
 
 
 def _freshness(axes: Axes, samples: Sequence[Sample]) -> None:
-    axes.set_title("seconds from append to use: half, 99 %", fontsize=10)
+    axes.set_title("seconds from append to use: median, 99 %", fontsize=10)
     for name, which in (("learned", "freshness"), ("answers", "serving_freshness")):
         shade = colour("line-3" if which == "freshness" else "line-5")
         for quantile, width in ((0.5, 1.7), (0.99, 0.9)):

@@ -324,9 +324,9 @@ def serving() -> str:
     added = [
         ["`model`", "string", "The version of the promoted artifact that was used, empty if there is none. Only in the"
          f" answers of families with an artifact: {_codes(kind.name for kind in _asked() if kind.surface.artifact)}."],
-        [f"`{fresh['entry']}`", "integer", "The newest entry of the shard's journal that the answer includes."],
-        [f"`{fresh['newest_event_ms']}`", "integer", "The newest event time that the answer includes, in milliseconds"
-         " since the epoch."],
+        [f"`{fresh['entry']}`", "integer", "How many entries of the shard's journal the answer includes."],
+        [f"`{fresh['newest_event_ms']}`", "integer", "The shop's time at the newest event that the answer includes,"
+         " in milliseconds since the epoch."],
         [f"`{fresh['behind_s']}`", "number", "Seconds since the answers last included everything that was committed."],
     ]  # fmt: skip
     lines = [_FRAME, *_table(["field", "type", "what"], added)]

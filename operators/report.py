@@ -1,5 +1,6 @@
 """The demo's table and the report: one HTML file with embedded charts, which needs neither network nor scripts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,8 +13,8 @@ from rich.table import Table as RichTable
 from headrace.surface import Table
 from headrace.text import visible
 from learners.family import Family
-from operators.facts import Facts, RoundOutcome, Sample
-from operators.picture import THEME, Drawing, chart, colour_names, draw, drift, flow, quality
+from operators.facts import Facts, RoundOutcome, Sample, results_text
+from operators.picture import THEME, Drawing, chart, colour_names, draw, drift, flow, quality, watched
 from operators.tables import NONE, cell, percent, rich_table, shown_name
 
 _LIGHT: Final = " ".join(f"--{name}: {light};" for name, (light, _) in THEME.items())
@@ -41,13 +42,18 @@ table {{ border-collapse: collapse; width: 100%; font-size: .88rem; margin-top: 
 th {{ text-align: left; font-weight: 550; color: var(--soft); font-size: .8rem; vertical-align: bottom; }}
 th, td {{ padding: .42rem .9rem .42rem 0; border-bottom: 1px solid var(--grid); }}
 td {{ vertical-align: top; font-variant-numeric: tabular-nums; }}
-td.n, th.n {{ text-align: right; white-space: nowrap; }}
+td.n, th.n, td:first-child {{ text-align: right; white-space: nowrap; }} td:first-child {{ text-align: left; }}
+@media (max-width: 48rem) {{
+  .wide svg {{ min-width: 40rem; }} td:last-child:not(.n) {{ min-width: 18rem; }}
+}}
 tr:last-child td {{ border-bottom: 0; }}
 .dot {{ display: inline-block; width: .62em; height: .62em; border-radius: 50%; margin-right: .55em; }}
 .best {{ font-weight: 650; }}
 code {{ font-size: .86em; }}
 footer {{ margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--grid); font-size: .84rem; }}
 """
+_DIGEST: Final = re.compile(r":[0-9a-f]{12,}$")
+"""The end of a loader's source: a digest of the file."""
 _VERDICTS: Final = {"promoted": "▲ promoted", "refused": "✕ refused", "failed": "□ failed", "candidate": "in the gate"}
 
 
@@ -77,6 +83,7 @@ class _Lineage(Struct):
     tokens: int | None = None
     seconds: float | None = None
     loss: float | None = None
+    stopped: str = ""
 
 
 F = TypeVar("F", bound=Struct)
@@ -103,19 +110,16 @@ def html(text: str) -> Html:
     return text if isinstance(text, Html) else Html(escape(visible(text)))
 
 
-def table(facts: Facts, *, events_per_s: float | None = None) -> RichTable:
-    """Return the results of a run, for a terminal: learners, drift compared with the truth, rounds.
-
-    Args:
-        events_per_s: how fast events were learned, if known; the log does not contain it.
-    """
+def table(facts: Facts) -> RichTable:
+    """Return the results of a run, for a terminal: learners, drift compared with the truth, rounds."""
     whole = RichTable.grid(padding=(1, 0))
+    if texts := [f"{shard}: {text}" for shard, entry in facts.entries.items() if (text := results_text(entry))]:
+        whole.add_row("\n".join(texts))
     last = facts.last
     if last is None:
-        whole.add_row("no scores yet: they are written every thousand events")
+        whole.add_row("no scores yet: they are written every thousand events learned")
         return whole
-    speed = f", {events_per_s:,.0f} a second" if events_per_s else ""
-    whole.add_row(f"{last.events:,} of {facts.published:,} events scored{speed}; predicted before they were learned:")
+    whole.add_row(f"scores after {last.events:,} events learned; every prediction came before its event was learned:")
     for kind, declared in tables_of(facts):
         whole.add_row(rich_table(declared, facts.newest(kind)))
     if facts.changes:
@@ -191,13 +195,15 @@ def write_report(facts: Facts, path: str | Path, *, samples: Sequence[Sample] = 
 
 
 def _head(facts: Facts, title: str) -> str:
-    about = ", ".join(facts.sources) or "no events"
+    about = ", ".join(dict.fromkeys(_DIGEST.sub("", source) for source in facts.sources)) or "no events"
     if facts.scenario and (of := _read(facts.scenario, _Scenario)):
         about = (
             f"seed {of.seed}: {of.items:,} items, {of.shoppers:,} shoppers, {of.days:g} days of event time,"
             f" {facts.bots} of the visits by bots"
         )
-    tiles = [(f"{facts.published:,}", "events published")]
+    tiles = [(f"{facts.published:,}", "events in the log")]
+    if (results := facts.results) and results.duplicates:
+        tiles.append((f"{results.duplicates:,}", "of them repeats, dropped"))
     for kind in facts.kinds:
         if kind.surface.tiles and (scores := facts.newest(kind)) is not None:
             tiles += kind.surface.tiles(scores)
@@ -210,7 +216,10 @@ def _head(facts: Facts, title: str) -> str:
         if (per_day := facts.false_per_day()) is not None:
             tiles.append((f"{per_day:.2f}", "false alarms per stable day"))
     ends = facts.outcomes()
-    tiles.append((f"{ends['promoted']} / {ends['refused'] + ends['failed']}", "rounds promoted / refused"))
+    kinds = ("promoted", "refused", "failed")
+    tiles.append((" / ".join(str(ends[kind]) for kind in kinds), f"rounds {' / '.join(kinds)}"))
+    if facts.rollbacks:
+        tiles.append((f"{len(facts.rollbacks)}", "rolled back"))
     tiles.append((f"{sum(facts.dead_letters.values()):,}", "dead letters"))
     shown = "".join(f"<div><b>{html(value)}</b><span>{html(text)}</span></div>" for value, text in tiles)
     return f"<h1>{title}</h1><p class='soft'>{html(about)}</p><div class='tiles'>{shown}</div>"
@@ -230,8 +239,9 @@ def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
             "<h2>Quality over time</h2>",
             _figure(
                 draw(quality, main),
-                f"{main.chart.caption} {changes}Rounds: a line from candidate to verdict, ▲ promoted, ✕ refused."
-                " Alarms: one tick each; shaded where an alarm counts as correct.",
+                f"{main.chart.caption} {changes}Rounds: a line from candidate to verdict, ▲ promoted,"
+                " ✕ refused, □ failed; ▼ rolled back. Alarms: one tick each; shaded where an alarm counts as correct."
+                " All stand at the number of events that had been learned then.",
             ),
         ]
     for kind in facts.kinds:
@@ -239,8 +249,11 @@ def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
     found += ["<h2>Rounds of the slow learner</h2>", _rounds(facts)]
     if any(found_ for found_ in facts.scores.values()):
         found += ["<h2>Drift</h2>", _drifts(facts)]
+        seen, silent = watched(facts)
         caption = "Blue: a detector's score; dashed: its threshold (losses have none); red: its alarms."
-        found.append(_figure(draw(drift, facts), caption))
+        if silent:
+            caption += f" Without input: {', '.join(name.replace('_', ' ') for name in silent)}."
+        found.append(_figure(draw(drift, facts), caption) if seen else f"<p class='soft'>{html(caption)}</p>")
     if len(samples) > 2:
         caption = (
             "Scraped from /metrics during the run. Records wait, and become older, while the producer is faster than"
@@ -252,7 +265,11 @@ def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
 
 
 def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}" + (f"<figcaption>{html(caption)}</figcaption>" if caption else "") + "</figure>"
+    return (
+        f"<figure><div class='wide'>{svg}</div>"
+        + (f"<figcaption>{html(caption)}</figcaption>" if caption else "")
+        + "</figure>"
+    )
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[int]) -> str:
@@ -299,12 +316,18 @@ def _scores(declared: Table, scores: Any) -> str:
 def _rounds(facts: Facts) -> str:
     if not facts.rounds:
         return "<p class='soft'>There were none.</p>"
-    rows = [_round(one) for one in facts.rounds]
+    rows = [(one.newest.at_events, _round(one)) for one in facts.rounds]
     for back in facts.rollbacks:
-        rows.append(["", f"▼ rolled back to {back.version or 'none'}", "", f"{back.at_events:,}", "", "", "",
-                     back.reason])  # fmt: skip
+        said = f"▼ rolled back to {back.version or 'no model'}"
+        rows.append((back.at_events, ["", said, "", f"{back.at_events:,}", "", "", "", back.reason]))
+    rows.sort(key=lambda row: row[0])
     heads = ["round", "verdict", "trigger", "at event", "tokens", "seconds", "loss", "reason and evidence"]
-    return _rows(heads, rows, frozenset({3, 4, 5, 6}))
+    return _rows(heads, [row for _, row in rows], frozenset({3, 4, 5, 6})) + (
+        "<p class='soft'>Tokens: predictions trained on, over all passes. Loss: mean of the last pass, in nats."
+        " Wealth: what the gate's bets on the verdict (undecided: on the likelier one) have become, from 1; the larger,"
+        " the stronger the evidence. The difference is that of the candidate's mean score to its rival's, with an"
+        " interval that holds whenever the test ends.</p>"
+    )
 
 
 def _round(one: RoundOutcome) -> list[str]:
@@ -312,13 +335,16 @@ def _round(one: RoundOutcome) -> list[str]:
     evidence, lineage = _read(newest.evidence, _Evidence) or _Evidence(), _read(one.lineage, _Lineage) or _Lineage()
     if evidence.wealth is not None:
         mean = evidence.mean_difference
-        difference = "" if mean is None else f", {mean:+.4f} reciprocal rank"
+        score = "NDCG" if evidence.interval else "reciprocal rank"  # rule 2 of the gate, or rule 1
+        difference = "" if mean is None else f", {mean:+.4f} {score}"
         if evidence.interval:
             low, high = evidence.interval
             difference += f" ({low:+.4f} to {high:+.4f}), {evidence.sessions:,} sessions"
         texts.append(f"wealth {evidence.wealth:.1f} after {evidence.predictions:,} predictions{difference}")
     if evidence.worth:
         texts.append(", ".join(f"blend with {name} {score:.4f}" for name, score in sorted(evidence.worth.items())))
+    if lineage.stopped:
+        texts.append(f"training stopped {lineage.stopped}")
     text = html(newest.reason or NONE) + (f"<br><span class='soft'>{html(', '.join(texts))}</span>" if texts else "")
     trained = (one.candidate or newest).at_events
     return [

@@ -12,11 +12,12 @@ from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
-from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores
+from operators.facts import dead_letters_by_reason, results_text
 from operators.requests import Request, standing
 from operators.source import newest_records, topic_records
 from operators.tables import rich_table
 from operators.terminal import Terminal
+from operators.timeline import FamilyScores, decode_scores
 
 shown_max: Final = 5
 """Number of the newest alarms and announcements that are shown."""
@@ -82,6 +83,8 @@ def _shard(log: Log, terminal: Terminal, placement: Placement) -> None:
         snapshot = f"newest snapshot {entry.snapshot.blob[:20]}... covers all but {behind:,} of them"
     table = _table("partition", "position", "lag", numeric=2)
     terminal.print(f"{name}: {entry.number + 1:,} journal entries, the last one {_time_text(last.time_ms)}; {snapshot}")
+    if results := results_text(entry):
+        terminal.print(results)
     for place, position in sorted(log.committed(shard.name).items()):
         last = log.last(place)  # after it, the log may end in markers
         lag = 0 if last is None else max(0, last.offset + 1 - position)
@@ -106,7 +109,7 @@ def _models(log: Log, terminal: Terminal, deployment: Deployment) -> None:
 def _step(one: Announcement) -> str:
     if one.kind == "requested":
         return f"requested by {one.by or 'unknown'} ({one.action.replace('_', ' ')})"
-    return f"{one.kind.replace('_', ' ')} at event {one.at_events:,}"
+    return f"{one.kind.replace('_', ' ')} after {one.at_events:,} records"
 
 
 def _request(log: Log, request: Request, deployment: Deployment) -> str:
@@ -136,7 +139,7 @@ def _scores(log: Log, terminal: Terminal, deployment: Deployment) -> None:
     for kind in deployment.kinds:
         if kind.name in newest:
             record, one = newest[kind.name]
-            terminal.print(f"{kind.name}: {one.events:,} events scored ({_time_text(record.time_ms)})")
+            terminal.print(f"{kind.name}: scores after {one.events:,} events learned ({_time_text(record.time_ms)})")
             for declared in kind.surface.tables:
                 terminal.print(rich_table(declared, one.scores))
 

@@ -70,7 +70,8 @@ class FileReader(ABC):
     """Converts one file to a numbered sequence of records that depends only on its content and the options.
 
     Subclasses are final. `rejected` counts the rejected input by reason; `examples` describes the first rejections;
-    `left_out` counts what is valid but no input of learners.
+    `left_out` counts what is valid but no input of learners; `repeats` counts the events with the id of an earlier one,
+    which consumers drop.
     """
 
     source: ClassVar[Source]
@@ -87,6 +88,7 @@ class FileReader(ABC):
         self.rejected: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.examples: list[str] = []
+        self.repeats = 0
 
     @classmethod
     @abstractmethod
@@ -137,6 +139,7 @@ class FileReader(ABC):
         self.rejected.clear()
         self.left_out.clear()
         self.examples.clear()
+        self.repeats = 0
 
     def _seed(self) -> str:
         """Return what else the events depend on: equal input that is read otherwise gives other events."""

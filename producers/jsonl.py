@@ -8,6 +8,7 @@ import msgspec
 
 from headrace.events import Rejection, decode
 from headrace.log.protocol import RECORD_BYTES_MAX, Record, decode_json
+from headrace.shard.intake import Intake
 from producers.file import FileReader, Source, first_lines
 from producers.sequence import NumberedRecord
 
@@ -37,6 +38,10 @@ class Jsonl(FileReader):
     def recognises(cls, path: Path) -> bool:
         return any(decode_json(line, _Typed) is not None for line in first_lines(path))
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._intake = Intake()
+
     def _records(self) -> Iterator[NumberedRecord]:
         for number, line in self._lines():
             if document := line.strip(_WHITE):
@@ -50,7 +55,8 @@ class Jsonl(FileReader):
             key = _subject.decode(document).subject.encode()
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             key = b""
-        event = decode(Record(0, 0, self._options.clock(), key or b"?", document))
+        now_ms = self._options.clock()
+        event = decode(Record(0, 0, now_ms, key or b"?", document))
         if not isinstance(event, Rejection) and not key:
             event = Rejection("key_missing", "wanted the shopper's id as subject, found none")
         if not isinstance(event, Rejection) and len(key) + len(document) > RECORD_BYTES_MAX:
@@ -58,4 +64,6 @@ class Jsonl(FileReader):
         if isinstance(event, Rejection):
             self._reject(event.reason, f"line {number}", event.detail)
             return None
-        return NumberedRecord(number, event.time_ms, key, document, digest=digest)
+        if not self._intake.admit(event, now_ms):
+            self.repeats += 1
+        return NumberedRecord(number, event.own_ms, key, document, digest=digest)

@@ -63,7 +63,7 @@ class DryRun(NamedTuple):
     """What a file gives, without publishing it: counts, the first events, and what could not be used and why.
 
     `events` counts usable events, `types` these by type; `shown` has the first as they would be published, with their
-    shopper. The times are the earliest and the latest.
+    shopper. The times are the earliest and the latest. `repeats` counts usable events with an earlier one's id.
     """
 
     origin: str
@@ -75,6 +75,7 @@ class DryRun(NamedTuple):
     examples: Sequence[str]
     first_time_ms: int | None
     last_time_ms: int | None
+    repeats: int
 
 
 def kind_of(path: Path, kind: str | None = None, options: ReadOptions = DEFAULTS) -> str:
@@ -204,7 +205,10 @@ def load(
         progress=progress,
     )
     return published._replace(
-        rejected=dict(reader.rejected), examples=tuple(reader.examples), left_out=dict(reader.left_out)
+        rejected=dict(reader.rejected),
+        examples=tuple(reader.examples),
+        left_out=dict(reader.left_out),
+        repeats=reader.repeats,
     )
 
 
@@ -228,7 +232,7 @@ def dry_run(
         raise _without_input(reader, path)
     return DryRun(
         origin, types.total(), dict(types.most_common()), shown, dict(reader.rejected), dict(reader.left_out),
-        tuple(reader.examples), first_ms, last_ms,
+        tuple(reader.examples), first_ms, last_ms, reader.repeats,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class PublishResult(NamedTuple):
 
     `published` and `already_published` count records of `topic`; the times are those of the first and the last record
     that this run published. `examples` has the first rejections with their lines, `left_out` counts what is valid but
-    no input of learners.
+    no input of learners, `repeats` the events of the input with the id of an earlier one, which consumers drop.
     """
 
     published: int
@@ -60,6 +60,7 @@ class PublishResult(NamedTuple):
     first_time_ms: int | None = None
     origin: str = ""
     topic: str = EVENTS
+    repeats: int = 0
 
 
 PublishGate = Callable[[int], str | None]

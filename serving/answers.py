@@ -31,7 +31,8 @@ report_every_s: Final = 1.0
 
 
 class Freshness(Struct, frozen=True):
-    """How fresh an answer is: its newest journal entry and event time, and how long ago it included all commits."""
+    """How fresh an answer is: how many journal entries it includes, the shop's time at the newest event (ms since the
+    epoch), and how long ago it included all commits."""
 
     entry: int
     newest_event_ms: int
@@ -163,7 +164,8 @@ class Answers:
                 if count:
                     for one in served.values():
                         one.update(follower.fold)
-                    self._metrics.freshness.observe(max(0.0, (wall_ms() - follower.newest_ms) / 1000))
+                    now_ms = wall_ms()
+                    self._metrics.freshness.observe([now_ms - appended_ms for appended_ms in follower.appended_ms])
                 if count < step_entries_max:
                     self._caught_up_at = before
                 self._report(follower)

@@ -148,7 +148,8 @@ class _Shard:
         self.metrics.observe_turn(
             Turn(
                 records=records, learned=records - counts["bad"], duplicates=0, unused=0, lines_dropped=0,
-                rejected={"schema": counts["bad"]}, judgements=0, freshness_s=self.learned.delays_s, event_ages_s=ages,
+                rejected={"schema": counts["bad"]}, rejected_events=counts["bad"], judgements=0,
+                freshness_ms=_in_ms(self.learned.delays_s), event_ages_ms=_in_ms(ages),
                 learn_s=0.1, judge_s=0.0, commit_s=0.02, lag={Partition("events", 0): len(self.queue)}, bounds={},
                 snapshot_bytes=1_000, snapshot_behind_entries=self._behind,
             )
@@ -157,6 +158,10 @@ class _Shard:
             self._rounds.learn(records, minute, self.metrics)
         if self.name == "online" and minute in scenario.drift:
             self.metrics.count_alarms(DETECTOR, 1)
+
+
+def _in_ms(durations_s: Sequence[float]) -> list[int]:
+    return [round(1_000 * one) for one in durations_s]
 
 
 def _renewed(begun: int) -> dict[str, str]:
@@ -179,8 +184,7 @@ class _Server:
     def follow(self, minute: int, online: _Shard) -> None:
         """Follow for a minute what `online` committed, and answer requests and probes."""
         self.metrics.set_lag({Partition("events", 0): len(online.queue)})
-        for delay_s in online.learned.delays_s:
-            self.metrics.freshness.observe(delay_s)
+        self.metrics.freshness.observe(_in_ms(online.learned.delays_s))
         ready = minute >= self._ready_at
         self.metrics.count_request("/health/ready", 200 if ready else 503, 0.001)
         requests, errors = floor(self._scenario.requests(minute)), floor(self._scenario.errors(minute))

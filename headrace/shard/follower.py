@@ -29,7 +29,7 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.buffer import Buffer
 from headrace.shard.chain import Chain
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer, Run, Stamp, key_of, place_of_key, snapshots_kept
+from headrace.shard.journal import Entry, Pointer, Results, Run, Stamp, key_of, place_of_key, snapshots_kept
 from headrace.shard.merge import stamped
 from headrace.state import State
 from headrace.state import decode as decode_state
@@ -133,9 +133,10 @@ class Follower(Generic[F]):
         lock: held while the fold changes, for at most `locked_records_max` records at once. A reader of
             the fold must hold it.
 
-    `newest_ms` is the append time of the newest record that was folded, `stamp` the newest that the journal names,
-    `strays` the number of records that other programs have written to the shard's journal and judgements, `damaged` the
-    blobs of newer snapshots that could not be restored.
+    `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
+    the newest that the journal names, `results` those of the last entry that was folded, `strays` the number of records
+    that other programs have written to the shard's journal and judgements, `damaged` the blobs of newer snapshots that
+    could not be restored.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -157,10 +158,12 @@ class Follower(Generic[F]):
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
         self._make, self._plainly = make, plainly
         self._unbroken = from_start  # the state follows from the journal's first entry
-        self.newest_ms = self.strays = 0
+        self.appended_ms: list[int] = []
+        self.strays = 0
         self.chain = Chain()
         self.damaged: list[str] = []
         self.stamp: Stamp | None = None
+        self.results: Results | None = None
         self.fold: F = make()
         self.intake = Intake()
         self.number = 0
@@ -286,6 +289,7 @@ class Follower(Generic[F]):
             PositionLost: the log no longer holds what an entry names.
         """
         count = 0
+        self.appended_ms = []
         for _, records in self._journal.read(entries_max, timeout_s):
             for record in records:
                 entry = journal.entry_in(record)
@@ -316,6 +320,8 @@ class Follower(Generic[F]):
                 raise PositionLost(*place, run.start, self.positions[place], self._log.end(place))
             read_ms = entry.read_ms[number] if entry.read_ms else 0
             for taken in self._records_of(place, run):
+                if run.topic == EVENTS and not read_ms:
+                    self.appended_ms += [record.time_ms for record in taken]
                 records = stamped(taken, read_ms) if read_ms else taken
                 self.chain.add(records)
                 with self._lock:
@@ -335,7 +341,7 @@ class Follower(Generic[F]):
         with self._lock:
             self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
-        self.pointer = entry.snapshot or self.pointer
+        self.pointer, self.results = entry.snapshot or self.pointer, entry.results
 
     def _continue_from(self, entry: Entry) -> None:
         """Take over the settings of a shard's first entry, or a state that does not follow from the entries before."""
@@ -357,7 +363,6 @@ class Follower(Generic[F]):
             event = decode(record)
             if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
                 learn(event, record.partition, record.offset)
-        self.newest_ms = max(self.newest_ms, records[-1].time_ms)
 
     def _records_of(self, place: Partition, run: Run) -> Iterator[list[Record]]:
         """Yield a run's records, some at a time; skip those of earlier entries (none, unless the log was damaged)."""

@@ -67,6 +67,24 @@ class Pointer(Struct, frozen=True, omit_defaults=True):
     digest: str = ""
 
 
+class Results(Struct, frozen=True, omit_defaults=True):
+    """What became of the records of `events` that a shard has read since its entry number `since`, in numbers.
+
+    Duplicates repeat an id that the intake remembers, `unused` are no input of learners, `rejected` are dead letters.
+    """
+
+    learned: int = 0
+    duplicates: int = 0
+    unused: int = 0
+    rejected: int = 0
+    since: int = 0
+
+    @property
+    def records(self) -> int:
+        """Number of records read."""
+        return self.learned + self.duplicates + self.unused + self.rejected
+
+
 class Entry(Struct, frozen=True, omit_defaults=True):
     """One commit of a shard: what it applied, in order, then how many records of `judgements` it learned from.
 
@@ -81,8 +99,9 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     `read_ms` is empty, or has a time per run: when the shard read its records. Folds take it for their append time,
     which a Kafka topic that keeps producers' times does not tell. It is 0 for runs whose append time is known.
 
-    `digest` is a running hash over the records of `runs` and the judgements of this entry and of all before it
-    (`headrace.shard.chain`); releases up to 0.3.0 wrote none.
+    `results` counts the records of this entry and of those before. `digest` is a running hash over the records of
+    `runs` and the judgements of this entry and of all before it (`headrace.shard.chain`). Releases up to 0.3.0 wrote
+    neither.
     """
 
     writer: str
@@ -95,6 +114,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     renewed: dict[str, str] = field(default_factory=dict)
     read_ms: list[int] = field(default_factory=list)
     digest: str = ""
+    results: Results | None = None
 
 
 _decoder = msgspec.json.Decoder(Entry)

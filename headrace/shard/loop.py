@@ -32,7 +32,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
 from headrace.shard.follower import F, Follower, MakeFold, freeze
-from headrace.shard.journal import Entry, Pointer, key_of
+from headrace.shard.journal import Entry, Pointer, Results, key_of
 from headrace.shard.merge import Chunk, Merge
 from headrace.shard.refold import entry_from_here
 from headrace.shard.snapshot import Snapshots
@@ -124,6 +124,7 @@ class Loop(Generic[F]):
             self.number, self._positions = follower.number, follower.positions
             if self.number and self.fold.stamp != follower.stamp:
                 pointer = self._continue_from_here(follower, blobs)
+            self._results = follower.results or Results(since=self.number)
             # Only this shard writes to this partition: judgements that no entry counted are of a torn commit.
             self._judgements_position = max(follower.judgements_position, log.end(shard.judgements))
             self._merge = opened.enter_context(closing(Merge(log, self._positions_in(EVENTS), clock)))
@@ -236,7 +237,8 @@ class Loop(Generic[F]):
         place, fold, tally = chunk.place, self.fold, self._tally
         number = place.number
         admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
-        learned = 0
+        ages_ms: list[int] = []
+        add_age = ages_ms.append
         for record in chunk.records:
             event = decode(record)
             if isinstance(event, Rejection):
@@ -248,17 +250,18 @@ class Loop(Generic[F]):
                     if judge is not None:
                         judge.observe(fold, event, number, record.offset)
                     learn(event, number, record.offset)
-                    learned += 1
+                    add_age(record.time_ms - event.own_ms)
                 else:
                     tally.unused += 1
             else:
                 tally.duplicates += 1
-        tally.learned += learned
+        tally.learned += len(ages_ms)
         self._apply(chunk)
         tally.learn_s += time.monotonic() - began
-        tally.freshness.append(max(0.0, (self._clock() - record.time_ms) / 1000))
-        if not isinstance(event, Rejection):
-            tally.event_ages.append(max(0.0, (record.time_ms - event.own_ms) / 1000))
+        if not chunk.read_ms:  # else the append times are unknown
+            now_ms = self._clock()
+            tally.freshness_ms += [now_ms - record.time_ms for record in chunk.records]
+            tally.event_ages_ms += ages_ms
 
     def _commit(self) -> None:
         """Steps 4 and 5."""
@@ -278,10 +281,11 @@ class Loop(Generic[F]):
         began = time.monotonic()
         self._settle()
         shard, runs, snapshot = self._shard, tally.runs, self._newest_snapshot()
+        self._results = tally.added_to(self._results)
         entry = Entry(
             shard.name, self.number, runs, len(judgements), snapshot, self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
-            digest=self._chain.close_entry(),
+            results=self._results, digest=self._chain.close_entry(),
         )  # fmt: skip
         keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
         records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
@@ -297,8 +301,9 @@ class Loop(Generic[F]):
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
-            len(judgements), tally.freshness, tally.event_ages, tally.learn_s, judge_s, commit_s, lag,
-            {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size, self._snapshots.behind(self.number),
+            tally.rejected_events, len(judgements), tally.freshness_ms, tally.event_ages_ms, tally.learn_s, judge_s,
+            commit_s, lag, {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size,
+            self._snapshots.behind(self.number),
         )  # fmt: skip
         self._tally = Tally()
         self.on_turn(turn)

@@ -31,7 +31,7 @@ def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, 
     )  # fmt: skip
     return Entry(
         shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed),
-        digest=Chain(follower.chain.value).close_entry(),
+        results=follower.results, digest=Chain(follower.chain.value).close_entry(),
     )  # fmt: skip
 
 

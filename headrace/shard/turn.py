@@ -10,21 +10,22 @@ import msgspec
 
 from headrace.events import Rejection
 from headrace.log.protocol import Outgoing, Partition, Record
-from headrace.shard.journal import Run, key_of
+from headrace.shard.journal import Results, Run, key_of
 from headrace.shard.merge import Chunk
-from headrace.topics import DEAD_LETTERS
+from headrace.topics import DEAD_LETTERS, EVENTS
 
 letter_bytes_max = 65_536
 """Bytes of a bad record that its dead letter repeats; the whole record stays at its origin."""
 
 
 class Turn(NamedTuple):
-    """What one commit did, for metrics. Times are in seconds.
+    """What one commit did, for metrics.
 
-    For the last record of each chunk, `freshness_s` has the time from its append until it was learned, and
-    `event_ages_s` the time from its event time to its append. `snapshot_bytes` is the size of the newest snapshot that
-    this process took, 0 before the first; `snapshot_behind_entries` is the number of journal entries that a restart
-    would fold.
+    `freshness_ms` has, for each record of `events`, the time from its append until its chunk was learned;
+    `event_ages_ms` has, for each learned event, the time from its event time to its append. Both leave out records
+    whose append time the log does not tell, and are negative where clocks disagree. `snapshot_bytes` is the size of the
+    newest snapshot that this process took, 0 before the first; `snapshot_behind_entries` is the number of journal
+    entries that a restart would fold.
     """
 
     records: int
@@ -33,9 +34,10 @@ class Turn(NamedTuple):
     unused: int
     lines_dropped: int
     rejected: Mapping[str, int]
+    rejected_events: int
     judgements: int
-    freshness_s: Sequence[float]
-    event_ages_s: Sequence[float]
+    freshness_ms: Sequence[int]
+    event_ages_ms: Sequence[int]
     learn_s: float
     judge_s: float
     commit_s: float
@@ -53,9 +55,10 @@ class Tally:
         self.read_ms: list[int] = []  # per run; see `Entry`
         self.letters: list[Outgoing] = []
         self.records = self.learned = self.duplicates = self.unused = self.lines_dropped = 0
-        self.rejected: Counter[str] = Counter()
-        self.freshness: list[float] = []
-        self.event_ages: list[float] = []
+        self.rejected: Counter[str] = Counter()  # of all topics
+        self.rejected_events = 0
+        self.freshness_ms: list[int] = []
+        self.event_ages_ms: list[int] = []
         self.learn_s = 0.0
         self.size = 0  # of all records, in bytes
         self.began = time.monotonic()
@@ -73,12 +76,23 @@ class Tally:
         self.records += len(records)
         self.size += size
 
+    def added_to(self, results: Results) -> Results:
+        """Return these results with those of this turn."""
+        return Results(
+            results.learned + self.learned,
+            results.duplicates + self.duplicates,
+            results.unused + self.unused,
+            results.rejected + self.rejected_events,
+            results.since,
+        )
+
     def reject(self, place: Partition, record: Record, rejection: Rejection, *, quarantine: bool) -> None:
         """Count a bad record and, where this shard quarantines, write its dead letter; an unused one is no bad one."""
         if rejection.reason == "unused":
             self.unused += 1
             return
         self.rejected[rejection.reason] += 1
+        self.rejected_events += place.topic == EVENTS
         if not quarantine:
             return
         origin = f"{key_of(place)}/{record.offset}"

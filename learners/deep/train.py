@@ -71,11 +71,15 @@ Penalty = Callable[[DeepModel, Tensor, Tensor], Tensor]
 
 
 class TrainResult(NamedTuple):
-    """A round's result: the model, the predictions trained on in all passes, the mean loss (nats) of the last pass."""
+    """A round's result: the model, the predictions trained on in all passes, the mean loss (nats) of the last pass.
+
+    `stopped` states that `stop` ended it before all of these were done.
+    """
 
     model: DeepModel
     tokens: int
     loss: float
+    stopped: bool = False
 
 
 class NotFinite(Exception):
@@ -218,8 +222,11 @@ def _passes(
     progress: Callable[[float], None],
     penalty: Penalty | None,
     stop_after_pass: Callable[[DeepModel], bool],
-) -> tuple[int, float]:
-    """Run a pass over each list of pieces; return the number of predictions, and the mean loss of the last pass."""
+) -> tuple[int, float, bool]:
+    """Run a pass over each list of pieces.
+
+    Returns the number of predictions, the mean loss of the last pass, and whether `stop` ended it.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = _RowAdam(model.table)
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
@@ -233,7 +240,7 @@ def _passes(
         losses = _Losses(_UNREAD_MAX[model.device.type], loss)
         for batch in batches:
             if stop():
-                return tokens, losses.mean()
+                return tokens, losses.mean(), True
             rate = learning_rate * _schedule(tokens / total)
             optimizer.param_groups[0]["lr"], rows.rate = rate, table_factor * rate
             count = sum(len(piece) - 1 for piece in batch)
@@ -245,7 +252,7 @@ def _passes(
         model.invalidate()
         if stop_after_pass(model):
             break
-    return tokens, loss
+    return tokens, loss, False
 
 
 class _Losses:

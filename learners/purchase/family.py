@@ -146,9 +146,14 @@ class PurchaseFamily(Family):
                 yield (Propensity.name, metric, window), value
 
 
+def _told(found: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the scores that say something: as long as all labels are alike, that is the base rate alone."""
+    return found if "auc" in found else {name: value for name, value in found.items() if name == "base_rate"}
+
+
 def _rows(scores: PurchaseScores) -> Iterable[tuple[Any, ...]]:
     for name in ("auc", "calibration_error", "base_rate", "log_loss"):
-        yield name.replace("_", " "), scores.window.get(name), scores.whole.get(name)
+        yield name.replace("_", " "), _told(scores.window).get(name), _told(scores.whole).get(name)
 
 
 PurchaseFamily.surface = Surface(
@@ -232,4 +237,4 @@ PurchaseFamily.surface = Surface(
 
 def _lines(scores: PurchaseScores, metric: str) -> dict[str, float]:
     views = (("newest", scores.window), ("whole", scores.whole))
-    return {name: found[metric] for name, found in views if metric in found}
+    return {name: found[metric] for name, found in views if metric in _told(found)}

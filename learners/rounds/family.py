@@ -494,18 +494,22 @@ Rounds.surface = Surface(
     ),
     metrics=(
         Metric(
-            name="headrace_rounds_total", help="Rounds of the slow learner, by their end.", kind="counter",
+            name="headrace_rounds_total", kind="counter",
+            help="Rounds of the slow learner, by verdict; rolled_back counts champions that were replaced because they"
+            " did worse.",
             labels=("outcome",), label_values=get_args(Outcome), read=_outcomes,
         ),
         Metric(
-            name="headrace_round_triggers_total", help="Why rounds began.", kind="counter", labels=("trigger",),
+            name="headrace_round_triggers_total", help="Rounds that trained a model, by what triggered them.",
+            kind="counter", labels=("trigger",),
             label_values=get_args(Trigger),
         ),
         Metric(
             name="headrace_round_duration_seconds", help="Training one candidate.", kind="histogram", buckets=ROUND_S,
         ),
         Metric(
-            name="headrace_round_tokens_total", help="Positions that training went over.", kind="counter",
+            name="headrace_round_tokens_total", help="Predictions that rounds trained on, over all passes.",
+            kind="counter",
         ),
         Metric(
             name="headrace_round_training_timestamp_seconds",
@@ -520,7 +524,7 @@ Rounds.surface = Surface(
             help="Records of `events` since a round, or the verdict on a candidate, was due; 0 during training.",
             read=lambda family: [((), family.overdue)],
         ),
-        Metric(name="headrace_round_loss_nats", help="Mean training loss at the end of the newest round."),
+        Metric(name="headrace_round_loss_nats", help="Mean training loss of the newest round's last pass."),
         Metric(
             name="headrace_round_timestamp_seconds", help="When the newest round was decided.",
             last_increase_of="headrace_rounds_total",
@@ -535,6 +539,7 @@ Rounds.surface = Surface(
     headlines=(
         ("headrace_rounds_total", {"outcome": "promoted"}, "promoted"),
         ("headrace_rounds_total", {"outcome": "refused"}, "refused"),
+        ("headrace_rounds_total", {"outcome": "failed"}, "failed"),
     ),
     teaches=dict.fromkeys(get_args(EventType), "one more record until the next round")
     | dict.fromkeys(STEP_EVENTS, "a session to train on, or one of the holdout to test on"),

@@ -150,8 +150,12 @@ def work(job: Job, seconds: Callable[[], float]) -> Trained:
         except NotFinite as error:
             return Trained("", job.trigger, [str(error)], [], lineage)
         if not result.tokens:
-            reason = "no sequence of two items to learn from, or no time for a first step"
+            reason = "no sequence of two items to learn from"
+            if result.stopped:
+                reason = f"the time limit, {job.settings.train_s_max:g} s (train_s_max), was over before the first step"
             return Trained("", job.trigger, [reason], [], lineage)
+        if result.stopped:
+            lineage["stopped"] = f"after {job.settings.train_s_max:g} s (train_s_max)"
         blob = blobs.put(MODEL, result.model.to_bytes())
         lineage |= {"tokens": result.tokens, "loss": result.loss, "seconds": round(seconds() - began, 3)}
     return _check(job, blob, lineage, blobs, seconds)

@@ -54,11 +54,14 @@ def _unused(done: Any) -> dict[str, Any]:
     times = {"first_time": done.first_time_ms, "last_time": done.last_time_ms}
     return {
         "rejected": dict(done.rejected), "left_out": dict(done.left_out), "examples": list(done.examples),
+        "repeats": done.repeats,
         **{name: None if time_ms is None else at(time_ms).isoformat() for name, time_ms in times.items()},
     }  # fmt: skip
 
 
 def _print_unused(done: Any) -> None:
+    if done.repeats:
+        say(f"producer: {done.repeats:,} events have the id of an earlier one of the input; consumers drop these")
     for reason, count in sorted((Counter(done.rejected) + Counter(done.left_out)).items()):
         say(f"producer: {count:,} left out: {reason}")
     for example in done.examples:

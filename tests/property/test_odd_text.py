@@ -35,11 +35,12 @@ from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord
 from operators.cli.look import line_characters_max
 from operators.deployment import read_deployment
-from operators.facts import Change, Facts, FamilyScores, RoundOutcome, Slice
+from operators.facts import Change, Facts, RoundOutcome
 from operators.picture import Drawing, chart, draw, drift, quality
 from operators.report import table, write_report
 from operators.status import show
 from operators.terminal import Terminal, progress_bar, say
+from operators.timeline import FamilyScores, Slice
 from tests.hostile import HOSTILE, json_texts, texts, wire
 
 KINDS: tuple[Kind, ...] = ("candidate", "promoted", "refused", "failed", "rolled_back", "requested", "proposed")
@@ -101,7 +102,9 @@ def facts(text: str, kind: type[Family] | None = None) -> Facts:
     kind = kind or family(text)
     alarm = AlarmRecord(text, text, 0.3, 0.2, 1_500, 0)
     scores = [FamilyScores(n, n, Scores({text: n / 4e3, "other": 0.5}), {text: Watched(0.1, 0.2)}) for n in (1, 2_000)]
-    slices = [Slice(n, 100, {text: n / 4e3, "other": 0.5}) for n in (1_000, 2_000)]
+    slices = [
+        Slice(n, 100, {text: n / 4e3, "other": 0.5}, {text: n - 500.0, "other": n - 400.0}) for n in (1_000, 2_000)
+    ]
     candidate, verdict = announcement("candidate", text), announcement("promoted", text)
     return Facts(
         published=2_000, sources=[text], types={text: 3}, lacks=[text], kinds=(kind,), scores={"odd": scores},

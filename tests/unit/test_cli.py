@@ -225,7 +225,7 @@ def test_load_prints_one_json_object(orders: Path, tmp_path: Path) -> None:
     first, again = (msgspec.json.decode(result.stdout) for result in results)
     assert first.pop("origin").startswith("load:mapped:orders.csv:")
     assert first == {
-        "published": 2, "already_published": 0, "rejected": {"row": 1}, "left_out": {},
+        "published": 2, "already_published": 0, "rejected": {"row": 1}, "left_out": {}, "repeats": 0,
         "examples": ["line 4: row: wanted 3 columns, found 1"],
         "first_time": "2026-03-01T07:00:00+00:00", "last_time": "2026-03-01T08:00:00+00:00",
     }  # fmt: skip

@@ -32,13 +32,24 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_covered, check_folds, committed_records, entries_of
 from headrace.shard.follower import Follower, MakeFold, freeze
-from headrace.shard.journal import FamilyStamp, Stamp
+from headrace.shard.journal import FamilyStamp, Results, Stamp
 from headrace.shard.loop import JudgementRecord, Loop, LoopSettings, empty_entry_interval_s
 from headrace.shard.merge import chunk_records_max
 from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JUDGEMENTS, MODELS, SCORES, Shard, partitions_of
+from headrace.topics import (
+    ALARMS,
+    DEAD_LETTERS,
+    EVENTS,
+    ITEMS,
+    JOURNAL,
+    JUDGEMENTS,
+    MODELS,
+    SCORES,
+    Shard,
+    partitions_of,
+)
 from learners.announcement import Announcement
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
@@ -433,14 +444,13 @@ def test_a_turn_tells_how_many_entries_a_restart_folds(opened: Log, blobs: Blobs
 def test_a_turn_tells_how_old_its_records_are(blobs: Blobs) -> None:
     log, turns = MemoryLog(clock=lambda: START_MS + 60_000), list[Turn]()
     log.create()
-    append(log, shopping(20))
+    append(log, [*shopping(20), *shopping(5), Outgoing(EVENTS, b"a", b"junk")])
     with closing(start(log, blobs, clock=lambda: START_MS + 62_500)) as loop:
         loop.on_turn = turns.append
         catch_up(log, loop)
-    assert {age for turn in turns for age in turn.freshness_s} == {2.5}
-    ages = {age for turn in turns for age in turn.event_ages_s}
-    assert ages <= {float(60 - second) for second in range(20)}
-    assert len(ages) > 1
+    assert [age for turn in turns for age in turn.freshness_ms] == [2_500] * 26
+    ages = [age for turn in turns for age in turn.event_ages_ms]
+    assert sorted(ages) == [1_000 * second for second in range(41, 61)]
 
 
 class DenyingLog:
@@ -595,11 +605,14 @@ def test_where_the_append_time_is_not_told_the_time_of_reading_is_journalled(ope
 
     ahead = shown("ahead", "ann", "i", 40 * 3_600_000)  # of the clock at which it is read
     append(opened, [*shopping(300), ahead])
+    turns: list[Turn] = []
     with closing(start(untimed, blobs, make_shop, clock=clock)) as loop:
+        loop.on_turn = turns.append
         catch_up(opened, loop)
         assert len(values(opened, LETTERS)) == 1
         live = digest(freeze(loop.fold, loop._intake))
         assert loop.fold.time_ms <= now[0]
+    assert [(turn.freshness_ms, turn.event_ages_ms) for turn in turns if turn.learned] == [([], [])] * len(turns)
     entries = [entry for entry in entries_of(opened, SHARD) if entry.runs]
     assert all(len(entry.read_ms) == len(entry.runs) for entry in entries)
     assert all(START_MS < one <= now[0] for entry in entries for one in entry.read_ms)
@@ -1153,6 +1166,30 @@ def test_a_judge_that_is_ready_is_asked_although_no_record_came(opened: Log, blo
     assert checked_fold(opened, blobs).fold.lines[-1] == "judged witness late"
 
 
+def test_the_journal_counts_what_became_of_the_records(opened: Log, blobs: Blobs) -> None:
+    """Cumulative, over restarts, and from the first entry on that counts."""
+    junk = Outgoing(EVENTS, b"a", b"junk")
+    for wave in (1, 2):
+        append(
+            opened, [*shopping(200 * wave), junk, Outgoing(MODELS, b"-", b"no event")]
+        )  # the second time, half of it are repeats
+        with closing(start(opened, blobs)) as loop:
+            catch_up(opened, loop)
+        last = entries_of(opened, SHARD)[-1]
+        assert last.results == Results(learned=200 * wave, duplicates=200 * (wave - 1), rejected=wave)
+    writer = opened.writer(SHARD.name, SHARD.written)  # a release that counts nothing
+    older = msgspec.structs.replace(
+        last, number=last.number + 1, runs=[], read_ms=[], judged=0, results=None, digest=""
+    )
+    writer.commit([Outgoing(JOURNAL, b"x", journal.encode(older), SHARD.number)], {})
+    writer.settle()
+    writer.close()
+    append(opened, shopping(500))
+    with closing(start(opened, blobs)) as loop:
+        catch_up(opened, loop)
+    assert entries_of(opened, SHARD)[-1].results == Results(learned=100, duplicates=400, since=older.number + 1)
+
+
 def test_turns_report_what_was_done(opened: Log, blobs: Blobs) -> None:
     append(opened, [*shopping(200), Outgoing(EVENTS, b"a", b"junk")])
     turns: list[Turn] = []
@@ -1165,7 +1202,7 @@ def test_turns_report_what_was_done(opened: Log, blobs: Blobs) -> None:
     assert [dict(turn.rejected) for turn in turns if turn.rejected] == [{"not_json": 1}]
     assert sum(turns[-1].lag.values()) == 0
     assert turns[-1].bounds["lines"][0] == 200
-    assert all(age >= 0 for turn in turns for age in turn.freshness_s)
+    assert all(age >= 0 for turn in turns for age in turn.freshness_ms)
     assert all(0 < turn.learn_s < 30 for turn in turns)
 
 
@@ -1204,6 +1241,7 @@ def test_no_record_of_a_side_topic_ends_a_shard(opened: Log, blobs: Blobs, place
                 loop.step()
             assert loop._positions[Partition(MODELS, 0)] > len(BAD_ANNOUNCEMENTS)
             stored(loop)
+    assert entries_of(opened, shard)[-1].results == Results(learned=60), "they are no events"
     check_folds(opened, blobs, shard, make=make)
     letters = [msgspec.json.decode(value) for value in values(opened, LETTERS)]
     origins = [letter["id"] for letter in letters if letter["id"].startswith("models/")]

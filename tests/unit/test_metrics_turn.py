@@ -1,12 +1,16 @@
 """What a loop's turns become in Prometheus."""
 
+import pytest
+from prometheus_client import CollectorRegistry, Histogram
+
 from headrace.log.protocol import Partition
-from headrace.metrics import ShardMetrics
+from headrace.metrics import DELAY_S, ShardMetrics
 from headrace.shard.turn import Turn
 
 TURN = Turn(
-    records=12, learned=6, duplicates=1, unused=2, lines_dropped=4, rejected={"not_json": 2, "schema": 1}, judgements=3,
-    freshness_s=[0.04, 3.0], event_ages_s=[7.0], learn_s=0.01, judge_s=0.02, commit_s=0.03,
+    records=12, learned=6, duplicates=1, unused=2, lines_dropped=4, rejected={"not_json": 2, "schema": 1},
+    rejected_events=3, judgements=3,
+    freshness_ms=[40, 3_000], event_ages_ms=[7_000], learn_s=0.01, judge_s=0.02, commit_s=0.03,
     lag={Partition("events", 0): 5, Partition("events", 1): 0}, bounds={"items": (3, 10)}, snapshot_bytes=123,
     snapshot_behind_entries=7,
 )  # fmt: skip
@@ -35,6 +39,20 @@ def test_a_turn_is_told_and_turns_add_up() -> None:
     assert value(metrics, "headrace_snapshot_behind_entries") == 7
     for part in ("learn", "judge", "commit"):
         assert value(metrics, f"headrace_{part}_duration_seconds_count") == 2
+
+
+def test_durations_are_counted_as_the_client_counts_each() -> None:
+    found_ms = [0, 49, 50, 51, 100, 999, 1_000, 3_600_000, 3_600_001, -5]
+    ours, registry = ShardMetrics(), CollectorRegistry()
+    ours.observe_turn(TURN._replace(freshness_ms=found_ms[:4]))
+    ours.observe_turn(TURN._replace(freshness_ms=found_ms[4:]))
+    ours.observe_turn(TURN._replace(freshness_ms=[]))
+    theirs = Histogram("headrace_freshness_seconds", "x", buckets=DELAY_S, registry=registry)
+    for one in found_ms:
+        theirs.observe(max(0, one) / 1000)
+    seen = {(one.name, one.labels.get("le")): one.value for family in registry.collect() for one in family.samples}
+    for (name, bound), count in seen.items():
+        assert value(ours, name, **({"le": bound} if bound else {})) == pytest.approx(count), (name, bound)
 
 
 def test_a_new_snapshot_is_told_once_and_survives_a_restart_of_the_loop() -> None:

@@ -88,6 +88,16 @@ def test_jsonl_keeps_the_users_events_and_counts_bad_lines(log: MemoryLog, tmp_p
     assert {event.source for event in found} == {"shop"}
 
 
+def test_jsonl_counts_repeated_ids_of_the_file(log: MemoryLog, tmp_path: Path) -> None:
+    """They are published as they are, because the log may be read by others; consumers drop them."""
+    again = [native(0, subject="bob"), native(1), native(2, source="another shop")]  # the last one is no repeat
+    path = write_jsonl(tmp_path / "mine.jsonl", [json.dumps(one).encode() for one in [*map(native, range(10)), *again]])
+    assert (dry_run(path).events, dry_run(path).repeats) == (13, 2)
+    for published_now in (13, 0):
+        result = load(log, path)
+        assert (result.published, result.repeats) == (published_now, 2)
+
+
 def test_jsonl_resumes(log: MemoryLog, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl", [json.dumps(native(n)).encode() for n in range(50)])
     assert load(log, path, limit=20).published == 20

@@ -1,5 +1,6 @@
 """Facts, table and report of logs: one that a simulated shop and its readers wrote, and an empty one."""
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from consumers.shard import Judges
 from headrace.events import Event
@@ -16,19 +18,22 @@ from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import committed_records
+from headrace.shard.journal import Results
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.state import State
 from headrace.surface import Chart, Surface, Table
 from learners.announcement import Announcement
-from learners.family import AlarmRecord, Family, Moment, NoSettings
+from learners.family import AlarmRecord, Family, Moment, NoSettings, Watched
 from learners.next_item.family import NextItemFamily, NextItemScores
+from learners.purchase.family import PurchaseFamily
 from operators.deployment import Deployment, read_deployment
-from operators.facts import Change, Facts, FamilyScores, Sample, match_alarms, rounds_of, slice_judged_min
+from operators.facts import Change, Facts, Sample, match_alarms, rounds_of
 from operators.picture import Drawing, chart, draw, within
 from operators.report import picture, table, write_report
 from operators.status import show
 from operators.tables import NONE
 from operators.terminal import Terminal
+from operators.timeline import FamilyScores, Slice, slice_judged_min, slices_of
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 from tests.shards import ONLINE, next_item_judge, online
@@ -145,6 +150,97 @@ def test_slices_are_the_whole_in_parts(facts: Facts) -> None:
         assert len(slices) > 5
 
 
+def test_a_line_of_a_slice_stands_where_its_predictions_were(facts: Facts) -> None:
+    """A model that is rolled back within a slice has no point after that."""
+    timeline = [FamilyScores(events, 1_000 * events, None, {}) for events in (1_000, 2_000)]
+    judged = [(1_000 * n, 1.0, {"blend": 1.0} | ({"deep": 0.5} if n < 100 else {})) for n in range(0, 2_000, 2)]
+    first = slices_of(judged, timeline)[0]
+    assert first.values == {"blend": 1.0, "deep": 0.5}
+    assert (first.events, first.middles) == (160, {"blend": 79.0, "deep": 49.0})
+
+
+def test_a_line_has_a_gap_where_it_has_no_value(facts: Facts) -> None:
+    """Between a rollback and the next promotion there is no deep model."""
+    slices = [Slice(1_000 * n, 100, {"blend": 0.4}, {"blend": 1_000.0 * n - 500}) for n in range(1, 6)]
+    for n, middle in ((1, 1_500.0), (2, 2_500.0), (4, 4_700.0)):
+        slices[n].values["deep"], slices[n].middles["deep"] = 0.3, middle
+    drawing = Drawing(
+        replace(facts, slices={("next_item", RECALL): slices}), NextItemFamily, NextItemFamily.surface.charts[0]
+    )
+    deep = [(events, None if math.isnan(value) else value) for events, value in drawing.points["deep"]]
+    assert deep == [(1_000, None), (1_500, 0.3), (2_500, 0.3), (4_000, None), (4_700, 0.3)]
+    svg = draw(chart, drawing)
+    assert "deep</text>" in svg
+    assert "nan" not in svg.lower()
+
+
+def test_the_fine_tuners_marks_stand_where_the_scored_shard_was(log: Log, deployment: Deployment) -> None:
+    """The fine-tuner counts records at its own pace: what it calls 900 may be the online shard's 2,500."""
+    scores = [record for record in committed_records(log, Partition("scores", 0)) if record.key == b"purchase"]
+    now_ms = [0]
+    later = MemoryLog(clock=lambda: now_ms[0])
+    later.create()
+    appender = later.appender()
+    appended = {1_000 * (n + 1): Outgoing("scores", one.key, one.value, 0) for n, one in enumerate(scores)}
+    appended |= {2_500: said("candidate", 1).record(), 4_600: said("rolled_back", 1).record()}
+    for now_ms[0], outgoing in sorted(appended.items()):
+        appender.append(outgoing)
+    appender.close()
+    found = Facts.read(later, deployment)
+    assert [one.newest.at_events for one in found.rounds] == [2_500]
+    assert [one.at_events for one in found.rollbacks] == [4_000]
+
+
+def test_where_append_times_are_unknown_the_marks_stand_by_event_time(log: Log, deployment: Deployment) -> None:
+    scores = [record for record in committed_records(log, Partition("scores", 0)) if record.key == b"purchase"]
+    middle_ms = sum(msgspec.json.decode(one.value or b"")["time_ms"] for one in scores[:2]) // 2
+    untimed = MemoryLog(clock=lambda: 0)
+    untimed.create()
+    appender = untimed.appender()
+    for one in scores:
+        appender.append(Outgoing("scores", one.key, one.value, 0))
+    appender.append(said("candidate", 1, time_ms=middle_ms).record())
+    appender.close()
+    assert Facts.read(untimed, deployment).rounds[0].newest.at_events == pytest.approx(1_500, abs=1)
+
+
+def test_repeats_are_told(facts: Facts, tmp_path: Path) -> None:
+    entry = replace(facts.entries["online"], results=Results(learned=2, duplicates=11_998))
+    repeated = replace(facts, published=12_000, entries={"online": entry})
+    assert "online: of 12,000 records of events: 2 learned, 11,998 dropped as repeats" in shown(table(repeated))
+    write_report(repeated, tmp_path / "report.html")
+    assert "<b>11,998</b><span>of them repeats, dropped</span>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_detector_without_input_is_named_and_not_drawn(facts: Facts, tmp_path: Path) -> None:
+    """A source without prices: the detector's score stays 0."""
+    scores = {
+        name: [replace(one, drift={**one.drift, "price": Watched(0.0, 0.0)} if one.drift else {}) for one in found]
+        for name, found in facts.scores.items()
+    }
+    write_report(replace(facts, scores=scores), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Without input: price." in page
+    assert "price</text>" not in page.split("<h2>Drift</h2>")[1]
+    assert "popularity</text>" in page.split("<h2>Drift</h2>")[1]
+
+
+def test_a_chart_without_values_is_not_drawn(facts: Facts, tmp_path: Path) -> None:
+    zeros = [Slice(n, 100, {"blend": 0.0}, {"blend": n - 50.0}) for n in (1_000, 2_000)]
+    one = [Slice(1_000, 100, {"blend": 0.3}, {"blend": 500.0})]
+    slices = {("next_item", RECALL): zeros, ("next_item", MRR): one}
+    write_report(replace(facts, slices=slices), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"{RECALL}</text>" not in page
+    assert f"{MRR}</text>" not in page
+
+
+def test_a_loaders_digest_is_no_title(facts: Facts, tmp_path: Path) -> None:
+    sources = ["load:jsonl:0123456789abcdef", "load:jsonl:fedcba9876543210", "shop"]
+    write_report(replace(facts, sources=sources, scenario=None), tmp_path / "report.html")
+    assert "<p class='soft'>load:jsonl, shop</p>" in (tmp_path / "report.html").read_text()
+
+
 def raised(*events: int) -> list[AlarmRecord]:
     return [AlarmRecord(f"x/0/{number}", "x", 0.0, 0.0, number, number) for number in events]
 
@@ -172,8 +268,9 @@ def test_rounds_are_candidates_with_their_verdicts() -> None:
 
 
 def test_the_table(facts: Facts) -> None:
-    text = shown(table(facts, events_per_s=5_000))
-    assert "4,000 of 4,000 events scored, 5,000 a second" in text
+    text = shown(table(facts))
+    assert "scores after 4,000 events learned" in text
+    assert "online: of 4,000 records of events: 4,000 learned, 0 dropped as repeats, 0 unused, 0 rejected" in text
     for name in ("popularity", "transitions", "session-knn", "deep", "blend"):
         assert re.search(rf"^{name} +[\d,]+ ", text, re.MULTILINE), name
     assert "rounds: 1 promoted, 1 refused, 1 failed, 1 undecided, 0 rolled back" in text
@@ -209,7 +306,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(facts: Facts, tmp_path: 
             assert declared.title in page
     assert "worse &lt;b&gt;&amp;" in page
     assert "not_json" in page
-    assert "+0.0100 reciprocal rank (+0.0010 to +0.0242), 90 sessions" in page
+    assert "+0.0100 NDCG (+0.0010 to +0.0242), 90 sessions" in page
+    assert "<b>1 / 1 / 1</b><span>rounds promoted / refused / failed</span>" in page
+    assert "▲ promoted, ✕ refused, □ failed; ▼ rolled back" in page
+    assert "repeats" not in page
 
 
 def test_the_report_is_the_same_each_time(facts: Facts, tmp_path: Path) -> None:
@@ -256,15 +356,20 @@ def test_a_source_without_purchases_has_a_report_and_a_status(
     scores = msgspec.json.decode(records[-1].value or b"")
     for view in ("window", "whole"):
         del scores["scores"][view]["auc"]
+        scores["scores"][view]["base_rate"] = 0.0
     appender = empty.appender()
-    appender.append(Outgoing("scores", b"purchase", msgspec.json.encode(scores), 0))
+    for events in (1_000, 2_000):
+        appender.append(Outgoing("scores", b"purchase", msgspec.json.encode({**scores, "events": events}), 0))
     appender.close()
     write_report(Facts.read(empty, deployment), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Drift" in text
-    assert "AUC: does it order views by who buys?" not in text
-    assert "calibration error" in text
-    assert re.search(rf"^auc +{NONE} +{NONE}$", status(empty, deployment), re.MULTILINE)
+    for declared in PurchaseFamily.surface.charts:
+        assert f"{declared.title}</text>" not in text
+    shown_status = status(empty, deployment)
+    for name in ("auc", "calibration error", "log loss"):
+        assert re.search(rf"^{name} +{NONE} +{NONE}$", shown_status, re.MULTILINE), name
+    assert re.search(r"^base rate( +0\.0000){2}$", shown_status, re.MULTILINE)
 
 
 class OwnScores(msgspec.Struct):
@@ -350,10 +455,10 @@ def test_status_of_a_log(log: Log, deployment: Deployment) -> None:
     assert re.search(r"online \(next_item, purchase\): [\d,]+ journal entries", text)
     assert re.search(r"^events/3 +[\d,]+ +0$", text, re.MULTILINE)
     assert "finetune (rounds): has never run on this log" in text
-    assert "champion: r0001, promoted at event 1,500" in text
-    assert "next_item: 4,000 events scored" in text
+    assert "champion: r0001, promoted after 1,500 records" in text
+    assert "next_item: scores after 4,000 events learned" in text
     assert re.search(r"^blend +[\d,]+( +\d+\.\d %){6}$", text, re.MULTILINE)
-    assert "purchase: 4,000 events scored" in text
+    assert "purchase: scores after 4,000 events learned" in text
     assert re.search(r"^log loss( +0\.\d{4}){2}$", text, re.MULTILINE)
     assert "flood (" in text
     assert "3 not_json" in text
@@ -370,13 +475,18 @@ def test_what_others_wrote_hides_nothing(log: Log, facts: Facts, deployment: Dep
         appender.append(Outgoing(topic, b"who?", noise, 0))
     appender.close()
     found = Facts.read(noisy, deployment)
-    assert (found.scores, found.alarms, found.dead_letters) == (facts.scores, facts.alarms, facts.dead_letters)
+    for one in (found, facts):
+        for scores in one.scores.values():
+            assert all(score.appended_ms for score in scores)
+    copied = {name: [replace(one, appended_ms=0) for one in scores] for name, scores in found.scores.items()}
+    assert copied == {name: [replace(one, appended_ms=0) for one in scores] for name, scores in facts.scores.items()}
+    assert (found.alarms, found.dead_letters) == (facts.alarms, facts.dead_letters)
     assert found.outcomes() == facts.outcomes()
     text = status(noisy, deployment)
     for words in (
         "champion: r0001",
-        "next_item: 4,000 events scored",
-        "purchase: 4,000 events scored",
+        "next_item: scores after 4,000 events learned",
+        "purchase: scores after 4,000 events learned",
         "flood (",
         "price after 3,800 events",
         "3 not_json",

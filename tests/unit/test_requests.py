@@ -143,7 +143,7 @@ def test_status_names_who_has_obeyed_and_what_came_after(log: Log, url: str, blo
     announce(log, "promoted", "r4", promoted[1], heard=3)
     assert champion(log) == promoted[1]
     status = CliRunner().invoke(app, ["status", "--log", url]).output
-    assert "since then r4 was promoted at event 9" in status
+    assert "since then r4 was promoted after 9 records" in status
 
 
 def test_a_requested_model_is_swept_by_no_one_who_has_not_heard(log: Log, blobs: Blobs, promoted: list[str]) -> None:

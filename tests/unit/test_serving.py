@@ -226,6 +226,10 @@ def test_health(client: httpx.Client) -> None:
 def test_metrics_can_be_parsed_and_tell_of_requests(shop: Shop, client: httpx.Client) -> None:
     shop.view(("ann", "a"), ("bob", "b"))
     until(lambda: len(items(client, "eve")) == 2, "the events never came")
+    shop.state_item("b", None)  # an entry without an event
+    until(
+        lambda: client.get("/v1/recommendations/eve?n=2").json()["fresh"]["entry"] == shop.loop.number, "no entry came"
+    )
     client.get("/v1/recommendations/ann?n=0")
     found = {
         (sample.name, sample.labels.get("route"), sample.labels.get("code")): sample.value
@@ -234,7 +238,7 @@ def test_metrics_can_be_parsed_and_tell_of_requests(shop: Shop, client: httpx.Cl
     }
     assert found["headrace_http_requests_total", "/v1/recommendations/{shopper}", "400"] == 1
     assert found["headrace_http_requests_total", "/v1/recommendations/{shopper}", "200"] >= 1
-    assert found["headrace_freshness_seconds_count", None, None] >= 1
+    assert found["headrace_freshness_seconds_count", None, None] == 2
     assert not any(route and "ann" in route for _, route, _ in found)
 
 

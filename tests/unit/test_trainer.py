@@ -1,8 +1,10 @@
 """The fine-tuner's judge with models that are lost, slow or no longer needed, and after drift."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -10,6 +12,7 @@ from headrace.shard.blobs import Blobs
 from headrace.topics import ALARMS
 from learners.deep.model import DeepModel, DeepSettings
 from learners.deep.train import train
+from learners.next_item.attributes import ItemAttributes
 from learners.protocol import Listed
 from learners.rounds import worker
 from learners.rounds.contest import NO_MODEL
@@ -50,6 +53,43 @@ def test_a_champion_whose_blob_is_lost_is_followed_by_one_trained_from_scratch(t
     assert (found.lineage["parent"], found.retention, found.reasons) == ("", [], [])
     assert Blobs(tmp_path).get(found.blob)
     assert fold.candidate
+
+
+@pytest.mark.parametrize(
+    ("settings", "sequences", "reason"),
+    [
+        (RoundsSettings(train_s_max=0.5), [("a", "b")], "the time limit, 0.5 s (train_s_max), was over before"),
+        (RoundsSettings(), [("a",), ("b",)], "no sequence of two items to learn from"),
+    ],
+)
+def test_a_round_without_a_step_tells_why(
+    tmp_path: Path, settings: RoundsSettings, sequences: list[tuple[str, ...]], reason: str
+) -> None:
+    found = worker.work(job_of(tmp_path, settings, sequences), itertools.count().__next__)
+    assert (found.blob, len(found.reasons)) == ("", 1)
+    assert found.reasons[0].startswith(reason)
+    assert "tokens" not in found.lineage
+
+
+def test_a_round_that_the_time_limit_cut_short_tells_so(tmp_path: Path) -> None:
+    settings = RoundsSettings(train_s_max=1.5, width=8)
+    sequences = [(f"a{n}", f"b{n}") for n in range(2_000)]
+    found = worker.work(job_of(tmp_path, settings, sequences), itertools.count().__next__)  # one step, then it is late
+    assert found.lineage["stopped"] == "after 1.5 s (train_s_max)"
+    assert 0 < int(str(found.lineage["tokens"])) < 2_000
+    whole = worker.work(job_of(tmp_path, RoundsSettings(width=8), sequences[:10]), lambda: 0.0)
+    assert "stopped" not in whole.lineage
+
+
+def job_of(folder: Path, settings: RoundsSettings, sequences: Sequence[tuple[str, ...]]) -> worker.Job:
+    """Return a job: to train on these sequences, without a champion."""
+    items = sorted({item for sequence in sequences for item in sequence})
+    unknown = ItemAttributes(np.zeros(len(items), np.uint32), np.full(len(items), np.nan, np.float32))
+    training = worker.Training(
+        parent="", sequences=worker.Sequences.of(sequences), rehearsed=worker.Sequences.of([]),
+        known=worker.Known.of(items, unknown), passes=1, share=1.0, seed=1, device="cpu",
+    )  # fmt: skip
+    return worker.Job(str(folder), "start", settings, {}, "", [], [], training)
 
 
 def test_the_latency_of_each_candidate_is_measured_on_items_that_it_knows(
