@@ -204,6 +204,25 @@ class ShardMetrics(ReaderMetrics):
         self._snapshot_time = self._gauge(
             "headrace_snapshot_timestamp_seconds", "When this process last named a snapshot."
         )
+        self._settings_wrong = self._gauge(
+            "headrace_topic_settings_wrong", "Settings of a Kafka topic that are not as needed.", "topic"
+        )
+        self._unstable = self._gauge(
+            "headrace_unstable_records",
+            "Records behind a transaction that is open for 10 s or more, markers included; the lag lacks them.",
+            "topic",
+            "partition",
+        )
+
+    def set_settings_wrong(self, counts: Mapping[str, int]) -> None:
+        """Set how many settings of each topic are not as needed."""
+        for topic, count in counts.items():
+            self._settings_wrong.labels(topic).set(count)
+
+    def set_unstable(self, hidden: Mapping[Partition, int]) -> None:
+        """Set how many offsets of each partition an open transaction hides."""
+        for (topic, number), offsets in hidden.items():
+            self._unstable.labels(topic, number).set(offsets)
 
     def set_drift(self, detector: str, score: float, threshold: float | None = None) -> None:
         """Set a detector's current score, and the threshold above which it alarms."""

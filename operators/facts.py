@@ -19,8 +19,9 @@ from msgspec import Struct
 
 from headrace.log.protocol import Log, Record, decode_json
 from headrace.shard import journal
-from headrace.shard.journal import Entry
-from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH, partitions_of
+from headrace.shard.journal import Entry, key_of
+from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH, Shard, partitions_of
+from headrace.watch import open_transactions
 from learners.announcement import Announcement, announced
 from learners.family import AlarmRecord, Family, Watched
 from operators.deployment import Deployment
@@ -132,6 +133,21 @@ def dead_letters_by_reason(log: Log) -> dict[str, int]:
     """Return the number of dead letters by reason, the most frequent first."""
     letters = (decode_json(record.value, _Letter) for record in topic_records(log, DEAD_LETTERS))
     return dict(Counter(letter.reason for letter in letters if letter).most_common())
+
+
+def found_wrong(log: Log, shards: Iterable[Shard]) -> list[str]:
+    """Return, as lines, what others did to a log: open transactions that hide records of shards, topics' settings."""
+    places = dict.fromkeys(place for shard in shards for place in (*shard.sources, *shard.sides))
+    findings, unread = log.check_settings()
+    return [
+        *(
+            f"open transaction: {key_of(place)} hides {offsets:,} offsets from {position:,} on until it ends; "
+            "no lag counts them"
+            for place, (position, offsets) in open_transactions(log, places).items()
+        ),
+        *(f"topic {one.topic}: {one.setting}: {one.text}" for one in findings),
+        *([f"settings not checked, wanted the right DescribeConfigs: {', '.join(unread)}"] if unread else []),
+    ]
 
 
 class Facts(Struct, kw_only=True):

@@ -12,7 +12,7 @@ from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, partitions_of
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
-from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores
+from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores, found_wrong
 from operators.requests import Request, standing
 from operators.source import newest_records, topic_records
 from operators.tables import rich_table
@@ -40,6 +40,8 @@ def show(log: Log, terminal: Terminal, deployment: Deployment) -> None:
     """
     terminal.print(f"log {deployment.settings.log}")
     terminal.print(_topics(log, deployment))
+    for line in found_wrong(log, deployment.shards):
+        terminal.print(line)
     for placement in deployment.placements.values():
         _shard(log, terminal, placement)
     _models(log, terminal, deployment)
@@ -56,7 +58,7 @@ def _table(*columns: str, numeric: int) -> Table:
 
 
 def _topics(log: Log, deployment: Deployment) -> Table:
-    table = _table("topic", "partitions", "held", "ends", numeric=3)
+    table = _table("topic", "partitions", "offsets held", "ends", numeric=3)
     written = [place for shard in deployment.shards for place in (shard.journal, shard.judgements)]
     for name in TOPICS:
         # Topics with a partition per possible shard: only the partitions of our shards, as a log may lack the others.

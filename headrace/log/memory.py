@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Fenced, LogUnavailable, PositionLost
-from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Outgoing, Partition, Record, check_size
+from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Finding, Outgoing, Partition, Record, check_size
 from headrace.topics import TOPICS, partitions_of, place_of
 
 
@@ -92,6 +92,12 @@ class MemoryLog:
         with self._changed:
             records = self._partition(partition).records
             return records[-1] if records else None
+
+    def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        return {}
+
+    def check_settings(self) -> tuple[list[Finding], list[str]]:
+        return [], []
 
     def delete_before(self, partition: Partition, position: int) -> None:
         with self._changed:

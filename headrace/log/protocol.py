@@ -49,6 +49,20 @@ class Record(Struct, frozen=True, gc=False):
     value: bytes | None
 
 
+class Finding(NamedTuple):
+    """A setting of a topic that is not as this log needs it.
+
+    Attributes:
+        text: what was wanted and found, what follows, and what to do.
+        refused: what is learned would be wrong, or nothing can be written; otherwise records may be lost later.
+    """
+
+    topic: str
+    setting: str
+    text: str
+    refused: bool
+
+
 class Outgoing(NamedTuple):
     """A record to write. If `partition` is None, the key's hash selects it (`headrace.topics.partition_for`)."""
 
@@ -179,6 +193,19 @@ class Log(Protocol):
 
     def last(self, partition: Partition) -> Record | None:
         """Return the last committed record of a partition (transaction markers are skipped), or None."""
+
+    def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Return where readers wait for the end of an open transaction: the position, and how many offsets follow.
+
+        On Kafka, an open transaction of any producer hides all later records of a partition. The offsets that follow
+        are counted with the markers of transactions; `end` does not count them.
+        """
+
+    def check_settings(self) -> tuple[list[Finding], list[str]]:
+        """Return which settings of the topics are not as needed, and the topics whose settings cannot be read.
+
+        Logs that make their topics alone find nothing. On Kafka, reading them takes the right DescribeConfigs.
+        """
 
     def delete_before(self, partition: Partition, position: int) -> None:
         """Delete the records before `position`; a reader positioned there then gets PositionLost."""

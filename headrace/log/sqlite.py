@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
-from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Outgoing, Partition, Record, check_size
+from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Finding, Outgoing, Partition, Record, check_size
 from headrace.topics import TOPICS, place_of
 
 busy_timeout_s = 30.0
@@ -173,6 +173,12 @@ class SqliteLog:
                 (id_,),
             ).fetchone()
         return Record(partition.number, *row) if row else None
+
+    def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        return {}
+
+    def check_settings(self) -> tuple[list[Finding], list[str]]:
+        return [], []
 
     def delete_before(self, partition: Partition, position: int) -> None:
         id_ = self._head(partition)[0]

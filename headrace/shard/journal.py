@@ -75,7 +75,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     begun anew, or bounded differently), and how. Such an entry names a snapshot of the state before it, and every fold
     of the journal continues from that snapshot.
 
-    `read_ms` is empty, or has a time per run: when the shard read its records. Folds take it for the append time of those
+    `read_ms` is empty, or has a time per run: when the shard read its records. Folds take it for the append time of
     records whose append time a Kafka topic that keeps producers' times does not tell. It is 0 if all are known.
     """
 

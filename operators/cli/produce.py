@@ -12,6 +12,7 @@ from headrace.config import Settings
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
 from headrace.metrics import MetricsServer, ProducerMetrics
+from headrace.watch import refuse_settings
 from operators.cli.app import Host, LogUrl, MetricsPort, app, opened_log, print_starting, read_settings, read_time_ms
 from operators.terminal import say, say_json
 
@@ -33,6 +34,7 @@ def _publish(settings: Settings, pace: str, body: Callable[[Log, Any, Any], Any]
         MetricsServer(metrics, host=settings.host, port=settings.producer.metrics_port) as server,
         opened_log(settings) as log,
     ):
+        refuse_settings(log)
         say(f"producer: metrics on http://{server.host}:{server.port}/metrics, log {settings.log}", error=as_json)
         if pace == "rounds":
             say("producer: --pace rounds: waits while a verdict of the fine-tuner is due", error=as_json)

@@ -35,6 +35,8 @@ MAY_STAY_ZERO: Final = {
     "headrace_champion_round": "so there may be no champion",
     "headrace_drift_alarms_total": "nothing drifts",
     "headrace_lag_records": "nothing waits for long",
+    "headrace_topic_settings_wrong": "the topics are made by Headrace",
+    "headrace_unstable_records": "no transaction stays open",
 }
 """Series that may stay 0 in a good run (or be missing, for code 5xx), with the reason."""
 
