@@ -12,7 +12,7 @@ from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, partitions_of
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
-from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores, found_wrong
+from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores, found_wrong, lag_text
 from operators.requests import Request, standing
 from operators.source import newest_records, topic_records
 from operators.tables import rich_table
@@ -84,10 +84,10 @@ def _shard(log: Log, terminal: Terminal, placement: Placement) -> None:
         snapshot = f"newest snapshot {entry.snapshot.blob[:20]}... covers all but {behind:,} of them"
     table = _table("partition", "position", "lag", numeric=2)
     terminal.print(f"{name}: {entry.number + 1:,} journal entries, the last one {_time_text(last.time_ms)}; {snapshot}")
-    for place, position in sorted(log.committed(shard.name).items()):
-        last = log.last(place)  # after it, the log may end in markers
-        lag = 0 if last is None else max(0, last.offset + 1 - position)
-        table.add_row(journal.key_of(place), f"{position:,}", f"{lag:,}")
+    committed = log.committed(shard.name)
+    for place in (*shard.sources, *shard.sides):
+        position = committed.get(place, 0)
+        table.add_row(journal.key_of(place), f"{position:,}", lag_text(log, place, position))
     terminal.print(table)
 
 

@@ -143,6 +143,7 @@ class Writer(Protocol):
 
         Raises:
             Fenced: another writer has opened this id.
+            CommitExpired: that, or the previous commit was open for longer than its timeout, and is aborted.
             LogUnavailable: the outcome of the previous commit is unknown; restart from the last committed state.
             ValueError: a record exceeds RECORD_BYTES_MAX.
         """
@@ -151,7 +152,7 @@ class Writer(Protocol):
         """Wait for the commit in flight and return its records' offsets, in order; empty if none is in flight.
 
         Raises:
-            Fenced, LogUnavailable: as for `commit`.
+            Fenced, CommitExpired, LogUnavailable: as for `commit`.
         """
 
     def close(self) -> None:

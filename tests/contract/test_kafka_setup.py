@@ -1,5 +1,7 @@
 """Kafka as others set it up: topics with other settings, and producers that leave their transactions open."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,15 +14,21 @@ from kafka.admin import ConfigResource
 from consumers import shard as process
 from headrace.config import settings as read_settings
 from headrace.errors import Misconfigured
+from headrace.events import Data, Event, Item, at, encode
+from headrace.log import broker
 from headrace.log.kafka.log import KafkaLog
 from headrace.log.open import open_log
-from headrace.log.protocol import Partition
+from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.metrics import ShardMetrics
 from headrace.shard.blobs import Blobs
-from headrace.topics import EVENTS, TOPICS
+from headrace.shard.checks import committed_records
+from headrace.topics import EVENTS, MODELS, TOPICS, partitions_of
 from headrace.watch import LogWatch, open_transactions, refuse_settings, settings_interval_s, transactions_interval_s
 from learners.families import default_placements
-from operators.facts import found_wrong
+from operators.facts import found_wrong, lag_text
+from producers.load import load
+from producers.publisher import Progress
+from tests.brokers import own_broker
 from tests.shards import ONLINE
 
 E0 = Partition(EVENTS, 0)
@@ -148,3 +156,71 @@ def test_transactions_one_after_another_are_none_that_stays_open(
         leave_open.commit_transaction()
         leave_open.begin_transaction()
         leave_open.send(prefix + EVENTS, b"{}", b"ann", partition=0).get(timeout=30)
+
+
+def test_a_lag_is_a_number_of_records(log: KafkaLog) -> None:
+    models = Partition(MODELS, 0)
+    with closing(log.writer("finetune", [models])) as writer:
+        for _ in range(20):  # each followed by a marker
+            writer.commit([Outgoing(MODELS, b"r1", b"{}", 0)], {})
+        writer.settle()
+    last = log.last(models)
+    assert last is not None
+    assert last.offset == 38
+    assert [lag_text(log, models, position) for position in (0, 2, 37, 38, 39, 40)] == ["20", "19", "1", "1", "0", "0"]
+
+
+def test_a_long_lag_is_at_most_its_offsets(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operators.facts.counted_lag_max", 3)
+    with closing(log.appender()) as appender:
+        for _ in range(5):
+            appender.append(Outgoing(EVENTS, b"ann", b"{}", 0))
+    assert [lag_text(log, E0, position) for position in (0, 2)] == ["≤ 5", "3"]
+
+
+def write_events(path: Path, count: int) -> Path:
+    """Write a file of events, one a second."""
+    events = (
+        Event(f"e{n}", "shop", "view_item", at(1_750_000_000_000 + 1_000 * n), Data([Item("i")]), "1.0", f"s{n % 40}")
+        for n in range(count)
+    )
+    path.write_bytes(b"".join(encode(event) + b"\n" for event in events))
+    return path
+
+
+def values(log: Log) -> list[bytes | None]:
+    return [record.value for place in partitions_of(EVENTS) for record in committed_records(log, place)]
+
+
+@pytest.fixture(scope="module")
+def paused_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker.LocalBroker]:
+    """Return a broker of this module's own, which tests may suspend."""
+    with own_broker(tmp_path_factory.mktemp("paused")) as running:
+        yield running
+
+
+def test_a_broker_that_is_suspended_loses_and_doubles_nothing_of_a_file(
+    paused_broker: broker.LocalBroker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The pause is longer than the client waits for an answer, and than the broker leaves a transaction open."""
+    monkeypatch.setattr("producers.publisher.transaction_timeout_s", 1.0)
+    path = write_events(tmp_path / "events.jsonl", 3_000)
+    with closing(KafkaLog(paused_broker.bootstrap, deadline_s=2.0)) as log:
+        log.create()
+        suspended = threading.Event()
+
+        def suspend(progress: Progress) -> None:
+            if progress.published >= 1_500 and not suspended.is_set():
+                suspended.set()
+                os.kill(paused_broker.pid, signal.SIGSTOP)
+                threading.Timer(4.0, os.kill, (paused_broker.pid, signal.SIGCONT)).start()
+
+        done = load(log, path, progress=suspend)
+        assert suspended.is_set()
+        assert done[:2] == (3_000, 0)
+        found = values(log)
+        assert len(found) == len(set(found)) == 3_000
+    assert "retrying" in capsys.readouterr().out

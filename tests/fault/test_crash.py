@@ -382,6 +382,7 @@ def test_processes_exit_or_continue_over_a_long_outage(
     path = shard.write(LOADED)
     serve = shard.serve()
     monkeypatch.setenv("HEADRACE_SHARDS__ONLINE__RETRY_S", "1")
+    monkeypatch.setenv("HEADRACE_PRODUCER__RETRY_S", "1")
     online = shard.online()
     producer = shard.load(path, SLOW)  # takes minutes, so that the broker stops before it ends, even on a slow machine
     shard.await_entries(5)
