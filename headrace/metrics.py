@@ -134,7 +134,9 @@ class ReaderMetrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lag = self._gauge("headrace_lag_records", "Records that wait to be read.", "topic", "partition")
+        self._lag = self._gauge(
+            "headrace_lag_records", "Records that wait to be read, among them markers of Kafka.", "topic", "partition"
+        )
         self.champion_round = self._gauge(
             "headrace_champion_round", "Number of the round whose model is in use; 0 before the first promotion."
         )
