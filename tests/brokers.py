@@ -78,13 +78,13 @@ class Cluster:
         running = broker.status(self._folders[node - 1])
         assert running is not None
         os.kill(running.pid, signal.SIGKILL)
+        broker._children.pop(running.pid).wait()
 
     def stop_all(self) -> None:
         """Stop those that run. The last ones have no quorum and would wait for one, so all are killed."""
         for node, folder in enumerate(self._folders, 1):
             if broker.status(folder):
                 self.kill(node)
-            broker.stop(folder)
 
 
 @contextmanager
