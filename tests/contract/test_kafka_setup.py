@@ -192,15 +192,15 @@ def values(log: Log) -> list[bytes | None]:
     return [record.value for place in partitions_of(EVENTS) for record in committed_records(log, place)]
 
 
-@pytest.fixture(scope="module")
-def paused_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker.LocalBroker]:
-    """Return a broker of this module's own, which tests may suspend."""
-    with own_broker(tmp_path_factory.mktemp("paused")) as running:
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[broker.LocalBroker]:
+    """Yield a broker of the test's own, which it may suspend."""
+    with own_broker(tmp_path / "broker") as running:
         yield running
 
 
 def test_a_broker_that_is_suspended_loses_and_doubles_nothing_of_a_file(
-    paused_broker: broker.LocalBroker,
+    own: broker.LocalBroker,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -208,15 +208,15 @@ def test_a_broker_that_is_suspended_loses_and_doubles_nothing_of_a_file(
     """The pause is longer than the client waits for an answer, and than the broker leaves a transaction open."""
     monkeypatch.setattr("producers.publisher.transaction_timeout_s", 1.0)
     path = write_events(tmp_path / "events.jsonl", 3_000)
-    with closing(KafkaLog(paused_broker.bootstrap, deadline_s=2.0)) as log:
+    with closing(KafkaLog(own.bootstrap, deadline_s=2.0)) as log:
         log.create()
         suspended = threading.Event()
 
         def suspend(progress: Progress) -> None:
             if progress.published >= 1_500 and not suspended.is_set():
                 suspended.set()
-                os.kill(paused_broker.pid, signal.SIGSTOP)
-                threading.Timer(4.0, os.kill, (paused_broker.pid, signal.SIGCONT)).start()
+                os.kill(own.pid, signal.SIGSTOP)
+                threading.Timer(4.0, os.kill, (own.pid, signal.SIGCONT)).start()
 
         done = load(log, path, progress=suspend)
         assert suspended.is_set()
