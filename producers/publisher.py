@@ -39,7 +39,7 @@ wait_s_max: Final = 1e9
 
 
 class Progress(NamedTuple):
-    """The progress of a producer.
+    """The progress of a producer. Its numbers never decrease, also if the publisher retries.
 
     `share` (0 to 1) is None if the total is unknown; `note` states why the producer waits, and is empty otherwise.
     """
@@ -152,7 +152,7 @@ def publish(
         return PublishResult(0, 0, origin=origin)
     beginning = first.digest[:16]
     places = [place for topic in (*topics, PUBLISHED) for place in partitions_of(topic)]
-    published = already_published = 0
+    published = already_published = furthest = 0
     first_time_ms: int | None = None
     last_time_ms: int | None = None
     before: Published | None = None
@@ -160,7 +160,11 @@ def publish(
     begun: Iterator[NumberedRecord] | None = chain([first], sequence)
 
     def report(note: str = "") -> None:
-        reached = (published + already_published) / limit if limit else share()
+        nonlocal furthest
+        if published + already_published < furthest:  # an attempt before was further
+            return
+        furthest = published + already_published
+        reached = furthest / limit if limit else share()
         progress(Progress(published, already_published, reached, note))
 
     def count(record: NumberedRecord) -> None:

@@ -308,7 +308,9 @@ def test_a_failure_is_retried_and_each_record_published_once(error: Exception, b
     log = Failing(error, before=before)
     publish(log, sequence(200), origin=ORIGIN)
     log.commits = 0
-    done = publish(log, sequence(3_500), origin=ORIGIN)
+    seen: list[Progress] = []
+    done = publish(log, sequence(3_500), origin=ORIGIN, progress=seen.append)
+    assert [(one.published, one.already_published) for one in seen] == sorted(one[:2] for one in seen)
     assert done == PublishResult(3_300, 200, 3_499_000, first_time_ms=200_000, origin=ORIGIN)
     assert sorted(n for part in numbers(log) for n in part) == list(range(3_500))
 
