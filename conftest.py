@@ -22,7 +22,9 @@ FOLDERS = ("unit", "conformance", "property", "golden", "contract", "fault", "e2
 """The folders of `tests` in the order in which they run: a mistake shows in the fast tests first."""
 SPREAD = ("golden", "contract", "fault", "e2e")
 """Folders whose tests take seconds to minutes each, and so are spread over the processes one by one."""
-OWN_BROKER = ("test_broker.py", "test_kafka_hanging.py", "test_kafka_rights.py", "test_kafka_security.py")
+OWN_BROKER = (
+    "test_broker.py", "test_cluster.py", "test_kafka_hanging.py", "test_kafka_rights.py", "test_kafka_security.py",
+)  # fmt: skip
 """Files in those folders whose tests share a broker of the file's own: they stay together."""
 
 FIRST = (*OWN_BROKER, "test_pipeline.py", "test_monitoring.py")

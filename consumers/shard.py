@@ -17,6 +17,7 @@ from headrace.process import warn_of_renewed
 from headrace.shard.blobs import Blobs
 from headrace.shard.loop import JudgementRecord, Loop, LoopSettings
 from headrace.shard.turn import Turn
+from headrace.watch import LogWatch
 from learners.families import Placement
 from learners.family import BackgroundJudge, Family, Judge, Judging
 from learners.shop import MakeShop, Shop
@@ -131,6 +132,10 @@ def _run(
     judges: Judges,
 ) -> None:
     shard = placement.shard
+    watch = LogWatch(
+        log, lambda: shard.inputs(log), on_settings=metrics.set_settings_wrong, on_hidden=metrics.set_unstable
+    )
+    watch.look()
     loop = Loop(
         log,
         blobs,
@@ -150,6 +155,10 @@ def _run(
         export(turn)
         sweep()
 
+    def until() -> bool:
+        watch.look()
+        return stop.is_set()
+
     loop.on_turn = on_turn
     loop.judge_ready = lambda: judges.ready(loop.fold)
     logger = structlog.get_logger().bind(shard=shard.name)
@@ -157,7 +166,7 @@ def _run(
     metrics.set_renewed(loop.fold.renewed)
     try:
         logger.info("folding", families=list(loop.fold.families), entry=loop.number, events=loop.fold.events)
-        loop.run(stop.is_set)
+        loop.run(until)
         logger.info("stopped", entry=loop.number, events=loop.fold.events)
     finally:
         loop.close()

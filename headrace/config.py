@@ -77,6 +77,8 @@ class ProducerSettings(_Section):
 
     metrics_port: Port = 9103
     """Port of `/metrics`; with 0 the system chooses a free one."""
+    retry_s: Seconds = 60.0
+    """Time, in seconds, for which failed operations of the log are retried before the process exits."""
 
 
 class _OwnFamilies(BaseSettings):

@@ -35,6 +35,10 @@ class Durations(Collector):
             self._counts += np.bincount(places, minlength=len(self._counts))
             self._sum_ms += int(durations.sum())
 
+    def describe(self) -> Iterable[HistogramMetricFamily]:
+        """Return the histogram's names, by which a registry refuses others of the same name."""
+        yield HistogramMetricFamily(self._name, self._text)
+
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Return the histogram, for a scrape."""
         with self._lock:

@@ -29,6 +29,10 @@ class Fenced(BrokenWorld):
     """Another writer has taken over this writer id; this process must exit without committing."""
 
 
+class CommitExpired(Fenced):
+    """The log aborted a commit of this writer that was open for too long, or another writer has taken over."""
+
+
 class PositionLost(BrokenWorld):
     """A position to read from is no longer (or not yet) in the log: records were deleted or the log was replaced."""
 

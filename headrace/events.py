@@ -8,6 +8,7 @@ admits exactly the documents that `decode` does not reject, apart from what depe
 """
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
@@ -143,6 +144,8 @@ class Rejection(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(Event).decode
+_unquote = msgspec.json.Decoder(str).decode
+_CONTROL: Final = re.compile("[\\x00-\\x1f\\x7f]")
 _encoder = msgspec.json.Encoder()
 
 
@@ -171,15 +174,16 @@ def decode(record: Record) -> Event | Rejection:
     except msgspec.DecodeError as error:
         return Rejection("not_json", str(error))
     except UnicodeDecodeError as error:
-        return Rejection("bad_utf8", str(error)[:200])
+        return Rejection("bad_utf8", f"{'the key: ' if error.object == key else ''}{error}"[:200])
     except RecursionError:
         return Rejection("too_deep", "wanted a document of at most a few levels, found one nested too deeply")
     if event.shopper != shopper:
-        if len(shopper) > 128:
-            return Rejection("key_invalid", f"wanted a key of 1 to 128 characters, found {len(shopper)}")
-        if event.shopper:
-            return Rejection("key_mismatch", f"wanted subject to equal the key {shopper!r}, found {event.shopper!r}")
-        event.shopper = shopper
+        stated = id_in_key(shopper)
+        if isinstance(stated, Rejection):
+            return stated
+        if event.shopper and event.shopper != stated:
+            return Rejection("key_mismatch", f"wanted subject to equal the key {stated!r}, found {event.shopper!r}")
+        event.shopper = stated
     time_ms, appended_ms = int(event.time.timestamp() * 1000), record.time_ms
     if time_ms > appended_ms:
         if time_ms > appended_ms + ahead_max_ms:
@@ -193,6 +197,29 @@ def decode(record: Record) -> Event | Rejection:
     event.counts, event.lines_dropped = True, repairs.lines_dropped
     # Looking for the bytes takes a tenth of the time of looking into the fields.
     return _used(event, repairs, placeholders=any(one in value for one in _PLACEHOLDER_BYTES))
+
+
+def id_in_key(text: str) -> str | Rejection:
+    """Return the id that a record's key states: the key itself or, if it is a JSON string, what that says.
+
+    Serialisers for numbers, UUIDs and Avro, and Confluent's schema prefix, write bytes that may be text by chance. A
+    key with a control character is such bytes.
+
+    >>> id_in_key("ann"), id_in_key('"ann"'), id_in_key('"ann')
+    ('ann', 'ann', '"ann')
+    >>> id_in_key("\\0\\0\\0*").reason
+    'key_invalid'
+    """
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        with suppress(msgspec.DecodeError):
+            text = _unquote(text)
+    if not 1 <= len(text) <= 128:
+        return Rejection("key_invalid", f"wanted a key of 1 to 128 characters, found {len(text)}")
+    if not text.isprintable() and _CONTROL.search(text):  # the first is a quick test
+        return Rejection(
+            "key_invalid", f"wanted a key written by a string serialiser, found the bytes {text.encode()!r}"
+        )
+    return text
 
 
 class _Repairs(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from headrace.events import Id, Name, Price, Rejection
+from headrace.events import Id, Name, Price, Rejection, id_in_key
 from headrace.log.protocol import RECORD_BYTES_MAX, Record
 
 currencies_max: Final = 32
@@ -100,9 +100,9 @@ def decode(record: Record) -> ItemRecord | Rejection:
     if not key:
         return Rejection("key_missing", "wanted the item's id as the record's key, found none")
     try:
-        item = key.decode()
-        if len(item) > 128:
-            return Rejection("key_invalid", f"wanted a key of 1 to 128 characters, found {len(item)}")
+        item = id_in_key(key.decode())
+        if isinstance(item, Rejection):
+            return item
         if not value:
             return ItemRecord(item, available=False, retired=True)
         if len(value) > RECORD_BYTES_MAX:

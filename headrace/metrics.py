@@ -152,7 +152,9 @@ class ReaderMetrics(ProcessMetrics):
 
     def __init__(self, surfaces: Sequence[Surface] = ()) -> None:
         super().__init__([*FULL_BY_DESIGN, *(table for surface in surfaces for table in surface.full_by_design)])
-        self._lag = self._gauge("headrace_lag_records", "Records that wait to be read.", "topic", "partition")
+        self._lag = self._gauge(
+            "headrace_lag_records", "Records that wait to be read, among them markers of Kafka.", "topic", "partition"
+        )
         self.champion_round = self._gauge(
             "headrace_champion_round", "Number of the round whose model is in use; 0 while none is."
         )
@@ -241,6 +243,25 @@ class ShardMetrics(ReaderMetrics):
         self._snapshot_behind = self._gauge(
             "headrace_snapshot_behind_entries", "Journal entries after the newest snapshot: what a restart folds."
         )
+        self._settings_wrong = self._gauge(
+            "headrace_topic_settings_wrong", "Settings of a Kafka topic that are not as needed.", "topic"
+        )
+        self._unstable = self._gauge(
+            "headrace_unstable_records",
+            "Records behind a transaction that is open for 10 s or more, markers included; the lag lacks them.",
+            "topic",
+            "partition",
+        )
+
+    def set_settings_wrong(self, counts: Mapping[str, int]) -> None:
+        """Set how many settings of each topic are not as needed."""
+        for topic, count in counts.items():
+            self._settings_wrong.labels(topic).set(count)
+
+    def set_unstable(self, hidden: Mapping[Partition, int]) -> None:
+        """Set how many offsets of each partition an open transaction hides."""
+        for (topic, number), offsets in hidden.items():
+            self._unstable.labels(topic, number).set(offsets)
 
     def set_drift(self, detector: str, score: float, threshold: float | None = None) -> None:
         """Set a detector's current score, and the threshold above which it alarms."""

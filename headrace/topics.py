@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from headrace.errors import Misconfigured
-from headrace.log.protocol import Outgoing, Partition
+from headrace.log.protocol import Log, Outgoing, Partition
 
 DAY_MS = 86_400_000
 KEPT_FOR_EVER = -1
@@ -92,6 +92,10 @@ class Shard(NamedTuple):
         """The partition of its judgements."""
         return Partition(JUDGEMENTS, self.number)
 
+    def inputs(self, log: Log) -> list[Partition]:
+        """Return the partitions whose records it applies, as many as the log has now."""
+        return [place for topic in (EVENTS, *self.hears) for place in log.partitions(topic)]
+
     @property
     def read(self) -> tuple[str, ...]:
         """Topics that it reads, its journal and judgements included."""
@@ -122,7 +126,7 @@ TOPICS = {
               "windowed prequential scores and drift scores"),
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, demo",
               "drift, floods of bad records, and added partitions"),
-        Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate", "shards, serve, load, simulate",
+        Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate", "shards, serve, load, simulate, status",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),

@@ -10,17 +10,18 @@ separately. Stable days are the event time outside these spans.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from headrace.log.protocol import Log, decode_json
+from headrace.log.protocol import Log, Partition, decode_json
 from headrace.shard import journal
-from headrace.shard.journal import Entry, Results
-from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, TRUTH
+from headrace.shard.journal import Entry, Results, key_of
+from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, TRUTH, Shard
+from headrace.watch import open_transactions
 from learners.announcement import Announcement, announced
 from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
@@ -30,6 +31,8 @@ from operators.timeline import FamilyScores, Slice, event_number_at, event_numbe
 counted_events_max: Final = 1_000_000
 """Number of positions of `events` up to which its records are counted, without the markers that Kafka's transactions
 add; beyond it, reading them takes too long, and the positions are shown."""
+counted_lag_max: Final = 10_000
+"""Number of offsets up to which the records that wait are counted."""
 horizon_events: Final = 5_000
 """Number of events after a change is complete within which an alarm counts as its detection."""
 
@@ -125,6 +128,33 @@ def dead_letters_by_reason(log: Log) -> dict[str, int]:
     """Return the number of dead letters by reason, the most frequent first."""
     letters = (decode_json(record.value, _Letter) for record in topic_records(log, DEAD_LETTERS))
     return dict(Counter(letter.reason for letter in letters if letter).most_common())
+
+
+def lag_text(log: Log, place: Partition, position: int) -> str:
+    """Return how many records of a partition wait from a position on; if it may be many, the most that it can be.
+
+    Records of a long lag are not counted. Its offsets are, of which some are markers on Kafka.
+    """
+    last, start = log.last(place), max(position, log.first(place))
+    offsets = 0 if last is None else max(0, last.offset + 1 - start)
+    if offsets > counted_lag_max:
+        return f"≤ {offsets:,}"
+    return f"{sum(1 for _ in partition_records(log, place, start=start)) if offsets else 0:,}"
+
+
+def found_wrong(log: Log, shards: Iterable[Shard]) -> list[str]:
+    """Return, as lines, what others did to a log: open transactions that hide records of shards, topics' settings."""
+    places = dict.fromkeys(place for shard in shards for place in shard.inputs(log))
+    findings, unread = log.check_settings()
+    return [
+        *(
+            f"open transaction: {key_of(place)} hides {offsets:,} offsets from {position:,} on until it ends; "
+            "no lag counts them"
+            for place, (position, offsets) in open_transactions(log, places).items()
+        ),
+        *(f"topic {one.topic}: {one.setting}: {one.text}" for one in findings),
+        *([f"settings not checked, wanted the right DescribeConfigs: {', '.join(unread)}"] if unread else []),
+    ]
 
 
 class Facts(Struct, kw_only=True):

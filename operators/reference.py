@@ -119,7 +119,9 @@ def topics() -> str:
                 "include Describe; `*` stands for all names that begin so. In addition, `load` and `simulate` need",
                 "Read on `models` with `--pace rounds`, and `republish` needs Read on the topic that it is given and",
                 "Write on `events-replay`. A process that creates topics needs Describe and Create on them. Producers",
-                "of your own need Write on `events`, and on `items` if they state items.",
+                "of your own need Write on `events`, and on `items` if they state items. With DescribeConfigs on the",
+                "topics, processes check [their settings](operating.md#topics-that-others-make); a shard and `status`",
+                "say so if they may not.",
             ),
             "",
             *_prose(

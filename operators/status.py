@@ -12,7 +12,7 @@ from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
-from operators.facts import dead_letters_by_reason, results_text
+from operators.facts import dead_letters_by_reason, found_wrong, lag_text, results_text
 from operators.requests import Request, standing
 from operators.source import newest_records, topic_records
 from operators.tables import rich_table
@@ -41,6 +41,8 @@ def show(log: Log, terminal: Terminal, deployment: Deployment) -> None:
     """
     terminal.print(f"log {deployment.settings.log}")
     terminal.print(_topics(log, deployment))
+    for line in found_wrong(log, deployment.shards):
+        terminal.print(line)
     for placement in deployment.placements.values():
         _shard(log, terminal, placement)
     _models(log, terminal, deployment)
@@ -57,7 +59,7 @@ def _table(*columns: str, numeric: int) -> Table:
 
 
 def _topics(log: Log, deployment: Deployment) -> Table:
-    table = _table("topic", "partitions", "held", "ends", numeric=3)
+    table = _table("topic", "partitions", "offsets held", "ends", numeric=3)
     written = [place for shard in deployment.shards for place in (shard.journal, shard.judgements)]
     for name in TOPICS:
         # Topics with a partition per possible shard: only the partitions of our shards, as a log may lack the others.
@@ -85,10 +87,10 @@ def _shard(log: Log, terminal: Terminal, placement: Placement) -> None:
     terminal.print(f"{name}: {entry.number + 1:,} journal entries, the last one {_time_text(last.time_ms)}; {snapshot}")
     if results := results_text(entry):
         terminal.print(results)
-    for place, position in sorted(log.committed(shard.name).items()):
-        last = log.last(place)  # after it, the log may end in markers
-        lag = 0 if last is None else max(0, last.offset + 1 - position)
-        table.add_row(journal.key_of(place), f"{position:,}", f"{lag:,}")
+    committed = log.committed(shard.name)
+    for place in shard.inputs(log):
+        position = committed.get(place, 0)
+        table.add_row(journal.key_of(place), f"{position:,}", lag_text(log, place, position))
     terminal.print(table)
 
 

@@ -25,7 +25,7 @@ from headrace.topics import EVENTS
 from producers import amazon, diginetica, diginetica_raw, ga4, item_feed, jsonl, online_retail, retailrocket
 from producers.file import DEFAULTS, FileReader, ReadOptions, Source, decompressed, lines_of
 from producers.mapped import MAPPED, Mapped
-from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish
+from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish, retry_s_default
 from producers.sequence import NumberedRecord
 from producers.table import decoded
 
@@ -166,6 +166,7 @@ def load(
     time_to_ms: int | None = None,
     limit: int | None = None,
     gate: PublishGate | None = None,
+    retry_s: float = retry_s_default,
     progress: ProgressCallback = ignore_progress,
 ) -> PublishResult:
     """Publish a file's events to `events`, except for those that the log has from it already; or its items to `items`.
@@ -179,7 +180,7 @@ def load(
         sha256: the checksum that the file must have; for a folder, the one that the error message shows.
         options: how to read the file. If strict, nothing is published if any line is unusable; the whole file is
             checked first.
-        speed, time_from_ms, time_to_ms, limit, gate, progress: as for `producers.publisher.publish`.
+        speed, time_from_ms, time_to_ms, limit, gate, retry_s, progress: as for `producers.publisher.publish`.
 
     Raises:
         Misconfigured: the file is missing, of an unknown kind or damaged, has another checksum, lacks columns or has no
@@ -201,6 +202,7 @@ def load(
         time_to_ms=time_to_ms,
         limit=limit,
         gate=gate if reader.topic == EVENTS else None,
+        retry_s=retry_s,
         share=reader.share,
         progress=progress,
     )

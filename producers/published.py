@@ -145,6 +145,16 @@ class Published(NamedTuple):
         """Return whether release 0.3.0 published a record."""
         return record.number <= self.numbers.get(place_of(outgoing, TOPICS[record.topic].partitions), -1)
 
+    def exceeds(self, before: "Published", noted: bytes | bytearray) -> bool:
+        """Return whether more is published than there was before and these digests."""
+        return not np.isin(self.digests, np.concatenate([before.digests, _digests(noted)])).all()
+
+
+def _digests(joined: bytes | bytearray) -> NDArray[np.uint64]:
+    """Return digests from their bytes, one after the other."""
+    whole = len(joined) // digest_bytes * digest_bytes
+    return np.frombuffer(bytes(joined[:whole]), ">u8").astype(np.uint64)
+
 
 def _short(digest: str) -> bytes:
     return bytes.fromhex(digest)[-digest_bytes:]
@@ -172,8 +182,7 @@ def find_published(
         one = decode_json(value, Publication)
         if one is not None and one.beginning == beginning:
             found += one.digests
-    whole = len(found) // digest_bytes * digest_bytes
-    return Published(np.unique(np.frombuffer(bytes(found[:whole]), ">u8").astype(np.uint64)))
+    return Published(np.unique(_digests(found)))
 
 
 def _records_of(log: Log, place: Partition) -> Iterator[bytes | None]:
@@ -192,10 +201,12 @@ def _records_of(log: Log, place: Partition) -> Iterator[bytes | None]:
 
 
 class Commits:
-    """Commits records in batches, each with their digests."""
+    """Commits records in batches, each with their digests; `noted` gets the digests that a commit was started with."""
 
-    def __init__(self, writer: Writer, origin: str, beginning: str, clock: Callable[[], float]) -> None:
-        self._writer, self._clock = writer, clock
+    def __init__(
+        self, writer: Writer, origin: str, beginning: str, noted: bytearray, clock: Callable[[], float]
+    ) -> None:
+        self._writer, self._noted, self._clock = writer, noted, clock
         self._origin, self._beginning = origin, beginning
         self._batch: list[Outgoing] = []
         self._bytes = 0
@@ -239,5 +250,6 @@ class Commits:
             digests = bytes(self._digests[start : start + size])
             done = msgspec.json.encode(Publication(self._origin, self._beginning, digests))
             self._batch.append(Outgoing(PUBLISHED, self._origin.encode(), done))
+        self._noted += self._digests
         self._writer.commit(self._batch, {})
         self._batch, self._bytes, self._digests, self._committed_s = [], 0, bytearray(), self._clock()

@@ -3,20 +3,25 @@
 What of an input is published is in the log, in the same commits as its records (`producers.published`). So a restart
 continues, and so does a run of a file that has been renamed or has grown; no state is kept outside the log.
 
+Failures of the log are retried: each attempt is a new run, which reads from the log what is published.
+
 The commits are those of a writer whose id depends on how the input begins. A second run of the same input, or of a copy
 with more or fewer lines, therefore fences the first, also one that is suspended: what the first has not committed by
 then, it never commits.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import chain
+from threading import Event
 from typing import Final, NamedTuple
 
-from headrace.errors import Fenced, Misconfigured
+from headrace.errors import CommitExpired, Fenced, LogUnavailable, Misconfigured
 from headrace.log.protocol import Log, Outgoing
+from headrace.process import run_with_retries
 from headrace.topics import EVENTS, PUBLISHED, PUBLISHER_PREFIX
-from producers.published import Commits, find_published
+from producers.published import Commits, Published, find_published
 from producers.sequence import NumberedRecord
 
 pace_slack_s: Final = 0.02
@@ -25,6 +30,8 @@ progress_every: Final = 500
 """Records between two reports of progress."""
 transaction_timeout_s: Final = 5.0
 """Time after which an unfinished commit is aborted: an open one hides others' events, and usually takes 0.05 s."""
+retry_s_default: Final = 60.0
+"""Time for which failures of the log are retried."""
 gate_poll_s: Final = 0.05
 """Pause between two calls of a closed gate."""
 wait_s_max: Final = 1e9
@@ -32,7 +39,7 @@ wait_s_max: Final = 1e9
 
 
 class Progress(NamedTuple):
-    """The progress of a producer.
+    """The progress of a producer. Its numbers never decrease, also if the publisher retries.
 
     `share` (0 to 1) is None if the total is unknown; `note` states why the producer waits, and is empty otherwise.
     """
@@ -108,6 +115,7 @@ def publish(
     time_to_ms: int | None = None,
     limit: int | None = None,
     gate: PublishGate | None = None,
+    retry_s: float = retry_s_default,
     share: Callable[[], float | None] = lambda: None,
     progress: ProgressCallback = ignore_progress,
     clock: Callable[[], float] = time.monotonic,
@@ -119,20 +127,21 @@ def publish(
     is published by the next run whose range does.
 
     Args:
-        records: returns the sequence, from its beginning at each call; it is called twice at most.
+        records: returns the sequence, from its beginning at each call.
         origin: names the input in messages and in `published`: kind, name and digest.
         topics: those of the records; the records of the first one are counted.
         speed: event time per clock time; None for as fast as the log accepts the records.
         time_from_ms, time_to_ms: the range of event times to publish, end exclusive.
         limit: maximum number of counted records in that range, including those already published.
         gate: called before each counted record; while it returns a text, the publisher commits and waits.
+        retry_s: time, in seconds, for which failures of the log are retried, each time from what it holds.
         share: returns the share of the input that has been read, or None if it is unknown.
 
     Raises:
         Misconfigured: an option is invalid, or release 0.3.0 has published other content under the same name (see
             `last_published`).
-        Fenced: another run publishes the same input, or this one was suspended during a commit.
-        LogUnavailable: the log did not acknowledge in time.
+        Fenced: another run publishes the same input.
+        LogUnavailable: the log did not acknowledge in time, and retries failed for `retry_s`.
     """
     pace = None if speed is None else Pace(speed, clock)
     if limit is not None and limit < 0:
@@ -144,21 +153,44 @@ def publish(
         return PublishResult(0, 0, origin=origin)
     beginning = first.digest[:16]
     places = [place for topic in (*topics, PUBLISHED) for place in log.partitions(topic)]
-    published = already_published = 0
-    first_time_ms = last_time_ms = None
+    published = already_published = furthest = 0
+    first_time_ms: int | None = None
+    last_time_ms: int | None = None
+    before: Published | None = None
+    noted = bytearray()
+    begun: Iterator[NumberedRecord] | None = chain([first], sequence)
 
     def report(note: str = "") -> None:
-        reached = (published + already_published) / limit if limit else share()
+        nonlocal furthest
+        if published + already_published < furthest:  # an attempt before was further
+            return
+        furthest = published + already_published
+        reached = furthest / limit if limit else share()
         progress(Progress(published, already_published, reached, note))
 
-    try:
-        writer = log.writer(PUBLISHER_PREFIX + beginning, places, timeout_s=transaction_timeout_s)
-        try:
-            sequence = chain([first], sequence)
+    def count(record: NumberedRecord) -> None:
+        nonlocal published, first_time_ms, last_time_ms
+        published += 1
+        last_time_ms = record.time_ms
+        first_time_ms = record.time_ms if first_time_ms is None else first_time_ms
+        if published % progress_every == 0:
+            report()
+
+    def attempt() -> None:
+        nonlocal published, already_published, first_time_ms, before, begun
+        published = already_published = 0
+        first_time_ms = None
+        if pace is not None:
+            pace.restart()
+        with closing(log.writer(PUBLISHER_PREFIX + beginning, places, timeout_s=transaction_timeout_s)) as writer:
+            sequence, begun = begun or iter(records()), None
             done = find_published(log, sequence, origin, beginning, topics)
             if done.numbers:
                 sequence = iter(records())
-            commits = Commits(writer, origin, beginning, clock)
+            before = before or done
+            if done.exceeds(before, noted):
+                raise Fenced("it has published since the log aborted a commit of this one")
+            commits = Commits(writer, origin, beginning, noted, clock)
             commits.held = bool(done.until)  # until all that release 0.3.0 published is noted
             for record in sequence:
                 earlier = commits.held
@@ -178,8 +210,13 @@ def publish(
                         continue
                     break
                 if known:
-                    already_published += counts
-                    if counts and already_published % progress_every == 0:
+                    if not counts:
+                        continue
+                    if done is not before and not (before.has(record) or before.had(record, outgoing)):
+                        count(record)  # by an attempt before
+                        continue
+                    already_published += 1
+                    if already_published % progress_every == 0:
                         report()
                     continue
                 while gate is not None and counts and (note := gate(published + already_published)) is not None:
@@ -194,18 +231,21 @@ def publish(
                     sleep(min(wait_s, wait_s_max))
                 commits.add(outgoing, record.digest)
                 if counts:
-                    published += 1
-                    last_time_ms = record.time_ms
-                    first_time_ms = record.time_ms if first_time_ms is None else first_time_ms
-                    if published % progress_every == 0:
-                        report()
+                    count(record)
             commits.finish()
-        finally:
-            writer.close()
-    except Fenced as error:
-        raise Fenced(
-            f"{origin}: another run publishes this input and goes on where this one stopped; nothing is lost ({error})"
-        ) from error
+
+    def attempt_or_say_why() -> None:
+        try:
+            attempt()
+        except CommitExpired as error:  # if it was another run, the next attempt finds what that published
+            raise LogUnavailable(f"{origin}: {error}") from error
+        except Fenced as error:
+            raise Fenced(
+                f"{origin}: another run publishes this input and goes on where this one stopped; nothing is lost "
+                f"({error})"
+            ) from error
+
+    run_with_retries(attempt_or_say_why, Event(), deadline_s=retry_s)
     progress(Progress(published, already_published, 1.0))
     return PublishResult(
         published, already_published, last_time_ms, first_time_ms=first_time_ms, origin=origin, topic=topics[0]

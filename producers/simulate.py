@@ -27,7 +27,7 @@ import numpy as np
 from headrace.events import Event, at, encode
 from headrace.log.protocol import Log
 from headrace.topics import EVENTS, ITEMS, TRUTH
-from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish
+from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish, retry_s_default
 from producers.scenario import Drift, SimulationSettings, validated
 from producers.sequence import InputDigest, NumberedRecord
 from producers.shop import Shopper, SimulatedShop, Structure, categories
@@ -256,13 +256,14 @@ def simulate(
     *,
     speed: float | None = None,
     gate: PublishGate | None = None,
+    retry_s: float = retry_s_default,
     progress: ProgressCallback = ignore_progress,
 ) -> PublishResult:
     """Publish a simulated shop's events, items and ground truth to the topics of these names; resume a killed run.
 
     Raises:
         Misconfigured: a setting or the speed is invalid.
-        LogUnavailable: the log did not acknowledge in time, or the gate stayed closed.
+        Fenced, LogUnavailable: as for `producers.publisher.publish`.
     """
     simulation = Simulation(settings)
 
@@ -278,6 +279,7 @@ def simulate(
         topics=(EVENTS, ITEMS, TRUTH),
         speed=speed,
         gate=gate,
+        retry_s=retry_s,
         share=lambda: simulation.share(),
         progress=progress,
     )

@@ -10,13 +10,17 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from headrace.errors import LogUnavailable
+from headrace.errors import BrokenWorld
 from headrace.log.protocol import Log, decode_json
 from headrace.topics import MODELS, partitions_of
 
 
 class _Due(Struct):
     due_events: int | None = None
+
+
+class NoVerdict(BrokenWorld):
+    """The fine-tuner does not announce how many events it wants: it has ended or is stuck."""
 
 
 class VerdictGate:
@@ -35,7 +39,7 @@ class VerdictGate:
         """Return None if event `number` may be published, else a text that states what the gate waits for.
 
         Raises:
-            LogUnavailable: `due_events` has not increased for `timeout_s`: the fine-tuner has ended or is stuck.
+            NoVerdict: `due_events` has not increased for `timeout_s`: the fine-tuner has ended or is stuck.
         """
         if number < self._due_events:
             return None
@@ -48,7 +52,7 @@ class VerdictGate:
             self._waiting_since = now
         waited_s = now - self._waiting_since
         if waited_s > self._timeout_s:
-            raise LogUnavailable(
+            raise NoVerdict(
                 f"{number} events are published, {self._due_events} are due, and the fine-tuner has announced no more"
                 f" on {MODELS} for {waited_s:.0f} s: is it running?"
             )

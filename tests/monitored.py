@@ -17,6 +17,7 @@ from headrace.log.protocol import Partition
 from headrace.metrics import ServingMetrics, ShardMetrics
 from headrace.shard.intake import FULL_BY_DESIGN
 from headrace.shard.turn import Turn
+from headrace.topics import EVENTS
 from learners.families import FAMILIES, default_placements
 from tests.fluid import MINUTE_S, NEVER, Events, Learned, Minutes, Queue, Rate
 
@@ -129,6 +130,8 @@ class _Shard:
         )
         uses = {**full, **self._scenario.tables}
         self.metrics.set_bounds({table: (floor(share * 1_000), 1_000) for table, share in uses.items()})
+        self.metrics.set_settings_wrong({EVENTS: 0})
+        self.metrics.set_unstable({Partition(EVENTS, 0): 0})
         if self._rounds:
             self._rounds.export(self.metrics)
 

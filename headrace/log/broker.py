@@ -150,12 +150,17 @@ def _container() -> Iterator[str]:
         yield container.get_bootstrap_server()
 
 
-def start(folder: Path, properties: str = "") -> LocalBroker:
+def start(
+    folder: Path, properties: str = "", *, cluster: str = "", ports: tuple[int, int] | None = None
+) -> LocalBroker:
     """Start a local broker on a folder's data and return it once it is ready; return a running one as it is.
 
     Args:
         properties: more lines for `server.properties`, which override the defaults; `{port}` and `{controller_port}`
             are replaced.
+        cluster: the id of the cluster of several brokers whose `controller.quorum.voters` are in `properties`. It is
+            ready once most of them have started. By default the broker is a cluster of its own.
+        ports: the broker's port and its controller's, if the folder is new; by default two free ones.
 
     Raises:
         Misconfigured: the extra `kafka-local` is not installed, or the folder cannot be created.
@@ -173,7 +178,7 @@ def start(folder: Path, properties: str = "") -> LocalBroker:
     except OSError as error:
         raise Misconfigured(f"broker in {folder}: wanted a folder that can be created, found {error}") from error
     previous = _read_record(folder)
-    port, controller_port = _ports(previous)
+    port, controller_port = ports if ports and not previous else _ports(previous)
     settings, logging = folder / "server.properties", folder / "log4j2.properties"
     text = (_PROPERTIES + properties).format(port=port, controller_port=controller_port, data=data)
     settings.write_text(text, encoding="utf-8")
@@ -182,7 +187,7 @@ def start(folder: Path, properties: str = "") -> LocalBroker:
     command = [java, *java_options, f"-Dheadrace.broker={folder}", "-cp", class_path]
     command += [f"-Dlog4j2.configurationFile={logging}", "-Dlog4j2.disableJmx=true"]
     if not (data / "meta.properties").exists():
-        _format(command, settings)
+        _format(command, settings, cluster)
     output = folder / "broker.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -269,11 +274,14 @@ def _ports(previous: LocalBroker | None) -> tuple[int, int]:
         return first.getsockname()[1], second.getsockname()[1]
 
 
-def _format(command: list[str], properties: Path) -> None:
-    cluster = (
-        base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:22].replace("-", "_")
-    )  # a leading dash would start an option
-    tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)]
+def cluster_id() -> str:
+    """Return a new id of a cluster."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:22].replace("-", "_")  # a dash would start an option
+
+
+def _format(command: list[str], properties: Path, cluster: str) -> None:
+    tool = ["kafka.tools.StorageTool", "format", "-t", cluster or cluster_id(), "-c", str(properties)]
+    tool += [] if cluster else ["--standalone"]
     done = subprocess.run([*command, *tool], capture_output=True, text=True)
     if done.returncode:
         raise LogUnavailable(f"the broker's data folder cannot be prepared: {_tail(done.stdout + done.stderr)}")

@@ -11,6 +11,7 @@ from headrace.errors import Fenced, LogUnavailable, PositionLost
 from headrace.log.protocol import (
     READ_BYTES_MAX,
     TRANSACTION_TIMEOUT_S,
+    Finding,
     Outgoing,
     Partition,
     Record,
@@ -113,6 +114,12 @@ class MemoryLog:
             records = self._partition(partition).records
             end = len(records) if before is None else bisect_left(records, before, key=attrgetter("offset"))
             return records[max(0, end - records_max) : end]
+
+    def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        return {}
+
+    def check_settings(self) -> tuple[list[Finding], list[str]]:
+        return [], []
 
     def delete_before(self, partition: Partition, position: int) -> None:
         with self._changed:

@@ -51,6 +51,20 @@ class Record(Struct, frozen=True, gc=False):
     value: bytes | None
 
 
+class Finding(NamedTuple):
+    """A setting of a topic that is not as this log needs it.
+
+    Attributes:
+        text: what was wanted and found, what follows, and what to do.
+        refused: what is learned would be wrong, or nothing can be written; otherwise records may be lost later.
+    """
+
+    topic: str
+    setting: str
+    text: str
+    refused: bool
+
+
 class Outgoing(NamedTuple):
     """A record to write. If `partition` is None, the key's hash selects it (`headrace.topics.partition_for`)."""
 
@@ -156,6 +170,7 @@ class Writer(Protocol):
 
         Raises:
             Fenced: another writer has opened this id.
+            CommitExpired: that, or the previous commit was open for longer than its timeout, and is aborted.
             LogUnavailable: the outcome of the previous commit is unknown; restart from the last committed state.
             ValueError: a record exceeds RECORD_BYTES_MAX.
         """
@@ -164,7 +179,7 @@ class Writer(Protocol):
         """Wait for the commit in flight and return its records' offsets, in order; empty if none is in flight.
 
         Raises:
-            Fenced, LogUnavailable: as for `commit`.
+            Fenced, CommitExpired, LogUnavailable: as for `commit`.
         """
 
     def close(self) -> None:
@@ -212,6 +227,19 @@ class Log(Protocol):
 
     def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
         """Return the last committed records of a partition, or those before a position; at most so many, in order."""
+
+    def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Return where readers wait for the end of an open transaction: the position, and how many offsets follow.
+
+        On Kafka, an open transaction of any producer hides all later records of a partition. The offsets that follow
+        are counted with the markers of transactions; `end` does not count them.
+        """
+
+    def check_settings(self) -> tuple[list[Finding], list[str]]:
+        """Return which settings of the topics are not as needed, and the topics whose settings cannot be read.
+
+        Logs that make their topics alone find nothing. On Kafka, reading them takes the right DescribeConfigs.
+        """
 
     def delete_before(self, partition: Partition, position: int) -> None:
         """Delete the records before `position`; a reader positioned there then gets PositionLost."""

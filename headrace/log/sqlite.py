@@ -16,6 +16,7 @@ from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
 from headrace.log.protocol import (
     READ_BYTES_MAX,
     TRANSACTION_TIMEOUT_S,
+    Finding,
     Outgoing,
     Partition,
     Record,
@@ -197,6 +198,12 @@ class SqliteLog:
                 (id_, end if before is None else before, records_max),
             ).fetchall()
         return [Record(partition.number, *row) for row in reversed(rows)]
+
+    def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        return {}
+
+    def check_settings(self) -> tuple[list[Finding], list[str]]:
+        return [], []
 
     def delete_before(self, partition: Partition, position: int) -> None:
         id_ = self._head(partition)[0]

@@ -168,7 +168,7 @@ class Follower(Generic[F]):
         self.intake = Intake()
         self.number = 0
         self._topics = (EVENTS, *shard.hears)
-        self.positions = {place: log.first(place) for topic in self._topics for place in log.partitions(topic)}
+        self.positions = {place: log.first(place) for place in shard.inputs(log)}
         self.journal_position = log.first(shard.journal)
         self._judgements = shard.judgements
         self.judgements_position = log.first(self._judgements)

@@ -96,8 +96,8 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     begun anew, or bounded differently), and how. Such an entry names a snapshot of the state before it, and every fold
     of the journal continues from that snapshot.
 
-    `read_ms` is empty, or has a time per run: when the shard read its records. Folds take it for their append time,
-    which a Kafka topic that keeps producers' times does not tell. It is 0 for runs whose append time is known.
+    `read_ms` is empty, or has a time per run: when the shard read its records. Folds take it for the append time of
+    records whose append time a Kafka topic that keeps producers' times does not tell. It is 0 if all are known.
 
     `results` counts the records of this entry and of those before. `digest` is a running hash over the records of
     `runs` and the judgements of this entry and of all before it (`headrace.shard.chain`). Releases up to 0.3.0 wrote

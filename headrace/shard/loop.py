@@ -203,8 +203,7 @@ class Loop(Generic[F]):
         if time.monotonic() - self._checked_at < partitions_check_interval_s:
             return
         self._checked_at = time.monotonic()
-        topics = (EVENTS, *self._shard.hears)
-        places = [place for topic in topics for place in self._log.partitions(topic)]
+        places = self._shard.inputs(self._log)
         added = {place: self._log.first(place) for place in places if place not in self._positions}
         if not added:
             return

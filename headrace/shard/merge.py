@@ -39,7 +39,7 @@ heads_compared = 3
 class Chunk(NamedTuple):
     """Records of one partition and their size in bytes.
 
-    `read_ms` is when they were read if the log does not tell when they were appended, else 0.
+    `read_ms` is when they were read if the log does not tell when some were appended, else 0.
     """
 
     place: Partition
@@ -49,8 +49,8 @@ class Chunk(NamedTuple):
 
 
 def stamped(records: Sequence[Record], read_ms: int) -> list[Record]:
-    """Return records with the time at which they were read as their append time."""
-    return [msgspec.structs.replace(record, time_ms=read_ms) for record in records]
+    """Return records; those of unknown append time have the time at which they were read instead."""
+    return [record if record.time_ms else msgspec.structs.replace(record, time_ms=read_ms) for record in records]
 
 
 def _within(chunk: Sequence[Record], until_ms: int) -> int:
@@ -78,7 +78,6 @@ class Merge:
     def __init__(self, log: Log, positions: Mapping[Partition, int], clock: Clock) -> None:
         self._log, self._reader = log, log.reader(positions)
         self._clock = clock
-        self._untimed: set[Partition] = set()  # those with records whose append time is unknown
         self._buffers = {place: Buffer(buffer_records_max) for place in positions}
         self._heads_ms: dict[Partition, int] = {}  # event time of a buffer's head, once computed
         self._ends = dict.fromkeys(positions, 0)
@@ -102,15 +101,15 @@ class Merge:
         del self._heads_ms[place]
         buffer, read_ms = self._buffers[place], 0
         size = buffer.size
-        chunk = buffer.take(chunk_records_max)
-        if place in self._untimed:
+        chunk = records = buffer.take(chunk_records_max)
+        if not all(record.time_ms for record in records):
             read_ms = self._clock()
-            chunk = stamped(chunk, read_ms)
+            chunk = stamped(records, read_ms)
         if others := [self._heads_ms[other] for other in waiting if other != place]:
             kept = _within(chunk, min(others) + chunk_span_ms_max)
             if kept < len(chunk):
-                buffer.put_back(chunk[kept:])
-                del chunk[kept:]
+                buffer.put_back(records[kept:])
+                chunk = chunk[:kept]
         return Chunk(place, chunk, size - buffer.size, read_ms)
 
     def lag(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
@@ -138,14 +137,12 @@ class Merge:
         short = [place for place, buffer in self._buffers.items() if not buffer.full]
         for place, records in self._reader.read(merge_read_records_max, timeout_s, only=short):
             self._buffers[place].extend(records)
-            if any(not record.time_ms for record in records):
-                self._untimed.add(place)
 
     def _head_ms(self, place: Partition) -> int:
         """Return the earliest event time of a partition's next records; 0, to go first, if none can be decoded."""
         if place not in self._heads_ms:
-            head = list(islice(self._buffers[place].records, heads_compared))
-            found = [_own_ms(one) for one in (stamped(head, self._clock()) if place in self._untimed else head)]
+            head = stamped(list(islice(self._buffers[place].records, heads_compared)), self._clock())
+            found = [_own_ms(one) for one in head]
             self._heads_ms[place] = min((own_ms for own_ms in found if own_ms), default=0)
         return self._heads_ms[place]
 

@@ -12,6 +12,8 @@ from headrace.config import Settings
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
 from headrace.metrics import MetricsServer, ProducerMetrics
+from headrace.process import log_to_stderr
+from headrace.watch import refuse_settings
 from operators.cli.app import Host, LogUrl, MetricsPort, app, opened_log, print_starting, read_settings, read_time_ms
 from operators.terminal import say, say_json
 
@@ -29,10 +31,12 @@ def _publish(settings: Settings, pace: str, body: Callable[[Log, Any, Any], Any]
     from producers.verdict_gate import VerdictGate
 
     metrics = ProducerMetrics()
+    log_to_stderr()
     with (
         MetricsServer(metrics, host=settings.host, port=settings.producer.metrics_port) as server,
         opened_log(settings) as log,
     ):
+        refuse_settings(log)
         say(f"producer: metrics on http://{server.host}:{server.port}/metrics, log {settings.log}", error=as_json)
         if pace == "rounds":
             say("producer: --pace rounds: waits while a verdict of the fine-tuner is due", error=as_json)
@@ -143,7 +147,7 @@ def load(
         lambda log_, gate, bar: producer.load(
             log_, path, kind=kind, sha256=sha256, options=options, speed=_speed(speed),
             time_from_ms=_time_ms("--from", time_from), time_to_ms=_time_ms("--to", time_to),
-            limit=limit, gate=gate, progress=bar,
+            limit=limit, gate=gate, retry_s=settings.producer.retry_s, progress=bar,
         ),
         as_json=as_json,
     )  # fmt: skip
@@ -178,7 +182,9 @@ def simulate(
     _publish(
         settings,
         pace,
-        lambda log_, gate, bar: producer.simulate(log_, shop, speed=_speed(speed), gate=gate, progress=bar),
+        lambda log_, gate, bar: producer.simulate(
+            log_, shop, speed=_speed(speed), gate=gate, retry_s=settings.producer.retry_s, progress=bar
+        ),
     )
 
 

@@ -27,6 +27,7 @@ def serve(
     from headrace.metrics import ServingMetrics
     from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
     from headrace.shard.blobs import Blobs
+    from headrace.watch import refuse_settings
     from serving import app as process
 
     for kind in deployment.kinds:  # imports torch, which takes seconds; a signal still ends the process at once here
@@ -36,6 +37,7 @@ def serve(
     collect_garbage_rarely()
     stop = stop_on_signals()
     with listen(settings.host, settings.serve.port) as listener, opened_log(settings) as log_:
+        refuse_settings(log_)
         routes = [route.path for kind in deployment.kinds for route in kind.surface.routes]
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         say(f"serve: {address}{', '.join(routes)}, log {settings.log}")

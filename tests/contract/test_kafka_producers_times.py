@@ -1,4 +1,7 @@
-"""A topic that keeps its producers' times, Kafka's default: the shard takes the time at which it reads a record."""
+"""A topic that keeps its producers' times, Kafka's default: the shard takes the time at which it reads a record.
+
+The type of the time belongs to each record: a topic that was altered has records of both types.
+"""
 
 import json
 import time
@@ -8,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, KafkaAdminClient
 
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_folds, committed_records, entries_of
 from headrace.shard.loop import Loop
+from headrace.shard.merge import Merge
 from headrace.shard.turn import Turn
 from headrace.state import digest
 from headrace.topics import EVENTS
@@ -35,19 +39,25 @@ def made_by_others(kafka_url: str) -> Iterator[tuple[str, str, Log]]:
         yield bootstrap, topic, log
 
 
+def view(number: int, now_ms: int) -> bytes:
+    """Return an event of the current second."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_ms // 1_000))
+    return json.dumps(
+        {
+            "specversion": "1.0", "id": f"e{number}", "source": "others", "type": "view_item", "time": stamp,
+            "data": {"items": [{"item_id": f"i{number % 5}"}]},
+        }
+    ).encode()  # fmt: skip
+
+
 def test_producers_that_are_hours_behind_are_learned_from(made_by_others: tuple[str, str, Log], tmp_path: Path) -> None:
     bootstrap, topic, log = made_by_others
     now_ms = time.time_ns() // 1_000_000
     behind_ms = (0, 5 * HOUR_MS, 300 * HOUR_MS)
     with closing(KafkaProducer(bootstrap_servers=bootstrap, acks="all")) as producer:
         for number in range(60):
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_ms // 1_000))
-            event = {
-                "specversion": "1.0", "id": f"e{number}", "source": "others", "type": "view_item", "time": stamp,
-                "data": {"items": [{"item_id": f"i{number % 5}"}]},
-            }  # fmt: skip
             created_ms = now_ms - behind_ms[number % 3]
-            producer.send(topic, key=b"s%d" % number, value=json.dumps(event).encode(), timestamp_ms=created_ms)
+            producer.send(topic, key=b"s%d" % number, value=view(number, now_ms), timestamp_ms=created_ms)
         producer.flush()
     assert {record.time_ms for number in range(4) for record in committed_records(log, Partition(EVENTS, number))} == {
         0
@@ -62,5 +72,41 @@ def test_producers_that_are_hours_behind_are_learned_from(made_by_others: tuple[
         entries = [entry for entry in entries_of(log, ONLINE.shard) if entry.runs]
         assert all(now_ms < read_ms for entry in entries for read_ms in entry.read_ms)
         assert all(len(entry.read_ms) == len(entry.runs) for entry in entries)
+        again = check_folds(log, Blobs(tmp_path), ONLINE.shard, make=online())
+        assert digest(again.fold.state()) == digest(loop.fold.state())
+
+
+def test_each_record_of_an_altered_topic_has_the_time_that_is_known_of_it(
+    made_by_others: tuple[str, str, Log], tmp_path: Path
+) -> None:
+    bootstrap, topic, log = made_by_others
+    now_ms = time.time_ns() // 1_000_000
+    with (
+        closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin,
+        closing(KafkaProducer(bootstrap_servers=bootstrap, acks="all")) as producer,
+    ):
+        number = 0
+        for kind in ("CreateTime", "LogAppendTime", "CreateTime"):
+            admin.alter_configs([ConfigResource("TOPIC", topic, {"message.timestamp.type": kind})])
+            for _ in range(10):
+                value = view(number, now_ms)
+                producer.send(topic, b"one", value, partition=0, timestamp_ms=now_ms - HOUR_MS).get(timeout=30)
+                number += 1
+    known = [record.time_ms for record in committed_records(log, Partition(EVENTS, 0))]
+    assert [bool(time_ms) for time_ms in known] == [False] * 10 + [True] * 10 + [False] * 10
+
+    read_ms = now_ms + HOUR_MS
+    with closing(Merge(log, {Partition(EVENTS, 0): 0}, lambda: read_ms)) as merge:
+        found: list[int] = []
+        while len(found) < 30:
+            if chunk := merge.take(1.0):
+                assert chunk.read_ms in (0, read_ms)
+                found += [record.time_ms for record in chunk.records]
+    assert found == [time_ms or read_ms for time_ms in known]
+
+    turns: list[Turn] = []
+    with closing(Loop(log, Blobs(tmp_path), ONLINE.shard, make=online())) as loop:
+        loop.on_turn = turns.append
+        loop.run(lambda: sum(turn.records for turn in turns) == 30)
         again = check_folds(log, Blobs(tmp_path), ONLINE.shard, make=online())
         assert digest(again.fold.state()) == digest(loop.fold.state())

@@ -319,6 +319,16 @@ def test_one_right_less_is_told_at_once(walked: Guarded, folder: Path, less: str
         assert time.monotonic() - began < quick_s
 
 
+def test_who_may_not_read_the_topics_settings_is_told_which(walked: Guarded) -> None:
+    with closing(walked.opened("online")) as log:
+        findings, unread = log.check_settings()
+        assert not findings
+        assert set(unread) == {right.name for right in rights(ONLINE) if right.kind == "topic"}
+        assert log.hidden([E0]) == {}
+        walked.grant([allowed("online", Right("Describe_Configs", "topic", EVENTS))])
+        assert EVENTS not in log.check_settings()[1]
+
+
 def test_topics_that_are_missing_are_made_by_who_may(guarded: Guarded) -> None:
     with closing(guarded.opened("maker", f"{SHOP}new-")) as log:
         log.create()

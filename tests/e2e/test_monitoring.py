@@ -36,6 +36,8 @@ MAY_STAY_ZERO: Final = {
     "headrace_drift_alarms_total": "nothing drifts",
     "headrace_lag_records": "nothing waits for long",
     "headrace_round_overdue_records": "rounds begin in time",
+    "headrace_topic_settings_wrong": "the topics are made by Headrace",
+    "headrace_unstable_records": "no transaction stays open",
 }
 """Series that may stay 0 in a good run (or be missing, for code 5xx), with the reason."""
 

@@ -15,7 +15,7 @@ from headrace.shard.checks import committed_records
 from headrace.topics import MODELS
 from learners.announcement import Announcement, announced
 from operators.child import Child, Children, total
-from tests.fault.test_crash import Running
+from tests.running import Running
 from tests.shards import FINETUNE
 
 pytestmark = [

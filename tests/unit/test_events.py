@@ -1,5 +1,6 @@
 """Events: which records are accepted, and which rejection the others get; decoding never raises."""
 
+import struct
 from typing import Any
 
 import msgspec
@@ -107,6 +108,52 @@ def test_an_event_is_decoded_as_it_was_encoded() -> None:
     assert again.time_ms == 1_736_157_600_123
     assert encode(again) == encode(event)
     assert b"_time_ms" not in encode(again)
+
+
+@pytest.mark.parametrize(
+    ("key", "subject", "shopper"),
+    [
+        (b"ann", None, "ann"),
+        (b'"ann"', None, "ann"),
+        (b'"ann"', "ann", "ann"),
+        (b'"ann"', '"ann"', '"ann"'),
+        (rb'"\u00e4\"n"', None, 'ä"n'),
+        (b'"ann', None, '"ann'),
+        (b'"a"n"', None, '"a"n"'),
+        (b'"', None, '"'),
+        (b"1234", None, "1234"),
+        (b"{ann}", None, "{ann}"),
+        (b"12345678", None, "12345678"),
+        ("añ\u200bn\u00a0".encode(), None, "añ\u200bn\u00a0"),
+    ],
+)
+def test_a_key_is_text_or_a_json_string(key: bytes, subject: str | None, shopper: str) -> None:
+    found = read(msgspec.json.encode(GOOD if subject is None else {**GOOD, "subject": subject}), key)
+    assert isinstance(found, Event), found
+    assert found.shopper == shopper
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (struct.pack(">q", 42), "key_invalid"),
+        (struct.pack(">i", 42), "key_invalid"),
+        (struct.pack(">q", -1), "bad_utf8"),
+        (struct.pack(">bi", 0, 7) + b"\x06ann", "key_invalid"),
+        (struct.pack(">bi", 0, 7) + b'"ann"', "key_invalid"),
+        (bytes(range(16)), "key_invalid"),
+        (b"ann\n", "key_invalid"),
+        (b'""', "key_invalid"),
+        (b'"a\\nb"', "key_invalid"),
+        (b'"' + b"k" * 129 + b'"', "key_invalid"),
+    ],
+    ids=["long", "int", "negative", "avro", "json schema", "uuid", "line", "empty", "escaped", "long text"],
+)
+def test_a_key_of_a_binary_serialiser_is_refused(key: bytes, reason: str) -> None:
+    found = read(msgspec.json.encode(GOOD), key)
+    assert isinstance(found, Rejection)
+    assert found.reason == reason
+    assert "key" in found.detail
 
 
 @given(st.binary(max_size=300), st.binary(max_size=20))

@@ -102,6 +102,13 @@ def test_names_are_cut_and_numbers_are_texts() -> None:
     assert not ignored(b"")
 
 
+@pytest.mark.parametrize("value", [None, b'{"id": "sku-1"}'])
+def test_a_key_in_quotes_of_json_is_the_id_that_it_says(value: bytes | None) -> None:
+    found = stated(value, b'"sku-1"')
+    assert isinstance(found, ItemRecord)
+    assert found.id == "sku-1"
+
+
 @pytest.mark.parametrize("value", [None, b""])
 def test_an_empty_value_retires_the_item(value: bytes | None) -> None:
     assert stated(value) == ItemRecord("sku-1", available=False, retired=True)
@@ -115,7 +122,7 @@ def test_an_empty_value_retires_the_item(value: bytes | None) -> None:
         (b'{"title": "\xff"}', b"a", "bad_utf8"), (b'{"x":' * 5_000, b"a", "too_deep"), (b"[]", b"a", "schema"),
         (b'{"title": "' + b"x" * 1_000_000 + b'"}', b"a", "too_large"), (b'{"price": NaN}', b"a", "not_json"),
         (b'{"id": ""}', b"a", "schema"), (b'{"id": 5}', b"5", "schema"),
-        (b'{"id": "b", "title": 5}', b"a", "key_mismatch"),
+        (b'{"id": "b", "title": 5}', b"a", "key_mismatch"), (b"{}", bytes(8), "key_invalid"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_rejected_with_a_reason(value: bytes, key: bytes | None, reason: str) -> None:

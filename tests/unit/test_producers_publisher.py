@@ -1,21 +1,22 @@
 """The publisher: each record exactly once after any interruption, pacing by event time, ranges, the gate."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.errors import Fenced, Misconfigured
-from headrace.log.memory import MemoryLog
-from headrace.log.protocol import Log, Outgoing
+from headrace.errors import CommitExpired, Fenced, LogUnavailable, Misconfigured
+from headrace.log.memory import MemoryLog, MemoryWriter
+from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.log.sqlite import SqliteLog
 from headrace.shard.checks import committed_records
 from headrace.topics import EVENTS, EVENTS_REPLAY, partitions_of
 from producers.published import last_published
-from producers.publisher import Progress, publish
+from producers.publisher import Progress, PublishResult, publish
 from producers.republish import republish
 from producers.sequence import InputDigest, NumberedRecord
 
@@ -273,3 +274,56 @@ def test_waits_at_the_gate_and_reports_it() -> None:
     assert waits
     assert {(report.published, report.note) for report in waits} == {(40, "waiting")}
     assert reports[-1] == Progress(60, 0, 1.0)
+
+
+class Failing(MemoryLog):
+    """A log of which one commit fails, with this error, `before` or after it is done; then `meanwhile` is called."""
+
+    def __init__(self, error: Exception, *, before: bool, meanwhile: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self.create()
+        self.error, self.before, self.meanwhile = error, before, meanwhile
+        self.commits = 0
+
+    def writer(self, *arguments: Any, **options: Any) -> MemoryWriter:
+        writer = super().writer(*arguments, **options)
+        commit = writer.commit
+
+        def failing(records: list[Outgoing], positions: Mapping[Partition, int]) -> None:
+            self.commits += 1
+            fails = self.commits == 2
+            if not (fails and self.before):
+                commit(records, positions)
+            if fails:
+                self.meanwhile()
+                raise self.error
+
+        writer.commit = failing  # type: ignore[method-assign,assignment]  # as a broker that fails
+        return writer
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("error", [LogUnavailable("no answer"), CommitExpired("open for too long")])
+def test_a_failure_is_retried_and_each_record_published_once(error: Exception, before: bool) -> None:
+    log = Failing(error, before=before)
+    publish(log, sequence(200), origin=ORIGIN)
+    log.commits = 0
+    seen: list[Progress] = []
+    done = publish(log, sequence(3_500), origin=ORIGIN, progress=seen.append)
+    assert [(one.published, one.already_published) for one in seen] == sorted(one[:2] for one in seen)
+    assert done == PublishResult(3_300, 200, 3_499_000, first_time_ms=200_000, origin=ORIGIN)
+    assert sorted(n for part in numbers(log) for n in part) == list(range(3_500))
+
+
+def test_another_run_is_told_from_a_commit_that_expired() -> None:
+    log = Failing(CommitExpired("open for too long"), before=True)
+    log.meanwhile = lambda: publish(log, sequence(3_000), origin=ORIGIN)
+    with pytest.raises(Fenced, match="another run publishes this input"):
+        publish(log, sequence(3_500), origin=ORIGIN)
+    assert sorted(n for part in numbers(log) for n in part) == list(range(3_000))
+
+
+def test_retries_end_after_their_time() -> None:
+    log = Failing(LogUnavailable("no answer"), before=True)
+    with pytest.raises(LogUnavailable, match="no answer"):
+        publish(log, sequence(3_500), origin=ORIGIN, retry_s=-1.0)

@@ -2,11 +2,10 @@
 
 import pytest
 
-from headrace.errors import LogUnavailable
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Outgoing
 from headrace.topics import MODELS
-from producers.verdict_gate import VerdictGate
+from producers.verdict_gate import NoVerdict, VerdictGate
 
 
 def announce(log: MemoryLog, value: bytes | None) -> None:
@@ -45,5 +44,5 @@ def test_the_timeout_restarts_when_due_events_increases() -> None:
     now[0] = 58.0
     assert gate(5) is not None
     now[0] = 60.0
-    with pytest.raises(LogUnavailable, match="is it running"):
+    with pytest.raises(NoVerdict, match="is it running"):
         gate(5)

@@ -17,7 +17,8 @@ from kafka import KafkaConsumer as KafkaConsumer
 from kafka import KafkaProducer as KafkaProducer
 from kafka import TopicPartition as TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import TransactionState
+from kafka.admin import ConfigResource as ConfigResource
+from kafka.admin import OffsetSpec, TransactionState
 from kafka.errors import InvalidPartitionsError as InvalidPartitionsError
 from kafka.errors import KafkaError as KafkaError
 from kafka.errors import KafkaTimeoutError as KafkaTimeoutError
@@ -193,6 +194,22 @@ def call_with_retries(call: Callable[[], T], timeout_s: float) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(retry_interval_s)
+
+
+def hidden_offsets(
+    admin: KafkaAdminClient, partitions: Collection[TopicPartition], timeout_ms: int
+) -> dict[TopicPartition, tuple[int, int]]:
+    """Return the last stable offset of partitions whose high watermark is beyond it, and how many offsets it hides."""
+    latest = dict.fromkeys(partitions, OffsetSpec.LATEST)
+    written, stable = (
+        admin.list_partition_offsets(latest, isolation_level=level, timeout_ms=timeout_ms)
+        for level in ("read_uncommitted", "read_committed")
+    )
+    return {
+        partition: (one.offset, written[partition].offset - one.offset)
+        for partition, one in stable.items()
+        if written[partition].offset > one.offset
+    }
 
 
 def must_abort_hanging(admin: KafkaAdminClient, transactional_id: str, partitions: Collection[TopicPartition]) -> bool:

@@ -44,18 +44,22 @@ from headrace.log.kafka.client import (
     call_with_retries,
     common_options,
     for_code,
+    hidden_offsets,
     permission_denied,
     translated_errors,
 )
 from headrace.log.kafka.probe import probe_brokers
 from headrace.log.kafka.reader import KafkaReader
 from headrace.log.kafka.security import KafkaSecurity, read_security
+from headrace.log.kafka.topic_settings import check_topic, describe_topics
 from headrace.log.kafka.writer import KafkaWriter
-from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Partition, Record
+from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Finding, Partition, Record
 from headrace.topics import JOURNAL, JUDGEMENTS, SCALABLE, TOPICS, Right, partitions_of
 
 deadline_s_default = 30.0
 """Time without an answer after which LogUnavailable is raised. Leader elections take seconds."""
+hidden_timeout_s = 2.0
+"""How long a look for open transactions waits for partitions without a leader; the caller looks again later."""
 replicas_max = 3
 GROWING = (JOURNAL, JUDGEMENTS)
 """Topics with a partition for each shard: those that an older version made have fewer, and get the others."""
@@ -249,6 +253,19 @@ class KafkaLog:
                 where = f"{partition.topic}/{partition.number}"
                 raise LogUnavailable(f"{where}: records {start} to {end} did not arrive")
         return found
+
+    def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        places = {self._client.topic_partition(partition): partition for partition in partitions}
+        with self._administrator() as admin:
+            found = hidden_offsets(admin, places, int(hidden_timeout_s * 1000))
+        return {places[place]: one for place, one in found.items()}
+
+    def check_settings(self) -> tuple[list[Finding], list[str]]:
+        with self._administrator() as admin:
+            topics, unread = call_with_retries(
+                lambda: describe_topics(admin, self._client.prefix), self._client.deadline_s
+            )
+        return [finding for one in topics for finding in check_topic(one)], unread
 
     def delete_before(self, partition: Partition, position: int) -> None:
         self._check_rights([Right("Delete", "topic", partition.topic)])

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 
 import structlog
 
-from headrace.errors import BrokenWorld, LogUnavailable, Misconfigured
+from headrace.errors import BrokenWorld, CommitExpired, Fenced, LogUnavailable, Misconfigured
 from headrace.log.kafka.client import (
     Client,
     KafkaAdminClient,
@@ -63,6 +63,7 @@ class KafkaWriter:
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> None:
         self._client, self._id, self._administrator = client, writer_id, administrator
+        self._timeout_s = timeout_s
         self._topic_partitions = [client.topic_partition(place) for place in writes]
         name = client.prefix + writer_id
         with administrator() as admin, translated_errors(f"writer {writer_id}", f"Write on transactional id {name}"):
@@ -165,8 +166,14 @@ class KafkaWriter:
             self._failure = error
 
     def _transact(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> list[int]:
-        with translated_errors(f"writer {self._id}", "Write"):
-            return self._run_transaction(records, positions)
+        began = time.monotonic()
+        try:
+            with translated_errors(f"writer {self._id}", "Write"):
+                return self._run_transaction(records, positions)
+        except Fenced as error:
+            if time.monotonic() - began < self._timeout_s:
+                raise
+            raise CommitExpired(f"{error}, or this commit was open for more than {self._timeout_s:g} s") from error
 
     def _run_transaction(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> list[int]:
         producer = self._producer
