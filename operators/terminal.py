@@ -74,6 +74,11 @@ def say_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
+def say_file(text: str) -> None:
+    """Print the content of a file of ours: its lines as they are, with what is invisible escaped."""
+    print("\n".join(map(visible, text.removesuffix("\n").split("\n"))), flush=True)
+
+
 def escape_what_cannot_be_encoded() -> None:
     """Print escapes of characters that the encoding of standard output lacks, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):

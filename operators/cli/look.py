@@ -1,4 +1,4 @@
-"""The commands that show something: status, report, demo, version."""
+"""The commands that show something: status, report, demo, settings, version."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ import typer
 
 import headrace
 from operators.cli.app import LogUrl, app, opened_log
-from operators.terminal import Terminal, say, say_json
+from operators.terminal import Terminal, say, say_file, say_json
 
 line_characters_max: Final = 100_000
 """Maximum length of a line that is not printed to a terminal."""
@@ -78,6 +78,16 @@ def demo(
     from operators.demo import Demo
 
     Demo(Terminal(), data=data, kafka=kafka, keep=serve, events=events, seed=seed, minutes=minutes, folder=folder).run()
+
+
+@app.command()
+def settings() -> None:
+    """Print a headrace.toml: every setting, commented out, with its default and what it is."""
+    from headrace.config import own_families
+    from learners.families import families
+    from operators.settings_file import settings_file
+
+    say_file(settings_file(families(own_families())))
 
 
 @app.command()
