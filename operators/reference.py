@@ -219,7 +219,8 @@ def settings() -> str:
             "starts: the common ones above all tables, the others in a table, such as `[serve]`. Many are options of",
             "the commands, too, and `--set TABLE.NAME=VALUE` sets any of those in a table. An option overrides the",
             "variable, which overrides the file. Unknown names are rejected.",
-            "`headrace settings > headrace.toml` writes a file that has all of them, commented out, with their defaults.",
+            "`headrace settings > headrace.toml` writes a file that has all of them, commented out, with their",
+            "defaults.",
         ),
         "",
         *_prose(

@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.errors import LogUnavailable, Misconfigured
+from headrace.tied import tied_command
 
 kafka_coordinate = "org.apache.kafka:kafka_2.13:4.3.1"
 """4.4.0 depends on an artifact that does not resolve."""
@@ -109,7 +110,7 @@ def provide_broker(folder: Path, environ: Mapping[str, str] = os.environ) -> Ite
             yield bootstrap
     else:
         was_running = status(folder) is not None
-        broker = start(folder)
+        broker = start(folder, tied=True)
         try:
             yield broker.bootstrap
         finally:
@@ -150,12 +151,13 @@ def _container() -> Iterator[str]:
         yield container.get_bootstrap_server()
 
 
-def start(folder: Path, properties: str = "") -> LocalBroker:
+def start(folder: Path, properties: str = "", *, tied: bool = False) -> LocalBroker:
     """Start a local broker on a folder's data and return it once it is ready; return a running one as it is.
 
     Args:
         properties: more lines for `server.properties`, which override the defaults; `{port}` and `{controller_port}`
             are replaced.
+        tied: the broker ends with this process, whatever ends it (`headrace.tied`).
 
     Raises:
         Misconfigured: the extra `kafka-local` is not installed, or the folder cannot be created.
@@ -183,10 +185,11 @@ def start(folder: Path, properties: str = "") -> LocalBroker:
     command += [f"-Dlog4j2.configurationFile={logging}", "-Dlog4j2.disableJmx=true"]
     if not (data / "meta.properties").exists():
         _format(command, settings)
+    command += ["kafka.Kafka", str(settings)]
     output = folder / "broker.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*command, "kafka.Kafka", str(settings)],
+            tied_command(command) if tied else command,
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
         )  # fmt: skip
     _children[process.pid] = process
@@ -282,11 +285,12 @@ def _format(command: list[str], properties: Path) -> None:
 def _await_start(process: subprocess.Popen[bytes], output: Path) -> None:
     deadline = time.monotonic() + start_timeout_s
     while time.monotonic() < deadline:
+        code = process.poll()  # first, so that the text has all of what a process wrote that has ended
         text = output.read_text(encoding="utf-8", errors="replace")
         if _STARTED in text:
             return
-        if process.poll() is not None:
-            raise LogUnavailable(f"the broker exited during its start (exit code {process.returncode}):\n{_tail(text)}")
+        if code is not None:
+            raise LogUnavailable(f"the broker exited during its start (exit code {code}):\n{_tail(text)}")
         time.sleep(0.05)
     process.kill()
     process.wait()
