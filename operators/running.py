@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -24,16 +24,19 @@ TARGETS: Final = "targets.json"
 """The file in a folder of `up` that says where its processes are scraped, as Prometheus reads it (`file_sd`)."""
 
 
+State: TypeAlias = Literal["starting", "up", "waiting", "ended"]
+
+
 class ProcessStatus(Struct, kw_only=True):
     """`processes`: the processes of the `headrace up` that runs on the log on this machine; empty if none does.
 
-    `state` is `starting`, `up`, `waiting` (it ended, and is started again later), `stopping` or `ended` (a producer
-    that has published all). `address` is where its HTTP server listens, empty until it does; `restarts` counts its
-    starts after the first one.
+    `state` is `starting`, `up`, `waiting` (it ended, and is started again later) or `ended` (a producer that has
+    published all). `address` is where it listens or will listen, empty while the system has not chosen the
+    port yet; `restarts` counts its starts after the first one.
     """
 
     name: str
-    state: Literal["starting", "up", "waiting", "stopping", "ended"]
+    state: State
     pid: int
     address: str
     restarts: int
@@ -130,7 +133,7 @@ def write_down(folder: Path, processes: Sequence[ProcessStatus]) -> None:
     targets = [
         {"targets": [one.address.removeprefix("http://")], "labels": {"job": one.name}}
         for one in processes
-        if one.address and one.state != "ended"
+        if one.address.startswith("http://") and one.state != "ended"
     ]
     for name, content in ((PROCESSES, processes), (TARGETS, targets)):
         part = folder / f".{name}.part"
