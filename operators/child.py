@@ -210,11 +210,11 @@ class Child:
         self._process.wait()
         self._reader.join(drain_s_max)
 
-    def request_stop(self) -> None:
-        """Send it SIGTERM, and return at once."""
+    def request_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send it a signal, and return at once."""
         self._stop_requested = True
         if self.code is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(number)
 
     def stop(self) -> None:
         """Stop it by SIGTERM, and kill it if that takes too long."""
@@ -250,13 +250,17 @@ class Children:
             child.stop()
 
     def start(self, name: str, *arguments: str, up: bool = True) -> Child:
-        """Start a process with its own log file and, unless `up` is false, wait until it is up."""
-        path = self._folder / f"{name}-{len(self._all)}.log"
-        child = Child(name, headrace(*arguments), self._folder, environ=self._environ, path=path, cwd=self._cwd)
-        self._all.append(child)
+        """Start the shipped command with its own log file and, unless `up` is false, wait until it is up."""
+        child = self.run(name, headrace(*arguments), cwd=self._cwd)
         if up:
             child.wait_until_up()
         return child
+
+    def run(self, name: str, command: Sequence[str], cwd: Path | None = None) -> Child:
+        """Start any command with its own log file."""
+        path = self._folder / f"{name}-{len(self._all)}.log"
+        self._all.append(Child(name, command, self._folder, environ=self._environ, path=path, cwd=cwd))
+        return self._all[-1]
 
     def wait_until(self, what: str, condition: Callable[[], bool], timeout_s: float = 240.0) -> None:
         """Wait until `condition()` is true; `what` describes it.

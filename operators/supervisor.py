@@ -85,6 +85,7 @@ class Supervisor:
         report: is told each line that the processes write, and what happens to them.
         restart: start a process again that ended; if not, its end with an error is an error of `tend`.
         killed: whether all shall be killed at once, asked while they stop.
+        first_pause_s, well_s, stage_s_max: as the constants of these names, in seconds.
     """
 
     def __init__(
@@ -95,10 +96,11 @@ class Supervisor:
         restart: bool = True,
         killed: Callable[[], bool] = lambda: False,
         first_pause_s: float = first_pause_s,
+        well_s: float = well_s,
         stage_s_max: float = stage_s_max,
     ) -> None:
         self._folder, self._report, self._restart, self._killed = folder, report, restart, killed
-        self._first_pause_s, self._stage_s_max = first_pause_s, stage_s_max
+        self._first_pause_s, self._well_s, self._stage_s_max = first_pause_s, well_s, stage_s_max
         self._all: list[_Supervised] = []
 
     def __enter__(self) -> Self:
@@ -165,7 +167,7 @@ class Supervisor:
         child, name = one.child, one.spec.name
         code = child.code
         ran_s = time.monotonic() - child.started_s
-        if ran_s > well_s:
+        if ran_s > self._well_s:
             one.failures = 0
         if code is None:
             if child.address and not one.told_up:
@@ -189,8 +191,8 @@ class Supervisor:
             if one.failures >= failures_told:
                 self._tell(
                     one,
-                    f"has ended {one.failures} times in a row, never after more than {well_s:g} s: it needs a person;"
-                    f" its log is {child.path}",
+                    f"has ended {one.failures} times in a row, never after more than {self._well_s:g} s; it needs"
+                    f" a person: its log is {child.path}",
                 )
 
     def _tell(self, one: _Supervised, text: str) -> None:
