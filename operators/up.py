@@ -103,8 +103,8 @@ class Up:
                 log = f"--log {shlex.quote(url)}"
                 beside = " --metrics-port 0" if self._producer else ""  # the producer has the port of the settings
                 self._say(
-                    f"all processes are up: headrace load PATH {log}{beside} publishes events, headrace status {log}"
-                    " shows what becomes of them, Ctrl-C stops all"
+                    f"all processes are up, with blobs in {blobs}: headrace load PATH {log}{beside} publishes events,"
+                    f" headrace status {log} shows what becomes of them, Ctrl-C stops all"
                 )
                 self._tend(supervisor, lambda: False)
 
