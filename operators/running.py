@@ -83,9 +83,13 @@ def hold(held: Held, folder: Path) -> Iterator[None]:
     """Hold a log or a folder during the block; `folder` is where the holder writes down its processes.
 
     Raises:
-        Misconfigured: another process holds it.
+        Misconfigured: another process holds it, or the lock's file cannot be written.
     """
-    with held.path.open("a+b") as file:
+    try:
+        opened = os.open(held.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise Misconfigured(f"lock {held.path}: wanted a file that can be written, found {error.strerror}") from error
+    with open(opened, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -115,6 +115,11 @@ class Supervisor:
         return [one.child for one in self._all]
 
     @property
+    def all_up(self) -> bool:
+        """Whether each process says where it listens, or has done all."""
+        return all(one.done or one.child.address for one in self._all)
+
+    @property
     def stop_s_max(self) -> float:
         """Maximum time, in seconds, until all have stopped or are killed."""
         return len({one.spec.stage for one in self._all}) * self._stage_s_max
@@ -124,8 +129,11 @@ class Supervisor:
         return [one.status() for one in self._all]
 
     def start(self, spec: Spec) -> Child:
-        """Start a process, and return it."""
-        self._all.append(_Supervised(spec, self._child(spec)))
+        """Start a process, and return it. Raises LogUnavailable if the system cannot start it now."""
+        try:
+            self._all.append(_Supervised(spec, self._child(spec)))
+        except OSError as error:
+            raise LogUnavailable(f"{spec.name} cannot be started: {error}") from error
         return self._all[-1].child
 
     def _child(self, spec: Spec) -> Child:
@@ -141,7 +149,7 @@ class Supervisor:
             Misconfigured, LogUnavailable: see `tend`; or one did not say so in time.
         """
         deadline = time.monotonic() + start_s_max
-        while any(not one.child.address and not one.done for one in self._all):
+        while not self.all_up:
             self.tend()
             if time.monotonic() > deadline:
                 late = [one.spec.name for one in self._all if not one.child.address]
@@ -158,10 +166,19 @@ class Supervisor:
         for one in self._all:
             if one.again_s is not None:
                 if time.monotonic() >= one.again_s:
-                    one.child, one.again_s, one.told_up = self._child(one.spec), None, False
-                    one.starts += 1
+                    self._start_again(one)
             elif not one.done:
                 self._look_at(one)
+
+    def _start_again(self, one: _Supervised) -> None:
+        try:
+            one.child = self._child(one.spec)
+        except OSError as error:  # too many processes or open files, or a full disk
+            one.again_s = time.monotonic() + pause_s_max
+            self._tell(one, f"cannot be started: {error}; it is tried again in {pause_s_max:g} s")
+            return
+        one.again_s, one.told_up = None, False
+        one.starts += 1
 
     def _look_at(self, one: _Supervised) -> None:
         child, name = one.child, one.spec.name

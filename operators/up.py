@@ -45,6 +45,8 @@ class Up:
     ) -> None:
         if producer and producer[0] not in PRODUCERS:
             raise Misconfigured(f"producer {producer[0]}: wanted {' or '.join(PRODUCERS)}, with its options")
+        if taken := sorted({UP, "kafka", "producer", "serve"} & set(deployment.placements)):
+            raise Misconfigured(f"shard {taken[0]}: wanted a name that no other process of headrace up has")
         self._deployment, self._folder = deployment, folder
         self._kafka, self._free_ports, self._producer, self._sets = kafka, free_ports, producer, sets
         names = ["kafka", "producer", *(shard.name for shard in deployment.shards)]
@@ -90,8 +92,8 @@ class Up:
     def _start_broker(self, supervisor: Supervisor) -> str | None:
         """Start a broker, and return the URL of the log on it; None if a signal came first."""
         command = headrace("kafka", "run", "--folder", str(self._folder / "kafka"))
-        broker = supervisor.start(Spec("kafka", command, Stage.BROKER))
-        return broker.address if self._tend(supervisor, lambda: bool(broker.address)) else None
+        supervisor.start(Spec("kafka", command, Stage.BROKER))
+        return supervisor.children[0].address if self._tend(supervisor, lambda: supervisor.all_up) else None
 
     def _run_shop(self, supervisor: Supervisor, url: str, blobs: str) -> None:
         with hold(held_log(url), self._folder), supervisor:
@@ -99,7 +101,7 @@ class Up:
                 supervisor.start(spec)
             if self._producer:
                 supervisor.start(self._producer_spec(url))
-            if self._tend(supervisor, lambda: all(one.address for one in supervisor.children)):
+            if self._tend(supervisor, lambda: supervisor.all_up):
                 log = f"--log {shlex.quote(url)}"
                 beside = " --metrics-port 0" if self._producer else ""  # the producer has the port of the settings
                 self._say(
@@ -163,7 +165,6 @@ def shop(deployment: Deployment, url: str, blobs: str, *, free_ports: bool, sets
 
 
 def _place(option: str, host: str, port: int, free_ports: bool) -> tuple[str, list[str]]:
-    """Return where a process is to listen, as an address and as options; the settings have the port otherwise."""
-    if free_ports:
-        return "", [option, "0"]
-    return f"http://{host}:{port}" if port else "", []
+    """Return where a process is to listen, as an address (empty if the system chooses the port) and as options."""
+    chosen = 0 if free_ports else port
+    return f"http://{host}:{chosen}" if chosen else "", [option, str(chosen)]

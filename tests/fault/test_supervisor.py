@@ -119,6 +119,26 @@ def test_a_producer_ends_when_it_has_done_all(tmp_path: Path, lines: Lines, code
         assert [one.state for one in supervisor.statuses()] == [state]
 
 
+def test_what_cannot_be_started_again_now_is_tried_later(tmp_path: Path, lines: Lines) -> None:
+    with Supervisor(tmp_path / "logs", lines, first_pause_s=0.01) as supervisor:
+        with pytest.raises(LogUnavailable, match=r"x cannot be started: .*No such file"):
+            supervisor.start(Spec("x", python("sys.exit(1)"), Stage.SHARD))
+        (tmp_path / "logs").mkdir()
+        supervisor.start(Spec("x", python("sys.exit(1)"), Stage.SHARD))
+        tend_until(supervisor, lambda: bool(lines.told))
+        (tmp_path / "logs/x.log").unlink()
+        (tmp_path / "logs").rmdir()
+        tend_until(supervisor, lambda: "cannot be started" in lines.told[-1])
+        assert [one.state for one in supervisor.statuses()] == ["waiting"]
+
+
+def test_a_producer_that_has_done_all_is_not_waited_for(tmp_path: Path, lines: Lines) -> None:
+    with Supervisor(tmp_path, lines) as supervisor:
+        supervisor.start(Spec("x", python("pass"), Stage.PRODUCER, once=True))
+        supervisor.wait_until_up()
+    assert lines.told == ["x has done all, and is not started again"]
+
+
 def test_without_restarts_an_error_of_a_process_is_an_error(tmp_path: Path, lines: Lines) -> None:
     with Supervisor(tmp_path, lines, restart=False) as supervisor:
         supervisor.start(Spec("x", python("sys.exit('no luck')"), Stage.SHARD))

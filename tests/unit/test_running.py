@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import tempfile
 from io import StringIO
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def test_what_is_held_is_refused_by_any_path_until_it_is_free(tmp_path: Path, ki
             pass
     with hold(second, tmp_path):
         pass
+
+
+def test_a_lock_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder for all users, somebody else may have made it, to a file of ours."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "precious").write_text("kept")
+    held_folder(tmp_path).path.symlink_to(tmp_path / "precious")
+    with pytest.raises(Misconfigured, match=r"lock .*: wanted a file"), hold(held_folder(tmp_path), tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_a_log_that_no_path_can_name_is_held_by_nobody() -> None:
@@ -94,6 +105,14 @@ def test_up_says_what_is_wrong_before_it_starts_a_process(command: list[str], wa
     assert isinstance(result.exception, Misconfigured), result.output
     assert str(result.exception).startswith(wanted)
     assert [path.name for path in Path.cwd().iterdir()] == ["file"]
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_shard_has_the_name_of_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SHARDS__KAFKA__FAMILIES", '["purchase"]')
+    monkeypatch.setenv("HEADRACE_SHARDS__KAFKA__PARTITION", "2")
+    result = CliRunner().invoke(app, ["up"])
+    assert str(result.exception) == "shard kafka: wanted a name that no other process of headrace up has"
 
 
 @pytest.mark.parametrize("colours", [False, True])
