@@ -10,7 +10,7 @@ from headrace.errors import LogUnavailable, Misconfigured
 from operators.child import Child, start_s_max
 from operators.running import ProcessStatus, State
 
-stage_s_max: Final = 15.0
+stage_s_max: Final = 20.0
 """Maximum time, in seconds, in which the processes of one stage stop; those that do not are killed."""
 first_pause_s: Final = 1.0
 pause_s_max: Final = 60.0
@@ -116,8 +116,8 @@ class Supervisor:
 
     @property
     def all_up(self) -> bool:
-        """Whether each process says where it listens, or has done all."""
-        return all(one.done or one.child.address for one in self._all)
+        """Whether each process has said where it listens, or has done all; known from the next `tend` on."""
+        return all(one.done or one.told_up for one in self._all)
 
     @property
     def stop_s_max(self) -> float:

@@ -64,9 +64,9 @@ class ProcessLog:
     def __call__(self, name: str, line: str) -> None:
         """Print a line."""
         style = self._styles.setdefault(name, _COLOURS[len(self._styles) % len(_COLOURS)])
-        head = Text(f"{datetime.now():%H:%M:%S} {name:<{self._width}} | ", style=style)
+        head = f"{datetime.now():%H:%M:%S} {name:<{self._width}} | "
         with suppress(OSError, SystemExit):  # rich ends the thread where a pipe is closed
-            self._terminal.print(head.append_text(Text(visible(_readable(line)))), soft_wrap=True)
+            self._terminal.print(Text.assemble((head, style), visible(_readable(line))), soft_wrap=True)
 
 
 _COLOURS: Final = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")

@@ -134,6 +134,7 @@ def test_each_line_of_the_log_has_its_process(colours: bool) -> None:
     assert len(plain) == len(lines)
     assert all(re.match(r"\d\d:\d\d:\d\d (online  |serve   |finetune) \| ", line) for line in plain)
     assert all(line.isprintable() for line in plain)
+    assert "\x1b" not in shown[1].partition("|")[2].removeprefix(" \x1b[0m")
     assert plain[0].endswith("| folding shard=online")
     assert plain[1].endswith("| " + "x" * 100)
 
