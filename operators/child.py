@@ -27,7 +27,7 @@ stop_s_max: Final = 30.0
 drain_s_max: Final = 5.0
 """Maximum time, in seconds, to read the rest of the output of a process that has ended."""
 tail_lines: Final = 12
-kept_lines_max: Final = 2_000
+kept_lines_max: Final = 10_000
 """Most lines of a process' output that are kept in memory."""
 line_bytes_max: Final = 65_536
 """Most bytes of a line; the rest is a line of its own."""
@@ -113,10 +113,14 @@ class Child:
         self._on_line = on_line
         self._stop_requested = False
         file = LogFile(self.path)
-        self._process = subprocess.Popen(
-            tied_command(self.command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, **(environ or {})}, cwd=cwd, start_new_session=True,
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                tied_command(self.command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env={**os.environ, **(environ or {})}, cwd=cwd, start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            file.close()
+            raise
         self._reader = threading.Thread(target=self._read, args=(file,), name=f"output of {name}", daemon=True)
         self._reader.start()
 
@@ -161,8 +165,10 @@ class Child:
 
     @property
     def reason(self) -> str:
-        """The last line of its output, which says why it ended; empty if it wrote none."""
-        return next((line.removeprefix("headrace: ") for line in reversed([*self._lines]) if line.strip()), "")
+        """The line of its output that says why it ended: its last error, or else its last line; empty if none."""
+        lines = [line for line in [*self._lines] if line.strip()]
+        errors = [line for line in lines if line.startswith("headrace: ")]
+        return next((line.removeprefix("headrace: ") for line in reversed(errors or lines)), "")
 
     def wait_until_up(self) -> None:
         """Wait until it says where it listens.
