@@ -37,6 +37,10 @@ class PositionLost(BrokenWorld):
         self.topic, self.partition, self.wanted, self.first, self.end = topic, partition, wanted, first, end
 
 
+class RecordsChanged(BrokenWorld):
+    """Records that a journal entry names are no longer those that were learned."""
+
+
 class BlobMissing(BrokenWorld):
     """A blob named by a retained journal entry or model record is not in the blob directory."""
 

@@ -55,6 +55,10 @@ PUBLISHED = "published"
 PUBLISHER_PREFIX = "publish-"
 """How the writer ids of publishers begin; the rest tells how their input begins."""
 
+SCALABLE = (EVENTS, ITEMS, EVENTS_REPLAY)
+"""Topics that may have any number of partitions, as a shop made them, and may get more while processes run: records say
+by their keys to whom they belong. The others have the partitions that the table states."""
+
 SHARDS_MAX = 8
 """Partitions of `journal` and `judgements`: the maximum number of shards of one log."""
 
@@ -89,19 +93,9 @@ class Shard(NamedTuple):
         return Partition(JUDGEMENTS, self.number)
 
     @property
-    def sources(self) -> list[Partition]:
-        """Partitions whose events it learns."""
-        return partitions_of(EVENTS)
-
-    @property
-    def sides(self) -> list[Partition]:
-        """Partitions of its side topics."""
-        return [place for topic in self.hears for place in partitions_of(topic)]
-
-    @property
-    def read(self) -> list[Partition]:
-        """Partitions that it reads, its journal and judgements included."""
-        return [*self.sources, *self.sides, self.journal, self.judgements]
+    def read(self) -> tuple[str, ...]:
+        """Topics that it reads, its journal and judgements included."""
+        return (EVENTS, *self.hears, JOURNAL, JUDGEMENTS)
 
     @property
     def written(self) -> list[Partition]:
@@ -127,7 +121,7 @@ TOPICS = {
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "status, demo",
               "windowed prequential scores and drift scores"),
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, demo",
-              "drift, and floods of bad records"),
+              "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate", "shards, serve, load, simulate",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
@@ -153,7 +147,7 @@ def register(topic: Topic) -> None:
 
 
 def partitions_of(topic: str) -> list[Partition]:
-    """Return all partitions of a topic of the table."""
+    """Return the partitions of a topic in a new log; of one that is `SCALABLE`, a log may have others."""
     return [Partition(topic, number) for number in range(TOPICS[topic].partitions)]
 
 
@@ -187,15 +181,17 @@ def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
     return found
 
 
-def place_of(record: Outgoing) -> Partition:
+def place_of(record: Outgoing, partitions: int) -> Partition:
     """Return the partition of a record: the one that it names, else its key's, else partition 0.
 
-    >>> place_of(Outgoing("scores", b"popularity", b"{}"))
+    Args:
+        partitions: how many the topic has.
+
+    >>> place_of(Outgoing("scores", b"popularity", b"{}"), 1)
     Partition(topic='scores', number=0)
     """
     if record.partition is not None:
         return Partition(record.topic, record.partition)
-    partitions = TOPICS[record.topic].partitions
     return Partition(record.topic, 0 if record.key is None else partition_for(record.key, partitions))
 
 

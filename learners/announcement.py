@@ -1,15 +1,22 @@
 """Records of the topic `models`: rounds of the slow learner, their outcomes, and requests. Each is a JSON document."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
+from headrace.events import Rejection
 from headrace.log.protocol import Outgoing, Record, decode_json
 from headrace.topics import MODELS
 
 Kind = Literal["schedule", "proposed", "candidate", "promoted", "refused", "failed", "rolled_back", "requested"]
 Action = Literal["", "promote", "roll_back"]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+BlobName = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f/\x7f]*$")]
+"""The name of a file in the folder of blobs."""
+Text = Annotated[str, Meta(max_length=10_000)]
+figures_depth_max: Final = 8
+"""Maximum depth of `evidence` and `lineage`; numbers in them are 64-bit ones."""
 
 
 class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -25,22 +32,22 @@ class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
     in `reason`. `learners.succession` decides which of them count.
     """
 
-    id: str
+    id: Text
     kind: Kind
-    round: int
-    at_events: int
-    time_ms: int
-    due_events: int | None = None
-    version: str = ""
-    blob: str = ""
-    parent: str = ""
-    trigger: str = ""
-    reason: str = ""
+    round: Count
+    at_events: Count
+    time_ms: Count
+    due_events: Count | None = None
+    version: Text = ""
+    blob: BlobName = ""
+    parent: Text = ""
+    trigger: Text = ""
+    reason: Text = ""
     evidence: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
-    heard: int | None = None
+    heard: Count | None = None
     action: Action = ""
-    by: str = ""
+    by: Text = ""
 
     def record(self) -> Outgoing:
         """Return the announcement as a record of `models`."""
@@ -49,4 +56,23 @@ class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 def announced(record: Record) -> Announcement | None:
     """Return the announcement in a record of `models`, or None if the record holds no known announcement."""
-    return decode_json(record.value, Announcement)
+    found = decode_json(record.value, Announcement)
+    return found if found and _plain([found.evidence, found.lineage], figures_depth_max + 1) else None
+
+
+def unusable(record: Record) -> Rejection:
+    """Return why a record of `models` holds no announcement."""
+    try:
+        msgspec.json.decode(record.value or b"", type=Announcement)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return Rejection("schema", f"wanted an announcement, found {error}"[:300])
+    return Rejection("schema", f"wanted evidence and lineage of at most {figures_depth_max} levels and 64-bit numbers")
+
+
+def _plain(value: Any, depth: int) -> bool:
+    """Return whether a decoded document can be kept in a state: not too deep, and without large numbers."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_plain(one, depth - 1) for one in value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**63

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.artifacts import Artifacts
-from headrace.events import Event, Item
+from headrace.events import Event, Item, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.state import State
 from headrace.surface import Surface
@@ -196,8 +196,11 @@ class Family(ABC):
     def hear_item(self, item: Item) -> None:
         """Learn what the shop states of an item, as a line of an event; the price is in the shop's currency."""
 
-    def hear(self, topic: str, record: Record, now: Moment) -> None:
-        """Learn from a record of a side topic that the surface declares."""
+    def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
+        """Learn from a record of a side topic that the surface declares; return why, if it cannot be used.
+
+        Whoever may write to the topic has written it: whatever it holds, it must not raise.
+        """
 
     def absorb(self, judgement: bytes, now: Moment) -> None:
         """Learn from one record of judgements that this family's judge wrote."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 import headrace
 from headrace.errors import StateUnreadable
-from headrace.events import Event
+from headrace.events import Event, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.shard import intake
 from headrace.shard.journal import FamilyStamp, Stamp
@@ -123,15 +123,15 @@ class Shop:
         if now.events % score_every_events == 0:
             self._write_scores()
 
-    def hear(self, topic: str, record: Record) -> None:
-        """Pass a record of a side topic to the families that declare it."""
-        for family in self._hear.get(topic, ()):
-            family.hear(topic, record, self.now)
+    def hear(self, topic: str, record: Record) -> Rejection | None:
+        """Pass a record of a side topic to the families that declare it; return why, if one cannot use it."""
+        found = [family.hear(topic, record, self.now) for family in self._hear.get(topic, ())]
         if self.now.items:
             for item in self.now.items:
                 for family in self.families.values():
                     family.hear_item(item)
             self.now.items.clear()
+        return next((one for one in found if one), None)
 
     def absorb(self, key: str, judgement: bytes) -> None:
         """Pass a record of judgements to the family that its key names, if this shard folds it."""

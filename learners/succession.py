@@ -51,15 +51,13 @@ class Succession:
         self.heard = 0
         self.obeyed = -1
 
-    def hear(self, one: Announcement | None, position: int) -> bool:
+    def hear(self, one: Announcement, position: int) -> bool:
         """Return whether this record makes its model the champion (none, if it names no blob).
 
         Args:
-            one: the announcement; None if the record holds none.
+            one: the announcement.
             position: the record's position in `models`.
         """
-        if one is None:  # what cannot be read changes nothing
-            return False
         self.heard = position + 1
         if is_request(one):
             self.obeyed = position

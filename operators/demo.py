@@ -19,7 +19,7 @@ from headrace.errors import Misconfigured
 from headrace.log import broker
 from headrace.log.open import open_log
 from headrace.log.protocol import Log
-from headrace.topics import EVENTS, partitions_of
+from headrace.topics import EVENTS
 from learners.family import Family
 from operators.child import Child, Scraped, headrace, total
 from operators.deployment import read_deployment
@@ -217,7 +217,7 @@ def _headline(kind: type[Family], scraped: Scraped) -> str:
 
 def _last_shopper(log: Log) -> str:
     """Return the shopper of the newest event."""
-    last = [record for place in partitions_of(EVENTS) if (record := log.last(place)) and record.key]
+    last = [record for place in log.partitions(EVENTS) if (record := log.last(place)) and record.key]
     return (max(last, key=lambda record: record.time_ms).key or b"").decode(errors="replace") if last else "SHOPPER"
 
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from headrace.log.protocol import Log, Record, decode_json
 from headrace.shard import journal
 from headrace.shard.journal import Entry
-from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH, partitions_of
+from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH
 from learners.announcement import Announcement, announced
 from learners.family import AlarmRecord, Family, Watched
 from operators.deployment import Deployment
@@ -249,7 +249,7 @@ def decode_scores(record: Record, types: Mapping[str, Any]) -> tuple[str, Family
 
 def _published(log: Log) -> int:
     """Return how many records `events` holds; if it is long, with the markers of transactions."""
-    places = partitions_of(EVENTS)
+    places = log.partitions(EVENTS)
     positions = sum(log.end(place) - log.first(place) for place in places)
     return positions if positions > counted_events_max else sum(1 for _ in topic_records(log, EVENTS))
 
@@ -268,11 +268,12 @@ def _slices(log: Log, deployment: Deployment, timeline: Sequence[FamilyScores]) 
         if not charts:
             continue
         judgements = [
-            (record.key or b"", record.value or b"") for record in partition_records(log, placement.shard.judgements)
+            (journal.judging_family(record.key), record.value or b"")
+            for record in partition_records(log, placement.shard.judgements)
         ]
         for kind, chart in charts:
             assert chart.judged is not None
-            keys = {name.encode() for name in (kind.name, *kind.surface.former_judgement_keys)}
+            keys = {kind.name, *kind.surface.former_judgement_keys}
             judged = (one for key, data in judgements if key in keys for one in chart.judged(data))
             found[kind.name, chart.title] = slices_of(judged, timeline)
     return found

@@ -104,7 +104,9 @@ def topics() -> str:
             "",
             *_prose(
                 f"Partitions of `journal` and `judgements` are shards ({numbers}; up to {SHARDS_MAX} shards may write",
-                "to one log). Other keys choose their partition as Kafka's default partitioner does (murmur2), so",
+                "to one log). `events`, `items` and `events-replay` may have any number of partitions; those that are",
+                "added while processes run are read, too.",
+                "Other keys choose their partition as Kafka's default partitioner does (murmur2), so",
                 "that all publishers of a shopper agree. `event.schema.json` describes an event,",
                 "`item.schema.json` an item.",
             ),

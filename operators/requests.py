@@ -45,11 +45,10 @@ def standing(records: Iterable[Record]) -> Standing:
     request: Request | None = None
     for record in records:
         one = announced(record)
-        counts = succession.hear(one, record.offset)
         if one is None:
             continue
         said.append(one)
-        if not counts:
+        if not succession.hear(one, record.offset):
             continue
         champion = one if one.blob else None
         if champion:

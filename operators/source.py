@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from headrace.log.protocol import Log, Partition, Record, decode_json
-from headrace.topics import EVENTS, partitions_of
+from headrace.topics import EVENTS
 from learners.family import Family
 
 inspected_events_max: Final = 20_000
@@ -33,7 +33,7 @@ class _Event(Struct):
 
 def topic_records(log: Log, topic: str) -> Iterator[Record]:
     """Yield all records of a topic that are committed now, one partition after the other."""
-    for place in partitions_of(topic):
+    for place in log.partitions(topic):
         yield from partition_records(log, place)
 
 
@@ -62,7 +62,7 @@ def partition_records(
 
 def newest_records(log: Log, topic: str, records_max: int) -> Iterator[Record]:
     """Yield the newest records of each partition of a topic, at least `records_max` if it has that many."""
-    for place in partitions_of(topic):
+    for place in log.partitions(topic):
         yield from partition_records(log, place, start=max(log.first(place), log.end(place) - records_max))
 
 
@@ -72,7 +72,7 @@ def describe_source(log: Log, kinds: Sequence[type[Family]]) -> tuple[list[str],
     sources: Counter[str] = Counter()
     made_up: Counter[str] = Counter()
     priced = categorised = 0
-    for place in partitions_of(EVENTS):
+    for place in log.partitions(EVENTS):
         for record in partition_records(log, place, inspected_events_max):
             event = decode_json(record.value, _Event)
             if event is None:

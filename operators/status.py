@@ -7,7 +7,7 @@ from msgspec import Struct
 from headrace.clock import Clock, wall_ms
 from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.shard import journal
-from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, partitions_of
+from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
@@ -166,7 +166,7 @@ def _topics(log: Log, deployment: Deployment) -> list[TopicStatus]:
     written = [place for shard in deployment.shards for place in (shard.journal, shard.judgements)]
     for name in TOPICS:
         # Topics with a partition per possible shard: only the partitions of our shards, as a log may lack the others.
-        places = [place for place in written if place.topic == name] or partitions_of(name)
+        places = [place for place in written if place.topic == name] or log.partitions(name)
         ends = [log.end(place) for place in places]
         held = sum(ends) - sum(log.first(place) for place in places)
         found.append(TopicStatus(name=name, partitions=len(ends), held=held, ends=ends))
@@ -220,7 +220,7 @@ def _request(log: Log, request: Request, deployment: Deployment) -> RequestStatu
     place = Partition(MODELS, 0)
     heard: dict[bool, list[str]] = {True: [], False: []}
     for shard in deployment.shards:
-        if place in shard.sides:
+        if MODELS in shard.hears:
             heard[log.committed(shard.name).get(place, 0) > request.position].append(shard.name)
     return RequestStatus(
         version=request.announcement.version,

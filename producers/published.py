@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log.protocol import Log, Outgoing, Partition, Writer, decode_json
-from headrace.topics import PUBLISHED, partitions_of, place_of
+from headrace.topics import PUBLISHED, TOPICS, partitions_of, place_of
 from producers.sequence import NumberedRecord
 
 batch_records_max: Final = 1_000
@@ -87,7 +87,7 @@ def last_published(log: Log, origin: str, topics: Iterable[str]) -> dict[Partiti
     """
     family = origin.rpartition(":")[0]
     found: dict[Partition, int] = {}
-    for place in (place for topic in topics for place in partitions_of(topic)):
+    for place in (place for topic in topics for place in log.partitions(topic)):
         first, last = log.first(place), log.last(place)
         if last is None:
             continue
@@ -143,7 +143,7 @@ class Published(NamedTuple):
 
     def had(self, record: NumberedRecord, outgoing: Outgoing) -> bool:
         """Return whether release 0.3.0 published a record."""
-        return record.number <= self.numbers.get(place_of(outgoing), -1)
+        return record.number <= self.numbers.get(place_of(outgoing, TOPICS[record.topic].partitions), -1)
 
 
 def _short(digest: str) -> bytes:

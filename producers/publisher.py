@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from headrace.errors import Fenced, Misconfigured
 from headrace.log.protocol import Log, Outgoing
-from headrace.topics import EVENTS, PUBLISHED, PUBLISHER_PREFIX, partitions_of
+from headrace.topics import EVENTS, PUBLISHED, PUBLISHER_PREFIX
 from producers.published import Commits, find_published
 from producers.sequence import NumberedRecord
 
@@ -142,7 +142,7 @@ def publish(
         progress(Progress(0, 0, 1.0))
         return PublishResult(0, 0, origin=origin)
     beginning = first.digest[:16]
-    places = [place for topic in (*topics, PUBLISHED) for place in partitions_of(topic)]
+    places = [place for topic in (*topics, PUBLISHED) for place in log.partitions(topic)]
     published = already_published = 0
     first_time_ms = last_time_ms = None
 

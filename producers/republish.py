@@ -50,8 +50,9 @@ def republish(
         raise Misconfigured(
             f"republish into {to}: wanted {EVENTS_REPLAY}, as other topics are reserved for their own writers"
         )
-    if partition is not None and not 0 <= partition < TOPICS[topic].partitions:
-        raise Misconfigured(f"partition {partition} of {topic}: wanted 0 to {TOPICS[topic].partitions - 1}")
+    places = log.partitions(topic)
+    if partition is not None and Partition(topic, partition) not in places:
+        raise Misconfigured(f"partition {partition} of {topic}: wanted 0 to {len(places) - 1}")
     by_position, by_time = (from_position, to_position) != (None, None), (from_time_ms, to_time_ms) != (None, None)
     if by_position and (by_time or partition is None):
         raise Misconfigured("range of positions: wanted a partition and no range of times")
@@ -59,8 +60,7 @@ def republish(
         raise Misconfigured(f"positions {from_position} to {to_position}: wanted 0 or more")
 
     ranges: dict[Partition, tuple[int, int]] = {}
-    for number in range(TOPICS[topic].partitions) if partition is None else (partition,):
-        place = Partition(topic, number)
+    for place in places if partition is None else (Partition(topic, partition),):
         last = log.last(place)
         start, end = log.first(place), 0 if last is None else last.offset + 1
         if from_position is not None:
@@ -77,6 +77,8 @@ def republish(
 
 
 def _copy(log: Log, ranges: dict[Partition, tuple[int, int]], to: str, progress: ProgressCallback) -> int:
+    (topic,) = {place.topic for place in ranges}
+    same = len(log.partitions(topic)) == len(log.partitions(to))
     copied, total = 0, sum(end - start for start, end in ranges.values())
     reader, appender = log.reader({place: start for place, (start, _) in ranges.items()}), log.appender()
     try:
@@ -85,7 +87,6 @@ def _copy(log: Log, ranges: dict[Partition, tuple[int, int]], to: str, progress:
             if not batches:
                 raise LogUnavailable(f"no records within {read_timeout_s:.0f} s from {', '.join(map(str, left))}")
             for place, records in batches:
-                same = TOPICS[place.topic].partitions == TOPICS[to].partitions
                 for record in records:
                     if record.offset < ranges[place][1] and not record.key is record.value is None:
                         appender.append(Outgoing(to, record.key, record.value, place.number if same else None))

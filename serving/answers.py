@@ -20,6 +20,7 @@ from headrace.process import warn_of_renewed
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower
 from headrace.surface import Now, Route
+from headrace.topics import EVENTS
 from learners.families import Placement
 from learners.shop import MakeShop, Shop
 
@@ -179,8 +180,8 @@ class Answers:
             self._metrics.set_renewed(self._renewed)
         for one in self._served.values():
             self._metrics.champion_round.set(one.in_use.round if one.in_use else 0)
-        places = self._placement.shard.sources
-        self._metrics.set_lag({place: self._lag(place, follower.positions[place]) for place in places})
+        positions = [(place, position) for place, position in follower.positions.items() if place.topic == EVENTS]
+        self._metrics.set_lag({place: self._lag(place, position) for place, position in positions})
         with self._lock.read():
             self._metrics.set_bounds(follower.fold.bounds())
 

@@ -4,14 +4,14 @@ from bisect import bisect_left
 
 from headrace.log.protocol import Log, Partition
 from headrace.shard.journal import Entry
-from headrace.topics import EVENTS, partitions_of
+from headrace.topics import EVENTS
 
 
 class Coverage:
     """Follows `events`, and one journal by its entries."""
 
     def __init__(self, log: Log) -> None:
-        places = partitions_of(EVENTS)
+        places = log.partitions(EVENTS)
         self._reader = log.reader(dict.fromkeys(places, 0))
         self._offsets: dict[Partition, list[int]] = {place: [] for place in places}
         self._ends = dict.fromkeys(places, 0)

@@ -8,7 +8,16 @@ from operator import attrgetter
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Fenced, LogUnavailable, PositionLost
-from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Outgoing, Partition, Record, check_size
+from headrace.log.protocol import (
+    READ_BYTES_MAX,
+    TRANSACTION_TIMEOUT_S,
+    Outgoing,
+    Partition,
+    Record,
+    check_size,
+    size_of,
+    within_bytes,
+)
 from headrace.topics import TOPICS, partitions_of, place_of
 
 
@@ -61,18 +70,26 @@ class MemoryLog:
 
     def _append(self, records: Sequence[Outgoing], *, with_marker: bool) -> list[int]:
         """Append all records or none, and wake the readers. The caller holds the lock."""
-        targets = [(self._partition(place_of(record)), place_of(record).number, record) for record in records]
+        places = [place_of(record, max(1, len(self._of(record.topic)))) for record in records]
+        targets = [self._partition(place) for place in places]
         offsets = []
-        for stored, number, record in targets:
+        for stored, place, record in zip(targets, places, records, strict=True):
             time_ms = max(self._clock(), stored.records[-1].time_ms if stored.records else 0)
-            stored.records.append(Record(number, stored.end, time_ms, record.key, record.value))
+            stored.records.append(Record(place.number, stored.end, time_ms, record.key, record.value))
             offsets.append(stored.end)
             stored.end += 1
         if with_marker:
-            for place in {place_of(record) for record in records}:
+            for place in set(places):
                 self._partitions[place].end += 1
         self._changed.notify_all()
         return offsets
+
+    def partitions(self, topic: str) -> list[Partition]:
+        with self._changed:
+            return self._of(topic)
+
+    def _of(self, topic: str) -> list[Partition]:
+        return sorted(place for place in self._partitions if place.topic == topic)
 
     def first(self, partition: Partition) -> int:
         with self._changed:
@@ -89,9 +106,13 @@ class MemoryLog:
             return stored.records[found].offset if found < len(stored.records) else stored.end
 
     def last(self, partition: Partition) -> Record | None:
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
         with self._changed:
             records = self._partition(partition).records
-            return records[-1] if records else None
+            end = len(records) if before is None else bisect_left(records, before, key=attrgetter("offset"))
+            return records[max(0, end - records_max) : end]
 
     def delete_before(self, partition: Partition, position: int) -> None:
         with self._changed:
@@ -110,7 +131,7 @@ class MemoryLog:
         self,
         writer_id: str,
         writes: Collection[Partition] = (),
-        reads: Collection[Partition] = (),
+        reads: Collection[str] = (),
         *,
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> "MemoryWriter":
@@ -143,18 +164,19 @@ class MemoryReader:
                     return batches
 
     def _read_now(self, records_max: int, only: Collection[Partition] | None) -> list[tuple[Partition, list[Record]]]:
-        batches = []
+        batches, bytes_max = [], READ_BYTES_MAX
         self._order = [*self._order[1:], *self._order[:1]]  # so that a full partition cannot starve the others
         for place in self._order:
-            if records_max <= 0 or (only is not None and place not in only):
+            if min(records_max, bytes_max) <= 0 or (only is not None and place not in only):
                 continue
             stored, position = self._log._partition(place), self._positions[place]
             if not stored.first <= position <= stored.end:
                 raise PositionLost(place.topic, place.number, position, stored.first, stored.end)
             records = stored.read_from(position, records_max)
             if records:
-                batches.append((place, records))
+                batches.append((place, records := records[: within_bytes(records, bytes_max)]))
                 records_max -= len(records)
+                bytes_max -= sum(map(size_of, records))
             self._positions[place] = records[-1].offset + 1 if records else stored.end
         return batches
 

@@ -22,6 +22,8 @@ from msgspec import Struct
 RECORD_BYTES_MAX = 1_000_000
 """Maximum size of a record's key plus value, in bytes (Kafka's default `message.max.bytes` minus its framing)."""
 
+READ_BYTES_MAX = 8 * 2**20
+"""Maximum size of the records that one read returns, in bytes of keys and values; exceeded by one record at most."""
 
 TRANSACTION_TIMEOUT_S = 10.0
 """Time after which a dead writer's unfinished commit is aborted. Until then, on Kafka, it hides later records."""
@@ -75,6 +77,29 @@ def decode_json(value: bytes | None, kind: type[S]) -> S | None:
         return None
 
 
+def size_of(record: Record) -> int:
+    """Return the size of a record's key plus value, in bytes.
+
+    >>> size_of(Record(0, 0, 0, b"ann", None))
+    3
+    """
+    return (len(record.key) if record.key else 0) + (len(record.value) if record.value else 0)
+
+
+def within_bytes(records: Sequence[Record], bytes_max: int) -> int:
+    """Return how many of these records, from the first on, reach `bytes_max`; all if together they have less.
+
+    >>> within_bytes([Record(0, at, 0, None, b"12345") for at in range(4)], 10)
+    2
+    """
+    size = 0
+    for number, record in enumerate(records, 1):
+        size += size_of(record)
+        if size >= bytes_max:
+            return number
+    return len(records)
+
+
 def check_size(record: Outgoing) -> int:
     """Return the size of a record's key plus value. Every log calls this before it accepts a record.
 
@@ -95,7 +120,9 @@ class Reader(Protocol):
     def read(
         self, records_max: int, timeout_s: float, only: Collection[Partition] | None = None
     ) -> list[tuple[Partition, list[Record]]]:
-        """Return the next records, at most `records_max`, by partition; empty if none arrived in `timeout_s`.
+        """Return the next records by partition; empty if none arrived in `timeout_s`.
+
+        They are at most `records_max`, and end with the record with which they reach READ_BYTES_MAX.
 
         Args:
             only: read from these partitions alone; the reader's other partitions keep their positions.
@@ -168,6 +195,9 @@ class Log(Protocol):
     def create(self) -> None:
         """Create the missing topics of `headrace.topics.TOPICS`."""
 
+    def partitions(self, topic: str) -> list[Partition]:
+        """Return the partitions that a topic has now; those of `headrace.topics.SCALABLE` may grow at any time."""
+
     def first(self, partition: Partition) -> int:
         """Return the first position that the log still holds."""
 
@@ -179,6 +209,9 @@ class Log(Protocol):
 
     def last(self, partition: Partition) -> Record | None:
         """Return the last committed record of a partition (transaction markers are skipped), or None."""
+
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
+        """Return the last committed records of a partition, or those before a position; at most so many, in order."""
 
     def delete_before(self, partition: Partition, position: int) -> None:
         """Delete the records before `position`; a reader positioned there then gets PositionLost."""
@@ -193,7 +226,7 @@ class Log(Protocol):
         self,
         writer_id: str,
         writes: Collection[Partition] = (),
-        reads: Collection[Partition] = (),
+        reads: Collection[str] = (),
         *,
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> Writer:
@@ -201,8 +234,8 @@ class Log(Protocol):
 
         Args:
             writes: partitions that it will write. On Kafka, what its predecessor left hanging in them is ended.
-            reads: partitions that its process will read. On Kafka, a missing right on any of these topics is reported
-                before the writer before is fenced.
+            reads: topics that its process will read. On Kafka, a missing right on any of them is reported before the
+                writer before is fenced.
             timeout_s: time after which an unfinished commit of this writer is aborted. One that takes longer fails.
         """
 

@@ -13,15 +13,23 @@ from pathlib import Path
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
-from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Outgoing, Partition, Record, check_size
+from headrace.log.protocol import (
+    READ_BYTES_MAX,
+    TRANSACTION_TIMEOUT_S,
+    Outgoing,
+    Partition,
+    Record,
+    check_size,
+    size_of,
+)
 from headrace.topics import TOPICS, place_of
 
 busy_timeout_s = 30.0
 """How long a process waits for another's transaction. They take milliseconds; a longer wait raises LogUnavailable."""
 poll_interval_s = 0.01
 """Pause between two polls while a read finds no record."""
-unflushed_records_max = 1_000
-"""Records that an appender buffers before it writes them in one transaction."""
+unflushed_records_max, unflushed_bytes_max = 1_000, 4 * 2**20
+"""Records, or bytes of them, that an appender buffers before it writes them in one transaction."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS partitions (
@@ -93,12 +101,20 @@ class _Connection:
             self._db.close()
 
 
+def _numbers(db: sqlite3.Connection, topic: str) -> list[int]:
+    """Return the numbers of a topic's partitions."""
+    return [number for (number,) in db.execute("SELECT number FROM partitions WHERE topic=? ORDER BY number", (topic,))]
+
+
 def _insert(db: sqlite3.Connection, records: Sequence[Outgoing], now_ms: int) -> list[int]:
     """Append records within an open transaction; return their positions, in order."""
     heads: dict[Partition, tuple[int, int, int]] = {}
+    counts: dict[str, int] = {}
     rows, offsets = [], []
     for record in records:
-        place = place_of(record)
+        if record.topic not in counts:
+            counts[record.topic] = max(1, len(_numbers(db, record.topic)))
+        place = place_of(record, counts[record.topic])
         if place not in heads:
             found = db.execute("SELECT id, next, time_ms FROM partitions WHERE topic=? AND number=?", place).fetchone()
             if found is None:
@@ -148,6 +164,10 @@ class SqliteLog:
             )
         return row  # type: ignore[no-any-return]  # sqlite3 rows are untyped
 
+    def partitions(self, topic: str) -> list[Partition]:
+        with self._connection.use() as db:
+            return [Partition(topic, number) for number in _numbers(db, topic)]
+
     def first(self, partition: Partition) -> int:
         return self._head(partition)[1]
 
@@ -166,13 +186,17 @@ class SqliteLog:
         return first
 
     def last(self, partition: Partition) -> Record | None:
-        id_ = self._head(partition)[0]
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
+        id_, _, end = self._head(partition)
         with self._connection.use() as db:
-            row = db.execute(
-                "SELECT position, time_ms, key, value FROM records WHERE partition=? ORDER BY position DESC LIMIT 1",
-                (id_,),
-            ).fetchone()
-        return Record(partition.number, *row) if row else None
+            rows = db.execute(
+                "SELECT position, time_ms, key, value FROM records WHERE partition=? AND position<?"
+                " ORDER BY position DESC LIMIT ?",
+                (id_, end if before is None else before, records_max),
+            ).fetchall()
+        return [Record(partition.number, *row) for row in reversed(rows)]
 
     def delete_before(self, partition: Partition, position: int) -> None:
         id_ = self._head(partition)[0]
@@ -192,7 +216,7 @@ class SqliteLog:
         self,
         writer_id: str,
         writes: Collection[Partition] = (),
-        reads: Collection[Partition] = (),
+        reads: Collection[str] = (),
         *,
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> "SqliteWriter":
@@ -226,10 +250,10 @@ class SqliteReader:
             time.sleep(min(poll_interval_s, max(0.0, deadline - time.monotonic())))
 
     def _read_now(self, wanted: list[Partition], records_max: int) -> list[tuple[Partition, list[Record]]]:
-        batches = []
+        batches, bytes_max = [], READ_BYTES_MAX
         self._rotation += 1  # rotate, so that a busy partition cannot starve the others
         for place in wanted[self._rotation % max(1, len(wanted)) :] + wanted[: self._rotation % max(1, len(wanted))]:
-            if records_max <= 0:
+            if min(records_max, bytes_max) <= 0:
                 break
             position = self._positions[place]
             with self._connection.use() as db:
@@ -237,13 +261,19 @@ class SqliteReader:
                     "SELECT ?, position, time_ms, key, value FROM records WHERE partition=? AND position>=?"
                     " ORDER BY position LIMIT ?",
                     (place.number, self._ids[place], position, records_max),
-                ).fetchall()
-            if not rows or rows[0][1] != position:
+                )
+                batch = []
+                for row in rows:
+                    batch.append(record := Record(*row))
+                    bytes_max -= size_of(record)
+                    if bytes_max <= 0:
+                        break
+                rows.close()
+            if not batch or batch[0].offset != position:
                 first, end = self._log.first(place), self._log.end(place)
                 if not first <= position <= end:
                     raise PositionLost(place.topic, place.number, position, first, end)
-            if rows:
-                batch = [Record(*row) for row in rows]
+            if batch:
                 self._positions[place] = batch[-1].offset + 1
                 records_max -= len(batch)
                 batches.append((place, batch))
@@ -302,12 +332,13 @@ class SqliteAppender:
     def __init__(self, connection: _Connection, clock: Clock) -> None:
         self._connection, self._clock = connection, clock
         self._queue: list[Outgoing] = []
+        self._bytes = 0
         self._closed = False
 
     def append(self, record: Outgoing) -> None:
-        check_size(record)
+        self._bytes += check_size(record)
         self._queue.append(record)
-        if len(self._queue) >= unflushed_records_max:
+        if len(self._queue) >= unflushed_records_max or self._bytes >= unflushed_bytes_max:
             self.flush()
 
     def flush(self) -> None:
@@ -320,6 +351,7 @@ class SqliteAppender:
             except LogUnavailable:
                 self._queue = queue
                 raise
+            self._bytes = 0
 
     def close(self) -> None:
         if not self._closed:

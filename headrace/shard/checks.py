@@ -11,7 +11,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import F, Follower, MakeFold
 from headrace.shard.journal import Entry, Pointer, Run, key_of
-from headrace.topics import Shard
+from headrace.topics import EVENTS, Shard
 
 read_wait_s_max = 30.0
 """Timeout for reading records that are committed."""
@@ -37,15 +37,15 @@ def entries_of(log: Log, shard: Shard) -> list[Entry]:
     return [journal.decode(record) for record in committed_records(log, shard.journal)]
 
 
-def check_covered(log: Log, shard: Shard, partitions: Sequence[Partition]) -> None:
-    """Check that the journal applied every record of these partitions exactly once, each partition in order.
+def check_covered(log: Log, shard: Shard, topics: Sequence[str] = (EVENTS,)) -> None:
+    """Check that the journal applied every record of these topics exactly once, each partition in order.
 
     Call this when the shard has caught up.
     """
     entries = entries_of(log, shard)
     numbers = [entry.number for entry in entries]
     assert numbers == list(range(len(entries))), f"journal of {shard.name}: its entries are numbered {numbers[:20]}..."
-    runs: dict[Partition, list[Run]] = {partition: [] for partition in partitions}
+    runs: dict[Partition, list[Run]] = {place: [] for topic in topics for place in log.partitions(topic)}
     for run in (run for entry in entries for run in entry.runs):
         if Partition(run.topic, run.partition) in runs:
             runs[Partition(run.topic, run.partition)].append(run)

@@ -5,18 +5,31 @@ replay a journal.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
-from headrace.errors import LogUnavailable, Misconfigured, PositionLost, StateUnreadable
+import structlog
+
+from headrace.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    LogUnavailable,
+    Misconfigured,
+    PositionLost,
+    RecordsChanged,
+    StateUnreadable,
+)
 from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
+from headrace.shard.buffer import Buffer
+from headrace.shard.chain import Chain
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer, Run, Stamp, key_of
+from headrace.shard.journal import Entry, Pointer, Run, Stamp, key_of, place_of_key, snapshots_kept
 from headrace.shard.merge import stamped
 from headrace.state import State
 from headrace.state import decode as decode_state
@@ -54,8 +67,8 @@ class Fold(Protocol):
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Learn from one event."""
 
-    def hear(self, topic: str, record: Record) -> None:
-        """Learn from a record of a side topic (a model's announcement, an alarm)."""
+    def hear(self, topic: str, record: Record) -> Rejection | None:
+        """Learn from a record of a side topic (a model's announcement, an alarm); return why, if it cannot be used."""
 
     def hear_again(self, topic: str, record: Record) -> None:
         """Learn from a record of a side topic, but only in the families of which nothing could be restored."""
@@ -120,7 +133,9 @@ class Follower(Generic[F]):
         lock: held while the fold changes, for at most `locked_records_max` records at once. A reader of
             the fold must hold it.
 
-    `newest_ms` is the append time of the newest record that was folded, `stamp` the newest that the journal names.
+    `newest_ms` is the append time of the newest record that was folded, `stamp` the newest that the journal names,
+    `strays` the number of records that other programs have written to the shard's journal and judgements, `damaged` the
+    blobs of newer snapshots that could not be restored.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -142,12 +157,15 @@ class Follower(Generic[F]):
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
         self._make, self._plainly = make, plainly
         self._unbroken = from_start  # the state follows from the journal's first entry
-        self.newest_ms = 0
+        self.newest_ms = self.strays = 0
+        self.chain = Chain()
+        self.damaged: list[str] = []
         self.stamp: Stamp | None = None
         self.fold: F = make()
         self.intake = Intake()
         self.number = 0
-        self.positions: dict[Partition, int] = {place: log.first(place) for place in (*shard.sources, *shard.sides)}
+        self._topics = (EVENTS, *shard.hears)
+        self.positions = {place: log.first(place) for topic in self._topics for place in log.partitions(topic)}
         self.journal_position = log.first(shard.journal)
         self._judgements = shard.judgements
         self.judgements_position = log.first(self._judgements)
@@ -163,7 +181,7 @@ class Follower(Generic[F]):
             last = None
         self.pointer: Pointer | None = last.snapshot if last else None
         if self.pointer:
-            self._restore(self.pointer)
+            self.pointer = self._restore_newest(self.pointer)
             if self.fold.begun and fold_anew:
                 self._fold_anew(self.pointer.number)
             if self.fold.begun:
@@ -176,17 +194,53 @@ class Follower(Generic[F]):
             self._journal = opened.enter_context(closing(log.reader({shard.journal: self.journal_position})))
             self._reader = log.reader({**self.positions, self._judgements: self.judgements_position})
             opened.pop_all()
-        self._buffers: dict[Partition, deque[Record]] = {
-            place: deque() for place in [*self.positions, self._judgements]
-        }
+        self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._judgements)}
+
+    def _restore_newest(self, pointer: Pointer) -> Pointer:
+        """Restore a snapshot or, if its blob is damaged or missing, the newest one before it that is whole; return it.
+
+        Raises:
+            BlobMissing, BlobCorrupt: none is whole. The error is the newest one's.
+        """
+        damaged: BlobMissing | BlobCorrupt | None = None
+        tried: Pointer | None = pointer
+        for _ in range(snapshots_kept):
+            if tried is None:
+                break
+            try:
+                self._restore(tried)
+                return tried
+            except (BlobMissing, BlobCorrupt) as error:
+                damaged = damaged or error
+                warn = structlog.get_logger().warning
+                warn("snapshot is damaged, going back to the one before", shard=self._shard.name, error=str(error))
+                self.damaged.append(tried.blob)
+                tried = journal.former_snapshot(self._log, self._shard, tried)
+        assert damaged is not None
+        raise damaged
 
     def _restore(self, pointer: Pointer) -> None:
         state = decode_state(self._blobs.get(pointer.blob))
         self.fold, self.intake = self._make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
         self.number, self.journal_position = pointer.number, pointer.journal
-        self.judgements_position, self.stamp = pointer.judgements, pointer.stamp
-        for place in self.positions:
-            self.positions[place] = pointer.positions.get(key_of(place), self.positions[place])
+        self.judgements_position, self.stamp, self.chain = pointer.judgements, pointer.stamp, Chain(pointer.digest)
+        for name, position in pointer.positions.items():
+            place = place_of_key(name)
+            if place in self.positions:
+                self.positions[place] = position
+            elif place.topic in self._topics:
+                raise PositionLost(*place, position, 0, 0)
+
+    def _join(self, place: Partition, position: int) -> None:
+        """Read a partition that was added to its topic since this follower began."""
+        if place not in self._log.partitions(place.topic):
+            raise PositionLost(*place, position, 0, 0)
+        read = {one: self._reader.position(one) for one in self._buffers}
+        reader = self._log.reader({**read, place: position})
+        self._reader.close()
+        self._reader = reader
+        self._buffers[place] = Buffer(read_ahead_records_max)
+        self.positions[place] = position
 
     def _fold_anew(self, number: int) -> None:
         """Fold the families that begin empty from the journal's start instead, if the log still holds all of it."""
@@ -217,7 +271,8 @@ class Follower(Generic[F]):
         """Fold all entries that are committed now; regularly `report` the number folded and the total."""
         last = journal.newest(self._log, self._shard)
         while last and self.number <= last.number:
-            if not self.step(arrival_timeout_s, report_entries):
+            position = self.journal_position
+            if not self.step(arrival_timeout_s, report_entries) and self.journal_position == position:
                 raise LogUnavailable(
                     f"journal of {self._shard.name}: entry {last.number} is committed but cannot be read"
                 )
@@ -233,8 +288,12 @@ class Follower(Generic[F]):
         count = 0
         for _, records in self._journal.read(entries_max, timeout_s):
             for record in records:
-                self.apply(journal.decode(record))
+                entry = journal.entry_in(record)
                 self.journal_position = record.offset + 1
+                if entry is None or entry.writer != self._shard.name or entry.number < self.number:
+                    self._note_stray(self._shard.journal, record)  # not written by the shard, or a copy
+                    continue
+                self.apply(entry)
                 count += 1
         return count
 
@@ -249,24 +308,30 @@ class Follower(Generic[F]):
             )
         for number, run in enumerate(entry.runs):
             place = Partition(run.topic, run.partition)
-            if place not in self.positions:  # a side topic of a family that has left this shard
+            if run.topic not in self._topics:  # a side topic of a family that has left this shard
                 continue
+            if place not in self.positions:
+                self._join(place, run.start)
             if run.start < self.positions[place]:
                 raise PositionLost(*place, run.start, self.positions[place], self._log.end(place))
-            records = self._take_run(place, run)
-            if run.topic == EVENTS:
-                read_ms = entry.read_ms[number] if entry.read_ms else 0
-                self._learn(stamped(records, read_ms) if read_ms else records)
-            else:
-                for start in range(0, len(records), locked_records_max):
-                    with self._lock:
-                        for record in records[start : start + locked_records_max]:
+            read_ms = entry.read_ms[number] if entry.read_ms else 0
+            for taken in self._records_of(place, run):
+                records = stamped(taken, read_ms) if read_ms else taken
+                self.chain.add(records)
+                with self._lock:
+                    if run.topic == EVENTS:
+                        self._learn(records)
+                    else:
+                        for record in records:
                             self.fold.hear(run.topic, record)
             self.positions[place] = run.end
-        for record in self._take_judgements(self._judgements, entry.judgements, entry.judged):
+        for record in self._take_judgements(entry):
+            data = record.value or b""
+            self.chain.add_judgement(data)
             with self._lock:
-                self.fold.absorb((record.key or b"").decode(), record.value or b"")
+                self.fold.absorb(journal.judging_family(record.key), data)
             self.judgements_position = record.offset + 1
+        self._check_digest(entry)
         with self._lock:
             self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
@@ -288,47 +353,72 @@ class Follower(Generic[F]):
 
     def _learn(self, records: Sequence[Record]) -> None:
         admit, prepare, learn = self.intake.admit, self.fold.prepare, self.fold.learn
-        for start in range(0, len(records), locked_records_max):
-            with self._lock:
-                for record in records[start : start + locked_records_max]:
-                    event = decode(record)
-                    if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
-                        learn(event, record.partition, record.offset)
-        if records:
-            self.newest_ms = max(self.newest_ms, records[-1].time_ms)
+        for record in records:
+            event = decode(record)
+            if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
+                learn(event, record.partition, record.offset)
+        self.newest_ms = max(self.newest_ms, records[-1].time_ms)
 
-    def _take_run(self, place: Partition, run: Run) -> list[Record]:
-        """Return the records of a run; skip those that an earlier entry covers (none, unless the log was damaged)."""
-        buffer, taken = self._buffers[place], list[Record]()
-        deadline = time.monotonic() + arrival_timeout_s
-        while not taken or taken[-1].offset + 1 < run.end:
+    def _records_of(self, place: Partition, run: Run) -> Iterator[list[Record]]:
+        """Yield a run's records, some at a time; skip those of earlier entries (none, unless the log was damaged)."""
+        buffer, position = self._buffers[place], run.start
+        while position < run.end:
             if not buffer:
-                self._fill(place, deadline)
-            record = buffer.popleft()
-            if record.offset < run.start:
+                self._fill(place)
+            taken = buffer.take(locked_records_max)
+            begin = bisect_left(taken, run.start, key=attrgetter("offset"))
+            end = bisect_left(taken, run.end, key=attrgetter("offset"))
+            buffer.put_back(taken[end:])
+            if begin == end and not taken[end:]:
                 continue
-            if record.offset >= run.end or (not taken and record.offset != run.start):
-                raise PositionLost(place.topic, place.number, run.start, record.offset, run.end)
-            taken.append(record)
-        return taken
+            if begin == end or (position == run.start and taken[begin].offset != run.start):
+                raise PositionLost(place.topic, place.number, position, taken[begin].offset, run.end)
+            yield taken[begin:end]
+            position = taken[end - 1].offset + 1
 
-    def _take_judgements(self, place: Partition, start: int, count: int) -> list[Record]:
-        """Return the next records of a partition that do not lie before `start`."""
-        buffer, taken = self._buffers[place], list[Record]()
-        deadline = time.monotonic() + arrival_timeout_s
-        while len(taken) < count:
+    def _take_judgements(self, entry: Entry) -> list[Record]:
+        """Return the judgements of an entry: as many as it counts, not before the position that it states."""
+        place, taken = self._judgements, list[Record]()
+        buffer = self._buffers[place]
+        while len(taken) < entry.judged:
             if not buffer:
-                self._fill(place, deadline)
-            record = buffer.popleft()
-            if record.offset >= start:
+                self._fill(place)
+            for record in buffer.take(entry.judged - len(taken)):
+                if record.offset < entry.judgements:
+                    continue
+                if entry.digest and not journal.counts(entry, record):
+                    self._note_stray(place, record)
+                    continue
                 taken.append(record)
         return taken
 
-    def _fill(self, place: Partition, deadline: float) -> None:
+    def _check_digest(self, entry: Entry) -> None:
+        """Compare the records that were applied with those that the shard learned, as far as the entry tells.
+
+        Raises:
+            RecordsChanged: they differ.
+        """
+        before = self.chain.value
+        if not entry.digest or any(run.topic not in self._topics for run in entry.runs):
+            self.chain = Chain(entry.digest)
+        elif self.chain.close_entry() != entry.digest:
+            runs = ", ".join(f"{run.topic}/{run.partition} from {run.start} to {run.end}" for run in entry.runs)
+            raise RecordsChanged(
+                f"{self._shard.name}: the records of journal entry {entry.number} are not those that were learned"
+                f" ({runs or 'no records'}; {entry.judged} judgements): wanted the digest {entry.digest} after"
+                f" {before or 'none'}, found {self.chain.value}"
+            )
+
+    def _note_stray(self, place: Partition, record: Record) -> None:
+        """Count a record that another program wrote to the shard's own partition; it is passed over."""
+        self.strays += 1
+        structlog.get_logger().warning("stray record", at=f"{key_of(place)}/{record.offset}", shard=self._shard.name)
+
+    def _fill(self, place: Partition) -> None:
         """Read ahead for all partitions with short buffers, until a record of `place` has arrived."""
-        size = len(self._buffers[place])
-        while len(self._buffers[place]) == size:
-            short = [p for p, buffer in self._buffers.items() if len(buffer) < read_ahead_records_max or p == place]
+        deadline = time.monotonic() + arrival_timeout_s
+        while not self._buffers[place]:
+            short = [one for one, buffer in self._buffers.items() if not buffer.full]
             for found, records in self._reader.read(read_ahead_records_max, 0.05, only=short):
                 self._buffers[found].extend(records)
             if time.monotonic() > deadline:

@@ -10,9 +10,11 @@ import msgspec
 from msgspec import Struct, field
 
 from headrace.errors import StateUnreadable
-from headrace.log.protocol import Log, Partition, Record
+from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.topics import Shard
 
+newest_inspected = 32
+"""Number of the newest records of a journal that are searched for its last entry; more if there is none among them."""
 snapshots_kept = 3
 """Number of the newest snapshots whose blobs are kept, so that a follower that has just read an older pointer finds its
 blob."""
@@ -50,8 +52,8 @@ class Stamp(Struct, frozen=True):
 class Pointer(Struct, frozen=True, omit_defaults=True):
     """A durable snapshot: the state after the journal's entries before `number`, and where to continue.
 
-    `positions` is keyed by "topic/partition". `former` names the blobs of the snapshots before, newest first. Releases
-    up to 0.3.0 wrote no `stamp`, but `versions`, which they still need to be there.
+    `positions` is keyed by "topic/partition". `former` names the blobs of the snapshots before, newest first. `digest`
+    is that of the entry before `number`. Releases up to 0.3.0 wrote no `stamp`, but `versions`, which they still need.
     """
 
     blob: str
@@ -62,6 +64,7 @@ class Pointer(Struct, frozen=True, omit_defaults=True):
     versions: dict[str, str]
     former: list[str] = field(default_factory=list)
     stamp: Stamp | None = None
+    digest: str = ""
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
@@ -77,6 +80,9 @@ class Entry(Struct, frozen=True, omit_defaults=True):
 
     `read_ms` is empty, or has a time per run: when the shard read its records. Folds take it for their append time,
     which a Kafka topic that keeps producers' times does not tell. It is 0 for runs whose append time is known.
+
+    `digest` is a running hash over the records of `runs` and the judgements of this entry and of all before it
+    (`headrace.shard.chain`); releases up to 0.3.0 wrote none.
     """
 
     writer: str
@@ -88,6 +94,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     stamp: Stamp | None = None
     renewed: dict[str, str] = field(default_factory=dict)
     read_ms: list[int] = field(default_factory=list)
+    digest: str = ""
 
 
 _decoder = msgspec.json.Decoder(Entry)
@@ -110,10 +117,56 @@ def decode(record: Record) -> Entry:
         raise StateUnreadable(f"journal/{record.partition} at {record.offset}: {error}") from error
 
 
+def entry_in(record: Record) -> Entry | None:
+    """Return the entry of a journal record, None if the record is none."""
+    return decode_json(record.value, Entry)
+
+
 def newest(log: Log, shard: Shard) -> Entry | None:
-    """Return the last committed entry of a shard, or None before the first."""
-    record = log.last(shard.journal)
-    return decode(record) if record else None
+    """Return the last committed entry of a shard, or None before the first.
+
+    Records that are no entries, and copies of older ones, are passed over. Where there is no entry of this shard, one
+    of another shard is returned.
+    """
+    wanted = newest_inspected
+    while True:
+        records = log.newest(shard.journal, wanted)
+        entries = [entry for entry in map(entry_in, records) if entry]
+        own = [entry for entry in entries if entry.writer == shard.name]
+        if own or len(records) < wanted:
+            return max(own or entries, key=lambda entry: entry.number, default=None)
+        wanted *= 8
+
+
+def former_snapshot(log: Log, shard: Shard, pointer: Pointer) -> Pointer | None:
+    """Return the snapshot before one, as the entries right before it name it; None if there is none."""
+    for record in reversed(log.newest(shard.journal, newest_inspected, before=pointer.journal)):
+        entry = entry_in(record)
+        if entry and entry.writer == shard.name:
+            return entry.snapshot
+    return None
+
+
+def judgement_key(family: str, number: int) -> bytes:
+    """Return the key of a judgement: its family, and the number of the entry that counts it.
+
+    Thereby a record that somebody else has written to the topic is passed over.
+    """
+    return f"{family}/{number}".encode()
+
+
+def counts(entry: Entry, judgement: Record) -> bool:
+    """Return whether an entry of today's releases counts a judgement."""
+    return (judgement.key or b"").endswith(f"/{entry.number}".encode())
+
+
+def judging_family(key: bytes | None) -> str:
+    """Return the family in a judgement's key; releases up to 0.3.0 wrote it alone.
+
+    >>> judging_family(b"next_item/12"), judging_family(b"online")
+    ('next_item', 'online')
+    """
+    return (key or b"").decode(errors="replace").partition("/")[0]
 
 
 def key_of(partition: Partition) -> str:
@@ -123,3 +176,13 @@ def key_of(partition: Partition) -> str:
     'events/3'
     """
     return f"{partition.topic}/{partition.number}"
+
+
+def place_of_key(key: str) -> Partition:
+    """Return the partition whose key this is.
+
+    >>> place_of_key("events/3")
+    Partition(topic='events', number=3)
+    """
+    topic, _, number = key.rpartition("/")
+    return Partition(topic, int(number))

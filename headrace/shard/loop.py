@@ -22,26 +22,33 @@ from contextlib import ExitStack, closing
 from typing import Any, Generic, NamedTuple, Protocol
 
 import msgspec
+import structlog
 
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Flooded
 from headrace.events import Event, Rejection, decode
-from headrace.log.protocol import Log, Outgoing, Partition, Record
+from headrace.log.protocol import Log, Outgoing, Partition, size_of
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
+from headrace.shard.chain import Chain
 from headrace.shard.follower import F, Follower, MakeFold, freeze
-from headrace.shard.journal import Entry, Pointer
-from headrace.shard.merge import Merge
+from headrace.shard.journal import Entry, Pointer, key_of
+from headrace.shard.merge import Chunk, Merge
 from headrace.shard.refold import entry_from_here
 from headrace.shard.snapshot import Snapshots
 from headrace.shard.turn import FloodGuard, Tally, Turn
-from headrace.topics import ALARMS, JOURNAL, JUDGEMENTS, Shard
+from headrace.topics import ALARMS, EVENTS, JOURNAL, JUDGEMENTS, Shard
 
 turn_records_max = 20_000
 """Maximum number of records of one commit; bounds the work lost in a crash and the time that a judge takes."""
+turn_bytes_max = 16 * 2**20
+"""Size of the records of one commit, in bytes of keys and values; one chunk may exceed it. Judges keep what they
+observe until the commit, and dead letters repeat bad records."""
 side_records_max = 5_000
 """Maximum number of records of side topics that a turn applies: events wait for them, at a feed of items a tenth of a
 second."""
+partitions_check_interval_s = 15.0
+"""Time between two looks for partitions that were added to a topic."""
 empty_entry_interval_s = 86_400.0
 """A shard with nothing to commit writes an empty entry after this time. The newest entry is needed to find the state;
 without a new one, retention would delete the last."""
@@ -103,7 +110,7 @@ class Loop(Generic[F]):
         quarantine: bool = True,
         clock: Clock = wall_ms,
     ) -> None:
-        self._shard, self._judge = shard, judge
+        self._log, self._shard, self._judge = log, shard, judge
         self._settings, self._quarantine, self._clock = settings or LoopSettings(), quarantine, clock
         self.on_turn: Callable[[Turn], None] = lambda turn: None
         self.judge_ready: Callable[[], bool] = lambda: False
@@ -113,15 +120,14 @@ class Loop(Generic[F]):
             with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
                 follower.catch_up()
             self.fold: F = make.adopt(follower.fold)
-            self._intake, pointer = follower.intake, follower.pointer
+            self._intake, pointer, self._chain = follower.intake, follower.pointer, follower.chain
             self.number, self._positions = follower.number, follower.positions
             if self.number and self.fold.stamp != follower.stamp:
                 pointer = self._continue_from_here(follower, blobs)
             # Only this shard writes to this partition: judgements that no entry counted are of a torn commit.
             self._judgements_position = max(follower.judgements_position, log.end(shard.judgements))
-            positions = {place: self._positions[place] for place in shard.sources}
-            self._merge = opened.enter_context(closing(Merge(log, positions, clock)))
-            self._sides = opened.enter_context(closing(log.reader({p: self._positions[p] for p in shard.sides})))
+            self._merge = opened.enter_context(closing(Merge(log, self._positions_in(EVENTS), clock)))
+            self._sides = opened.enter_context(closing(log.reader(self._positions_in(*shard.hears))))
             # A log updates group offsets, which lag tools read, with a delay: those of a killed loop's last commits are
             # missing.
             if self.number:
@@ -130,7 +136,8 @@ class Loop(Generic[F]):
         self._snapshots = Snapshots(blobs, shard.name, pointer, interval_s=self._settings.snapshot_interval_s)
         self._committed_at = time.monotonic()
         self._judgements_in_flight = 0
-        self._first_entry_due = self.number == 0  # a new shard writes an entry at once, even an empty one
+        self._entry_due = self.number == 0  # a new shard writes an entry at once, even an empty one
+        self._checked_at = time.monotonic()
         self._flood = FloodGuard(self._settings.flood_records, self._settings.flood_share)
         self._tally = Tally()
 
@@ -140,6 +147,7 @@ class Loop(Generic[F]):
         self._writer.commit([self._record(entry)], {})
         self._writer.settle()
         self.number += 1
+        self._chain = Chain(entry.digest)
         assert entry.snapshot is not None
         return entry.snapshot
 
@@ -162,11 +170,13 @@ class Loop(Generic[F]):
         """Learn the next chunk, waiting a bounded time for one, and commit when a commit is due."""
         if not self._tally.runs:
             self._hear()
+            self._join_added()
         taken = self._merge.take(0.0 if self._tally.runs else self._settings.idle_wait_s)
         if taken:
-            self._learn(*taken)
+            self._learn(taken)
         elapsed = time.monotonic() - self._tally.began
-        if self._tally.records >= turn_records_max or elapsed >= self._settings.commit_interval_s:
+        full = self._tally.records >= turn_records_max or self._tally.size >= turn_bytes_max
+        if full or elapsed >= self._settings.commit_interval_s:
             self._commit()
         elif not taken and self._tally.runs:
             time.sleep(min(0.005, self._settings.commit_interval_s - elapsed))
@@ -180,22 +190,54 @@ class Loop(Generic[F]):
     def _hear(self) -> None:
         for place, records in self._sides.read(side_records_max, 0.0) if self._shard.hears else ():
             for record in records:
-                self.fold.hear(place.topic, record)
-            self._apply(place, records, 0)
+                if rejection := self.fold.hear(place.topic, record):
+                    self._tally.reject(place, record, rejection, quarantine=self._quarantine)
+            self._apply(Chunk(place, records, sum(map(size_of, records)), 0))
 
-    def _apply(self, place: Partition, records: Sequence[Record], read_ms: int) -> None:
+    def _positions_in(self, *topics: str) -> dict[Partition, int]:
+        return {place: position for place, position in self._positions.items() if place.topic in topics}
+
+    def _join_added(self) -> None:
+        """Now and then, begin to read partitions that were added to a topic; their first runs are in the journal."""
+        if time.monotonic() - self._checked_at < partitions_check_interval_s:
+            return
+        self._checked_at = time.monotonic()
+        topics = (EVENTS, *self._shard.hears)
+        places = [place for topic in topics for place in self._log.partitions(topic)]
+        added = {place: self._log.first(place) for place in places if place not in self._positions}
+        if not added:
+            return
+        self._positions |= added
+        if events := {place: first for place, first in added.items() if place.topic == EVENTS}:
+            self._merge.add(events)
+        if len(added) > len(events):
+            self._sides.close()
+            self._sides = self._log.reader(self._positions_in(*self._shard.hears))
+        if self._quarantine:
+            names = ", ".join(map(key_of, added))
+            detail = f"{names}: added to the log, and read from now on; restart producers that choose partitions"
+            self._tally.letters.append(self._alarm("partitions", detail))
+        self._entry_due = True
+
+    def _alarm(self, detector: str, detail: str) -> Outgoing:
+        alarm = {"detector": detector, "id": f"{detector}/{self._shard.name}/{self.number}", "detail": detail}
+        return Outgoing(ALARMS, detector.encode(), msgspec.json.encode(alarm), 0)
+
+    def _apply(self, chunk: Chunk) -> None:
         """Note that these records were applied, for the journal entry and the positions."""
-        self._tally.add_run(place, records, read_ms)
-        self._positions[place] = records[-1].offset + 1
+        self._tally.add_run(chunk)
+        self._chain.add(chunk.records)
+        self._positions[chunk.place] = chunk.records[-1].offset + 1
 
-    def _learn(self, place: Partition, chunk: Sequence[Record], read_ms: int) -> None:
+    def _learn(self, chunk: Chunk) -> None:
         # Each record is decoded right before it is learned, not when it is read: a decoded event that waits leaves the
         # processor's caches, and fetching it from memory again takes as long as decoding.
         began = time.monotonic()
-        number, fold, tally = place.number, self.fold, self._tally
+        place, fold, tally = chunk.place, self.fold, self._tally
+        number = place.number
         admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
         learned = 0
-        for record in chunk:
+        for record in chunk.records:
             event = decode(record)
             if isinstance(event, Rejection):
                 tally.reject(place, record, event, quarantine=self._quarantine)
@@ -212,7 +254,7 @@ class Loop(Generic[F]):
             else:
                 tally.duplicates += 1
         tally.learned += learned
-        self._apply(place, chunk, read_ms)
+        self._apply(chunk)
         tally.learn_s += time.monotonic() - began
         tally.freshness.append(max(0.0, (self._clock() - record.time_ms) / 1000))
         if not isinstance(event, Rejection):
@@ -222,7 +264,7 @@ class Loop(Generic[F]):
         """Steps 4 and 5."""
         recently_committed = time.monotonic() - self._committed_at < empty_entry_interval_s
         tally = self._tally
-        if not tally.runs and not self._first_entry_due and recently_committed and not self.judge_ready():
+        if not tally.runs and not self._entry_due and recently_committed and not self.judge_ready():
             tally.began = time.monotonic()
             return
         lag = self._merge.lag(self._positions)
@@ -230,25 +272,28 @@ class Loop(Generic[F]):
         judgements = list(self._judge.judge(self.fold, sum(lag.values()))) if self._judge else []
         for judged in judgements:
             self.fold.absorb(judged.key, judged.data)
+            self._chain.add_judgement(judged.data)
         judge_s = time.monotonic() - began
 
         began = time.monotonic()
         self._settle()
-        shard, runs = self._shard, tally.runs
+        shard, runs, snapshot = self._shard, tally.runs, self._newest_snapshot()
         entry = Entry(
-            shard.name, self.number, runs, len(judgements), self._snapshots.newest(), self._judgements_position,
+            shard.name, self.number, runs, len(judgements), snapshot, self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
+            digest=self._chain.close_entry(),
         )  # fmt: skip
-        records = [Outgoing(JUDGEMENTS, one.key.encode(), one.data, shard.number) for one in judgements]
+        keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
+        records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
         records.append(self._record(entry))
         records += tally.letters
         records += self.fold.emit()
         self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in runs})
-        self.number, self._judgements_in_flight, self._first_entry_due = self.number + 1, len(judgements), False
+        self.number, self._judgements_in_flight, self._entry_due = self.number + 1, len(judgements), False
         self._committed_at = time.monotonic()
         if self._snapshots.due:
             state = freeze(self.fold, self._intake)
-            self._snapshots.take(state, self.number, self._positions, self.fold.stamp)
+            self._snapshots.take(state, self.number, self._positions, self.fold.stamp, self._chain.value)
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
@@ -258,6 +303,16 @@ class Loop(Generic[F]):
         self._tally = Tally()
         self.on_turn(turn)
         self._check_flood(turn)
+
+    def _newest_snapshot(self) -> Pointer | None:
+        """Return the newest durable snapshot; tell of one that could not be written, the first in a row by an alarm."""
+        failures = self._snapshots.failures
+        newest = self._snapshots.newest()
+        if self._snapshots.failures > failures:
+            structlog.get_logger().warning("snapshot failed", shard=self._shard.name, error=self._snapshots.failure)
+            if not failures:
+                self._tally.letters.append(self._alarm("snapshot", self._snapshots.failure))
+        return newest
 
     def _settle(self) -> None:
         """Wait for the previous commit; take the positions of its judgements and its journal entry from the writer."""
@@ -272,7 +327,6 @@ class Loop(Generic[F]):
         text = self._flood.observe(turn.records, sum(turn.rejected.values()) - turn.rejected.get("unknown_event", 0))
         if not text:
             return
-        alarm = {"detector": "flood", "id": f"flood/{self._shard.name}/{self.number}", "detail": text}
-        self._writer.commit([Outgoing(ALARMS, b"flood", msgspec.json.encode(alarm), 0)], {})
+        self._writer.commit([self._alarm("flood", text)], {})
         self._writer.settle()
         raise Flooded(text)

@@ -2,7 +2,6 @@
 
 import time
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import msgspec
 from headrace.clock import Clock
 from headrace.events import Event, decode
 from headrace.log.protocol import Log, Partition, Record
+from headrace.shard.buffer import Buffer
 
 chunk_records_max = 64
 """Maximum number of records taken from one partition before the heads are compared again; bounds how far event time
@@ -37,10 +37,14 @@ heads_compared = 3
 
 
 class Chunk(NamedTuple):
-    """Records of one partition, and when they were read if the log does not tell when they were appended, else 0."""
+    """Records of one partition and their size in bytes.
+
+    `read_ms` is when they were read if the log does not tell when they were appended, else 0.
+    """
 
     place: Partition
     records: list[Record]
+    size: int
     read_ms: int
 
 
@@ -72,10 +76,10 @@ class Merge:
     """
 
     def __init__(self, log: Log, positions: Mapping[Partition, int], clock: Clock) -> None:
-        self._reader = log.reader(positions)
+        self._log, self._reader = log, log.reader(positions)
         self._clock = clock
         self._untimed: set[Partition] = set()  # those with records whose append time is unknown
-        self._buffers: dict[Partition, deque[Record]] = {place: deque() for place in positions}
+        self._buffers = {place: Buffer(buffer_records_max) for place in positions}
         self._heads_ms: dict[Partition, int] = {}  # event time of a buffer's head, once computed
         self._ends = dict.fromkeys(positions, 0)
         self._ends_at = 0.0
@@ -97,15 +101,17 @@ class Merge:
         place = min(waiting, key=self._head_ms)
         del self._heads_ms[place]
         buffer, read_ms = self._buffers[place], 0
-        chunk = [buffer.popleft() for _ in range(min(len(buffer), chunk_records_max))]
+        size = buffer.size
+        chunk = buffer.take(chunk_records_max)
         if place in self._untimed:
             read_ms = self._clock()
             chunk = stamped(chunk, read_ms)
         if others := [self._heads_ms[other] for other in waiting if other != place]:
             kept = _within(chunk, min(others) + chunk_span_ms_max)
-            buffer.extendleft(reversed(chunk[kept:]))
-            del chunk[kept:]
-        return Chunk(place, chunk, read_ms)
+            if kept < len(chunk):
+                buffer.put_back(chunk[kept:])
+                del chunk[kept:]
+        return Chunk(place, chunk, size - buffer.size, read_ms)
 
     def lag(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
         """Return how many records follow these positions, up to the known ends."""
@@ -113,13 +119,23 @@ class Merge:
             self._refresh_ends()
         return {place: max(0, end - positions[place]) for place, end in self._ends.items()}
 
+    def add(self, positions: Mapping[Partition, int]) -> None:
+        """Read more partitions, from these positions on."""
+        read = {place: self._reader.position(place) for place in self._buffers}
+        reader = self._log.reader({**read, **positions})
+        self._reader.close()
+        self._reader = reader
+        for place in positions:
+            self._buffers[place], self._ends[place] = Buffer(buffer_records_max), 0
+        self._ends_at = 0.0
+
     def close(self) -> None:
         """Free connections. Safe to call twice."""
         self._reader.close()
 
     def _fill(self, timeout_s: float) -> None:
         """Read into the buffers that are not full."""
-        short = [place for place, buffer in self._buffers.items() if len(buffer) < buffer_records_max]
+        short = [place for place, buffer in self._buffers.items() if not buffer.full]
         for place, records in self._reader.read(merge_read_records_max, timeout_s, only=short):
             self._buffers[place].extend(records)
             if any(not record.time_ms for record in records):
@@ -128,7 +144,7 @@ class Merge:
     def _head_ms(self, place: Partition) -> int:
         """Return the earliest event time of a partition's next records; 0, to go first, if none can be decoded."""
         if place not in self._heads_ms:
-            head = list(islice(self._buffers[place], heads_compared))
+            head = list(islice(self._buffers[place].records, heads_compared))
             found = [_own_ms(one) for one in (stamped(head, self._clock()) if place in self._untimed else head)]
             self._heads_ms[place] = min((own_ms for own_ms in found if own_ms), default=0)
         return self._heads_ms[place]

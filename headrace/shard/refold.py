@@ -13,6 +13,7 @@ from headrace.errors import PositionLost, StateUnreadable
 from headrace.log.protocol import Log, Outgoing
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
+from headrace.shard.chain import Chain
 from headrace.shard.follower import FOLDED_ANEW, F, Follower, MakeFold, freeze, no_report
 from headrace.shard.journal import Entry, Pointer, key_of
 from headrace.shard.snapshot import former_blobs, pointer_to
@@ -24,11 +25,14 @@ def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, 
     """Store a fold at a follower's place in the journal; return the entry from which all folds continue with it."""
     stamp = fold.stamp
     pointer = msgspec.structs.replace(
-        pointer_to(follower.number, follower.positions, stamp),
+        pointer_to(follower.number, follower.positions, stamp, follower.chain.value),
         blob=blobs.put(shard.name, encode(freeze(fold, follower.intake))), former=former_blobs(follower.pointer),
         journal=follower.journal_position, judgements=follower.judgements_position,
     )  # fmt: skip
-    return Entry(shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed))
+    return Entry(
+        shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed),
+        digest=Chain(follower.chain.value).close_entry(),
+    )  # fmt: skip
 
 
 def refold(

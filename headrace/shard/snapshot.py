@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace.errors import BlobUnwritable
 from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
 from headrace.state import State, encode
 
 
-def pointer_to(number: int, positions: Mapping[Partition, int], stamp: Stamp) -> Pointer:
+def pointer_to(number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> Pointer:
     """Return a pointer that lacks the blob and the positions in the journal and the judgements."""
     return Pointer(
         blob="", number=number, journal=0, judgements=0, versions={"headrace": stamp.headrace}, stamp=stamp,
-        positions={key_of(place): position for place, position in positions.items()},
+        positions={key_of(place): position for place, position in positions.items()}, digest=digest,
     )  # fmt: skip
 
 
@@ -46,6 +47,8 @@ class Snapshots:
 
     Attributes:
         size: bytes of the newest snapshot that this object took, 0 before the first.
+        failures, failure: the number of snapshots in a row that could not be written, and why the newest could not.
+            Learning goes on, and the next interval brings another try.
     """
 
     def __init__(self, blobs: Blobs, kind: str, pointer: Pointer | None, *, interval_s: float) -> None:
@@ -54,7 +57,8 @@ class Snapshots:
         self._pending: _Pending | None = None
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
         self._taken_at = time.monotonic()
-        self.size = 0
+        self.size = self.failures = 0
+        self.failure = ""
 
     @property
     def due(self) -> bool:
@@ -62,9 +66,10 @@ class Snapshots:
         idle = self._pending is None and self._kept_blobs is None
         return idle and time.monotonic() - self._taken_at >= self._interval_s
 
-    def take(self, state: State, number: int, positions: Mapping[Partition, int], stamp: Stamp) -> None:
+    def take(self, state: State, number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> None:
         """Store the state after the entries before `number`; `settled` adds its position in the journal."""
-        self._pending = _Pending(pointer_to(number, positions, stamp), self._executor.submit(self._store, state))
+        pointer = pointer_to(number, positions, stamp, digest)
+        self._pending = _Pending(pointer, self._executor.submit(self._store, state))
         self._taken_at = time.monotonic()
 
     def _store(self, state: State) -> tuple[str, int]:
@@ -83,8 +88,15 @@ class Snapshots:
     def newest(self) -> Pointer | None:
         """Return the newest pointer whose blob is durable, for the next entry to name."""
         pending = self._pending
-        if pending and pending.pointer.journal and pending.stored.done():
+        if pending and pending.stored.done() and (error := pending.stored.exception()):
+            if not isinstance(error, BlobUnwritable):
+                raise error
+            self._pending = None
+            self.failures += 1
+            self.failure = str(error)
+        elif pending and pending.pointer.journal and pending.stored.done():
             blob, self.size = pending.stored.result()
+            self.failures, self.failure = 0, ""
             former = former_blobs(self._pointer)
             self._pointer = msgspec.structs.replace(pending.pointer, blob=blob, former=former)
             self._pending, self._kept_blobs = None, {blob, *former}

@@ -11,6 +11,7 @@ import msgspec
 from headrace.events import Rejection
 from headrace.log.protocol import Outgoing, Partition, Record
 from headrace.shard.journal import Run, key_of
+from headrace.shard.merge import Chunk
 from headrace.topics import DEAD_LETTERS
 
 letter_bytes_max = 65_536
@@ -53,10 +54,12 @@ class Tally:
         self.freshness: list[float] = []
         self.event_ages: list[float] = []
         self.learn_s = 0.0
+        self.size = 0  # of all records, in bytes
         self.began = time.monotonic()
 
-    def add_run(self, place: Partition, records: Sequence[Record], read_ms: int) -> None:
+    def add_run(self, chunk: Chunk) -> None:
         """Add records that were applied one after another; they extend the last run if it is of their partition."""
+        place, records, size, read_ms = chunk
         start, end = records[0].offset, records[-1].offset + 1
         runs = self.runs
         if runs and runs[-1][:2] == place and runs[-1].end <= start and self.read_ms[-1] == read_ms:
@@ -65,6 +68,7 @@ class Tally:
             runs.append(Run(*place, start, end))
             self.read_ms.append(read_ms)
         self.records += len(records)
+        self.size += size
 
     def reject(self, place: Partition, record: Record, rejection: Rejection, *, quarantine: bool) -> None:
         """Count a bad record and, where this shard quarantines, write its dead letter; an unused one is no bad one."""

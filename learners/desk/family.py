@@ -108,16 +108,17 @@ class Desk(Preparer):
     def learn(self, event: Event, now: Moment) -> None:
         """Do nothing: all was noted when the event was prepared."""
 
-    def hear(self, topic: str, record: Record, now: Moment) -> None:
+    def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Note what the shop states of an item, and tell the other families if that is new."""
         stated = decode(record)
         if isinstance(stated, Rejection):
             self.rejected[stated.reason] += 1
-            return
+            return stated
         self.currency.adopt(stated.prices)
         if self.assortment.note(stated):
             price = self.currency.price(stated.prices)
             now.items.append(Item(stated.id, stated.title, stated.brand, stated.category, price))
+        return None
 
     def available(self, item: str) -> bool:
         """Return whether an item can be bought, as far as is stated: it is neither out of stock nor retired."""

@@ -12,12 +12,12 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from headrace.events import Event, EventType, Item
+from headrace.events import Event, EventType, Item, Rejection
 from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table
 from headrace.topics import MODELS
-from learners.announcement import Announcement, announced
+from learners.announcement import Announcement, announced, unusable
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part, Watched
 from learners.next_item import judgement
@@ -215,11 +215,14 @@ class NextItemFamily(Family):
         """Take over the name, category and price that the shop states of an item."""
         self.browsing.hear_item(item)
 
-    def hear(self, topic: str, record: Record, now: Moment) -> None:
+    def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Note which model is champion now, by the rule of `learners.succession`."""
         announcement = announced(record)
-        if self.succession.hear(announcement, record.offset) and announcement:
+        if announcement is None:
+            return unusable(record)
+        if self.succession.hear(announcement, record.offset):
             self.champion = announcement if announcement.blob else None
+        return None
 
     def settle(self, now: Moment) -> None:
         """Let the traits of this entry's events show."""

@@ -34,7 +34,7 @@ class _Observed(NamedTuple):
     `remembered` are the context's items; the last `session_items` of them are of this session.
     """
 
-    event: Event
+    time_ms: int
     partition: int
     offset: int
     number: int
@@ -85,7 +85,9 @@ class NextItemJudge:
                 context, question = step.context, family.browsing.question(step)
                 lists, length = family.browsing.lists(context), len(context.items) - context.start
                 remembered = family.browsing.ids(context.items)
-                one = _Observed(event, partition, offset, number, question, remembered, length, lists, inclusion)
+                one = _Observed(
+                    event.time_ms, partition, offset, number, question, remembered, length, lists, inclusion
+                )
                 self._observed.append(one)
         self._judging_s += self._seconds() - began
 
@@ -113,11 +115,11 @@ class NextItemJudge:
         item, prefix = one.question.item, one.session_items
         pooled = pool(lists)
         start = len(one.remembered) - prefix
-        traits = family.browsing.traits_of(pooled.candidates, one.remembered, start, one.event.time_ms)
+        traits = family.browsing.traits_of(pooled.candidates, one.remembered, start, one.time_ms)
         ranks = {name: pooled.rank(name, item) for name in pooled.lists}
         ranks[BLEND] = rank_of(family.blended(pooled, prefix, traits), pooled.candidates, item)
         return Judgement(
-            partition=one.partition, offset=one.offset, step=one.number, time_ms=one.event.time_ms,
+            partition=one.partition, offset=one.offset, step=one.number, time_ms=one.time_ms,
             session_length=prefix,
             inclusion=one.inclusion, model=version, item=item, candidates=pooled.candidates, scores=pooled.packed(),
             ranks={name: rank if rank <= ranks_max else 0 for name, rank in ranks.items()},

@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
-from headrace.events import Event, EventType, Item
+from headrace.events import Event, EventType, Item, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.sampling import fraction
 from headrace.state import State
 from headrace.surface import Artifact, Metric, Surface
 from headrace.topics import ALARMS, MODELS
-from learners.announcement import Announcement, Kind, announced
+from learners.announcement import Announcement, Kind, announced, unusable
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item.browsing import PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.contexts import STEP_EVENTS, own_clock
@@ -178,16 +178,18 @@ class Rounds(Family):
         """Take over the name, category and price that the shop states of an item."""
         self.browsing.hear_item(item)
 
-    def hear(self, topic: str, record: Record, now: Moment) -> None:
+    def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Learn from a drift alarm, a proposed model or a request for another champion."""
         if topic == ALARMS:
             if alarm_detector(record):
                 self.schedule.note_drift()
-            return
+            return None
         announcement = announced(record)
+        if announcement is None:
+            return unusable(record)
         counts = self.succession.hear(announcement, record.offset)
-        if announcement is None or announcement.id.startswith(FINE_TUNER):
-            return  # no announcement, or one of this shard, which applied it when it decided
+        if announcement.id.startswith(FINE_TUNER):
+            return None  # of this shard, which applied it when it decided
         if announcement.kind == "proposed":
             waiting = self.lineup.proposed
             if waiting is None:
@@ -200,6 +202,7 @@ class Rounds(Family):
                 )  # fmt: skip
         elif counts:  # a request
             self._return_to(announcement)
+        return None
 
     def absorb(self, judgement: bytes, now: Moment) -> None:
         """Learn from the judge's result: the begin of a round, a trained candidate, or predictions of the models."""

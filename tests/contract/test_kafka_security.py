@@ -232,7 +232,7 @@ def learned_and_followed(log: Log, folder: Path) -> None:
     loop.on_turn = turns.append
     loop.run(lambda: sum(turn.learned for turn in turns) == 400)
     loop.close()
-    check_covered(log, shard, shard.sources)
+    check_covered(log, shard)
     check_folds(log, Blobs(folder), shard, make=make)
 
 

@@ -18,7 +18,18 @@ from hypothesis import strategies as st
 from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
-from headrace.log.protocol import RECORD_BYTES_MAX, Appender, Log, Outgoing, Partition, Reader, Record, Writer
+from headrace.log.protocol import (
+    READ_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    Appender,
+    Log,
+    Outgoing,
+    Partition,
+    Reader,
+    Record,
+    Writer,
+    size_of,
+)
 from headrace.topics import SHARDS_MAX, TOPICS, partition_for, partitions_of
 
 E0, E1, E2 = (Partition("events", number) for number in range(3))
@@ -104,6 +115,22 @@ def outgoing(partition: Partition, value: bytes) -> Outgoing:
 
 
 # Reading
+
+
+def test_a_read_is_bounded_by_bytes_too(shared: Opened) -> None:
+    size = READ_BYTES_MAX // 10
+    sent = [number.to_bytes(2, "big") * (size // 2) for number in range(24)]
+    shared.append(E0, *sent[:12])
+    shared.append(E1, *sent[12:])
+    reader, received = shared.reader({E0: 0, E1: 0}), dict[Partition, list[bytes]]()
+    deadline = time.monotonic() + wait_s_max
+    while sum(map(len, received.values())) < len(sent):
+        assert time.monotonic() < deadline
+        batches = reader.read(1_000, 0.1)
+        assert sum(size_of(record) for _, records in batches for record in records) <= READ_BYTES_MAX + size
+        for place, records in batches:
+            received.setdefault(place, []).extend(record.value or b"" for record in records)
+    assert received == {E0: sent[:12], E1: sent[12:]}
 
 
 def test_an_empty_partition_has_no_records_and_equal_bounds(opened: Opened) -> None:

@@ -188,7 +188,7 @@ def test_bad_input(log: Log, log_url: str, tmp_path: Path, children: Children, r
     assert sorted((reason, value[:300]) for reason, value in (found - expected)) == []
     assert sorted((reason, value[:300]) for reason, value in (expected - found)) == []
 
-    check_covered(log, placement.shard, PLACES)
+    check_covered(log, placement.shard)
     blobs = Blobs(tmp_path / "blobs")
     shop = check_folds(log, blobs, placement.shard, make=MakeShop(placement.kinds, deployment.sections)).fold
     accepted = sum(reason is None for _, _, _, reason in CASES)

@@ -346,7 +346,7 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
     ids = [json.loads(record.value or b"")["id"] for record in published if record.value not in road.bad.values()]
     assert sorted(ids) == sorted(days.ids)
     for placement in (ONLINE, FINETUNE):
-        check_covered(road.log, placement.shard, places)
+        check_covered(road.log, placement.shard)
     shop = check_folds(road.log, road.blobs, ONLINE.shard, make=make_online).fold
     assert shop.events == len(ids)
     tuned = check_folds(road.log, road.blobs, FINETUNE.shard, make=make_finetune).fold

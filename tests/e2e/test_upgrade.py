@@ -95,7 +95,7 @@ def test_todays_processes_take_over_and_nothing_is_lost(former: Children, kafka_
             assert found[0] & found[1]
 
             now.stop()
-            check_covered(log, placement.shard, placement.shard.sources)
+            check_covered(log, placement.shard)
             checked = check_folds(log, Blobs(tmp_path / "blobs"), placement.shard, make=MakeShop(placement.kinds))
             published = sum(len(committed_records(log, place)) for place in partitions_of(EVENTS))
             assert checked.fold.events == published == 2 * EVENTS_EACH

@@ -59,7 +59,7 @@ def trim(golden: Golden, placement: Placement) -> None:
     _, pointer = newest(golden, placement)
     golden.log.delete_before(placement.shard.journal, pointer.journal)
     golden.log.delete_before(placement.shard.judgements, pointer.judgements)
-    for place in placement.shard.sources:
+    for place in golden.log.partitions(EVENTS):
         golden.log.delete_before(place, pointer.positions[key_of(place)])
 
 
@@ -81,7 +81,7 @@ def left(golden: Golden, placement: Placement, loop: Loop[Any]) -> list[Partitio
     """Return the partition of each event that the loop has not applied."""
     return [
         place
-        for place in placement.shard.sources
+        for place in golden.log.partitions(EVENTS)
         for record in committed_records(golden.log, place)
         if record.offset >= loop._positions[place]
     ]
@@ -104,7 +104,7 @@ def test_the_rest_of_the_journal_gives_the_digests_that_it_gave(case: tuple[str,
     release, placement, golden = case
     shop = folded(golden, placement)
     assert not shop.begun
-    assert shop.events == sum(len(committed_records(golden.log, place)) for place in placement.shard.sources)
+    assert shop.events == sum(len(committed_records(golden.log, place)) for place in golden.log.partitions(EVENTS))
     known = expected()[release][placement.shard.name]
     found = {(part, version): digest for part, version, digest in digests(shop)}
     assert found == {(part, version): known.get(part, {}).get(version) for part, version in found}

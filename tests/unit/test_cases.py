@@ -100,7 +100,7 @@ def learn(tmp_path: Path) -> Learn:
                     assert time.monotonic() < deadline
                     loop.step()
             loop.run(lambda: True)
-            check_covered(log, ONLINE.shard, ONLINE.shard.sources)
+            check_covered(log, ONLINE.shard)
             again = check_folds(log, blobs, ONLINE.shard, make=online())
             assert digest(again.fold.state()) == digest(loop.fold.state())
             return Outcome(loop.fold, turns)

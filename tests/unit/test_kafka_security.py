@@ -40,7 +40,7 @@ def test_settings_are_read_from_the_environment_and_empty_ones_are_unset() -> No
 
 def test_secrets_are_not_shown_but_the_client_receives_them() -> None:
     found = replace(read(**SASL_SETTINGS, SSL_CERTFILE="c.pem", SSL_KEY_PASSWORD="lion"))
-    client = Client(common_options(["localhost:1"], found, None, 1.0), "", 1.0)
+    client = Client(common_options(["localhost:1"], found, None, 1.0), "", 1.0, {})
     for shown in (repr(found), f"{found}", f"{found.sasl_password}", repr(client), str(client.options)):
         assert "tiger" not in shown
         assert "lion" not in shown
@@ -133,7 +133,7 @@ def test_a_server_that_does_not_answer_fails_at_the_deadline(silent: str, secure
 
 
 def test_a_client_waits_for_a_silent_broker_at_most_until_the_deadline(silent: str) -> None:
-    client = Client(common_options([silent], TLS, TLS.tls(), 2.0), "", 2.0)
+    client = Client(common_options([silent], TLS, TLS.tls(), 2.0), "", 2.0, {})
     started = time.monotonic()
     with pytest.raises(LogUnavailable, match="bootstrap"), translated_errors("Kafka"), closing(client.consumer()):
         pass

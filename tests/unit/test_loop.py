@@ -1,6 +1,7 @@
 """The loop: whatever happens between two commits, the fold of the journal equals what was learned, exactly once."""
 
 import random
+import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,7 +13,17 @@ import msgspec
 import pytest
 
 from consumers.shard import Judges
-from headrace.errors import BlobCorrupt, BlobMissing, Fenced, Flooded, Misconfigured, PositionLost, StateUnreadable
+from headrace.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    BlobUnwritable,
+    Fenced,
+    Flooded,
+    Misconfigured,
+    PositionLost,
+    RecordsChanged,
+    StateUnreadable,
+)
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
@@ -27,18 +38,18 @@ from headrace.shard.merge import chunk_records_max
 from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, JUDGEMENTS, MODELS, SCORES, Shard
+from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JUDGEMENTS, MODELS, SCORES, Shard, partitions_of
 from learners.announcement import Announcement
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
 from learners.shop import MakeShop
-from tests.shards import ONLINE, next_item, next_item_judge, online, purchase
+from tests.shards import FINETUNE, ONLINE, next_item, next_item_judge, online, purchase
 
 QUICK = LoopSettings(commit_interval_s=0.0, snapshot_interval_s=0.0, idle_wait_s=0.0)
 """Commits after each chunk, and starts a snapshot whenever none is being written."""
 START_MS = 1_736_121_600_000
 SHARD = ONLINE.shard
-SOURCES, SIDES = SHARD.sources, SHARD.sides
+SOURCES = partitions_of(EVENTS)
 LETTERS, ENTRIES = Partition(DEAD_LETTERS, 0), SHARD.journal
 
 
@@ -195,7 +206,9 @@ def start(
 
 def waiting(log: Log, loop: Loop[Any]) -> bool:
     shard = loop._shard
-    return any(log.end(place) > loop._positions[place] for place in [*shard.sources, *shard.sides])
+    return any(
+        log.end(place) > loop._positions[place] for topic in (EVENTS, *shard.hears) for place in log.partitions(topic)
+    )
 
 
 def catch_up(log: Log, loop: Loop[Any]) -> None:
@@ -211,7 +224,7 @@ def values(log: Log, place: Partition) -> list[bytes]:
 
 def checked_fold(log: Log, blobs: Blobs, make: MakeFold[Any] = make_diary, shard: Shard = SHARD) -> Follower[Any]:
     """Return the uninterrupted fold of the journal, after the audit of every snapshot."""
-    check_covered(log, shard, [*shard.sources, *shard.sides])
+    check_covered(log, shard, (EVENTS, *shard.hears))
     return check_folds(log, blobs, shard, make=make)
 
 
@@ -751,24 +764,26 @@ def test_what_cannot_be_restored_begins_empty_where_the_journal_is_gone(opened: 
     follower.close()
 
 
-def test_a_missing_snapshot_raises_blob_missing(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
-    (tmp_path / "blobs" / snapshotted(opened, blobs)).unlink()
-    with pytest.raises(BlobMissing):
-        start(opened, blobs)
-
-
-def test_a_damaged_snapshot_is_not_decoded(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
-    path = tmp_path / "blobs" / snapshotted(opened, blobs)
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(BlobCorrupt):
-        start(opened, blobs)
-
-
 def delete_files(folder: Path) -> None:
     """Delete all files of a folder."""
     for path in folder.iterdir():
         path.unlink()
+
+
+def test_missing_snapshots_raise_blob_missing(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
+    newest = snapshotted(opened, blobs)
+    delete_files(tmp_path / "blobs")
+    with pytest.raises(BlobMissing, match=newest):
+        start(opened, blobs)
+
+
+def test_a_damaged_snapshot_is_not_decoded(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
+    newest = snapshotted(opened, blobs)
+    for path in (tmp_path / "blobs").iterdir():
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BlobCorrupt, match=newest):
+        start(opened, blobs)
 
 
 def test_a_lost_snapshot_is_made_anew_from_the_journal(opened: Log, blobs: Blobs, tmp_path: Path) -> None:
@@ -1055,6 +1070,59 @@ def test_judgements_that_no_entry_counted_are_skipped(opened: Log, blobs: Blobs)
     assert len(judged) == 122
 
 
+def test_what_others_write_to_a_shard_s_own_topics_is_passed_over(opened: Log, blobs: Blobs) -> None:
+    """Copies and garbage, between entries and at the end, while a follower reads and before a restart."""
+    judged, entries = Partition(JUDGEMENTS, 0), SHARD.journal
+    follower = Follower(opened, blobs, SHARD, make=make_diary)
+    for start_ in range(2):
+        with closing(start(opened, blobs, judge=EchoJudge())) as loop:
+            for wave in range(3):
+                append(opened, shopping(40, first=120 * start_ + 40 * wave))
+                catch_up(opened, loop)
+                for place in (judged, entries):
+                    copies = opened.newest(place, 3)
+                    assert len(copies) == 3
+                    for record in (*copies, copies[0]):
+                        append(opened, [Outgoing(place.topic, record.key, record.value, place.number)])
+                    append(opened, [Outgoing(place.topic, b"online", b"garbage", place.number)])
+                follower.catch_up()
+                assert follower.digest() == digest(freeze(loop.fold, loop._intake))
+    assert follower.strays >= 5 * 5 + 4 * 5, "those after the last commits are not read yet"
+    follower.close()
+    with closing(Follower(opened, blobs, SHARD, make=make_diary, from_start=True)) as plain:
+        plain.catch_up()
+        assert plain.digest() == follower.digest()
+        assert plain.fold.lines.count("judged witness garbage") == 0
+
+
+@pytest.mark.parametrize("changed", ["an event", "its append time", "a judgement"])
+def test_records_that_were_changed_stop_every_fold(tmp_path: Path, blobs: Blobs, changed: str) -> None:
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+        log.create()
+        append(log, shopping(60))
+        with closing(start(log, blobs, judge=EchoJudge())) as loop:
+            catch_up(log, loop)
+            entries = loop.number
+        with closing(sqlite3.connect(tmp_path / "log.db")) as db, db:
+            change, topic = {
+                "an event": ("value = CAST(replace(CAST(value AS TEXT), 'item-', 'item_') AS BLOB)", EVENTS),
+                "its append time": ("time_ms = time_ms + 1", EVENTS),
+                "a judgement": ("value = X'2E2E2E'", JUDGEMENTS),
+            }[changed]
+            done = db.execute(
+                f"UPDATE records SET {change} WHERE position = 3 AND partition ="
+                f" (SELECT id FROM partitions WHERE topic = '{topic}' AND number = 0)"
+            )
+            assert done.rowcount == 1
+        for make_follower in (
+            lambda: Follower(log, blobs, SHARD, make=make_diary, from_start=True).catch_up(),
+            lambda: refold(log, blobs, SHARD, make=make_diary),
+        ):
+            with pytest.raises((RecordsChanged, StateUnreadable), match="are not those that were learned"):
+                make_follower()
+        assert journal.newest(log, SHARD).number + 1 == entries  # type: ignore[union-attr]
+
+
 def test_a_judge_that_is_ready_is_asked_although_no_record_came(opened: Log, blobs: Blobs) -> None:
     append(opened, shopping(3))
     judge = EchoJudge()
@@ -1088,3 +1156,126 @@ def test_turns_report_what_was_done(opened: Log, blobs: Blobs) -> None:
     assert turns[-1].bounds["lines"][0] == 200
     assert all(age >= 0 for turn in turns for age in turn.freshness_s)
     assert all(0 < turn.learn_s < 30 for turn in turns)
+
+
+BAD_ANNOUNCEMENTS = {
+    "no JSON": b"noise",
+    "no value": None,
+    "NUL in the name of a blob": b'"blob":"a\\u0000b"',
+    "a path for a blob": b'"blob":"../../etc/passwd"',
+    "a time of 71 bits": b'"time_ms":%d' % 2**70,
+    "a number of 71 bits": b'"evidence":{"sessions":%d}' % 2**70,
+    "a negative round": b'"round":-1',
+    "a number below zero of 71 bits": b'"lineage":{"seed":[-%d]}' % 2**70,
+    "nested deeply": b'"lineage":{"a":' + b"[" * 90 + b"]" * 90 + b"}",
+    "nested without end": b'"lineage":{"a":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+    "a long text": b'"reason":"' + b"a" * 900_000 + b'"',
+    "an unknown kind": b'"kind":"praised"',
+}
+
+
+@pytest.mark.parametrize("placement", [ONLINE, FINETUNE], ids=["online", "finetune"])
+def test_no_record_of_a_side_topic_ends_a_shard(opened: Log, blobs: Blobs, placement: Placement) -> None:
+    """Whoever may write to `models` may write anything; the topic is kept for ever."""
+    shard, make = placement.shard, MakeShop(placement.kinds)
+    good = b'{"id":"op/1","kind":"requested","action":"promote","round":0,"at_events":0,"time_ms":0,"blob":"model-aa"'
+    whole = {"no JSON", "no value"}
+    append(opened, shopping(20))
+    append(opened, [Outgoing(MODELS, b"-", good + b"}")])
+    for name, bad in BAD_ANNOUNCEMENTS.items():
+        append(opened, [Outgoing(MODELS, b"-", bad if name in whole else good + b"," + (bad or b"") + b"}")])
+    append(opened, [Outgoing(ITEMS, b"i\xff", b"{}"), Outgoing(ITEMS, b"i1", b"[]")])
+    append(opened, [Outgoing(ALARMS, b"-", b'{"detector":' + b"[" * 5_000)])
+    for wave in (1, 2):
+        with closing(start(opened, blobs, make, shard=shard, quarantine=placement.quarantines)) as loop:
+            append(opened, shopping(20, first=20 * wave))
+            while loop.fold.events < 20 + 20 * wave:
+                loop.step()
+            assert loop._positions[Partition(MODELS, 0)] > len(BAD_ANNOUNCEMENTS)
+            stored(loop)
+    check_folds(opened, blobs, shard, make=make)
+    letters = [msgspec.json.decode(value) for value in values(opened, LETTERS)]
+    origins = [letter["id"] for letter in letters if letter["id"].startswith("models/")]
+    wanted = [f"models/0/{number}" for number in range(1, 1 + len(BAD_ANNOUNCEMENTS))]
+    assert origins == (wanted if placement.quarantines else [])
+    assert sum(letter["id"].startswith("items/") for letter in letters) == (2 if placement.quarantines else 0)
+    assert all(letter["detail"] for letter in letters)
+
+
+class FullDisk(Blobs):
+    """A folder of blobs on a disk that is full now and then."""
+
+    full = False
+
+    def put(self, kind: str, data: bytes) -> str:
+        if self.full:
+            raise BlobUnwritable(f"blob {kind} cannot be written: no space left")
+        return super().put(kind, data)
+
+
+def test_learning_goes_on_while_no_snapshot_can_be_written(opened: Log, tmp_path: Path) -> None:
+    blobs = FullDisk(tmp_path / "blobs")
+    with closing(start(opened, blobs)) as loop:
+
+        def learn(wave: int) -> None:
+            append(opened, shopping(20, first=20 * wave))
+            catch_up(opened, loop)
+            stored(loop)
+
+        learn(0)
+        learn(1)
+        blobs.full = True
+        learn(2)
+        before = journal.newest(opened, SHARD)
+        for wave in range(3, 6):
+            learn(wave)
+        entry = journal.newest(opened, SHARD)
+        assert entry is not None
+        assert before is not None
+        assert entry.snapshot == before.snapshot
+        assert len(loop.fold.lines) == 120
+        alarms = [msgspec.json.decode(value) for value in values(opened, Partition(ALARMS, 0))]
+        assert [(one["detector"], one["detail"]) for one in alarms] == [
+            ("snapshot", "blob online cannot be written: no space left")
+        ], "once, not once per try"
+        blobs.full = False
+        for wave in range(6, 9):
+            learn(wave)
+        entry = journal.newest(opened, SHARD)
+        assert entry is not None
+        assert entry.snapshot is not None
+        assert entry.snapshot.number > before.number + 5
+    checked_fold(opened, blobs)
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_damaged_snapshot_is_passed_over_for_the_one_before(opened: Log, blobs: Blobs, damaged: int) -> None:
+    with closing(start(opened, blobs)) as loop:
+        for wave in range(12):
+            append(opened, shopping(10, first=10 * wave))
+            catch_up(opened, loop)
+            stored(loop)
+        state = digest(freeze(loop.fold, loop._intake))
+    entry = journal.newest(opened, SHARD)
+    assert entry is not None
+    assert entry.snapshot is not None
+    names = [entry.snapshot.blob, *entry.snapshot.former]
+    for name in names[:damaged]:
+        if damaged == 1:
+            (blobs.folder / name).write_bytes(b"noise")
+        else:
+            (blobs.folder / name).unlink(missing_ok=True)
+    if damaged == 3:
+        with pytest.raises(BlobMissing, match=names[0]):
+            Follower(opened, blobs, SHARD, make=make_diary)
+        return
+    with closing(Follower(opened, blobs, SHARD, make=make_diary)) as follower:
+        assert follower.damaged == names[:damaged]
+        assert follower.pointer is not None
+        assert follower.pointer.blob == names[damaged]
+        follower.catch_up()
+        assert follower.digest() == state
+    append(opened, shopping(10, first=120))
+    with closing(start(opened, blobs)) as loop:
+        catch_up(opened, loop)
+        assert len(loop.fold.lines) == 130

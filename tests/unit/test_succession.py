@@ -24,7 +24,7 @@ def one(kind: Any, blob: str = "model-aa", *, id: str = "finetune/1", **more: An
 def champion_after(*announcements: Announcement | None) -> str:
     succession, champion = Succession(), ""
     for position, found in enumerate(announcements):
-        if succession.hear(found, position) and found:
+        if found and succession.hear(found, position):
             champion = found.blob
     return champion
 

@@ -38,16 +38,15 @@ def test_a_key_has_the_same_partition_as_in_kafka(key: bytes, partitions: int) -
 
 
 def test_places() -> None:
-    assert place_of(Outgoing("journal", b"finetune", b"", 1)) == Partition("journal", 1)
-    assert place_of(Outgoing("events", None, b"x")) == Partition("events", 0)
-    assert place_of(Outgoing("events", b"abc", b"x")) == Partition("events", (479470107 & 0x7FFFFFFF) % 4)
+    assert place_of(Outgoing("journal", b"finetune", b"", 1), 8) == Partition("journal", 1)
+    assert place_of(Outgoing("events", None, b"x"), 4) == Partition("events", 0)
+    assert place_of(Outgoing("events", b"abc", b"x"), 4) == Partition("events", (479470107 & 0x7FFFFFFF) % 4)
 
 
 def test_a_shard_s_place_in_the_log() -> None:
     shard = Shard("third", 2, writes=("scores", "alarms"), hears=("models",))
     assert (shard.journal, shard.judgements) == (Partition("journal", 2), Partition("judgements", 2))
-    assert shard.sources == [Partition("events", number) for number in range(4)]
-    assert shard.sides == [Partition("models", 0)]
+    assert shard.read == ("events", "models", "journal", "judgements")
     written = [Partition("scores", 0), Partition("alarms", 0), Partition("journal", 2), Partition("judgements", 2)]
     assert shard.written == written
 

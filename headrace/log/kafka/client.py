@@ -30,7 +30,7 @@ from kafka.structs import OffsetAndMetadata
 from headrace.errors import BrokenWorld, Fenced, LogUnavailable, Misconfigured
 from headrace.log.kafka.security import KafkaSecurity
 from headrace.log.protocol import Outgoing, Partition
-from headrace.topics import place_of
+from headrace.topics import TOPICS, place_of
 
 fetch_bytes = 2**18
 """Bytes per partition in one fetch (or one larger record). Four partitions then take about 50 ms to parse."""
@@ -105,11 +105,15 @@ class _TlsWithTimeout:
 
 
 class Client(NamedTuple):
-    """The settings that all clients of one log share, and the clients made from them."""
+    """The settings that all clients of one log share, and the clients made from them.
+
+    `partitions` has the number of partitions of each topic, as they were last seen.
+    """
 
     options: dict[str, Any]
     prefix: str
     deadline_s: float
+    partitions: dict[str, int]
 
     @property
     def deadline_ms(self) -> int:
@@ -143,7 +147,7 @@ class Client(NamedTuple):
 
     def send(self, producer: KafkaProducer, record: Outgoing) -> Any:
         """Queue a record and return the client's future for it."""
-        topic, number = place_of(record)
+        topic, number = place_of(record, self.partitions.get(record.topic, TOPICS[record.topic].partitions))
         return producer.send(self.prefix + topic, record.value, record.key, partition=number)
 
     def offsets(self, positions: Mapping[Partition, int]) -> dict[TopicPartition, OffsetAndMetadata]:

@@ -52,7 +52,7 @@ from headrace.log.kafka.reader import KafkaReader
 from headrace.log.kafka.security import KafkaSecurity, read_security
 from headrace.log.kafka.writer import KafkaWriter
 from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Partition, Record
-from headrace.topics import JOURNAL, JUDGEMENTS, TOPICS, Right
+from headrace.topics import JOURNAL, JUDGEMENTS, SCALABLE, TOPICS, Right, partitions_of
 
 deadline_s_default = 30.0
 """Time without an answer after which LogUnavailable is raised. Leader elections take seconds."""
@@ -80,7 +80,7 @@ class KafkaLog:
         tls = security.tls()
         probe_brokers(addresses, security, tls, deadline_s)
         common = common_options(addresses, security, tls, deadline_s)
-        self._client = Client(common, options.get("prefix", [""])[-1], deadline_s)
+        self._client = Client(common, options.get("prefix", [""])[-1], deadline_s, {})
         self._admin: KafkaAdminClient | None = None
         self._closed = False
         self._allowed: dict[str, Collection[str]] | None = None
@@ -133,6 +133,8 @@ class KafkaLog:
                     continue  # whoever may not see a topic either does without it, or is told when it asks for it
                 if found["error_code"] == 0 and len(found["partitions"]) < topic.partitions and topic.name in GROWING:
                     growing[prefix + topic.name] = topic.partitions
+                elif topic.name in SCALABLE:
+                    self._client.partitions[topic.name] = len(found["partitions"]) or topic.partitions
                 elif found["error_code"] == 0 and len(found["partitions"]) != topic.partitions:
                     raise Misconfigured(
                         f"topic {topic.name}: wanted {topic.partitions} partitions, found {len(found['partitions'])}"
@@ -186,6 +188,17 @@ class KafkaLog:
         with translated_errors(f"Kafka topic {place.topic}", "Read and Describe"):
             return which([place], timeout_ms=self._client.deadline_ms)[place]
 
+    def partitions(self, topic: str) -> list[Partition]:
+        if topic not in SCALABLE:
+            return partitions_of(topic)
+        self._check_rights([Right("Describe", "topic", topic)])
+        with self._administrator() as admin:
+            (found,) = admin.describe_topics([self._client.prefix + topic])
+        if not found["partitions"]:
+            raise LogUnavailable(f"the log has no topic {self._client.prefix}{topic}; create the topics first")
+        self._client.partitions[topic] = len(found["partitions"])
+        return [Partition(topic, number) for number in sorted(one["partition_index"] for one in found["partitions"])]
+
     def first(self, partition: Partition) -> int:
         self._check_rights([Right("Describe", "topic", partition.topic)])
         with self._lock:
@@ -206,29 +219,36 @@ class KafkaLog:
         return self.end(partition) if found is None else int(found.offset)
 
     def last(self, partition: Partition) -> Record | None:
+        return next(iter(self.newest(partition, 1)), None)
+
+    def newest(self, partition: Partition, records_max: int, *, before: int | None = None) -> list[Record]:
         first, end = self.first(partition), self.end(partition)
+        end = end if before is None else max(first, min(before, end))
         reader = self.reader({partition: end})
         try:
-            span = 8
+            span = max(8, 2 * records_max)  # a transaction of one record has a marker
             while True:  # the newest offsets may all be markers or aborted records
                 start = max(first, end - span)
-                if (record := self._last_between(reader, partition, start, end)) is not None or start == first:
-                    return record
+                found = self._between(reader, partition, start, end, records_max)
+                if len(found) == records_max or start == first:
+                    return found
                 span *= 8
         finally:
             reader.close()
 
-    def _last_between(self, reader: KafkaReader, partition: Partition, start: int, end: int) -> Record | None:
+    def _between(
+        self, reader: KafkaReader, partition: Partition, start: int, end: int, records_max: int
+    ) -> list[Record]:
         reader.seek(partition, start)
-        last = None
+        found: list[Record] = []
         deadline = time.monotonic() + self._client.deadline_s
         while reader.position(partition) < end:
             for _, records in reader.read(10_000, 0.05):
-                last = records[-1]
+                found = (found + [record for record in records if record.offset < end])[-records_max:]
             if time.monotonic() > deadline:
                 where = f"{partition.topic}/{partition.number}"
                 raise LogUnavailable(f"{where}: records {start} to {end} did not arrive")
-        return last
+        return found
 
     def delete_before(self, partition: Partition, position: int) -> None:
         self._check_rights([Right("Delete", "topic", partition.topic)])
@@ -254,12 +274,13 @@ class KafkaLog:
         self,
         writer_id: str,
         writes: Collection[Partition] = (),
-        reads: Collection[Partition] = (),
+        reads: Collection[str] = (),
         *,
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> KafkaWriter:
         wanted = {Right("Write", "topic", place.topic): None for place in writes}
-        wanted |= {Right("Read", "topic", place.topic): None for place in (*writes, *reads)}
+        topics = (*(place.topic for place in writes), *reads)
+        wanted |= {Right("Read", "topic", topic): None for topic in topics}
         self._check_rights(wanted, refresh=True)
         with translated_errors(
             f"Kafka writer {writer_id}", f"Write on transactional id {self._client.prefix}{writer_id}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.errors import LogUnavailable, PositionLost
 from headrace.log.kafka.client import POSITION_LOST_ERRORS, Client, TopicPartition, translated_errors
-from headrace.log.protocol import Partition, Record
+from headrace.log.protocol import READ_BYTES_MAX, Partition, Record, size_of, within_bytes
 
 idle_check_after_s = 5.0
 """After this time without a record, a reader checks that the broker still answers."""
@@ -47,24 +47,26 @@ class KafkaReader:
         wanted = [partition for partition in self._order if only is None or partition in only]
         self._order.rotate(-1)  # so that a busy partition cannot starve the others
         self._fill(wanted, 0.0 if any(self._fetches[partition] for partition in wanted) else timeout_s)
-        batches = []
+        batches, bytes_max = [], READ_BYTES_MAX
         for partition in wanted:
-            if records_max <= 0:
+            if min(records_max, bytes_max) <= 0:
                 break
-            if records := self._take_records(partition, records_max):
+            if records := self._take_records(partition, records_max, bytes_max):
                 batches.append((partition, records))
                 records_max -= len(records)
+                bytes_max -= sum(map(size_of, records))
         return batches
 
-    def _take_records(self, partition: Partition, records_max: int) -> list[Record]:
+    def _take_records(self, partition: Partition, records_max: int, bytes_max: int) -> list[Record]:
         fetches = self._fetches[partition]
         records: list[Record] = []
-        while fetches and len(records) < records_max:
+        while fetches and len(records) < records_max and bytes_max > 0:
             fetch = fetches.popleft()
-            room = records_max - len(records)
-            records += fetch[:room]
-            if len(fetch) > room:
-                fetches.appendleft(fetch[room:])
+            count = min(records_max - len(records), within_bytes(fetch, bytes_max))
+            records += fetch[:count]
+            bytes_max -= sum(map(size_of, fetch[:count]))
+            if len(fetch) > count:
+                fetches.appendleft(fetch[count:])
         return records
 
     def _fill(self, wanted: Collection[Partition], timeout_s: float) -> None:
