@@ -8,7 +8,6 @@ The files lie in a temporary folder of its own. The parent holds a lock on that 
 over from a parent that was killed (`remove_leftovers`).
 """
 
-import ctypes
 import fcntl
 import os
 import shutil
@@ -25,6 +24,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from headrace.artifacts import resolve
 from headrace.clock import wall_ms
+from headrace.tied import die_with
 
 INPUT: Final = "input"
 OUTPUT: Final = "output"
@@ -38,9 +38,8 @@ parent_poll_s: Final = 1.0
 """Time, in seconds, between two looks of the child at its parent."""
 reason_characters_max: Final = 300
 """Most characters of the child's last line that a reason repeats."""
-_PR_SET_PDEATHSIG: Final = 1
 _OOM_SCORE: Final = "500"
-"""Added to the child's score: where memory runs out, Linux kills the child rather than its parent."""
+"""Added to the child's score by which Linux chooses a process to kill where memory runs out."""
 
 
 class Ended(NamedTuple):
@@ -176,25 +175,27 @@ def _signal_name(number: int) -> str:
 
 def _die_with(parent: int) -> None:
     """Let this process end when its parent does: at once on Linux, else within `parent_poll_s`."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        with suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(parent_poll_s)
         os._exit(1)
 
-    if os.getppid() != parent:  # it ended before the signal was asked for
-        os._exit(1)
+    die_with(parent)
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _die_first() -> None:
+    """Let Linux kill this process rather than its parent where memory runs out."""
+    with suppress(OSError):  # there is no such file elsewhere
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the child: call the function with the input, and write its output."""
     name, place, parent = arguments
     _die_with(int(parent))
+    _die_first()
     folder = Path(place)
     work: Work = resolve(name)  # imports; the slow part, so after the process is tied to its parent
     output = work((folder / INPUT).read_bytes(), time.perf_counter)

@@ -20,13 +20,14 @@ from headrace.log import broker
 from headrace.log.open import open_log
 from headrace.log.protocol import Log
 from headrace.topics import EVENTS
-from learners.families import Placement
 from learners.family import Family
-from operators.child import Child, Scraped, total
+from operators.child import Child, Scraped, headrace, total
 from operators.deployment import read_deployment
 from operators.facts import Facts, Sample
 from operators.report import table, write_report
+from operators.supervisor import Spec, Stage, Supervisor
 from operators.terminal import Terminal, progress_bar
+from operators.up import shop
 
 simulated_events: Final = 60_000
 settle_s_max: Final = 40.0
@@ -73,27 +74,23 @@ class Demo:
             raise Misconfigured(f"--folder {self.folder}: wanted a folder, found {error}") from error
         with ExitStack() as stack:
             url = stack.enter_context(self._log_url())
-            common = ["--log", url]
-            state = ["--blobs", str(self.folder / "blobs"), "--metrics-port", "0"]
+            supervisor = stack.enter_context(Supervisor(self.folder, lambda name, line: None, restart=False))
             self._terminal.print("starting these processes:")
-            readers = [
-                self._start(stack, shard, ["learn", *names, *common, *state, *self._demo_settings(placement)])
-                for shard, placement in self._deployment.placements.items()
-                if (names := [kind.name for kind in placement.own_kinds])
-            ]
-            readers.append(self._start(stack, "serve", ["serve", *common, *state[:2], "--port", "0"]))
-            for child in readers:
-                child.wait_until_up()
-            producer = self._start(stack, "producer", [*self._source(), *common, "--metrics-port", "0"])
-            producer.wait_until_up()
+            blobs = str(self.folder / "blobs")
+            specs = shop(self._deployment, url, blobs, free_ports=True, sets=self._demo_settings())
+            readers = [self._start(supervisor, spec) for spec in specs]
+            supervisor.wait_until_up()
+            command = headrace(*self._source(), "--log", url, "--metrics-port", "0")
+            producer = self._start(supervisor, Spec("producer", command, Stage.PRODUCER, once=True))
+            supervisor.wait_until_up()
             began = time.monotonic()
-            share = self._watch(producer, readers)
+            share = self._watch(supervisor, producer, readers)
             seconds = time.monotonic() - began
             log = open_log(url)
             stack.callback(log.close)
             self._show(log, readers, seconds, share)
             if self._keep:
-                self._keep_running(readers, url, _last_shopper(log))
+                self._keep_running(supervisor, readers, url, _last_shopper(log))
 
     @contextmanager
     def _log_url(self) -> Iterator[str]:
@@ -110,23 +107,21 @@ class Demo:
         shop = ["simulate", "--events", str(self._events), "--seed", str(self._seed)]
         return [*shop, "--speed", SIMULATED_SPEED, "--pace", "rounds"]
 
-    def _demo_settings(self, placement: Placement) -> list[str]:
-        """Return, as options, the settings that the families of a shard declare for a demo."""
+    def _demo_settings(self) -> list[str]:
+        """Return the settings that the families declare for a demo."""
         source = "data" if self._data else "simulated"
         return [
-            argument
-            for kind in placement.kinds
+            f"{kind.name}.{name}={value}"
+            for kind in self._deployment.kinds
             for name, value in kind.surface.demo.get(source, {}).items()
-            for argument in ("--set", f"{kind.name}.{name}={value}")
         ]
 
-    def _start(self, stack: ExitStack, name: str, arguments: list[str]) -> Child:
-        child = Child(name, arguments, self.folder)
-        stack.callback(child.stop)
+    def _start(self, supervisor: Supervisor, spec: Spec) -> Child:
+        child = supervisor.start(spec)
         self._terminal.print(f"  {child}", soft_wrap=True)
         return child
 
-    def _watch(self, producer: Child, readers: list[Child]) -> float | None:
+    def _watch(self, supervisor: Supervisor, producer: Child, readers: list[Child]) -> float | None:
         """Show progress until all events are published and read; return the published share of the source."""
         share, published, ended_at = None, 0.0, 0.0
         deadline = time.monotonic() + self._minutes * 60 if self._data else float("inf")
@@ -134,8 +129,7 @@ class Demo:
             task = progress.add_task("events", total=1.0, text="")
             self._terminal.print("--pace rounds: the producer waits while a verdict of the fine-tuner is due")
             while True:
-                for child in (producer, *readers):
-                    child.check()
+                supervisor.tend()
                 found = producer.scrape() if producer.code is None else {}
                 if found:
                     published = total(found, "headrace_published_events_total")
@@ -192,7 +186,7 @@ class Demo:
         write_report(facts, path, samples=self._samples)
         self._terminal.print(f"report: {path.resolve()}", soft_wrap=True)
 
-    def _keep_running(self, readers: list[Child], url: str, shopper: str) -> None:
+    def _keep_running(self, supervisor: Supervisor, readers: list[Child], url: str, shopper: str) -> None:
         serve = readers[-1]
         routes = [(kind.name, route.path) for kind in self._deployment.kinds for route in kind.surface.routes]
         for text in (
@@ -205,8 +199,7 @@ class Demo:
             self._terminal.print(text, soft_wrap=True)
         try:
             while True:
-                for child in readers:
-                    child.check()
+                supervisor.tend()
                 time.sleep(1)
         except KeyboardInterrupt:
             self._terminal.print("stopping")

@@ -108,15 +108,12 @@ class _Letter(Struct):
     reason: str
 
 
-def results_text(entry: Entry) -> str:
-    """Return what became of the records of `events` that a shard has read, "" if its journal does not tell.
+def results_text(found: Results) -> str:
+    """Return what became of the records of `events` that a shard has read.
 
-    >>> results_text(Entry("online", 7, [], 0, None, results=Results(learned=2, duplicates=11_998)))
+    >>> results_text(Results(learned=2, duplicates=11_998))
     'of 12,000 records of events: 2 learned, 11,998 dropped as repeats, 0 unused, 0 rejected'
     """
-    found = entry.results
-    if found is None:
-        return ""
     since = f" (counted since entry {found.since:,})" if found.since else ""
     return (
         f"of {found.records:,} records of events{since}: {found.learned:,} learned, {found.duplicates:,} dropped as"
@@ -130,16 +127,20 @@ def dead_letters_by_reason(log: Log) -> dict[str, int]:
     return dict(Counter(letter.reason for letter in letters if letter).most_common())
 
 
-def lag_text(log: Log, place: Partition, position: int) -> str:
-    """Return how many records of a partition wait from a position on; if it may be many, the most that it can be.
+class Lag(NamedTuple):
+    """How many records wait; those of a long lag are not `counted`, but its offsets, of which some are markers."""
 
-    Records of a long lag are not counted. Its offsets are, of which some are markers on Kafka.
-    """
+    records: int
+    counted: bool
+
+
+def lag_of(log: Log, place: Partition, position: int) -> Lag:
+    """Return how many records of a partition wait from a position on."""
     last, start = log.last(place), max(position, log.first(place))
     offsets = 0 if last is None else max(0, last.offset + 1 - start)
     if offsets > counted_lag_max:
-        return f"≤ {offsets:,}"
-    return f"{sum(1 for _ in partition_records(log, place, start=start)) if offsets else 0:,}"
+        return Lag(offsets, counted=False)
+    return Lag(sum(1 for _ in partition_records(log, place, start=start)) if offsets else 0, counted=True)
 
 
 def found_wrong(log: Log, shards: Iterable[Shard]) -> list[str]:

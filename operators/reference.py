@@ -1,4 +1,4 @@
-"""The reference pages in `docs/`, generated from declarations: topics, metrics, settings, serving, families, events.
+"""The reference pages in `docs/`, generated from declarations: topics, metrics, settings, serving, status, families.
 
 `python -m operators.reference` writes all pages into the folder `docs` below the current one, and
 `python -m operators.reference settings.md` prints one. The pages describe the families that Headrace includes, in their
@@ -40,6 +40,8 @@ from headrace.topics import (
 )
 from learners.families import FAMILIES, default_placements
 from learners.family import EVERY_SHARD, Family, Merges
+from operators.cli.look import watch_s
+from operators.status import Status, newest_max
 from serving.answers import Freshness
 
 WRITTEN: Final = "Written by `python -m operators.reference`."
@@ -221,6 +223,8 @@ def settings() -> str:
             "starts: the common ones above all tables, the others in a table, such as `[serve]`. Many are options of",
             "the commands, too, and `--set TABLE.NAME=VALUE` sets any of those in a table. An option overrides the",
             "variable, which overrides the file. Unknown names are rejected.",
+            "`headrace settings > headrace.toml` writes a file that has all of them, commented out, with their",
+            "defaults.",
         ),
         "",
         *_prose(
@@ -424,6 +428,32 @@ def json_type(kind: inspect.Type) -> str:
     return _TYPES.get(type(kind), "any value")
 
 
+# Status
+
+
+def status() -> str:
+    """Return docs/status.md."""
+    described = inspect.type_info(Status)
+    assert isinstance(described, inspect.StructType)
+    return _page(
+        [
+            "# Status",
+            "",
+            *_prose(
+                f"{WRITTEN} `headrace status` shows the state of a log. With `--json` it prints one JSON object on one",
+                f"line, which has the same numbers; with `--watch` it does so every {watch_s:g} seconds until Ctrl-C.",
+                f"The newest {newest_max} alarms and announcements are shown; with `--models`, all announcements.",
+            ),
+            "",
+            *(f"- {text}" for text in dict.fromkeys(_documented(described))),
+            "",
+            *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(described))),
+            "",
+            *_prose("`scores[].scores` has the fields that the family declares for its records of `scores`."),
+        ]
+    )
+
+
 # Families
 
 
@@ -531,6 +561,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "metrics.md": metrics,
     "settings.md": settings,
     "serving.md": serving,
+    "status.md": status,
     "families.md": families,
     "event.schema.json": events.reference,
     "item.schema.json": items.reference,

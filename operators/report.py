@@ -113,7 +113,8 @@ def html(text: str) -> Html:
 def table(facts: Facts) -> RichTable:
     """Return the results of a run, for a terminal: learners, drift compared with the truth, rounds."""
     whole = RichTable.grid(padding=(1, 0))
-    if texts := [f"{shard}: {text}" for shard, entry in facts.entries.items() if (text := results_text(entry))]:
+    found = {shard: entry.results for shard, entry in facts.entries.items() if entry.results}
+    if texts := [f"{shard}: {results_text(results)}" for shard, results in found.items()]:
         whole.add_row("\n".join(texts))
     last = facts.last
     if last is None:

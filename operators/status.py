@@ -1,28 +1,262 @@
-"""`headrace status`: the progress and the scores of each shard, and the alarms and failures that need a person."""
+"""The state of a log, as `headrace status` shows it: one struct, which `operators.status_text` and JSON both render."""
 
-from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct
-from rich.table import Table
 
+from headrace.clock import Clock, wall_ms
 from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.shard import journal
+from headrace.shard.journal import Results
 from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
 from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
-from operators.facts import dead_letters_by_reason, found_wrong, lag_text, results_text
+from operators.facts import dead_letters_by_reason, found_wrong, lag_of
 from operators.requests import Request, standing
+from operators.running import ProcessStatus, running_on
 from operators.source import newest_records, topic_records
-from operators.tables import rich_table
-from operators.terminal import Terminal
 from operators.timeline import FamilyScores, decode_scores
 
-shown_max: Final = 5
-"""Number of the newest alarms and announcements that are shown."""
+newest_max: Final = 5
+"""Number of the newest alarms, and of the newest announcements unless all are wanted, that a status has."""
 inspected_scores_max: Final = 200
 """Number of the newest records of `scores` that are searched for each family's newest."""
+
+
+class TopicStatus(Struct, kw_only=True):
+    """`topics`: `held` counts the offsets that the topic's partitions hold, `ends` are the partitions' next ones.
+
+    On Kafka, markers of transactions take offsets, too.
+    """
+
+    name: str
+    partitions: int
+    held: int
+    ends: list[int]
+
+
+class SnapshotStatus(Struct, kw_only=True):
+    """`snapshot`: the newest one of a shard; `behind` is the number of journal entries that it does not cover."""
+
+    blob: str
+    behind: int
+
+
+class PositionStatus(Struct, kw_only=True):
+    """`positions`: the next `position` that a shard reads in a partition, and how many records wait (`lag`).
+
+    A long lag is not counted exactly (`counted` is false): it is at most that many records.
+    """
+
+    partition: str
+    position: int
+    lag: int
+    counted: bool
+
+
+class ShardStatus(Struct, kw_only=True):
+    """`shards`: `journal` is `never_run`, `expired` (retention has deleted all of it) or `held`.
+
+    `entries` is the number of journal entries, `last_ms` the append time of the last one, `results` what became of the
+    records of `events`.
+    """
+
+    name: str
+    families: list[str]
+    journal: Literal["never_run", "expired", "held"]
+    entries: int = 0
+    last_ms: int | None = None
+    snapshot: SnapshotStatus | None = None
+    results: Results | None = None
+    positions: list[PositionStatus] = []
+
+
+class ModelStatus(Struct, kw_only=True):
+    """An announcement: `kind` as in the topic `models`, `at_events` the records of `events` that its writer had read.
+
+    A request (`requested`) has the `action` that was asked for, and who asked (`by`).
+    """
+
+    version: str
+    kind: str
+    time_ms: int
+    at_events: int
+    reason: str
+    action: str
+    by: str
+
+
+class RequestStatus(Struct, kw_only=True):
+    """`request`: the newest request of a person, the shards that have `obeyed` it, and those where it is `pending`.
+
+    `overruled_by` is the verdict that has replaced its model since.
+    """
+
+    version: str
+    time_ms: int
+    obeyed: list[str]
+    pending: list[str]
+    overruled_by: ModelStatus | None
+
+
+class ModelsStatus(Struct, kw_only=True):
+    """`models`: the champion; whether there has been one; the newest request; the newest announcements, oldest first.
+
+    With `--models`, all announcements.
+    """
+
+    champion: ModelStatus | None
+    ever_champion: bool
+    request: RequestStatus | None
+    announced: list[ModelStatus]
+
+
+class ScoresStatus(Struct, kw_only=True):
+    """`scores`: a family's newest record of `scores`, with the number of `events` that its scores cover."""
+
+    family: str
+    events: int
+    time_ms: int
+    scores: Any
+
+
+class AlarmStatus(Struct, kw_only=True):
+    """`alarms`: the newest ones, oldest first; `events` is the number of events after which a detector raised it."""
+
+    detector: str
+    events: int | None
+    detail: str
+    time_ms: int
+
+
+class Status(Struct, kw_only=True):
+    """The state of a log at `time_ms`. Times (`_ms`) are milliseconds since the epoch.
+
+    `wrong` has, as sentences, what others did to a log: topics' settings, open transactions. `alarms_total` counts all
+    alarms, `dead_letters` the dead letters by their reason.
+    """
+
+    log: str
+    time_ms: int
+    processes: list[ProcessStatus]
+    topics: list[TopicStatus]
+    wrong: list[str]
+    shards: list[ShardStatus]
+    models: ModelsStatus
+    scores: list[ScoresStatus]
+    alarms_total: int
+    alarms: list[AlarmStatus]
+    dead_letters: dict[str, int]
+
+
+def collect(log: Log, deployment: Deployment, *, all_models: bool = False, clock: Clock = wall_ms) -> Status:
+    """Return the state of a log.
+
+    Args:
+        all_models: with all announcements instead of the newest `newest_max`.
+
+    Raises:
+        LogUnavailable: the log does not answer.
+    """
+    alarms = _alarms(log)
+    return Status(
+        log=deployment.settings.log,
+        time_ms=clock(),
+        processes=running_on(deployment.settings.log),
+        topics=_topics(log, deployment),
+        wrong=found_wrong(log, deployment.shards),
+        shards=[_shard(log, placement) for placement in deployment.placements.values()],
+        models=_models(log, deployment, all_models=all_models),
+        scores=_scores(log, deployment),
+        alarms_total=len(alarms),
+        alarms=alarms[-newest_max:],
+        dead_letters=dead_letters_by_reason(log),
+    )
+
+
+def _topics(log: Log, deployment: Deployment) -> list[TopicStatus]:
+    found = []
+    written = [place for shard in deployment.shards for place in (shard.journal, shard.judgements)]
+    for name in TOPICS:
+        # Topics with a partition per possible shard: only the partitions of our shards, as a log may lack the others.
+        places = [place for place in written if place.topic == name] or log.partitions(name)
+        ends = [log.end(place) for place in places]
+        held = sum(ends) - sum(log.first(place) for place in places)
+        found.append(TopicStatus(name=name, partitions=len(ends), held=held, ends=ends))
+    return found
+
+
+def _shard(log: Log, placement: Placement) -> ShardStatus:
+    shard, families = placement.shard, [kind.name for kind in placement.own_kinds]
+    last, entry = log.last(shard.journal), journal.newest(log, shard)
+    if last is None or entry is None:
+        gone = log.first(shard.journal) > 0
+        return ShardStatus(name=shard.name, families=families, journal="expired" if gone else "never_run")
+    pointer, committed = entry.snapshot, log.committed(shard.name)
+    return ShardStatus(
+        name=shard.name,
+        families=families,
+        journal="held",
+        entries=entry.number + 1,
+        last_ms=last.time_ms,
+        snapshot=SnapshotStatus(blob=pointer.blob, behind=entry.number + 1 - pointer.number) if pointer else None,
+        results=entry.results,
+        positions=[_position(log, place, committed.get(place, 0)) for place in shard.inputs(log)],
+    )
+
+
+def _position(log: Log, place: Partition, position: int) -> PositionStatus:
+    lag = lag_of(log, place, position)
+    return PositionStatus(partition=journal.key_of(place), position=position, lag=lag.records, counted=lag.counted)
+
+
+def _models(log: Log, deployment: Deployment, *, all_models: bool) -> ModelsStatus:
+    now = standing(topic_records(log, MODELS))
+    announced = [_model(one) for one in now.announcements if one.kind != "schedule"]
+    return ModelsStatus(
+        champion=_model(now.champion) if now.champion else None,
+        ever_champion=bool(now.former),
+        request=_request(log, now.request, deployment) if now.request else None,
+        announced=announced if all_models else announced[-newest_max:],
+    )
+
+
+def _model(one: Announcement) -> ModelStatus:
+    return ModelStatus(
+        version=one.version, kind=one.kind, time_ms=one.time_ms, at_events=one.at_events, reason=one.reason,
+        action=one.action, by=one.by,
+    )  # fmt: skip
+
+
+def _request(log: Log, request: Request, deployment: Deployment) -> RequestStatus:
+    place = Partition(MODELS, 0)
+    heard: dict[bool, list[str]] = {True: [], False: []}
+    for shard in deployment.shards:
+        if MODELS in shard.hears:
+            heard[log.committed(shard.name).get(place, 0) > request.position].append(shard.name)
+    return RequestStatus(
+        version=request.announcement.version,
+        time_ms=request.announcement.time_ms,
+        obeyed=heard[True],
+        pending=heard[False],
+        overruled_by=_model(request.overruled) if request.overruled else None,
+    )
+
+
+def _scores(log: Log, deployment: Deployment) -> list[ScoresStatus]:
+    """Return the newest scores of each family that has some."""
+    types = {kind.name: kind.surface.scores for kind in deployment.kinds}
+    newest: dict[str, tuple[Record, FamilyScores]] = {}
+    for record in newest_records(log, SCORES, inspected_scores_max):
+        if scored := decode_scores(record, types):
+            newest[scored[0]] = record, scored[1]
+    return [
+        ScoresStatus(family=name, events=one.events, time_ms=record.time_ms, scores=one.scores)
+        for name in types
+        if name in newest
+        for record, one in [newest[name]]
+    ]
 
 
 class _Alarm(Struct):
@@ -33,132 +267,10 @@ class _Alarm(Struct):
     detail: str = ""
 
 
-def show(log: Log, terminal: Terminal, deployment: Deployment) -> None:
-    """Print the content of a log.
-
-    Raises:
-        LogUnavailable: the log does not answer.
-    """
-    terminal.print(f"log {deployment.settings.log}")
-    terminal.print(_topics(log, deployment))
-    for line in found_wrong(log, deployment.shards):
-        terminal.print(line)
-    for placement in deployment.placements.values():
-        _shard(log, terminal, placement)
-    _models(log, terminal, deployment)
-    _scores(log, terminal, deployment)
-    _trouble(log, terminal)
-
-
-def _table(*columns: str, numeric: int) -> Table:
-    """Return an empty table whose last `numeric` columns hold numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place >= len(columns) - numeric else "left")
-    return table
-
-
-def _topics(log: Log, deployment: Deployment) -> Table:
-    table = _table("topic", "partitions", "offsets held", "ends", numeric=3)
-    written = [place for shard in deployment.shards for place in (shard.journal, shard.judgements)]
-    for name in TOPICS:
-        # Topics with a partition per possible shard: only the partitions of our shards, as a log may lack the others.
-        places = [place for place in written if place.topic == name] or log.partitions(name)
-        ends = [log.end(place) for place in places]
-        held = sum(ends) - sum(log.first(place) for place in places)
-        table.add_row(name, str(len(ends)), f"{held:,}", " ".join(f"{end:,}" for end in ends))
-    return table
-
-
-def _shard(log: Log, terminal: Terminal, placement: Placement) -> None:
-    shard = placement.shard
-    name = f"{shard.name} ({', '.join(kind.name for kind in placement.own_kinds)})"
-    last = log.last(shard.journal)
-    if last is None:
-        gone = log.first(shard.journal) > 0
-        terminal.print(f"{name}: {'all of its journal has expired' if gone else 'has never run on this log'}")
-        return
-    entry = journal.decode(last)
-    snapshot = "no snapshot yet"
-    if entry.snapshot:
-        behind = entry.number + 1 - entry.snapshot.number
-        snapshot = f"newest snapshot {entry.snapshot.blob[:20]}... covers all but {behind:,} of them"
-    table = _table("partition", "position", "lag", numeric=2)
-    terminal.print(f"{name}: {entry.number + 1:,} journal entries, the last one {_time_text(last.time_ms)}; {snapshot}")
-    if results := results_text(entry):
-        terminal.print(results)
-    committed = log.committed(shard.name)
-    for place in shard.inputs(log):
-        position = committed.get(place, 0)
-        table.add_row(journal.key_of(place), f"{position:,}", lag_text(log, place, position))
-    terminal.print(table)
-
-
-def _models(log: Log, terminal: Terminal, deployment: Deployment) -> None:
-    now = standing(topic_records(log, MODELS))
-    if now.champion:
-        terminal.print(f"champion: {now.champion.version}, {_step(now.champion)}")
-    else:
-        since = "" if now.former else " yet"
-        terminal.print(f"champion: none{since}; the blend works without the deep model")
-    if now.request:
-        terminal.print(_request(log, now.request, deployment))
-    for one in [one for one in now.announcements if one.kind != "schedule"][-shown_max:]:
-        reason = f": {one.reason}" if one.reason else ""
-        terminal.print(f"  {one.version or '-'} {_step(one)}{reason}")
-
-
-def _step(one: Announcement) -> str:
-    if one.kind == "requested":
-        return f"requested by {one.by or 'unknown'} ({one.action.replace('_', ' ')})"
-    return f"{one.kind.replace('_', ' ')} after {one.at_events:,} records"
-
-
-def _request(log: Log, request: Request, deployment: Deployment) -> str:
-    """Return the newest request, and which shards have obeyed it."""
-    one, place = request.announcement, Partition(MODELS, 0)
-    heard: dict[bool, list[str]] = {True: [], False: []}
-    for shard in deployment.shards:
-        if MODELS in shard.hears:
-            heard[log.committed(shard.name).get(place, 0) > request.position].append(shard.name)
-    parts = [f"obeyed by {', '.join(heard[True])}"] if heard[True] else []
-    parts += [f"pending at {', '.join(heard[False])}"] if heard[False] else []
-    if request.overruled:
-        parts.append(f"since then {request.overruled.version or 'no model'} was {_step(request.overruled)}")
-    return f"newest request: {one.version or 'no model'}, {_time_text(one.time_ms)}: {'; '.join(parts)}"
-
-
-def _scores(log: Log, terminal: Terminal, deployment: Deployment) -> None:
-    """Print the newest scores of each family."""
-    types = {kind.name: kind.surface.scores for kind in deployment.kinds}
-    newest: dict[str, tuple[Record, FamilyScores]] = {}
-    for record in newest_records(log, SCORES, inspected_scores_max):
-        if scored := decode_scores(record, types):
-            newest[scored[0]] = record, scored[1]
-    if not newest:
-        terminal.print("scores: none yet; they are written every thousand events")
-        return
-    for kind in deployment.kinds:
-        if kind.name in newest:
-            record, one = newest[kind.name]
-            terminal.print(f"{kind.name}: scores after {one.events:,} events learned ({_time_text(record.time_ms)})")
-            for declared in kind.surface.tables:
-                terminal.print(rich_table(declared, one.scores))
-
-
-def _trouble(log: Log, terminal: Terminal) -> None:
-    alarms = [(record, alarm) for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, _Alarm))]
-    terminal.print(f"alarms: {len(alarms):,}")
-    for record, alarm in alarms[-shown_max:]:
-        place = "" if alarm.events is None else f" after {alarm.events:,} events"
-        detail = f": {alarm.detail}" if alarm.detail else ""
-        text = f"  {alarm.detector}{place} ({_time_text(record.time_ms)}){detail}"
-        terminal.print(text)
-    reasons = dead_letters_by_reason(log)
-    terminal.print(f"dead letters: {sum(reasons.values()):,}")
-    for reason, count in reasons.items():
-        terminal.print(f"  {count:,} {reason}")
-
-
-def _time_text(time_ms: int) -> str:
-    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+def _alarms(log: Log) -> list[AlarmStatus]:
+    found = ((record, decode_json(record.value, _Alarm)) for record in topic_records(log, ALARMS))
+    return [
+        AlarmStatus(detector=alarm.detector, events=alarm.events, detail=alarm.detail, time_ms=record.time_ms)
+        for record, alarm in found
+        if alarm
+    ]

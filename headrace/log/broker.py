@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.errors import LogUnavailable, Misconfigured
+from headrace.tied import tied_command
 
 kafka_coordinate = "org.apache.kafka:kafka_2.13:4.3.1"
 """4.4.0 depends on an artifact that does not resolve."""
@@ -109,7 +110,7 @@ def provide_broker(folder: Path, environ: Mapping[str, str] = os.environ) -> Ite
             yield bootstrap
     else:
         was_running = status(folder) is not None
-        broker = start(folder)
+        broker = start(folder, tied=True)
         try:
             yield broker.bootstrap
         finally:
@@ -151,7 +152,12 @@ def _container() -> Iterator[str]:
 
 
 def start(
-    folder: Path, properties: str = "", *, cluster: str = "", ports: tuple[int, int] | None = None
+    folder: Path,
+    properties: str = "",
+    *,
+    cluster: str = "",
+    ports: tuple[int, int] | None = None,
+    tied: bool = False,
 ) -> LocalBroker:
     """Start a local broker on a folder's data and return it once it is ready; return a running one as it is.
 
@@ -161,6 +167,7 @@ def start(
         cluster: the id of the cluster of several brokers whose `controller.quorum.voters` are in `properties`. It is
             ready once most of them have started. By default the broker is a cluster of its own.
         ports: the broker's port and its controller's, if the folder is new; by default two free ones.
+        tied: the broker ends with this process, whatever ends it (`headrace.tied`).
 
     Raises:
         Misconfigured: the extra `kafka-local` is not installed, or the folder cannot be created.
@@ -188,10 +195,11 @@ def start(
     command += [f"-Dlog4j2.configurationFile={logging}", "-Dlog4j2.disableJmx=true"]
     if not (data / "meta.properties").exists():
         _format(command, settings, cluster)
+    command += ["kafka.Kafka", str(settings)]
     output = folder / "broker.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*command, "kafka.Kafka", str(settings)],
+            tied_command(command) if tied else command,
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
         )  # fmt: skip
     _children[process.pid] = process
@@ -290,11 +298,12 @@ def _format(command: list[str], properties: Path, cluster: str) -> None:
 def _await_start(process: subprocess.Popen[bytes], output: Path) -> None:
     deadline = time.monotonic() + start_timeout_s
     while time.monotonic() < deadline:
+        code = process.poll()  # first, so that the text has all of what a process wrote that has ended
         text = output.read_text(encoding="utf-8", errors="replace")
         if _STARTED in text:
             return
-        if process.poll() is not None:
-            raise LogUnavailable(f"the broker exited during its start (exit code {process.returncode}):\n{_tail(text)}")
+        if code is not None:
+            raise LogUnavailable(f"the broker exited during its start (exit code {code}):\n{_tail(text)}")
         time.sleep(0.05)
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""The commands for a local Kafka broker: start, stop, status."""
+"""The commands for a local Kafka broker: start, run, stop, status."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -22,6 +22,30 @@ def kafka_start(folder: KafkaFolder = DEFAULT_KAFKA) -> None:
 
     running = broker.start(folder)
     say(f"kafka:{running.bootstrap}  (process {running.pid}, folder {running.folder})")
+
+
+@kafka_app.command("run")
+def kafka_run(folder: KafkaFolder = DEFAULT_KAFKA) -> None:
+    """Run a broker until a signal. It ends with this process."""
+    from headrace.errors import LogUnavailable, Misconfigured
+    from headrace.log import broker
+    from headrace.process import stop_on_signals
+
+    if running := broker.status(folder):
+        raise Misconfigured(
+            f"broker in {folder}: wanted none that runs, found process {running.pid}; stop it with headrace kafka stop,"
+            f" or use it with --log kafka:{running.bootstrap}"
+        )
+    stop = stop_on_signals()
+    say(f"kafka: starting a broker in {folder} (the first start downloads its jars, which takes a minute)")
+    running = broker.start(folder, tied=True)
+    try:
+        say(f"kafka: broker on kafka:{running.bootstrap}, process {running.pid}, folder {running.folder}")
+        while not stop.wait(0.5):
+            if broker.status(folder) is None:
+                raise LogUnavailable(f"the broker ended; its log is {folder / 'broker.log'}")
+    finally:
+        broker.stop(folder)
 
 
 @kafka_app.command("stop")

@@ -1,29 +1,51 @@
-"""The commands that show something: status, report, demo, version."""
+"""The commands that show something: status, report, demo, settings, version."""
 
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
 import headrace
 from operators.cli.app import LogUrl, app, opened_log
-from operators.terminal import Terminal, say
+from operators.terminal import Terminal, say, say_file, say_json
 
 line_characters_max: Final = 100_000
 """Maximum length of a line that is not printed to a terminal."""
+watch_s: Final = 2.0
+"""Time, in seconds, between two states that `status --watch` prints."""
 
 
 @app.command()
-def status(log: LogUrl = None) -> None:
+def status(
+    log: LogUrl = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object (docs/status.md)")] = False,
+    watch: Annotated[bool, typer.Option(help=f"Print it every {watch_s:g} s until Ctrl-C")] = False,
+    models: Annotated[bool, typer.Option(help="With all models, not only the newest announcements")] = False,
+) -> None:
     """Show the state of a log: positions, lag, snapshots, the champion, the newest scores."""
     from operators.deployment import read_deployment
-    from operators.status import show
+    from operators.status import collect
+    from operators.status_text import show
 
     deployment = read_deployment(log=log)
-    with opened_log(deployment.settings, existing=True) as log_:
-        # A file or a pager has no width, and wrapped tables are unreadable.
-        show(log_, Terminal(width=None if sys.stdout.isatty() else line_characters_max), deployment)
+    # A file or a pager has no width, and wrapped tables are unreadable.
+    terminal = Terminal(width=None if sys.stdout.isatty() else line_characters_max)
+    with opened_log(deployment.settings, existing=True) as log_, suppress(KeyboardInterrupt):
+        while True:
+            found = collect(log_, deployment, all_models=models)
+            if as_json:
+                say_json(msgspec.to_builtins(found))
+            else:
+                if watch:
+                    terminal.clear()  # does nothing if it is no terminal
+                show(found, terminal, deployment.kinds)
+            if not watch:
+                break
+            time.sleep(watch_s)
 
 
 @app.command()
@@ -56,6 +78,16 @@ def demo(
     from operators.demo import Demo
 
     Demo(Terminal(), data=data, kafka=kafka, keep=serve, events=events, seed=seed, minutes=minutes, folder=folder).run()
+
+
+@app.command()
+def settings() -> None:
+    """Print a headrace.toml: every setting, commented out, with its default and what it is."""
+    from headrace.config import own_families
+    from learners.families import families
+    from operators.settings_file import settings_file
+
+    say_file(settings_file(families(own_families())))
 
 
 @app.command()

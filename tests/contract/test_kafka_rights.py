@@ -51,7 +51,8 @@ from operators.child import Children
 from operators.deployment import Deployment
 from operators.proposal import propose
 from operators.requests import promote, roll_back
-from operators.status import show
+from operators.status import collect
+from operators.status_text import show
 from operators.terminal import Terminal
 from producers.load import load
 from producers.republish import republish
@@ -243,7 +244,8 @@ def served(log: Log, folder: Path) -> None:
 
 
 def status(log: Log, folder: Path) -> None:
-    show(log, Terminal(), Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS))
+    shop = Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)
+    show(collect(log, shop), Terminal(), FAMILIES)
 
 
 ROADS: dict[str, Callable[[Log, Path], None]] = {
@@ -365,7 +367,7 @@ def test_who_may_not_add_partitions_does_with_those_that_an_older_version_made(
     with closing(guarded.opened("keeper", f"{SHOP}two-")) as log:
         log.create()
         assert log.last(JOURNAL)
-        show(log, Terminal(), Deployment(read_settings().common, {}, FAMILIES, usual))
+        show(collect(log, Deployment(read_settings().common, {}, FAMILIES, usual)), Terminal(), FAMILIES)
     assert time.monotonic() - began < quick_s
     assert "online (next_item, purchase): 1 journal entries" in capsys.readouterr().out
 

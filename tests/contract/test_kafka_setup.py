@@ -25,7 +25,7 @@ from headrace.shard.checks import committed_records
 from headrace.topics import EVENTS, MODELS, TOPICS, partitions_of
 from headrace.watch import LogWatch, open_transactions, refuse_settings, settings_interval_s, transactions_interval_s
 from learners.families import default_placements
-from operators.facts import found_wrong, lag_text
+from operators.facts import found_wrong, lag_of
 from producers.load import load
 from producers.publisher import Progress
 from tests.brokers import own_broker
@@ -167,7 +167,9 @@ def test_a_lag_is_a_number_of_records(log: KafkaLog) -> None:
     last = log.last(models)
     assert last is not None
     assert last.offset == 38
-    assert [lag_text(log, models, position) for position in (0, 2, 37, 38, 39, 40)] == ["20", "19", "1", "1", "0", "0"]
+    assert [lag_of(log, models, position) for position in (0, 2, 37, 38, 39, 40)] == [
+        (waiting, True) for waiting in (20, 19, 1, 1, 0, 0)
+    ]
 
 
 def test_a_long_lag_is_at_most_its_offsets(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_a_long_lag_is_at_most_its_offsets(log: KafkaLog, monkeypatch: pytest.Mo
     with closing(log.appender()) as appender:
         for _ in range(5):
             appender.append(Outgoing(EVENTS, b"ann", b"{}", 0))
-    assert [lag_text(log, E0, position) for position in (0, 2)] == ["≤ 5", "3"]
+    assert [lag_of(log, E0, position) for position in (0, 2)] == [(5, False), (3, True)]
 
 
 def write_events(path: Path, count: int) -> Path:

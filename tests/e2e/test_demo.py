@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from operators.child import Child
+from operators.child import Child, headrace
 
 
 def running(folder: Path) -> list[str]:
@@ -16,7 +16,7 @@ def running(folder: Path) -> list[str]:
 
 def test_a_demo_that_is_terminated_stops_its_processes(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    demo = Child("producer", ["demo", "--folder", str(folder)], tmp_path)
+    demo = Child("producer", headrace("demo", "--folder", str(folder)), tmp_path)
     try:
         while demo.code is None and not list(folder.glob("producer.log")):  # the last process that it starts
             demo.check()

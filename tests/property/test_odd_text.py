@@ -38,7 +38,8 @@ from operators.deployment import read_deployment
 from operators.facts import Change, Facts, RoundOutcome
 from operators.picture import Drawing, chart, draw, drift, quality
 from operators.report import table, write_report
-from operators.status import show
+from operators.status import collect
+from operators.status_text import show
 from operators.terminal import Terminal, progress_bar, say
 from operators.timeline import FamilyScores, Slice
 from tests.hostile import HOSTILE, json_texts, texts, wire
@@ -143,7 +144,7 @@ def status(text: str) -> str:
     appender.close()
     deployment = read_deployment(log="memory:")
     deployment = deployment._replace(settings=deployment.settings.model_copy(update={"log": f"sqlite:{text}"}))
-    return on_terminal(lambda terminal: show(log, terminal, deployment))
+    return on_terminal(lambda terminal: show(collect(log, deployment), terminal, deployment.kinds))
 
 
 @settings(max_examples=60)

@@ -1,17 +1,21 @@
 """Settings: what wins over what, and what is refused with which words."""
 
 import os
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Struct
+from typer.testing import CliRunner
 
-from headrace.config import DEFAULT_SHARDS, FILE, Sections, own_families, settings
+from headrace.config import DEFAULT_SHARDS, FILE, Sections, Settings, ShardSettings, own_families, settings
 from headrace.errors import Misconfigured
 from learners.families import FAMILIES
 from learners.next_item.family import NextItemSettings
 from learners.rounds.settings import RoundsSettings
+from operators.cli import app
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -148,3 +152,28 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(Misconfigured, match="SASL_PASSWORD") as caught:
         settings(log="kafka:shop:tiger@localhost:9092")
     assert "tiger" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uncommented", [False, True])
+def test_the_printed_file_has_every_setting_at_its_default(tmp_path: Path, uncommented: bool) -> None:
+    text = CliRunner().invoke(app, ["settings"]).stdout
+    defaults = read()
+    if uncommented:
+        text = re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE)
+    (tmp_path / FILE).write_text(text)
+    found = read()
+    common = set(Settings.model_fields)
+    assert found.common.model_dump(include=common) == defaults.common.model_dump(include=common)
+    assert found.families == defaults.families
+    given = tomllib.loads(text)
+    named = {**given, **{f"shards.{name}": part for name, part in given.pop("shards").items()}}
+    without_default = {"round_ms"}
+    for name in ("serve", "producer"):
+        assert set(named[name]) == (set(type(getattr(defaults.common, name)).model_fields) if uncommented else set())
+    for name in DEFAULT_SHARDS:
+        assert set(named[f"shards.{name}"]) == (set(ShardSettings.model_fields) if uncommented else set())
+    for name, section in defaults.families.items():
+        wanted = set(section.__struct_fields__) - without_default if uncommented else set()
+        assert set(named[name]) == wanted, name
+    assert all(f"# {name} = (no default)\n" in text for name in without_default)
+    assert "](" not in text

@@ -424,8 +424,16 @@ def test_compose_brings_every_process_with_a_health_check_bound_to_loopback() ->
 
 
 def test_prometheus_scrapes_what_compose_starts() -> None:
-    config = YAML(typ="safe").load(ROOT / "deploy/prometheus/prometheus.yml")
-    targets = {job["static_configs"][0]["targets"][0] for job in config["scrape_configs"]}
+    mounts = dict(volume.split(":")[:2] for volume in COMPOSE["services"]["prometheus"]["volumes"])
+    at = {inside: ROOT / outside for outside, inside in mounts.items() if outside.startswith("./")}
+    config = YAML(typ="safe").load(at["/etc/prometheus/prometheus.yml"])
+    assert at["/etc/prometheus/rules"].is_dir()
+    assert config["rule_files"] == ["rules/*.yml"]
+    (scraped,) = config["scrape_configs"]
+    assert "targets/*.yml" in scraped["file_sd_configs"][0]["files"]
+    groups = YAML(typ="safe").load(at["/etc/prometheus/targets/compose.yml"])
+    targets = {group["targets"][0] for group in groups}
+    assert {group["labels"]["job"] for group in groups} == {"producer", *DEFAULT_SHARDS, "serve"}
     ports = {
         "simulate": ProducerSettings().metrics_port,
         **{name: shard["metrics_port"] for name, shard in DEFAULT_SHARDS.items()},

@@ -1,5 +1,6 @@
 """Facts, table and report of logs: one that a simulated shop and its readers wrote, and an empty one."""
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -30,7 +31,8 @@ from operators.deployment import Deployment, read_deployment
 from operators.facts import Change, Facts, Sample, match_alarms, rounds_of
 from operators.picture import Drawing, chart, draw, within
 from operators.report import picture, table, write_report
-from operators.status import show
+from operators.status import collect
+from operators.status_text import show
 from operators.tables import NONE
 from operators.terminal import Terminal
 from operators.timeline import FamilyScores, Slice, slice_judged_min, slices_of
@@ -443,7 +445,7 @@ def test_nothing_between_two_scrapes_has_no_quantile() -> None:
 
 def status(log: Log, deployment: Deployment) -> str:
     terminal = Terminal(width=140, record=True, file=StringIO())
-    show(log, terminal, deployment)
+    show(collect(log, deployment), terminal, deployment.kinds)
     terminal.file.close()
     return terminal.export_text()
 
@@ -462,6 +464,36 @@ def test_status_of_a_log(log: Log, deployment: Deployment) -> None:
     assert re.search(r"^log loss( +0\.\d{4}){2}$", text, re.MULTILINE)
     assert "flood (" in text
     assert "3 not_json" in text
+
+
+def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Deployment) -> None:
+    found = json.loads(json.dumps(msgspec.to_builtins(collect(log, deployment))))
+    text = status(log, deployment)
+    (events,) = [one for one in found["topics"] if one["name"] == "events"]
+    assert re.search(
+        rf"^events +4 +{events['held']:,} +{' '.join(f'{end:,}' for end in events['ends'])} *$", text, re.M
+    )
+    online, finetune = found["shards"]
+    assert f"online (next_item, purchase): {online['entries']:,} journal entries" in text
+    assert (online["snapshot"] is None) == ("no snapshot yet" in text)
+    for one in online["positions"]:
+        assert re.search(rf"^{one['partition']} +{one['position']:,} +{one['lag']:,}$", text, re.MULTILINE)
+    assert (finetune["journal"], finetune["entries"], finetune["positions"]) == ("never_run", 0, [])
+    assert found["models"]["champion"]["version"] == "r0001"
+    for one in found["scores"]:
+        assert f"{one['family']}: {one['events']:,} events scored" in text
+    assert [one["family"] for one in found["scores"]] == ["next_item", "purchase"]
+    assert found["scores"][0]["scores"]["ranking"]["blend"]["judged"] > 2_000
+    assert (found["alarms_total"], found["alarms"][-1]["detail"]) == (len(found["alarms"]), "bad")
+    assert found["dead_letters"] == {"not_json": 3}
+
+
+@pytest.mark.parametrize(("all_models", "versions"), [(False, ROUNDS[2:]), (True, ROUNDS[1:])])
+def test_a_status_has_the_newest_announcements_or_all(
+    log: Log, deployment: Deployment, all_models: bool, versions: list[Announcement]
+) -> None:
+    found = collect(log, deployment, all_models=all_models).models.announced
+    assert [(one.version, one.kind) for one in found] == [(one.version, one.kind) for one in versions]
 
 
 @pytest.mark.parametrize("noise", [None, b"", b"{}", b"[1]", b"\xff", b'{"x":' * 100_000])
