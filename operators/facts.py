@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from headrace.announcement import Announcement, announced
 from headrace.log.protocol import Log, Record, decode_json
 from headrace.shard import journal
 from headrace.shard.journal import Entry
 from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH
-from learners.announcement import Announcement, announced
 from learners.family import AlarmRecord, Family, Watched
 from operators.deployment import Deployment
 from operators.source import describe_source, partition_records, topic_records

@@ -6,10 +6,10 @@ from typing import Final
 from msgspec import Struct
 from rich.table import Table
 
+from headrace.announcement import Announcement
 from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.shard import journal
 from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
-from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
 from operators.facts import FamilyScores, dead_letters_by_reason, decode_scores

@@ -12,12 +12,12 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from headrace.announcement import Announcement, announced, unusable
 from headrace.events import Event, EventType, Item, Rejection
 from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table
 from headrace.topics import MODELS
-from learners.announcement import Announcement, announced, unusable
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part, Watched
 from learners.next_item import judgement

@@ -21,6 +21,7 @@ from msgspec import Struct
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.announcement import Announcement, Kind
 from headrace.events import Event
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Outgoing
@@ -29,7 +30,6 @@ from headrace.process import log_to_stderr
 from headrace.state import State
 from headrace.surface import Chart, Metric, Surface, Table
 from headrace.text import visible
-from learners.announcement import Announcement, Kind
 from learners.family import AlarmRecord, Family, Moment, NoSettings, Watched
 from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord

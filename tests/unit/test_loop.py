@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from consumers.shard import Judges
+from headrace.announcement import Announcement
 from headrace.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -39,7 +40,6 @@ from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
 from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JUDGEMENTS, MODELS, SCORES, Shard, partitions_of
-from learners.announcement import Announcement
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
 from learners.shop import MakeShop

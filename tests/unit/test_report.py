@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from consumers.shard import Judges
+from headrace.announcement import Announcement
 from headrace.events import Event
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Log, Outgoing, Partition
@@ -19,7 +20,6 @@ from headrace.shard.checks import committed_records
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.state import State
 from headrace.surface import Chart, Surface, Table
-from learners.announcement import Announcement
 from learners.family import AlarmRecord, Family, Moment, NoSettings
 from learners.next_item.family import NextItemFamily, NextItemScores
 from operators.deployment import Deployment, read_deployment
