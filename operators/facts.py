@@ -17,14 +17,18 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from headrace.announcement import Announcement, announced
-from headrace.log.protocol import Log, Record, decode_json
+from headrace.announcement import Announcement
+from headrace.log.protocol import Log, decode_json
+from headrace.log.scan import topic_records
+from headrace.reading import ReadOnlyLog
+from headrace.reading import decode_scores as decode_scores
 from headrace.shard import journal
 from headrace.shard.journal import Entry
-from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, SCORES, TRUTH
-from learners.family import AlarmRecord, Family, Watched
+from headrace.surface import FamilyScores as FamilyScores
+from headrace.topics import ALARMS, DAY_MS, EVENTS, SCORES, TRUTH
+from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
-from operators.source import describe_source, partition_records, topic_records
+from operators.source import describe_source
 
 counted_events_max: Final = 1_000_000
 """Number of positions of `events` up to which its records are counted, without the markers that Kafka's transactions
@@ -50,15 +54,6 @@ class Sample(NamedTuple):
     lag: float
     freshness: Mapping[float, float]
     serving_freshness: Mapping[float, float]
-
-
-class FamilyScores(Struct):
-    """A decoded record of `scores`: a family's scores (its `surface.scores`) and its detectors' values."""
-
-    events: int
-    time_ms: int
-    scores: Any
-    drift: dict[str, Watched]
 
 
 class Change(Struct):
@@ -124,14 +119,10 @@ class _Truth(Struct):
     kind: str
 
 
-class _Letter(Struct):
-    reason: str
-
-
 def dead_letters_by_reason(log: Log) -> dict[str, int]:
     """Return the number of dead letters by reason, the most frequent first."""
-    letters = (decode_json(record.value, _Letter) for record in topic_records(log, DEAD_LETTERS))
-    return dict(Counter(letter.reason for letter in letters if letter).most_common())
+    letters = ReadOnlyLog(log, {}).dead_letters()
+    return dict(Counter(letter.value.reason for letter in letters).most_common())
 
 
 class Facts(Struct, kw_only=True):
@@ -168,10 +159,11 @@ class Facts(Struct, kw_only=True):
         Raises:
             LogUnavailable: the log does not answer.
         """
+        reader = ReadOnlyLog(log, {kind.name: kind.surface for kind in deployment.kinds})
         scores = read_scores(log, deployment.kinds)
         timeline = max(scores.values(), key=len, default=[])
         alarms = [alarm for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, AlarmRecord))]
-        announcements = [found for record in topic_records(log, MODELS) if (found := announced(record))]
+        announcements = [one.value for one in reader.models()]
         truth: dict[str, list[bytes]] = {}
         for record in topic_records(log, TRUTH):
             data = record.value or b""
@@ -183,7 +175,7 @@ class Facts(Struct, kw_only=True):
         return cls(
             published=_published(log),
             sources=sources, types=types, lacks=lacks, kinds=deployment.kinds, scores=scores,
-            slices=_slices(log, deployment, timeline), alarms=alarms,
+            slices=_slices(reader, deployment.kinds, timeline), alarms=alarms,
             rounds=rounds_of(announcements), rollbacks=[one for one in announcements if one.kind == "rolled_back"],
             changes=changes, false_alarms=false_alarms, stable_days=stable_days,
             best=[_best(data) for data in truth.get("best", [])],
@@ -220,14 +212,6 @@ class Facts(Struct, kw_only=True):
         return len(self.false_alarms) / self.stable_days if self.scenario and self.stable_days else None
 
 
-class _Record(Struct):
-    family: str
-    events: int
-    time_ms: int
-    scores: msgspec.Raw
-    drift: dict[str, Watched]
-
-
 def read_scores(log: Log, kinds: Sequence[type[Family]]) -> dict[str, list[FamilyScores]]:
     """Return each family's records of scores, in order, without those that this version cannot read."""
     types = {kind.name: kind.surface.scores for kind in kinds}
@@ -236,15 +220,6 @@ def read_scores(log: Log, kinds: Sequence[type[Family]]) -> dict[str, list[Famil
         if scored := decode_scores(record, types):
             found[scored[0]].append(scored[1])
     return found
-
-
-def decode_scores(record: Record, types: Mapping[str, Any]) -> tuple[str, FamilyScores] | None:
-    """Return the family and the scores of a record of `scores`, None if this version cannot read it."""
-    one = decode_json(record.value, _Record)
-    if one is None or not types.get(one.family):
-        return None
-    scores = decode_json(bytes(one.scores), types[one.family])
-    return (one.family, FamilyScores(one.events, one.time_ms, scores, one.drift)) if scores is not None else None
 
 
 def _published(log: Log) -> int:
@@ -260,23 +235,16 @@ def _best(data: bytes) -> Best:
     return Best(found["event_number"], scores)
 
 
-def _slices(log: Log, deployment: Deployment, timeline: Sequence[FamilyScores]) -> dict[tuple[str, str], list[Slice]]:
+def _slices(
+    reader: ReadOnlyLog, kinds: Sequence[type[Family]], timeline: Sequence[FamilyScores]
+) -> dict[tuple[str, str], list[Slice]]:
     """Return the means over slices of each chart that is drawn from judgements, by family and title."""
-    found: dict[tuple[str, str], list[Slice]] = {}
-    for placement in deployment.placements.values():
-        charts = [(kind, chart) for kind in placement.kinds for chart in kind.surface.charts if chart.judged]
-        if not charts:
-            continue
-        judgements = [
-            (journal.judging_family(record.key), record.value or b"")
-            for record in partition_records(log, placement.shard.judgements)
-        ]
-        for kind, chart in charts:
-            assert chart.judged is not None
-            keys = {kind.name, *kind.surface.former_judgement_keys}
-            judged = (one for key, data in judgements if key in keys for one in chart.judged(data))
-            found[kind.name, chart.title] = slices_of(judged, timeline)
-    return found
+    return {
+        (kind.name, chart.title): slices_of((point(one.value) for one in reader.judgements(kind.name)), timeline)
+        for kind in kinds
+        for chart in kind.surface.charts
+        if (point := chart.judged)
+    }
 
 
 def slices_of(

@@ -480,6 +480,7 @@ Rounds.surface = Surface(
     writes=(MODELS,),
     hears=(ALARMS, MODELS),
     judge="learners.rounds.judge:RoundsJudge",
+    judgements=Began | Trained | Compared,
     former_judgement_keys=("finetune",),
     full_by_design=(
         *FULL_BY_DESIGN, "rehearsal_sequences", "window_sequences", "training_sequences", "window_open_sessions",

@@ -28,9 +28,9 @@ from headrace.log.protocol import Outgoing
 from headrace.metrics import ShardMetrics, label_characters_max
 from headrace.process import log_to_stderr
 from headrace.state import State
-from headrace.surface import Chart, Metric, Surface, Table
+from headrace.surface import Chart, Metric, Surface, Table, Watched
 from headrace.text import visible
-from learners.family import AlarmRecord, Family, Moment, NoSettings, Watched
+from learners.family import AlarmRecord, Family, Moment, NoSettings
 from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord
 from operators.cli.look import line_characters_max
@@ -75,7 +75,7 @@ def family(text: str) -> type[Family]:
                 ),
             ),
             charts=(
-                Chart(title=text, judged=lambda data: [], caption=text, bold=text),
+                Chart(title=text, judged=lambda one: (0, 1.0, {}), caption=text, bold=text),
                 Chart(title=text, lines=lambda scores: scores.by_name, caption=text),
             ),
             tiles=lambda scores: [(text, text)],
