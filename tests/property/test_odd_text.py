@@ -27,6 +27,7 @@ from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Outgoing
 from headrace.metrics import ShardMetrics, label_characters_max
 from headrace.process import log_to_stderr
+from headrace.shard.turn import DeadLetter
 from headrace.state import State
 from headrace.surface import Chart, Metric, Surface, Table, Watched
 from headrace.text import visible
@@ -133,7 +134,7 @@ def status(text: str) -> str:
     for record in (
         *(announcement(kind, text).record() for kind in KINDS),
         Outgoing("alarms", b"x", msgspec.json.encode(alarm), 0),
-        Outgoing("dead-letters", b"x", msgspec.json.encode({"reason": text}), 0),
+        Outgoing("dead-letters", b"x", msgspec.json.encode(DeadLetter("x", text, text, 0, b"", b"", 0)), 0),
         Outgoing("scores", b"x", msgspec.json.encode(ScoreRecord("x", "next_item", 1, 0, scores, {}))),
     ):
         appender.append(record)
