@@ -122,6 +122,26 @@ class Route(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class Watched(Struct, frozen=True, omit_defaults=True):
+    """The current score of a drift detector; a detector of a loss has no threshold."""
+
+    score: float
+    threshold: float | None = None
+
+
+class FamilyScores(Struct):
+    """A decoded record of `scores`: a family's scores (its `surface.scores`) and its detectors' values.
+
+    `events` is the number of events learned, `time_ms` the shop's time, `appended_ms` the append time (0: not known).
+    """
+
+    events: int
+    time_ms: int
+    scores: Any
+    drift: dict[str, Watched]
+    appended_ms: int = 0
+
+
 class Table(Struct, frozen=True, kw_only=True):
     """A table of the newest scores, in `headrace status`, in the demo's summary and in the report.
 
@@ -139,13 +159,13 @@ class Table(Struct, frozen=True, kw_only=True):
 
 class Chart(Struct, frozen=True, kw_only=True):
     """A chart of lines over the stream, in the report. Either `lines` reads their values from each record of scores, or
-    `judged` from the shard's judgements: the event time (ms), the weight and a value by line of each. Means over slices
-    are drawn. `truth` names a field of the simulated shop's truth `best`, drawn as the best possible score.
+    `judged` from each of the family's judgements: its event time (ms), its weight and a value by line. Means over
+    slices are drawn. `truth` names a field of the simulated shop's truth `best`, drawn as the best possible score.
     """
 
     title: str
     lines: Callable[[Any], Mapping[str, float]] | None = None
-    judged: Callable[[bytes], Iterable[tuple[int, float, Mapping[str, float]]]] | None = None
+    judged: Callable[[Any], tuple[int, float, Mapping[str, float]]] | None = None
     caption: str = ""
     percent: bool = False
     bold: str = ""
@@ -159,7 +179,8 @@ class Surface(Struct, frozen=True, kw_only=True):
     `settings` is its section of `headrace.toml` and the environment; `demo` has the values that the demo sets, by kind
     of source (`simulated`, `data`). `topics` are topics of its own, of one partition each; `writes` are the topics that
     it writes besides `scores` and `alarms`, `hears` the side topics whose records it is given. `judge` names the class
-    `module:name` that judges beside the fold, `former_judgement_keys` the keys of its judgements in older versions.
+    `module:name` that judges beside the fold, `judgements` is the type of one record of its judgements, in MessagePack
+    (`list[...]` if a record has several); `former_judgement_keys` are the keys of its judgements in older versions.
     `full_by_design` names the bounded tables that any shop fills in time, because they keep the newest entries or a
     sample; of the others, a full one loses something. `headlines` are series that a progress line shows: metric,
     labels, name. `tiles` computes the report's headline numbers from the newest scores: value and text. `teaches`
@@ -175,6 +196,7 @@ class Surface(Struct, frozen=True, kw_only=True):
     writes: tuple[str, ...] = ()
     hears: tuple[str, ...] = ()
     judge: str = ""
+    judgements: Any = None
     former_judgement_keys: tuple[str, ...] = ()
     artifact: Artifact | None = None
     metrics: tuple[Metric, ...] = ()

@@ -16,7 +16,7 @@ from headrace.artifacts import Artifacts
 from headrace.events import Event, Item, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.state import State
-from headrace.surface import Surface
+from headrace.surface import Surface, Watched
 from headrace.topics import ALARMS
 from learners.parts.drift import Alarm
 
@@ -54,13 +54,6 @@ EVERY_SHARD: Final = ""
 """The shard of a family that each shard folds for itself."""
 WHOLE: Final = "state"
 """The name of the only part of a family that declares none: its whole state."""
-
-
-class Watched(Struct, frozen=True, omit_defaults=True):
-    """The current score of a drift detector; a detector of a loss has no threshold."""
-
-    score: float
-    threshold: float | None = None
 
 
 class AlarmRecord(Struct, frozen=True):

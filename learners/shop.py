@@ -14,9 +14,9 @@ from headrace.log.protocol import Outgoing, Record
 from headrace.shard import intake
 from headrace.shard.journal import FamilyStamp, Stamp
 from headrace.state import State
-from headrace.surface import state_settings
+from headrace.surface import Watched, state_settings
 from headrace.topics import SCORES
-from learners.family import WHOLE, Family, Moment, Preparer, Watched
+from learners.family import WHOLE, Family, Moment, Preparer
 from learners.parts import portable
 
 score_every_events: Final = 1_000

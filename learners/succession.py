@@ -13,8 +13,8 @@ heard the same records have the same champion.
 
 from typing import Final, Self
 
+from headrace.announcement import Announcement
 from headrace.state import State
-from learners.announcement import Announcement
 
 FINE_TUNER: Final = "finetune/"
 """Beginning of the ids of the fine-tuner's announcements, whatever its shard is named."""

@@ -17,16 +17,19 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from headrace.announcement import Announcement
 from headrace.log.protocol import Log, Partition, decode_json
+from headrace.log.scan import partition_records, topic_records
+from headrace.reading import ReadOnlyLog
 from headrace.shard import journal
 from headrace.shard.journal import Entry, Results, key_of
-from headrace.topics import ALARMS, DAY_MS, DEAD_LETTERS, EVENTS, MODELS, TRUTH, Shard
+from headrace.surface import FamilyScores
+from headrace.topics import ALARMS, DAY_MS, EVENTS, TRUTH, Shard
 from headrace.watch import open_transactions
-from learners.announcement import Announcement, announced
 from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
-from operators.source import describe_source, partition_records, topic_records
-from operators.timeline import FamilyScores, Slice, event_number_at, event_number_of, read_scores, slices_of
+from operators.source import describe_source
+from operators.timeline import Slice, event_number_at, event_number_of, read_scores, slices_of
 
 counted_events_max: Final = 1_000_000
 """Number of positions of `events` up to which its records are counted, without the markers that Kafka's transactions
@@ -104,10 +107,6 @@ class _Truth(Struct):
     kind: str
 
 
-class _Letter(Struct):
-    reason: str
-
-
 def results_text(found: Results) -> str:
     """Return what became of the records of `events` that a shard has read.
 
@@ -123,8 +122,8 @@ def results_text(found: Results) -> str:
 
 def dead_letters_by_reason(log: Log) -> dict[str, int]:
     """Return the number of dead letters by reason, the most frequent first."""
-    letters = (decode_json(record.value, _Letter) for record in topic_records(log, DEAD_LETTERS))
-    return dict(Counter(letter.reason for letter in letters if letter).most_common())
+    letters = ReadOnlyLog(log, {}).dead_letters()
+    return dict(Counter(letter.value.reason for letter in letters).most_common())
 
 
 class Lag(NamedTuple):
@@ -192,13 +191,12 @@ class Facts(Struct, kw_only=True):
         Raises:
             LogUnavailable: the log does not answer.
         """
+        reader = ReadOnlyLog(log, {kind.name: kind.surface for kind in deployment.kinds})
         scores = read_scores(log, deployment.kinds)
         timeline = max(scores.values(), key=len, default=[])
         alarms = [alarm for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, AlarmRecord))]
         announcements = [
-            msgspec.structs.replace(found, at_events=event_number_of(record, found, timeline))
-            for record in topic_records(log, MODELS)
-            if (found := announced(record))
+            msgspec.structs.replace(one.value, at_events=event_number_of(one, timeline)) for one in reader.models()
         ]
         truth: dict[str, list[bytes]] = {}
         for record in topic_records(log, TRUTH):
@@ -211,7 +209,7 @@ class Facts(Struct, kw_only=True):
         return cls(
             published=_published(log),
             sources=sources, types=types, lacks=lacks, kinds=deployment.kinds, scores=scores,
-            slices=_slices(log, deployment, timeline), alarms=alarms,
+            slices=_slices(reader, deployment.kinds, timeline), alarms=alarms,
             rounds=rounds_of(announcements), rollbacks=[one for one in announcements if one.kind == "rolled_back"],
             changes=changes, false_alarms=false_alarms, stable_days=stable_days,
             best=[_best(data) for data in truth.get("best", [])],
@@ -266,23 +264,16 @@ def _best(data: bytes) -> Best:
     return Best(found["event_number"], scores)
 
 
-def _slices(log: Log, deployment: Deployment, timeline: Sequence[FamilyScores]) -> dict[tuple[str, str], list[Slice]]:
+def _slices(
+    reader: ReadOnlyLog, kinds: Sequence[type[Family]], timeline: Sequence[FamilyScores]
+) -> dict[tuple[str, str], list[Slice]]:
     """Return the means over slices of each chart that is drawn from judgements, by family and title."""
-    found: dict[tuple[str, str], list[Slice]] = {}
-    for placement in deployment.placements.values():
-        charts = [(kind, chart) for kind in placement.kinds for chart in kind.surface.charts if chart.judged]
-        if not charts:
-            continue
-        judgements = [
-            (journal.judging_family(record.key), record.value or b"")
-            for record in partition_records(log, placement.shard.judgements)
-        ]
-        for kind, chart in charts:
-            assert chart.judged is not None
-            keys = {kind.name, *kind.surface.former_judgement_keys}
-            judged = (one for key, data in judgements if key in keys for one in chart.judged(data))
-            found[kind.name, chart.title] = slices_of(judged, timeline)
-    return found
+    return {
+        (kind.name, chart.title): slices_of((point(one.value) for one in reader.judgements(kind.name)), timeline)
+        for kind in kinds
+        for chart in kind.surface.charts
+        if (point := chart.judged)
+    }
 
 
 def rounds_of(announcements: Sequence[Announcement]) -> list[RoundOutcome]:

@@ -3,11 +3,11 @@
 import uuid
 from pathlib import Path
 
+from headrace.announcement import Announcement
 from headrace.clock import wall_ms
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
 from headrace.shard.blobs import Blobs
-from learners.announcement import Announcement
 
 
 def propose(log: Log, blobs: Blobs, path: Path) -> str:

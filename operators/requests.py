@@ -4,14 +4,14 @@ import uuid
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from headrace.announcement import Action, Announcement, announced
 from headrace.clock import wall_ms
 from headrace.errors import BlobCorrupt, BlobMissing, Misconfigured, StateUnreadable
 from headrace.log.protocol import Log, Record
+from headrace.log.scan import topic_records
 from headrace.shard.blobs import Blobs
 from headrace.topics import MODELS
-from learners.announcement import Action, Announcement, announced
 from learners.succession import Succession, is_request
-from operators.source import topic_records
 
 shown_versions_max: Final = 8
 """Most versions that an error names."""

@@ -1,18 +1,19 @@
-"""Reading topics to their end, and what the source of the events contains and lacks."""
+"""What the source of the events contains and lacks."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct
 
-from headrace.log.protocol import Log, Partition, Record, decode_json
+from headrace.log.protocol import Log, decode_json
+from headrace.log.scan import partition_records
 from headrace.topics import EVENTS
 from learners.family import Family
 
 inspected_events_max: Final = 20_000
 """Number of the first events of each partition that are inspected for what a source lacks."""
-_read_timeout_s: Final = 10.0
 
 
 class _Line(Struct):
@@ -31,41 +32,6 @@ class _Event(Struct):
     data: _Data
 
 
-def topic_records(log: Log, topic: str) -> Iterator[Record]:
-    """Yield all records of a topic that are committed now, one partition after the other."""
-    for place in log.partitions(topic):
-        yield from partition_records(log, place)
-
-
-def partition_records(
-    log: Log, place: Partition, records_max: int | None = None, *, start: int | None = None
-) -> Iterator[Record]:
-    """Yield a partition's records that are committed now, from `start` on, the first `records_max` at most."""
-    first, last = log.first(place) if start is None else start, log.last(place)
-    if last is None:
-        return
-    end = last.offset + 1  # positions after it, up to the log's end, are markers
-    if records_max is not None:
-        end = min(end, first + records_max)
-    reader = log.reader({place: first})
-    try:
-        while reader.position(place) < end:
-            batches = reader.read(2_000, _read_timeout_s)
-            if not batches:
-                return  # retention has deleted the rest meanwhile
-            for record in batches[0][1]:
-                if record.offset < end:
-                    yield record
-    finally:
-        reader.close()
-
-
-def newest_records(log: Log, topic: str, records_max: int) -> Iterator[Record]:
-    """Yield the newest records of each partition of a topic, at least `records_max` if it has that many."""
-    for place in log.partitions(topic):
-        yield from partition_records(log, place, start=max(log.first(place), log.end(place) - records_max))
-
-
 def describe_source(log: Log, kinds: Sequence[type[Family]]) -> tuple[list[str], dict[str, int], list[str]]:
     """Return sources, counts of event types, and what these families could use that the first events lack."""
     types: Counter[str] = Counter()
@@ -73,7 +39,7 @@ def describe_source(log: Log, kinds: Sequence[type[Family]]) -> tuple[list[str],
     made_up: Counter[str] = Counter()
     priced = categorised = 0
     for place in log.partitions(EVENTS):
-        for record in partition_records(log, place, inspected_events_max):
+        for record in islice(partition_records(log, place), inspected_events_max):
             event = decode_json(record.value, _Event)
             if event is None:
                 continue  # a dead letter; these are counted in their own topic

@@ -4,19 +4,20 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from headrace.announcement import Announcement
 from headrace.clock import Clock, wall_ms
 from headrace.log.protocol import Log, Partition, Record, decode_json
+from headrace.log.scan import newest_records, topic_records
+from headrace.reading import decode_scores
 from headrace.shard import journal
 from headrace.shard.journal import Results
+from headrace.surface import FamilyScores
 from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
-from learners.announcement import Announcement
 from learners.families import Placement
 from operators.deployment import Deployment
 from operators.facts import dead_letters_by_reason, found_wrong, lag_of
 from operators.requests import Request, standing
 from operators.running import ProcessStatus, running_on
-from operators.source import newest_records, topic_records
-from operators.timeline import FamilyScores, decode_scores
 
 newest_max: Final = 5
 """Number of the newest alarms, and of the newest announcements unless all are wanted, that a status has."""

@@ -5,35 +5,24 @@ learn at their own pace: an announcement of the fine-tuner stands where that sha
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 
-from headrace.log.protocol import Log, Record, decode_json
+from headrace.announcement import Announcement
+from headrace.log.protocol import Log
+from headrace.log.scan import topic_records
+from headrace.reading import decode_scores
+from headrace.records import Logged
+from headrace.surface import FamilyScores
 from headrace.topics import SCORES
-from learners.announcement import Announcement
-from learners.family import Family, Watched
-from operators.source import topic_records
+from learners.family import Family
 
 slices_max: Final = 60
 """Approximate number of slices of the stream by which quality is shown."""
 slice_judged_min: Final = 80
 """Minimum number of judged predictions per slice; with fewer, a mean would be noise."""
-
-
-class FamilyScores(Struct):
-    """A decoded record of `scores`: a family's scores (its `surface.scores`) and its detectors' values.
-
-    `events` is the number of events learned, `time_ms` the shop's time, `appended_ms` the append time (0: not known).
-    """
-
-    events: int
-    time_ms: int
-    scores: Any
-    drift: dict[str, Watched]
-    appended_ms: int = 0
 
 
 class Slice(Struct):
@@ -49,14 +38,6 @@ class Slice(Struct):
     middles: dict[str, float]
 
 
-class _Record(Struct):
-    family: str
-    events: int
-    time_ms: int
-    scores: msgspec.Raw
-    drift: dict[str, Watched]
-
-
 def read_scores(log: Log, kinds: Sequence[type[Family]]) -> dict[str, list[FamilyScores]]:
     """Return each family's records of scores, in order, without those that this version cannot read."""
     types = {kind.name: kind.surface.scores for kind in kinds}
@@ -65,19 +46,6 @@ def read_scores(log: Log, kinds: Sequence[type[Family]]) -> dict[str, list[Famil
         if scored := decode_scores(record, types):
             found[scored[0]].append(scored[1])
     return found
-
-
-def decode_scores(record: Record, types: Mapping[str, Any]) -> tuple[str, FamilyScores] | None:
-    """Return the family and the scores of a record of `scores`, None if this version cannot read it."""
-    one = decode_json(record.value, _Record)
-    if one is None or not types.get(one.family):
-        return None
-    scores = decode_json(bytes(one.scores), types[one.family])
-    return (
-        (one.family, FamilyScores(one.events, one.time_ms, scores, one.drift, record.time_ms))
-        if scores is not None
-        else None
-    )
 
 
 def slices_of(
@@ -125,11 +93,11 @@ def event_number_at(time_ms: int, scores: Sequence[FamilyScores]) -> int:
     return int(np.interp(time_ms, [one.time_ms for one in scores], [one.events for one in scores]))
 
 
-def event_number_of(record: Record, announcement: Announcement, scores: Sequence[FamilyScores]) -> int:
+def event_number_of(one: Logged[Announcement], scores: Sequence[FamilyScores]) -> int:
     """Return the approximate number of events that the shard with the scores had learned at an announcement."""
-    times_ms = [one.appended_ms for one in scores]
-    if not record.time_ms or not all(times_ms):  # a Kafka topic that keeps producers' times
-        return event_number_at(announcement.time_ms, scores)
+    times_ms = [score.appended_ms for score in scores]
+    if not one.appended_ms or not all(times_ms):  # a Kafka topic that keeps producers' times
+        return event_number_at(one.value.time_ms, scores)
     if not scores:
-        return announcement.at_events
-    return int(np.interp(record.time_ms, np.maximum.accumulate(times_ms), [one.events for one in scores]))
+        return one.value.at_events
+    return int(np.interp(one.appended_ms, np.maximum.accumulate(times_ms), [score.events for score in scores]))

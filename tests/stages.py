@@ -2,9 +2,9 @@
 
 import random
 
+from headrace.announcement import Announcement, announced
 from headrace.events import Data, Event, Item, at
 from headrace.log.protocol import Record
-from learners.announcement import Announcement, announced
 from learners.next_item.members import KINDS
 from learners.rounds.contest import NO_MODEL
 from learners.rounds.evidence import Compared, Trained

@@ -50,14 +50,18 @@ CREATE TABLE IF NOT EXISTS positions (
 class _Connection:
     """A connection that one thread uses at a time. It translates SQLite's errors into those of `headrace.errors`."""
 
-    def __init__(self, path: str) -> None:
-        self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        name = f"{Path(path).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        self._db = sqlite3.connect(
+            name, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, uri=True
+        )
         self._lock = threading.Lock()
         with ExitStack() as failed:
             failed.callback(self._db.close)
             with self.use() as db:
-                self._use_wal(db)
-                db.execute("PRAGMA synchronous=FULL")
+                if not read_only:
+                    self._use_wal(db)
+                    db.execute("PRAGMA synchronous=FULL")
                 db.execute("PRAGMA cache_size=-16000")
             failed.pop_all()
 
@@ -132,21 +136,41 @@ def _insert(db: sqlite3.Connection, records: Sequence[Outgoing], now_ms: int) ->
 
 
 class SqliteLog:
-    """`headrace.log.protocol.Log` in one SQLite file."""
+    """`headrace.log.protocol.Log` in one SQLite file.
 
-    def __init__(self, path: str, *, clock: Clock = wall_ms) -> None:
-        self._path, self._clock = path, clock
+    Args:
+        existing: the file must be there; otherwise it is created.
+        read_only: the file must be there and hold a log, and nothing can be written to it.
+    """
+
+    def __init__(self, path: str, *, clock: Clock = wall_ms, existing: bool = False, read_only: bool = False) -> None:
+        self._path, self._clock, self._read_only = path, clock, read_only
         if path == ":memory:":
             raise Misconfigured(f"log {path}: wanted a file that several processes can open")
+        if Path(path).is_dir():
+            raise Misconfigured(f"log {path}: wanted a file, found a folder")
+        if not (existing or read_only):
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise Misconfigured(f"log {path}: wanted a file in a folder, found {error}") from error
+        elif not Path(path).exists():  # a typing error would look like a shop without events
+            raise Misconfigured(f"log {path}: there is no such file")
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Misconfigured(f"log {path}: wanted a file in a folder, found {error}") from error
-        try:
-            self._connection = _Connection(path)
+            self._connection = self._connect()
         except sqlite3.Error as error:
             raise LogUnavailable(f"SQLite log {path}: {error}") from error
-        self._ids: dict[Partition, int] = {}
+        if read_only and not self._has_tables():
+            self.close()
+            raise Misconfigured(f"log {path}: wanted a log of Headrace, found another SQLite database")
+
+    def _connect(self) -> _Connection:
+        return _Connection(self._path, read_only=self._read_only)
+
+    def _has_tables(self) -> bool:
+        with self._connection.use() as db:
+            found = db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('partitions', 'records')").fetchone()
+        return bool(found[0] == 2)
 
     def create(self) -> None:
         with self._connection.use() as db:
@@ -180,10 +204,11 @@ class SqliteLog:
         with self._connection.use() as db:  # append time never decreases, so a binary search works
             while first < end:
                 middle = (first + end) // 2
-                (found,) = db.execute(
+                found = db.execute(
                     "SELECT time_ms FROM records WHERE partition=? AND position=?", (id_, middle)
                 ).fetchone()
-                first, end = (middle + 1, end) if found < time_ms else (first, middle)
+                # A record that is missing was deleted meanwhile: it is older than all that are there.
+                first, end = (middle + 1, end) if found is None or found[0] < time_ms else (first, middle)
         return first
 
     def last(self, partition: Partition) -> Record | None:
@@ -217,7 +242,7 @@ class SqliteLog:
         return {Partition(topic, number): position for topic, number, position in rows}
 
     def reader(self, positions: Mapping[Partition, int]) -> "SqliteReader":
-        return SqliteReader(self, _Connection(self._path), {p: self._head(p)[0] for p in positions}, dict(positions))
+        return SqliteReader(self, self._connect(), {p: self._head(p)[0] for p in positions}, dict(positions))
 
     def writer(
         self,
@@ -227,10 +252,10 @@ class SqliteLog:
         *,
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> "SqliteWriter":
-        return SqliteWriter(_Connection(self._path), writer_id, self._clock)
+        return SqliteWriter(self._connect(), writer_id, self._clock)
 
     def appender(self) -> "SqliteAppender":
-        return SqliteAppender(_Connection(self._path), self._clock)
+        return SqliteAppender(self._connect(), self._clock)
 
     def close(self) -> None:
         self._connection.close()

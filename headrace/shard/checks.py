@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from headrace.log.protocol import Log, Partition, Record
+from headrace.log.scan import partition_records
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import F, Follower, MakeFold
@@ -19,17 +20,7 @@ read_wait_s_max = 30.0
 
 def committed_records(log: Log, partition: Partition) -> list[Record]:
     """Return all committed records of a partition."""
-    last = log.last(partition)
-    reader = log.reader({partition: log.first(partition)})
-    found: list[Record] = []
-    try:
-        while last and (not found or found[-1].offset < last.offset):
-            batches = reader.read(10_000, read_wait_s_max)
-            assert batches, f"{key_of(partition)}: records up to {last.offset} are committed but could not be read"
-            found += [record for _, records in batches for record in records]
-    finally:
-        reader.close()
-    return found
+    return list(partition_records(log, partition))
 
 
 def entries_of(log: Log, shard: Shard) -> list[Entry]:

@@ -1,12 +1,12 @@
 """A turn of the loop: what was applied since the last commit, counted while it happens and reported afterwards."""
 
 import time
-from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from headrace.events import Rejection
 from headrace.log.protocol import Outgoing, Partition, Record
@@ -16,6 +16,22 @@ from headrace.topics import DEAD_LETTERS, EVENTS
 
 letter_bytes_max = 65_536
 """Bytes of a bad record that its dead letter repeats; the whole record stays at its origin."""
+
+
+class DeadLetter(Struct, frozen=True):
+    """A record of `dead-letters`: a bad record, and why it could not be used.
+
+    `id` is its origin, topic/partition/offset, and `appended_ms` its append time. `key` and `value` are its bytes, in
+    JSON as base64, the value cut at `letter_bytes_max`; `value_bytes` is the size of the whole value.
+    """
+
+    id: str
+    reason: str
+    detail: str
+    appended_ms: int
+    key: bytes
+    value: bytes
+    value_bytes: int
 
 
 class Turn(NamedTuple):
@@ -96,15 +112,11 @@ class Tally:
         if not quarantine:
             return
         origin = f"{key_of(place)}/{record.offset}"
-        letter = {
-            "id": origin,
-            "reason": rejection.reason,
-            "detail": rejection.detail,
-            "appended_ms": record.time_ms,
-            "key": b64encode((record.key or b"")[:1_024]).decode(),
-            "value": b64encode((record.value or b"")[:letter_bytes_max]).decode(),
-            "value_bytes": len(record.value or b""),
-        }
+        key, value = record.key or b"", record.value or b""
+        letter = DeadLetter(
+            origin, rejection.reason, rejection.detail, record.time_ms, key[:1_024], value[:letter_bytes_max],
+            len(value),
+        )  # fmt: skip
         self.letters.append(Outgoing(DEAD_LETTERS, origin.encode(), msgspec.json.encode(letter), 0))
 
 

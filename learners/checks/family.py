@@ -139,6 +139,7 @@ def check_declares_what_it_shows(problem: Problem) -> None:
                     assert len(row) == len(table.columns), f"{table.title}: wanted {len(table.columns)} cells"
             for chart in surface.charts:
                 assert (chart.lines is None) != (chart.judged is None), f"{chart.title}: wanted one source of its lines"
+                assert chart.judged is None or surface.judgements, f"{chart.title}: wanted the type of judgements"
                 if chart.lines:
                     assert all(isinstance(value, float) for value in chart.lines(scores).values()), chart.title
 

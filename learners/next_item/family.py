@@ -12,14 +12,14 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from headrace.announcement import Announcement, announced, unusable
 from headrace.events import Event, EventType, Item, Rejection
 from headrace.log.protocol import Record
 from headrace.state import State
-from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table
+from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table, Watched
 from headrace.topics import MODELS
-from learners.announcement import Announcement, announced, unusable
 from learners.desk.family import Desk
-from learners.family import Family, Merges, Moment, Move, Part, Watched
+from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item import judgement
 from learners.next_item.blend import Blend
 from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
@@ -322,10 +322,9 @@ def _tiles(scores: NextItemScores) -> Iterable[tuple[str, str]]:
         yield f"{100 * blend.whole['recall@20']:.1f} %", "recall@20 of the blend, whole stream"
 
 
-def _judged_points(recall: bool, data: bytes) -> Iterable[tuple[int, float, Mapping[str, float]]]:
-    for one in judgement.decode(data):
-        gains = {name: float(rank > 0) if recall else (1 / rank if rank else 0.0) for name, rank in one.ranks.items()}
-        yield one.time_ms, 1 / one.inclusion, gains
+def _judged_point(one: judgement.Judgement, *, recall: bool) -> tuple[int, float, Mapping[str, float]]:
+    gains = {name: float(rank > 0) if recall else (1 / rank if rank else 0.0) for name, rank in one.ranks.items()}
+    return one.time_ms, 1 / one.inclusion, gains
 
 
 def _ask(model: Any, prompt: Sequence[str]) -> Listed:
@@ -339,6 +338,7 @@ NextItemFamily.surface = Surface(
     scores=NextItemScores,
     hears=(MODELS,),
     judge="learners.next_item.judge:NextItemJudge",
+    judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),
     full_by_design=FULL_BY_DESIGN,
     artifact=Artifact(
@@ -408,13 +408,13 @@ NextItemFamily.surface = Surface(
     charts=(
         Chart(
             title="recall@20 of the next item, predicted before it was learned",
-            judged=lambda data: _judged_points(True, data),
+            judged=lambda one: _judged_point(one, recall=True),
             caption="Each learner predicts an event before it learns it.",
             percent=True,
             bold=BLEND,
             truth="recall_at_20",
         ),
-        Chart(title="MRR@20", judged=lambda data: _judged_points(False, data), bold=BLEND),
+        Chart(title="MRR@20", judged=lambda one: _judged_point(one, recall=False), bold=BLEND),
     ),
     tiles=_tiles,
     teaches=dict.fromkeys(get_args(EventType), "that the visit goes on")

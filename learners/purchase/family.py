@@ -8,9 +8,9 @@ from msgspec import Meta, Struct
 
 from headrace.events import Event, EventType
 from headrace.state import State
-from headrace.surface import Chart, Metric, Now, Route, Surface, Table
+from headrace.surface import Chart, Metric, Now, Route, Surface, Table, Watched
 from learners.desk.family import Desk
-from learners.family import Family, Merges, Moment, Move, NoSettings, Part, Watched
+from learners.family import Family, Merges, Moment, Move, NoSettings, Part
 from learners.parts.drift import LOSS_TESTS, LossDrift
 from learners.parts.prequential import Probability, calibrated
 from learners.purchase.propensity import Propensity, from_version_1

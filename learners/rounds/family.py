@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
+from headrace.announcement import Announcement, Kind, announced, unusable
 from headrace.events import Event, EventType, Item, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.sampling import fraction
 from headrace.state import State
 from headrace.surface import Artifact, Metric, Surface
 from headrace.topics import ALARMS, MODELS
-from learners.announcement import Announcement, Kind, announced, unusable
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.contexts import STEP_EVENTS, own_clock
@@ -480,6 +480,7 @@ Rounds.surface = Surface(
     writes=(MODELS,),
     hears=(ALARMS, MODELS),
     judge="learners.rounds.judge:RoundsJudge",
+    judgements=Began | Trained | Compared,
     former_judgement_keys=("finetune",),
     full_by_design=(
         *FULL_BY_DESIGN, "rehearsal_sequences", "window_sequences", "training_sequences", "window_open_sessions",

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.announcement import Announcement
 from headrace.state import State
-from learners.announcement import Announcement
 
 former_max: Final = 8
 """Most former champions whose blobs are kept, the newest ones."""

@@ -1,10 +1,8 @@
 """Common parts of the commands: shared options, opening the log, and running a process until a signal."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -83,30 +81,10 @@ def read_settings(**options: Any) -> Sections:
     return Sections(deployment.settings, dict(deployment.sections))
 
 
-def read_time_ms(option: str, text: str) -> int:
-    """Return a time that an option gives, in ms since the epoch. Without a time zone it is in UTC.
-
-    Raises:
-        Misconfigured: it is not ISO 8601.
-    """
-    try:
-        found = datetime.fromisoformat(text)
-        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise Misconfigured(f"{option} {text}: wanted a time such as 2011-03-01 or 2011-03-01T08:00:00Z") from None
-
-
 @contextmanager
 def opened_log(settings: Settings, *, existing: bool = False) -> Iterator[Log]:
     """Open the log and create its topics. A log in a file is created too, unless it must exist (`existing`)."""
-    scheme, _, path = settings.log.partition(":")
-    if scheme == "sqlite" and path and os.path.isdir(path):
-        raise Misconfigured(f"log {settings.log!r}: wanted a file, found a folder")
-    if (
-        scheme == "sqlite" and existing and not os.path.exists(path)
-    ):  # a typing error would look like a shop without events
-        raise Misconfigured(f"log {settings.log!r}: there is no such file")
-    log = open_log(settings.log)
+    log = open_log(settings.log, existing=existing)
     try:
         log.create()
         yield log

@@ -9,9 +9,9 @@ from typing import IO, Annotated
 import msgspec
 import typer
 
-from headrace.clock import wall_ms
+from headrace.clock import read_time_ms, wall_ms
 from headrace.errors import Misconfigured
-from operators.cli.app import app, read_time_ms
+from operators.cli.app import app
 from operators.terminal import say_json, say_lines
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from headrace.announcement import Announcement
 from headrace.shard.blobs import Blobs
-from learners.announcement import Announcement
 from operators.cli.app import BlobsFolder, LogUrl, app, opened_log, read_settings
 from operators.terminal import say
 

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
+from headrace.clock import read_time_ms
 from headrace.config import Settings
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
 from headrace.metrics import MetricsServer, ProducerMetrics
 from headrace.process import log_to_stderr
 from headrace.watch import refuse_settings
-from operators.cli.app import Host, LogUrl, MetricsPort, app, opened_log, print_starting, read_settings, read_time_ms
+from operators.cli.app import Host, LogUrl, MetricsPort, app, opened_log, print_starting, read_settings
 from operators.terminal import say, say_json
 
 Speed = Annotated[str, typer.Option(help="max, or a multiple of event time such as 1x or 100x")]

@@ -39,11 +39,12 @@ from headrace.log.kafka.writer import maintenance_interval_s
 from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.metrics import ServingMetrics, ShardMetrics
 from headrace.process import run_with_retries
+from headrace.reading import ReadOnlyLog
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Entry
 from headrace.shard.loop import Loop, LoopSettings
-from headrace.topics import COMMANDS, EVENTS, EVENTS_REPLAY, TOPICS, Right, partitions_of, rights
+from headrace.topics import COMMANDS, EVENTS, EVENTS_REPLAY, MODELS, TOPICS, Right, partitions_of, rights
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import FAMILIES, default_placements, placed
 from learners.shop import MakeShop
@@ -158,7 +159,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    users = [*RIGHTS, *(user for _, user, _ in LESS.values()), *LEAVERS, "maker", "watcher", "keeper"]
+    users = [*RIGHTS, *(user for _, user, _ in LESS.values()), *LEAVERS, "maker", "watcher", "keeper", "person"]
     names = " ".join(f'user_{user}="{user}-secret"' for user in users)
     with (
         own_broker(folder, PROPERTIES.replace("{{users}}", str(port)).replace("{{names}}", names)) as running,
@@ -172,6 +173,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             granted += [allowed(user, right) for right in RIGHTS[process] if right != less]
         for process, user in zip(("serve", "online", "online", "load", "online", "serve"), LEAVERS, strict=True):
             granted += [allowed(user, right) for right in RIGHTS[process]]
+        granted.append(allowed("person", Right("Read", "topic", MODELS)))
         granted += [
             allowed("maker", Right(operation, "topic", "new-"), prefixed=True) for operation in ("Describe", "Create")
         ]
@@ -501,3 +503,11 @@ def test_a_command_that_is_denied_a_right_ends_with_2_and_a_line(
     assert child.wait(60.0) == 2, child.text
     assert child.text.splitlines()[-1].startswith(f"headrace: Kafka denies {said}"), child.text
     assert "Traceback" not in child.text
+
+
+def test_whoever_may_read_a_topic_can_look_at_it_and_at_no_other(guarded: Guarded) -> None:
+    with closing(guarded.opened("person")) as log:
+        reader = ReadOnlyLog(log, {})
+        list(reader.models())
+        with pytest.raises(Misconfigured, match=f"Describe on topic {SHOP}{EVENTS};"):
+            list(reader.events())

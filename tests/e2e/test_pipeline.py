@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from headrace.announcement import Announcement, announced
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing, Partition
@@ -20,7 +21,6 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_covered, check_folds, committed_records
 from headrace.topics import DEAD_LETTERS, EVENTS, MODELS, TOPICS, partitions_of
-from learners.announcement import Announcement, announced
 from learners.deep.model import DeepModel
 from learners.next_item.judgement import list_length
 from learners.shop import MakeShop

@@ -10,10 +10,10 @@ from typing import Final
 
 import pytest
 
+from headrace.announcement import Announcement, announced
 from headrace.log.protocol import Partition
 from headrace.shard.checks import committed_records
 from headrace.topics import MODELS
-from learners.announcement import Announcement, announced
 from operators.child import Child, Children, total
 from tests.running import Running
 from tests.shards import FINETUNE

@@ -21,16 +21,17 @@ from msgspec import Struct
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.announcement import Announcement, Kind
 from headrace.events import Event
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Outgoing
 from headrace.metrics import ShardMetrics, label_characters_max
 from headrace.process import log_to_stderr
+from headrace.shard.turn import DeadLetter
 from headrace.state import State
-from headrace.surface import Chart, Metric, Surface, Table
+from headrace.surface import Chart, FamilyScores, Metric, Surface, Table, Watched
 from headrace.text import visible
-from learners.announcement import Announcement, Kind
-from learners.family import AlarmRecord, Family, Moment, NoSettings, Watched
+from learners.family import AlarmRecord, Family, Moment, NoSettings
 from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord
 from operators.cli.look import line_characters_max
@@ -41,7 +42,7 @@ from operators.report import table, write_report
 from operators.status import collect
 from operators.status_text import show
 from operators.terminal import Terminal, progress_bar, say
-from operators.timeline import FamilyScores, Slice
+from operators.timeline import Slice
 from tests.hostile import HOSTILE, json_texts, texts, wire
 
 KINDS: tuple[Kind, ...] = ("candidate", "promoted", "refused", "failed", "rolled_back", "requested", "proposed")
@@ -77,7 +78,7 @@ def family(text: str) -> type[Family]:
                 ),
             ),
             charts=(
-                Chart(title=text, judged=lambda data: [], caption=text, bold=text),
+                Chart(title=text, judged=lambda one: (0, 1.0, {}), caption=text, bold=text),
                 Chart(title=text, lines=lambda scores: scores.by_name, caption=text),
             ),
             tiles=lambda scores: [(text, text)],
@@ -137,7 +138,7 @@ def status(text: str) -> str:
     for record in (
         *(announcement(kind, text).record() for kind in KINDS),
         Outgoing("alarms", b"x", msgspec.json.encode(alarm), 0),
-        Outgoing("dead-letters", b"x", msgspec.json.encode({"reason": text}), 0),
+        Outgoing("dead-letters", b"x", msgspec.json.encode(DeadLetter("x", text, text, 0, b"", b"", 0)), 0),
         Outgoing("scores", b"x", msgspec.json.encode(ScoreRecord("x", "next_item", 1, 0, scores, {}))),
     ):
         appender.append(record)

@@ -5,8 +5,8 @@ from typing import Any, Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.announcement import Announcement
 from headrace.log.protocol import Outgoing, Record
-from learners.announcement import Announcement
 from learners.next_item.family import NextItemFamily
 from learners.rounds.family import Rounds
 from learners.shop import Shop

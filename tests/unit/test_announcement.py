@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
+from headrace.announcement import Announcement, announced
 from headrace.log.protocol import Record
-from learners.announcement import Announcement, announced
 from producers.verdict_gate import VerdictGate
 
 ONE = Announcement(

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from headrace.errors import Misconfigured, StateUnreadable
 from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing, Partition
+from headrace.surface import Watched
 from headrace.topics import EVENTS, EVENTS_REPLAY, JOURNAL, SCORES
-from learners.family import Watched
 from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord
 from operators.cli import app

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from consumers.shard import Judges
+from headrace.announcement import Announcement
 from headrace.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -50,7 +51,6 @@ from headrace.topics import (
     Shard,
     partitions_of,
 )
-from learners.announcement import Announcement
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
 from learners.shop import MakeShop

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from headrace.announcement import Announcement
 from headrace.events import Data, Event, Item, at
 from headrace.shard.blobs import Blobs
 from headrace.state import decode, encode
-from learners.announcement import Announcement
 from learners.deep.model import DeepModel, DeepSettings, threads
 from learners.deep.neighbours import AttributeNeighbours
 from learners.deep.train import train

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace.announcement import Announcement, announced
 from headrace.events import Data, Event, Item, at
 from headrace.log.protocol import Outgoing, Record
 from headrace.shard.blobs import Blobs
 from headrace.state import State, decode, encode
-from learners.announcement import Announcement, announced
 from learners.deep.model import DeepModel, DeepSettings, threads
 from learners.deep.train import train
 from learners.rounds.judge import MODEL

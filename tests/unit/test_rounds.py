@@ -9,12 +9,12 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
+from headrace.announcement import Announcement
 from headrace.events import Data, Event, Item, at
 from headrace.log.protocol import Outgoing, Record
 from headrace.shard.blobs import Blobs
 from headrace.state import digest
 from headrace.topics import ALARMS
-from learners.announcement import Announcement
 from learners.next_item.members import KINDS
 from learners.rounds import staleness
 from learners.rounds.contest import NO_MODEL

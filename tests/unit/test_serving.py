@@ -15,6 +15,7 @@ from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
+from headrace.announcement import Announcement
 from headrace.config import ServeSettings
 from headrace.events import Data, Event, Item, at, encode
 from headrace.http import listen
@@ -28,7 +29,6 @@ from headrace.shard.loop import Loop, LoopSettings
 from headrace.state import State
 from headrace.surface import Artifact, Route, Surface
 from headrace.topics import EVENTS, ITEMS, Shard
-from learners.announcement import Announcement
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import Placement
 from learners.family import Family, Merges, Moment, NoSettings

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 import headrace
+from headrace.announcement import Announcement
 from headrace.errors import StateUnreadable
 from headrace.events import Data, Event, Item, at
 from headrace.log.protocol import Outgoing, Record
@@ -16,7 +17,6 @@ from headrace.shard.intake import Intake
 from headrace.shard.journal import FamilyStamp, Stamp
 from headrace.state import State, decode, digest, encode
 from headrace.surface import Surface
-from learners.announcement import Announcement
 from learners.family import NoSettings, Part
 from learners.next_item.browsing import Browsing
 from learners.next_item.family import RANKED, NextItemFamily, NextItemSettings

@@ -93,3 +93,18 @@ def test_several_threads_may_create_a_new_file_at_once(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(4) as pool:
             assert [future.result() for future in [pool.submit(opened) for _ in range(4)]] == [0] * 4
+
+
+def test_a_position_is_found_while_records_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = SqliteLog(str(tmp_path / "log.db"), clock=iter(range(10)).__next__)
+    log.create()
+    appender = log.appender()
+    for _ in range(10):
+        appender.append(Outgoing(EVENTS, b"ann", b"1", 0))
+        appender.flush()
+    appender.close()
+    head = log._head(PLACE)
+    log.delete_before(PLACE, 7)
+    monkeypatch.setattr(log, "_head", lambda _: head)  # as read before the deletion
+    assert [log.position_at(PLACE, time_ms) for time_ms in (0, 7, 8, 10)] == [7, 7, 8, 10]
+    log.close()

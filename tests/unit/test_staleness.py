@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from consumers.shard import run
+from headrace.announcement import Announcement, announced
 from headrace.config import ShardSettings
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.open import open_log
@@ -18,7 +19,6 @@ from headrace.shard.blobs import Blobs
 from headrace.state import decode
 from headrace.state import encode as as_bytes
 from headrace.topics import EVENTS, MODELS
-from learners.announcement import Announcement, announced
 from learners.deep.model import DeepModel, DeepSettings
 from learners.deep.train import train
 from learners.rounds import staleness

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from headrace.announcement import Announcement, announced
 from headrace.artifacts import Artifacts
 from headrace.log.protocol import Record
 from headrace.shard.blobs import Blobs
-from learners.announcement import Announcement, announced
 from learners.deep.model import load_to_serve
 from learners.rounds.evidence import Began
 from learners.rounds.evidence import decode as as_evidence

@@ -193,7 +193,7 @@ class KafkaLog:
             return which([place], timeout_ms=self._client.deadline_ms)[place]
 
     def partitions(self, topic: str) -> list[Partition]:
-        if topic not in SCALABLE:
+        if topic not in (*SCALABLE, *GROWING):
             return partitions_of(topic)
         self._check_rights([Right("Describe", "topic", topic)])
         with self._administrator() as admin:
