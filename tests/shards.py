@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.artifacts import Artifacts
 from headrace.child import Ended
-from headrace.events import Event
+from headrace.events import Event, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.shard.blobs import Blobs
 from headrace.state import State, decode, encode
@@ -133,8 +133,8 @@ class RoundsFold:
     def learn(self, event: Event, partition: int, offset: int) -> None:
         self.shop.learn(event, partition, offset)
 
-    def hear(self, topic: str, record: Record) -> None:
-        self.shop.hear(topic, record)
+    def hear(self, topic: str, record: Record) -> Rejection | None:
+        return self.shop.hear(topic, record)
 
     def absorb(self, judgement: bytes) -> None:
         self.shop.absorb(Rounds.name, judgement)

@@ -439,7 +439,7 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
     assert (finetune["journal"], finetune["entries"], finetune["positions"]) == ("never_run", 0, [])
     assert found["models"]["champion"]["version"] == "r0001"
     for one in found["scores"]:
-        assert f"{one['family']}: {one['events']:,} events scored" in text
+        assert f"{one['family']}: scores after {one['events']:,} events learned" in text
     assert [one["family"] for one in found["scores"]] == ["next_item", "purchase"]
     assert found["scores"][0]["scores"]["ranking"]["blend"]["judged"] > 2_000
     assert (found["alarms_total"], found["alarms"][-1]["detail"]) == (len(found["alarms"]), "bad")

@@ -75,12 +75,12 @@ def test_a_request_survives_the_wire_and_an_older_record_has_its_defaults() -> N
     assert b"heard" not in (one("candidate").record().value or b"")
 
 
-@pytest.mark.parametrize("blob", ["model-" + "0" * 64, "../model", "model-\x00", "m" * 5_000, "."])
+@pytest.mark.parametrize("blob", ["model-" + "0" * 64, "model", "."])
 def test_a_request_for_a_blob_that_is_no_model_is_obeyed_and_breaks_nothing(blob: str, tmp_path: Path) -> None:
     fold, shop = RoundsFold(RULES), online()(None)
     sent = request(blob).record()
     for hear in (fold.hear, shop.hear):
-        hear("models", Record(0, 7, 0, sent.key, sent.value))
+        assert hear("models", Record(0, 7, 0, sent.key, sent.value)) is None
     assert fold.champion == next_item(shop).champion == request(blob)
     told: list[str] = []
     models = Artifacts(Blobs(tmp_path), load_to_serve, lambda event, **_: told.append(event))
@@ -91,3 +91,12 @@ def test_a_request_for_a_blob_that_is_no_model_is_obeyed_and_breaks_nothing(blob
     assert isinstance(began, Began)
     assert began.parent_blob == "", "the next round starts without it"
     assert fold.again().succession.state() == fold.succession.state() == {"heard": 8, "obeyed": 7}
+
+
+@pytest.mark.parametrize("blob", ["../model", "model-\x00", "m" * 5_000])
+def test_a_request_whose_blob_cannot_be_a_file_s_name_is_no_announcement(blob: str) -> None:
+    fold, shop = RoundsFold(RULES), online()(None)
+    sent = request(blob).record()
+    for hear in (fold.hear, shop.hear):
+        assert hear("models", Record(0, 7, 0, sent.key, sent.value)) is not None
+    assert fold.champion is next_item(shop).champion is None
