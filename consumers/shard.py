@@ -164,6 +164,7 @@ def _run(
     logger = structlog.get_logger().bind(shard=shard.name)
     warn_of_renewed(shard.name, loop.fold.renewed)
     metrics.set_renewed(loop.fold.renewed)
+    metrics.strays.set(loop.strays)
     try:
         logger.info("folding", families=list(loop.fold.families), entry=loop.number, events=loop.fold.events)
         loop.run(until)

@@ -172,6 +172,10 @@ class ReaderMetrics(ProcessMetrics):
             "how",
         )
         self.set_renewed({})
+        self.strays = self._gauge(
+            "headrace_stray_records",
+            "Records that other programs wrote to a shard's journal or judgements, and that this process passed over.",
+        )
 
     def set_renewed(self, renewed: Mapping[str, str]) -> None:
         """Set how many parts of the restored state were renewed."""

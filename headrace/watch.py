@@ -9,11 +9,14 @@ import structlog
 
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log.protocol import Finding, Log, Partition
-from headrace.topics import TOPICS
+from headrace.shard import journal
+from headrace.topics import TOPICS, Shard
 
 settings_interval_s: Final = 300.0
 """Time between two checks of the topics' settings."""
 status_wait_s: Final = 1.0
+expiring_share: Final = 0.1
+"""Share of what a partition holds; if less of it lies before what a restart folds, retention will soon reach that."""
 transactions_interval_s: Final = 10.0
 """Time between two looks for open transactions; one that is open at two looks in a row is reported. Ours take less."""
 
@@ -43,6 +46,25 @@ def _still_open(
 ) -> dict[Partition, tuple[int, int]]:
     """Return where readers wait at the same position as before."""
     return {place: one for place, one in now.items() if place in before and before[place][0] == one[0]}
+
+
+def expiring(log: Log, shard: Shard) -> list[str]:
+    """Return where retention will soon delete, or has deleted, what a restart from the newest snapshot folds."""
+    entry = journal.newest(log, shard)
+    if entry is None or entry.snapshot is None:
+        return []
+    pointer = entry.snapshot
+    needed = {journal.place_of_key(key): position for key, position in pointer.positions.items()}
+    needed |= {shard.journal: pointer.journal, shard.judgements: pointer.judgements}
+    found = []
+    for place, position in needed.items():
+        first, end = log.first(place), log.end(place)
+        if first > 0 and position < end and position - first < (end - first) * expiring_share:
+            found.append(
+                f"{journal.key_of(place)} begins at {first:,}: a restart of {shard.name} from its newest snapshot needs"
+                f" {position:,} and later; see why it takes no snapshot, or let the topic keep records for longer"
+            )
+    return found
 
 
 class LogWatch:

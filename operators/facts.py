@@ -10,7 +10,7 @@ separately. Stable days are the event time outside these spans.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
@@ -25,7 +25,7 @@ from headrace.shard import journal
 from headrace.shard.journal import Entry, Results, key_of
 from headrace.surface import FamilyScores
 from headrace.topics import ALARMS, DAY_MS, EVENTS, TRUTH, Shard
-from headrace.watch import open_transactions
+from headrace.watch import expiring, open_transactions
 from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
 from operators.source import describe_source
@@ -142,8 +142,8 @@ def lag_of(log: Log, place: Partition, position: int) -> Lag:
     return Lag(sum(1 for _ in partition_records(log, place, start=start)) if offsets else 0, counted=True)
 
 
-def found_wrong(log: Log, shards: Iterable[Shard]) -> list[str]:
-    """Return, as lines, what others did to a log: open transactions that hide records of shards, topics' settings."""
+def found_wrong(log: Log, shards: Sequence[Shard]) -> list[str]:
+    """Return, as lines, what is wrong with a log: open transactions, topics' settings, what retention will delete."""
     places = dict.fromkeys(place for shard in shards for place in shard.inputs(log))
     findings, unread = log.check_settings()
     return [
@@ -153,6 +153,7 @@ def found_wrong(log: Log, shards: Iterable[Shard]) -> list[str]:
             for place, (position, offsets) in open_transactions(log, places).items()
         ),
         *(f"topic {one.topic}: {one.setting}: {one.text}" for one in findings),
+        *(text for shard in shards for text in expiring(log, shard)),
         *([f"settings not checked, wanted the right DescribeConfigs: {', '.join(unread)}"] if unread else []),
     ]
 

@@ -180,6 +180,7 @@ class Answers:
             self._renewed = follower.fold.renewed
             warn_of_renewed(self._placement.shard.name, self._renewed)
             self._metrics.set_renewed(self._renewed)
+        self._metrics.strays.set(follower.strays)
         for one in self._served.values():
             self._metrics.champion_round.set(one.in_use.round if one.in_use else 0)
         positions = [(place, position) for place, position in follower.positions.items() if place.topic == EVENTS]

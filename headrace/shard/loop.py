@@ -86,7 +86,8 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loop(Generic[F]):
-    """One shard, live. `on_turn` is called after each commit; `number` is the number of entries in the journal.
+    """One shard, live. `on_turn` is called after each commit; `number` is the number of entries in the journal, and
+    `strays` that of records in its own topics that other programs wrote and that its start passed over.
 
     `judge_ready` returns whether the judge has a result although no record came; then an entry without records is
     committed.
@@ -120,6 +121,7 @@ class Loop(Generic[F]):
             with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
                 follower.catch_up()
             self.fold: F = make.adopt(follower.fold)
+            self.strays = follower.strays
             self._intake, pointer, self._chain = follower.intake, follower.pointer, follower.chain
             self.number, self._positions = follower.number, follower.positions
             if self.number and self.fold.stamp != follower.stamp:

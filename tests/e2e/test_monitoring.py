@@ -36,6 +36,7 @@ MAY_STAY_ZERO: Final = {
     "headrace_drift_alarms_total": "nothing drifts",
     "headrace_lag_records": "nothing waits for long",
     "headrace_round_overdue_records": "rounds begin in time",
+    "headrace_stray_records": "nobody else writes to the journal",
     "headrace_topic_settings_wrong": "the topics are made by Headrace",
     "headrace_unstable_records": "no transaction stays open",
 }

@@ -51,6 +51,7 @@ from headrace.topics import (
     Shard,
     partitions_of,
 )
+from headrace.watch import expiring, expiring_share
 from learners.families import FAMILIES, Placement, placed
 from learners.next_item.family import NextItemSettings
 from learners.shop import MakeShop
@@ -1328,3 +1329,23 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(opened: Log, blobs
     with closing(start(opened, blobs)) as loop:
         catch_up(opened, loop)
         assert len(loop.fold.lines) == 130
+
+
+def test_it_is_told_what_retention_will_delete_although_a_restart_needs_it(opened: Log, blobs: Blobs) -> None:
+    snapshotted(opened, blobs)
+    settings = msgspec.structs.replace(QUICK, snapshot_interval_s=1_000.0)
+    with closing(start(opened, blobs, settings=settings)) as loop:
+        append(opened, shopping(100, first=60))
+        catch_up(opened, loop)
+    entry = journal.newest(opened, SHARD)
+    assert entry is not None
+    assert entry.snapshot is not None
+    place, position = SOURCES[0], entry.snapshot.positions["events/0"]
+    assert expiring(opened, SHARD) == [], "retention has deleted nothing yet"
+    opened.delete_before(place, 1)
+    assert (position - 1) / (opened.end(place) - 1) > expiring_share
+    assert expiring(opened, SHARD) == []
+    opened.delete_before(place, position)
+    (told,) = expiring(opened, SHARD)
+    wanted = f"events/0 begins at {position}: a restart of online from its newest snapshot needs {position} and later"
+    assert told.startswith(wanted)
