@@ -4,11 +4,8 @@ Serving answers from a follower. A restarting loop uses one to return to the las
 replay a journal.
 """
 
-import time
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from operator import attrgetter
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -19,30 +16,21 @@ from headrace.errors import (
     LogUnavailable,
     Misconfigured,
     PositionLost,
-    RecordsChanged,
     StateUnreadable,
 )
 from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
-from headrace.shard.buffer import Buffer
 from headrace.shard.chain import Chain
+from headrace.shard.entries import EntryRecords, JournalReader, arrival_timeout_s, read_ahead_records_max
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer, Results, Run, Stamp, key_of, place_of_key, snapshots_kept
-from headrace.shard.merge import stamped
+from headrace.shard.journal import Entry, Pointer, Results, Stamp, snapshots_kept
 from headrace.state import State
 from headrace.state import decode as decode_state
 from headrace.state import digest as digest_of
 from headrace.topics import EVENTS, KEPT_FOR_EVER, TOPICS, Shard
 
-arrival_timeout_s = 30.0
-"""How long it may take until records that a committed entry names can be read. On Kafka the markers of one transaction
-reach its partitions one after another, within seconds. A longer delay means that the log has lost the records."""
-locked_records_max = 32
-"""Maximum number of records folded while the lock is held, that is, while readers of the fold wait."""
-read_ahead_records_max = 4_000
-"""Maximum number of records per read; a partition with fewer buffered records is read further."""
 FOLDED_ANEW = {"all": "folded anew"}
 """What a refold has renewed, as its entry says."""
 report_entries = 20
@@ -130,13 +118,12 @@ class Follower(Generic[F]):
         fold_anew: fold what cannot be restored from the journal's start, if the log still holds all of it. Otherwise,
             and without this, it begins empty.
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
-        lock: held while the fold changes, for at most `locked_records_max` records at once. A reader of
+        lock: held while the fold changes, for at most `piece_records_max` records at once. A reader of
             the fold must hold it.
 
     `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
-    the newest that the journal names, `results` those of the last entry that was folded, `strays` the number of records
-    that other programs have written to the shard's journal and judgements, `damaged` the blobs of newer snapshots that
-    could not be restored.
+    the newest that the journal names, `results` those of the last entry that was folded, `damaged` the blobs of newer
+    snapshots that could not be restored.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -159,45 +146,62 @@ class Follower(Generic[F]):
         self._make, self._plainly = make, plainly
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
-        self.strays = 0
-        self.chain = Chain()
         self.damaged: list[str] = []
         self.stamp: Stamp | None = None
         self.results: Results | None = None
         self.fold: F = make()
         self.intake = Intake()
         self.number = 0
-        self._topics = (EVENTS, *shard.hears)
-        self.positions = {place: log.first(place) for place in shard.inputs(log)}
-        self.journal_position = log.first(shard.journal)
-        self._judgements = shard.judgements
-        self.judgements_position = log.first(self._judgements)
+        begin, judgements = log.first(shard.journal), log.first(shard.judgements)
+        self._records = EntryRecords(log, shard, {place: log.first(place) for place in shard.inputs(log)}, judgements)
         last = journal.newest(log, shard)
         if last and last.writer != shard.name:
             raise Misconfigured(
                 f"shard {shard.name}: wanted partition {shard.number} of the journal to itself, found entries of the"
                 f" shard {last.writer}; a shard's partition never changes"
             )
-        if last is None and self.journal_position:
-            raise PositionLost(*shard.journal, 0, self.journal_position, log.end(shard.journal))
+        if last is None and begin:
+            raise PositionLost(*shard.journal, 0, begin, log.end(shard.journal))
         if from_start:
             last = None
         self.pointer: Pointer | None = last.snapshot if last else None
         if self.pointer:
             self.pointer = self._restore_newest(self.pointer)
+            begin = self.pointer.journal
             if self.fold.begun and fold_anew:
                 self._fold_anew(self.pointer.number)
             if self.fold.begun:
                 self._hear_again()
-        elif self.judgements_position and not self.journal_position:
+        elif judgements and not begin:
             # Entries count judgements without their exact positions: a loss is not noticed later. Beside a complete
             # journal they must be complete too.
-            raise PositionLost(*self._judgements, 0, self.judgements_position, log.end(self._judgements))
-        with ExitStack() as opened:
-            self._journal = opened.enter_context(closing(log.reader({shard.journal: self.journal_position})))
-            self._reader = log.reader({**self.positions, self._judgements: self.judgements_position})
-            opened.pop_all()
-        self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._judgements)}
+            raise PositionLost(*shard.judgements, 0, judgements, log.end(shard.judgements))
+        self._journal = JournalReader(log, shard, begin, self.number)
+
+    @property
+    def positions(self) -> dict[Partition, int]:
+        """The next record of each partition of the shard's inputs."""
+        return self._records.positions
+
+    @property
+    def judgements_position(self) -> int:
+        """The position after the last judgement that was folded."""
+        return self._records.judgements_position
+
+    @property
+    def journal_position(self) -> int:
+        """The position after the last record of the journal that was read."""
+        return self._journal.position
+
+    @property
+    def chain(self) -> Chain:
+        """The running digest of what was folded."""
+        return self._records.chain
+
+    @property
+    def strays(self) -> int:
+        """The number of records of other programs in the shard's journal and judgements, which were passed over."""
+        return self._journal.strays + self._records.strays
 
     def _restore_newest(self, pointer: Pointer) -> Pointer:
         """Restore a snapshot or, if its blob is damaged or missing, the newest one before it that is whole; return it.
@@ -225,25 +229,8 @@ class Follower(Generic[F]):
     def _restore(self, pointer: Pointer) -> None:
         state = decode_state(self._blobs.get(pointer.blob))
         self.fold, self.intake = self._make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
-        self.number, self.journal_position = pointer.number, pointer.journal
-        self.judgements_position, self.stamp, self.chain = pointer.judgements, pointer.stamp, Chain(pointer.digest)
-        for name, position in pointer.positions.items():
-            place = place_of_key(name)
-            if place in self.positions:
-                self.positions[place] = position
-            elif place.topic in self._topics:
-                raise PositionLost(*place, position, 0, 0)
-
-    def _join(self, place: Partition, position: int) -> None:
-        """Read a partition that was added to its topic since this follower began."""
-        if place not in self._log.partitions(place.topic):
-            raise PositionLost(*place, position, 0, 0)
-        read = {one: self._reader.position(one) for one in self._buffers}
-        reader = self._log.reader({**read, place: position})
-        self._reader.close()
-        self._reader = reader
-        self._buffers[place] = Buffer(read_ahead_records_max)
-        self.positions[place] = position
+        self.number, self.stamp = pointer.number, pointer.stamp
+        self._records.continue_from(pointer)
 
     def _fold_anew(self, number: int) -> None:
         """Fold the families that begin empty from the journal's start instead, if the log still holds all of it."""
@@ -290,15 +277,9 @@ class Follower(Generic[F]):
         """
         count = 0
         self.appended_ms = []
-        for _, records in self._journal.read(entries_max, timeout_s):
-            for record in records:
-                entry = journal.entry_in(record)
-                self.journal_position = record.offset + 1
-                if entry is None or entry.writer != self._shard.name or entry.number < self.number:
-                    self._note_stray(self._shard.journal, record)  # not written by the shard, or a copy
-                    continue
-                self.apply(entry)
-                count += 1
+        for entry in self._journal.read(entries_max, timeout_s):
+            self.apply(entry)
+            count += 1
         return count
 
     def apply(self, entry: Entry) -> None:
@@ -310,34 +291,19 @@ class Follower(Generic[F]):
                 f"journal of {self._shard.name}: wanted entry {self.number}, found {entry.number}; "
                 "the entries between are gone and no snapshot that this version can read covers them"
             )
-        for number, run in enumerate(entry.runs):
-            place = Partition(run.topic, run.partition)
-            if run.topic not in self._topics:  # a side topic of a family that has left this shard
-                continue
-            if place not in self.positions:
-                self._join(place, run.start)
-            if run.start < self.positions[place]:
-                raise PositionLost(*place, run.start, self.positions[place], self._log.end(place))
-            read_ms = entry.read_ms[number] if entry.read_ms else 0
-            for taken in self._records_of(place, run):
-                if run.topic == EVENTS and not read_ms:
-                    self.appended_ms += [record.time_ms for record in taken]
-                records = stamped(taken, read_ms) if read_ms else taken
-                self.chain.add(records)
-                with self._lock:
-                    if run.topic == EVENTS:
-                        self._learn(records)
-                    else:
-                        for record in records:
-                            self.fold.hear(run.topic, record)
-            self.positions[place] = run.end
-        for record in self._take_judgements(entry):
-            data = record.value or b""
-            self.chain.add_judgement(data)
+        for run, records, timed in self._records.runs(entry):
             with self._lock:
-                self.fold.absorb(journal.judging_family(record.key), data)
-            self.judgements_position = record.offset + 1
-        self._check_digest(entry)
+                if run.topic == EVENTS:
+                    self._learn(records)
+                else:
+                    for record in records:
+                        self.fold.hear(run.topic, record)
+            if timed and run.topic == EVENTS:
+                self.appended_ms += [record.time_ms for record in records]
+        for record in self._records.judgements(entry):
+            with self._lock:
+                self.fold.absorb(journal.judging_family(record.key), record.value or b"")
+        self._records.check(entry)
         with self._lock:
             self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
@@ -364,71 +330,6 @@ class Follower(Generic[F]):
             if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
                 learn(event, record.partition, record.offset)
 
-    def _records_of(self, place: Partition, run: Run) -> Iterator[list[Record]]:
-        """Yield a run's records, some at a time; skip those of earlier entries (none, unless the log was damaged)."""
-        buffer, position = self._buffers[place], run.start
-        while position < run.end:
-            if not buffer:
-                self._fill(place)
-            taken = buffer.take(locked_records_max)
-            begin = bisect_left(taken, run.start, key=attrgetter("offset"))
-            end = bisect_left(taken, run.end, key=attrgetter("offset"))
-            buffer.put_back(taken[end:])
-            if begin == end and not taken[end:]:
-                continue
-            if begin == end or (position == run.start and taken[begin].offset != run.start):
-                raise PositionLost(place.topic, place.number, position, taken[begin].offset, run.end)
-            yield taken[begin:end]
-            position = taken[end - 1].offset + 1
-
-    def _take_judgements(self, entry: Entry) -> list[Record]:
-        """Return the judgements of an entry: as many as it counts, not before the position that it states."""
-        place, taken = self._judgements, list[Record]()
-        buffer = self._buffers[place]
-        while len(taken) < entry.judged:
-            if not buffer:
-                self._fill(place)
-            for record in buffer.take(entry.judged - len(taken)):
-                if record.offset < entry.judgements:
-                    continue
-                if entry.digest and not journal.counts(entry, record):
-                    self._note_stray(place, record)
-                    continue
-                taken.append(record)
-        return taken
-
-    def _check_digest(self, entry: Entry) -> None:
-        """Compare the records that were applied with those that the shard learned, as far as the entry tells.
-
-        Raises:
-            RecordsChanged: they differ.
-        """
-        before = self.chain.value
-        if not entry.digest or any(run.topic not in self._topics for run in entry.runs):
-            self.chain = Chain(entry.digest)
-        elif self.chain.close_entry() != entry.digest:
-            runs = ", ".join(f"{run.topic}/{run.partition} from {run.start} to {run.end}" for run in entry.runs)
-            raise RecordsChanged(
-                f"{self._shard.name}: the records of journal entry {entry.number} are not those that were learned"
-                f" ({runs or 'no records'}; {entry.judged} judgements): wanted the digest {entry.digest} after"
-                f" {before or 'none'}, found {self.chain.value}"
-            )
-
-    def _note_stray(self, place: Partition, record: Record) -> None:
-        """Count a record that another program wrote to the shard's own partition; it is passed over."""
-        self.strays += 1
-        structlog.get_logger().warning("stray record", at=f"{key_of(place)}/{record.offset}", shard=self._shard.name)
-
-    def _fill(self, place: Partition) -> None:
-        """Read ahead for all partitions with short buffers, until a record of `place` has arrived."""
-        deadline = time.monotonic() + arrival_timeout_s
-        while not self._buffers[place]:
-            short = [one for one, buffer in self._buffers.items() if not buffer.full]
-            for found, records in self._reader.read(read_ahead_records_max, 0.05, only=short):
-                self._buffers[found].extend(records)
-            if time.monotonic() > deadline:
-                raise LogUnavailable(f"{key_of(place)}: records that the journal names could not be read")
-
     def state(self) -> State:
         """Return the shard's whole state."""
         return freeze(self.fold, self.intake)
@@ -439,5 +340,5 @@ class Follower(Generic[F]):
 
     def close(self) -> None:
         """Free connections. Safe to call twice."""
-        for reader in (self._journal, self._reader):
+        for reader in (self._journal, self._records):
             reader.close()

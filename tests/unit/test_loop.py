@@ -488,6 +488,9 @@ class DenyingLog:
 
 @pytest.mark.parametrize("refused", [1, 2, 3, 4])
 def test_a_loop_that_cannot_start_closes_what_it_opened(opened: Log, blobs: Blobs, refused: int) -> None:
+    append(opened, shopping(5))
+    with closing(start(opened, blobs)) as loop:
+        catch_up(opened, loop)
     log = DenyingLog(opened, refused)
     with pytest.raises(Misconfigured, match="denied"):
         start(log, blobs)
