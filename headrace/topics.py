@@ -65,7 +65,7 @@ SHARDS_MAX = 8
 SHARDS = "shards"
 """Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
 
-COMMANDS = ("serve", "load", "simulate", "republish", "propose", "promote", "roll-back", "status")
+COMMANDS = ("serve", "load", "simulate", "republish", "propose", "promote", "roll-back", "status", "verify")
 """The commands that open a log, apart from those that run shards."""
 
 
@@ -111,22 +111,22 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate",
-              "shards, serve, load, simulate, republish, status, demo",
+              "shards, serve, load, simulate, republish, status, verify, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards", "status, demo",
               "records that could not be used, with reason, origin and their bytes"),
-        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, status, demo",
+        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, status, verify, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
-        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, demo",
+        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
         Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, roll-back",
-              "shards, serve, promote, roll-back, status, demo",
+              "shards, serve, promote, roll-back, status, verify, demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "status, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
-        Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate", "shards, serve, load, simulate, status",
+        Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate", "shards, serve, load, simulate, status, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),

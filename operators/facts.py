@@ -23,6 +23,7 @@ from headrace.log.scan import partition_records, topic_records
 from headrace.reading import ReadOnlyLog
 from headrace.shard import journal
 from headrace.shard.journal import Entry, Results, key_of
+from headrace.shard.verify import Verified
 from headrace.surface import FamilyScores
 from headrace.topics import ALARMS, DAY_MS, EVENTS, TRUTH, Shard
 from headrace.watch import expiring, open_transactions
@@ -118,6 +119,24 @@ def results_text(found: Results) -> str:
         f"of {found.records:,} records of events{since}: {found.learned:,} learned, {found.duplicates:,} dropped as"
         f" repeats, {found.unused:,} unused, {found.rejected:,} rejected"
     )
+
+
+def verified_text(found: Verified) -> str:
+    """Return what a verification found, in lines.
+
+    >>> print(verified_text(Verified("online", 0, 9, 800, 70, 0, 0, {"online-ab": True})))
+    online: whole: 9 journal entries from 0 on, 800 records, 70 judgements, 1 snapshot
+    """
+    parts = [
+        f"{found.entries:,} journal entries from {found.first:,} on", f"{found.records:,} records",
+        f"{found.judgements:,} judgements", f"{len(found.snapshots)} snapshot{'s' * (len(found.snapshots) != 1)}",
+    ]  # fmt: skip
+    if found.unchecked:
+        parts.append(f"{found.unchecked:,} entries without a digest, or older than what the log holds")
+    if found.strays:
+        parts.append(f"{found.strays:,} records of other programs, passed over")
+    word = "whole" if found.whole else f"{found.problems_total:,} PROBLEMS"
+    return "\n".join([f"{found.shard}: {word}: {', '.join(parts)}", *(f"  {problem}" for problem in found.problems)])
 
 
 def dead_letters_by_reason(log: Log) -> dict[str, int]:

@@ -55,6 +55,7 @@ class _Connection:
         self._db = sqlite3.connect(
             name, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, uri=True
         )
+        self._db.text_factory = bytes  # records that somebody has written by hand may be text
         self._lock = threading.Lock()
         with ExitStack() as failed:
             failed.callback(self._db.close)
@@ -239,7 +240,7 @@ class SqliteLog:
     def committed(self, writer_id: str) -> dict[Partition, int]:
         with self._connection.use() as db:
             rows = db.execute("SELECT topic, number, position FROM positions WHERE writer=?", (writer_id,)).fetchall()
-        return {Partition(topic, number): position for topic, number, position in rows}
+        return {Partition(topic.decode(), number): position for topic, number, position in rows}
 
     def reader(self, positions: Mapping[Partition, int]) -> "SqliteReader":
         return SqliteReader(self, self._connect(), {p: self._head(p)[0] for p in positions}, dict(positions))

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 import headrace
-from operators.cli.app import LogUrl, app, opened_log
+from operators.cli.app import BlobsFolder, LogUrl, app, opened_log
 from operators.terminal import Terminal, say, say_file, say_json
 
 line_characters_max: Final = 100_000
@@ -62,6 +62,34 @@ def report(
     with opened_log(deployment.settings, existing=True) as log_:
         write_report(Facts.read(log_, deployment), path)
     say(f"report: {path.resolve()}")
+
+
+@app.command()
+def verify(
+    log: LogUrl = None,
+    blobs: BlobsFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per shard")] = False,
+) -> None:
+    """Compare what the journals name with the log and the blobs; exit with 1 if something is missing or was changed."""
+    from headrace.shard.blobs import Blobs
+    from headrace.shard.verify import verify
+    from operators.deployment import read_deployment
+    from operators.facts import verified_text
+    from operators.progress import StepReport
+
+    deployment = read_deployment(log=log, blobs=blobs)
+    whole = True
+    with opened_log(deployment.settings, existing=True) as log_:
+        for shard in deployment.shards:
+            report = StepReport(f"{shard.name}: entries verified")
+            found = verify(log_, Blobs(deployment.settings.blobs), shard, report)
+            whole = whole and found.whole
+            if as_json:
+                say_json(msgspec.to_builtins(found))
+            else:
+                say(verified_text(found))
+    if not whole:
+        raise typer.Exit(1)
 
 
 @app.command()

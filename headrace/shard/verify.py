@@ -1,0 +1,141 @@
+"""Verification of a shard's part of a log: is what its journal names still there, and as it was learned?
+
+Nothing is learned: records are read in the order of the journal and hashed, at several times the speed of a fold. What
+a fold of the whole journal gives is compared by `headrace.shard.checks.check_folds`.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import Final
+
+from msgspec import Struct, field
+
+from headrace.errors import BlobCorrupt, BlobMissing, LogUnavailable, PositionLost, RecordsChanged
+from headrace.log.protocol import Log, Partition
+from headrace.shard import journal
+from headrace.shard.blobs import Blobs
+from headrace.shard.chain import Chain
+from headrace.shard.entries import EntryRecords, JournalReader, arrival_timeout_s
+from headrace.shard.follower import no_report
+from headrace.shard.journal import Entry
+from headrace.topics import Shard
+
+problems_max: Final = 20
+"""Maximum number of problems of a shard that are listed; the rest is counted."""
+report_entries: Final = 100
+"""Entries between two progress reports."""
+
+
+class Verified(Struct):
+    """What was found in a shard's part of a log.
+
+    The log holds the `entries` from number `first` on, which name `records` and `judgements`. `unchecked` entries have
+    no digest, or the one before them is gone. `strays` are records of other programs in the shard's journal and
+    judgements, which everybody passes over. `snapshots` has the blobs of the newest snapshots, and whether each is
+    whole. `problems` are sentences, `problems_total` counts all of them.
+    """
+
+    shard: str
+    first: int = 0
+    entries: int = 0
+    records: int = 0
+    judgements: int = 0
+    unchecked: int = 0
+    strays: int = 0
+    snapshots: dict[str, bool] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    problems_total: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems_total
+
+    def add(self, problem: str) -> None:
+        """Add a problem."""
+        self.problems_total += 1
+        if len(self.problems) < problems_max:
+            self.problems.append(problem)
+
+
+def verify(log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], None] = no_report) -> Verified:
+    """Read all that a shard's journal names, and compare it with the digests that the shard wrote while it learned.
+
+    Args:
+        report: called every few entries with the number read and the total.
+
+    Raises:
+        LogUnavailable: the log does not answer.
+    """
+    found = Verified(shard.name)
+    last = journal.newest(log, shard)
+    if last is None:
+        if log.first(shard.journal):
+            found.add("all of the journal has expired")
+        return found
+    with ExitStack() as opened:
+        entries = opened.enter_context(closing(JournalReader(log, shard, log.first(shard.journal), 0)))
+        firsts = {place: log.first(place) for place in shard.inputs(log)}
+        records = opened.enter_context(closing(EntryRecords(log, shard, firsts, log.first(shard.judgements))))
+        number = -1
+        while number < last.number:
+            position = entries.position
+            for entry in entries.read(report_entries, arrival_timeout_s):
+                if number < 0:
+                    found.first = entry.number
+                elif entry.number != number + 1:
+                    found.add(f"journal: wanted entry {number + 1}, found {entry.number}")
+                    records.chain = Chain()
+                number = entry.number
+                if any(run.start < firsts.get(Partition(run.topic, run.partition), 0) for run in entry.runs):
+                    _pass_over(entry, records, found)
+                elif not _verify_entry(entry, records, found):
+                    return found
+            if entries.position == position:
+                raise LogUnavailable(f"journal of {shard.name}: entry {last.number} is committed but cannot be read")
+            report(found.entries, last.number + 1 - found.first)
+        found.strays = entries.strays + records.strays
+    _verify_snapshots(log, blobs, shard, last, found)
+    return found
+
+
+def _pass_over(entry: Entry, records: EntryRecords, found: Verified) -> None:
+    """Go past an entry whose records retention has deleted."""
+    found.entries += 1
+    found.unchecked += 1
+    if entry.judgements >= records.judgements_position:
+        found.judgements += len(records.judgements(entry))
+    records.chain = Chain(entry.digest)
+
+
+def _verify_entry(entry: Entry, records: EntryRecords, found: Verified) -> bool:
+    """Read what an entry names; return whether the log still answers."""
+    found.entries += 1
+    checked = bool(entry.digest) and (bool(records.chain.value) or entry.number == 0)
+    found.unchecked += not checked
+    try:
+        for _, piece, _ in records.runs(entry):
+            found.records += len(piece)
+        found.judgements += len(records.judgements(entry))
+        if checked:
+            records.check(entry)
+    except RecordsChanged as error:
+        found.add(str(error))
+    except PositionLost as error:
+        found.add(f"entry {entry.number}: {error}")
+    except LogUnavailable as error:
+        found.add(f"entry {entry.number}: {error}; the entries after it were not read")
+        return False
+    records.chain = Chain(entry.digest)  # what follows is compared with what the shard had
+    return True
+
+
+def _verify_snapshots(log: Log, blobs: Blobs, shard: Shard, last: Entry, found: Verified) -> None:
+    pointer = last.snapshot
+    for blob in [pointer.blob, *pointer.former] if pointer else []:
+        try:
+            blobs.get(blob)
+            found.snapshots[blob] = True
+        except (BlobMissing, BlobCorrupt) as error:
+            found.snapshots[blob] = False
+            found.add(str(error))
