@@ -4,6 +4,7 @@ A commit is one SQL transaction. With `synchronous=FULL`, data that `commit` and
 failure. The file must be on a local disk, because SQLite's locks are unreliable on network file systems.
 """
 
+import os
 import sqlite3
 import threading
 import time
@@ -148,14 +149,14 @@ class SqliteLog:
         self._path, self._clock, self._read_only = path, clock, read_only
         if path == ":memory:":
             raise Misconfigured(f"log {path}: wanted a file that several processes can open")
-        if Path(path).is_dir():
+        if os.path.isdir(path):  # not Path.is_dir, which fails for a name that is too long
             raise Misconfigured(f"log {path}: wanted a file, found a folder")
         if not (existing or read_only):
             try:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise Misconfigured(f"log {path}: wanted a file in a folder, found {error}") from error
-        elif not Path(path).exists():  # a typing error would look like a shop without events
+        elif not os.path.exists(path):  # a typing error would look like a shop without events
             raise Misconfigured(f"log {path}: there is no such file")
         try:
             self._connection = self._connect()
