@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log.broker import provide_broker
@@ -19,6 +20,13 @@ from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
 from headrace.log.protocol import Log
 from operators.child import Children
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command that a test runs in this process has configured."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,7 @@ DRAWING = {"operators.demo", "operators.picture", "operators.report"}
 HIDE = """\
 import sys
 
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in NAMES:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Hidden())
+sys.modules.update(dict.fromkeys(NAMES))  # None: it cannot be imported, and is not found
 """
 
 IMPORT = """\

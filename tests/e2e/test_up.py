@@ -122,14 +122,14 @@ def test_a_shop_in_an_empty_folder(shop: Path, children: Children, up: Callable[
         return {one["metric"]["instance"]: one["metric"]["job"] for one in found}
 
     children.wait_until("Prometheus scrapes each process where it listens now", lambda: scraped() == targets)
-    alerts = {
-        rule["alert"]
+    rules = {
+        rule.get("alert") or rule["record"]
         for path in (DEPLOY / "prometheus/rules").glob("*.yml")
         for group in YAML(typ="safe").load(path)["groups"]
         for rule in group["rules"]
     }
     groups = ask(f"http://127.0.0.1:{port}", "rules")["groups"]
-    assert {rule["name"] for group in groups for rule in group["rules"]} == alerts
+    assert {rule["name"] for group in groups for rule in group["rules"]} == rules
 
     watched.request_stop(signal.SIGINT)
     assert watched.wait(60) == 0

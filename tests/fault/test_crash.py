@@ -151,22 +151,40 @@ def test_one_that_stood_still_past_its_transaction_does_no_harm(shard: Running) 
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux: the limit of a running process' files")
-def test_learning_goes_on_while_the_disk_of_the_blobs_is_full(shard: Running) -> None:
+@pytest.mark.parametrize("log_url", ["sqlite"], indirect=True)
+def test_a_full_disk_of_the_log_is_waited_for(shard: Running) -> None:
     shard.publish(300)
     online = shard.online()
     shard.await_entries(3)
     _, hard = limits = resource.prlimit(online.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(
-        online.pid, resource.RLIMIT_FSIZE, (20_000, hard)
-    )  # its log file is smaller, the snapshots are larger
+    resource.prlimit(online.pid, resource.RLIMIT_FSIZE, (20_000, hard))
     shard.publish(300)
-    shard.children.wait_until("it logs that a snapshot failed", lambda: '"event": "snapshot failed"' in online.text)
-    shard.await_covered()
+    shard.children.wait_until("it logs that it retries", lambda: '"event": "retrying"' in online.text)
     resource.prlimit(online.pid, resource.RLIMIT_FSIZE, limits)
-    shard.await_snapshot()
+    shard.await_covered()
     online.check()
     shard.check()
     assert not list((shard.folder / "blobs").glob("*.part")), "an unfinished file was left behind"
+
+
+def test_learning_goes_on_while_the_disk_of_the_blobs_is_away(shard: Running) -> None:
+    shard.publish(300)
+    online = shard.online()
+    shard.await_snapshot()
+    blobs = shard.folder / "blobs"
+    blobs.rename(shard.folder / "away")
+    shard.publish(300)
+    shard.await_covered()
+    while '"event": "snapshot failed"' not in online.text:
+        shard.publish(1)
+        shard.await_covered()
+    named = len(shard.snapshots)
+    (shard.folder / "away").rename(blobs)
+    while len(shard.snapshots) == named:
+        shard.publish(1)
+        shard.await_covered()
+    online.check()
+    shard.check()
 
 
 @pytest.mark.parametrize("log_url", ["sqlite"], indirect=True)

@@ -17,6 +17,7 @@ from headrace.items import ItemRecord
 from headrace.items import decode as decode_item
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Record
+from headrace.log.scan import partition_records
 from headrace.topics import EVENTS, ITEMS, TRUTH, partitions_of
 from producers.publisher import Progress
 from producers.scenario import Drift, SimulationSettings
@@ -290,7 +291,7 @@ def test_a_killed_run_resumes_without_duplicates() -> None:
 
     def content(log: MemoryLog) -> list[list[bytes | None]]:
         return [
-            [record.value for _, records in log.reader({place: 0}).read(100_000, 0.0) for record in records]
+            [record.value for record in partition_records(log, place)]
             for topic in (EVENTS, ITEMS, TRUTH)
             for place in partitions_of(topic)
         ]

@@ -11,6 +11,7 @@ import pytest
 from headrace.errors import Misconfigured
 from headrace.items import ItemRecord, decode
 from headrace.log.memory import MemoryLog
+from headrace.log.scan import topic_records
 from headrace.topics import EVENTS, ITEMS, partitions_of
 from producers.file import ReadOptions
 from producers.load import dry_run, kind_of, load
@@ -26,11 +27,10 @@ def log() -> MemoryLog:
 def stated(log: MemoryLog) -> list[ItemRecord]:
     """Return what the log states of items, in order; each record must be valid."""
     found = []
-    for _, records in log.reader(dict.fromkeys(partitions_of(ITEMS), 0)).read(1_000_000, 0.0):
-        for record in records:
-            item = decode(record)
-            assert isinstance(item, ItemRecord), item
-            found.append(item)
+    for record in topic_records(log, ITEMS):
+        item = decode(record)
+        assert isinstance(item, ItemRecord), item
+        found.append(item)
     return found
 
 

@@ -17,6 +17,7 @@ from headrace.errors import Misconfigured
 from headrace.events import Event, decode, items_max
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Log
+from headrace.log.scan import partition_records
 from headrace.topics import EVENTS, partitions_of
 from producers.file import ReadOptions
 from producers.load import KNOWN_SHA256, dry_run, kind_of, load, source_of
@@ -37,11 +38,10 @@ def published(log: Log) -> list[Event]:
     """Return all events, in order within each partition; each must be valid."""
     out = []
     for place in partitions_of(EVENTS):
-        for _, records in log.reader({place: 0}).read(1_000_000, 0.0):
-            for record in records:
-                event = decode(record)
-                assert isinstance(event, Event), event
-                out.append(event)
+        for record in partition_records(log, place):
+            event = decode(record)
+            assert isinstance(event, Event), event
+            out.append(event)
     return out
 
 
