@@ -9,14 +9,26 @@ from typing import Final, NamedTuple
 
 from headrace.log.kafka.client import ConfigResource, KafkaAdminClient
 from headrace.log.protocol import RECORD_BYTES_MAX, Finding
-from headrace.topics import ALARMS, DAY_MS, EVENTS, JOURNAL, JUDGEMENTS, KEPT_FOR_EVER, MODELS, PUBLISHED, TOPICS, Topic
+from headrace.topics import (
+    ALARMS,
+    DAY_MS,
+    EVENTS,
+    ITEMS,
+    JOURNAL,
+    JUDGEMENTS,
+    KEPT_FOR_EVER,
+    MODELS,
+    PUBLISHED,
+    TOPICS,
+    Topic,
+)
 
 batch_bytes_min: Final = 1_048_588
 """Least `max.message.bytes` with which every record that Headrace accepts can be written: Kafka's default."""
 journal_kept_ms_min: Final = 2 * DAY_MS
 """An idle shard writes an entry a day; without a newer one, retention would delete the entry that finds the state."""
 replicas_wanted: Final = 3
-EACH_RECORD_COUNTS: Final = (EVENTS, JOURNAL, JUDGEMENTS, MODELS, ALARMS, PUBLISHED)
+EACH_RECORD_COUNTS: Final = (EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, ALARMS, PUBLISHED)
 """Topics of which a fold anew, or a producer that continues, needs every record, whatever its key."""
 REPLICATION: Final = "replication factor"
 NOT_TOLD: Final = {
