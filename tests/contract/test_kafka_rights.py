@@ -44,6 +44,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Entry
 from headrace.shard.loop import Loop, LoopSettings
+from headrace.shard.verify import verify
 from headrace.topics import COMMANDS, EVENTS, EVENTS_REPLAY, MODELS, TOPICS, Right, partitions_of, rights
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import FAMILIES, default_placements, placed
@@ -250,6 +251,11 @@ def status(log: Log, folder: Path) -> None:
     show(collect(log, shop), Terminal(), FAMILIES)
 
 
+def verified(log: Log, folder: Path) -> None:
+    for shard in SHARDS.values():
+        assert verify(log, Blobs(folder), shard).whole
+
+
 ROADS: dict[str, Callable[[Log, Path], None]] = {
     "simulate": simulated,
     "load": loaded,
@@ -260,6 +266,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "promote": promoted,
     "roll-back": rolled_back,
     "status": status,
+    "verify": verified,
 }
 """What each process does, in an order in which each finds what it wants."""
 
@@ -482,7 +489,7 @@ def test_learning_that_loses_a_right_is_not_tried_again(walked: Guarded, folder:
 @pytest.mark.parametrize(
     ("less", "said"),
     [
-        ("status without Read on topic models", f"Read and Describe on topic {SHOP}models"),
+        ("status without Read on topic models", f"Read, Write and Describe on topic {SHOP}models"),
         ("simulate without Write on topic truth", f"Write on topic {SHOP}truth"),
     ],
 )

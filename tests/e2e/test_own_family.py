@@ -70,8 +70,9 @@ def test_it_is_folded_snapshotted_served_and_reported(package: Path) -> None:
     common = ["--log", f"sqlite:{package / 'log.db'}"]
     blobs = ["--blobs", str(package / "blobs")]
     run(package, "simulate", "--events", str(EVENTS), "--seed", "5", "--metrics-port", "0", *common)
-    with Children(package, {"PYTHONPATH": str(package)}, cwd=package) as processes:
-        learn = ["online", "--metrics-port", "0", "--snapshot-interval-s", "0.2", *common, *blobs]
+    often = {"HEADRACE_SHARDS__ONLINE__COMMIT_INTERVAL_S": "0.001"}  # so that a commit follows the first snapshot
+    with Children(package, {"PYTHONPATH": str(package), **often}, cwd=package) as processes:
+        learn = ["online", "--metrics-port", "0", "--snapshot-interval-s", "0.01", *common, *blobs]
         online = processes.start("online", *learn)
         served = processes.start("serve", "serve", "--port", "0", *common, *blobs)
         processes.wait_until("all is learned", lambda: total(online.scrape(), "headrace_events_total") >= EVENTS)

@@ -61,6 +61,8 @@ deadline_s_default = 30.0
 hidden_timeout_s = 2.0
 """How long a look for open transactions waits for partitions without a leader; the caller looks again later."""
 replicas_max = 3
+IMPLYING_DESCRIBE = "Read, Write and Describe"
+"""What is denied where Describe is: each of the others includes it."""
 GROWING = (JOURNAL, JUDGEMENTS)
 """Topics with a partition for each shard: those that an older version made have fewer, and get the others."""
 
@@ -118,7 +120,7 @@ class KafkaLog:
         if refresh or allowed is None:
             allowed = self._allowed = self._allowed_operations()
         denied = [
-            f"{'Read and Describe' if operation == 'Describe' else operation} on topic {self._client.prefix}{name}"
+            f"{IMPLYING_DESCRIBE if operation == 'Describe' else operation} on topic {self._client.prefix}{name}"
             for operation, kind, name, _ in wanted
             if kind == "topic" and operation.upper() not in allowed.get(name, [operation.upper()])
         ]
