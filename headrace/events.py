@@ -120,7 +120,7 @@ _UNUSED: Final[tuple[str, ...]] = get_args(UnusedType)
 UNUSED_TYPES: Final = frozenset(_UNUSED)
 PLACEHOLDERS: Final = frozenset({"(not set)", "(other)", "(data not available)", "(not provided)"})
 """Values by which GA4 says that it has none."""
-_PLACEHOLDER_BYTES: Final = tuple(one.encode() for one in sorted(PLACEHOLDERS))
+_find_placeholder: Final = re.compile("|".join(map(re.escape, sorted(PLACEHOLDERS))).encode()).search
 _TEXTS: Final = ("session_id", "transaction_id", "currency", "coupon", "item_list_id", "promotion_id")
 _LINE_TEXTS: Final = ("item_name", "item_brand", "item_category", "item_list_id")
 """Fields of `Data` and `Item` in which a placeholder counts as absent."""
@@ -196,7 +196,7 @@ def decode(record: Record) -> Event | Rejection:
     event.time_ms = event.own_ms = time_ms
     event.counts, event.lines_dropped = True, repairs.lines_dropped
     # Looking for the bytes takes a tenth of the time of looking into the fields.
-    return _used(event, repairs, placeholders=any(one in value for one in _PLACEHOLDER_BYTES))
+    return _used(event, repairs, placeholders=_find_placeholder(value) is not None)
 
 
 def id_in_key(text: str) -> str | Rejection:

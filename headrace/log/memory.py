@@ -16,7 +16,6 @@ from headrace.log.protocol import (
     Partition,
     Record,
     check_size,
-    size_of,
     within_bytes,
 )
 from headrace.topics import TOPICS, partitions_of, place_of
@@ -181,9 +180,9 @@ class MemoryReader:
                 raise PositionLost(place.topic, place.number, position, stored.first, stored.end)
             records = stored.read_from(position, records_max)
             if records:
-                batches.append((place, records := records[: within_bytes(records, bytes_max)]))
-                records_max -= len(records)
-                bytes_max -= sum(map(size_of, records))
+                count, size = within_bytes(records, bytes_max)
+                batches.append((place, records := records[:count]))
+                records_max, bytes_max = records_max - count, bytes_max - size
             self._positions[place] = records[-1].offset + 1 if records else stored.end
         return batches
 

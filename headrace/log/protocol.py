@@ -100,18 +100,18 @@ def size_of(record: Record) -> int:
     return (len(record.key) if record.key else 0) + (len(record.value) if record.value else 0)
 
 
-def within_bytes(records: Sequence[Record], bytes_max: int) -> int:
-    """Return how many of these records, from the first on, reach `bytes_max`; all if together they have less.
+def within_bytes(records: Sequence[Record], bytes_max: int) -> tuple[int, int]:
+    """Return how many of these records, from the first on, reach `bytes_max`, and their size; all if they have less.
 
     >>> within_bytes([Record(0, at, 0, None, b"12345") for at in range(4)], 10)
-    2
+    (2, 10)
     """
     size = 0
     for number, record in enumerate(records, 1):
         size += size_of(record)
         if size >= bytes_max:
-            return number
-    return len(records)
+            return number, size
+    return len(records), size
 
 
 def check_size(record: Outgoing) -> int:

@@ -10,7 +10,7 @@ buffer_bytes_max = 2 * 2**20
 
 
 class Buffer:
-    """A queue of records that knows their size in bytes.
+    """A queue of records that knows their size in bytes: exactly when they are added, on average when they are taken.
 
     >>> buffer = Buffer(records_max=2)
     >>> buffer.extend([Record(0, at, 0, b"ann", b"{}") for at in range(3)])
@@ -22,6 +22,7 @@ class Buffer:
         self._records_max = records_max
         self.records: deque[Record] = deque()
         self.size = 0
+        self._taken = 1, 0  # number and size of the records that were taken last
 
     def __len__(self) -> int:
         return len(self.records)
@@ -38,12 +39,15 @@ class Buffer:
 
     def take(self, records_max: int) -> list[Record]:
         """Remove and return the first records."""
-        popleft = self.records.popleft
-        taken = [popleft() for _ in range(min(len(self.records), records_max))]
-        self.size -= sum(map(size_of, taken))
-        return taken
+        popleft, held = self.records.popleft, len(self.records)
+        count = min(held, records_max)
+        if count:
+            self._taken = count, self.size * count // held
+            self.size -= self._taken[1]
+        return [popleft() for _ in range(count)]
 
     def put_back(self, records: Sequence[Record]) -> None:
         """Put records that were taken last back to the front."""
         self.records.extendleft(reversed(records))
-        self.size += sum(map(size_of, records))
+        count, size = self._taken
+        self.size += size * len(records) // count

@@ -52,18 +52,18 @@ class ShopClock:
 
     def time_ms(self, own_ms: int, appended_ms: int, shopper: str) -> int:
         """Return the shop's time at the arrival of an event, which may lie a little before that of the last one."""
-        if shopper != self._shopper:
-            self._shopper, self._run = shopper, 0
-        self._run += 1
-        if self._run <= run_events or self._run % 2 or not self._sorted:
-            event = own_ms, appended_ms - own_ms
-            self._newest.append(event)
-            insort(self._sorted, event[self._live])
-            if len(self._newest) > clock_events:
-                del self._sorted[bisect_left(self._sorted, self._newest.popleft()[self._live])]
+        self._run = self._run + 1 if shopper == self._shopper else 1
+        self._shopper = shopper
+        live, ordered = self._live, self._sorted
+        if self._run <= run_events or self._run % 2 or not ordered:
+            event, newest = (own_ms, appended_ms - own_ms), self._newest
+            newest.append(event)
+            insort(ordered, event[live])
+            if len(newest) > clock_events:
+                del ordered[bisect_left(ordered, newest.popleft()[live])]
         delay_ms = self._usual_delay_ms(appended_ms)
-        if self._live != (delay_ms <= live_delay_ms_max):
-            self._live = not self._live
+        if live != (delay_ms <= live_delay_ms_max):
+            self._live = not live
             self._sort()
             delay_ms = self._usual_delay_ms(appended_ms)
         return appended_ms - delay_ms

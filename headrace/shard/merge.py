@@ -3,13 +3,13 @@
 import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 
 from headrace.clock import Clock
-from headrace.events import Event, decode
 from headrace.log.protocol import Log, Partition, Record
 from headrace.shard.buffer import Buffer
 
@@ -60,9 +60,21 @@ def _within(chunk: Sequence[Record], until_ms: int) -> int:
     return max(1, bisect_right(chunk, until_ms, key=_own_ms))
 
 
+class _Time(msgspec.Struct):
+    """What the order of partitions needs of an event; decoding it takes a fifth of the time."""
+
+    time: datetime
+
+
+_decode_time = msgspec.json.Decoder(_Time).decode
+
+
 def _own_ms(record: Record) -> int:
-    event = decode(record)
-    return event.own_ms if isinstance(event, Event) else 0
+    """Return the sender's time of an event, at most the append time; 0 if there is none."""
+    try:
+        return max(0, min(int(_decode_time(record.value or b"").time.timestamp() * 1000), record.time_ms))
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return 0
 
 
 class Merge:

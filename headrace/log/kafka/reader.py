@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.errors import LogUnavailable, PositionLost
 from headrace.log.kafka.client import POSITION_LOST_ERRORS, Client, TopicPartition, translated_errors
-from headrace.log.protocol import READ_BYTES_MAX, Partition, Record, size_of, within_bytes
+from headrace.log.protocol import READ_BYTES_MAX, Partition, Record, within_bytes
 
 idle_check_after_s = 5.0
 """After this time without a record, a reader checks that the broker still answers."""
@@ -51,23 +51,25 @@ class KafkaReader:
         for partition in wanted:
             if min(records_max, bytes_max) <= 0:
                 break
-            if records := self._take_records(partition, records_max, bytes_max):
+            records, size = self._take_records(partition, records_max, bytes_max)
+            if records:
                 batches.append((partition, records))
-                records_max -= len(records)
-                bytes_max -= sum(map(size_of, records))
+                records_max, bytes_max = records_max - len(records), bytes_max - size
         return batches
 
-    def _take_records(self, partition: Partition, records_max: int, bytes_max: int) -> list[Record]:
+    def _take_records(self, partition: Partition, records_max: int, bytes_max: int) -> tuple[list[Record], int]:
+        """Return buffered records, and their size in bytes."""
         fetches = self._fetches[partition]
         records: list[Record] = []
-        while fetches and len(records) < records_max and bytes_max > 0:
+        taken = 0
+        while fetches and len(records) < records_max and taken < bytes_max:
             fetch = fetches.popleft()
-            count = min(records_max - len(records), within_bytes(fetch, bytes_max))
+            count, size = within_bytes(fetch[: records_max - len(records)], bytes_max - taken)
             records += fetch[:count]
-            bytes_max -= sum(map(size_of, fetch[:count]))
+            taken += size
             if len(fetch) > count:
                 fetches.appendleft(fetch[count:])
-        return records
+        return records, taken
 
     def _fill(self, wanted: Collection[Partition], timeout_s: float) -> None:
         """Poll the wanted partitions whose buffers are not full."""
