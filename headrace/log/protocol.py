@@ -100,18 +100,25 @@ def size_of(record: Record) -> int:
     return (len(record.key) if record.key else 0) + (len(record.value) if record.value else 0)
 
 
+def size_of_all(records: Sequence[Record]) -> int:
+    """Return the size of the keys and values of several records, in bytes."""
+    return sum([len(record.key or b"") + len(record.value or b"") for record in records])
+
+
 def within_bytes(records: Sequence[Record], bytes_max: int) -> tuple[int, int]:
     """Return how many of these records, from the first on, reach `bytes_max`, and their size; all if they have less.
 
     >>> within_bytes([Record(0, at, 0, None, b"12345") for at in range(4)], 10)
     (2, 10)
     """
-    size = 0
-    for number, record in enumerate(records, 1):
-        size += size_of(record)
-        if size >= bytes_max:
-            return number, size
-    return len(records), size
+    size = size_of_all(records)
+    if size < bytes_max:  # nearly always
+        return len(records), size
+    size = number = 0
+    while size < bytes_max:
+        size += size_of(records[number])
+        number += 1
+    return number, size
 
 
 def check_size(record: Outgoing) -> int:

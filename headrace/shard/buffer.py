@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from headrace.log.protocol import Record, size_of
+from headrace.log.protocol import Record, size_of_all
 
 buffer_bytes_max = 2 * 2**20
 """A partition with this many buffered bytes of keys and values is not read further. One read may exceed it."""
@@ -35,7 +35,7 @@ class Buffer:
     def extend(self, records: Sequence[Record]) -> None:
         """Append records."""
         self.records.extend(records)
-        self.size += sum(map(size_of, records))
+        self.size += size_of_all(records)
 
     def take(self, records_max: int) -> list[Record]:
         """Remove and return the first records."""

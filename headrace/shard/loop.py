@@ -27,7 +27,7 @@ import structlog
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Flooded
 from headrace.events import Event, Rejection, decode
-from headrace.log.protocol import Log, Outgoing, Partition, size_of
+from headrace.log.protocol import Log, Outgoing, Partition, size_of_all
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
@@ -195,7 +195,7 @@ class Loop(Generic[F]):
             for record in records:
                 if rejection := self.fold.hear(place.topic, record):
                     self._tally.reject(place, record, rejection, quarantine=self._quarantine)
-            self._apply(Chunk(place, records, sum(map(size_of, records)), 0))
+            self._apply(Chunk(place, records, size_of_all(records), 0))
 
     def _positions_in(self, *topics: str) -> dict[Partition, int]:
         return {place: position for place, position in self._positions.items() if place.topic in topics}

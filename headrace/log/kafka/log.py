@@ -235,7 +235,7 @@ class KafkaLog:
             span = max(8, 2 * records_max)  # a transaction of one record has a marker
             while True:  # the newest offsets may all be markers or aborted records
                 start = max(first, end - span)
-                found = self._between(reader, partition, start, end, records_max)
+                found = self._between(reader, partition, start, end, records_max, before)
                 if len(found) == records_max or start == first:
                     return found
                 span *= 8
@@ -243,14 +243,16 @@ class KafkaLog:
             reader.close()
 
     def _between(
-        self, reader: KafkaReader, partition: Partition, start: int, end: int, records_max: int
+        self, reader: KafkaReader, partition: Partition, start: int, end: int, records_max: int, before: int | None
     ) -> list[Record]:
+        """Return the last records between `start` and `end`, and those after it that have arrived meanwhile."""
         reader.seek(partition, start)
         found: list[Record] = []
         deadline = time.monotonic() + self._client.deadline_s
         while reader.position(partition) < end:
             for _, records in reader.read(10_000, 0.05):
-                found = (found + [record for record in records if record.offset < end])[-records_max:]
+                found += [record for record in records if before is None or record.offset < before]
+                del found[:-records_max]
             if time.monotonic() > deadline:
                 where = f"{partition.topic}/{partition.number}"
                 raise LogUnavailable(f"{where}: records {start} to {end} did not arrive")
