@@ -35,16 +35,16 @@ def newest_records(log: Log, topic: str, records_max: int) -> Iterator[Record]:
 def partition_records(
     log: Log, place: Partition, *, start: int | None = None, end: int | None = None, newest_first: bool = False
 ) -> Generator[Record, None, None]:
-    """Yield a partition's records that are committed now, from `start` on and before `end`.
+    """Yield a partition's records that are committed now, from `start` on and before `end`, which the log must hold.
 
     Records that retention deletes meanwhile are left out. At most `batch_records_max` records are kept at once.
 
     Raises:
         LogUnavailable: the log does not answer, or sends no record for `deadline_s` although it has more.
     """
-    first, last = log.first(place), log.end(place)
+    first = log.first(place)
     start = first if start is None else max(start, first)
-    end = last if end is None else min(end, last)
+    end = log.end(place) if end is None else end
     if start >= end:
         return
     with closing(log.reader({place: start})) as reader:

@@ -19,8 +19,9 @@ read_wait_s_max = 30.0
 
 
 def committed_records(log: Log, partition: Partition) -> list[Record]:
-    """Return all committed records of a partition."""
-    return list(partition_records(log, partition))
+    """Return all committed records of a partition, those of a commit that has just returned included."""
+    last = log.last(partition)  # on Kafka, the log's end may be known a few milliseconds late
+    return list(partition_records(log, partition, end=last.offset + 1)) if last else []
 
 
 def entries_of(log: Log, shard: Shard) -> list[Entry]:

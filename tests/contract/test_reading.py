@@ -1,5 +1,6 @@
 """What `headrace.open` and the scans of partitions promise, on each log."""
 
+import time
 import tracemalloc
 from collections.abc import Iterable
 from contextlib import closing
@@ -75,7 +76,9 @@ def test_a_log_is_read_while_it_is_written_and_its_writer_goes_on(log_url: str) 
             for count in range(1, 4):
                 writer.commit([Outgoing(ALARMS, b"flood", b'{"detector": "flood", "detail": "bad"}', 0)], {})
                 writer.settle()
-                assert [one.value.detail for one in reader.alarms()] == ["bad"] * count
+                deadline = time.monotonic() + 20.0  # on Kafka, a commit is visible some milliseconds after it returned
+                while (found := [one.value.detail for one in reader.alarms()]) != ["bad"] * count:
+                    assert time.monotonic() < deadline, found
                 assert list(reader.events()) == []
 
 

@@ -71,6 +71,7 @@ def test_todays_processes_take_over_and_nothing_is_lost(former: Children, kafka_
         today.wait_until("it answers", lambda: len(answer(follows)["items"]) == 5)
 
         now = today.start("online", "online", *learn)
+        today.wait_until("it has fenced the former one", lambda: '"event": "folding"' in now.text)
         # Not by today's `simulate`, which states items: the former server ends at a topic that it does not know.
         with closing(open_log(kafka_url)) as log, closing(log.appender()) as appender:
             for one in Simulation(SimulationSettings(seed=2, events=EVENTS_EACH, items=120, shoppers=150)).records():
