@@ -27,7 +27,7 @@ check: lint  ## The inner loop, at most 2 minutes: style, types, imports, fast t
 	@$(PYTEST) --quiet -m "not slow and not full" $(FAST) $(ARGS)
 	@echo "check: style, types, imports and fast tests are in order; before a push: make test"
 
-test: lint  ## Everything that CI runs, fast tests first, at most 15 minutes; ARGS as above
+test: lint  ## Everything that CI runs, fast tests first, at most 20 minutes; ARGS as above
 	@$(PYTEST) -m "not full" $(ARGS)
 
 test-full: lint  ## That, and the tests that take longer; ARGS as above
