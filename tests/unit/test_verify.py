@@ -11,6 +11,7 @@ from shutil import rmtree
 import pytest
 from typer.testing import CliRunner
 
+from consumers.shard import Judges
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
@@ -48,8 +49,6 @@ class Shop:
         self.log.create()
 
     def learn(self, count: int = COUNT, first: int = 0) -> None:
-        from consumers.shard import Judges
-
         quick = LoopSettings(commit_interval_s=0.0, snapshot_interval_s=0.0, idle_wait_s=0.0)
         judges = Judges({"next_item": next_item_judge(self.blobs, fixed=1.0)})
         with closing(
@@ -57,7 +56,8 @@ class Shop:
         ) as loop:
             for start in range(first, first + count, 50):
                 publish(self.log, 50, start)
-                loop.run(lambda start=start: loop.fold.events == start + 50)  # type: ignore[misc]
+                while loop.fold.events < start + 50:
+                    loop.step()
                 loop._snapshots._executor.submit(lambda: None).result()
 
     def change(self, statement: str) -> None:
