@@ -195,8 +195,8 @@ def decode(record: Record) -> Event | Rejection:
         return Rejection("time_absurd", f"wanted a time of 1995 or later, found {event.time}")
     event.time_ms = event.own_ms = time_ms
     event.counts, event.lines_dropped = True, repairs.lines_dropped
-    # Looking for the bytes takes a tenth of the time of looking into the fields.
-    return _used(event, repairs, placeholders=_find_placeholder(value) is not None)
+    # Looking for the bytes takes a tenth of the time of looking into the fields, and one byte a tenth of that.
+    return _used(event, repairs, placeholders=b"(" in value and _find_placeholder(value) is not None)
 
 
 def id_in_key(text: str) -> str | Rejection:

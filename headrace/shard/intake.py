@@ -16,17 +16,23 @@ from msgspec import Struct
 from headrace.events import Event
 from headrace.state import State
 
-version = 2
+version = 3
 """Version of the rules by which records become the events that families learn: `headrace.events.decode` and the intake.
-Raise it when they change. Version 1, up to 0.3.0, had one clock for all, the newest event time."""
+Raise it when they change. Version 1, up to 0.3.0, had one clock for all, the newest event time; 2 was not released."""
 event_ids_max = 65_536
 """Number of the newest event ids that are remembered; an event that is repeated later than that is not detected."""
 FULL_BY_DESIGN: Final = ("event_ids",)
 """The bounded tables that any shop fills in time; see `headrace.surface.Surface`."""
 clock_events = 15
-"""Newest events that are compared. Fewer than half of them, whatever their times, do not move the clock."""
+"""Number of the newest compared events. Fewer than half of them, whatever their times, do not move the clock."""
+compared_every = 4
+compared_interval_ms = 1_000
+"""In a busy shop every fourth event is compared, and each that is appended a second after the last compared one: the
+clock is as good, and comparing takes a tenth of the time of learning."""
+busy_spread_ms = 150_000
+"""So far apart are the own times (while they are live, the delays) of the middle half of 15 events of a busy shop."""
 run_events = 3
-"""Of one shopper's events in a row, these and then every second one are compared: one visit is not the majority."""
+"""Of one shopper's compared events in a row, these and then every second one count: one visit is not the majority."""
 live_delay_ms_max = 86_400_000
 """Usual delay up to which events count as live: they come hours late where all clocks of a shop are wrong alike."""
 
@@ -45,48 +51,63 @@ class ShopClock:
     """
 
     def __init__(self) -> None:
-        self._newest: deque[tuple[int, int]] = deque()  # own time and delay of events, oldest first
+        self._newest: deque[tuple[int, int]] = deque()  # own time and delay of compared events, oldest first
         self._live = True
         self._sorted: list[int] = []  # their delays while they are live, else their own times
-        self._shopper, self._run = "", 0  # the newest event's, and how many of this shopper's came in a row
+        self._median_ms = 0  # of these
+        self._shopper, self._run = "", 0  # of the last compared event, and how many of this shopper's came in a row
+        self._compared_ms = 0  # when that was appended
+        self._every, self._passed = 1, 1  # one event of so many is compared; number of events since the last one
 
     def time_ms(self, own_ms: int, appended_ms: int, shopper: str) -> int:
         """Return the shop's time at the arrival of an event, which may lie a little before that of the last one."""
+        if self._passed >= self._every or appended_ms - self._compared_ms >= compared_interval_ms:
+            self._compare(own_ms, appended_ms, shopper)
+        self._passed += 1
+        return appended_ms - self._median_ms if self._live else self._median_ms
+
+    def _compare(self, own_ms: int, appended_ms: int, shopper: str) -> None:
         self._run = self._run + 1 if shopper == self._shopper else 1
-        self._shopper = shopper
-        live, ordered = self._live, self._sorted
+        self._shopper, self._compared_ms = shopper, appended_ms
+        live, ordered, newest = self._live, self._sorted, self._newest
+        self._passed = 0
         if self._run <= run_events or self._run % 2 or not ordered:
-            event, newest = (own_ms, appended_ms - own_ms), self._newest
+            event = own_ms, appended_ms - own_ms
             newest.append(event)
             insort(ordered, event[live])
             if len(newest) > clock_events:
                 del ordered[bisect_left(ordered, newest.popleft()[live])]
-        delay_ms = self._usual_delay_ms(appended_ms)
+        self._median_ms = self._median()
+        delay_ms = self._median_ms if live else appended_ms - self._median_ms
         if live != (delay_ms <= live_delay_ms_max):
             self._live = not live
             self._sort()
-            delay_ms = self._usual_delay_ms(appended_ms)
-        return appended_ms - delay_ms
+        if len(newest) == clock_events:
+            spread_ms = self._sorted[-4] - self._sorted[3]
+            self._every = compared_every if spread_ms <= busy_spread_ms * self._every else 1
 
-    def _usual_delay_ms(self, appended_ms: int) -> int:
+    def _median(self) -> int:
         # Of an even number, the middle one that gives the earlier time.
-        if self._live:
-            return self._sorted[len(self._sorted) // 2]
-        return appended_ms - self._sorted[(len(self._sorted) - 1) // 2]
+        return self._sorted[len(self._sorted) // 2 if self._live else (len(self._sorted) - 1) // 2]
 
     def _sort(self) -> None:
         self._sorted = sorted(event[self._live] for event in self._newest)
+        self._median_ms = self._median() if self._sorted else 0
 
     def state(self) -> State:
-        """Return the newest events' own times and delays, oldest first, and the newest shopper."""
+        """Return the newest compared events' own times and delays, oldest first, and what the next one is held to."""
         newest = [list(event) for event in self._newest]
-        return {"live": self._live, "newest": newest, "shopper": self._shopper, "run": self._run}
+        return {
+            "live": self._live, "newest": newest, "shopper": self._shopper, "run": self._run,
+            "compared_ms": self._compared_ms, "every": self._every, "passed": self._passed,
+        }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: State) -> "ShopClock":
         """Return a clock that continues exactly where `state` was taken."""
         clock = cls()
         clock._live, clock._shopper, clock._run = state["live"], state["shopper"], state["run"]
+        clock._compared_ms, clock._every, clock._passed = state["compared_ms"], state["every"], state["passed"]
         clock._newest.extend((own_ms, delay_ms) for own_ms, delay_ms in state["newest"])
         clock._sort()
         return clock

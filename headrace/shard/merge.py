@@ -1,7 +1,6 @@
 """The merge: records of several partitions in about the order of event time, read ahead in bounded buffers."""
 
 import time
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -30,8 +29,8 @@ lag_end_age_s_max = 1.0
 """Maximum age of the known ends that are used for the lag; a new request waits for the broker."""
 
 
-chunk_span_ms_max = 1_800_000
-"""How far a chunk may go beyond the heads of other partitions in event time. Smaller chunks cost time and journal."""
+chunk_span_ms_max = 3_600_000
+"""How far a chunk may go beyond the heads of other partitions in event time."""
 heads_compared = 3
 """Records of a partition's head of which the earliest time counts, so that one fast clock does not hold it up."""
 
@@ -53,13 +52,6 @@ def stamped(records: Sequence[Record], read_ms: int) -> list[Record]:
     return [record if record.time_ms else msgspec.structs.replace(record, time_ms=read_ms) for record in records]
 
 
-def _within(chunk: Sequence[Record], until_ms: int) -> int:
-    """Return how many records of a chunk, which are about in order, are of `until_ms` or before; at least one."""
-    if _own_ms(chunk[-1]) <= until_ms:  # nearly always
-        return len(chunk)
-    return max(1, bisect_right(chunk, until_ms, key=_own_ms))
-
-
 class _Time(msgspec.Struct):
     """What the order of partitions needs of an event; decoding it takes a fifth of the time."""
 
@@ -75,6 +67,15 @@ def _own_ms(record: Record) -> int:
         return max(0, min(int(_decode_time(record.value or b"").time.timestamp() * 1000), record.time_ms))
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return 0
+
+
+def _within(chunk: Sequence[Record], head_ms: int, until_ms: int) -> int:
+    """Return a number of records of a chunk, about in order, that are of `until_ms` or before; at least one."""
+    last_ms, kept = _own_ms(chunk[-1]), len(chunk)
+    while last_ms > until_ms and kept > 1:  # times that grow evenly need one step
+        kept = max(1, kept * max(0, until_ms - head_ms) // (last_ms - head_ms))
+        last_ms = _own_ms(chunk[kept - 1])
+    return kept
 
 
 class Merge:
@@ -110,7 +111,7 @@ class Merge:
         if not waiting:
             return None
         place = min(waiting, key=self._head_ms)
-        del self._heads_ms[place]
+        head_ms = self._heads_ms.pop(place)
         buffer, read_ms = self._buffers[place], 0
         size = buffer.size
         chunk = records = buffer.take(chunk_records_max)
@@ -118,7 +119,7 @@ class Merge:
             read_ms = self._clock()
             chunk = stamped(records, read_ms)
         if others := [self._heads_ms[other] for other in waiting if other != place]:
-            kept = _within(chunk, min(others) + chunk_span_ms_max)
+            kept = _within(chunk, head_ms, min(others) + chunk_span_ms_max)
             if kept < len(chunk):
                 buffer.put_back(records[kept:])
                 chunk = chunk[:kept]

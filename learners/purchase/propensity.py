@@ -16,7 +16,7 @@ from msgspec import Struct
 from headrace.events import Event, Item
 from headrace.state import State
 from learners.family import Move
-from learners.parts.regression import Regression
+from learners.parts.regression import Regression, sigmoid
 
 attribution_ms: Final = 6 * 3_600_000
 """A purchase counts for the views of its item by the same shopper in the 6 hours of the shop's time before it."""
@@ -351,7 +351,7 @@ class Propensity:
             ):
                 parts[part] = weights(features)
             odds = sum(parts.values())
-            found.append(Chance(view.key[1], view.time_ms, self._model.chance(odds), parts))
+            found.append(Chance(view.key[1], view.time_ms, sigmoid(odds), parts))
         return found
 
     def bounds(self) -> dict[str, tuple[int, int]]:

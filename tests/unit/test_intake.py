@@ -9,6 +9,7 @@ from headrace.shard.intake import Intake, ShopClock, clock_events
 from headrace.state import decode, encode
 
 HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
 
 
 def event(id_: str, time_ms: int = 1_000, source: str = "shop") -> Event:
@@ -52,11 +53,11 @@ def test_the_oldest_ids_are_forgotten_first_regardless_of_their_sources(monkeypa
 
 def test_history_follows_the_events_and_live_events_the_log() -> None:
     clock = ShopClock()
-    assert [clock.time_ms(own_ms, 10**12, str(own_ms)) for own_ms in range(0, 40_000, 1_000)][-3:] == [
-        30_000,
-        31_000,
-        32_000,
-    ]
+    found = [clock.time_ms(own_ms, 10**12, str(own_ms)) for own_ms in range(0, 40 * MINUTE_MS, MINUTE_MS)]
+    assert found[-3:] == [30 * MINUTE_MS, 31 * MINUTE_MS, 32 * MINUTE_MS]
+    clock = ShopClock()
+    found = [clock.time_ms(own_ms, 10**12, str(own_ms)) for own_ms in range(0, 100_000, 1_000)]
+    assert found[-6:] == [66_000, 66_000, 66_000, 66_000, 70_000, 70_000], "of a busy shop, every fourth is compared"
     clock = ShopClock()
     found = [clock.time_ms(10**12 + 60_000 * n - 800, 10**12 + 60_000 * n, str(n)) for n in range(20)]
     assert found == [10**12 + 60_000 * n - 800 for n in range(20)], "although an event comes only every minute"
@@ -66,11 +67,11 @@ def test_history_follows_the_events_and_live_events_the_log() -> None:
 def test_fewer_than_half_of_the_newest_events_do_not_move_the_clock(off_ms: int) -> None:
     plain, clock = ShopClock(), ShopClock()
     for n in range(200):
-        own_ms, appended_ms = 10**12 + 1_000 * n, 2 * 10**12 + n
+        own_ms, appended_ms = 10**12 + MINUTE_MS * n, 2 * 10**12 + n
         right = plain.time_ms(own_ms, appended_ms, str(n))
         found = clock.time_ms(own_ms + off_ms * (n % 15 in range(7)), appended_ms, str(n))
         if n >= clock_events:  # the very first ones have nothing to be compared with
-            assert abs(found - right) <= 15_000
+            assert abs(found - right) <= 15 * MINUTE_MS
 
 
 def test_a_clock_that_is_ahead_for_long_does_not_move_live_time() -> None:
@@ -81,11 +82,13 @@ def test_a_clock_that_is_ahead_for_long_does_not_move_live_time() -> None:
         assert appended_ms - 500 <= clock.time_ms(own_ms, appended_ms, str(n)) <= appended_ms
 
 
-@pytest.mark.parametrize(("shoppers", "events"), [(100, 8), (1, 13)])
-def test_many_in_a_row_move_history(shoppers: int, events: int) -> None:
+@pytest.mark.parametrize(
+    ("step_ms", "shoppers", "events"), [(MINUTE_MS, 100, 8), (MINUTE_MS, 1, 13), (1, 100, 20), (1, 1, 28)]
+)
+def test_many_in_a_row_move_history(step_ms: int, shoppers: int, events: int) -> None:
     clock = ShopClock()
-    for n in range(20):
-        clock.time_ms(n, 10**12, str(n))
+    for n in range(47):
+        clock.time_ms(step_ms * n, 10**12, str(n))
     found = [clock.time_ms(8 * HOUR_MS + n, 10**12, f"late-{n % shoppers}") for n in range(events)]
     assert found[-2] < HOUR_MS < 8 * HOUR_MS <= found[-1]
 
