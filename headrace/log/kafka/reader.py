@@ -4,7 +4,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from headrace.errors import LogUnavailable, PositionLost
 from headrace.log.kafka.client import POSITION_LOST_ERRORS, Client, TopicPartition, translated_errors
@@ -96,7 +95,11 @@ class KafkaReader:
             self._after_last[self._partitions[topic_partition]] = records[-1].offset + 1
             number = topic_partition.partition
             self._fetches[self._partitions[topic_partition]].append(
-                [Record(number, r.offset, _appended_ms(r), r.key, r.value) for r in records]
+                # A topic that keeps the producers' times does not tell the append time.
+                [
+                    Record(number, r.offset, r.timestamp if r.timestamp_type == LOG_APPEND_TIME else 0, r.key, r.value)
+                    for r in records
+                ]
             )
         if polled:
             self._answered_s = time.monotonic()
@@ -157,8 +160,3 @@ class KafkaReader:
 
     def close(self) -> None:
         self._consumer.close()
-
-
-def _appended_ms(record: Any) -> int:
-    """Return a record's append time; 0 if its topic keeps the producers' times."""
-    return int(record.timestamp) if record.timestamp_type == LOG_APPEND_TIME else 0
