@@ -20,9 +20,10 @@ import msgspec
 
 from producers.file import ReadOptions, Source, first_lines
 from producers.mapped import Numbered, RowReader
-from producers.mapping import EventFields, Format, ItemFields, Mapping, Row, TimeField, TypeField, as_number, is_missing
+from producers.mapping import EventFields, Format, ItemFields, Mapping, TimeField, TypeField
 from producers.table import find_columns, rows
 from producers.times import text_ms
+from producers.values import Row, as_number, is_missing
 
 VIEWS: Final = ("sessionId", "userId", "itemId", "timeframe", "eventdate")
 PURCHASES: Final = (*VIEWS, "ordernumber")

@@ -22,9 +22,10 @@ from msgspec import Struct
 from headrace.events import NEEDS_ITEMS, Data, Item, items_max
 from headrace.log.protocol import decode_json
 from producers.file import FileReader, Source, first_lines
-from producers.mapping import EVENT_TYPES, Unusable, as_number, as_text, is_missing
+from producers.mapping import EVENT_TYPES
 from producers.sequence import NumberedRecord
 from producers.times import number_ms, text_ms
+from producers.values import Unusable, as_number, as_text, is_missing
 
 RENAMED: Final[dict[str, str]] = {"view_search_results": "search"}
 """Names that differ from those of events."""

@@ -12,11 +12,13 @@ import msgspec
 from headrace.errors import Misconfigured
 from headrace.log.protocol import RECORD_BYTES_MAX
 from producers.file import FileReader, ReadOptions, Source, first_lines
-from producers.mapping import Format, Mapper, Mapping, Row, Unusable, plain
+from producers.mapper import Mapper
+from producers.mapping import Format, Mapping
 from producers.sequence import NumberedRecord
 from producers.sorting import Keyed, in_order
 from producers.table import DELIMITERS, rows
 from producers.times import date_order
+from producers.values import Row, Unusable, plain
 
 MAPPED: Final = "mapped"
 group_rows_max: Final = 2_000

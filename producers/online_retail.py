@@ -29,10 +29,10 @@ from typing import Final, NamedTuple, final
 
 from headrace.events import Data, EventType, Item, items_max
 from producers.file import FileReader, Source, first_lines
-from producers.mapping import as_number, is_missing
 from producers.sequence import NumberedRecord
 from producers.table import find_columns, rows
 from producers.times import DateOrder, date_order, text_ms
+from producers.values import as_number, is_missing
 
 COLUMNS: Final = [
     "InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country",

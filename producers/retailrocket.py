@@ -15,9 +15,10 @@ from typing import Final, final
 
 from producers.file import ReadOptions, Source, first_lines
 from producers.mapped import RowReader
-from producers.mapping import EventFields, Format, ItemFields, Mapping, Row, TimeField, TypeField
+from producers.mapping import EventFields, Format, ItemFields, Mapping, TimeField, TypeField
 from producers.table import find_columns, rows
 from producers.times import number_ms
+from producers.values import Row
 
 CATEGORY: Final = "categoryid"
 MAPPING: Final = Mapping(
