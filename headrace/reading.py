@@ -19,12 +19,12 @@ from headrace.config import own_families
 from headrace.errors import Misconfigured
 from headrace.events import Event, EventType, Reason, Rejection
 from headrace.items import ItemRecord
+from headrace.letters import DeadLetter, LetterDecision
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Record, decode_json
 from headrace.records import Records
 from headrace.shard.journal import Entry, judging_family
 from headrace.shard.merge import stamped
-from headrace.shard.turn import DeadLetter
 from headrace.surface import FamilyScores, Surface, Watched
 from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, SCORES
 
@@ -115,7 +115,14 @@ class ReadOnlyLog:
             Misconfigured: a reason is none of `headrace.events.Reason`.
         """
         is_wanted = _names("reason", reasons, get_args(Reason))
-        return self._documents(DEAD_LETTERS, DeadLetter, lambda one: is_wanted(one.reason))
+
+        def decode(record: Record) -> list[DeadLetter]:
+            letter = decode_json(record.value, DeadLetter)
+            if letter is None and decode_json(record.value, LetterDecision):
+                return []
+            return [one for one in self._readable(DEAD_LETTERS, letter) if is_wanted(one.reason)]
+
+        return Records(self._log, DEAD_LETTERS, DeadLetter, decode)
 
     def items(self, *, ids: Names = None) -> Records[ItemRecord]:
         """Return what the shop stated of its items; of several records of an item, the last one holds."""

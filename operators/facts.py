@@ -31,6 +31,7 @@ from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
 from operators.source import describe_source
 from operators.timeline import Slice, event_number_at, event_number_of, read_scores, slices_of
+from producers.redrive import Wanted, open_letters
 
 counted_events_max: Final = 1_000_000
 """Number of positions of `events` up to which its records are counted, without the markers that Kafka's transactions
@@ -140,9 +141,8 @@ def verified_text(found: Verified) -> str:
 
 
 def dead_letters_by_reason(log: Log) -> dict[str, int]:
-    """Return the number of dead letters by reason, the most frequent first."""
-    letters = ReadOnlyLog(log, {}).dead_letters()
-    return dict(Counter(letter.value.reason for letter in letters).most_common())
+    """Return the number of dead letters of which nothing is decided, by reason, the most frequent first."""
+    return dict(Counter(letter.reason for letter in open_letters(log, Wanted())).most_common())
 
 
 class Lag(NamedTuple):

@@ -6,10 +6,10 @@ import msgspec
 
 from consumers.shard import Judges
 from headrace.announcement import Announcement
+from headrace.letters import DeadLetter
 from headrace.log.protocol import Log, Outgoing
 from headrace.shard.blobs import Blobs
 from headrace.shard.loop import Loop, LoopSettings
-from headrace.shard.turn import DeadLetter
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 from tests.shards import ONLINE, next_item_judge, online

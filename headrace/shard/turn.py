@@ -6,32 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
 
 from headrace.events import Rejection
+from headrace.letters import DeadLetter, letter_bytes_max, letter_key_bytes_max
 from headrace.log.protocol import Outgoing, Partition, Record
 from headrace.shard.journal import Results, Run, key_of
 from headrace.shard.merge import Chunk
 from headrace.topics import DEAD_LETTERS, EVENTS
-
-letter_bytes_max = 65_536
-"""Bytes of a bad record that its dead letter repeats; the whole record stays at its origin."""
-
-
-class DeadLetter(Struct, frozen=True):
-    """A record of `dead-letters`: a bad record, and why it could not be used.
-
-    `id` is its origin, topic/partition/offset, and `appended_ms` its append time. `key` and `value` are its bytes, in
-    JSON as base64, the value cut at `letter_bytes_max`; `value_bytes` is the size of the whole value.
-    """
-
-    id: str
-    reason: str
-    detail: str
-    appended_ms: int
-    key: bytes
-    value: bytes
-    value_bytes: int
 
 
 class Turn(NamedTuple):
@@ -114,8 +95,8 @@ class Tally:
         origin = f"{key_of(place)}/{record.offset}"
         key, value = record.key or b"", record.value or b""
         letter = DeadLetter(
-            origin, rejection.reason, rejection.detail, record.time_ms, key[:1_024], value[:letter_bytes_max],
-            len(value),
+            origin, rejection.reason, rejection.detail, record.time_ms, key[:letter_key_bytes_max],
+            value[:letter_bytes_max], len(value),
         )  # fmt: skip
         self.letters.append(Outgoing(DEAD_LETTERS, origin.encode(), msgspec.json.encode(letter), 0))
 

@@ -42,7 +42,7 @@ def promote(
 
     settings = read_settings(log=log, blobs=blobs).common
     with opened_log(settings, existing=True) as log_:
-        _print(request(log_, Blobs(settings.blobs), version, by=by or _user(), reason=reason))
+        _print(request(log_, Blobs(settings.blobs), version, by=by or user(), reason=reason))
 
 
 @app.command("roll-back")
@@ -60,7 +60,7 @@ def roll_back(
 
     settings = read_settings(log=log, blobs=blobs).common
     with opened_log(settings, existing=True) as log_:
-        _print(request(log_, Blobs(settings.blobs), version, by=by or _user(), reason=reason))
+        _print(request(log_, Blobs(settings.blobs), version, by=by or user(), reason=reason))
 
 
 def _print(request: Announcement) -> None:
@@ -71,7 +71,8 @@ def _print(request: Announcement) -> None:
     )
 
 
-def _user() -> str:
+def user() -> str:
+    """Return who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a user id without a name, as in containers

@@ -14,6 +14,7 @@ from threading import Event as Stop
 from threading import Timer
 from typing import Any
 
+import msgspec
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import (
@@ -32,6 +33,7 @@ from headrace.config import ServeSettings
 from headrace.config import settings as read_settings
 from headrace.errors import Flooded, LogUnavailable, Misconfigured
 from headrace.http import listen
+from headrace.letters import DeadLetter
 from headrace.log.kafka.log import KafkaLog
 from headrace.log.kafka.reader import KafkaReader
 from headrace.log.kafka.security import PREFIX, KafkaSecurity, Secret
@@ -45,7 +47,18 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Entry
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.shard.verify import verify
-from headrace.topics import COMMANDS, EVENTS, EVENTS_REPLAY, MODELS, TOPICS, Right, partitions_of, rights
+from headrace.topics import (
+    COMMANDS,
+    DEAD_LETTERS,
+    EVENTS,
+    EVENTS_REPLAY,
+    ITEMS,
+    MODELS,
+    TOPICS,
+    Right,
+    partitions_of,
+    rights,
+)
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import FAMILIES, default_placements, placed
 from learners.shop import MakeShop
@@ -57,6 +70,7 @@ from operators.status import collect
 from operators.status_text import show
 from operators.terminal import Terminal
 from producers.load import load
+from producers.redrive import Wanted, redrive
 from producers.republish import republish
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
@@ -222,6 +236,21 @@ def rolled_back(log: Log, folder: Path, version: str | None = None) -> None:
     assert roll_back(log, Blobs(folder), version, by="ann").action == "roll_back"
 
 
+def letters(log: Log) -> None:
+    """Write dead letters of a usable event and a usable item, as if what was wrong were mended."""
+    event = {"id": "late", "source": "shop", "type": "login", "time": "2026-01-01T00:00:00Z", "specversion": "1.0"}
+    bad = {EVENTS: (b"ann", {**event, "data": {}}), ITEMS: (b"sku-2", {"title": "Hat"})}
+    with closing(log.appender()) as appender:
+        for topic, (key, document) in bad.items():
+            value = json.dumps(document).encode()
+            letter = DeadLetter(f"{topic}/0/{time.time_ns()}", "schema", "", 1, key, value, len(value))
+            appender.append(Outgoing(DEAD_LETTERS, b"-", msgspec.json.encode(letter), 0))
+
+
+def redriven(log: Log, folder: Path) -> None:
+    assert redrive(log, Wanted(reasons=["schema"]), by="ann", why="mended").settled == 2
+
+
 def looped(log: Log, folder: Path, name: str) -> Loop[Any]:
     """Return a shard's loop as its process makes it; one bad event is a flood."""
     placement, blobs = PLACEMENTS[name], Blobs(folder)
@@ -262,6 +291,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     **{name: partial(learned, name=name) for name in SHARDS},
     "serve": served,
     "republish": lambda log, folder: print(republish(log, EVENTS, EVENTS_REPLAY)),
+    "dead-letters": redriven,
     "propose": proposed,
     "promote": promoted,
     "roll-back": rolled_back,
@@ -302,10 +332,13 @@ def walked(guarded: Guarded, folder: Path) -> Guarded:
     """Return the broker after each process has done its work with the rights of the table and no more."""
     with closing(guarded.free()) as log, closing(log.appender()) as appender:
         appender.append(Outgoing(EVENTS, b"key", b"no event", 0))
+        letters(log)
     for process, road in ROADS.items():
         with closing(guarded.opened(process)) as log:
             log.create()
             road(log, folder)
+    with closing(guarded.free()) as log:
+        letters(log)  # for those who lack a right
     return guarded
 
 

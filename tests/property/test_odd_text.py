@@ -24,11 +24,11 @@ from rich.cells import cell_len
 
 from headrace.announcement import Announcement, Kind
 from headrace.events import Event
+from headrace.letters import DeadLetter
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Outgoing
 from headrace.metrics import ShardMetrics, label_characters_max
 from headrace.process import log_to_stderr
-from headrace.shard.turn import DeadLetter
 from headrace.state import State
 from headrace.surface import Chart, FamilyScores, Metric, Surface, Table, Watched
 from headrace.text import visible

@@ -1,5 +1,6 @@
 """The commands as a user types them: a success prints one line, an error states what was wanted."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.errors import Misconfigured, StateUnreadable
+from headrace.letters import DeadLetter
 from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing, Partition
 from headrace.surface import Watched
-from headrace.topics import EVENTS, EVENTS_REPLAY, JOURNAL, SCORES
+from headrace.topics import DEAD_LETTERS, EVENTS, EVENTS_REPLAY, JOURNAL, SCORES
 from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord
 from operators.cli import app
@@ -50,6 +52,32 @@ def test_republish_copies_everything_or_a_range(url: str) -> None:
     assert output_of(*common) == f"republished 12 records of {EVENTS} into {EVENTS_REPLAY}\n"
     assert "republished 0 records" in output_of(*common, "--to", "2020-01-01T00:00:00Z")
     assert "republished 12 records" in output_of(*common, "--from", "2020-01-01T00:00:00Z")
+
+
+def test_dead_letters_are_listed_shown_redriven_and_dropped(url: str, tmp_path: Path) -> None:
+    value = b'{"who": "ann", "what": "boots", "at": "2026-01-05T10:00:00Z"}'
+    log = open_log(url)
+    appender = log.appender()
+    for topic, key, data in ((EVENTS, b"ann", value), (EVENTS, b"\x00\xff", b"\xff\x1b[31m")):
+        letter = DeadLetter(f"{topic}/0/{len(data)}", "schema", "a \x1b[31mfault", 1_000, key, data, len(data))
+        appender.append(Outgoing(DEAD_LETTERS, b"-", msgspec.json.encode(letter), 0))
+    appender.close()
+    log.close()
+    mapping = tmp_path / "fix.toml"
+    mapping.write_text('[event]\nshopper = "who"\ntype = "view_item"\ntime = "at"\n[item]\nitem_id = "what"\n')
+    common = ("--log", url)
+    assert json.loads(output_of("dead-letters", "list", "--json", *common))[0]["open"] == 2
+    assert "schema" in output_of("dead-letters", "list", *common)
+    assert "boots" in output_of("dead-letters", "show", *common)
+    assert "\x1b" not in output_of("dead-letters", "show", *common), "nothing controls the terminal"
+    assert "redriven: 0; still open: 2" in output_of("dead-letters", "redrive", *common)
+    redrive = ("dead-letters", "redrive", "--map", str(mapping), "--why", "the old app", *common)
+    assert "would be redriven: 1; still open: 1" in output_of(*redrive, "--dry-run")
+    assert json.loads(output_of(*redrive, "--json"))["settled"] == 1
+    assert "dropped: 1; still open: 0" in output_of("dead-letters", "drop", "--reason", "schema", *common)
+    assert json.loads(output_of("dead-letters", "list", "--json", *common))[0]["open"] == 0
+    assert "wanted an origin such as events/0/17" in error_of("dead-letters", "show", "events/17", *common)
+    assert "wanted one of empty, too_large" in error_of("dead-letters", "list", "--reason", "ugly", *common)
 
 
 def test_status_does_not_create_a_missing_log(tmp_path: Path) -> None:
