@@ -81,6 +81,22 @@ class ProducerSettings(_Section):
     """Time, in seconds, for which failed operations of the log are retried before the process exits."""
 
 
+class ArchiveSettings(_Section):
+    """The archive: Parquet files of what the log holds, which go on where its retention ends."""
+
+    url: str = ""
+    """Folder or URL (of fsspec, such as `s3://bucket/shop`) of the archive. Where it is set, every process reads from
+    it what the log no longer holds."""
+    metrics_port: Port = 9104
+    """Port of `/metrics` of the archiver; with 0 the system chooses a free one."""
+    flush_interval_s: Seconds = 60.0
+    """Longest time, in seconds, for which the archiver holds records before it writes them."""
+    flush_bytes: Annotated[int, Field(gt=0)] = 64 * 2**20
+    """Bytes of keys and values that the archiver holds at most."""
+    retry_s: Seconds = 60.0
+    """Time, in seconds, for which failed operations of log and archive are retried before the process exits."""
+
+
 class _OwnFamilies(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", env_prefix="HEADRACE_", toml_file=FILE)
 
@@ -119,6 +135,7 @@ class Settings(BaseSettings):
     """The shards by name; a shard that is not named keeps its defaults."""
     serve: ServeSettings = ServeSettings()
     producer: ProducerSettings = ProducerSettings()
+    archive: ArchiveSettings = ArchiveSettings()
 
     @field_validator("shards", mode="before")
     @classmethod

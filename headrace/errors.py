@@ -65,3 +65,13 @@ class StateUnreadable(BrokenWorld):
 
 class Flooded(BrokenWorld):
     """Too many of the newest records were rejected; the process stops, so that an operator investigates."""
+
+
+class ArchiveUnavailable(BrokenWorld):
+    """The archive cannot be read or written (disk full, network)."""
+
+    retriable = True
+
+
+class ArchiveCorrupt(BrokenWorld):
+    """A file of the archive is missing or was changed."""

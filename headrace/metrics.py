@@ -407,6 +407,24 @@ class ProducerMetrics(ProcessMetrics):
         )
 
 
+class ArchiveMetrics(ProcessMetrics):
+    """Metrics of the archiver."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records = self._counter("headrace_archived_records_total", "Records that this process has archived.")
+        self._files = self._counter("headrace_archived_files_total", "Files that this process has archived.")
+        self._behind = self._gauge("headrace_archive_lag_records", "Records of the log that are not archived yet.")
+        self._seen = 0, 0
+
+    def observe(self, records: int, files: int, behind: int) -> None:
+        """Export how many records and files were archived since the process began, and how many wait."""
+        self._records.inc(max(0, records - self._seen[0]))
+        self._files.inc(max(0, files - self._seen[1]))
+        self._behind.set(behind)
+        self._seen = records, files
+
+
 class MetricsServer:
     """Serves one process' metrics over HTTP from a thread of its own. A context manager.
 

@@ -52,6 +52,8 @@ TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
 PUBLISHED = "published"
 
+ARCHIVE = "archive"
+"""The writer id of the archiver."""
 PUBLISHER_PREFIX = "publish-"
 """How the writer ids of publishers begin; the rest tells how their input begins."""
 
@@ -66,7 +68,8 @@ SHARDS = "shards"
 """Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
 
 COMMANDS = (
-    "serve", "load", "simulate", "republish", "dead-letters", "propose", "promote", "roll-back", "status", "verify",
+    "serve", "load", "simulate", "republish", "archive", "dead-letters", "propose", "promote", "roll-back", "status",
+    "verify",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -113,23 +116,23 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate, dead-letters",
-              "shards, serve, load, simulate, republish, dead-letters, status, verify, demo",
+              "shards, serve, load, simulate, republish, archive, dead-letters, status, verify, demo",
               "what shoppers did; one CloudEvent a record"),
-        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters", "dead-letters, status, demo",
+        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters", "archive, dead-letters, status, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
-        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, status, verify, demo",
+        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, archive, status, verify, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
-        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, verify, demo",
+        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, archive, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
         Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, roll-back",
-              "shards, serve, promote, roll-back, status, verify, demo",
+              "shards, serve, archive, promote, roll-back, status, verify, demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "status, demo",
               "windowed prequential scores and drift scores"),
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate, dead-letters",
-              "shards, serve, load, simulate, dead-letters, status, verify",
+              "shards, serve, load, simulate, archive, dead-letters, status, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
@@ -181,8 +184,10 @@ def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
             found.append(Right("Describe", "topic", topic))
     if isinstance(process, Shard):
         found += [Right("Write", "transactional id", process.name), Right("Read", "group", process.name)]
-    if process == DEAD_LETTERS:
-        found.append(Right("Write", "transactional id", DEAD_LETTERS))
+    if process in (ARCHIVE, DEAD_LETTERS):
+        found.append(Right("Write", "transactional id", process))
+    if process == ARCHIVE:
+        found.append(Right("Read", "group", ARCHIVE))
     if PUBLISHED in written:
         found.append(Right("Write", "transactional id", PUBLISHER_PREFIX, prefixed=True))
     if process == "status":

@@ -21,7 +21,15 @@ from headrace.config import DEFAULT_SHARDS, ProducerSettings, ServeSettings, Set
 from headrace.errors import Misconfigured
 from headrace.events import EventType
 from headrace.http import bounds_text
-from headrace.metrics import LABELS, MetricDescription, ProcessMetrics, ProducerMetrics, ServingMetrics, ShardMetrics
+from headrace.metrics import (
+    LABELS,
+    ArchiveMetrics,
+    MetricDescription,
+    ProcessMetrics,
+    ProducerMetrics,
+    ServingMetrics,
+    ShardMetrics,
+)
 from headrace.surface import Route, settings_of
 from headrace.topics import (
     ALARMS,
@@ -172,7 +180,8 @@ def processes() -> dict[str, ProcessMetrics]:
         name: ShardMetrics([kind.surface for kind in placement.kinds])
         for name, placement in default_placements().items()
     }
-    return {"producer": ProducerMetrics(), **shards, "serve": ServingMetrics([kind.surface for kind in FAMILIES])}
+    serve = ServingMetrics([kind.surface for kind in FAMILIES])
+    return {"producer": ProducerMetrics(), **shards, "serve": serve, "archive": ArchiveMetrics()}
 
 
 def metrics() -> str:

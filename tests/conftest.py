@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
+from headrace.archive.log import ArchivedLog
+from headrace.archive.store import FolderStore
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log.broker import provide_broker
 from headrace.log.kafka.client import common_options
@@ -80,11 +82,13 @@ def shared_log(log_url: str) -> Iterator[Log]:
     log.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "kafka"])
+@pytest.fixture(params=["memory", "archived", "sqlite", "kafka"])
 def log(request: pytest.FixtureRequest) -> Iterator[Log]:
     """Yield an open log with its topics, once per implementation."""
     if request.param == "memory":
         opened: Log = MemoryLog()
+    elif request.param == "archived":
+        opened = ArchivedLog(MemoryLog(), FolderStore(request.getfixturevalue("tmp_path") / "archive"))
     elif request.param == "sqlite":
         opened = open_log(f"sqlite:{request.getfixturevalue('tmp_path') / 'log.db'}")
     else:

@@ -8,11 +8,24 @@ import os
 import sys
 
 from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
-from operators.cli import dead_letters, explain, kafka, look, models, produce, serve, shards, up
+from operators.cli import archive, dead_letters, explain, kafka, look, models, produce, serve, shards, up
 from operators.cli.app import app
 from operators.terminal import escape_what_cannot_be_encoded, say
 
-__all__ = ["app", "dead_letters", "explain", "kafka", "look", "main", "models", "produce", "serve", "shards", "up"]
+__all__ = [
+    "app",
+    "archive",
+    "dead_letters",
+    "explain",
+    "kafka",
+    "look",
+    "main",
+    "models",
+    "produce",
+    "serve",
+    "shards",
+    "up",
+]
 
 
 def main() -> None:

@@ -83,8 +83,16 @@ def read_settings(**options: Any) -> Sections:
 
 @contextmanager
 def opened_log(settings: Settings, *, existing: bool = False) -> Iterator[Log]:
-    """Open the log and create its topics. A log in a file is created too, unless it must exist (`existing`)."""
+    """Open the log and create its topics. A log in a file is created too, unless it must exist (`existing`).
+
+    Where an archive is set, what the log no longer holds is read from there.
+    """
     log = open_log(settings.log, existing=existing)
+    if settings.archive.url:
+        from headrace.archive.log import ArchivedLog
+        from headrace.archive.store import open_store
+
+        log = ArchivedLog(log, open_store(settings.archive.url))
     try:
         log.create()
         yield log

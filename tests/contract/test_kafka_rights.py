@@ -28,8 +28,10 @@ from kafka.admin import (
     ResourceType,
 )
 
+from consumers.archive import run as archive
 from consumers.shard import judges_of
-from headrace.config import ServeSettings
+from headrace.archive.store import FolderStore
+from headrace.config import ArchiveSettings, ServeSettings
 from headrace.config import settings as read_settings
 from headrace.errors import Flooded, LogUnavailable, Misconfigured
 from headrace.http import listen
@@ -39,7 +41,7 @@ from headrace.log.kafka.reader import KafkaReader
 from headrace.log.kafka.security import PREFIX, KafkaSecurity, Secret
 from headrace.log.kafka.writer import maintenance_interval_s
 from headrace.log.protocol import Log, Outgoing, Partition
-from headrace.metrics import ServingMetrics, ShardMetrics
+from headrace.metrics import ArchiveMetrics, ServingMetrics, ShardMetrics
 from headrace.process import run_with_retries
 from headrace.reading import ReadOnlyLog
 from headrace.shard import journal
@@ -251,6 +253,11 @@ def redriven(log: Log, folder: Path) -> None:
     assert redrive(log, Wanted(reasons=["schema"]), by="ann", why="mended").settled == 2
 
 
+def archived(log: Log, folder: Path) -> None:
+    store = FolderStore(folder / f"archive-{time.time_ns()}")
+    assert archive(log, store, ArchiveSettings(), ArchiveMetrics(), Stop(), once=True).records > 1_000
+
+
 def looped(log: Log, folder: Path, name: str) -> Loop[Any]:
     """Return a shard's loop as its process makes it; one bad event is a flood."""
     placement, blobs = PLACEMENTS[name], Blobs(folder)
@@ -291,6 +298,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     **{name: partial(learned, name=name) for name in SHARDS},
     "serve": served,
     "republish": lambda log, folder: print(republish(log, EVENTS, EVENTS_REPLAY)),
+    "archive": archived,
     "dead-letters": redriven,
     "propose": proposed,
     "promote": promoted,
