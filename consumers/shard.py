@@ -148,6 +148,7 @@ def _run(
             flood_share=settings.flood_share,
         ),
         quarantine=placement.quarantines,
+        stop=stop.is_set,
     )
     export, sweep = Exporter(metrics, loop.fold, judges), Sweeper(loop.fold, blobs)
 

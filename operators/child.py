@@ -223,8 +223,9 @@ class Child:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Stop it by SIGTERM, and kill it if that takes too long."""
-        self.request_stop()
+        """Stop it by SIGTERM, unless it was asked to stop before, and kill it if that takes too long."""
+        if not self._stop_requested:
+            self.request_stop()
         try:
             self._process.wait(stop_s_max)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 from headrace.artifacts import Artifacts, resolve
 from headrace.clock import wall_ms
+from headrace.errors import Stopping
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
@@ -145,9 +147,9 @@ class Answers:
             BrokenWorld: see `headrace.errors`; another call restores again. Meanwhile answers use the old state.
         """
         shard = self._placement.shard
-        follower = Follower(self._log, self._blobs, shard, make=self._make, lock=self._lock)
+        follower = Follower(self._log, self._blobs, shard, make=self._make, lock=self._lock, stop=stop.is_set)
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
-        try:
+        with closing(follower), suppress(Stopping):
             follower.catch_up()
             served = {
                 name: ServedArtifact(name, follower.fold, self._blobs)
@@ -169,8 +171,6 @@ class Answers:
                 if count < step_entries_max:
                     self._caught_up_at = before
                 self._report(follower)
-        finally:
-            follower.close()
 
     def _report(self, follower: Follower[Shop]) -> None:
         if time.monotonic() - self._reported_at < report_every_s:
