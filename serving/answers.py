@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from headrace.artifacts import Artifacts, resolve
+from headrace.artifacts import Artifacts
 from headrace.clock import wall_ms
 from headrace.errors import Stopping
 from headrace.log.protocol import Log, Partition
@@ -87,20 +87,32 @@ class _InUse(Struct, frozen=True):
 
 
 class ServedArtifact:
-    """One family's artifact while it is served: the follower changes it, readers ask it."""
+    """One family's artifact while it is served: the follower changes it, readers ask it.
+
+    Attributes:
+        in_use: what answers use now, None if there is nothing.
+        waits: whether the promoted artifact waits for its library to be imported.
+    """
 
     def __init__(self, name: str, shop: Shop, blobs: Blobs) -> None:
         declared = shop.families[name].surface.artifact
         assert declared is not None
         self._name, self._declared = name, declared
-        self._artifacts: Artifacts[Any] = Artifacts(blobs, resolve(declared.load), structlog.get_logger().warning)
+        self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.load, structlog.get_logger().warning)
         self._lock = threading.Lock()
         self.in_use: _InUse | None = None
+        self.waits = False
 
     def update(self, shop: Shop) -> None:
-        """Load the promoted artifact if it has changed; bring the one in use up to date."""
+        """Load the promoted artifact if it has changed; bring the one in use up to date.
+
+        Until the library that it needs is imported, which takes seconds, there is none in use.
+        """
         family = shop.families[self._name]
         current = self._declared.current(family)
+        self.waits = current is not None and not self._artifacts.prepare()
+        if self.waits:
+            return
         self._artifacts.retain((current.blob,) if current else ())
         artifact = self._artifacts.get(current.blob) if current else None
         if current is None or artifact is None:
@@ -163,9 +175,10 @@ class Answers:
             while not stop.is_set():
                 before = time.monotonic()
                 count = follower.step(poll_s, step_entries_max)
-                if count:
-                    for one in served.values():
+                for one in served.values():
+                    if count or one.waits:
                         one.update(follower.fold)
+                if count:
                     now_ms = wall_ms()
                     self._metrics.freshness.observe([now_ms - appended_ms for appended_ms in follower.appended_ms])
                 if count < step_entries_max:

@@ -68,7 +68,7 @@ def _run(
     from headrace.artifacts import resolve
     from headrace.metrics import ShardMetrics
 
-    for kind in placement.kinds:  # imports torch, which takes seconds; a signal still ends the process at once here
+    for kind in placement.kinds:
         if kind.surface.judge:
             resolve(kind.surface.judge)
     metrics, mine = ShardMetrics([kind.surface for kind in placement.kinds]), settings.shards[shard]
