@@ -17,7 +17,7 @@ from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
 from headrace.state import State, encode
 
 cost_share_max: Final = 0.05
-"""Most of the time that snapshots may take from learning: if they take more, they are taken more rarely."""
+"""Most of the loop's time that snapshots may take."""
 close_s_max: Final = 1.0
 """Longest time, in seconds, that `close` waits for a snapshot that is being stored; no entry would name it."""
 T = TypeVar("T")
@@ -82,22 +82,24 @@ class Snapshots:
     Call `settled` once per settled commit, `newest` before and `take` after each commit.
 
     A snapshot keeps the loop from learning while the state is frozen, and while it is encoded, as that holds the
-    interpreter's lock. Writing it does not, however slow the disk is. If both take more than `cost_share_max` of the
-    interval, the next snapshot is taken later.
+    interpreter's lock. Writing it does not, however slow the disk is.
 
     Args:
         kind: the shard's name, the kind of its blobs.
         pointer: the newest snapshot that the journal names.
-        interval_s: least time between two snapshots, in seconds.
 
     Attributes:
+        interval_s: least time between two snapshots, in seconds.
+        cost_share_max: most of the loop's time that they may take; if they would take more, they are taken more rarely.
+        cost_s: what the newest one took from the loop's time, in seconds.
         size: bytes of the newest snapshot that this object took, 0 before the first.
         failures, failure: the number of snapshots in a row that could not be written, and why the newest could not.
             Learning goes on, and the next interval brings another try.
     """
 
     def __init__(self, blobs: Blobs, kind: str, pointer: Pointer | None, *, interval_s: float) -> None:
-        self._blobs, self._kind, self._pointer, self._interval_s = blobs, kind, pointer, interval_s
+        self._blobs, self._kind, self._pointer = blobs, kind, pointer
+        self.interval_s, self.cost_share_max = interval_s, cost_share_max
         self._executor = _Worker()
         self._pending: _Pending | None = None
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
@@ -107,10 +109,14 @@ class Snapshots:
         self.failure = ""
 
     @property
+    def cost_s(self) -> float:
+        return self._freeze_s + self._encode_s
+
+    @property
     def due(self) -> bool:
         """Whether a snapshot should be taken at this commit."""
         idle = self._pending is None and self._kept_blobs is None
-        interval_s = max(self._interval_s, (self._freeze_s + self._encode_s) / cost_share_max)
+        interval_s = max(self.interval_s, self.cost_s / self.cost_share_max)
         return idle and time.monotonic() - self._taken_at >= interval_s
 
     def take(

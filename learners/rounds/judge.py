@@ -73,7 +73,8 @@ class RoundsJudge:
 
     def observe(self, fold: Rounds, event: Event, partition: int, offset: int) -> None:
         """Keep a step of the event as a question to the models that are compared."""
-        if fold.comparing and self._torch and len(self._observed) < compared_max and (found := fold.observe(event)):
+        observing = fold.comparing and self._models.prepared and len(self._observed) < compared_max
+        if observing and (found := fold.observe(event)):
             self._observed.append(found)
 
     def judge(self, fold: Rounds, lag: int) -> list[bytes]:
