@@ -19,7 +19,7 @@ from operators.cli.app import (
 )
 from operators.terminal import say
 
-SnapshotInterval = Annotated[float | None, typer.Option(help="Seconds between snapshots")]
+SnapshotInterval = Annotated[float | None, typer.Option(help="Least number of seconds between snapshots")]
 Refold = Annotated[
     bool,
     typer.Option("--refold", help="Only make a lost snapshot again from the whole journal; stop the process first"),
