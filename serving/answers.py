@@ -110,9 +110,12 @@ class ServedArtifact:
         """
         family = shop.families[self._name]
         current = self._declared.current(family)
-        self.waits = current is not None and not self._artifacts.prepare()
-        if self.waits:
+        if current and not self._artifacts.prepared:
+            if self.waits:  # not at the first time: the import would delay the first answers
+                self._artifacts.prepare()
+            self.waits = True
             return
+        self.waits = False
         self._artifacts.retain((current.blob,) if current else ())
         artifact = self._artifacts.get(current.blob) if current else None
         if current is None or artifact is None:
