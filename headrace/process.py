@@ -37,11 +37,11 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def stop_on_signals() -> threading.Event:
+def stop_on_signals(within_s: float = stop_s_max) -> threading.Event:
     """Return an event that the first SIGTERM or SIGINT sets. Must be called from the main thread.
 
-    The process ends `stop_s_max` after that signal, whatever it does then, and at once with the second one; in both
-    cases with exit code 128 + the signal's number. From now on the process is watched (`headrace.watchdog`).
+    The process ends `within_s` seconds after that signal, whatever it does then, and at once with the second one; in
+    both cases with exit code 128 + the signal's number. From now on the process is watched (`headrace.watchdog`).
 
     A thread takes the signals, because a handler in Python runs only when the main thread does: not while that waits in
     a library's code.
@@ -55,7 +55,7 @@ def stop_on_signals() -> threading.Event:
 
     def take() -> None:
         code = 128 + os.read(read, 1)[0]
-        with watchdog.wait("the process to stop", stop_s_max, code=code):
+        with watchdog.wait("the process to stop", within_s, code=code):
             stop.set()
             os._exit(128 + os.read(read, 1)[0])
 

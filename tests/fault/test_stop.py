@@ -16,8 +16,7 @@ from tests.running import SMALL, Running
 IN_C = """
 import ctypes, sys, threading
 from headrace import process
-process.stop_s_max = float(sys.argv[1])
-stop = process.stop_on_signals()
+stop = process.stop_on_signals(float(sys.argv[1]))
 threading.Thread(target=lambda: (stop.wait(), print("asked to stop", flush=True))).start()
 print("x: http://y", flush=True)
 while True:
