@@ -45,7 +45,7 @@ class OnlineFold:
         if clock is not None:
             self._intake._clock = clock
         self._folder = tempfile.TemporaryDirectory()
-        artifacts: Artifacts[Any] = Artifacts(Blobs(Path(self._folder.name)), bytes, print)
+        artifacts: Artifacts[Any] = Artifacts(Blobs(Path(self._folder.name)), "builtins:bytes", print)
         judging = Judging(NextItemSettings(), artifacts, time.perf_counter, print, print)
         self._judge = NextItemJudge(judging, fixed=judged)
 

@@ -79,7 +79,7 @@ def judges_of(
     """Return the judges that these families declare.
 
     Raises:
-        Misconfigured: a judge or an artifact's loader cannot be imported.
+        Misconfigured: a judge cannot be imported.
     """
     return Judges(
         {
@@ -93,7 +93,7 @@ def judges_of(
 def judging_of(kind: type[Family], sections: Mapping[str, Any], blobs: Blobs, metrics: ShardMetrics) -> Judging:
     """Return the arguments of a family's judge."""
     surface, logger = kind.surface, structlog.get_logger()
-    load = resolve(surface.artifact.load) if surface.artifact else bytes
+    load = surface.artifact.load if surface.artifact else "builtins:bytes"
     return Judging(
         settings=sections.get(kind.name) or surface.settings(),
         artifacts=Artifacts(blobs, load, logger.warning),
@@ -148,6 +148,7 @@ def _run(
             flood_share=settings.flood_share,
         ),
         quarantine=placement.quarantines,
+        stop=stop.is_set,
     )
     export, sweep = Exporter(metrics, loop.fold, judges), Sweeper(loop.fold, blobs)
 

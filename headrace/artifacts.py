@@ -1,6 +1,9 @@
 """Artifacts in use (promoted models): each is loaded once from its blob; one whose blob is lost is not used."""
 
+import sys
+import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -30,14 +33,33 @@ class Artifacts(Generic[A]):
     """The one place that loads and keeps artifacts. Not for use by two threads at once.
 
     Args:
-        load: turns a blob's bytes into an artifact; raises StateUnreadable for another version's format.
+        load: names the function `module:name` that turns a blob's bytes into an artifact; it raises StateUnreadable for
+            another version's format. It is imported at the first need, as its library may take seconds to import.
         warn: logs a warning, given an event's name and its fields, when an artifact cannot be loaded.
     """
 
-    def __init__(self, blobs: Blobs, load: Callable[[bytes], A], warn: Callable[..., None]) -> None:
+    def __init__(self, blobs: Blobs, load: str, warn: Callable[..., None]) -> None:
         self.blobs, self._warn = blobs, warn
         self._load = load
+        self._importing: threading.Thread | None = None
         self._loaded: dict[str, A | None] = {}
+
+    @property
+    def prepared(self) -> bool:
+        """Whether `get` will not have to wait for an import."""
+        thread = self._importing
+        return not thread.is_alive() if thread else self._load.partition(":")[0] in sys.modules
+
+    def prepare(self) -> bool:
+        """Return `prepared`; if it is false, have the library imported by a thread, beside what this one does."""
+        if self._importing is None and not self.prepared:
+            self._importing = threading.Thread(target=self._import, name=f"import of {self._load}", daemon=True)
+            self._importing.start()
+        return self.prepared
+
+    def _import(self) -> None:
+        with suppress(Misconfigured):  # `get` raises it
+            resolve(self._load)
 
     def get(self, blob: str) -> A | None:
         """Return an artifact; None, with a warning at the first time, if its blob is gone, damaged or unreadable.
@@ -46,7 +68,7 @@ class Artifacts(Generic[A]):
         """
         if blob not in self._loaded:
             try:
-                self._loaded[blob] = self._load(self.blobs.get(blob))
+                self._loaded[blob] = resolve(self._load)(self.blobs.get(blob))
             except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
                 self._warn("artifact is missing", blob=blob, error=str(error))
                 self._loaded[blob] = None

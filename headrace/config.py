@@ -48,7 +48,7 @@ class ShardSettings(_Section):
     commit_interval_s: Seconds = 0.3
     """Longest time, in seconds, between two commits while there are events."""
     snapshot_interval_s: Seconds = 20.0
-    """Time, in seconds, between two snapshots."""
+    """Least time, in seconds, between two snapshots; they are rarer where they would take over 5 % of the time."""
     flood_share: Share = 0.5
     """Share of bad records among 5,000 above which the process stops."""
     retry_s: Seconds = 60.0

@@ -13,6 +13,10 @@ class Misconfigured(Exception):
     """An option, a setting or a path that the user gave cannot be used; the message states what was wanted."""
 
 
+class Stopping(Exception):
+    """The process was asked to stop, so what it was doing is given up; the last commit stays."""
+
+
 class BrokenWorld(Exception):
     """Something outside this process failed. `retriable` states whether the same call may succeed later."""
 

@@ -19,6 +19,7 @@ from prometheus_client import (
 )
 
 import headrace
+from headrace import watchdog
 from headrace.clock import Clock, wall_ms
 from headrace.durations import Durations
 from headrace.errors import Misconfigured
@@ -29,6 +30,8 @@ from headrace.shard.turn import Turn
 from headrace.surface import Metric, Surface
 from headrace.text import visible
 
+hung_s: Final = 30.0
+"""Time after which a server of metrics that does not stop hangs; it answers a scrape in a fraction of a second."""
 LABELS: Final = {
     "code": "HTTP status codes that the server answers with",
     "detector": "the drift detectors in the code",
@@ -445,8 +448,9 @@ class MetricsServer:
     def close(self) -> None:
         """Stop answering. Safe to call twice."""
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._server.shutdown()
-            self._thread.join()
+            with watchdog.wait("the server of metrics to stop", hung_s):
+                self._server.shutdown()
+                self._thread.join()
         self._server.server_close()
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -12,7 +13,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-from headrace.errors import BrokenWorld
+from headrace import watchdog
+from headrace.errors import BrokenWorld, Stopping
 from headrace.text import visible, visible_lines
 
 first_pause_s = 0.2
@@ -20,6 +22,9 @@ pause_s_max = 5.0
 healthy_attempt_s_default = 120.0
 """An attempt that ran longer than this before it failed counts as having worked. An attempt that only waited for an
 unreachable log is shorter, because each call has a deadline of 30 s and few calls follow one another."""
+
+stop_s_max = 8.0
+"""Longest time, in seconds, that a process takes from its first SIGTERM or SIGINT to its end."""
 
 
 def collect_garbage_rarely() -> None:
@@ -32,11 +37,30 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def stop_on_signals() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set. Must be called from the main thread."""
+def stop_on_signals(within_s: float = stop_s_max) -> threading.Event:
+    """Return an event that the first SIGTERM or SIGINT sets. Must be called from the main thread.
+
+    The process ends `within_s` seconds after that signal, whatever it does then, and at once with the second one; in
+    both cases with exit code 128 + the signal's number. From now on the process is watched (`headrace.watchdog`).
+
+    A thread takes the signals, because a handler in Python runs only when the main thread does: not while that waits in
+    a library's code.
+    """
     stop = threading.Event()
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: None)
+
+    def take() -> None:
+        code = 128 + os.read(read, 1)[0]
+        with watchdog.wait("the process to stop", within_s, code=code):
+            stop.set()
+            os._exit(128 + os.read(read, 1)[0])
+
+    watchdog.watch()
+    threading.Thread(target=take, name="signals", daemon=True).start()
     return stop
 
 
@@ -47,7 +71,7 @@ def run_with_retries(
     deadline_s: float,
     healthy_attempt_s: float = healthy_attempt_s_default,
 ) -> None:
-    """Run `body` until it returns, and again after each retriable failure. Each run restarts from the last commit.
+    """Run `body` until it returns or stops, and again after each retriable failure, from the last commit.
 
     The deadline is measured from the first of consecutive failures. An attempt that ran longer than `healthy_attempt_s`
     before it failed starts a new series.
@@ -63,6 +87,8 @@ def run_with_retries(
         started_s = time.monotonic()
         try:
             body()
+            return
+        except Stopping:
             return
         except BrokenWorld as error:
             now_s = time.monotonic()

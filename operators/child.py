@@ -24,6 +24,9 @@ from headrace.tied import tied_command
 start_s_max: Final = 180.0
 """Maximum time until a process is up: importing torch takes seconds, more on a busy machine."""
 stop_s_max: Final = 30.0
+kill_s_max: Final = 5.0
+"""Longest wait, in seconds, for the end of a process that was killed; in a call of the system that does not return, it
+ends later."""
 drain_s_max: Final = 5.0
 """Maximum time, in seconds, to read the rest of the output of a process that has ended."""
 tail_lines: Final = 12
@@ -213,7 +216,8 @@ class Child:
     def kill(self) -> None:
         """Kill it, as in a crash."""
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(kill_s_max)
         self._reader.join(drain_s_max)
 
     def request_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -223,13 +227,13 @@ class Child:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Stop it by SIGTERM, and kill it if that takes too long."""
-        self.request_stop()
+        """Stop it by SIGTERM, unless it was asked to stop before, and kill it if that takes too long."""
+        if not self._stop_requested:
+            self.request_stop()
         try:
             self._process.wait(stop_s_max)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
         self._reader.join(drain_s_max)
 
 

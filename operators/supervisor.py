@@ -10,8 +10,10 @@ from headrace.errors import LogUnavailable, Misconfigured
 from operators.child import Child, start_s_max
 from operators.running import ProcessStatus, State
 
-stage_s_max: Final = 20.0
-"""Maximum time, in seconds, in which the processes of one stage stop; those that do not are killed."""
+stop_s_max: Final = 10.0
+"""Maximum time, in seconds, in which all processes stop; those that do not are killed."""
+stage_s_min: Final = 1.5
+"""Time, in seconds, that is kept for each of the stages that follow; the last is a broker's, which writes its files."""
 first_pause_s: Final = 1.0
 pause_s_max: Final = 60.0
 well_s: Final = 60.0
@@ -85,7 +87,7 @@ class Supervisor:
         report: is told each line that the processes write, and what happens to them.
         restart: start a process again that ended; if not, its end with an error is an error of `tend`.
         killed: whether all shall be killed at once, asked while they stop.
-        first_pause_s, well_s, stage_s_max: as the constants of these names, in seconds.
+        first_pause_s, well_s, stop_s_max: as the constants of these names, in seconds.
     """
 
     def __init__(
@@ -97,10 +99,10 @@ class Supervisor:
         killed: Callable[[], bool] = lambda: False,
         first_pause_s: float = first_pause_s,
         well_s: float = well_s,
-        stage_s_max: float = stage_s_max,
+        stop_s_max: float = stop_s_max,
     ) -> None:
         self._folder, self._report, self._restart, self._killed = folder, report, restart, killed
-        self._first_pause_s, self._well_s, self._stage_s_max = first_pause_s, well_s, stage_s_max
+        self._first_pause_s, self._well_s, self.stop_s_max = first_pause_s, well_s, stop_s_max
         self._all: list[_Supervised] = []
 
     def __enter__(self) -> Self:
@@ -118,11 +120,6 @@ class Supervisor:
     def all_up(self) -> bool:
         """Whether each process has said where it listens, or has done all; known from the next `tend` on."""
         return all(one.done or one.told_up for one in self._all)
-
-    @property
-    def stop_s_max(self) -> float:
-        """Maximum time, in seconds, until all have stopped or are killed."""
-        return len({one.spec.stage for one in self._all}) * self._stage_s_max
 
     def statuses(self) -> list[ProcessStatus]:
         """Return what each process does."""
@@ -220,11 +217,13 @@ class Supervisor:
         for one in self._all:
             one.done |= one.again_s is not None
             one.again_s = None
-        for stage in sorted({one.spec.stage for one in self._all}):
+        end = time.monotonic() + self.stop_s_max
+        stages = sorted({one.spec.stage for one in self._all if not one.done})
+        for later, stage in zip(reversed(range(len(stages))), stages, strict=True):
             members = [one for one in self._all if one.spec.stage == stage and not one.done]
             for one in members:
                 one.child.request_stop()
-            deadline = time.monotonic() + self._stage_s_max
+            deadline = end - later * min(stage_s_min, self.stop_s_max / len(stages))
             while any(one.child.code is None for one in members):
                 if self._killed() or time.monotonic() > deadline:
                     break

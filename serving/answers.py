@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -12,8 +13,9 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from headrace.artifacts import Artifacts, resolve
+from headrace.artifacts import Artifacts
 from headrace.clock import wall_ms
+from headrace.errors import Stopping
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
@@ -85,20 +87,35 @@ class _InUse(Struct, frozen=True):
 
 
 class ServedArtifact:
-    """One family's artifact while it is served: the follower changes it, readers ask it."""
+    """One family's artifact while it is served: the follower changes it, readers ask it.
+
+    Attributes:
+        in_use: what answers use now, None if there is nothing.
+        waits: whether the promoted artifact waits for its library to be imported.
+    """
 
     def __init__(self, name: str, shop: Shop, blobs: Blobs) -> None:
         declared = shop.families[name].surface.artifact
         assert declared is not None
         self._name, self._declared = name, declared
-        self._artifacts: Artifacts[Any] = Artifacts(blobs, resolve(declared.load), structlog.get_logger().warning)
+        self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.load, structlog.get_logger().warning)
         self._lock = threading.Lock()
         self.in_use: _InUse | None = None
+        self.waits = False
 
     def update(self, shop: Shop) -> None:
-        """Load the promoted artifact if it has changed; bring the one in use up to date."""
+        """Load the promoted artifact if it has changed; bring the one in use up to date.
+
+        Until the library that it needs is imported, which takes seconds, there is none in use.
+        """
         family = shop.families[self._name]
         current = self._declared.current(family)
+        if current and not self._artifacts.prepared:
+            if self.waits:  # not at the first time: the import would delay the first answers
+                self._artifacts.prepare()
+            self.waits = True
+            return
+        self.waits = False
         self._artifacts.retain((current.blob,) if current else ())
         artifact = self._artifacts.get(current.blob) if current else None
         if current is None or artifact is None:
@@ -145,9 +162,9 @@ class Answers:
             BrokenWorld: see `headrace.errors`; another call restores again. Meanwhile answers use the old state.
         """
         shard = self._placement.shard
-        follower = Follower(self._log, self._blobs, shard, make=self._make, lock=self._lock)
+        follower = Follower(self._log, self._blobs, shard, make=self._make, lock=self._lock, stop=stop.is_set)
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
-        try:
+        with closing(follower), suppress(Stopping):
             follower.catch_up()
             served = {
                 name: ServedArtifact(name, follower.fold, self._blobs)
@@ -161,16 +178,15 @@ class Answers:
             while not stop.is_set():
                 before = time.monotonic()
                 count = follower.step(poll_s, step_entries_max)
-                if count:
-                    for one in served.values():
+                for one in served.values():
+                    if count or one.waits:
                         one.update(follower.fold)
+                if count:
                     now_ms = wall_ms()
                     self._metrics.freshness.observe([now_ms - appended_ms for appended_ms in follower.appended_ms])
                 if count < step_entries_max:
                     self._caught_up_at = before
                 self._report(follower)
-        finally:
-            follower.close()
 
     def _report(self, follower: Follower[Shop]) -> None:
         if time.monotonic() - self._reported_at < report_every_s:

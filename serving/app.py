@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
+from headrace import watchdog
 from headrace.config import ServeSettings
 from headrace.http import counted_route, error_handler, failure, json, parse_query, problem, scrape
 from headrace.log.protocol import Log
@@ -21,6 +22,11 @@ from learners.families import Placement
 from serving.answers import Answers
 
 HEALTH: Final = ("/health/live", "/health/ready", "/metrics")
+answering_s_max: Final = 3
+"""Longest time, in seconds, that requests in progress have when the server stops."""
+hung_s: Final = 60.0
+"""Time, in seconds, after which a server that does not stop is ended; longer than a log takes to say that it does not
+answer."""
 
 
 def make_app(followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings) -> Starlette:
@@ -91,18 +97,33 @@ def run(
             ) as error:  # any error: the main thread raises it, so that the process does not exit with success
                 failures.append(error)
             finally:
-                server.should_exit = True
+                stop.set()
 
         return follow
 
-    app = make_app(followed, metrics, settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off"))
-    followers = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
-    for follower in followers:
-        follower.start()
-    server.run(sockets=[listener])
-    stop.set()
-    for follower in followers:
-        follower.join(timeout=10)
+    def answering() -> None:
+        try:
+            server.run(sockets=[listener])
+        except Exception as error:  # as above
+            failures.append(error)
+        finally:
+            stop.set()
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(followed, metrics, settings), log_config=None, log_level="warning", access_log=False,
+            lifespan="off", timeout_graceful_shutdown=answering_s_max,
+        )
+    )  # fmt: skip
+    # Not in this thread, where the server would replace the process' own handling of signals.
+    threads = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
+    threads.append(threading.Thread(target=answering, name="http", daemon=True))
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    server.should_exit = True
+    with watchdog.wait("the threads of the server", hung_s):
+        for thread in threads:
+            thread.join()
     if failures:
         raise failures[0]

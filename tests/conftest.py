@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+from headrace import watchdog
 from headrace.archive.log import ArchivedLog
 from headrace.archive.store import FolderStore
 from headrace.errors import LogUnavailable, Misconfigured
@@ -29,6 +30,12 @@ def logging_as_before() -> Iterator[None]:
     """Undo what a command that a test runs in this process has configured."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no command that a test runs in this process end it."""
+    monkeypatch.setattr(watchdog, "watch", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from headrace.events import Event, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.shard.blobs import Blobs
 from headrace.state import State, decode, encode
-from learners.deep.model import load_to_serve, load_to_train
 from learners.families import default_placements
 from learners.family import Judging
 from learners.next_item.family import NextItemFamily, NextItemSettings
@@ -24,6 +23,7 @@ from learners.shop import MakeShop, Shop
 
 ONLINE = default_placements()["online"]
 FINETUNE = default_placements()["finetune"]
+SERVED, TRAINED = "learners.deep.model:load_to_serve", "learners.deep.model:load_to_train"
 
 
 def silent(*_: Any, **__: Any) -> None:
@@ -70,7 +70,7 @@ def next_item_judge(
     warn: Callable[..., None] = silent,
 ) -> NextItemJudge:
     """Return the judge of next-item recommendation over these blobs; see `learners.next_item.judge.NextItemJudge`."""
-    artifacts = Artifacts(blobs, load_to_serve, warn)
+    artifacts: Artifacts[Any] = Artifacts(blobs, SERVED, warn)
     judging = Judging(NextItemSettings(judge_seed=seed), artifacts, seconds, silent, silent)
     return NextItemJudge(judging, fixed=fixed)
 
@@ -99,7 +99,7 @@ def rounds_judge(
     seconds: Callable[[], float] = time.perf_counter,
 ) -> RoundsJudge:
     """Return the fine-tuner's judge over these blobs, which trains in this process."""
-    judging = Judging(settings, Artifacts(blobs, load_to_train, log), seconds, report, log)
+    judging = Judging(settings, Artifacts(blobs, TRAINED, log), seconds, report, log)
     return RoundsJudge(judging, start=InProcess)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from headrace import watchdog
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
 from headrace.log.protocol import (
@@ -28,6 +29,8 @@ from headrace.topics import TOPICS, place_of
 
 busy_timeout_s = 30.0
 """How long a process waits for another's transaction. They take milliseconds; a longer wait raises LogUnavailable."""
+hung_s = 120.0
+"""Time after which a disk that does not answer hangs; long transactions on a slow disk take a part of it."""
 poll_interval_s = 0.01
 """Pause between two polls while a read finds no record."""
 unflushed_records_max, unflushed_bytes_max = 1_000, 4 * 2**20
@@ -83,7 +86,7 @@ class _Connection:
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with watchdog.wait("SQLite", hung_s), self._lock:
             try:
                 yield self._db
             except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:

@@ -17,6 +17,7 @@ from headrace.errors import (
     Misconfigured,
     PositionLost,
     StateUnreadable,
+    Stopping,
 )
 from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, Record
@@ -104,6 +105,11 @@ def no_report(folded: int, committed: int) -> None:
     """Do not report progress."""
 
 
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
 def freeze(fold: Fold, intake: Intake) -> State:
     """Return a shard's whole state."""
     return {"fold": fold.state(), "intake": intake.state()}
@@ -120,6 +126,7 @@ class Follower(Generic[F]):
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
         lock: held while the fold changes, for at most `piece_records_max` records at once. A reader of
             the fold must hold it.
+        stop: whether folding is to be given up, asked before each piece; then `Stopping` is raised.
 
     `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
     the newest that the journal names, `results` those of the last entry that was folded, `damaged` the blobs of newer
@@ -141,9 +148,10 @@ class Follower(Generic[F]):
         fold_anew: bool = False,
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
+        stop: Callable[[], bool] = never,
     ) -> None:
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
-        self._make, self._plainly = make, plainly
+        self._make, self._plainly, self._stop = make, plainly, stop
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
         self.damaged: list[str] = []
@@ -237,7 +245,7 @@ class Follower(Generic[F]):
         make = self._make.only(self.fold.begun)
         try:
             with closing(
-                Follower(self._log, self._blobs, self._shard, make=make, from_start=True, plainly=True)
+                Follower(self._log, self._blobs, self._shard, make=make, from_start=True, plainly=True, stop=self._stop)
             ) as anew:
                 while anew.number < number:
                     if not anew.step(arrival_timeout_s, min(report_entries, number - anew.number)):
@@ -292,6 +300,8 @@ class Follower(Generic[F]):
                 "the entries between are gone and no snapshot that this version can read covers them"
             )
         for run, records, timed in self._records.runs(entry):
+            if self._stop():
+                raise Stopping
             with self._lock:
                 if run.topic == EVENTS:
                     self._learn(records)

@@ -19,6 +19,7 @@ Restart: fence the old writer, restore the newest snapshot, fold the journal fro
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol
 
 import msgspec
@@ -31,7 +32,7 @@ from headrace.log.protocol import Log, Outgoing, Partition, size_of_all
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
-from headrace.shard.follower import F, Follower, MakeFold, freeze
+from headrace.shard.follower import F, Follower, MakeFold, freeze, never
 from headrace.shard.journal import Entry, Pointer, Results, key_of
 from headrace.shard.merge import Chunk, Merge
 from headrace.shard.refold import entry_from_here
@@ -97,6 +98,10 @@ class Loop(Generic[F]):
         shard: the partitions that it learns (merged by event time) and hears (side topics, polled without waiting at a
             turn's start), and the partition of its journal.
         quarantine: write bad records to the dead letters. Exactly one of the shards that read a topic does so.
+        stop: whether the fold up to the last commit is to be given up.
+
+    Raises:
+        Stopping: `stop` returned true before that fold had ended.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Loop(Generic[F]):
         settings: LoopSettings | None = None,
         quarantine: bool = True,
         clock: Clock = wall_ms,
+        stop: Callable[[], bool] = never,
     ) -> None:
         self._log, self._shard, self._judge = log, shard, judge
         self._settings, self._quarantine, self._clock = settings or LoopSettings(), quarantine, clock
@@ -118,7 +124,7 @@ class Loop(Generic[F]):
         with ExitStack() as opened:  # everything is closed again if one of these fails
             # The writer comes first: it fences the old one, whose commits are final from then on.
             self._writer = opened.enter_context(closing(log.writer(shard.name, shard.written, shard.read)))
-            with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
+            with closing(Follower(log, blobs, shard, make=make, fold_anew=True, stop=stop)) as follower:
                 follower.catch_up()
             self.fold: F = make.adopt(follower.fold)
             self.strays = follower.strays
@@ -297,8 +303,8 @@ class Loop(Generic[F]):
         self.number, self._judgements_in_flight, self._entry_due = self.number + 1, len(judgements), False
         self._committed_at = time.monotonic()
         if self._snapshots.due:
-            state = freeze(self.fold, self._intake)
-            self._snapshots.take(state, self.number, self._positions, self.fold.stamp, self._chain.value)
+            frozen = partial(freeze, self.fold, self._intake)
+            self._snapshots.take(frozen, self.number, self._positions, self.fold.stamp, self._chain.value)
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,

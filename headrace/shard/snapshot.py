@@ -1,9 +1,12 @@
 """Snapshots of a live shard: frozen at a commit, stored beside the loop, named in a later commit."""
 
+import queue
+import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -12,6 +15,43 @@ from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
 from headrace.state import State, encode
+
+cost_share_max: Final = 0.05
+"""Most of the loop's time that snapshots may take."""
+close_s_max: Final = 1.0
+"""Longest time, in seconds, that `close` waits for a snapshot that is being stored; no entry would name it."""
+T = TypeVar("T")
+
+
+class _Worker:
+    """Calls functions one after the other in a thread of its own, for which a process that ends does not wait."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="snapshot", daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
+        """Have a function called; return what will have its result."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(function(*arguments))
+            except Exception as error:  # of any kind: whoever asks for the result raises it
+                future.set_exception(error)
+
+        self._calls.put(call)
+        return future
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            call()
+
+    def close(self) -> None:
+        """End the thread after what was submitted; wait for that for at most `close_s_max`."""
+        self._calls.put(None)
+        self._thread.join(close_s_max)
 
 
 def pointer_to(number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> Pointer:
@@ -41,39 +81,67 @@ class Snapshots:
 
     Call `settled` once per settled commit, `newest` before and `take` after each commit.
 
+    A snapshot keeps the loop from learning while the state is frozen, and while it is encoded, as that holds the
+    interpreter's lock. Writing it does not, however slow the disk is.
+
     Args:
         kind: the shard's name, the kind of its blobs.
         pointer: the newest snapshot that the journal names.
 
     Attributes:
+        interval_s: least time between two snapshots, in seconds.
+        cost_share_max: most of the loop's time that they may take; if they would take more, they are taken more rarely.
+        cost_s: what the newest one took from the loop's time, in seconds.
         size: bytes of the newest snapshot that this object took, 0 before the first.
         failures, failure: the number of snapshots in a row that could not be written, and why the newest could not.
             Learning goes on, and the next interval brings another try.
     """
 
     def __init__(self, blobs: Blobs, kind: str, pointer: Pointer | None, *, interval_s: float) -> None:
-        self._blobs, self._kind, self._pointer, self._interval_s = blobs, kind, pointer, interval_s
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._blobs, self._kind, self._pointer = blobs, kind, pointer
+        self.interval_s, self.cost_share_max = interval_s, cost_share_max
+        self._executor = _Worker()
         self._pending: _Pending | None = None
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
         self._taken_at = time.monotonic()
+        self._freeze_s = self._encode_s = 0.0
         self.size = self.failures = 0
         self.failure = ""
+
+    @property
+    def cost_s(self) -> float:
+        return self._freeze_s + self._encode_s
 
     @property
     def due(self) -> bool:
         """Whether a snapshot should be taken at this commit."""
         idle = self._pending is None and self._kept_blobs is None
-        return idle and time.monotonic() - self._taken_at >= self._interval_s
+        interval_s = max(self.interval_s, self.cost_s / self.cost_share_max)
+        return idle and time.monotonic() - self._taken_at >= interval_s
 
-    def take(self, state: State, number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> None:
-        """Store the state after the entries before `number`; `settled` adds its position in the journal."""
+    def take(
+        self,
+        frozen: Callable[[], State],
+        number: int,
+        positions: Mapping[Partition, int],
+        stamp: Stamp,
+        digest: str,
+    ) -> None:
+        """Store the state after the entries before `number`; `settled` adds its position in the journal.
+
+        Args:
+            frozen: returns the state; called at once.
+        """
+        self._taken_at = time.monotonic()
+        state = frozen()
+        self._freeze_s = time.monotonic() - self._taken_at
         pointer = pointer_to(number, positions, stamp, digest)
         self._pending = _Pending(pointer, self._executor.submit(self._store, state))
-        self._taken_at = time.monotonic()
 
     def _store(self, state: State) -> tuple[str, int]:
+        began_s = time.thread_time()
         data = encode(state)
+        self._encode_s = time.thread_time() - began_s
         return self._blobs.put(self._kind, data), len(data)
 
     def settled(self, number: int, journal: int, judgements: int) -> None:
@@ -107,5 +175,5 @@ class Snapshots:
         return number - (self._pointer.number if self._pointer else 0)
 
     def close(self) -> None:
-        """Wait until a snapshot that is being stored is durable. Safe to call twice."""
-        self._executor.shutdown(wait=True)
+        """End the thread. Safe to call twice."""
+        self._executor.close()

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import record_function
 
+from learners.deep import newest_share
 from learners.deep.model import DeepModel, DeepSettings, autocast, pad
 from learners.deep.neighbours import AttributeNeighbours
 from learners.deep.softmax import softmax_loss
@@ -52,8 +53,6 @@ session_neighbour_weight: Final = 0.7
 """A new item's vector is initialised from known items up to this many steps away; each step multiplies their weight."""
 attribute_neighbour_weight: Final = 1.0
 """Weight of a new item's neighbours by attributes; `session_neighbour_weight` is that of the next known item."""
-newest_share: Final = 0.65
-"""Weight of a round's trained weights in the predicting weights; the rest is that of the previous ones."""
 placed_share: Final = 0.8
 """Weight of the neighbours in a new item's initial direction; the rest is random."""
 LOADING: Final = "headrace.loading"

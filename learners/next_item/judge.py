@@ -1,22 +1,22 @@
 """The judge of next-item predictions: scores the models on sampled events before the fold learns them.
 
-It is the only module that runs torch in the shard `online`.
+It is the only module that runs torch in the shard `online`, and only while a model is in use.
 """
 
-from typing import Final, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from headrace.artifacts import Artifacts
 from headrace.events import Event
 from headrace.sampling import fraction
-from learners.deep.model import DeepModel
 from learners.family import Judging
 from learners.next_item import judgement
 from learners.next_item.family import NextItemFamily
 from learners.next_item.judgement import Judgement, list_length, pool, rank_of, without_item
 from learners.parts.prequential import ranks_max
 from learners.protocol import BLEND, DEEP, Listed, Question
+
+if TYPE_CHECKING:  # it imports torch
+    from learners.deep.model import DeepModel
 
 share_max: Final = 0.3
 """Most of the loop's time that judging may take."""
@@ -52,6 +52,9 @@ class NextItemJudge:
     lag grows, the rate halves, else it doubles up to 1. The rate is written into each judgement, so a replay does not
     measure time.
 
+    Torch takes seconds to import; a thread imports it from the first commit with a champion on. Until then nothing is
+    judged, because the champion would score as if absent.
+
     Args:
         fixed: a constant rate, independent of the load (for benchmarks of quality).
     """
@@ -65,7 +68,7 @@ class NextItemJudge:
         self._judging_s = 0.0
         self._turn_started_s = self._seconds()
         self._lag = 0
-        torch.set_num_threads(1)  # for small batches more threads are slower, on a busy machine much slower
+        self._limited = False
 
     @property
     def inclusion(self) -> float:
@@ -74,7 +77,7 @@ class NextItemJudge:
 
     def observe(self, family: NextItemFamily, event: Event, partition: int, offset: int) -> None:
         """Sample the event; if it is picked, keep the fast members' lists for its steps."""
-        if not event.counts:
+        if not event.counts or (family.champion and not self._models.prepared):
             return
         inclusion = self.inclusion
         if inclusion < 1 and fraction(event.id, self._seed, "judge") >= inclusion:
@@ -93,6 +96,9 @@ class NextItemJudge:
 
     def judge(self, family: NextItemFamily, lag: int) -> list[bytes]:
         """Return judgements of all observed steps, with the deep model's answers, and adapt the rate."""
+        if family.champion and not self._models.prepare():
+            self._observed.clear()
+            return []
         began = self._seconds()
         observed, self._observed = self._observed, []
         model = self._model(family)
@@ -126,11 +132,16 @@ class NextItemJudge:
             traits=traits.tobytes(),
         )  # fmt: skip
 
-    def _model(self, family: NextItemFamily) -> DeepModel | None:
+    def _model(self, family: NextItemFamily) -> "DeepModel | None":
         """Return the champion, loaded once; None if there is none or its blob is lost."""
         if family.champion is None:
             self._models.retain(())
             return None
+        if not self._limited:
+            import torch
+
+            torch.set_num_threads(1)  # for small batches more threads are slower, on a busy machine much slower
+            self._limited = True
         self._models.retain((family.champion.blob,))
         return self._models.get(family.champion.blob)
 

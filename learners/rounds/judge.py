@@ -10,25 +10,26 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
-import torch
 
 from headrace.artifacts import Artifacts
 from headrace.child import ChildProcess, Ended, Running, remove_leftovers
 from headrace.errors import BlobMissing
 from headrace.events import Event
-from learners.deep.model import DeepModel
-from learners.deep.train import newest_share
+from learners.deep import newest_share
 from learners.family import Judging
 from learners.rounds import evidence
 from learners.rounds.contest import NO_MODEL, blend_score, reciprocal_rank
 from learners.rounds.evidence import Began, Compared, Trained
 from learners.rounds.family import Observed, Rounds
+from learners.rounds.job import MODEL as MODEL
+from learners.rounds.job import RUN, Job, Known, Sequences, Training, answers_of, reciprocal_ranks
 from learners.rounds.settings import RoundsSettings
-from learners.rounds.worker import MODEL as MODEL
-from learners.rounds.worker import RUN, Job, Known, Sequences, Training, answers_of, reciprocal_ranks
+
+if TYPE_CHECKING:  # it imports torch
+    from learners.deep.model import DeepModel
 
 Start: TypeAlias = Callable[[bytes], Running]
 """Starts the work on an encoded `Job`. Raises OSError if it cannot."""
@@ -41,6 +42,8 @@ grace_s: Final = 300.0
 
 class RoundsJudge:
     """Has candidates trained and checked, and scores the predictions of the models.
+
+    Torch is imported by a thread once there is something to train or to compare. Until then nothing is compared.
 
     Args:
         start: starts the work on a job; by default in a child process.
@@ -60,12 +63,8 @@ class RoundsJudge:
         self._start: Start = start or partial(ChildProcess, RUN, key=key, limit_s=limit_s)
         self._job: Job | None = None
         self._child: Running | None = None
-        self._device: str = self._settings.device
-        if self._device == "auto":
-            self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._torch = self._device = ""  # the version and the device, once they are known
         self._report("headrace_round_training_max_seconds", limit_s)
-        torch.set_num_threads(min(self._settings.threads, os.cpu_count() or 1))
-        self._report("headrace_torch_info", 1, str(torch.__version__), self._device)
 
     @property
     def inclusion(self) -> float:
@@ -74,12 +73,15 @@ class RoundsJudge:
 
     def observe(self, fold: Rounds, event: Event, partition: int, offset: int) -> None:
         """Keep a step of the event as a question to the models that are compared."""
-        if fold.comparing and len(self._observed) < compared_max and (found := fold.observe(event)):
+        observing = fold.comparing and self._models.prepared and len(self._observed) < compared_max
+        if observing and (found := fold.observe(event)):
             self._observed.append(found)
 
     def judge(self, fold: Rounds, lag: int) -> list[bytes]:
         """Score the observed steps; begin a round that is due, start its child, or take the child's result."""
         self._models.retain(fold.lineup.loaded_blobs())
+        if not ((fold.comparing or self._child or self._has_work(fold)) and self._prepared()):
+            return []
         found: list[Began | Trained | Compared] = list(self._compare(fold))
         if self._job is None and self._is_due(fold):
             found.append(self._began(fold))
@@ -95,7 +97,23 @@ class RoundsJudge:
         """Whether `judge` has something to begin or to take, although no event came."""
         if self._child:
             return self._child.poll() is not None
+        return self._has_work(fold) and self._prepared()
+
+    @staticmethod
+    def _has_work(fold: Rounds) -> bool:
         return fold.training is not None or (not fold.lineup.candidate and bool(fold.due or fold.lineup.proposed))
+
+    def _prepared(self) -> bool:
+        """Return whether torch can be used; begin to import it, and see what it runs on."""
+        if not self._torch and self._models.prepare():
+            import torch
+
+            torch.set_num_threads(min(self._settings.threads, os.cpu_count() or 1))
+            self._torch, self._device = str(torch.__version__), self._settings.device
+            if self._device == "auto":
+                self._device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._report("headrace_torch_info", 1, self._torch, self._device)
+        return bool(self._torch)
 
     def close(self) -> None:
         """End the child, if there is one. Its round is trained again after the restart."""
@@ -171,7 +189,7 @@ class RoundsJudge:
             "sequences": len(sequences),
             "rehearsed": len(rehearsed),
             "seed": self._settings.seed + began.seed,
-            "torch": str(torch.__version__),
+            "torch": self._torch,
             "device": self._device,
         }
         items = fold.browsing.catalogue.items()

@@ -5,125 +5,27 @@ the trained one there. `headrace.child` runs it in a process of its own, so that
 memory that training took is freed at its end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
-import numpy as np
 import torch
-from msgspec import Struct
 
 from headrace.errors import BlobCorrupt, BlobMissing, StateUnreadable
 from headrace.shard.blobs import Blobs
 from learners.deep.model import DeepModel, DeepSettings, load_to_train
 from learners.deep.train import NotFinite, TrainResult, train
-from learners.next_item.attributes import ItemAttributes
-from learners.next_item.judgement import list_length, without_item
-from learners.protocol import Listed, Question, context_max
+from learners.next_item.judgement import list_length
+from learners.protocol import context_max
 from learners.rounds import evidence
-from learners.rounds.contest import reciprocal_rank
 from learners.rounds.evidence import Trained
 from learners.rounds.gate import Rule
-from learners.rounds.rehearsal import StoredSequence, packed, unpacked
+from learners.rounds.job import MODEL, Job, Training, answers_of, reciprocal_ranks
 from learners.rounds.retention import RetentionRule
 from learners.rounds.settings import RoundsSettings
 
-RUN: Final = "learners.rounds.worker:run"
-"""The work as `headrace.child` names it."""
-MODEL: Final = "model"
-"""Kind of the blobs that hold models."""
 latency_s_max: Final = 0.1
 """Longest time in which a fit model answers one shopper."""
-
-
-class Sequences(Struct, frozen=True):
-    """Sequences of items, each distinct item stored once.
-
-    >>> Sequences.of([("b", "a"), ("a",)]).items()
-    [('b', 'a'), ('a',)]
-    """
-
-    vocabulary: list[str]
-    codes: bytes
-    lengths: bytes
-
-    @classmethod
-    def of(cls, sequences: Sequence[Sequence[str]]) -> "Sequences":
-        """Return these sequences in this form."""
-        found = packed(StoredSequence(tuple(one), 0) for one in sequences)
-        return cls(found["vocabulary"], found["items"].tobytes(), found["lengths"].tobytes())
-
-    def items(self) -> list[tuple[str, ...]]:
-        """Return the sequences."""
-        lengths = np.frombuffer(self.lengths, np.int32)
-        found = unpacked(
-            {
-                "vocabulary": self.vocabulary,
-                "items": np.frombuffer(self.codes, np.int32),
-                "lengths": lengths,
-                "times_ms": np.zeros(len(lengths), np.int64),
-            }
-        )
-        return [one.items for one in found]
-
-
-class Known(Struct, frozen=True):
-    """The items of the catalogue and their attributes, in the same order (`learners.next_item.attributes`)."""
-
-    items: list[str]
-    categories: bytes
-    prices: bytes
-
-    @classmethod
-    def of(cls, items: list[str], attributes: ItemAttributes) -> "Known":
-        """Return these items in this form."""
-        return cls(items, attributes.categories.tobytes(), attributes.prices.tobytes())
-
-    def lookup(self) -> Callable[[Sequence[str]], ItemAttributes]:
-        """Return what looks up the attributes of items; those of an unknown item are unknown."""
-        row = {item: number for number, item in enumerate(self.items)}
-        categories = np.append(np.frombuffer(self.categories, np.uint32), np.uint32(0))
-        prices = np.append(np.frombuffer(self.prices, np.float32), np.float32(np.nan))
-
-        def attributes_of(items: Sequence[str]) -> ItemAttributes:
-            rows = np.array([row.get(item, len(row)) for item in items], np.int64)
-            return ItemAttributes(categories[rows], prices[rows])
-
-        return attributes_of
-
-
-class Training(Struct, frozen=True):
-    """What a round trains on, and how. `parent` is the blob of the model from which it starts, "" if there is none."""
-
-    parent: str
-    sequences: Sequences
-    rehearsed: Sequences
-    known: Known
-    passes: int
-    share: float
-    seed: int
-    device: str
-
-
-class Job(Struct, frozen=True):
-    """What a child does: train, or take the model `blob` if there is nothing to train on; then check the model.
-
-    `champion` is the blob of the model that it is compared with on the `slices` of the holdout, "" if there is none;
-    `slices_shoppers` has a number for the shopper of each question of these.
-    `lineage` is what is known of the model's origin so far.
-    """
-
-    folder: str
-    trigger: str
-    settings: RoundsSettings
-    lineage: dict[str, str | int | float | list[str]]
-    champion: str
-    slices: list[list[Question]]
-    slices_shoppers: list[list[int]]
-    training: Training | None = None
-    blob: str = ""
-
-
 _decoder: Final = msgspec.msgpack.Decoder(Job)
 
 
@@ -230,14 +132,3 @@ def _too_slow(model: DeepModel, seconds: Callable[[], float]) -> list[str]:
     if min(took_s) <= latency_s_max:
         return []
     return [f"one answer takes {min(took_s):.3f} s, more than {latency_s_max} s"]
-
-
-def answers_of(model: DeepModel, questions: Sequence[Question]) -> list[Listed]:
-    """Return a model's list for each question, without the item viewed last."""
-    answers = model.predict([question.prefix for question in questions], list_length + 1)
-    return [without_item(answer, question.last) for answer, question in zip(answers, questions, strict=True)]
-
-
-def reciprocal_ranks(answers: Sequence[Listed], questions: Sequence[Question]) -> list[float]:
-    """Return the reciprocal rank of the true item in each answer."""
-    return [reciprocal_rank(answer, question.item) for answer, question in zip(answers, questions, strict=True)]

@@ -7,7 +7,9 @@ restart the process), or of `explain-event`: an event would be rejected; 2 wrong
 import os
 import sys
 
+from headrace import watchdog
 from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
+from headrace.process import stop_s_max
 from operators.cli import archive, dead_letters, explain, kafka, look, models, produce, serve, shards, up
 from operators.cli.app import app
 from operators.terminal import escape_what_cannot_be_encoded, say
@@ -33,6 +35,9 @@ def main() -> None:
     escape_what_cannot_be_encoded()
     try:
         app()
+    except SystemExit as end:  # threads and what libraries run at exit may wait for ever, too
+        watchdog.wait("the end of the process", stop_s_max, code=int(end.code or 0)).__enter__()
+        raise
     except Misconfigured as error:
         say(f"headrace: {error}", error=True)
         sys.exit(2)

@@ -36,7 +36,7 @@ def kafka_run(folder: KafkaFolder = DEFAULT_KAFKA) -> None:
             f"broker in {folder}: wanted none that runs, found process {running.pid}; stop it with headrace kafka stop,"
             f" or use it with --log kafka:{running.bootstrap}"
         )
-    stop = stop_on_signals()
+    stop = stop_on_signals(2 * broker.stop_timeout_s)  # a broker that is killed checks its files at its next start
     say(f"kafka: starting a broker in {folder} (the first start downloads its jars, which takes a minute)")
     running = broker.start(folder, tied=True)
     try:

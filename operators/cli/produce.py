@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
+from headrace import watchdog
 from headrace.clock import read_time_ms
 from headrace.config import Settings
 from headrace.errors import Misconfigured
@@ -33,6 +34,7 @@ def _publish(settings: Settings, pace: str, body: Callable[[Log, Any, Any], Any]
 
     metrics = ProducerMetrics()
     log_to_stderr()
+    watchdog.watch()
     with (
         MetricsServer(metrics, host=settings.host, port=settings.producer.metrics_port) as server,
         opened_log(settings) as log,

@@ -22,7 +22,6 @@ def serve(
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host, serve={"port": port}))
     settings = deployment.settings
     print_starting("serve", settings)
-    from headrace.artifacts import resolve
     from headrace.http import listen
     from headrace.metrics import ServingMetrics
     from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
@@ -30,9 +29,6 @@ def serve(
     from headrace.watch import refuse_settings
     from serving import app as process
 
-    for kind in deployment.kinds:  # imports torch, which takes seconds; a signal still ends the process at once here
-        if kind.surface.artifact and kind.surface.routes:
-            resolve(kind.surface.artifact.load)
     log_to_stderr()
     collect_garbage_rarely()
     stop = stop_on_signals()

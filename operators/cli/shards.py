@@ -19,7 +19,7 @@ from operators.cli.app import (
 )
 from operators.terminal import say
 
-SnapshotInterval = Annotated[float | None, typer.Option(help="Seconds between snapshots")]
+SnapshotInterval = Annotated[float | None, typer.Option(help="Least number of seconds between snapshots")]
 Refold = Annotated[
     bool,
     typer.Option("--refold", help="Only make a lost snapshot again from the whole journal; stop the process first"),
@@ -68,7 +68,7 @@ def _run(
     from headrace.artifacts import resolve
     from headrace.metrics import ShardMetrics
 
-    for kind in placement.kinds:  # imports torch, which takes seconds; a signal still ends the process at once here
+    for kind in placement.kinds:
         if kind.surface.judge:
             resolve(kind.surface.judge)
     metrics, mine = ShardMetrics([kind.surface for kind in placement.kinds]), settings.shards[shard]

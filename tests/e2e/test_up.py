@@ -143,7 +143,7 @@ def test_a_shop_in_an_empty_folder(shop: Path, children: Children, up: Callable[
     started.request_stop()
     assert started.wait(60) == 0
     told = [line.partition("| ")[2] for line in started.text.splitlines() if " up " in line]
-    assert told[-5].startswith("stopping, within 60 s")
+    assert told[-5].startswith("stopping, within 10 s")
     assert told[-4] == "producer has stopped"
     assert set(told[-3:-1]) == {"online has stopped", "finetune has stopped"}
     assert told[-1].startswith("serve was killed")

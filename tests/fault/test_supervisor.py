@@ -157,10 +157,10 @@ def test_all_stop_in_order_each_stage_after_the_one_before(tmp_path: Path, lines
     assert lines.told == [f"{stage.name} has stopped" for stage in Stage]
 
 
-@pytest.mark.parametrize(("killed", "stage_s_max"), [(False, 0.3), (True, 600.0)])
-def test_what_does_not_stop_is_killed(tmp_path: Path, lines: Lines, killed: bool, stage_s_max: float) -> None:
+@pytest.mark.parametrize(("killed", "stop_s_max"), [(False, 0.3), (True, 600.0)])
+def test_what_does_not_stop_is_killed(tmp_path: Path, lines: Lines, killed: bool, stop_s_max: float) -> None:
     """After a bounded time, and at once if a person wants it."""
-    with Supervisor(tmp_path, lines, killed=lambda: killed, stage_s_max=stage_s_max) as supervisor:
+    with Supervisor(tmp_path, lines, killed=lambda: killed, stop_s_max=stop_s_max) as supervisor:
         child = supervisor.start(Spec("x", STUBBORN, Stage.SHARD))
         supervisor.wait_until_up()
     assert child.code == -signal.SIGKILL

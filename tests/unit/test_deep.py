@@ -12,7 +12,8 @@ import torch
 from headrace.artifacts import Artifacts
 from headrace.errors import StateUnreadable
 from headrace.shard.blobs import Blobs
-from learners.deep.model import FORMAT, DeepModel, DeepSettings, load_to_serve
+from learners.deep.model import FORMAT, DeepModel, DeepSettings
+from tests.shards import SERVED
 
 small = DeepSettings(width=16, layers=2, heads=2, context=6, dropout=0.1)
 words = [f"item-{i}" for i in range(40)]
@@ -177,9 +178,10 @@ def test_consumers_ignore_a_model_of_another_format(tmp_path: Path, monkeypatch:
     def warn(event: str, **fields: str) -> None:
         warned.append(event)
 
-    assert Artifacts(blobs, load_to_serve, warn).get(blob) is not None
+    loaded: Artifacts[DeepModel] = Artifacts(blobs, SERVED, warn)
+    assert loaded.get(blob) is not None
     monkeypatch.setattr("learners.deep.model.FORMAT", FORMAT + 1)
-    artifacts = Artifacts(blobs, load_to_serve, warn)
+    artifacts: Artifacts[DeepModel] = Artifacts(blobs, SERVED, warn)
     assert [artifacts.get(blob) for _ in range(2)] == [None, None]
     assert warned == ["artifact is missing"], "looked for once"
 

@@ -1,5 +1,6 @@
 """The loop: whatever happens between two commits, the fold of the journal equals what was learned, exactly once."""
 
+import math
 import random
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from headrace.errors import (
     PositionLost,
     RecordsChanged,
     StateUnreadable,
+    Stopping,
 )
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.memory import MemoryLog
@@ -37,6 +39,7 @@ from headrace.shard.journal import FamilyStamp, Results, Stamp
 from headrace.shard.loop import JudgementRecord, Loop, LoopSettings, empty_entry_interval_s
 from headrace.shard.merge import chunk_records_max
 from headrace.shard.refold import refold
+from headrace.shard.snapshot import Snapshots
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
 from headrace.topics import (
@@ -1354,3 +1357,35 @@ def test_it_is_told_what_retention_will_delete_although_a_restart_needs_it(opene
     (told,) = expiring(opened, SHARD)
     wanted = f"events/0 begins at {position}: a restart of online from its newest snapshot needs {position} and later"
     assert told.startswith(wanted)
+
+
+def test_a_fold_is_given_up_when_it_is_to_stop(opened: Log, blobs: Blobs) -> None:
+    append(opened, shopping(200))
+    with closing(Loop(opened, blobs, SHARD, make=make_diary)) as loop:
+        catch_up(opened, loop)
+    asked = iter([False, True])
+    with pytest.raises(Stopping):
+        Loop(opened, blobs, SHARD, make=make_diary, stop=lambda: next(asked))
+    with closing(Loop(opened, blobs, SHARD, make=make_diary)) as loop:
+        assert len(loop.fold.lines) == len(checked_fold(opened, blobs).fold.lines)
+
+
+def test_snapshots_that_would_take_too_much_of_the_time_are_taken_more_rarely(blobs: Blobs) -> None:
+    stamp = Stamp("1", {})
+
+    def slowly() -> State:
+        time.sleep(0.05)
+        return {}
+
+    snapshots = Snapshots(blobs, "online", None, interval_s=0.0)
+    assert snapshots.due
+    snapshots.take(slowly, 1, {}, stamp, "")
+    snapshots.settled(1, 1, 0)
+    while not (pointer := snapshots.newest()):
+        time.sleep(0.01)
+    snapshots.settled(2, 2, 0)
+    assert pointer.number == 1
+    assert not snapshots.due, "a share of 5 % is 20 times as long"
+    snapshots.cost_share_max = math.inf
+    assert snapshots.due
+    snapshots.close()

@@ -1,11 +1,13 @@
 """The retry loop of processes: which failures are retried, and until when."""
 
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from headrace.errors import Fenced, LogUnavailable
+from headrace.errors import Fenced, LogUnavailable, Stopping
 from headrace.process import run_with_retries
 
 
@@ -85,3 +87,17 @@ def test_failed_assertions_are_not_retried() -> None:
 
     with pytest.raises(AssertionError, match="invariant"):
         run_with_retries(body, threading.Event(), deadline_s=60.0)
+
+
+def test_what_gives_up_as_it_is_to_stop_is_not_tried_again() -> None:
+    def body() -> None:
+        raise Stopping
+
+    run_with_retries(body, threading.Event(), deadline_s=60.0)
+
+
+def test_processes_start_without_the_libraries_that_take_seconds_to_load() -> None:
+    started = "operators.cli.app, consumers.shard, serving.app, learners.next_item.judge, learners.rounds.judge"
+    code = f"import sys, {started}; sys.exit(str(sorted({{'torch', 'river', 'scipy', 'kafka'}} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr == "[]\n"

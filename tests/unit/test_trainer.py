@@ -18,6 +18,7 @@ from learners.rounds import worker
 from learners.rounds.contest import NO_MODEL
 from learners.rounds.evidence import Began, Compared, Trained
 from learners.rounds.evidence import decode as as_evidence
+from learners.rounds.job import Job, Known, Sequences, Training
 from learners.rounds.judge import MODEL, RoundsJudge
 from learners.rounds.settings import RoundsSettings
 from tests.shards import RoundsFold, judge_all, rounds_judge
@@ -81,15 +82,15 @@ def test_a_round_that_the_time_limit_cut_short_tells_so(tmp_path: Path) -> None:
     assert "stopped" not in whole.lineage
 
 
-def job_of(folder: Path, settings: RoundsSettings, sequences: Sequence[tuple[str, ...]]) -> worker.Job:
+def job_of(folder: Path, settings: RoundsSettings, sequences: Sequence[tuple[str, ...]]) -> Job:
     """Return a job: to train on these sequences, without a champion."""
     items = sorted({item for sequence in sequences for item in sequence})
     unknown = ItemAttributes(np.zeros(len(items), np.uint32), np.full(len(items), np.nan, np.float32))
-    training = worker.Training(
-        parent="", sequences=worker.Sequences.of(sequences), rehearsed=worker.Sequences.of([]),
-        known=worker.Known.of(items, unknown), passes=1, share=1.0, seed=1, device="cpu",
+    training = Training(
+        parent="", sequences=Sequences.of(sequences), rehearsed=Sequences.of([]),
+        known=Known.of(items, unknown), passes=1, share=1.0, seed=1, device="cpu",
     )  # fmt: skip
-    return worker.Job(str(folder), "start", settings, {}, "", [], [], training)
+    return Job(str(folder), "start", settings, {}, "", [], [], training)
 
 
 def test_the_latency_of_each_candidate_is_measured_on_items_that_it_knows(

@@ -28,6 +28,7 @@ from kafka.errors import for_code as for_code
 from kafka.net.sasl import get_sasl_mechanism
 from kafka.structs import OffsetAndMetadata
 
+from headrace import watchdog
 from headrace.errors import BrokenWorld, Fenced, LogUnavailable, Misconfigured
 from headrace.log.kafka.security import KafkaSecurity
 from headrace.log.protocol import Outgoing, Partition
@@ -37,6 +38,11 @@ fetch_bytes = 2**18
 """Bytes per partition in one fetch (or one larger record). Four partitions then take about 50 ms to parse."""
 close_timeout_s = 2.0
 """How long to wait for the end of each thread of an abandoned producer."""
+
+hung_deadlines = 2.0
+"""A wait for the client that lasts for longer than so many deadlines hangs. Those that have a deadline have ended."""
+hung_close_s = 30.0
+"""Time after which the end of a producer or a consumer hangs."""
 
 retry_interval_s = 0.1
 poll_interval_s = 0.005
@@ -119,6 +125,10 @@ class Client(NamedTuple):
     @property
     def deadline_ms(self) -> int:
         return int(self.deadline_s * 1000)
+
+    def wait(self, what: str, deadlines: float = hung_deadlines) -> watchdog.Wait:
+        """Return the watch on a wait for the client, which waits for some answers for ever."""
+        return watchdog.wait(f"Kafka: {what}", deadlines * self.deadline_s)
 
     def topic_partition(self, partition: Partition) -> TopicPartition:
         return TopicPartition(self.prefix + partition.topic, partition.number)
@@ -263,8 +273,9 @@ def abandon(producer: KafkaProducer) -> None:
     The producer's own `close` flushes first, and leaves its thread running if the flush fails. So the thread is stopped
     first, which fails the pending records.
     """
-    sender = producer._sender
-    sender.force_close()
-    sender.join(close_timeout_s)
-    with suppress(KafkaError):
-        producer.close(timeout=0)
+    with watchdog.wait("Kafka: the end of a producer", hung_close_s):
+        sender = producer._sender
+        sender.force_close()
+        sender.join(close_timeout_s)
+        with suppress(KafkaError):
+            producer.close(timeout=0)

@@ -32,6 +32,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import parse_qs
 
+from headrace import watchdog
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log.kafka.appender import KafkaAppender
 from headrace.log.kafka.client import (
@@ -45,6 +46,7 @@ from headrace.log.kafka.client import (
     common_options,
     for_code,
     hidden_offsets,
+    hung_close_s,
     permission_denied,
     translated_errors,
 )
@@ -60,6 +62,9 @@ deadline_s_default = 30.0
 """Time without an answer after which LogUnavailable is raised. Leader elections take seconds."""
 hidden_timeout_s = 2.0
 """How long a look for open transactions waits for partitions without a leader; the caller looks again later."""
+administration_deadlines = 6.0
+"""A use of the administration client that lasts for longer than so many deadlines hangs; creating topics takes several
+calls, each with a deadline of its own."""
 replicas_max = 3
 IMPLYING_DESCRIBE = "Read, Write and Describe"
 """What is denied where Describe is: each of the others includes it."""
@@ -91,13 +96,17 @@ class KafkaLog:
         self._closed = False
         self._allowed: dict[str, Collection[str]] | None = None
         self._lock = threading.Lock()
-        with translated_errors(f"Kafka at {bootstrap}"):
+        with self._client.wait("a connection"), translated_errors(f"Kafka at {bootstrap}"):
             self._consumer = self._client.consumer()
 
     @contextmanager
     def _administrator(self) -> Iterator[KafkaAdminClient]:
         """Lend the administration client to one thread at a time. It is opened at the first use."""
-        with self._lock, translated_errors("Kafka administration"):
+        with (
+            self._client.wait("administration", administration_deadlines),
+            self._lock,
+            translated_errors("Kafka administration"),
+        ):
             if self._closed:
                 raise LogUnavailable("the log is closed")
             if self._admin is None:
@@ -191,7 +200,7 @@ class KafkaLog:
 
     def _offset(self, partition: Partition, which: Callable[..., dict[TopicPartition, int]]) -> int:
         place = self._client.topic_partition(partition)
-        with translated_errors(f"Kafka topic {place.topic}", "Read and Describe"):
+        with self._client.wait("an offset"), translated_errors(f"Kafka topic {place.topic}", "Read and Describe"):
             return which([place], timeout_ms=self._client.deadline_ms)[place]
 
     def partitions(self, topic: str) -> list[Partition]:
@@ -218,7 +227,11 @@ class KafkaLog:
     def position_at(self, partition: Partition, time_ms: int) -> int:
         topic_partition = self._client.topic_partition(partition)
         self._check_rights([Right("Describe", "topic", partition.topic)])
-        with self._lock, translated_errors(f"Kafka topic {topic_partition.topic}", "Read and Describe"):
+        with (
+            self._lock,
+            self._client.wait("an offset"),
+            translated_errors(f"Kafka topic {topic_partition.topic}", "Read"),
+        ):
             found = self._consumer.offsets_for_times({topic_partition: time_ms}, timeout_ms=self._client.deadline_ms)[
                 topic_partition
             ]
@@ -313,7 +326,7 @@ class KafkaLog:
             return KafkaAppender(self._client)
 
     def close(self) -> None:
-        with self._lock:
+        with watchdog.wait("Kafka: the end of the log's clients", hung_close_s), self._lock:
             self._closed = True
             self._consumer.close()
             if self._admin is not None:

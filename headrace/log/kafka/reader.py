@@ -5,8 +5,15 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 
+from headrace import watchdog
 from headrace.errors import LogUnavailable, PositionLost
-from headrace.log.kafka.client import POSITION_LOST_ERRORS, Client, TopicPartition, translated_errors
+from headrace.log.kafka.client import (
+    POSITION_LOST_ERRORS,
+    Client,
+    TopicPartition,
+    hung_close_s,
+    translated_errors,
+)
 from headrace.log.protocol import READ_BYTES_MAX, Partition, Record, within_bytes
 
 idle_check_after_s = 5.0
@@ -85,7 +92,7 @@ class KafkaReader:
             self._consumer.pause(*(paused - self._paused))
             self._paused = paused
         try:
-            with translated_errors("Kafka reader", "Read"):
+            with self._client.wait("records"), translated_errors("Kafka reader", "Read"):
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=sys.maxsize)
         except LogUnavailable as error:
             if isinstance(error.__cause__, POSITION_LOST_ERRORS):
@@ -109,7 +116,7 @@ class KafkaReader:
 
     def _raise_lost(self) -> None:
         """Raise PositionLost with the bounds of the partition whose position is outside them."""
-        with translated_errors("Kafka reader"):
+        with self._client.wait("the bounds of partitions", 4.0), translated_errors("Kafka reader"):
             firsts = self._consumer.beginning_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
             ends = self._consumer.end_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
         for topic_partition, partition in self._partitions.items():
@@ -135,7 +142,7 @@ class KafkaReader:
 
     def _fetched_position(self, partition: Partition) -> int:
         """Return the position up to which the client has read, markers included."""
-        with translated_errors("Kafka reader"):
+        with self._client.wait("a position"), translated_errors("Kafka reader"):
             position = self._consumer.position(self._topic_partitions[partition], timeout_ms=self._client.deadline_ms)
         if position is None:
             raise LogUnavailable(f"{partition.topic}/{partition.number}: the client has no position")
@@ -151,7 +158,7 @@ class KafkaReader:
 
     def _request_ends(self) -> None:
         try:
-            with translated_errors("Kafka reader", "Read"):
+            with self._client.wait("the ends of partitions"), translated_errors("Kafka reader", "Read"):
                 ends = self._consumer.end_offsets(list(self._partitions), timeout_ms=self._client.deadline_ms)
         except KeyError as error:  # the client fails on a partition that this user may no longer describe
             raise LogUnavailable(f"Kafka reader: the log did not return the end of {error}") from error
@@ -159,4 +166,5 @@ class KafkaReader:
         self._ends_requested_s = time.monotonic()
 
     def close(self) -> None:
-        self._consumer.close()
+        with watchdog.wait("Kafka: the end of a consumer", hung_close_s):
+            self._consumer.close()

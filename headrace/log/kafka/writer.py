@@ -78,7 +78,8 @@ class KafkaWriter:
             batch_size=2**18,
         )
         try:
-            self._producer.init_transactions()
+            with client.wait(f"a transactional id for {writer_id}"):
+                self._producer.init_transactions()
             self._end_hanging_transaction(commit=not abort_hanging)
         except (KafkaError, BrokenWorld, Misconfigured):
             abandon(self._producer)
@@ -109,9 +110,10 @@ class KafkaWriter:
                 structlog.get_logger().warning(
                     "ending a hanging transaction", writer=self._id, partitions=names, committed=commit
                 )
-                self._producer.begin_transaction()
-                add_partitions(self._producer, topic_partitions, self._client.deadline_s)
-                (self._producer.commit_transaction if commit else self._producer.abort_transaction)()
+                with self._client.wait("the end of a hanging transaction"):
+                    self._producer.begin_transaction()
+                    add_partitions(self._producer, topic_partitions, self._client.deadline_s)
+                    (self._producer.commit_transaction if commit else self._producer.abort_transaction)()
                 ended = True
             elif time.monotonic() > deadline:
                 raise LogUnavailable(f"writer {self._id}: a transaction hangs in {', '.join(names)}")
@@ -168,7 +170,7 @@ class KafkaWriter:
     def _transact(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> list[int]:
         began = time.monotonic()
         try:
-            with translated_errors(f"writer {self._id}", "Write"):
+            with self._client.wait(f"a commit of {self._id}"), translated_errors(f"writer {self._id}", "Write"):
                 return self._run_transaction(records, positions)
         except Fenced as error:
             if time.monotonic() - began < self._timeout_s:
