@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
 from headrace.shard.blobs import Blobs
+from headrace.shard.comparison import Comparison, comparison_interval_s
 from headrace.shard.follower import Follower
 from headrace.surface import Now, Route
 from headrace.topics import EVENTS
@@ -122,12 +124,16 @@ class Answers:
     """One shard's answers. One thread follows (`follow`), others answer (`answer`). It never writes.
 
     The version and the artifact are replaced together, so an answer names the artifact that it used.
+
+    Args:
+        compare_s: least time between two comparisons of the state with a snapshot of the shard.
     """
 
     def __init__(
-        self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics
-    ) -> None:
-        self._log, self._blobs, self._metrics = log, blobs, metrics
+        self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
+        *, compare_s: float = comparison_interval_s,
+    ) -> None:  # fmt: skip
+        self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
         self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
         self._lock = YieldingLock()
@@ -139,13 +145,19 @@ class Answers:
         self._renewed: dict[str, str] = {}
 
     def follow(self, stop: threading.Event) -> None:
-        """Restore, then fold new journal entries until `stop` is set.
+        """Restore, then fold new journal entries until `stop` is set; restore again where the state is found to differ.
 
         Raises:
             BrokenWorld: see `headrace.errors`; another call restores again. Meanwhile answers use the old state.
         """
-        shard = self._placement.shard
-        follower = Follower(self._log, self._blobs, shard, make=self._make, lock=self._lock)
+        with closing(Comparison(self._compare_s)) as comparison:
+            while not stop.is_set():
+                self._follow(stop, comparison)
+
+    def _follow(self, stop: threading.Event, comparison: Comparison) -> None:
+        """Restore and fold until `stop` is set, or until the state differs from a snapshot of the shard."""
+        shard, make, lock = self._placement.shard, self._make, self._lock
+        follower = Follower(self._log, self._blobs, shard, make=make, lock=lock, comparison=comparison)
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
         try:
             follower.catch_up()
@@ -169,8 +181,18 @@ class Answers:
                 if count < step_entries_max:
                     self._caught_up_at = before
                 self._report(follower)
+                if not self._equals(comparison.result()):
+                    return
         finally:
             follower.close()
+
+    def _equals(self, compared: bool | None) -> bool:
+        """Report a comparison; return false if the state differs."""
+        self._metrics.comparisons.inc(compared is not None)
+        self._metrics.differences.inc(compared is False)
+        if compared is False:
+            structlog.get_logger().error("state differs, restoring it", shard=self._placement.shard.name)
+        return compared is not False
 
     def _report(self, follower: Follower[Shop]) -> None:
         if time.monotonic() - self._reported_at < report_every_s:
