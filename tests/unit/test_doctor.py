@@ -25,17 +25,19 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.topics import EVENTS, JOURNAL
-from learners.families import Placement
 from learners.purchase.family import PurchaseFamily
-from learners.shop import MakeShop
 from operators.cli import app
 from operators.deployment import read_deployment
 from operators.doctor import examination, storage_checks
 from operators.doctor.examination import CHECKS, Examination, examine, run_checks
 from operators.doctor.finding import Check, Finding, World, warning
-from tests.shards import FINETUNE, ONLINE
+from tests.shards import FINETUNE, ONLINE, finetune, online
 
 SHARD = ONLINE.shard
+SHARDS = (
+    (ONLINE.shard, online(items_max=64, shoppers_max=50)),
+    (FINETUNE.shard, finetune(items_max=64, shoppers_max=50)),
+)
 E0 = Partition(EVENTS, 0)
 NO_PORTS: dict[str, Any] = {
     "shards": {name: {"metrics_port": 0} for name in ("online", "finetune")}, "serve": {"port": 0},
@@ -68,15 +70,14 @@ class Shop:
     def publish(self, *events: Event, partition: int | None = None) -> None:
         self.append(*(Outgoing(EVENTS, one.shopper.encode(), encode(one), partition) for one in events))
 
-    def learn(self, placement: Placement, *, snapshot_interval_s: float = 0.0) -> None:
+    def learn(self, *, snapshot_interval_s: float = 0.0) -> None:
         """Learn all that waits, and take a snapshot of each commit."""
         quick = LoopSettings(commit_interval_s=0.0, snapshot_interval_s=snapshot_interval_s, idle_wait_s=0.0)
-        with closing(
-            Loop(self.log, self.blobs, placement.shard, make=MakeShop(placement.kinds), settings=quick)
-        ) as loop:
-            while any(self.log.end(place) > loop._positions[place] for place in placement.shard.inputs(self.log)):
-                loop.step()
-                loop._snapshots._executor.submit(lambda: None).result()
+        for shard, make in SHARDS:
+            with closing(Loop(self.log, self.blobs, shard, make=make, settings=quick)) as loop:
+                while any(self.log.end(place) > loop._positions[place] for place in shard.inputs(self.log)):
+                    loop.step()
+                    loop._snapshots._executor.submit(lambda: None).result()
 
     @property
     def pointer(self) -> Pointer:
@@ -97,13 +98,11 @@ class Shop:
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("healthy")
     shop = Shop(folder)
-    for first in range(0, 200, 40):
-        shop.publish(*map(event, range(first, first + 40)))
-        for placement in (ONLINE, FINETUNE):
-            shop.learn(placement)
-    shop.publish(*map(event, range(200, 240)))
-    for placement in (ONLINE, FINETUNE):
-        shop.learn(placement, snapshot_interval_s=1_000.0)
+    for first in (0, 60, 120):
+        shop.publish(*map(event, range(first, first + 60)))
+        shop.learn()
+    shop.publish(*map(event, range(180, 240)))
+    shop.learn(snapshot_interval_s=1_000.0)
     shop.log.close()
     return folder
 
@@ -140,8 +139,7 @@ def delete_before_the_snapshot(shop: Shop, more: int) -> None:
 
 def learn_bad_records(shop: Shop) -> None:
     shop.append(*(Outgoing(EVENTS, b"ann", b"%d" % number) for number in range(60)))
-    shop.learn(ONLINE)
-    shop.learn(FINETUNE)
+    shop.learn()
 
 
 def send_from_a_fast_clock(shop: Shop) -> None:
@@ -149,10 +147,15 @@ def send_from_a_fast_clock(shop: Shop) -> None:
     shop.publish(*(event(number, id=f"f{number}", source="app", time=time) for number in range(30)))
 
 
+def send_to_two_partitions(shop: Shop) -> None:
+    for number in (0, 1):
+        shop.publish(event(999), partition=number)
+
+
 def promote_a_missing_model(shop: Shop) -> None:
     shop.append(
         Announcement(
-            id="a", kind="promoted", round=1, at_events=0, time_ms=0, blob=f"model-{'0' * 64}", version="r1"
+            id="finetune/1", kind="promoted", round=1, at_events=0, time_ms=0, blob=f"model-{'0' * 64}", version="r1"
         ).record()
     )
 
@@ -184,7 +187,11 @@ FAULTS: dict[str, tuple[Callable[[Shop], object], dict[str, Any], tuple[str, str
         ), {}, ("digests", "error")),
     "the disk is full": (lambda shop: None, {"free": lambda folder: 1_000}, ("disk", "error")),
     "the log grows by more a day than is free": (
-        lambda shop: None, {"free": lambda folder: 2_000_000, "clock": lambda: wall_ms() + 90_000_000},
+        lambda shop: None,
+        {
+            "free": lambda folder: 1_000 if folder.name == "shop" else 10**12,
+            "clock": lambda: wall_ms() + 90_000_000,
+        },
         ("disk", "error")),
     "nothing is learned": (
         lambda shop: shop.publish(event(999)), {"clock": lambda: wall_ms() + 3_600_000}, ("shards", "error")),
@@ -195,7 +202,7 @@ FAULTS: dict[str, tuple[Callable[[Shop], object], dict[str, Any], tuple[str, str
     "the model in use is missing": (promote_a_missing_model, {}, ("artifacts", "error")),
     "a quarter of the newest records are bad": (learn_bad_records, {}, ("dead letters", "warning")),
     "a shopper is in two partitions": (
-        lambda shop: any(shop.publish(event(999), partition=number) for number in (0, 1)), {}, ("keys", "warning")),
+        send_to_two_partitions, {}, ("keys", "warning")),
     "a sender's clock is an hour fast": (send_from_a_fast_clock, {}, ("senders", "warning")),
 }  # fmt: skip
 
