@@ -151,11 +151,11 @@ class Answers:
             BrokenWorld: see `headrace.errors`; another call restores again. Meanwhile answers use the old state.
         """
         with closing(Comparison(self._compare_s)) as comparison:
-            while not stop.is_set():
-                self._follow(stop, comparison)
+            while self._differs(stop, comparison):
+                pass
 
-    def _follow(self, stop: threading.Event, comparison: Comparison) -> None:
-        """Restore and fold until `stop` is set, or until the state differs from a snapshot of the shard."""
+    def _differs(self, stop: threading.Event, comparison: Comparison) -> bool:
+        """Restore, then fold until `stop` is set; return true at once if the state differs from a snapshot."""
         shard, make, lock = self._placement.shard, self._make, self._lock
         follower = Follower(self._log, self._blobs, shard, make=make, lock=lock, comparison=comparison)
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
@@ -181,18 +181,19 @@ class Answers:
                 if count < step_entries_max:
                     self._caught_up_at = before
                 self._report(follower)
-                if not self._equals(comparison.result()):
-                    return
+                if self._report_comparison(comparison.result()):
+                    return True
+            return False
         finally:
             follower.close()
 
-    def _equals(self, compared: bool | None) -> bool:
-        """Report a comparison; return false if the state differs."""
-        self._metrics.comparisons.inc(compared is not None)
-        self._metrics.differences.inc(compared is False)
-        if compared is False:
+    def _report_comparison(self, equal: bool | None) -> bool:
+        """Report a comparison (None: there was none); return whether the state differs."""
+        self._metrics.comparisons.inc(equal is not None)
+        self._metrics.differences.inc(equal is False)
+        if equal is False:
             structlog.get_logger().error("state differs, restoring it", shard=self._placement.shard.name)
-        return compared is not False
+        return equal is False
 
     def _report(self, follower: Follower[Shop]) -> None:
         if time.monotonic() - self._reported_at < report_every_s:

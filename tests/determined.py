@@ -1,6 +1,6 @@
 """The shard `online` over one partition of events, judging all, with commits at fixed records: one journal, one digest.
 
-`python -m tests.determined LOG BLOBS STEPS` learns in a process of its own: so many steps (0: to the end).
+`python -m tests.determined LOG BLOBS` learns what waits in a process of its own, and prints the digests.
 """
 
 import sys
@@ -16,7 +16,7 @@ from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
 from headrace.log.scan import topic_records
-from headrace.shard import loop
+from headrace.shard import loop, merge
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import freeze
 from headrace.shard.loop import Loop, LoopSettings
@@ -77,17 +77,15 @@ def learn(log: Log, blobs: Blobs, *, steps: int = 0, snapshot_interval_s: float 
     settings = LoopSettings(commit_interval_s=1e9, snapshot_interval_s=snapshot_interval_s, idle_wait_s=0.0)
     judge = Judges({"next_item": next_item_judge(blobs, fixed=1.0)})
     with closing(Loop(log, blobs, SHARD, make=MAKE, judge=judge, settings=settings)) as made:
-        taken = 0
-        while taken < steps if steps else waiting(log, made):
+        for _ in range(steps):
             made.step()
-            taken += 1
         if not steps:
-            made._settle()
+            made.run(lambda: not waiting(log, made))
         return digests(freeze(made.fold, made._intake))
 
 
 if __name__ == "__main__":
-    url, folder, count = sys.argv[1:]
-    loop.turn_records_max = TURN_RECORDS
+    url, folder = sys.argv[1:]
+    loop.turn_records_max = merge.chunk_records_max = TURN_RECORDS
     with closing(open_log(url)) as opened:
-        sys.stdout.write(" ".join(learn(opened, Blobs(Path(folder)), steps=int(count))))
+        sys.stdout.write(" ".join(learn(opened, Blobs(Path(folder)))))

@@ -15,7 +15,9 @@ from headrace.log.protocol import Log, Outgoing
 from headrace.log.sqlite import SqliteLog
 from headrace.shard import entries, loop, merge
 from headrace.shard.blobs import Blobs
+from headrace.shard.checks import check_folds, entries_of
 from headrace.shard.follower import Follower
+from headrace.shard.refold import refold
 from tests.determined import (
     MAKE,
     SHARD,
@@ -38,7 +40,13 @@ def events() -> list[Outgoing]:
 
 @pytest.fixture(autouse=True)
 def commits_at_fixed_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_commits(monkeypatch)
+
+
+def limit_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a commit as soon as there are so many records; a chunk must not exceed it."""
     monkeypatch.setattr(loop, "turn_records_max", TURN_RECORDS)
+    monkeypatch.setattr(merge, "chunk_records_max", TURN_RECORDS)
 
 
 class Case:
@@ -81,6 +89,7 @@ class Case:
 
 
 def with_other_commits(case: Case) -> Digests:
+    case.monkeypatch.setattr(merge, "chunk_records_max", TURN_RECORDS // 2)
     case.monkeypatch.setattr(loop, "turn_records_max", TURN_RECORDS // 2)
     return learn(case.memory(), case.blobs)
 
@@ -101,14 +110,7 @@ def processes_in_turn(case: Case) -> Digests:
     case.monkeypatch.setattr(merge, "chunk_records_max", 16)
     with closing(case.sqlite()) as log:
         learn(log, case.blobs, steps=5)
-    command = [
-        sys.executable,
-        "-m",
-        "tests.determined",
-        f"sqlite:{case.folder / 'log.db'}",
-        str(case.blobs.folder),
-        "0",
-    ]
+    command = [sys.executable, "-m", "tests.determined", f"sqlite:{case.folder / 'log.db'}", str(case.blobs.folder)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "4242"}, text=True, capture_output=True, check=True,
         timeout=120,
@@ -135,7 +137,7 @@ CONFIGURATIONS: dict[str, Callable[[Case], Digests]] = {
 @pytest.fixture(scope="module")
 def reference(events: list[Outgoing], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Digests]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "turn_records_max", TURN_RECORDS)
+        limit_commits(patched)
         case = Case(events, tmp_path_factory.mktemp("reference"), patched, "")
         yield CONFIGURATIONS[REFERENCE](case)
 
