@@ -113,7 +113,7 @@ def processes_in_turn(case: Case) -> Digests:
     command = [sys.executable, "-m", "tests.determined", f"sqlite:{case.folder / 'log.db'}", str(case.blobs.folder)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "4242"}, text=True, capture_output=True, check=True,
-        timeout=120,
+        timeout=300,
     )  # fmt: skip
     return Digests(*done.stdout.split())
 
