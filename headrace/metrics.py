@@ -388,6 +388,14 @@ class ServingMetrics(ReaderMetrics):
         self._duration = self._histogram(
             "headrace_http_request_duration_seconds", "Answering a request.", QUICK_S, "route"
         )
+        self.comparisons = self._counter(
+            "headrace_follower_compared_total",
+            "Comparisons of this server's state with a snapshot of its shard, at most one in ten minutes for each.",
+        )
+        self.differences = self._counter(
+            "headrace_follower_differs_total",
+            "Times that the state of this server differed from a snapshot of its shard, from which it restored it.",
+        )
 
     def count_request(self, route: str, code: int, duration_s: float) -> None:
         """Count an answer. `route` is as declared (`/v1/recommendations/{shopper}`), never the requested path."""

@@ -48,16 +48,20 @@ def _still_open(
     return {place: one for place, one in now.items() if place in before and before[place][0] == one[0]}
 
 
-def expiring(log: Log, shard: Shard) -> list[str]:
-    """Return where retention will soon delete, or has deleted, what a restart from the newest snapshot folds."""
+def restart_positions(log: Log, shard: Shard) -> dict[Partition, int]:
+    """Return from where on a restart from the newest snapshot reads; empty without a snapshot."""
     entry = journal.newest(log, shard)
     if entry is None or entry.snapshot is None:
-        return []
+        return {}
     pointer = entry.snapshot
     needed = {journal.place_of_key(key): position for key, position in pointer.positions.items()}
-    needed |= {shard.journal: pointer.journal, shard.judgements: pointer.judgements}
+    return needed | {shard.journal: pointer.journal, shard.judgements: pointer.judgements}
+
+
+def expiring(log: Log, shard: Shard) -> list[str]:
+    """Return where retention will soon delete, or has deleted, what a restart from the newest snapshot folds."""
     found = []
-    for place, position in needed.items():
+    for place, position in restart_positions(log, shard).items():
         first, end = log.first(place), log.end(place)
         if first > 0 and position < end and position - first < (end - first) * expiring_share:
             found.append(

@@ -1,4 +1,4 @@
-"""The reference pages in `docs/`, generated from declarations: topics, metrics, settings, serving, status, families.
+"""The reference pages in `docs/`, generated from declarations: topics, metrics, settings, serving, families and others.
 
 `python -m operators.reference` writes all pages into the folder `docs` below the current one, and
 `python -m operators.reference settings.md` prints one. The pages describe the families that Headrace includes, in their
@@ -49,6 +49,8 @@ from headrace.topics import (
 from learners.families import FAMILIES, default_placements
 from learners.family import EVERY_SHARD, Family, Merges
 from operators.cli.look import watch_s
+from operators.doctor.examination import CHECKS, LOG, SETTINGS, deadline_s
+from operators.doctor.finding import Finding, newest_entries
 from operators.status import Status, newest_max
 from serving.answers import Freshness
 
@@ -128,7 +130,8 @@ def topics() -> str:
                 "The URL's prefix precedes each name, those of groups and transactional ids too; Read and Write",
                 "include Describe; `*` stands for all names that begin so. In addition, `load` and `simulate` need",
                 "Read on `models` with `--pace rounds`, and `republish` needs Read on the topic that it is given and",
-                "Write on `events-replay`. A process that creates topics needs Describe and Create on them. Producers",
+                "Write on `events-replay`. `doctor` needs the rights of `status` and of `verify`.",
+                "A process that creates topics needs Describe and Create on them. Producers",
                 "of your own need Write on `events`, and on `items` if they state items. With DescribeConfigs on the",
                 "topics, processes check [their settings](operating.md#topics-that-others-make); a shard and `status`",
                 "say so if they may not.",
@@ -563,6 +566,51 @@ def _parts(kind: type[Family]) -> list[str]:
     return lines
 
 
+# Doctor
+
+
+def doctor() -> str:
+    """Return docs/doctor.md."""
+    rows = [[f"`{SETTINGS}`", "all settings are known and valid"], [f"`{LOG}`", "the log answers"]]
+    rows += [[f"`{check.name}`", check.wants] for check in CHECKS]
+    return _page(
+        [
+            "# Doctor",
+            "",
+            *_prose(
+                f"{WRITTEN} `headrace doctor --log URL --blobs FOLDER` checks a log, its blobs, the disks, the clocks,",
+                "and the processes that run on this machine. It writes nothing, makes no topic, file or folder, and",
+                "may run beside everything else. Of each finding it says what was wanted, what was found, what",
+                "follows, and what mends it. Each check has",
+                f"{deadline_s:g} seconds; one that fails or does not end is a finding itself, and the others go on.",
+            ),
+            "",
+            *_prose(
+                "An `error` loses something or stops something, now or at the next restart; a `warning` needs",
+                "attention within days. The exit code is 1 if there is an error (with `--strict` for a warning, too),",
+                "else 0.",
+                "`--full` compares all that the journals name, as `headrace verify` does, instead of the newest",
+                f"{newest_entries} entries of each.",
+            ),
+            "",
+            "```",
+            "17 * * * *  headrace doctor --json > /var/log/headrace-doctor.json || mail -s headrace ops@example.com "
+            "< /var/log/headrace-doctor.json",
+            "```",
+            "",
+            *_table(["check", "what is wanted"], rows),
+            "",
+            "## JSON",
+            "",
+            *_prose(
+                "`--json` prints one object: `findings`, in the order of the checks, each with",
+                f"{_codes(Finding.__struct_fields__)}; `unchecked`, the checks that could not be made, as the log does",
+                "not answer or lacks topics; and the numbers of `errors` and `warnings`.",
+            ),
+        ]
+    )
+
+
 # Pages
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
@@ -572,6 +620,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "serving.md": serving,
     "status.md": status,
     "families.md": families,
+    "doctor.md": doctor,
     "event.schema.json": events.reference,
     "item.schema.json": items.reference,
 }

@@ -20,6 +20,7 @@ from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
 from headrace.shard.blobs import Blobs
+from headrace.shard.comparison import Comparison, comparison_interval_s
 from headrace.shard.follower import Follower
 from headrace.surface import Now, Route
 from headrace.topics import EVENTS
@@ -139,12 +140,16 @@ class Answers:
     """One shard's answers. One thread follows (`follow`), others answer (`answer`). It never writes.
 
     The version and the artifact are replaced together, so an answer names the artifact that it used.
+
+    Args:
+        compare_s: least time between two comparisons of the state with a snapshot of the shard.
     """
 
     def __init__(
-        self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics
-    ) -> None:
-        self._log, self._blobs, self._metrics = log, blobs, metrics
+        self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
+        *, compare_s: float = comparison_interval_s,
+    ) -> None:  # fmt: skip
+        self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
         self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
         self._lock = YieldingLock()
@@ -156,13 +161,21 @@ class Answers:
         self._renewed: dict[str, str] = {}
 
     def follow(self, stop: threading.Event) -> None:
-        """Restore, then fold new journal entries until `stop` is set.
+        """Restore, then fold new journal entries until `stop` is set; restore again where the state is found to differ.
 
         Raises:
             BrokenWorld: see `headrace.errors`; another call restores again. Meanwhile answers use the old state.
         """
-        shard = self._placement.shard
-        follower = Follower(self._log, self._blobs, shard, make=self._make, lock=self._lock, stop=stop.is_set)
+        with closing(Comparison(self._compare_s)) as comparison:
+            while self._differs(stop, comparison):
+                pass
+
+    def _differs(self, stop: threading.Event, comparison: Comparison) -> bool:
+        """Restore, then fold until `stop` is set; return true at once if the state differs from a snapshot."""
+        shard, make, lock = self._placement.shard, self._make, self._lock
+        follower = Follower(
+            self._log, self._blobs, shard, make=make, lock=lock, stop=stop.is_set, comparison=comparison
+        )  # fmt: skip
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
         with closing(follower), suppress(Stopping):
             follower.catch_up()
@@ -187,6 +200,17 @@ class Answers:
                 if count < step_entries_max:
                     self._caught_up_at = before
                 self._report(follower)
+                if self._report_comparison(comparison.result()):
+                    return True
+        return False
+
+    def _report_comparison(self, equal: bool | None) -> bool:
+        """Report a comparison (None: there was none); return whether the state differs."""
+        self._metrics.comparisons.inc(equal is not None)
+        self._metrics.differences.inc(equal is False)
+        if equal is False:
+            structlog.get_logger().error("state differs, restoring it", shard=self._placement.shard.name)
+        return equal is False
 
     def _report(self, follower: Follower[Shop]) -> None:
         if time.monotonic() - self._reported_at < report_every_s:

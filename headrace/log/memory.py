@@ -117,6 +117,9 @@ class MemoryLog:
     def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
         return {}
 
+    def missing(self) -> list[str]:
+        return [topic for topic in TOPICS if not self.partitions(topic)]
+
     def check_settings(self) -> tuple[list[Finding], list[str]]:
         return [], []
 

@@ -242,6 +242,9 @@ class Log(Protocol):
         are counted with the markers of transactions; `end` does not count them.
         """
 
+    def missing(self) -> list[str]:
+        """Return the topics of `headrace.topics.TOPICS` that the log lacks, or that this user may not see."""
+
     def check_settings(self) -> tuple[list[Finding], list[str]]:
         """Return which settings of the topics are not as needed, and the topics whose settings cannot be read.
 

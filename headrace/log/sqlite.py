@@ -232,6 +232,9 @@ class SqliteLog:
     def hidden(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
         return {}
 
+    def missing(self) -> list[str]:
+        return [topic for topic in TOPICS if not self.partitions(topic)]
+
     def check_settings(self) -> tuple[list[Finding], list[str]]:
         return [], []
 

@@ -24,6 +24,7 @@ from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
+from headrace.shard.comparison import Comparison
 from headrace.shard.entries import EntryRecords, JournalReader, arrival_timeout_s, read_ahead_records_max
 from headrace.shard.intake import Intake
 from headrace.shard.journal import Entry, Pointer, Results, Stamp, snapshots_kept
@@ -125,8 +126,9 @@ class Follower(Generic[F]):
             and without this, it begins empty.
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
         lock: held while the fold changes, for at most `piece_records_max` records at once. A reader of
-            the fold must hold it.
+            the fold must hold it. It is not held while the state is frozen for `comparison`.
         stop: whether folding is to be given up, asked before each piece; then `Stopping` is raised.
+        comparison: compares the state with the shard's snapshots.
 
     `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
     the newest that the journal names, `results` those of the last entry that was folded, `damaged` the blobs of newer
@@ -149,7 +151,9 @@ class Follower(Generic[F]):
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
         stop: Callable[[], bool] = never,
+        comparison: Comparison | None = None,
     ) -> None:
+        self._comparison = comparison
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
         self._make, self._plainly, self._stop = make, plainly, stop
         self._unbroken = from_start  # the state follows from the journal's first entry
@@ -318,6 +322,10 @@ class Follower(Generic[F]):
             self.fold.emit()  # outputs are off: the live shard committed them
         self.number += 1
         self.pointer, self.results = entry.snapshot or self.pointer, entry.results
+        if self._comparison:
+            self._comparison.hear(entry.snapshot)
+            if entry.frozen and self._comparison.due:
+                self._comparison.take(self.state(), self.number, self.fold.stamp)
 
     def _continue_from(self, entry: Entry) -> None:
         """Take over the settings of a shard's first entry, or a state that does not follow from the entries before."""

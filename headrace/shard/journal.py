@@ -102,6 +102,9 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     `results` counts the records of this entry and of those before. `digest` is a running hash over the records of
     `runs` and the judgements of this entry and of all before it (`headrace.shard.chain`). Releases up to 0.3.0 wrote
     neither.
+
+    `frozen` says that the state after this entry is being stored as a snapshot, which a later entry names if that
+    succeeds. So a follower can freeze its own state there and compare (`headrace.shard.comparison`).
     """
 
     writer: str
@@ -115,6 +118,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     read_ms: list[int] = field(default_factory=list)
     digest: str = ""
     results: Results | None = None
+    frozen: bool = False
 
 
 _decoder = msgspec.json.Decoder(Entry)

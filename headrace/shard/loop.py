@@ -288,11 +288,11 @@ class Loop(Generic[F]):
         began = time.monotonic()
         self._settle()
         shard, runs, snapshot = self._shard, tally.runs, self._newest_snapshot()
-        self._results = tally.added_to(self._results)
+        self._results, frozen = tally.added_to(self._results), self._snapshots.due
         entry = Entry(
             shard.name, self.number, runs, len(judgements), snapshot, self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
-            results=self._results, digest=self._chain.close_entry(),
+            results=self._results, digest=self._chain.close_entry(), frozen=frozen,
         )  # fmt: skip
         keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
         records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
@@ -302,9 +302,9 @@ class Loop(Generic[F]):
         self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in runs})
         self.number, self._judgements_in_flight, self._entry_due = self.number + 1, len(judgements), False
         self._committed_at = time.monotonic()
-        if self._snapshots.due:
-            frozen = partial(freeze, self.fold, self._intake)
-            self._snapshots.take(frozen, self.number, self._positions, self.fold.stamp, self._chain.value)
+        if frozen:
+            freezing = partial(freeze, self.fold, self._intake)
+            self._snapshots.take(freezing, self.number, self._positions, self.fold.stamp, self._chain.value)
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,

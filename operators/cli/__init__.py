@@ -10,7 +10,19 @@ import sys
 from headrace import watchdog
 from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
 from headrace.process import stop_s_max
-from operators.cli import archive, dead_letters, explain, kafka, look, models, produce, serve, shards, up
+from operators.cli import (
+    archive,
+    dead_letters,
+    doctor,
+    explain,
+    kafka,
+    look,
+    models,
+    produce,
+    serve,
+    shards,
+    up,
+)
 from operators.cli.app import app
 from operators.terminal import escape_what_cannot_be_encoded, say
 
@@ -18,6 +30,7 @@ __all__ = [
     "app",
     "archive",
     "dead_letters",
+    "doctor",
     "explain",
     "kafka",
     "look",

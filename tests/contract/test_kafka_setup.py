@@ -26,6 +26,7 @@ from headrace.shard.checks import committed_records
 from headrace.topics import EVENTS, MODELS, TOPICS, partitions_of
 from headrace.watch import LogWatch, open_transactions, refuse_settings, settings_interval_s, transactions_interval_s
 from learners.families import default_placements
+from operators.doctor.examination import examine
 from operators.facts import found_wrong, lag_of
 from producers.load import load
 from producers.publisher import Progress
@@ -229,3 +230,22 @@ def test_a_broker_that_is_suspended_loses_and_doubles_nothing_of_a_file(
         found = values(log)
         assert len(found) == len(set(found)) == 3_000
     assert "retrying" in capsys.readouterr().out
+
+
+def test_the_doctor_tells_which_topics_are_missing_or_set_up_wrongly(
+    kafka_url: str, alter: Callable[..., None], tmp_path: Path
+) -> None:
+    ports = {"shards": {name: {"metrics_port": 0} for name in ("online", "finetune")}, "serve": {"port": 0}}
+    options = {"log": kafka_url, "blobs": str(tmp_path), **ports}
+
+    def wrong() -> dict[str, str]:
+        return {f"{one.check}: {one.subject}": one.level for one in examine(options).findings if one.level != "ok"}
+
+    assert wrong() == {f"topics: {', '.join(TOPICS)}": "error"}, "and it makes none"
+    with closing(open_log(kafka_url)) as made:
+        made.create()
+        assert made.missing() == []
+    never_run = {"shards: online": "warning", "shards: finetune": "warning"}
+    assert wrong() == never_run
+    alter(EVENTS, {"cleanup.policy": "compact"})
+    assert wrong() == {**never_run, "topic settings: events: cleanup.policy": "error"}

@@ -5,6 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -24,9 +25,9 @@ from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
 from headrace.metrics import ServingMetrics
 from headrace.shard.blobs import Blobs
-from headrace.shard.follower import Follower
+from headrace.shard.follower import Follower, freeze
 from headrace.shard.loop import Loop, LoopSettings
-from headrace.state import State
+from headrace.state import State, digest
 from headrace.surface import Artifact, Route, Surface
 from headrace.topics import EVENTS, ITEMS, Shard
 from learners.deep.model import DeepModel, DeepSettings
@@ -34,6 +35,7 @@ from learners.families import Placement
 from learners.family import Family, Merges, Moment, NoSettings
 from learners.next_item.family import NextItemFamily, NextItemSettings, RecommendationQuery
 from learners.shop import MakeShop
+from learners.shop import Shop as Fold
 from serving.answers import Answers, ServedArtifact
 from serving.app import make_app, run
 from tests.hostile import HOSTILE, wire
@@ -320,6 +322,46 @@ def test_whoever_gets_an_entry_at_each_step_is_not_behind(shop: Shop, tmp_path: 
         stop.set()
         thread.join(20)
     log.close()
+
+
+def test_a_state_that_differs_from_its_shards_is_restored(shop: Shop, tmp_path: Path) -> None:
+    shop.loop._snapshots._interval_s = 0.0
+    metrics, stop = ServingMetrics([kind.surface for kind in ONLINE.kinds]), threading.Event()
+    log = open_log(f"sqlite:{tmp_path / 'log.db'}")
+    answers = Answers(log, Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, metrics, compare_s=0.0)
+    (route,) = [route for route, family in answers.routes.items() if family == "next_item"]
+    thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
+
+    def follower() -> Follower[Fold]:
+        assert answers._follower is not None
+        return answers._follower
+
+    def counted(what: str) -> float:
+        return metrics.registry.get_sample_value(f"headrace_follower_{what}_total") or 0.0
+
+    def learn_until(condition: Callable[[], bool], what: str) -> None:
+        def met() -> bool:
+            shop.view(("ann", f"i{shop.loop.number % 5}"))
+            assert answers.answer(route, RecommendationQuery("ann", 5))
+            return condition()
+
+        until(met, what)
+
+    with capture_logs() as lines, closing(log):
+        thread.start()
+        until(lambda: answers._follower is not None, "it never followed")
+        learn_until(lambda: counted("compared") >= 3, "it was never compared")
+        assert counted("differs") == 0, "equal folds are equal, whatever they answered"
+        damaged, compared = follower(), counted("compared")
+        next_item(damaged.fold).blend._flat[0] += 0.001
+        learn_until(lambda: answers._follower is not damaged, "it was never restored")
+        learn_until(lambda: counted("compared") >= compared + 3, "it was never compared again")
+        until(lambda: follower().number == shop.loop.number, "it never caught up")
+        assert follower().digest() == digest(freeze(shop.loop.fold, shop.loop._intake))
+        assert counted("differs") == 1
+        stop.set()
+        thread.join(20)
+    assert [line["log_level"] for line in lines if line["event"].startswith("state differs")] == ["error"]
 
 
 def test_this_visit_is_known_though_who_asks_names_no_session(shop: Shop) -> None:

@@ -277,6 +277,13 @@ class KafkaLog:
             found = hidden_offsets(admin, places, int(hidden_timeout_s * 1000))
         return {places[place]: one for place, one in found.items()}
 
+    def missing(self) -> list[str]:
+        prefix = self._client.prefix
+        with self._administrator() as admin:
+            found = admin.describe_topics([prefix + name for name in TOPICS])
+        seen = {one["name"] for one in found if not one["error_code"]}
+        return [name for name in TOPICS if prefix + name not in seen]
+
     def check_settings(self) -> tuple[list[Finding], list[str]]:
         with self._administrator() as admin:
             topics, unread = call_with_retries(
