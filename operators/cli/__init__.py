@@ -7,12 +7,21 @@ restart the process), or of `explain-event`: an event would be rejected; 2 wrong
 import os
 import sys
 
-from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
-from operators.cli import explain, kafka, look, models, produce, serve, shards, up
+from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured, PositionLost, RecordsChanged
+from operators.cli import explain, kafka, look, mend, models, produce, serve, shards, up
 from operators.cli.app import app
 from operators.terminal import escape_what_cannot_be_encoded, say
 
-__all__ = ["app", "explain", "kafka", "look", "main", "models", "produce", "serve", "shards", "up"]
+__all__ = ["app", "explain", "kafka", "look", "main", "mend", "models", "produce", "serve", "shards", "up"]
+
+
+def _hint(error: BrokenWorld) -> str:
+    """Return what helps if that which an error tells of cannot be brought back."""
+    if isinstance(error, (BlobMissing, BlobCorrupt)):
+        return " (if it is lost for good: see --refold of headrace learn)"
+    if isinstance(error, (PositionLost, RecordsChanged)):
+        return " (if it is lost for good: see headrace accept-loss)"
+    return ""
 
 
 def main() -> None:
@@ -24,9 +33,7 @@ def main() -> None:
         say(f"headrace: {error}", error=True)
         sys.exit(2)
     except BrokenWorld as error:
-        lost = isinstance(error, (BlobMissing, BlobCorrupt))
-        hint = " (if it is lost for good: see --refold of headrace learn)" if lost else ""
-        say(f"headrace: {type(error).__name__}: {error}{hint}", error=True)
+        say(f"headrace: {type(error).__name__}: {error}{_hint(error)}", error=True)
         os._exit(1)  # a client's threads may hang after the failure; there is nothing left to save
     except BrokenPipeError:
         sys.exit(1)
