@@ -312,7 +312,9 @@ class Loop(Generic[F]):
         records.append(self._record(entry))
         records += tally.letters
         records += self.fold.emit()
-        self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in runs})
+        # The first entry comes with positions, so that a journal that vanishes later is missed.
+        positions = {Partition(run.topic, run.partition): run.end for run in runs} if self.number else self._positions
+        self._writer.commit(records, positions)
         self.number, self._judgements_in_flight, self._entry_due = self.number + 1, len(judgements), False
         self._topics_due = False
         self._committed_at = time.monotonic()
