@@ -104,10 +104,11 @@ def accept_loss(
         Misconfigured: there is no such snapshot, or the reason is missing or too long.
         BrokenWorld: see `headrace.errors`.
     """
-    if dry_run:
-        loss, _ = _assess(log, blobs, shard, make, snapshot)
+    if not dry_run:
+        author.check()
+    loss, _ = _assess(log, blobs, shard, make, snapshot)
+    if dry_run or loss is None:  # a process that lacks nothing is not fenced
         return loss
-    author.check()
     with closing(log.writer(shard.name, shard.written, shard.read)) as writer:  # from now on the journal stands still
         loss, base = _assess(log, blobs, shard, make, snapshot)
         if loss is None:

@@ -1,5 +1,6 @@
 """Skipping a record: a shard goes around one that it cannot learn, as its process ends at it each time."""
 
+import re
 from contextlib import closing
 from typing import Final
 
@@ -44,9 +45,11 @@ def skip(log: Log, shard: Shard, record: str, author: Author, *, dry_run: bool =
             many skips are pending; or the reason is missing or too long.
     """
     place, offset = _place_of_record(record, shard)
-    if dry_run:
-        return _skippable(log, shard, place, offset)[0]
-    author.check()
+    if not dry_run:
+        author.check()
+    found, last = _skippable(log, shard, place, offset)
+    if dry_run or found.before:  # the process is not fenced
+        return found
     with closing(log.writer(shard.name, shard.written, shard.read)) as writer:
         found, last = _skippable(log, shard, place, offset)
         if not found.before:
@@ -64,7 +67,7 @@ def skip(log: Log, shard: Shard, record: str, author: Author, *, dry_run: bool =
 def _place_of_record(record: str, shard: Shard) -> tuple[Partition, int]:
     """Return the partition and the offset of topic/partition/offset."""
     topic, *numbers = record.split("/")
-    if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+    if len(numbers) != 2 or not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
         raise Misconfigured(f"record {record!r}: wanted TOPIC/PARTITION/OFFSET, as events/0/123")
     if topic not in (EVENTS, *shard.hears):
         raise Misconfigured(f"record {record}: wanted a topic that {shard.name} learns from, found {topic}")

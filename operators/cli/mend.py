@@ -85,3 +85,5 @@ def skip(
                 say(skipped_text(found, dry_run=dry_run))
     if len(refused) == len(shards):
         raise Misconfigured("; ".join(dict.fromkeys(refused)))
+    for text in refused:
+        say(text, error=True)
