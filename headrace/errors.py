@@ -6,6 +6,7 @@ input* is a value (`headrace.events.Rejection`), never an exception. A *failure 
 commands exit with code 2.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -43,6 +44,28 @@ class PositionLost(BrokenWorld):
     def __init__(self, topic: str, partition: int, wanted: int, first: int, end: int) -> None:
         super().__init__(f"{topic}/{partition}: position {wanted} is outside what the log holds, {first} to {end}")
         self.topic, self.partition, self.wanted, self.first, self.end = topic, partition, wanted, first, end
+
+
+class TopicReplaced(BrokenWorld):
+    """A topic was deleted and made again: positions that were committed in it mean other records now."""
+
+    def __init__(self, shard: str, topic: str, wanted: str, found: str) -> None:
+        super().__init__(
+            f"{shard}: the topic {topic} was deleted and made again: wanted the id {wanted}, found {found}; restore"
+            f" the topic, or go on with the new one by: headrace accept-loss --shard {shard} --why REASON"
+        )
+        self.topic, self.wanted, self.found = topic, wanted, found
+
+
+class JournalLost(BrokenWorld):
+    """A shard's journal has no entry, although the shard has committed positions."""
+
+    def __init__(self, shard: str, positions: Sequence[str]) -> None:
+        super().__init__(
+            f"{shard}: wanted the journal of what was learned, as positions are committed in {', '.join(positions)};"
+            f" found no entry: it was deleted. Restore it, or go on by: headrace accept-loss --shard {shard} --why"
+            " REASON. To learn all again, delete these positions (on Kafka the consumer group of that name)"
+        )
 
 
 class RecordsChanged(BrokenWorld):

@@ -130,10 +130,10 @@ _LEAP_SECOND: Final = re.compile(r"(?<=[T ]\d\d:\d\d:)60(?=[.Z+-])", re.IGNORECA
 Reason = Literal[
     "empty", "too_large", "key_missing", "key_invalid", "key_mismatch", "not_json", "bad_utf8", "too_deep",
     "unknown_event", "unknown_version", "schema", "items_missing", "search_term_missing", "rating_missing",
-    "time_ahead", "time_absurd", "unused",
+    "time_ahead", "time_absurd", "skipped", "unused",
 ]  # fmt: skip
 """Why a record cannot be used: a fixed set of codes, so that they can label a metric. `unused` is not the record's
-fault: GA4 sends it, and it teaches nothing."""
+fault: GA4 sends it, and it teaches nothing. `skipped` is what a person decided (`headrace.shard.decision`)."""
 
 
 class Rejection(NamedTuple):

@@ -10,7 +10,7 @@ from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.log.scan import newest_records, topic_records
 from headrace.reading import decode_scores
 from headrace.shard import journal
-from headrace.shard.journal import Results
+from headrace.shard.journal import Decision, Results
 from headrace.surface import FamilyScores
 from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
 from learners.families import Placement
@@ -131,6 +131,17 @@ class AlarmStatus(Struct, kw_only=True):
     time_ms: int
 
 
+class DecisionStatus(Struct, kw_only=True):
+    """`decisions`: the newest ones, oldest first: what a person decided for a shard, who, and why."""
+
+    shard: str
+    kind: str
+    text: str
+    why: str
+    who: str
+    time_ms: int
+
+
 class Status(Struct, kw_only=True):
     """The state of a log at `time_ms`. Times (`_ms`) are milliseconds since the epoch.
 
@@ -148,6 +159,7 @@ class Status(Struct, kw_only=True):
     scores: list[ScoresStatus]
     alarms_total: int
     alarms: list[AlarmStatus]
+    decisions: list[DecisionStatus]
     dead_letters: dict[str, int]
 
 
@@ -160,7 +172,7 @@ def collect(log: Log, deployment: Deployment, *, all_models: bool = False, clock
     Raises:
         LogUnavailable: the log does not answer.
     """
-    alarms = _alarms(log)
+    alarms, decisions = _alarms(log)
     return Status(
         log=deployment.settings.log,
         time_ms=clock(),
@@ -172,6 +184,7 @@ def collect(log: Log, deployment: Deployment, *, all_models: bool = False, clock
         scores=_scores(log, deployment),
         alarms_total=len(alarms),
         alarms=alarms[-newest_max:],
+        decisions=decisions[-newest_max:],
         dead_letters=dead_letters_by_reason(log),
     )
 
@@ -261,17 +274,29 @@ def _scores(log: Log, deployment: Deployment) -> list[ScoresStatus]:
 
 
 class _Alarm(Struct):
-    """The common fields of alarms of drift and floods."""
+    """The common fields of alarms of drift and floods, and those of decisions."""
 
     detector: str
     events: int | None = None
     detail: str = ""
+    shard: str = ""
+    decision: Decision | None = None
 
 
-def _alarms(log: Log) -> list[AlarmStatus]:
-    found = ((record, decode_json(record.value, _Alarm)) for record in topic_records(log, ALARMS))
-    return [
-        AlarmStatus(detector=alarm.detector, events=alarm.events, detail=alarm.detail, time_ms=record.time_ms)
-        for record, alarm in found
-        if alarm
-    ]
+def _alarms(log: Log) -> tuple[list[AlarmStatus], list[DecisionStatus]]:
+    """Return all alarms, and the decisions that are told beside them."""
+    alarms, decisions = list[AlarmStatus](), list[DecisionStatus]()
+    for record in topic_records(log, ALARMS):
+        one = decode_json(record.value, _Alarm)
+        if one and one.decision:
+            made = one.decision
+            decisions.append(
+                DecisionStatus(
+                    shard=one.shard, kind=made.kind, text=made.text, why=made.why, who=made.who, time_ms=made.time_ms
+                )
+            )
+        elif one:
+            alarms.append(
+                AlarmStatus(detector=one.detector, events=one.events, detail=one.detail, time_ms=record.time_ms)
+            )
+    return alarms, decisions

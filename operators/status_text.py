@@ -110,6 +110,8 @@ def _trouble(status: Status, terminal: Terminal) -> None:
         place = "" if alarm.events is None else f" after {alarm.events:,} events"
         detail = f": {alarm.detail}" if alarm.detail else ""
         terminal.print(f"  {alarm.detector}{place} ({_time_text(alarm.time_ms)}){detail}")
+    for one in status.decisions:
+        terminal.print(f"decided for {one.shard} by {one.who} ({_time_text(one.time_ms)}): {one.text}: {one.why}")
     terminal.print(f"dead letters: {sum(status.dead_letters.values()):,}")
     for reason, count in status.dead_letters.items():
         terminal.print(f"  {count:,} {reason}")

@@ -32,6 +32,12 @@ class ArchivedLog:
     def create(self) -> None:
         self._log.create()
 
+    def missing(self) -> list[str]:
+        return self._log.missing()
+
+    def identity(self, topic: str) -> str:
+        return self._log.identity(topic)
+
     def partitions(self, topic: str) -> list[Partition]:
         return self._log.partitions(topic)
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
@@ -22,9 +23,10 @@ from headrace.topics import TOPICS, partitions_of, place_of
 
 
 class _StoredPartition:
-    """The stored records of one partition, in order, and its bounds."""
+    """The stored records of one partition, in order, its bounds, and an id that no other partition ever had."""
 
     def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
         self.records: list[Record] = []
         self.first = self.end = 0
 
@@ -90,6 +92,10 @@ class MemoryLog:
 
     def _of(self, topic: str) -> list[Partition]:
         return sorted(place for place in self._partitions if place.topic == topic)
+
+    def identity(self, topic: str) -> str:
+        with self._changed:
+            return self._partition(Partition(topic, 0)).id
 
     def first(self, partition: Partition) -> int:
         with self._changed:

@@ -220,6 +220,15 @@ class Log(Protocol):
     def partitions(self, topic: str) -> list[Partition]:
         """Return the partitions that a topic has now; those of `headrace.topics.SCALABLE` may grow at any time."""
 
+    def identity(self, topic: str) -> str:
+        """Return the id of a topic: a topic that was deleted and made again has another one.
+
+        It is "" where the log does not tell it: on old Kafka brokers, and in a file of 0.3.0 that is opened read-only.
+
+        Raises:
+            LogUnavailable: the log has no such topic, or does not answer.
+        """
+
     def first(self, partition: Partition) -> int:
         """Return the first position that the log still holds."""
 

@@ -48,7 +48,14 @@ CREATE TABLE IF NOT EXISTS writers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL)
 CREATE TABLE IF NOT EXISTS positions (
     writer TEXT NOT NULL, topic TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL,
     PRIMARY KEY (writer, topic, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS topic_deleted AFTER DELETE ON partitions
+    BEGIN DELETE FROM topics WHERE name = old.topic; END;
 """
+_NAME_TOPICS = """
+INSERT OR IGNORE INTO topics SELECT topic, lower(hex(randomblob(16))) FROM partitions GROUP BY topic
+"""
+"""Gives an id to each topic that has none: to new ones, and to all of a file of 0.3.0."""
 
 
 class _Connection:
@@ -184,6 +191,7 @@ class SqliteLog:
             for topic in TOPICS.values():
                 for number in range(topic.partitions):
                     db.execute("INSERT OR IGNORE INTO partitions (topic, number) VALUES (?, ?)", (topic.name, number))
+            db.execute(_NAME_TOPICS)
 
     def _head(self, partition: Partition) -> tuple[int, int, int]:
         with self._connection.use() as db:
@@ -197,6 +205,14 @@ class SqliteLog:
     def partitions(self, topic: str) -> list[Partition]:
         with self._connection.use() as db:
             return [Partition(topic, number) for number in _numbers(db, topic)]
+
+    def identity(self, topic: str) -> str:
+        self._head(Partition(topic, 0))
+        with self._connection.use() as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name='topics'").fetchone():
+                return ""
+            found = db.execute("SELECT id FROM topics WHERE name=?", (topic,)).fetchone()
+        return found[0].decode() if found else ""
 
     def first(self, partition: Partition) -> int:
         return self._head(partition)[1]

@@ -93,6 +93,11 @@ class Blobs:
             raise BlobCorrupt(f"blob {name} in {self._folder} does not have the hash in its name")
         return data
 
+    def names(self, kind: str) -> list[str]:
+        """Return the names of the blobs of a kind, the newest first."""
+        found = [path for path in self._folder.glob(f"{kind}-*") if path.suffix != ".part"]
+        return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+
     def renew(self, name: str) -> None:
         """Make a blob as new as one that was just put here, so that no sweep deletes it before it is announced.
 

@@ -54,8 +54,8 @@ def check_covered(log: Log, shard: Shard, topics: Sequence[str] = (EVENTS,)) -> 
 def check_folds(log: Log, blobs: Blobs, shard: Shard, *, make: MakeFold[F]) -> Follower[F]:
     """Check that every snapshot that the journal names, and what is restored from the newest, equals the plain fold.
 
-    The plain fold begins at the journal's first entry and is interrupted only where an entry says that its state was
-    renewed; it is returned, caught up and closed.
+    The plain fold begins at the journal's first entry, or at the newest one that accepts a loss, and is interrupted
+    only where an entry says that its state was renewed; it is returned, caught up and closed.
     A snapshot's name contains its state's digest, so snapshots whose blobs have been deleted are checked too. Those of
     other releases or settings have other bytes, and renewed ones do not follow; what follows from them is checked.
     """
@@ -72,7 +72,7 @@ def check_folds(log: Log, blobs: Blobs, shard: Shard, *, make: MakeFold[F]) -> F
                 assert plain.step(read_wait_s_max, entries_max=1), (
                     f"journal of {shard.name}: entry {plain.number} could not be read"
                 )
-            if number in renewed or pointers_by_number[number].stamp != plain.fold.stamp:
+            if number < plain.number or number in renewed or pointers_by_number[number].stamp != plain.fold.stamp:
                 continue  # it does not follow from the entries before, or is in bytes of another release
             digest = plain.digest()
             named_digest = pointers_by_number[number].blob.rpartition("-")[2]

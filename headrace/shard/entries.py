@@ -52,16 +52,23 @@ class EntryRecords:
     def continue_from(self, pointer: Pointer) -> None:
         """Go on with what follows a snapshot.
 
+        What was read ahead is read again: it may be of a topic that was replaced.
+
         Raises:
             PositionLost: a partition that the snapshot covers does not exist.
         """
         self.judgements_position, self.chain = pointer.judgements, Chain(pointer.digest)
+        self.close()
+        self._reader = None
+        held = set(self._shard.inputs(self._log))
+        self.positions = {place: position for place, position in self.positions.items() if place in held}
         for name, position in pointer.positions.items():
             place = place_of_key(name)
-            if place in self.positions:
+            if place in held:
                 self.positions[place] = position
             elif place.topic in self._topics:
                 raise PositionLost(*place, position, 0, 0)
+        self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._shard.judgements)}
 
     def runs(self, entry: Entry) -> Iterator[tuple[Run, list[Record], bool]]:
         """Yield the records of an entry's runs, some at a time, and whether the log tells their append times.

@@ -26,8 +26,10 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
 from headrace.shard.comparison import Comparison
 from headrace.shard.entries import EntryRecords, JournalReader, arrival_timeout_s, read_ahead_records_max
+from headrace.shard.identity import Identities
 from headrace.shard.intake import Intake
 from headrace.shard.journal import Entry, Pointer, Results, Stamp, snapshots_kept
+from headrace.shard.skips import Skips
 from headrace.state import State
 from headrace.state import decode as decode_state
 from headrace.state import digest as digest_of
@@ -116,6 +118,17 @@ def freeze(fold: Fold, intake: Intake) -> State:
     return {"fold": fold.state(), "intake": intake.state()}
 
 
+def restored(blobs: Blobs, make: MakeFold[F], pointer: Pointer) -> tuple[F, Intake]:
+    """Return the fold and the intake of a snapshot.
+
+    Raises:
+        BlobMissing, BlobCorrupt: the blob is not whole.
+        StateUnreadable: a newer release wrote it.
+    """
+    state = decode_state(blobs.get(pointer.blob))
+    return make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
+
+
 class Follower(Generic[F]):
     """The fold of one shard, computed from its journal.
 
@@ -131,10 +144,12 @@ class Follower(Generic[F]):
         comparison: compares the state with the shard's snapshots.
 
     `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
-    the newest that the journal names, `results` those of the last entry that was folded, `damaged` the blobs of newer
+    the newest that the journal names, `identities` the ids of the topics, `skips` what is not learned, `results`
+    those of the last entry that was folded, `damaged` the blobs of newer
     snapshots that could not be restored.
 
     Raises:
+        TopicReplaced: a topic was deleted and made again since the shard learned from it.
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
             journal must be folded from its start, but its first judgements are deleted.
     """
@@ -165,6 +180,7 @@ class Follower(Generic[F]):
         self.intake = Intake()
         self.number = 0
         begin, judgements = log.first(shard.journal), log.first(shard.judgements)
+        self.identities, self.skips = Identities(log, shard), Skips({})
         self._records = EntryRecords(log, shard, {place: log.first(place) for place in shard.inputs(log)}, judgements)
         last = journal.newest(log, shard)
         if last and last.writer != shard.name:
@@ -174,11 +190,15 @@ class Follower(Generic[F]):
             )
         if last is None and begin:
             raise PositionLost(*shard.journal, 0, begin, log.end(shard.journal))
-        if from_start:
-            last = None
         self.pointer: Pointer | None = last.snapshot if last else None
+        if from_start:
+            self.pointer = journal.origin_of(log, shard, self.pointer)
         if self.pointer:
-            self.pointer = self._restore_newest(self.pointer)
+            self.identities.take_over(self.pointer.topics)
+            if from_start:
+                self._restore(self.pointer)
+            else:
+                self.pointer = self._restore_newest(self.pointer)
             begin = self.pointer.journal
             if self.fold.begun and fold_anew:
                 self._fold_anew(self.pointer.number)
@@ -239,13 +259,14 @@ class Follower(Generic[F]):
         raise damaged
 
     def _restore(self, pointer: Pointer) -> None:
-        state = decode_state(self._blobs.get(pointer.blob))
-        self.fold, self.intake = self._make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
-        self.number, self.stamp = pointer.number, pointer.stamp
+        self.fold, self.intake = restored(self._blobs, self._make, pointer)
+        self.number, self.stamp, self.skips = pointer.number, pointer.stamp, Skips(pointer.skipped)
         self._records.continue_from(pointer)
 
     def _fold_anew(self, number: int) -> None:
         """Fold the families that begin empty from the journal's start instead, if the log still holds all of it."""
+        if self.pointer and self.pointer.origin:
+            return
         make = self._make.only(self.fold.begun)
         try:
             with closing(
@@ -286,8 +307,10 @@ class Follower(Generic[F]):
         Raises:
             StateUnreadable: the journal's next entry does not follow the state.
             PositionLost: the log no longer holds what an entry names.
+            TopicReplaced: a topic was deleted and made again.
         """
         count = 0
+        self.identities.check_regularly()
         self.appended_ms = []
         for entry in self._journal.read(entries_max, timeout_s):
             self.apply(entry)
@@ -296,8 +319,11 @@ class Follower(Generic[F]):
 
     def apply(self, entry: Entry) -> None:
         """Fold one entry: its runs in order, then its judgements."""
+        self.identities.take_over(entry.topics)
         if entry.stamp:
             self._continue_from(entry)
+        if entry.decision and entry.decision.skip:
+            self.skips.add({entry.decision.skip: entry.decision.why})
         if entry.number != self.number:
             raise StateUnreadable(
                 f"journal of {self._shard.name}: wanted entry {self.number}, found {entry.number}; "
@@ -306,11 +332,13 @@ class Follower(Generic[F]):
         for run, records, timed in self._records.runs(entry):
             if self._stop():
                 raise Stopping
+            skipped = self.skips.of(Partition(run.topic, run.partition))
+            learned = [record for record in records if record.offset not in skipped] if skipped else records
             with self._lock:
                 if run.topic == EVENTS:
-                    self._learn(records)
+                    self._learn(learned)
                 else:
-                    for record in records:
+                    for record in learned:
                         self.fold.hear(run.topic, record)
             if timed and run.topic == EVENTS:
                 self.appended_ms += [record.time_ms for record in records]
@@ -330,6 +358,10 @@ class Follower(Generic[F]):
     def _continue_from(self, entry: Entry) -> None:
         """Take over the settings of a shard's first entry, or a state that does not follow from the entries before."""
         assert entry.stamp is not None
+        if entry.accepts_loss and entry.snapshot:
+            self._restore(entry.snapshot)
+            self.stamp = entry.stamp
+            return
         if self._plainly:
             return
         if entry.number == self.number == 0:

@@ -4,13 +4,16 @@ Every commit writes one entry to the shard's partition of `journal`. Folding the
 snapshot on, gives the shard's state again.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
 
 from headrace.errors import StateUnreadable
 from headrace.log.protocol import Log, Partition, Record, decode_json
+from headrace.log.scan import partition_records
 from headrace.topics import Shard
 
 newest_inspected = 32
@@ -49,11 +52,36 @@ class Stamp(Struct, frozen=True):
     intake: int = 1
 
 
+class Decision(Struct, frozen=True, omit_defaults=True):
+    """What a person has decided for a shard, why, who, and when (ms since the epoch).
+
+    `loss` accepts that the log has lost what the shard needs: its entry names a snapshot, with which all folds
+    continue. `skip` has a record, as topic/partition/offset, that no fold learns.
+    """
+
+    kind: Literal["loss", "skip"]
+    text: str
+    why: str
+    who: str
+    time_ms: int
+    skip: str = ""
+
+
+class Origin(NamedTuple):
+    """The newest entry that accepts a loss: a position in the journal before it, and its snapshot's blob."""
+
+    journal: int
+    blob: str
+
+
 class Pointer(Struct, frozen=True, omit_defaults=True):
     """A durable snapshot: the state after the journal's entries before `number`, and where to continue.
 
     `positions` is keyed by "topic/partition". `former` names the blobs of the snapshots before, newest first. `digest`
     is that of the entry before `number`. Releases up to 0.3.0 wrote no `stamp`, but `versions`, which they still need.
+
+    `topics` has the ids of the topics that the shard reads, where the log tells them. `skipped` are the decided skips
+    that are still to come, each with its reason. `origin` is where folds from the start begin once a loss was accepted.
     """
 
     blob: str
@@ -65,6 +93,9 @@ class Pointer(Struct, frozen=True, omit_defaults=True):
     former: list[str] = field(default_factory=list)
     stamp: Stamp | None = None
     digest: str = ""
+    topics: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 class Results(Struct, frozen=True, omit_defaults=True):
@@ -105,6 +136,9 @@ class Entry(Struct, frozen=True, omit_defaults=True):
 
     `frozen` says that the state after this entry is being stored as a snapshot, which a later entry names if that
     succeeds. So a follower can freeze its own state there and compare (`headrace.shard.comparison`).
+
+    `topics` has the ids of the topics that the shard reads, in the entry in which they first appear or have changed.
+    `decision` is what a person decided; such an entry applies no records.
     """
 
     writer: str
@@ -119,6 +153,13 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     results: Results | None = None
     frozen: bool = False
+    topics: dict[str, str] = field(default_factory=dict)
+    decision: Decision | None = None
+
+    @property
+    def accepts_loss(self) -> bool:
+        """Whether all folds continue with this entry's snapshot, as the log has lost what is before it."""
+        return self.decision is not None and self.decision.kind == "loss"
 
 
 _decoder = msgspec.json.Decoder(Entry)
@@ -162,6 +203,15 @@ def newest(log: Log, shard: Shard) -> Entry | None:
         wanted *= 8
 
 
+def entries_from(log: Log, shard: Shard, position: int) -> Generator[Entry, None, None]:
+    """Yield a shard's entries from a position in its journal on, up to its present end."""
+    with closing(partition_records(log, shard.journal, start=position)) as records:
+        for record in records:
+            entry = entry_in(record)
+            if entry and entry.writer == shard.name:
+                yield entry
+
+
 def former_snapshot(log: Log, shard: Shard, pointer: Pointer) -> Pointer | None:
     """Return the snapshot before one, as the entries right before it name it; None if there is none."""
     for record in reversed(log.newest(shard.journal, newest_inspected, before=pointer.journal)):
@@ -169,6 +219,15 @@ def former_snapshot(log: Log, shard: Shard, pointer: Pointer) -> Pointer | None:
         if entry and entry.writer == shard.name:
             return entry.snapshot
     return None
+
+
+def origin_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None:
+    """Return the snapshot with which folds from the start begin, as a loss was accepted there; None: with entry 0."""
+    if pointer is None or pointer.origin is None:
+        return None
+    with closing(entries_from(log, shard, pointer.origin.journal)) as entries:
+        first = next(entries, None)
+    return first.snapshot if first and first.accepts_loss else None
 
 
 def judgement_key(family: str, number: int) -> bytes:

@@ -33,10 +33,11 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
 from headrace.shard.follower import F, Follower, MakeFold, freeze, never
+from headrace.shard.identity import check_journal
 from headrace.shard.journal import Entry, Pointer, Results, key_of
 from headrace.shard.merge import Chunk, Merge
 from headrace.shard.refold import entry_from_here
-from headrace.shard.snapshot import Snapshots
+from headrace.shard.snapshot import Snapshots, pointer_to
 from headrace.shard.turn import FloodGuard, Tally, Turn
 from headrace.topics import ALARMS, EVENTS, JOURNAL, JUDGEMENTS, Shard
 
@@ -124,8 +125,11 @@ class Loop(Generic[F]):
         with ExitStack() as opened:  # everything is closed again if one of these fails
             # The writer comes first: it fences the old one, whose commits are final from then on.
             self._writer = opened.enter_context(closing(log.writer(shard.name, shard.written, shard.read)))
+            check_journal(log, shard)
             with closing(Follower(log, blobs, shard, make=make, fold_anew=True, stop=stop)) as follower:
                 follower.catch_up()
+            self._identities, self._skips = follower.identities, follower.skips
+            self._topics_due = self._identities.complete()
             self.fold: F = make.adopt(follower.fold)
             self.strays = follower.strays
             self._intake, pointer, self._chain = follower.intake, follower.pointer, follower.chain
@@ -182,7 +186,8 @@ class Loop(Generic[F]):
             self._join_added()
         taken = self._merge.take(0.0 if self._tally.runs else self._settings.idle_wait_s)
         if taken:
-            self._learn(taken)
+            with self._tally.naming(taken.place):
+                self._learn(taken)
         elapsed = time.monotonic() - self._tally.began
         full = self._tally.records >= turn_records_max or self._tally.size >= turn_bytes_max
         if full or elapsed >= self._settings.commit_interval_s:
@@ -198,19 +203,30 @@ class Loop(Generic[F]):
 
     def _hear(self) -> None:
         for place, records in self._sides.read(side_records_max, 0.0) if self._shard.hears else ():
-            for record in records:
-                if rejection := self.fold.hear(place.topic, record):
-                    self._tally.reject(place, record, rejection, quarantine=self._quarantine)
+            skipped = self._skips.of(place)
+            with self._tally.naming(place):
+                for record in records:
+                    self._tally.offset = record.offset
+                    if record.offset in skipped:
+                        rejection: Rejection | None = Rejection("skipped", skipped[record.offset])
+                    else:
+                        rejection = self.fold.hear(place.topic, record)
+                    if rejection:
+                        self._tally.reject(place, record, rejection, quarantine=self._quarantine)
             self._apply(Chunk(place, records, size_of_all(records), 0))
 
     def _positions_in(self, *topics: str) -> dict[Partition, int]:
         return {place: position for place, position in self._positions.items() if place.topic in topics}
 
     def _join_added(self) -> None:
-        """Now and then, begin to read partitions that were added to a topic; their first runs are in the journal."""
+        """Now and then, look whether a topic was replaced, and begin to read partitions that were added to one.
+
+        Their first runs are in the journal.
+        """
         if time.monotonic() - self._checked_at < partitions_check_interval_s:
             return
         self._checked_at = time.monotonic()
+        self._identities.check()
         places = self._shard.inputs(self._log)
         added = {place: self._log.first(place) for place in places if place not in self._positions}
         if not added:
@@ -246,8 +262,10 @@ class Loop(Generic[F]):
         admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
         ages_ms: list[int] = []
         add_age = ages_ms.append
+        skipped = self._skips.of(place)
         for record in chunk.records:
-            event = decode(record)
+            tally.offset = record.offset
+            event = decode(record) if record.offset not in skipped else Rejection("skipped", skipped[record.offset])
             if isinstance(event, Rejection):
                 tally.reject(place, record, event, quarantine=self._quarantine)
             elif admit(event, record.time_ms):
@@ -293,18 +311,27 @@ class Loop(Generic[F]):
             shard.name, self.number, runs, len(judgements), snapshot, self._judgements_position,
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
             results=self._results, digest=self._chain.close_entry(), frozen=frozen,
+            topics=self._identities.known if self._topics_due else {},
         )  # fmt: skip
         keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
         records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
         records.append(self._record(entry))
         records += tally.letters
         records += self.fold.emit()
-        self._writer.commit(records, {Partition(run.topic, run.partition): run.end for run in runs})
+        # The first entry comes with positions, so that a journal that vanishes later is missed.
+        positions = {Partition(run.topic, run.partition): run.end for run in runs} if self.number else self._positions
+        self._writer.commit(records, positions)
         self.number, self._judgements_in_flight, self._entry_due = self.number + 1, len(judgements), False
+        self._topics_due = False
         self._committed_at = time.monotonic()
         if frozen:
-            freezing = partial(freeze, self.fold, self._intake)
-            self._snapshots.take(freezing, self.number, self._positions, self.fold.stamp, self._chain.value)
+            self._snapshots.take(
+                partial(freeze, self.fold, self._intake),
+                pointer_to(
+                    self.number, self._positions, self.fold.stamp, self._chain.value, self._identities.known,
+                    self._skips.pending(self._positions),
+                ),
+            )  # fmt: skip
         commit_s = time.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,

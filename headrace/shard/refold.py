@@ -25,9 +25,13 @@ def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, 
     """Store a fold at a follower's place in the journal; return the entry from which all folds continue with it."""
     stamp = fold.stamp
     pointer = msgspec.structs.replace(
-        pointer_to(follower.number, follower.positions, stamp, follower.chain.value),
+        pointer_to(
+            follower.number, follower.positions, stamp, follower.chain.value, follower.identities.known,
+            follower.skips.pending(follower.positions),
+        ),
         blob=blobs.put(shard.name, encode(freeze(fold, follower.intake))), former=former_blobs(follower.pointer),
         journal=follower.journal_position, judgements=follower.judgements_position,
+        origin=follower.pointer.origin if follower.pointer else None,
     )  # fmt: skip
     return Entry(
         shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed),

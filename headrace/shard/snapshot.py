@@ -3,14 +3,16 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from headrace.errors import BlobUnwritable
+from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable
 from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
@@ -54,12 +56,32 @@ class _Worker:
         self._thread.join(close_s_max)
 
 
-def pointer_to(number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> Pointer:
+def pointer_to(
+    number: int,
+    positions: Mapping[Partition, int],
+    stamp: Stamp,
+    digest: str,
+    topics: Mapping[str, str],
+    skipped: Mapping[str, str],
+) -> Pointer:
     """Return a pointer that lacks the blob and the positions in the journal and the judgements."""
     return Pointer(
         blob="", number=number, journal=0, judgements=0, versions={"headrace": stamp.headrace}, stamp=stamp,
         positions={key_of(place): position for place, position in positions.items()}, digest=digest,
+        topics=dict(topics), skipped=dict(skipped),
     )  # fmt: skip
+
+
+def pointers_kind(shard: str) -> str:
+    """Return the kind of the blobs that hold the pointers to a shard's snapshots."""
+    return f"{shard}.pointer"
+
+
+def stored_pointers(blobs: Blobs, shard: str) -> Iterator[Pointer]:
+    """Yield the pointers to a shard's snapshots that are stored beside them, the newest first."""
+    for name in blobs.names(pointers_kind(shard)):
+        with suppress(BlobMissing, BlobCorrupt, msgspec.MsgspecError):
+            yield msgspec.json.decode(blobs.get(name), type=Pointer)
 
 
 def former_blobs(pointer: Pointer | None) -> list[str]:
@@ -102,6 +124,7 @@ class Snapshots:
         self.interval_s, self.cost_share_max = interval_s, cost_share_max
         self._executor = _Worker()
         self._pending: _Pending | None = None
+        self._pointers: deque[str] = deque(maxlen=snapshots_kept)
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
         self._taken_at = time.monotonic()
         self._freeze_s = self._encode_s = 0.0
@@ -119,15 +142,8 @@ class Snapshots:
         interval_s = max(self.interval_s, self.cost_s / self.cost_share_max)
         return idle and time.monotonic() - self._taken_at >= interval_s
 
-    def take(
-        self,
-        frozen: Callable[[], State],
-        number: int,
-        positions: Mapping[Partition, int],
-        stamp: Stamp,
-        digest: str,
-    ) -> None:
-        """Store the state after the entries before `number`; `settled` adds its position in the journal.
+    def take(self, frozen: Callable[[], State], pointer: Pointer) -> None:
+        """Store a state; its pointer is of `pointer_to`, and `settled` adds its position in the journal.
 
         Args:
             frozen: returns the state; called at once.
@@ -135,7 +151,6 @@ class Snapshots:
         self._taken_at = time.monotonic()
         state = frozen()
         self._freeze_s = time.monotonic() - self._taken_at
-        pointer = pointer_to(number, positions, stamp, digest)
         self._pending = _Pending(pointer, self._executor.submit(self._store, state))
 
     def _store(self, state: State) -> tuple[str, int]:
@@ -165,10 +180,17 @@ class Snapshots:
         elif pending and pending.pointer.journal and pending.stored.done():
             blob, self.size = pending.stored.result()
             self.failures, self.failure = 0, ""
-            former = former_blobs(self._pointer)
-            self._pointer = msgspec.structs.replace(pending.pointer, blob=blob, former=former)
-            self._pending, self._kept_blobs = None, {blob, *former}
+            former, origin = former_blobs(self._pointer), self._pointer.origin if self._pointer else None
+            self._pointer = msgspec.structs.replace(pending.pointer, blob=blob, former=former, origin=origin)
+            self._pending, self._kept_blobs = None, {blob, *former, *([origin.blob] if origin else [])}
+            self._executor.submit(self._store_pointer, self._pointer)
         return self._pointer
+
+    def _store_pointer(self, pointer: Pointer) -> None:
+        """Store a pointer beside its blob, for when the whole journal is lost; without it, only that way on is lost."""
+        with suppress(BlobUnwritable):
+            self._pointers.append(self._blobs.put(pointers_kind(self._kind), msgspec.json.encode(pointer)))
+            self._blobs.sweep(pointers_kind(self._kind), self._pointers)
 
     def behind(self, number: int) -> int:
         """Return how many of the journal's first `number` entries the newest snapshot lacks: what a restart folds."""

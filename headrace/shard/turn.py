@@ -2,10 +2,12 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from headrace.events import Rejection
 from headrace.letters import DeadLetter, letter_bytes_max, letter_key_bytes_max
@@ -59,6 +61,18 @@ class Tally:
         self.learn_s = 0.0
         self.size = 0  # of all records, in bytes
         self.began = time.monotonic()
+        self.offset = -1  # of the record that is being learned
+
+    @contextmanager
+    def naming(self, place: Partition) -> Iterator[None]:
+        """If learning a partition's records fails, log at which one: a person may decide to skip it."""
+        learned = False
+        try:
+            yield
+            learned = True
+        finally:
+            if not learned:
+                structlog.get_logger().error("failed at a record", record=f"{key_of(place)}/{self.offset}")
 
     def add_run(self, chunk: Chunk) -> None:
         """Add records that were applied one after another; they extend the last run if it is of their partition."""

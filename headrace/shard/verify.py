@@ -1,5 +1,7 @@
 """Verification of a shard's part of a log: is what its journal names still there, and as it was learned?
 
+Where a loss was accepted, the journal is read from there on: what was lost before is known.
+
 Nothing is learned: records are read in the order of the journal and hashed, at several times the speed of a fold. What
 a fold of the whole journal gives is compared by `headrace.shard.checks.check_folds`.
 """
@@ -10,13 +12,14 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from headrace.errors import BlobCorrupt, BlobMissing, LogUnavailable, PositionLost, RecordsChanged
+from headrace.errors import BlobCorrupt, BlobMissing, LogUnavailable, PositionLost, RecordsChanged, TopicReplaced
 from headrace.log.protocol import Log, Partition
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
 from headrace.shard.entries import EntryRecords, JournalReader, arrival_timeout_s
 from headrace.shard.follower import no_report
+from headrace.shard.identity import Identities
 from headrace.shard.journal import Entry
 from headrace.topics import Shard
 
@@ -74,9 +77,14 @@ def verify(log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], No
             found.add("all of the journal has expired")
         return found
     with ExitStack() as opened:
-        entries = opened.enter_context(closing(JournalReader(log, shard, log.first(shard.journal), 0)))
+        origin = journal.origin_of(log, shard, last.snapshot)
+        begin = origin.journal if origin else log.first(shard.journal)
+        entries = opened.enter_context(closing(JournalReader(log, shard, begin, 0)))
         firsts = {place: log.first(place) for place in shard.inputs(log)}
         records = opened.enter_context(closing(EntryRecords(log, shard, firsts, log.first(shard.judgements))))
+        _verify_identities(log, shard, last, found)
+        if origin:
+            records.continue_from(origin)
         number = -1
         while number < last.number:
             position = entries.position
@@ -135,6 +143,13 @@ def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
             before = entry
         found.strays += records.strays
     return found
+
+
+def _verify_identities(log: Log, shard: Shard, last: Entry, found: Verified) -> None:
+    identities = Identities(log, shard)
+    identities.known = dict(last.snapshot.topics) if last.snapshot else {}
+    for topic, (wanted, now) in identities.replaced().items():
+        found.add(str(TopicReplaced(shard.name, topic, wanted, now)))
 
 
 def _pass_over(entry: Entry, records: EntryRecords, found: Verified) -> None:

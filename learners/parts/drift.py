@@ -47,12 +47,13 @@ class Alarm(NamedTuple):
 
 class _AlarmRecord(Struct):
     detector: str
+    detail: str = ""
 
 
 def alarm_detector(record: Record) -> str:
-    """Return which detector noticed a drift by a record of `alarms`; "" if it tells of something else."""
+    """Return which detector noticed a drift by a record of `alarms`; "" if it tells of something else, in `detail`."""
     found = decode_json(record.value, _AlarmRecord)
-    return found.detector if found and found.detector != "flood" else ""
+    return found.detector if found and not found.detail and found.detector != "flood" else ""
 
 
 class Distance:

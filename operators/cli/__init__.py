@@ -8,7 +8,7 @@ import os
 import sys
 
 from headrace import watchdog
-from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
+from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured, PositionLost, RecordsChanged
 from headrace.process import stop_s_max
 from operators.cli import (
     archive,
@@ -17,6 +17,7 @@ from operators.cli import (
     explain,
     kafka,
     look,
+    mend,
     models,
     produce,
     serve,
@@ -35,12 +36,22 @@ __all__ = [
     "kafka",
     "look",
     "main",
+    "mend",
     "models",
     "produce",
     "serve",
     "shards",
     "up",
 ]
+
+
+def _hint(error: BrokenWorld) -> str:
+    """Return what helps if that which an error tells of cannot be brought back."""
+    if isinstance(error, (BlobMissing, BlobCorrupt)):
+        return " (if it is lost for good: see --refold of headrace learn)"
+    if isinstance(error, (PositionLost, RecordsChanged)):
+        return " (if it is lost for good: see headrace accept-loss)"
+    return ""
 
 
 def main() -> None:
@@ -55,9 +66,7 @@ def main() -> None:
         say(f"headrace: {error}", error=True)
         sys.exit(2)
     except BrokenWorld as error:
-        lost = isinstance(error, (BlobMissing, BlobCorrupt))
-        hint = " (if it is lost for good: see --refold of headrace learn)" if lost else ""
-        say(f"headrace: {type(error).__name__}: {error}{hint}", error=True)
+        say(f"headrace: {type(error).__name__}: {error}{_hint(error)}", error=True)
         os._exit(1)  # a client's threads may hang after the failure; there is nothing left to save
     except BrokenPipeError:
         sys.exit(1)

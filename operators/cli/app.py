@@ -1,5 +1,6 @@
 """Common parts of the commands: shared options, opening the log, and running a process until a signal."""
 
+import getpass
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,6 +99,14 @@ def opened_log(settings: Settings, *, existing: bool = False) -> Iterator[Log]:
         yield log
     finally:
         log.close()
+
+
+def user_name() -> str:
+    """Return the name of this process' user, for the record."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user id without a name, as in containers
+        return "unknown"
 
 
 def print_starting(kind: str, settings: Settings) -> None:

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from headrace.errors import Misconfigured
-from operators.cli.app import Host, LogUrl, MetricsPort, Set, app, merge_sets, print_starting
-from operators.cli.models import By, user
+from operators.cli.app import Host, LogUrl, MetricsPort, Set, app, merge_sets, print_starting, user_name
+from operators.cli.models import By
 from operators.terminal import say, say_json
 
 
@@ -53,7 +53,7 @@ def archive(
     from headrace.metrics import ArchiveMetrics, MetricsServer
     from headrace.process import collect_garbage_rarely, log_to_stderr, run_with_retries, stop_on_signals
 
-    gap = (by or user(), why) if accept_gap else None
+    gap = (by or user_name(), why) if accept_gap else None
     if once:
         with closing(open_log(settings.log, existing=True)) as live:
             done = process.run(live, store, settings.archive, ArchiveMetrics(), Event(), once=True, accept_gap=gap)

@@ -10,8 +10,8 @@ import typer
 
 from headrace.clock import read_time_ms
 from headrace.errors import Misconfigured
-from operators.cli.app import LogUrl, app, opened_log, read_settings
-from operators.cli.models import By, user
+from operators.cli.app import LogUrl, app, opened_log, read_settings, user_name
+from operators.cli.models import By
 from operators.terminal import Terminal, say, say_json
 
 letters = typer.Typer(no_args_is_help=True, help="Show records that could not be used, and publish them again.")
@@ -145,7 +145,7 @@ def redrive(
     wanted = _wanted(ids, reason, topic, source, time_from, time_to)
     given = None if mapping is None else read_mapping(mapping)
     with opened_log(read_settings(log=log).common, existing=True) as log_:
-        found = publish(log_, wanted, by=by or user(), why=why, mapping=given, dry_run=dry_run)
+        found = publish(log_, wanted, by=by or user_name(), why=why, mapping=given, dry_run=dry_run)
     _say(found, "redriven", dry_run=dry_run, as_json=as_json)
 
 
@@ -160,7 +160,7 @@ def drop(
 
     wanted = _wanted(ids, reason, topic, source, time_from, time_to)
     with opened_log(read_settings(log=log).common, existing=True) as log_:
-        found = mark(log_, wanted, by=by or user(), why=why, dry_run=dry_run)
+        found = mark(log_, wanted, by=by or user_name(), why=why, dry_run=dry_run)
     _say(found, "dropped", dry_run=dry_run, as_json=as_json)
 
 

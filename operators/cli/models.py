@@ -1,6 +1,5 @@
 """The commands for models: propose, promote, roll-back."""
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from headrace.announcement import Announcement
 from headrace.shard.blobs import Blobs
-from operators.cli.app import BlobsFolder, LogUrl, app, opened_log, read_settings
+from operators.cli.app import BlobsFolder, LogUrl, app, opened_log, read_settings, user_name
 from operators.terminal import say
 
 By = Annotated[str | None, typer.Option(help="Who asks; by default the user of this process")]
@@ -42,7 +41,7 @@ def promote(
 
     settings = read_settings(log=log, blobs=blobs).common
     with opened_log(settings, existing=True) as log_:
-        _print(request(log_, Blobs(settings.blobs), version, by=by or user(), reason=reason))
+        _print(request(log_, Blobs(settings.blobs), version, by=by or user_name(), reason=reason))
 
 
 @app.command("roll-back")
@@ -60,7 +59,7 @@ def roll_back(
 
     settings = read_settings(log=log, blobs=blobs).common
     with opened_log(settings, existing=True) as log_:
-        _print(request(log_, Blobs(settings.blobs), version, by=by or user(), reason=reason))
+        _print(request(log_, Blobs(settings.blobs), version, by=by or user_name(), reason=reason))
 
 
 def _print(request: Announcement) -> None:
@@ -69,11 +68,3 @@ def _print(request: Announcement) -> None:
         f"requested: {after} replaces {before} as soon as the shards and serving read the request; the gate does not"
         " test it, and the fine-tuner watches a model beside its next candidate. headrace status shows who has obeyed"
     )
-
-
-def user() -> str:
-    """Return who runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user id without a name, as in containers
-        return "unknown"

@@ -31,6 +31,7 @@ from headrace.log.protocol import (
     size_of,
 )
 from headrace.topics import SHARDS_MAX, TOPICS, partition_for, partitions_of
+from tests.replaced import replace_topic
 
 E0, E1, E2 = (Partition("events", number) for number in range(3))
 JOURNAL = Partition("journal", 0)
@@ -363,6 +364,34 @@ def test_all_records_can_be_deleted(opened: Opened) -> None:
     assert opened.log.last(E0) is None
     opened.append(E0, b"c")
     assert opened.values(E0, 2) == [b"c"]
+
+
+# Identity
+
+
+def test_a_topic_that_is_deleted_and_made_again_has_another_id(opened: Opened, request: pytest.FixtureRequest) -> None:
+    """In all logs, and no other topic's id changes. Another process that opens the log finds the same ids."""
+    log, before = opened.log, {topic: opened.log.identity(topic) for topic in TOPICS}
+    assert all(before.values())
+    assert len(set(before.values())) == len(TOPICS)
+    opened.append(E0, b"a")
+    log.create()
+    assert {topic: log.identity(topic) for topic in TOPICS} == before, "neither records nor a start change an id"
+    replace_topic(log, url_of(request), "events")
+    found = {topic: log.identity(topic) for topic in TOPICS}
+    assert [topic for topic in TOPICS if found[topic] != before[topic]] == ["events"]
+    assert log.end(E0) == 0
+    if not isinstance(log, MemoryLog):
+        with closing(open_log(url_of(request), read_only=True)) as other:
+            assert {topic: other.identity(topic) for topic in TOPICS} == found
+
+
+def url_of(request: pytest.FixtureRequest) -> str:
+    """Return the URL of the fixture `log`; that of a log in memory is empty."""
+    kind = request.node.callspec.params["log"]
+    if kind == "kafka":
+        return str(request.getfixturevalue("kafka_url"))
+    return f"sqlite:{request.getfixturevalue('tmp_path') / 'log.db'}" if kind == "sqlite" else ""
 
 
 # Keys and values

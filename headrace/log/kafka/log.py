@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import parse_qs
+from uuid import UUID
 
 from headrace import watchdog
 from headrace.errors import LogUnavailable, Misconfigured
@@ -68,6 +69,7 @@ calls, each with a deadline of its own."""
 replicas_max = 3
 IMPLYING_DESCRIBE = "Read, Write and Describe"
 """What is denied where Describe is: each of the others includes it."""
+NO_TOPIC_ID = UUID(int=0)
 GROWING = (JOURNAL, JUDGEMENTS)
 """Topics with a partition for each shard: those that an older version made have fewer, and get the others."""
 
@@ -210,9 +212,21 @@ class KafkaLog:
         with self._administrator() as admin:
             (found,) = admin.describe_topics([self._client.prefix + topic])
         if not found["partitions"]:
-            raise LogUnavailable(f"the log has no topic {self._client.prefix}{topic}; create the topics first")
+            raise self._no_topic(topic)
         self._client.partitions[topic] = len(found["partitions"])
         return [Partition(topic, number) for number in sorted(one["partition_index"] for one in found["partitions"])]
+
+    def identity(self, topic: str) -> str:
+        self._check_rights([Right("Describe", "topic", topic)])
+        with self._administrator() as admin:
+            (found,) = admin.describe_topics([self._client.prefix + topic])
+        if not found["partitions"]:
+            raise self._no_topic(topic)
+        id_ = UUID(str(found.get("topic_id", NO_TOPIC_ID)))  # brokers before 2.8 answer none
+        return "" if id_ == NO_TOPIC_ID else id_.hex
+
+    def _no_topic(self, topic: str) -> LogUnavailable:
+        return LogUnavailable(f"the log has no topic {self._client.prefix}{topic}; create the topics first")
 
     def first(self, partition: Partition) -> int:
         self._check_rights([Right("Describe", "topic", partition.topic)])

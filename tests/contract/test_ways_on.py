@@ -1,0 +1,266 @@
+"""Topics that were replaced, journals that vanished, lost records and poison: a shard stops, and goes on when told."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from headrace.errors import BrokenWorld, JournalLost, Misconfigured, PositionLost, TopicReplaced
+from headrace.events import Data, Event, Item, at, encode
+from headrace.log.open import open_log
+from headrace.log.protocol import Log, Outgoing, Partition
+from headrace.shard import identity, loop, verify
+from headrace.shard.blobs import Blobs
+from headrace.shard.checks import check_folds, committed_records, entries_of
+from headrace.shard.decision import Author
+from headrace.shard.follower import Follower, freeze
+from headrace.shard.loop import Loop, LoopSettings
+from headrace.shard.loss import Loss, accept_loss
+from headrace.shard.skip import skip
+from headrace.state import State, digest
+from headrace.topics import DEAD_LETTERS, EVENTS, JOURNAL, JUDGEMENTS, partitions_of
+from learners.shop import Shop
+from operators.cli import app
+from tests.replaced import replace_topic
+from tests.shards import ONLINE, online
+
+SHARD = ONLINE.shard
+QUICK = LoopSettings(commit_interval_s=0.0, snapshot_interval_s=0.0, idle_wait_s=0.0)
+ANN = Author("ann", "the disk burnt")
+make_shop = online(items_max=64, shoppers_max=50)
+on_sqlite = pytest.mark.parametrize("log_url", ["sqlite"], indirect=True)
+
+
+class Case:
+    """A log, a folder of blobs, and the shard `online` of it."""
+
+    def __init__(self, url: str, blobs: Blobs) -> None:
+        self.url, self.blobs = url, blobs
+        self.log: Log = open_log(url)
+        self.log.create()
+
+    def publish(self, first: int, count: int) -> None:
+        chance = random.Random(first)
+        with closing(self.log.appender()) as appender:
+            for number in range(first, first + count):
+                event = Event(
+                    id=f"e{number}", source="shop/web", type="view_item", specversion="1.0",
+                    shopper=f"s{chance.randrange(20)}", time=at(1_750_000_000_000 + number * 1_000),
+                    data=Data(items=[Item(f"i{chance.randrange(30)}")]),
+                )  # fmt: skip
+                appender.append(Outgoing(EVENTS, event.shopper.encode(), encode(event)))
+
+    def start(self) -> Loop[Shop]:
+        return Loop(self.log, self.blobs, SHARD, make=make_shop, settings=QUICK)
+
+    def learn(self) -> State:
+        """Learn all events that the log holds, until a snapshot is named; return the state."""
+        with closing(self.start()) as running:
+            running.run(lambda: not any(lag for lag in running._merge.lag(running._positions).values()))
+            number = running.number
+            while running._snapshots.behind(number) > 0:
+                running._snapshots._executor.submit(lambda: None).result()
+                running._entry_due = True
+                running._commit()
+            running.run(lambda: True)
+            return freeze(running.fold, running._intake)
+
+    def accept(self, **options: Any) -> Loss | None:
+        return accept_loss(self.log, self.blobs, SHARD, ANN, make=make_shop, **options)
+
+    def check(self, state: State, follower: Follower[Shop] | None = None) -> None:
+        """Check that a restored follower, a fold from the start, and one that has run all the time have this state."""
+        assert check_folds(self.log, self.blobs, SHARD, make=make_shop).digest() == digest(state)
+        assert verify.verify(self.log, self.blobs, SHARD).problems == []
+        if follower:
+            follower.catch_up()
+            assert follower.digest() == digest(state)
+
+    def letters(self) -> list[str]:
+        records = committed_records(self.log, Partition(DEAD_LETTERS, 0))
+        return [msgspec.json.decode(record.value or b"")["reason"] for record in records]
+
+
+@pytest.fixture
+def case(log_url: str, tmp_path: Path) -> Iterator[Case]:
+    made = Case(log_url, Blobs(tmp_path / "blobs"))
+    yield made
+    made.log.close()
+
+
+def test_a_topic_that_was_replaced_stops_all_and_is_accepted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of the new topic are learned from the first one on, also those before the old positions."""
+    case.publish(0, 300)
+    learned = case.learn()["fold"]["events"]
+    with ExitStack() as opened:
+        running = opened.enter_context(closing(case.start()))
+        follower = opened.enter_context(closing(Follower(case.log, case.blobs, SHARD, make=make_shop)))
+        stopping = opened.enter_context(closing(Follower(case.log, case.blobs, SHARD, make=make_shop)))
+        replace_topic(case.log, case.url, EVENTS)
+        case.publish(1_000, 600)
+        monkeypatch.setattr(loop, "partitions_check_interval_s", 0.0)
+        with pytest.raises(TopicReplaced, match=r"the topic events was deleted .* headrace accept-loss --shard online"):
+            running.step()
+        with monkeypatch.context() as soon:
+            soon.setattr(identity, "check_interval_s", 0.0)
+            with pytest.raises(TopicReplaced):
+                stopping.step(0.0)
+        with pytest.raises(TopicReplaced):
+            case.start()
+        assert "topic events" in verify.verify(case.log, case.blobs, SHARD).problems[0]
+
+        end = case.log.end(SHARD.journal)
+        shown = case.accept(dry_run=True)
+        assert case.log.end(SHARD.journal) == end
+        found = case.accept()
+        assert found == shown
+        assert found is not None
+        assert found.state == "snapshot"
+        assert list(found.replaced) == [EVENTS]
+        assert {gap.partition for gap in found.gaps} == {f"events/{number}" for number in range(4)}
+        state = case.learn()
+        assert state["fold"]["events"] == learned + 600
+        case.check(state, follower)
+    assert case.accept() is None, "nothing is lost any more"
+
+
+def test_a_journal_that_was_deleted_is_not_begun_again(case: Case) -> None:
+    """The shard goes on with its newest snapshot; without a whole one it begins anew, but only when told."""
+    case.publish(0, 300)
+    case.learn()
+    case.publish(300, 100)
+    replace_topic(case.log, case.url, JOURNAL)
+    with pytest.raises(JournalLost, match="headrace accept-loss --shard online"):
+        case.start()
+    found = case.accept()
+    assert found is not None
+    assert (found.state, found.gaps, found.entries) == ("snapshot", [], 0)
+    state = case.learn()
+    assert state["fold"]["events"] == 400
+    case.check(state)
+
+    replace_topic(case.log, case.url, JOURNAL)
+    for name in case.blobs.names("online"):
+        (case.blobs.folder / name).write_bytes(b"damaged")
+    found = case.accept()
+    assert found is not None
+    assert found.state == "empty"
+    assert case.learn()["fold"]["events"] == 400
+
+
+@on_sqlite
+@pytest.mark.parametrize("what", ["unread events", "the journal", "what a restart needs"])
+def test_a_lost_range_is_accepted(case: Case, what: str) -> None:
+    case.publish(0, 200)
+    before = case.learn()
+    if what == "the journal":
+        case.log.delete_before(SHARD.journal, case.log.end(SHARD.journal))
+    elif what == "unread events":
+        case.publish(200, 200)
+        for place in partitions_of(EVENTS):
+            case.log.delete_before(place, case.log.end(place) - 10)
+    else:
+        case.publish(200, 200)
+        with closing(case.start()) as running:  # without a new snapshot
+            running._snapshots._taken_at = float("inf")
+            running.run(lambda: running.fold.events >= 400)
+        for place in partitions_of(EVENTS):
+            case.log.delete_before(place, case.log.end(place) - 10)
+    with pytest.raises(PositionLost):
+        case.learn()
+    found = case.accept()
+    assert found is not None
+    lost = what != "the journal"
+    assert found.state == ("journal" if what == "unread events" else "snapshot")
+    assert len(found.gaps) == 4 * lost
+    state = case.learn()
+    assert state["fold"]["events"] == before["fold"]["events"] + 40 * lost
+    case.check(state)
+    assert case.accept() is None
+
+
+@on_sqlite
+def test_a_poison_record_is_skipped_on_every_fold(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our mistake is in learning one event: the process ends there, until the record is skipped."""
+    learn = Shop.learn
+
+    def failing(shop: Shop, event: Event, partition: int, offset: int) -> None:
+        assert event.id != "e600", "our mistake"
+        learn(shop, event, partition, offset)
+
+    monkeypatch.setattr(Shop, "learn", failing)
+    case.publish(0, 240)
+    case.learn()
+    case.publish(240, 400)
+    never = LoopSettings(commit_interval_s=60.0)  # it commits nothing before it fails
+    failing_loop = Loop(case.log, case.blobs, SHARD, make=make_shop, settings=never)
+    with closing(failing_loop), pytest.raises(AssertionError, match="our mistake"):
+        failing_loop.run(lambda: False)
+    (poison,) = [
+        f"events/{place.number}/{record.offset}"
+        for place in partitions_of(EVENTS)
+        for record in committed_records(case.log, place)
+        if b'"e600"' in (record.value or b"")
+    ]
+    with closing(Follower(case.log, case.blobs, SHARD, make=make_shop)) as follower:
+        assert not skip(case.log, SHARD, poison, ANN, dry_run=True).before
+        assert not skip(case.log, SHARD, poison, ANN).before
+        end = case.log.end(SHARD.journal)
+        assert skip(case.log, SHARD, poison, ANN).before, "a second time changes nothing"
+        assert case.log.end(SHARD.journal) == end
+        for _ in range(3):  # snapshots between the decision and the record carry it over restarts
+            with closing(case.start()) as running:
+                running.step()
+                running._snapshots._executor.submit(lambda: None).result()
+                running._entry_due = True
+                running.run(lambda: True)
+        assert any(entry.snapshot and entry.snapshot.skipped for entry in entries_of(case.log, SHARD))
+        state = case.learn()
+        assert state["fold"]["events"] == 639
+        case.check(state, follower)
+    assert case.letters() == ["skipped"]
+    for wrong, why in [
+        ("events/0/0", "has not learned"),
+        ("events/0/999999", "that the log holds"),
+        ("events/0", "TOPIC/PARTITION/OFFSET"),
+        ("scores/0/1", "a topic that online learns from"),
+    ]:
+        with pytest.raises(Misconfigured, match=why):
+            skip(case.log, SHARD, wrong, ANN)
+
+
+@on_sqlite
+def test_the_commands_show_decide_and_tell(case: Case, clean_environment: None) -> None:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, [*arguments, "--log", case.url])
+        if isinstance(done.exception, (Misconfigured, BrokenWorld)):
+            return str(done.exception)
+        assert done.exit_code == 0, done.output
+        return done.stdout.replace("\n  ", " ")
+
+    case.publish(0, 100)
+    case.learn()
+    case.publish(100, 100)
+    place = partitions_of(EVENTS)[0]
+    record = f"events/0/{case.log.end(place) - 1}"
+    accept = ("accept-loss", "--blobs", str(case.blobs.folder), "--shard", "online")
+    assert "nothing is lost" in run(*accept, "--why", "none")
+    assert "can be skipped; nothing was changed" in run("skip", record, "--dry-run")
+    assert "why: wanted 1 to 500 characters" in run("skip", record, "--shard", "online")
+    shown = msgspec.json.decode(run("skip", record, "--why", "a bug", "--who", "bo", "--json"))
+    assert (shown["shard"], shown["record"], shown["written"]) == ("online", record, True)
+    replace_topic(case.log, case.url, JUDGEMENTS)
+    assert "the topic judgements was replaced" in run(*accept, "--dry-run")
+    assert msgspec.json.decode(run(*accept, "--why", "a new disk", "--who", "bo", "--json"))["written"]
+    assert "shard other: wanted one of online, finetune" in run("skip", record, "--why", "a bug", "--shard", "other")
+    status = run("status")
+    assert "decided for online by bo (2" in status
+    assert f"the record {record} is not learned: a bug" in status
+    assert "the topic judgements was replaced: a new disk" in status
+    assert case.learn()["fold"]["events"] == 199, "the skip is still known"
+    assert case.letters() == ["skipped"]
