@@ -65,7 +65,7 @@ SHARDS_MAX = 8
 SHARDS = "shards"
 """Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
 
-COMMANDS = ("serve", "load", "simulate", "republish", "propose", "promote", "roll-back", "status", "verify")
+COMMANDS = ("serve", "load", "simulate", "republish", "propose", "promote", "roll-back", "status", "verify", "backup")
 """The commands that open a log, apart from those that run shards."""
 
 
@@ -111,11 +111,11 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate",
-              "shards, serve, load, simulate, republish, status, verify, demo",
+              "shards, serve, load, simulate, republish, status, verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards", "status, demo",
               "records that could not be used, with reason, origin and their bytes"),
-        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, status, verify, demo",
+        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, status, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
         Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),

@@ -7,7 +7,8 @@ failure. The file must be on a local disk, because SQLite's locks are unreliable
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from headrace.clock import Clock, wall_ms
@@ -28,6 +29,10 @@ from headrace.topics import TOPICS
 
 deleted_at_once = 1_000
 """Maximum number of records that one transaction deletes: other writers wait for it, for milliseconds."""
+copied_pages = 2_000
+"""Number of pages that are copied between two reports."""
+incremental = 2
+"""SQLite's number for files that give unused pages back in steps."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS partitions (
@@ -150,6 +155,55 @@ class SqliteLog:
                 db.execute("DELETE FROM records WHERE partition=? AND position<?", (id_, first))
                 db.execute("DELETE FROM steps_back WHERE partition=? AND position<=?", (id_, first))
                 db.execute("UPDATE partitions SET first=max(first, ?) WHERE id=?", (first, id_))
+
+    def reclaim(self, pages_max: int) -> bool:
+        """Give some unused pages of the file back to the disk; return whether there are more to give back.
+
+        A tenth of the file stays, for what is written next. A file that release 0.3.0 made keeps all until `vacuum`.
+        """
+        with self._connection.use() as db:
+            mode, total, unused = (
+                db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("auto_vacuum", "page_count", "freelist_count")
+            )
+            spare = unused - total // 10
+            if mode != incremental or spare <= 0:
+                return False
+            db.execute(f"PRAGMA incremental_vacuum({min(spare, pages_max)})").fetchall()
+            return bool(spare > pages_max)
+
+    def vacuum(self) -> None:
+        """Write the file anew, without unused pages; from then on `reclaim` works. It needs as much space again.
+
+        Raises:
+            LogUnavailable: another process uses the log, or the disk is full.
+        """
+        with self._connection.use() as db:
+            db.execute("VACUUM")  # with the mode that `Connection` has set
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def pin(self) -> None:
+        """Read, from now until this object is closed, only what is committed now. Others go on writing meanwhile."""
+        with self._connection.use() as db:
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM partitions").fetchone()  # the transaction begins with its first read
+
+    def copy_to(self, path: Path, report: Callable[[int, int], None]) -> None:
+        """Write what a pinned log holds into a new file, which needs no other file beside it.
+
+        Args:
+            report: takes the number of pages copied and the total.
+
+        Raises:
+            LogUnavailable: it cannot be read or written.
+        """
+        with self._connection.use() as db, closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            db.backup(copy, pages=copied_pages, progress=lambda _, rest, total: report(total - rest, total))
+            copy.execute("PRAGMA journal_mode=DELETE")
+
+    def size(self) -> int:
+        """Return the size of the file, with its write-ahead log, in bytes."""
+        paths = [path for path in (self._path, f"{self._path}-wal") if os.path.exists(path)]
+        return sum(os.path.getsize(path) for path in paths)
 
     def committed(self, writer_id: str) -> dict[Partition, int]:
         with self._connection.use() as db:

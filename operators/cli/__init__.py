@@ -8,11 +8,11 @@ import os
 import sys
 
 from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
-from operators.cli import explain, kafka, look, models, produce, serve, shards, up
+from operators.cli import explain, kafka, look, models, produce, serve, shards, store, up
 from operators.cli.app import app
 from operators.terminal import escape_what_cannot_be_encoded, say
 
-__all__ = ["app", "explain", "kafka", "look", "main", "models", "produce", "serve", "shards", "up"]
+__all__ = ["app", "explain", "kafka", "look", "main", "models", "produce", "serve", "shards", "store", "up"]
 
 
 def main() -> None:
