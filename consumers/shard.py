@@ -16,6 +16,7 @@ from headrace.metrics import ShardMetrics
 from headrace.process import warn_of_renewed
 from headrace.shard.blobs import Blobs
 from headrace.shard.loop import JudgementRecord, Loop, LoopSettings
+from headrace.shard.trim import Trimmer
 from headrace.shard.turn import Turn
 from headrace.watch import LogWatch
 from learners.families import Placement
@@ -111,14 +112,18 @@ def run(
     sections: Mapping[str, Any],
     metrics: ShardMetrics,
     stop: threading.Event,
+    trimmer: Trimmer | None = None,
 ) -> None:
     """Run a shard until `stop` is set.
+
+    Args:
+        trimmer: trims the log meanwhile.
 
     Raises:
         BrokenWorld: see `headrace.errors`; another call continues from the last commit.
     """
     with closing(judges_of(placement.kinds, sections, blobs, metrics)) as judges:
-        _run(log, blobs, placement, settings, sections, metrics, stop, judges)
+        _run(log, blobs, placement, settings, sections, metrics, stop, judges, trimmer)
 
 
 def _run(
@@ -130,6 +135,7 @@ def _run(
     metrics: ShardMetrics,
     stop: threading.Event,
     judges: Judges,
+    trimmer: Trimmer | None,
 ) -> None:
     shard = placement.shard
     watch = LogWatch(
@@ -158,6 +164,8 @@ def _run(
 
     def until() -> bool:
         watch.look()
+        if trimmer:
+            trimmer.step()
         return stop.is_set()
 
     loop.on_turn = on_turn

@@ -97,6 +97,13 @@ class ArchiveSettings(_Section):
     """Time, in seconds, for which failed operations of log and archive are retried before the process exits."""
 
 
+class TrimSettings(_Section):
+    """Trimming of a log in a file, by the shard that writes the dead letters ([how](operating.md#retention))."""
+
+    keep_days: Annotated[float, Field(ge=0)] = 30.0
+    """How long, in days, records of `events`, `journal` and `judgements` are kept at least; with 0, for ever."""
+
+
 class _OwnFamilies(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", env_prefix="HEADRACE_", toml_file=FILE)
 
@@ -136,6 +143,7 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     producer: ProducerSettings = ProducerSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    trim: TrimSettings = TrimSettings()
 
     @field_validator("shards", mode="before")
     @classmethod

@@ -86,6 +86,14 @@ class BlobUnwritable(BrokenWorld):
     retriable = True
 
 
+class BackupDamaged(BrokenWorld):
+    """A backup lacks a file, or one is not as it was written, or does not give the state that it should."""
+
+
+class BackupUnwritable(BrokenWorld):
+    """A backup, or what is restored from one, could not be written (disk full, I/O error)."""
+
+
 class StateUnreadable(BrokenWorld):
     """A snapshot was written by versions of the code or a library that this process cannot read; refold the journal."""
 

@@ -251,7 +251,12 @@ class ShardMetrics(ReaderMetrics):
             "headrace_snapshot_behind_entries", "Journal entries after the newest snapshot: what a restart folds."
         )
         self._settings_wrong = self._gauge(
-            "headrace_topic_settings_wrong", "Settings of a Kafka topic that are not as needed.", "topic"
+            "headrace_topic_settings_wrong",
+            "Settings of a Kafka topic that are not as needed; `events` of a log in a file: 1 if a clock was doubted.",
+            "topic",
+        )
+        self.trimmed = self._counter(
+            "headrace_trimmed_records_total", "Old records that this process deleted from a log in a file."
         )
         self._unstable = self._gauge(
             "headrace_unstable_records",

@@ -69,7 +69,7 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "load", "simulate", "republish", "archive", "dead-letters", "propose", "promote", "roll-back", "status",
-    "verify",
+    "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -116,11 +116,12 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate, dead-letters",
-              "shards, serve, load, simulate, republish, archive, dead-letters, status, verify, demo",
+              "shards, serve, load, simulate, republish, archive, dead-letters, status, verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters", "archive, dead-letters, status, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
-        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards", "shards, serve, archive, status, verify, demo",
+        Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards",
+              "shards, serve, archive, status, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
         Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, archive, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),

@@ -27,6 +27,19 @@ class StepReport:
             say(f"{self._name}: {done:,} of {total:,}", error=True)
 
 
+class TaskReport:
+    """Prints every few seconds what is done, how much of it, and the total."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._reported_at = name, time.monotonic()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """Report the newest count of a task."""
+        if time.monotonic() - self._reported_at >= line_every_s:
+            self._reported_at = time.monotonic()
+            say(f"{self._name}: {task}: {done:,} of {total:,}", error=True)
+
+
 class ProgressReport:
     """Shows the progress of a producer, and updates its metrics.
 

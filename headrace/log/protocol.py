@@ -8,7 +8,8 @@ Every implementation guarantees:
 - The records of a partition are read in the order in which they were appended. A *position* is the offset of the next
   record to read. Positions increase but need not be consecutive (on Kafka, transaction markers take offsets).
 - Readers see only committed records.
-- A record's time is its *append time*, set by the log. It is never the event's time, and never a producer's.
+- A record's time is its *append time*, set by the log. It is never the event's time, and never a producer's. It may
+  step back where a wrong clock was corrected.
 - `Writer.commit` is atomic over all its records and positions. It fails once another writer has opened the same id.
 - Reading from a position that the log no longer holds raises `PositionLost`; no record is skipped silently.
 """

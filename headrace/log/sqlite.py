@@ -6,35 +6,33 @@ failure. The file must be on a local disk, because SQLite's locks are unreliable
 
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 
-from headrace import watchdog
 from headrace.clock import Clock, wall_ms
-from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
+from headrace.errors import LogUnavailable, Misconfigured, PositionLost
 from headrace.log.protocol import (
     READ_BYTES_MAX,
     TRANSACTION_TIMEOUT_S,
     Finding,
-    Outgoing,
     Partition,
     Record,
-    check_size,
     size_of,
 )
-from headrace.topics import TOPICS, place_of
+from headrace.log.sqlite_connection import Connection, poll_interval_s
+from headrace.log.sqlite_time import SCHEMA as TIME_SCHEMA
+from headrace.log.sqlite_time import ReadUptime, machine_uptime, position_in, read_time
+from headrace.log.sqlite_writers import SqliteAppender, SqliteWriter, numbers_of
+from headrace.topics import TOPICS
 
-busy_timeout_s = 30.0
-"""How long a process waits for another's transaction. They take milliseconds; a longer wait raises LogUnavailable."""
-hung_s = 120.0
-"""Time after which a disk that does not answer hangs; long transactions on a slow disk take a part of it."""
-poll_interval_s = 0.01
-"""Pause between two polls while a read finds no record."""
-unflushed_records_max, unflushed_bytes_max = 1_000, 4 * 2**20
-"""Records, or bytes of them, that an appender buffers before it writes them in one transaction."""
+deleted_at_once = 1_000
+"""Maximum number of records that one transaction deletes: other writers wait for it, for milliseconds."""
+copied_pages = 2_000
+"""Number of pages that are copied between two reports."""
+incremental = 2
+"""SQLite's number for files that give unused pages back in steps."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS partitions (
@@ -58,95 +56,6 @@ INSERT OR IGNORE INTO topics SELECT topic, lower(hex(randomblob(16))) FROM parti
 """Gives an id to each topic that has none: to new ones, and to all of a file of 0.3.0."""
 
 
-class _Connection:
-    """A connection that one thread uses at a time. It translates SQLite's errors into those of `headrace.errors`."""
-
-    def __init__(self, path: str, *, read_only: bool = False) -> None:
-        name = f"{Path(path).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        self._db = sqlite3.connect(
-            name, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, uri=True
-        )
-        self._db.text_factory = bytes  # records that somebody has written by hand may be text
-        self._lock = threading.Lock()
-        with ExitStack() as failed:
-            failed.callback(self._db.close)
-            with self.use() as db:
-                if not read_only:
-                    self._use_wal(db)
-                    db.execute("PRAGMA synchronous=FULL")
-                db.execute("PRAGMA cache_size=-16000")
-            failed.pop_all()
-
-    @staticmethod
-    def _use_wal(db: sqlite3.Connection) -> None:
-        """Switch to WAL mode. SQLite's busy timeout does not apply to this statement, so it is retried here."""
-        deadline = time.monotonic() + busy_timeout_s
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(poll_interval_s)
-            else:
-                return
-
-    @contextmanager
-    def use(self) -> Iterator[sqlite3.Connection]:
-        with watchdog.wait("SQLite", hung_s), self._lock:
-            try:
-                yield self._db
-            except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
-                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-                    raise Misconfigured(f"SQLite log: {error}") from error
-                raise LogUnavailable(f"SQLite log: {error}") from error
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        with self.use() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                if db.in_transaction:  # SQLite rolls some failures back itself, such as a full disk
-                    db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-
-def _numbers(db: sqlite3.Connection, topic: str) -> list[int]:
-    """Return the numbers of a topic's partitions."""
-    return [number for (number,) in db.execute("SELECT number FROM partitions WHERE topic=? ORDER BY number", (topic,))]
-
-
-def _insert(db: sqlite3.Connection, records: Sequence[Outgoing], now_ms: int) -> list[int]:
-    """Append records within an open transaction; return their positions, in order."""
-    heads: dict[Partition, tuple[int, int, int]] = {}
-    counts: dict[str, int] = {}
-    rows, offsets = [], []
-    for record in records:
-        if record.topic not in counts:
-            counts[record.topic] = max(1, len(_numbers(db, record.topic)))
-        place = place_of(record, counts[record.topic])
-        if place not in heads:
-            found = db.execute("SELECT id, next, time_ms FROM partitions WHERE topic=? AND number=?", place).fetchone()
-            if found is None:
-                raise LogUnavailable(f"the log has no partition {place.topic}/{place.number}; create the topics first")
-            heads[place] = found
-        id_, next_, last_ms = heads[place]
-        time_ms = max(last_ms, now_ms)  # the wall clock may step back, but append time must not
-        heads[place] = (id_, next_ + 1, time_ms)
-        rows.append((id_, next_, time_ms, record.key, record.value))
-        offsets.append(next_)
-    db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
-    db.executemany("UPDATE partitions SET next=?, time_ms=? WHERE id=?", [(n, t, i) for i, n, t in heads.values()])
-    return offsets
-
-
 class SqliteLog:
     """`headrace.log.protocol.Log` in one SQLite file.
 
@@ -155,8 +64,16 @@ class SqliteLog:
         read_only: the file must be there and hold a log, and nothing can be written to it.
     """
 
-    def __init__(self, path: str, *, clock: Clock = wall_ms, existing: bool = False, read_only: bool = False) -> None:
-        self._path, self._clock, self._read_only = path, clock, read_only
+    def __init__(
+        self,
+        path: str,
+        *,
+        clock: Clock = wall_ms,
+        uptime: ReadUptime = machine_uptime,
+        existing: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        self._path, self._clock, self._uptime, self._read_only = path, clock, uptime, read_only
         if path == ":memory:":
             raise Misconfigured(f"log {path}: wanted a file that several processes can open")
         if os.path.isdir(path):  # not Path.is_dir, which fails for a name that is too long
@@ -176,8 +93,8 @@ class SqliteLog:
             self.close()
             raise Misconfigured(f"log {path}: wanted a log of Headrace, found another SQLite database")
 
-    def _connect(self) -> _Connection:
-        return _Connection(self._path, read_only=self._read_only)
+    def _connect(self) -> Connection:
+        return Connection(self._path, read_only=self._read_only)
 
     def _has_tables(self) -> bool:
         with self._connection.use() as db:
@@ -186,7 +103,7 @@ class SqliteLog:
 
     def create(self) -> None:
         with self._connection.use() as db:
-            db.executescript(_SCHEMA)
+            db.executescript(_SCHEMA + TIME_SCHEMA)
         with self._connection.transaction() as db:
             for topic in TOPICS.values():
                 for number in range(topic.partitions):
@@ -204,7 +121,7 @@ class SqliteLog:
 
     def partitions(self, topic: str) -> list[Partition]:
         with self._connection.use() as db:
-            return [Partition(topic, number) for number in _numbers(db, topic)]
+            return [Partition(topic, number) for number in numbers_of(db, topic)]
 
     def identity(self, topic: str) -> str:
         self._head(Partition(topic, 0))
@@ -222,15 +139,8 @@ class SqliteLog:
 
     def position_at(self, partition: Partition, time_ms: int) -> int:
         id_, first, end = self._head(partition)
-        with self._connection.use() as db:  # append time never decreases, so a binary search works
-            while first < end:
-                middle = (first + end) // 2
-                found = db.execute(
-                    "SELECT time_ms FROM records WHERE partition=? AND position=?", (id_, middle)
-                ).fetchone()
-                # A record that is missing was deleted meanwhile: it is older than all that are there.
-                first, end = (middle + 1, end) if found is None or found[0] < time_ms else (first, middle)
-        return first
+        with self._connection.use() as db:
+            return position_in(db, id_, first, end, time_ms)
 
     def last(self, partition: Partition) -> Record | None:
         return next(iter(self.newest(partition, 1)), None)
@@ -252,13 +162,67 @@ class SqliteLog:
         return [topic for topic in TOPICS if not self.partitions(topic)]
 
     def check_settings(self) -> tuple[list[Finding], list[str]]:
-        return [], []
+        with self._connection.use() as db:
+            return read_time(db).findings(), []
 
     def delete_before(self, partition: Partition, position: int) -> None:
-        id_ = self._head(partition)[0]
-        with self._connection.transaction() as db:
-            db.execute("DELETE FROM records WHERE partition=? AND position<?", (id_, position))
-            db.execute("UPDATE partitions SET first=max(first, min(?, next)) WHERE id=?", (position, id_))
+        id_, first, end = self._head(partition)
+        position = min(position, end)
+        while first < position:  # in steps, so that other writers need not wait long
+            first = min(position, first + deleted_at_once)
+            with self._connection.transaction() as db:
+                db.execute("DELETE FROM records WHERE partition=? AND position<?", (id_, first))
+                db.execute("DELETE FROM steps_back WHERE partition=? AND position<=?", (id_, first))
+                db.execute("UPDATE partitions SET first=max(first, ?) WHERE id=?", (first, id_))
+
+    def reclaim(self, pages_max: int) -> bool:
+        """Give some unused pages of the file back to the disk; return whether there are more to give back.
+
+        A tenth of the file stays, for what is written next. A file that release 0.3.0 made keeps all until `vacuum`.
+        """
+        with self._connection.use() as db:
+            mode, total, unused = (
+                db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("auto_vacuum", "page_count", "freelist_count")
+            )
+            spare = unused - total // 10
+            if mode != incremental or spare <= 0:
+                return False
+            db.execute(f"PRAGMA incremental_vacuum({min(spare, pages_max)})").fetchall()
+            return bool(spare > pages_max)
+
+    def vacuum(self) -> None:
+        """Write the file anew, without unused pages; from then on `reclaim` works. It needs as much space again.
+
+        Raises:
+            LogUnavailable: another process uses the log, or the disk is full.
+        """
+        with self._connection.use() as db:
+            db.execute("VACUUM")  # with the mode that `Connection` has set
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def pin(self) -> None:
+        """Read, from now until this object is closed, only what is committed now. Others go on writing meanwhile."""
+        with self._connection.use() as db:
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM partitions").fetchone()  # the transaction begins with its first read
+
+    def copy_to(self, path: Path, report: Callable[[int, int], None]) -> None:
+        """Write what a pinned log holds into a new file, which needs no other file beside it.
+
+        Args:
+            report: takes the number of pages copied and the total.
+
+        Raises:
+            LogUnavailable: it cannot be read or written.
+        """
+        with self._connection.use() as db, closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            db.backup(copy, pages=copied_pages, progress=lambda _, rest, total: report(total - rest, total))
+            copy.execute("PRAGMA journal_mode=DELETE")
+
+    def size(self) -> int:
+        """Return the size of the file, with its write-ahead log, in bytes."""
+        paths = [path for path in (self._path, f"{self._path}-wal") if os.path.exists(path)]
+        return sum(os.path.getsize(path) for path in paths)
 
     def committed(self, writer_id: str) -> dict[Partition, int]:
         with self._connection.use() as db:
@@ -276,10 +240,10 @@ class SqliteLog:
         *,
         timeout_s: float = TRANSACTION_TIMEOUT_S,
     ) -> "SqliteWriter":
-        return SqliteWriter(self._connect(), writer_id, self._clock)
+        return SqliteWriter(self._connect(), writer_id, self._clock, self._uptime)
 
     def appender(self) -> "SqliteAppender":
-        return SqliteAppender(self._connect(), self._clock)
+        return SqliteAppender(self._connect(), self._clock, self._uptime)
 
     def close(self) -> None:
         self._connection.close()
@@ -289,7 +253,7 @@ class SqliteReader:
     """`headrace.log.protocol.Reader` over one connection; it polls while there is no record."""
 
     def __init__(
-        self, log: SqliteLog, connection: _Connection, ids: dict[Partition, int], positions: dict[Partition, int]
+        self, log: SqliteLog, connection: Connection, ids: dict[Partition, int], positions: dict[Partition, int]
     ) -> None:
         self._log, self._connection, self._ids, self._positions = log, connection, ids, positions
         self._rotation = 0
@@ -347,70 +311,3 @@ class SqliteReader:
 
     def close(self) -> None:
         self._connection.close()
-
-
-class SqliteWriter:
-    """`headrace.log.protocol.Writer`. Each transaction checks the epoch, so a fenced writer commits nothing."""
-
-    def __init__(self, connection: _Connection, writer_id: str, clock: Clock) -> None:
-        self._connection, self._id, self._clock = connection, writer_id, clock
-        self._offsets: list[int] = []
-        with connection.transaction() as db:
-            db.execute(
-                "INSERT INTO writers VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1", (writer_id,)
-            )
-            (self._epoch,) = db.execute("SELECT epoch FROM writers WHERE id=?", (writer_id,)).fetchone()
-
-    def commit(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> None:
-        for record in records:
-            check_size(record)
-        with self._connection.transaction() as db:
-            (epoch,) = db.execute("SELECT epoch FROM writers WHERE id=?", (self._id,)).fetchone()
-            if epoch != self._epoch:
-                raise Fenced(f"writer {self._id}: epoch {self._epoch} was taken over by epoch {epoch}")
-            self._offsets = _insert(db, records, self._clock())
-            db.executemany(
-                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
-                [(self._id, *place, position) for place, position in positions.items()],
-            )
-
-    def settle(self) -> list[int]:
-        offsets, self._offsets = self._offsets, []
-        return offsets
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-class SqliteAppender:
-    """`headrace.log.protocol.Appender`. It writes records in transactions of up to `unflushed_records_max` records."""
-
-    def __init__(self, connection: _Connection, clock: Clock) -> None:
-        self._connection, self._clock = connection, clock
-        self._queue: list[Outgoing] = []
-        self._bytes = 0
-        self._closed = False
-
-    def append(self, record: Outgoing) -> None:
-        self._bytes += check_size(record)
-        self._queue.append(record)
-        if len(self._queue) >= unflushed_records_max or self._bytes >= unflushed_bytes_max:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._queue:
-            # Cleared first: an interrupt just after the commit must not make `close` write the records a second time.
-            queue, self._queue = self._queue, []
-            try:
-                with self._connection.transaction() as db:
-                    _insert(db, queue, self._clock())
-            except LogUnavailable:
-                self._queue = queue
-                raise
-            self._bytes = 0
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.flush()
-            self._connection.close()

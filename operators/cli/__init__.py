@@ -22,6 +22,7 @@ from operators.cli import (
     produce,
     serve,
     shards,
+    store,
     up,
 )
 from operators.cli.app import app
@@ -41,6 +42,7 @@ __all__ = [
     "produce",
     "serve",
     "shards",
+    "store",
     "up",
 ]
 

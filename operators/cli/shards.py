@@ -1,9 +1,11 @@
 """The commands that learn: any shard, named by its families, and the two default shards by name."""
 
+import threading
 from typing import Annotated, Any
 
 import typer
 
+from headrace.log.protocol import Log
 from headrace.shard.blobs import Blobs
 from operators.cli.app import (
     BlobsFolder,
@@ -66,16 +68,22 @@ def _run(
         return
     from consumers import shard as process
     from headrace.artifacts import resolve
+    from headrace.log.sqlite import SqliteLog
     from headrace.metrics import ShardMetrics
+    from headrace.shard.trim import Trimmer
 
     for kind in placement.kinds:
         if kind.surface.judge:
             resolve(kind.surface.judge)
     metrics, mine = ShardMetrics([kind.surface for kind in placement.kinds]), settings.shards[shard]
-    run_process(
-        shard, settings, metrics, mine.metrics_port, mine.retry_s,
-        lambda log, folder, stop: process.run(log, folder, placement, mine, deployment.sections, metrics, stop),
-    )  # fmt: skip
+
+    def body(log: Log, folder: Blobs, stop: threading.Event) -> None:
+        trimmer = None
+        if placement.quarantines and isinstance(log, SqliteLog):  # exactly one shard trims
+            trimmer = Trimmer(log, deployment.shards, settings.trim.keep_days, on_deleted=metrics.trimmed.inc)
+        process.run(log, folder, placement, mine, deployment.sections, metrics, stop, trimmer)
+
+    run_process(shard, settings, metrics, mine.metrics_port, mine.retry_s, body)
 
 
 def _refold(shard: str, deployment: Any) -> None:

@@ -39,7 +39,7 @@ from headrace.shard.journal import FamilyStamp, Results, Stamp
 from headrace.shard.loop import JudgementRecord, Loop, LoopSettings, empty_entry_interval_s
 from headrace.shard.merge import chunk_records_max
 from headrace.shard.refold import refold
-from headrace.shard.snapshot import Snapshots
+from headrace.shard.snapshot import Snapshots, pointer_to
 from headrace.shard.turn import Turn
 from headrace.state import State, digest
 from headrace.topics import (
@@ -1372,15 +1372,13 @@ def test_a_fold_is_given_up_when_it_is_to_stop(opened: Log, blobs: Blobs) -> Non
 
 
 def test_snapshots_that_would_take_too_much_of_the_time_are_taken_more_rarely(blobs: Blobs) -> None:
-    stamp = Stamp("1", {})
-
     def slowly() -> State:
         time.sleep(0.05)
         return {}
 
     snapshots = Snapshots(blobs, "online", None, interval_s=0.0)
     assert snapshots.due
-    snapshots.take(slowly, 1, {}, stamp, "")
+    snapshots.take(slowly, pointer_to(1, {}, Stamp("1", {}), "", {}, {}))
     snapshots.settled(1, 1, 0)
     while not (pointer := snapshots.newest()):
         time.sleep(0.01)

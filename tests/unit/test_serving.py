@@ -325,7 +325,7 @@ def test_whoever_gets_an_entry_at_each_step_is_not_behind(shop: Shop, tmp_path: 
 
 
 def test_a_state_that_differs_from_its_shards_is_restored(shop: Shop, tmp_path: Path) -> None:
-    shop.loop._snapshots._interval_s = 0.0
+    shop.loop._snapshots.interval_s = 0.0
     metrics, stop = ServingMetrics([kind.surface for kind in ONLINE.kinds]), threading.Event()
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
     answers = Answers(log, Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, metrics, compare_s=0.0)

@@ -12,7 +12,8 @@ import pytest
 
 from headrace.errors import LogUnavailable
 from headrace.log.protocol import Outgoing, Partition
-from headrace.log.sqlite import SqliteLog, _Connection
+from headrace.log.sqlite import SqliteLog
+from headrace.log.sqlite_connection import Connection
 from headrace.topics import EVENTS
 
 PLACE = Partition(EVENTS, 0)
@@ -25,16 +26,16 @@ def test_an_appender_interrupted_just_after_its_commit_does_not_write_again(
     log.create()
     appender = log.appender()
     appender.append(Outgoing(EVENTS, b"ann", b"1", 0))
-    transaction = _Connection.transaction
+    transaction = Connection.transaction
 
     @contextmanager
-    def interrupted(connection: _Connection) -> Iterator[sqlite3.Connection]:
+    def interrupted(connection: Connection) -> Iterator[sqlite3.Connection]:
         with transaction(connection) as db:
             yield db
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Connection, "transaction", interrupted)
+        patched.setattr(Connection, "transaction", interrupted)
         with pytest.raises(KeyboardInterrupt):
             appender.flush()
     appender.close()
@@ -54,7 +55,7 @@ def test_records_of_a_failed_flush_are_written_by_the_next_flush(
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("headrace.log.sqlite._insert", full)
+        patched.setattr("headrace.log.sqlite_writers.insert", full)
         with pytest.raises(LogUnavailable, match="disk is full"):
             appender.flush()
     appender.close()

@@ -1,8 +1,6 @@
 """Verification: what a log holds is whole, and each kind of damage is told with its place."""
 
-import random
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,66 +9,17 @@ from shutil import rmtree
 import pytest
 from typer.testing import CliRunner
 
-from consumers.shard import Judges
-from headrace.events import Data, Event, Item, at, encode
-from headrace.log.open import open_log
-from headrace.log.protocol import Log, Outgoing
-from headrace.shard import journal, verify
-from headrace.shard.blobs import Blobs
-from headrace.shard.loop import Loop, LoopSettings
-from headrace.shard.verify import Verified
+from headrace.log.protocol import Outgoing
+from headrace.shard import journal
 from headrace.topics import EVENTS, JOURNAL, JUDGEMENTS
 from operators.cli import app
 from operators.facts import verified_text
-from tests.shards import ONLINE, next_item_judge, online
-
-SHARD = ONLINE.shard
-COUNT = 300
-
-
-def publish(log: Log, count: int, first: int = 0) -> None:
-    chance = random.Random(first)
-    with closing(log.appender()) as appender:
-        for number in range(first, first + count):
-            event = Event(
-                id=f"e{number}", source="shop/web", type="view_item", specversion="1.0",
-                shopper=f"s{chance.randrange(20)}", time=at(1_750_000_000_000 + number * 1_000),
-                data=Data(items=[Item(f"i{chance.randrange(30)}")]),
-            )  # fmt: skip
-            appender.append(Outgoing(EVENTS, event.shopper.encode(), encode(event)))
-
-
-class Shop:
-    """A log in a file that the shard `online` has learned."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path, self.blobs = folder / "log.db", Blobs(folder / "blobs")
-        self.log = open_log(f"sqlite:{self.path}")
-        self.log.create()
-
-    def learn(self, count: int = COUNT, first: int = 0) -> None:
-        quick = LoopSettings(commit_interval_s=0.0, snapshot_interval_s=0.0, idle_wait_s=0.0)
-        judges = Judges({"next_item": next_item_judge(self.blobs, fixed=1.0)})
-        with closing(
-            Loop(self.log, self.blobs, SHARD, make=online(items_max=64, shoppers_max=50), settings=quick, judge=judges)
-        ) as loop:
-            for start in range(first, first + count, 50):
-                publish(self.log, 50, start)
-                while loop.fold.events < start + 50:
-                    loop.step()
-                loop._snapshots._executor.submit(lambda: None).result()
-
-    def change(self, statement: str) -> None:
-        with closing(sqlite3.connect(self.path)) as db, db:
-            assert db.execute(statement).rowcount > 0
-
-    def verified(self) -> Verified:
-        return verify.verify(self.log, self.blobs, SHARD)
+from tests.filed_shop import COUNT, SHARD, FiledShop
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    made = Shop(tmp_path)
+def shop(tmp_path: Path) -> Iterator[FiledShop]:
+    made = FiledShop(tmp_path)
     made.learn()
     yield made
     made.log.close()
@@ -80,7 +29,7 @@ def of(topic: str) -> str:
     return f"partition = (SELECT id FROM partitions WHERE topic = '{topic}' AND number = 0)"
 
 
-def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: Shop) -> None:
+def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: FiledShop) -> None:
     entries = shop.log.newest(SHARD.journal, 10_000)
     found = shop.verified()
     assert found.whole
@@ -109,14 +58,14 @@ def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: Shop) -> No
     assert 0 < found.unchecked < found.entries
 
 
-def newest_blob(shop: Shop) -> Path:
+def newest_blob(shop: FiledShop) -> Path:
     entry = journal.newest(shop.log, SHARD)
     assert entry is not None
     assert entry.snapshot is not None
     return shop.blobs.folder / entry.snapshot.blob
 
 
-DAMAGES: dict[str, tuple[Callable[[Shop], object], str]] = {
+DAMAGES: dict[str, tuple[Callable[[FiledShop], object], str]] = {
     "an event was changed": (
         lambda shop: shop.change(f"UPDATE records SET value = value || ' ' WHERE position = 20 AND {of(EVENTS)}"),
         r"the records of journal entry \d+ are not those that were learned \(events/0 from",
@@ -145,7 +94,7 @@ DAMAGES: dict[str, tuple[Callable[[Shop], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_told_with_its_place(shop: Shop, damage: str) -> None:
+def test_damage_is_told_with_its_place(shop: FiledShop, damage: str) -> None:
     harm, wanted = DAMAGES[damage]
     harm(shop)
     found = shop.verified()
@@ -156,7 +105,7 @@ def test_damage_is_told_with_its_place(shop: Shop, damage: str) -> None:
     assert "PROBLEMS" in verified_text(found)
 
 
-def test_the_command_ends_with_1_where_something_is_wrong(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_ends_with_1_where_something_is_wrong(shop: FiledShop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shop.path.parent)
     arguments = ["verify", "--log", f"sqlite:{shop.path}", "--blobs", str(shop.blobs.folder)]
     done = CliRunner().invoke(app, arguments)
