@@ -121,9 +121,10 @@ class Follower(Generic[F]):
         lock: held while the fold changes, for at most `piece_records_max` records at once. A reader of
             the fold must hold it.
 
-    `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
-    the newest that the journal names, `results` those of the last entry that was folded, `damaged` the blobs of newer
-    snapshots that could not be restored.
+    `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded, `outputs`
+    what the last entry gave, which an audit compares with what the live shard committed; `stamp` is the newest that the
+    journal names, `results` those of the last entry that was folded, `damaged` the blobs of newer snapshots that could
+    not be restored.
 
     Raises:
         PositionLost: retention has deleted all entries of the journal, so that the shard's state is unknown; or the
@@ -146,6 +147,7 @@ class Follower(Generic[F]):
         self._make, self._plainly = make, plainly
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
+        self.outputs: list[Outgoing] = []
         self.damaged: list[str] = []
         self.stamp: Stamp | None = None
         self.results: Results | None = None
@@ -305,7 +307,7 @@ class Follower(Generic[F]):
                 self.fold.absorb(journal.judging_family(record.key), record.value or b"")
         self._records.check(entry)
         with self._lock:
-            self.fold.emit()  # outputs are off: the live shard committed them
+            self.outputs = self.fold.emit()  # not written: the live shard committed them
         self.number += 1
         self.pointer, self.results = entry.snapshot or self.pointer, entry.results
 
