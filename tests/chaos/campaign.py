@@ -83,19 +83,16 @@ class Campaign:
             prefix = f"r{number}-{uuid.uuid4().hex[:6]}-"
             url = f"kafka:{self._brokers.bootstrap}?prefix={prefix}" if self._brokers else f"sqlite:{folder / 'log.db'}"
             try:
-                shop = stack.enter_context(
-                    closing(
-                        Shop(
-                            self._context, url, folder, count=plan.events, rate=plan.rate,
-                            seed=chance.randrange(1_000_000), trains=chance.random() < trains_share,
-                        )
-                    )
+                shop = Shop(
+                    self._context, url, folder, count=plan.events, rate=plan.rate,
+                    seed=chance.randrange(1_000_000), trains=chance.random() < trains_share,
                 )  # fmt: skip
-                now = Round(shop, chance, self._brokers)
-                self._load(now, fault, deadline)
+                with closing(shop):
+                    now = Round(shop, chance, self._brokers)
+                    self._load(now, fault, deadline)
             except (Violation, BrokenWorld) as error:
-                stack.pop_all()  # the folder is kept as it is; the processes end with this one
-                raise Failed(number, fault, folder, error) from error
+                kept = shutil.copytree(folder, self._folder / f"failed-{number}")
+                raise Failed(number, fault, kept, error) from error
         shutil.rmtree(folder)
         print(
             f"round {number:>3} {fault:<9} {shop.kills:>3} kills, {shop.exits} exits, {sum(now.done.values())} faults,"

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,20 @@ class Audit(msgspec.Struct):
     dead_letters: int = 0
 
 
-def audit(url: str, blobs: Path, deployment: Deployment, expected: list[str], watcher: Watcher | None) -> Audit:
+def audit(
+    url: str,
+    blobs: Path,
+    deployment: Deployment,
+    expected: Sequence[str],
+    watcher: Watcher | None,
+    shards: Collection[str] = (),
+) -> Audit:
     """Check everything that a log and its blobs promise, once nothing runs.
 
     Args:
         expected: ids of the events that a producer has published.
         watcher: the reader that ran all the time.
+        shards: those that have run, by name; by default all.
 
     Raises:
         Violation: a promise is broken.
@@ -52,7 +61,8 @@ def audit(url: str, blobs: Path, deployment: Deployment, expected: list[str], wa
         try:
             found = _published(log, expected)
             _no_open_transaction(log)
-            for placement in deployment.placements.values():
+            for name in shards or deployment.placements:
+                placement = deployment.placement(name)
                 _check_shard(log, Blobs(blobs), placement, deployment, found)
             found.dead_letters = _dead_letters(log)
             if watcher:
@@ -74,7 +84,7 @@ def _check_shard(log: Log, blobs: Blobs, placement: Placement, deployment: Deplo
     found.outputs += _outputs(log, blobs, shard, make)
 
 
-def _published(log: Log, expected: list[str]) -> Audit:
+def _published(log: Log, expected: Sequence[str]) -> Audit:
     """Check that each event of the producer is in `events` once."""
     decoded = [decode(record) for place in log.partitions(EVENTS) for record in committed_records(log, place)]
     ids = Counter(event.id for event in decoded if isinstance(event, Event))

@@ -17,12 +17,6 @@ from typing import Final
 from headrace.tied import die_with
 from operators.child import headrace
 
-PRELOADED: Final = (
-    "consumers.shard", "headrace.log.kafka.log", "headrace.log.sqlite", "headrace.metrics", "learners.deep.model",
-    "learners.next_item.judge", "learners.rounds.judge", "operators.cli", "operators.deployment", "operators.progress",
-    "producers.load", "serving.app", "tests.chaos.processes", "torch", "uvicorn",
-)  # fmt: skip
-"""Modules that the server process imports before the first fork."""
 stop_s_max: Final = 30.0
 """Maximum time, in seconds, from SIGTERM to the end of a process."""
 
@@ -30,11 +24,11 @@ stop_s_max: Final = 30.0
 def server() -> ForkServerContext:
     """Return the context whose server process forks; its environment is that of this process at the first start."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload(["tests.chaos.preload"])
     return context
 
 
-def _run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, output: Path, stopped: bool) -> None:
+def _run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, output: Path, traced: bool) -> None:
     """Become the command: in the forked child."""
     os.setsid()
     die_with(os.getppid())
@@ -43,8 +37,8 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, out
     os.dup2(written, 2)
     os.environ.update(environ)
     os.chdir(folder)
-    if stopped:
-        os.kill(os.getpid(), signal.SIGSTOP)
+    if traced:
+        await_tracer()
     if "LD_PRELOAD" in environ:  # a preloaded library takes effect in a new program only
         command = headrace(*arguments)
         os.execvp(command[0], command)
@@ -52,6 +46,19 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str], folder: Path, out
 
     sys.argv = ["headrace", *arguments]
     main()
+
+
+def await_tracer() -> None:
+    """Wait until a process traces this one."""
+    while not tracer_of("self"):
+        time.sleep(0.005)
+    time.sleep(0.05)  # it has attached, and is about to see each call
+
+
+def tracer_of(pid: int | str) -> int:
+    """Return the id of the process that traces one, 0 if none."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("TracerPid:")), 0)
 
 
 class Process:
@@ -65,7 +72,7 @@ class Process:
             which takes seconds.
         folder: its working directory, with `headrace.toml`.
         output: the file to which its output is appended.
-        stopped: stop it before its first instruction, until it is sent SIGCONT.
+        traced: let it begin only once a tracer has attached.
     """
 
     def __init__(
@@ -77,11 +84,11 @@ class Process:
         output: Path,
         *,
         environ: Mapping[str, str] | None = None,
-        stopped: bool = False,
+        traced: bool = False,
     ) -> None:
         self.name, self.output = name, output
         self._begin = output.stat().st_size if output.exists() else 0
-        self._process = context.Process(target=_run, args=(arguments, environ or {}, folder, output, stopped))
+        self._process = context.Process(target=_run, args=(arguments, environ or {}, folder, output, traced))
         self._process.start()
         self.started_s = time.monotonic()
 

@@ -195,9 +195,7 @@ class Shop:
         if role == "producer" and process.code == 0:
             self.published = True
             return
-        lines = [line for line in process.text.splitlines() if line.startswith("headrace: ")]
-        allowed = process.code == 1 and lines and lines[-1].removeprefix("headrace: ").startswith(EXITS)
-        if not allowed or "Traceback" in process.text:
+        if not failed_as_promised(process):
             raise Violation(f"{role} ended with exit code {process.code}: {process.text[-3_000:]}")
         self.exits += 1
         self._restart_at[role] = now + backoff_s
@@ -238,7 +236,7 @@ class Shop:
     def _settled(self) -> bool:
         try:
             with closing(open_log(self.url)) as log:
-                return self.published and all(_covers(log, shard) for shard in self.shards) and self._served(log)
+                return self.published and all(covers(log, shard) for shard in self.shards) and self._served(log)
         except LogUnavailable:
             return False
 
@@ -276,7 +274,15 @@ class Shop:
         self.watcher.close()
 
 
-def _covers(log: Log, shard: Shard) -> bool:
+def failed_as_promised(process: Process) -> bool:
+    """Return whether a process ended with exit code 1 and one of `EXITS` as its last word, without a traceback."""
+    lines = process.text.splitlines()
+    reasons = [line.removeprefix("headrace: ") for line in lines if line.startswith("headrace: ")]
+    crashed = any(line.startswith("Traceback") for line in lines)  # a client's are within a line of the log
+    return process.code == 1 and not crashed and bool(reasons) and reasons[-1].startswith(EXITS)
+
+
+def covers(log: Log, shard: Shard) -> bool:
     """Return whether a shard has committed all records of the topics that it applies."""
     entry = journal.newest(log, shard)
     if entry is None or entry.writer != shard.name:
