@@ -22,7 +22,7 @@ from tests.chaos.violation import Violation
 
 trains_share: Final = 0.1
 """Share of the rounds in which the fine-tuner trains, in a child process that takes seconds to start."""
-steps_max: Final = 25
+steps_max: Final = 60
 """Maximum number of steps of a round's fault."""
 start_s_max: Final = 120.0
 
