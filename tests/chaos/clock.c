@@ -1,4 +1,4 @@
-/* Adds to the wall clock of a process the seconds in the file that HEADRACE_CLOCK names: 8 bytes, which may change at
+/* Adds to the wall clock of a process the seconds in the file that CHAOS_CLOCK names: 8 bytes, which may change at
  * any time. The monotonic clock stays as it is, as when an operator or NTP sets the time. Preloaded into a process. */
 #include <fcntl.h>
 #include <stdint.h>
@@ -12,7 +12,7 @@
 static int64_t ahead(void) {
     static volatile int64_t *shared;
     if (!shared) {
-        const char *path = getenv("HEADRACE_CLOCK");
+        const char *path = getenv("CHAOS_CLOCK");
         int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
         if (file < 0) return 0;
         void *mapped = mmap(NULL, sizeof *shared, PROT_READ, MAP_SHARED, file, 0);

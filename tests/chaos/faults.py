@@ -139,13 +139,12 @@ def zombie(now: Round) -> None:
 def snapshots(now: Round) -> None:
     """A byte of the newest snapshot is flipped in each page: each copy is refused; a restart goes on from a former."""
     shop = now.shop
-    now.pause(1.5)
+    before = _snapshots_in(shop)
+    shop.run(progress_s_max, lambda: shop.published or _snapshots_in(shop)[-1:] != before[-1:])
+    now.pause(0.5)
     shop.kill(["online"])
-    process = shop.processes.pop("online", None)
-    if process:
-        process.kill()
-    folder = shop.folder / "blobs"
-    found = sorted(folder.glob("online-*[0-9a-f]"), key=lambda path: path.stat().st_mtime_ns)
+    shop.processes.pop("online").kill()
+    found = _snapshots_in(shop)
     if not found:
         return
     path = found[-1]
@@ -165,6 +164,13 @@ def snapshots(now: Round) -> None:
         _progress(now)
     finally:
         path.write_bytes(good)
+
+
+def _snapshots_in(shop: Shop) -> list[Path]:
+    """Return the blobs of the snapshots of `online`, oldest first."""
+    folder = shop.folder / "blobs"
+    found = {path: path.stat().st_mtime_ns for path in folder.glob("online-*") if path.suffix != ".part"}
+    return sorted(found, key=lambda path: found[path])
 
 
 def _flipped(data: bytes, page: int, chance: random.Random) -> bytes:
@@ -197,7 +203,7 @@ def clock(now: Round) -> None:
     shop.kill(["online"])
     shop.processes.pop("online").kill()
     file.write_bytes(struct.pack("q", 0))
-    preloaded = {"LD_PRELOAD": str(build_clock(shop.folder)), "HEADRACE_CLOCK": str(file)}
+    preloaded = {"LD_PRELOAD": str(build_clock(shop.folder)), "CHAOS_CLOCK": str(file)}
     shop.start("online", environ=preloaded)
     _progress(now)
     for _ in range(4):

@@ -106,6 +106,8 @@ class Process:
     @property
     def text(self) -> str:
         """What it has written so far."""
+        if not self.output.exists():
+            return ""
         with self.output.open("rb") as file:
             file.seek(self._begin)
             return file.read().decode(errors="replace")

@@ -43,7 +43,8 @@ KILL: Final = "signal=KILL"
 ERRORS: Final = {"sendto": ("error=ECONNRESET",), "write": ()}
 """What a call may return, if not EIO and ENOSPC. `write` also writes the process' own output, so it is only killed."""
 events_each: Final = 120
-wait_s_max: Final = 60.0
+wait_s_max: Final = 240.0
+"""Much, as strace stops a process at each call and the machine may have other work."""
 attach_s_max: Final = 20.0
 
 
@@ -159,7 +160,7 @@ class Bench:
     def _await(self, folder: Path, command: str, process: Process) -> None:
         """Wait until the process has ended or, if it does not end by itself, has learned all and named a snapshot."""
         deadline = time.monotonic() + wait_s_max
-        while process.code is None and not (command == "online" and self._done(folder)):
+        while process.code is None and not (command == "online" and _folds(process) and self._done(folder)):
             if time.monotonic() > deadline:
                 raise Violation(f"{command}: neither ended nor learned all within {wait_s_max:.0f} s: {process.text}")
             time.sleep(0.02)
@@ -205,6 +206,11 @@ def strace(process: Process, output: Path, expressions: Sequence[str]) -> Iterat
     finally:
         tracer.send_signal(signal.SIGINT)  # it detaches
         tracer.communicate()
+
+
+def _folds(process: Process) -> bool:
+    """Return whether a shard has restored its state, so that it also obeys SIGTERM."""
+    return '"event": "folding"' in process.text
 
 
 def trials(command: str, counts: Counter[str], each_max: int, calls: Sequence[str] = CALLS) -> list[Trial]:
