@@ -8,7 +8,7 @@ import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -142,10 +142,9 @@ def snapshots(now: Round) -> None:
     before = _snapshots_in(shop)
     shop.run(progress_s_max, lambda: shop.published or _snapshots_in(shop)[-1:] != before[-1:])
     now.pause(0.5)
-    shop.kill(["online"])
-    shop.processes.pop("online").kill()
+    shop.put_down(["online"])
     found = _snapshots_in(shop)
-    if not found:
+    if len(found) < 2:  # there is no former one to go back to
         return
     path = found[-1]
     good = path.read_bytes()
@@ -168,8 +167,11 @@ def snapshots(now: Round) -> None:
 
 def _snapshots_in(shop: Shop) -> list[Path]:
     """Return the blobs of the snapshots of `online`, oldest first."""
-    folder = shop.folder / "blobs"
-    found = {path: path.stat().st_mtime_ns for path in folder.glob("online-*") if path.suffix != ".part"}
+    found: dict[Path, int] = {}
+    for path in (shop.folder / "blobs").glob("online-*"):
+        with suppress(FileNotFoundError):  # the shard has deleted it meanwhile
+            if path.suffix != ".part":
+                found[path] = path.stat().st_mtime_ns
     return sorted(found, key=lambda path: found[path])
 
 
@@ -200,8 +202,7 @@ def clock(now: Round) -> None:
     """The clock of `online` jumps, forwards and back, while it runs."""
     shop, file = now.shop, now.shop.folder / "clock"
     now.pause(1)
-    shop.kill(["online"])
-    shop.processes.pop("online").kill()
+    shop.put_down(["online"])
     file.write_bytes(struct.pack("q", 0))
     preloaded = {"LD_PRELOAD": str(build_clock(shop.folder)), "CHAOS_CLOCK": str(file)}
     shop.start("online", environ=preloaded)

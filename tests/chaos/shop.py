@@ -154,6 +154,11 @@ class Shop:
 
     def kill(self, roles: Iterable[str]) -> None:
         """Send SIGKILL to some processes at once, and start them again."""
+        self.put_down(roles)
+        self.tend()
+
+    def put_down(self, roles: Iterable[str]) -> None:
+        """Send SIGKILL to some processes at once; the next `tend` starts them again."""
         victims = [role for role in roles if role in self.processes and self.processes[role].code is None]
         for role in victims:
             self._note(role)
@@ -167,7 +172,6 @@ class Shop:
                 self.published = True
         if "online" in victims:
             self._killed_at, self._entries = time.monotonic(), self.watcher.count(JOURNAL)
-        self.tend()
 
     def _note(self, role: str) -> None:
         self.resident_mib[role] = max(self.resident_mib[role], self.processes[role].resident_mib)
