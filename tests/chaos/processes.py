@@ -17,12 +17,15 @@ from typing import Final
 from headrace.tied import die_with
 from operators.child import headrace
 
+PARENT: Final = "CHAOS_PARENT"
+"""The variable that tells the server process with which process it ends."""
 stop_s_max: Final = 30.0
 """Maximum time, in seconds, from SIGTERM to the end of a process."""
 
 
 def server() -> ForkServerContext:
     """Return the context whose server process forks; its environment is that of this process at the first start."""
+    os.environ[PARENT] = str(os.getpid())
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.chaos.preload"])
     return context
