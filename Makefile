@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv; on a fresh machine Python 3.11 to 3.13 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-full lint format pythons mutate release lock clean
+.PHONY: help setup demo check test test-full lint format chaos faults pythons mutate release lock clean
 SHELL := /bin/sh
 # make PYTHON=... chooses the interpreter that the environment is made with, VENV=... its folder.
 VENV := .venv
@@ -45,6 +45,12 @@ format: setup  ## Write the style
 
 bench-%: setup  ## A benchmark, e.g. make bench-learn_rate ARGS="--events 200000 --out rate.json"
 	@$(BIN)/python -m benchmarks.$* $(ARGS)
+
+chaos: setup  ## Faults on real processes, audited; ARGS="--minutes 60 --seed 1 --kafka --faults kill,network"
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+faults: setup  ## Each n-th system call of a commit and a snapshot fails; needs strace; ARGS="--each 20 --name syscalls"
+	@$(BIN)/python -m tests.chaos.sweep $(ARGS)
 
 pythons:  ## `make check` with Python 3.12 and 3.13, where they are found, in .venv-3.12 and .venv-3.13
 	@sh requirements/pythons.sh 3.12 3.13

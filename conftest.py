@@ -23,9 +23,10 @@ FOLDERS = ("unit", "conformance", "property", "golden", "contract", "fault", "e2
 SPREAD = ("golden", "contract", "fault", "e2e")
 """Folders whose tests take seconds to minutes each, and so are spread over the processes one by one."""
 OWN_BROKER = (
-    "test_broker.py", "test_cluster.py", "test_kafka_hanging.py", "test_kafka_rights.py", "test_kafka_security.py",
+    "test_broker.py", "test_chaos.py", "test_cluster.py", "test_kafka_hanging.py", "test_kafka_rights.py",
+    "test_kafka_security.py",
 )  # fmt: skip
-"""Files in those folders whose tests share a broker of the file's own: they stay together."""
+"""Files in those folders whose tests share a broker, or a server process, of the file's own: they stay together."""
 
 FIRST = (*OWN_BROKER, "test_pipeline.py", "test_monitoring.py")
 """Files that run first in their folder: the longest, so that at the end no process waits for another."""

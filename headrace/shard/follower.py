@@ -143,10 +143,10 @@ class Follower(Generic[F]):
         stop: whether folding is to be given up, asked before each piece; then `Stopping` is raised.
         comparison: compares the state with the shard's snapshots.
 
-    `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded; `stamp` is
-    the newest that the journal names, `identities` the ids of the topics, `skips` what is not learned, `results`
-    those of the last entry that was folded, `damaged` the blobs of newer
-    snapshots that could not be restored.
+    `appended_ms` has the append times, where known, of the records of `events` that the last `step` folded, `outputs`
+    what the last entry gave, which an audit compares with what the live shard committed; `stamp` is the newest that the
+    journal names, `identities` the ids of the topics, `skips` what is not learned, `results` those of the last entry
+    that was folded, `damaged` the blobs of newer snapshots that could not be restored.
 
     Raises:
         TopicReplaced: a topic was deleted and made again since the shard learned from it.
@@ -173,6 +173,7 @@ class Follower(Generic[F]):
         self._make, self._plainly, self._stop = make, plainly, stop
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
+        self.outputs: list[Outgoing] = []
         self.damaged: list[str] = []
         self.stamp: Stamp | None = None
         self.results: Results | None = None
@@ -347,7 +348,7 @@ class Follower(Generic[F]):
                 self.fold.absorb(journal.judging_family(record.key), record.value or b"")
         self._records.check(entry)
         with self._lock:
-            self.fold.emit()  # outputs are off: the live shard committed them
+            self.outputs = self.fold.emit()  # not written: the live shard committed them
         self.number += 1
         self.pointer, self.results = entry.snapshot or self.pointer, entry.results
         if self._comparison:

@@ -53,6 +53,7 @@ def broker_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("log_url", ["kafka"], indirect=True)  # on SQLite: test_chaos
 def test_killed_at_random_moments(shard: Running) -> None:
     chance = random.Random(11)
     for _ in range(4):
