@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -141,9 +142,10 @@ class Follower(Generic[F]):
         fold_anew: bool = False,
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
+        timer: Timer = TIMER,
     ) -> None:
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
-        self._make, self._plainly = make, plainly
+        self._make, self._plainly, self._timer = make, plainly, timer
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
         self.damaged: list[str] = []
@@ -153,7 +155,8 @@ class Follower(Generic[F]):
         self.intake = Intake()
         self.number = 0
         begin, judgements = log.first(shard.journal), log.first(shard.judgements)
-        self._records = EntryRecords(log, shard, {place: log.first(place) for place in shard.inputs(log)}, judgements)
+        firsts = {place: log.first(place) for place in shard.inputs(log)}
+        self._records = EntryRecords(log, shard, firsts, judgements, timer)
         last = journal.newest(log, shard)
         if last and last.writer != shard.name:
             raise Misconfigured(
@@ -237,7 +240,9 @@ class Follower(Generic[F]):
         make = self._make.only(self.fold.begun)
         try:
             with closing(
-                Follower(self._log, self._blobs, self._shard, make=make, from_start=True, plainly=True)
+                Follower(
+                    self._log, self._blobs, self._shard, make=make, from_start=True, plainly=True, timer=self._timer
+                )
             ) as anew:
                 while anew.number < number:
                     if not anew.step(arrival_timeout_s, min(report_entries, number - anew.number)):

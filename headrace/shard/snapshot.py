@@ -1,12 +1,12 @@
 """Snapshots of a live shard: frozen at a commit, stored beside the loop, named in a later commit."""
 
-import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import BlobUnwritable
 from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
@@ -44,6 +44,7 @@ class Snapshots:
     Args:
         kind: the shard's name, the kind of its blobs.
         pointer: the newest snapshot that the journal names.
+        executor: stores blobs beside the loop, one after the other; a thread by default.
 
     Attributes:
         size: bytes of the newest snapshot that this object took, 0 before the first.
@@ -51,12 +52,21 @@ class Snapshots:
             Learning goes on, and the next interval brings another try.
     """
 
-    def __init__(self, blobs: Blobs, kind: str, pointer: Pointer | None, *, interval_s: float) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        kind: str,
+        pointer: Pointer | None,
+        *,
+        interval_s: float,
+        timer: Timer = TIMER,
+        executor: Executor | None = None,
+    ) -> None:
         self._blobs, self._kind, self._pointer, self._interval_s = blobs, kind, pointer, interval_s
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._timer, self._executor = timer, executor or ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._pending: _Pending | None = None
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
-        self._taken_at = time.monotonic()
+        self._taken_at = self._timer.monotonic()
         self.size = self.failures = 0
         self.failure = ""
 
@@ -64,13 +74,13 @@ class Snapshots:
     def due(self) -> bool:
         """Whether a snapshot should be taken at this commit."""
         idle = self._pending is None and self._kept_blobs is None
-        return idle and time.monotonic() - self._taken_at >= self._interval_s
+        return idle and self._timer.monotonic() - self._taken_at >= self._interval_s
 
     def take(self, state: State, number: int, positions: Mapping[Partition, int], stamp: Stamp, digest: str) -> None:
         """Store the state after the entries before `number`; `settled` adds its position in the journal."""
         pointer = pointer_to(number, positions, stamp, digest)
         self._pending = _Pending(pointer, self._executor.submit(self._store, state))
-        self._taken_at = time.monotonic()
+        self._taken_at = self._timer.monotonic()
 
     def _store(self, state: State) -> tuple[str, int]:
         data = encode(state)

@@ -1,6 +1,5 @@
 """A turn of the loop: what was applied since the last commit, counted while it happens and reported afterwards."""
 
-import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -64,9 +63,13 @@ class Turn(NamedTuple):
 
 
 class Tally:
-    """What a turn has applied so far."""
+    """What a turn has applied so far.
 
-    def __init__(self) -> None:
+    Args:
+        began: when it began, on the timer of the loop (s).
+    """
+
+    def __init__(self, began: float) -> None:
         self.runs: list[Run] = []
         self.read_ms: list[int] = []  # per run; see `Entry`
         self.letters: list[Outgoing] = []
@@ -77,7 +80,7 @@ class Tally:
         self.event_ages_ms: list[int] = []
         self.learn_s = 0.0
         self.size = 0  # of all records, in bytes
-        self.began = time.monotonic()
+        self.began = began
 
     def add_run(self, chunk: Chunk) -> None:
         """Add records that were applied one after another; they extend the last run if it is of their partition."""

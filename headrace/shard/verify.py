@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import BlobCorrupt, BlobMissing, LogUnavailable, PositionLost, RecordsChanged
 from headrace.log.protocol import Log, Partition
 from headrace.shard import journal
@@ -58,7 +59,13 @@ class Verified(Struct):
             self.problems.append(problem)
 
 
-def verify(log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], None] = no_report) -> Verified:
+def verify(
+    log: Log,
+    blobs: Blobs,
+    shard: Shard,
+    report: Callable[[int, int], None] = no_report,
+    timer: Timer = TIMER,
+) -> Verified:
     """Read all that a shard's journal names, and compare it with the digests that the shard wrote while it learned.
 
     Args:
@@ -76,7 +83,8 @@ def verify(log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], No
     with ExitStack() as opened:
         entries = opened.enter_context(closing(JournalReader(log, shard, log.first(shard.journal), 0)))
         firsts = {place: log.first(place) for place in shard.inputs(log)}
-        records = opened.enter_context(closing(EntryRecords(log, shard, firsts, log.first(shard.judgements))))
+        begin = log.first(shard.judgements)
+        records = opened.enter_context(closing(EntryRecords(log, shard, firsts, begin, timer)))
         number = -1
         while number < last.number:
             position = entries.position
