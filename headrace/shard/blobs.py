@@ -62,8 +62,7 @@ class Blobs:
         self._put_ns[kind] = max(self._put_ns.get(kind, 0), path.stat().st_mtime_ns)
         return name
 
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         with path.open("wb") as file:
             file.write(data)
             file.flush()

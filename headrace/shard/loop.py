@@ -274,6 +274,7 @@ class Loop(Generic[F]):
         recently_committed = self._timer.monotonic() - self._committed_at < empty_entry_interval_s
         tally = self._tally
         if not tally.runs and not self._entry_due and recently_committed and not self.judge_ready():
+            self._settle()  # else a failed commit would be noticed with the next record, maybe hours later
             tally.began = self._timer.monotonic()
             return
         lag = self._merge.lag(self._positions)

@@ -95,7 +95,8 @@ def verify(
                     found.add(f"journal: wanted entry {number + 1}, found {entry.number}")
                     records.chain = Chain()
                 number = entry.number
-                if any(run.start < firsts.get(Partition(run.topic, run.partition), 0) for run in entry.runs):
+                expired = any(run.start < firsts.get(Partition(run.topic, run.partition), 0) for run in entry.runs)
+                if expired or (entry.judged and entry.judgements < begin):
                     _pass_over(entry, records, found)
                 elif not _verify_entry(entry, records, found):
                     return found
