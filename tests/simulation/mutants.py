@@ -42,16 +42,16 @@ def outputs_after_the_commit() -> Iterator[None]:
     commit = FaultyWriter.commit
 
     def split(self: FaultyWriter, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> None:
-        first = [one for one in records if one.topic == JOURNAL]
-        others = [one for one in records if one.topic != JOURNAL]
-        if first and others:
-            commit(self, first, positions)
-            self.settle()
-            commit(self, others, {})
-            offsets = self.settle()
-            self._offsets, self._unsettled = [*offsets, offsets[-1] + 1], True
-        else:
+        parts = [[n for n, one in enumerate(records) if (one.topic == JOURNAL) is wanted] for wanted in (True, False)]
+        if not all(parts):
             commit(self, records, positions)
+            return
+        offsets = [0] * len(records)
+        for part in parts:
+            commit(self, [records[number] for number in part], positions)
+            for number, offset in zip(part, self.settle(), strict=True):
+                offsets[number] = offset
+        self._offsets, self._unsettled = offsets, True
 
     with patch.object(FaultyWriter, "commit", split):
         yield

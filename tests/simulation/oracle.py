@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import msgspec
 
+from headrace.clock import Timer
 from headrace.errors import BrokenWorld
 from headrace.log.protocol import Partition, Record
 from headrace.shard import journal
@@ -15,6 +17,9 @@ from headrace.shard.journal import Pointer, key_of
 from headrace.topics import Shard
 from tests.simulation.faulty_log import FaultyLog
 from tests.simulation.world import Process, Violation, World
+
+IMPATIENT = Timer(monotonic=count(step=1.0).__next__)
+"""Each look takes a second: what the plain log does not hold at once, it never will."""
 
 
 class PlainLog(FaultyLog):
@@ -60,7 +65,7 @@ class Oracle:
     def __init__(self, world: World, blobs: Blobs, shard: Shard, make: MakeFold[Any]) -> None:
         self._world, self.shard = world, shard
         self._plain = PlainLog(world)
-        self.follower = Follower(self._plain, blobs, shard, make=make, from_start=True)
+        self.follower = Follower(self._plain, blobs, shard, make=make, from_start=True, timer=IMPATIENT)
         self.digests = [self.follower.digest()]
         self._positions = [dict(self.follower.positions)]
         self.pointers: list[Pointer] = []

@@ -16,6 +16,7 @@ from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Partition
 
 START_MS = 1_736_121_600_000
+NO_ANSWER = "the simulated log does not answer"
 depth_max = 2
 """How many processes may run inside the call of another one."""
 
@@ -150,7 +151,8 @@ class World:
         if self._depth < depth_max and self.strikes("interleave", f"in {what} of {process}"):
             self._depth += 1
             try:
-                self.interleave()
+                for _ in range(self.rng.randrange(1, 8)):
+                    self.interleave()
             finally:
                 self._depth -= 1
             if process.doomed:
@@ -164,7 +166,7 @@ class World:
         if what not in ("write", "sync", "sleep", "get", "sweep") and self.strikes(
             "unavailable", f"{what} of {process}"
         ):
-            raise LogUnavailable(f"{what}: the simulated log does not answer")
+            raise LogUnavailable(f"{what}: {NO_ANSWER}")
 
     def maybe_crash(self, process: Process, what: str) -> None:
         """Let the process die, if chance says so."""
