@@ -17,8 +17,8 @@ from tests.simulation.seeds import Totals, replay_command, run_seed, run_seeds, 
 
 
 def _print_progress(totals: Totals) -> None:
-    sys.stderr.write(f"\r{totals.seeds} seeds, {totals.seconds:.0f} s, {len(totals.violations)} violations")
-    sys.stderr.flush()
+    found = ", ".join(map(str, totals.violations))
+    print(f"{totals.seeds} seeds, {totals.seconds:.0f} s, violations: {found or 'none'}", file=sys.stderr)
 
 
 def main() -> int:
@@ -36,7 +36,6 @@ def main() -> int:
         print("\n".join(result.trace))
         return 1 if result.violation else 0
     totals = run_seeds(options.first, options.seeds, steps=options.steps, jobs=options.jobs, report=_print_progress)
-    sys.stderr.write("\n")
     report.show("Simulation", ["what", "number"], [[name, str(count)] for name, count in totals.rows()])
     for seed, text in totals.violations.items():
         print(f"{text}\n    {replay_command(seed, options.steps)}")
