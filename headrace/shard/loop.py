@@ -294,7 +294,7 @@ class Loop(Generic[F]):
             None if self.number else self.fold.stamp, read_ms=tally.read_ms if any(tally.read_ms) else [],
             results=self._results, digest=self._chain.close_entry(),
         )  # fmt: skip
-        keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
+        keys = {one.key: journal.judgement_key(one.key, shard.name, self.number) for one in judgements}
         records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
         records.append(self._record(entry))
         records += tally.letters

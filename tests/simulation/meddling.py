@@ -61,7 +61,7 @@ class Meddling:
         """Flip a byte of a shard's newest snapshot, if all that are kept beside it are whole."""
         for oracle in self._oracles:
             oracle.follow()
-            if not oracle.pointers:
+            if not oracle.pointers or oracle.renewed:  # no fold can go past an entry with a renewed state
                 continue
             newest = oracle.pointers[-1]
             kept = [newest.blob, *newest.former]

@@ -13,9 +13,10 @@ from headrace.log.protocol import Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower, MakeFold
-from headrace.shard.journal import Pointer, key_of
+from headrace.shard.journal import Entry, Pointer, key_of
 from headrace.topics import Shard
 from tests.simulation.faulty_log import FaultyLog
+from tests.simulation.folds import HashingFold
 from tests.simulation.world import Process, Violation, World
 
 IMPATIENT = Timer(monotonic=count(step=1.0).__next__)
@@ -54,21 +55,33 @@ def untimed(record: Record) -> Record:
     return msgspec.structs.replace(record, time_ms=0)
 
 
+class EntryByEntry(Follower[Any]):
+    """A follower that keeps the last entry that it folded."""
+
+    entry: Entry
+
+    def apply(self, entry: Entry) -> None:
+        super().apply(entry)
+        self.entry = entry
+
+
 class Oracle:
     """Folds a shard's journal as it grows, and checks each entry and each snapshot that an entry names.
 
     Attributes:
         digests: the state's digest after each number of entries.
         pointers: the snapshots that entries named, oldest first.
+        renewed: whether the newest was named by an entry whose state does not follow from the entries before.
     """
 
     def __init__(self, world: World, blobs: Blobs, shard: Shard, make: MakeFold[Any]) -> None:
         self._world, self.shard = world, shard
         self._plain = PlainLog(world)
-        self.follower = Follower(self._plain, blobs, shard, make=make, from_start=True, timer=IMPATIENT)
+        self.follower = EntryByEntry(self._plain, blobs, shard, make=make, from_start=True, timer=IMPATIENT)
         self.digests = [self.follower.digest()]
         self._positions = [dict(self.follower.positions)]
         self.pointers: list[Pointer] = []
+        self.renewed = False
         self._strays: Counter[Partition] = Counter()
 
     def follow(self) -> None:
@@ -95,6 +108,7 @@ class Oracle:
         if pointer is None or (self.pointers and pointer == self.pointers[-1]):
             return
         self.pointers.append(pointer)
+        self.renewed = bool(self.follower.entry.renewed)
         number = pointer.number
         if pointer.blob.rpartition("-")[2] != self.digests[number]:
             raise Violation(f"{self.shard.name}: the snapshot after {number} entries is not their fold")
@@ -119,12 +133,18 @@ class Oracle:
         )
 
     @property
+    def notes(self) -> bool:
+        """Whether the fold notes what it has written out."""
+        return isinstance(self.follower.fold, HashingFold)
+
+    @property
     def said(self) -> list[str]:
         """What the fold has written out, in order; nothing where the fold does not note it."""
         return list(getattr(self.follower.fold, "said", ()))
 
     def check_strays(self, written: int) -> None:
         """Check that everything in the journal is an entry of the shard, or was written by another program."""
+        self.follower.step(0.0)  # what stands after the newest entry
         found = self.follower._journal.strays
         if found != written:
             raise Violation(

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from headrace.clock import Timer
 from headrace.errors import (
+    BlobCorrupt,
     BlobMissing,
     BlobUnwritable,
     BrokenWorld,
@@ -19,23 +20,25 @@ from headrace.errors import (
     StateUnreadable,
 )
 from headrace.shard.blobs import Blobs
-from headrace.shard.follower import Follower, MakeFold, freeze
+from headrace.shard.follower import Follower, freeze
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
 from headrace.shard.verify import verify
 from headrace.state import digest
-from headrace.topics import Shard
 from tests.simulation.disk import SimulatedBlobs, StepExecutor, lose_power
 from tests.simulation.faulty_log import FaultyLog
-from tests.simulation.folds import FINETUNE, ONLINE, HashingJudge, MakeHashing
+from tests.simulation.folds import FINETUNE, ONLINE
 from tests.simulation.meddling import Meddling
 from tests.simulation.oracle import Oracle
 from tests.simulation.publishing import Publishing
+from tests.simulation.shops import Kind, hashing, real
 from tests.simulation.world import NO_ANSWER, Crash, Process, Violation, World
 
 calm_rounds_max = 2_000
 """Steps of each shard within which it must have learned everything, once no fault happens any more."""
+REAL_SHARE = 0.02
+"""Share of the seeds in which one shard folds the real families."""
 LOOP_ENDS = (LogUnavailable, Fenced, BlobUnwritable)
 """With these a loop may end."""
 FOLLOWER_ENDS = (LogUnavailable, PositionLost, StateUnreadable, BlobMissing)
@@ -77,9 +80,11 @@ class Following(Process):
 class Member:
     """A shard of the scenario: its oracle, and the processes that run it, of which at most one can commit."""
 
-    def __init__(self, shard: Shard, make: MakeFold[Any], oracle: Oracle) -> None:
-        self.shard, self.make, self.oracle = shard, make, oracle
+    def __init__(self, kind: Kind, oracle: Oracle) -> None:
+        self.shard, self.make, self.judge = kind
+        self.oracle = oracle
         self.loops: list[Running] = []
+        self.newest: Running | None = None  # the one that was started last
         self.followers: list[Following] = []
 
 
@@ -102,13 +107,10 @@ class Scenario:
             commit_interval_s=rng.choice((0.0, 0.0, 0.02, 0.3)), snapshot_interval_s=rng.choice((0.0, 0.0, 0.1, 2.0)),
             flood_share=1.0,
         )  # fmt: skip
-        shards = (ONLINE, FINETUNE)[: rng.choice((1, 2, 2))]
+        first = real() if rng.random() < REAL_SHARE else hashing(ONLINE)
+        kinds = (first, hashing(FINETUNE))[: rng.choice((1, 2, 2))]
         plain = Blobs(folder)
-        self.members = [
-            Member(shard, make, Oracle(self.world, plain, shard, make))
-            for shard in shards
-            for make in (MakeHashing(shard),)
-        ]
+        self.members = [Member(kind, Oracle(self.world, plain, kind.shard, kind.make)) for kind in kinds]
         self.publishing = Publishing(self.world)
         self._meddling = Meddling(self.world, folder, [one.oracle for one in self.members], self.publishing)
         self._ends: Counter[str] = Counter()
@@ -198,15 +200,22 @@ class Scenario:
         one, world = Running(self._named(member.shard.name)), self.world
 
         def start() -> None:
-            one.loop = Loop(
-                FaultyLog(world, one), self._blobs_of(self._folder, world, one), member.shard, make=member.make,
-                judge=HashingJudge(), settings=self._settings, quarantine=member.shard is ONLINE,
-                clock=world.wall_ms, timer=world.timer_of(one), executor=one.executor,
-            )  # fmt: skip
+            blobs = self._blobs_of(self._folder, world, one)
+            try:
+                one.loop = Loop(
+                    FaultyLog(world, one), blobs, member.shard, make=member.make, judge=member.judge(blobs),
+                    settings=self._settings, quarantine=member.shard.number == ONLINE.number, clock=world.wall_ms,
+                    timer=world.timer_of(one), executor=one.executor,
+                )  # fmt: skip
+            except (*FOLLOWER_ENDS, BlobCorrupt) as error:
+                if member.newest is one:
+                    raise
+                raise Fenced(f"a newer process has changed what this one reads: {error}") from error
             one.loop.on_turn = self._check_bounds
             member.oracle.check(one.loop.number, digest(freeze(one.loop.fold, one.loop._intake)), one)
 
         world.note(f"{one} starts")
+        member.newest = one
         if self._guarded(one, start, LOOP_ENDS):
             member.loops.append(one)
 
