@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv; on a fresh machine Python 3.11 to 3.13 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-full lint format chaos faults pythons mutate release lock clean
+.PHONY: help setup demo check test test-full lint format simulate chaos faults pythons mutate release lock clean
 SHELL := /bin/sh
 # make PYTHON=... chooses the interpreter that the environment is made with, VENV=... its folder.
 VENV := .venv
@@ -54,6 +54,9 @@ faults: setup  ## Each n-th system call of a commit and a snapshot fails; needs 
 
 pythons:  ## `make check` with Python 3.12 and 3.13, where they are found, in .venv-3.12 and .venv-3.13
 	@sh requirements/pythons.sh 3.12 3.13
+
+simulate: setup  ## Shards among seeded faults, in one thread; ARGS="--seeds 100000 --jobs 2" or "--seed 17" for one trace
+	@$(BIN)/python -m tests.simulation $(ARGS)
 
 mutate: setup  ## Mutants of the core against its tests, an hour on 2 cores; ARGS="--count 50 --seed 2"
 	@sh requirements/mutate.sh --out benchmarks/results/mutation.json $(ARGS)

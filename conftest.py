@@ -18,9 +18,9 @@ hypothesis.settings.load_profile("headrace")
 
 ALLOWED_SKIPS = ("needs HEADRACE_DATA", "needs a GPU", "needs a container engine")
 """Reasons for a skip that `.ci/run` cannot remedy. In CI, a skip whose reason starts with none of these fails."""
-FOLDERS = ("unit", "conformance", "property", "golden", "contract", "fault", "e2e")
+FOLDERS = ("unit", "conformance", "property", "simulation", "golden", "contract", "fault", "e2e")
 """The folders of `tests` in the order in which they run: a mistake shows in the fast tests first."""
-SPREAD = ("golden", "contract", "fault", "e2e")
+SPREAD = ("simulation", "golden", "contract", "fault", "e2e")
 """Folders whose tests take seconds to minutes each, and so are spread over the processes one by one."""
 OWN_BROKER = (
     "test_broker.py", "test_chaos.py", "test_cluster.py", "test_kafka_hanging.py", "test_kafka_rights.py",

@@ -6,12 +6,28 @@ Only processes have a clock; learners use event time.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from headrace.errors import Misconfigured
 
 Clock: TypeAlias = Callable[[], int]
 """Returns milliseconds since the epoch."""
+
+
+class Timer(NamedTuple):
+    """Measures time and waits. A simulation passes one of its own.
+
+    `monotonic` returns seconds since any moment, which never decrease; `sleep` waits for so many seconds; `cpu` returns
+    the seconds of processor time that this thread has used.
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    cpu: Callable[[], float] = time.thread_time
+
+
+TIMER = Timer()
+"""The system's."""
 
 
 def wall_ms() -> int:

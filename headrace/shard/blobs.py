@@ -50,20 +50,19 @@ class Blobs:
         """
         name = f"{kind}-{hashlib.sha256(data).hexdigest()}"
         path = self._folder / name
-        if not path.exists() or path.read_bytes() != data:
-            part = self._folder / f"{name}.{os.getpid()}-{threading.get_ident()}.part"
-            try:
+        part = self._folder / f"{name}.{os.getpid()}-{threading.get_ident()}.part"
+        try:
+            if not path.exists() or path.read_bytes() != data:
                 self._write(part, data)
                 part.rename(path)
-                self._sync_folder()
-            except OSError as error:
-                part.unlink(missing_ok=True)
-                raise BlobUnwritable(f"blob {name} cannot be written to {self._folder}: {error}") from error
+            self._sync_folder()  # also for a blob whose first writer died before it came to this
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise BlobUnwritable(f"blob {name} cannot be written to {self._folder}: {error}") from error
         self._put_ns[kind] = max(self._put_ns.get(kind, 0), path.stat().st_mtime_ns)
         return name
 
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         with path.open("wb") as file:
             file.write(data)
             file.flush()

@@ -1,6 +1,5 @@
 """What the entries of a journal name: their records and judgements, read in order and checked against their digests."""
 
-import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -8,6 +7,7 @@ from operator import attrgetter
 
 import structlog
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import LogUnavailable, PositionLost, RecordsChanged
 from headrace.log.protocol import Log, Partition, Reader, Record
 from headrace.shard import journal
@@ -40,8 +40,10 @@ class EntryRecords:
         strays: number of judgements that were passed over, as another program wrote them.
     """
 
-    def __init__(self, log: Log, shard: Shard, positions: Mapping[Partition, int], judgements: int) -> None:
-        self._log, self._shard = log, shard
+    def __init__(
+        self, log: Log, shard: Shard, positions: Mapping[Partition, int], judgements: int, timer: Timer = TIMER
+    ) -> None:
+        self._log, self._shard, self._timer = log, shard, timer
         self._topics = (EVENTS, *shard.hears)
         self.positions, self.judgements_position = dict(positions), judgements
         self.chain = Chain()
@@ -161,12 +163,12 @@ class EntryRecords:
         """Read ahead for all partitions with short buffers, until a record of `place` has arrived."""
         if self._reader is None:
             self._reader = self._log.reader({**self.positions, self._shard.judgements: self.judgements_position})
-        deadline = time.monotonic() + arrival_timeout_s
+        deadline = self._timer.monotonic() + arrival_timeout_s
         while not self._buffers[place]:
             short = [one for one, buffer in self._buffers.items() if not buffer.full]
             for found, records in self._reader.read(read_ahead_records_max, 0.05, only=short):
                 self._buffers[found].extend(records)
-            if time.monotonic() > deadline:
+            if self._timer.monotonic() > deadline:
                 raise LogUnavailable(f"{key_of(place)}: records that the journal names could not be read")
 
     def close(self) -> None:

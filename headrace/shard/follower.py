@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -167,10 +168,11 @@ class Follower(Generic[F]):
         lock: AbstractContextManager[object] | None = None,
         stop: Callable[[], bool] = never,
         comparison: Comparison | None = None,
+        timer: Timer = TIMER,
     ) -> None:
         self._comparison = comparison
         self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
-        self._make, self._plainly, self._stop = make, plainly, stop
+        self._make, self._plainly, self._stop, self._timer = make, plainly, stop, timer
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
         self.outputs: list[Outgoing] = []
@@ -181,8 +183,9 @@ class Follower(Generic[F]):
         self.intake = Intake()
         self.number = 0
         begin, judgements = log.first(shard.journal), log.first(shard.judgements)
-        self.identities, self.skips = Identities(log, shard), Skips({})
-        self._records = EntryRecords(log, shard, {place: log.first(place) for place in shard.inputs(log)}, judgements)
+        self.identities, self.skips = Identities(log, shard, timer), Skips({})
+        firsts = {place: log.first(place) for place in shard.inputs(log)}
+        self._records = EntryRecords(log, shard, firsts, judgements, timer)
         last = journal.newest(log, shard)
         if last and last.writer != shard.name:
             raise Misconfigured(
@@ -271,7 +274,16 @@ class Follower(Generic[F]):
         make = self._make.only(self.fold.begun)
         try:
             with closing(
-                Follower(self._log, self._blobs, self._shard, make=make, from_start=True, plainly=True, stop=self._stop)
+                Follower(
+                    self._log,
+                    self._blobs,
+                    self._shard,
+                    make=make,
+                    from_start=True,
+                    plainly=True,
+                    stop=self._stop,
+                    timer=self._timer,
+                )
             ) as anew:
                 while anew.number < number:
                     if not anew.step(arrival_timeout_s, min(report_entries, number - anew.number)):

@@ -1,9 +1,9 @@
 """Which topics a shard has learned from: their ids, by which a topic that was deleted and made again is noticed."""
 
-import time
 from collections.abc import Mapping
 from typing import Final
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import JournalLost, TopicReplaced
 from headrace.log.protocol import Log
 from headrace.shard import journal
@@ -20,10 +20,10 @@ class Identities:
         known: id by topic.
     """
 
-    def __init__(self, log: Log, shard: Shard) -> None:
-        self._log, self._shard = log, shard
+    def __init__(self, log: Log, shard: Shard, timer: Timer = TIMER) -> None:
+        self._log, self._shard, self._timer = log, shard, timer
         self.known: dict[str, str] = {}
-        self._checked_at = time.monotonic()
+        self._checked_at = self._timer.monotonic()
 
     def found(self) -> dict[str, str]:
         """Return the ids that the log tells now."""
@@ -49,13 +49,13 @@ class Identities:
 
     def check(self) -> None:
         """Compare the known ids with the log's. Raises TopicReplaced if they differ."""
-        self._checked_at = time.monotonic()
+        self._checked_at = self._timer.monotonic()
         for topic, (wanted, found) in self.replaced().items():
             raise TopicReplaced(self._shard.name, topic, wanted, found)
 
     def check_regularly(self) -> None:
         """Do `check`, if the last time is long enough ago."""
-        if time.monotonic() - self._checked_at >= check_interval_s:
+        if self._timer.monotonic() - self._checked_at >= check_interval_s:
             self.check()
 
     def complete(self) -> bool:

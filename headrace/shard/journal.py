@@ -230,23 +230,23 @@ def origin_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None
     return first.snapshot if first and first.accepts_loss else None
 
 
-def judgement_key(family: str, number: int) -> bytes:
-    """Return the key of a judgement: its family, and the number of the entry that counts it.
+def judgement_key(family: str, shard: str, number: int) -> bytes:
+    """Return the key of a judgement: its family, its shard, and the number of the entry that counts it.
 
-    Thereby a record that somebody else has written to the topic is passed over.
+    Thereby a record that somebody else has written to the topic is passed over, a copy of another shard's too.
     """
-    return f"{family}/{number}".encode()
+    return f"{family}/{shard}/{number}".encode()
 
 
 def counts(entry: Entry, judgement: Record) -> bool:
     """Return whether an entry of today's releases counts a judgement."""
-    return (judgement.key or b"").endswith(f"/{entry.number}".encode())
+    return (judgement.key or b"").endswith(f"/{entry.writer}/{entry.number}".encode())
 
 
 def judging_family(key: bytes | None) -> str:
     """Return the family in a judgement's key; releases up to 0.3.0 wrote it alone.
 
-    >>> judging_family(b"next_item/12"), judging_family(b"online")
+    >>> judging_family(b"next_item/online/12"), judging_family(b"online")
     ('next_item', 'online')
     """
     return (key or b"").decode(errors="replace").partition("/")[0]

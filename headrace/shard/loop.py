@@ -16,8 +16,8 @@ Live, the numbered steps are:
 Restart: fence the old writer, restore the newest snapshot, fold the journal from there with outputs off, continue.
 """
 
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol
@@ -25,7 +25,7 @@ from typing import Any, Generic, NamedTuple, Protocol
 import msgspec
 import structlog
 
-from headrace.clock import Clock, wall_ms
+from headrace.clock import TIMER, Clock, Timer, wall_ms
 from headrace.errors import Flooded
 from headrace.events import Event, Rejection, decode
 from headrace.log.protocol import Log, Outgoing, Partition, size_of_all
@@ -100,6 +100,7 @@ class Loop(Generic[F]):
             turn's start), and the partition of its journal.
         quarantine: write bad records to the dead letters. Exactly one of the shards that read a topic does so.
         stop: whether the fold up to the last commit is to be given up.
+        executor: stores snapshots beside the loop; a thread by default.
 
     Raises:
         Stopping: `stop` returned true before that fold had ended.
@@ -117,16 +118,19 @@ class Loop(Generic[F]):
         quarantine: bool = True,
         clock: Clock = wall_ms,
         stop: Callable[[], bool] = never,
+        timer: Timer = TIMER,
+        executor: Executor | None = None,
     ) -> None:
         self._log, self._shard, self._judge = log, shard, judge
-        self._settings, self._quarantine, self._clock = settings or LoopSettings(), quarantine, clock
+        self._settings, self._quarantine = settings or LoopSettings(), quarantine
+        self._clock, self._timer = clock, timer
         self.on_turn: Callable[[Turn], None] = lambda turn: None
         self.judge_ready: Callable[[], bool] = lambda: False
         with ExitStack() as opened:  # everything is closed again if one of these fails
             # The writer comes first: it fences the old one, whose commits are final from then on.
             self._writer = opened.enter_context(closing(log.writer(shard.name, shard.written, shard.read)))
             check_journal(log, shard)
-            with closing(Follower(log, blobs, shard, make=make, fold_anew=True, stop=stop)) as follower:
+            with closing(Follower(log, blobs, shard, make=make, fold_anew=True, stop=stop, timer=timer)) as follower:
                 follower.catch_up()
             self._identities, self._skips = follower.identities, follower.skips
             self._topics_due = self._identities.complete()
@@ -139,20 +143,21 @@ class Loop(Generic[F]):
             self._results = follower.results or Results(since=self.number)
             # Only this shard writes to this partition: judgements that no entry counted are of a torn commit.
             self._judgements_position = max(follower.judgements_position, log.end(shard.judgements))
-            self._merge = opened.enter_context(closing(Merge(log, self._positions_in(EVENTS), clock)))
+            self._merge = opened.enter_context(closing(Merge(log, self._positions_in(EVENTS), clock, timer)))
             self._sides = opened.enter_context(closing(log.reader(self._positions_in(*shard.hears))))
             # A log updates group offsets, which lag tools read, with a delay: those of a killed loop's last commits are
             # missing.
             if self.number:
                 self._writer.commit([], self._positions)
             opened.pop_all()
-        self._snapshots = Snapshots(blobs, shard.name, pointer, interval_s=self._settings.snapshot_interval_s)
-        self._committed_at = time.monotonic()
+        interval_s = self._settings.snapshot_interval_s
+        self._snapshots = Snapshots(blobs, shard.name, pointer, interval_s=interval_s, timer=timer, executor=executor)
+        self._committed_at = self._timer.monotonic()
         self._judgements_in_flight = 0
         self._entry_due = self.number == 0  # a new shard writes an entry at once, even an empty one
-        self._checked_at = time.monotonic()
+        self._checked_at = self._timer.monotonic()
         self._flood = FloodGuard(self._settings.flood_records, self._settings.flood_share)
-        self._tally = Tally()
+        self._tally = Tally(self._timer.monotonic())
 
     def _continue_from_here(self, follower: Follower[F], blobs: Blobs) -> Pointer:
         """Commit the state with which this release and these settings continue; return its pointer."""
@@ -188,12 +193,12 @@ class Loop(Generic[F]):
         if taken:
             with self._tally.naming(taken.place):
                 self._learn(taken)
-        elapsed = time.monotonic() - self._tally.began
+        elapsed = self._timer.monotonic() - self._tally.began
         full = self._tally.records >= turn_records_max or self._tally.size >= turn_bytes_max
         if full or elapsed >= self._settings.commit_interval_s:
             self._commit()
         elif not taken and self._tally.runs:
-            time.sleep(min(0.005, self._settings.commit_interval_s - elapsed))
+            self._timer.sleep(min(0.005, self._settings.commit_interval_s - elapsed))
 
     def close(self) -> None:
         """Free connections without committing. Safe to call twice."""
@@ -223,9 +228,9 @@ class Loop(Generic[F]):
 
         Their first runs are in the journal.
         """
-        if time.monotonic() - self._checked_at < partitions_check_interval_s:
+        if self._timer.monotonic() - self._checked_at < partitions_check_interval_s:
             return
-        self._checked_at = time.monotonic()
+        self._checked_at = self._timer.monotonic()
         self._identities.check()
         places = self._shard.inputs(self._log)
         added = {place: self._log.first(place) for place in places if place not in self._positions}
@@ -256,7 +261,7 @@ class Loop(Generic[F]):
     def _learn(self, chunk: Chunk) -> None:
         # Each record is decoded right before it is learned, not when it is read: a decoded event that waits leaves the
         # processor's caches, and fetching it from memory again takes as long as decoding.
-        began = time.monotonic()
+        began = self._timer.monotonic()
         place, fold, tally = chunk.place, self.fold, self._tally
         number = place.number
         admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
@@ -282,7 +287,7 @@ class Loop(Generic[F]):
                 tally.duplicates += 1
         tally.learned += len(ages_ms)
         self._apply(chunk)
-        tally.learn_s += time.monotonic() - began
+        tally.learn_s += self._timer.monotonic() - began
         if not chunk.read_ms:  # else the append times are unknown
             now_ms = self._clock()
             tally.freshness_ms += [now_ms - record.time_ms for record in chunk.records]
@@ -290,20 +295,21 @@ class Loop(Generic[F]):
 
     def _commit(self) -> None:
         """Steps 4 and 5."""
-        recently_committed = time.monotonic() - self._committed_at < empty_entry_interval_s
+        recently_committed = self._timer.monotonic() - self._committed_at < empty_entry_interval_s
         tally = self._tally
         if not tally.runs and not self._entry_due and recently_committed and not self.judge_ready():
-            tally.began = time.monotonic()
+            self._settle()  # else a failed commit would be noticed with the next record, maybe hours later
+            tally.began = self._timer.monotonic()
             return
         lag = self._merge.lag(self._positions)
-        began = time.monotonic()
+        began = self._timer.monotonic()
         judgements = list(self._judge.judge(self.fold, sum(lag.values()))) if self._judge else []
         for judged in judgements:
             self.fold.absorb(judged.key, judged.data)
             self._chain.add_judgement(judged.data)
-        judge_s = time.monotonic() - began
+        judge_s = self._timer.monotonic() - began
 
-        began = time.monotonic()
+        began = self._timer.monotonic()
         self._settle()
         shard, runs, snapshot = self._shard, tally.runs, self._newest_snapshot()
         self._results, frozen = tally.added_to(self._results), self._snapshots.due
@@ -313,7 +319,7 @@ class Loop(Generic[F]):
             results=self._results, digest=self._chain.close_entry(), frozen=frozen,
             topics=self._identities.known if self._topics_due else {},
         )  # fmt: skip
-        keys = {one.key: journal.judgement_key(one.key, self.number) for one in judgements}
+        keys = {one.key: journal.judgement_key(one.key, shard.name, self.number) for one in judgements}
         records = [Outgoing(JUDGEMENTS, keys[one.key], one.data, shard.number) for one in judgements]
         records.append(self._record(entry))
         records += tally.letters
@@ -323,7 +329,7 @@ class Loop(Generic[F]):
         self._writer.commit(records, positions)
         self.number, self._judgements_in_flight, self._entry_due = self.number + 1, len(judgements), False
         self._topics_due = False
-        self._committed_at = time.monotonic()
+        self._committed_at = self._timer.monotonic()
         if frozen:
             self._snapshots.take(
                 partial(freeze, self.fold, self._intake),
@@ -332,14 +338,14 @@ class Loop(Generic[F]):
                     self._skips.pending(self._positions),
                 ),
             )  # fmt: skip
-        commit_s = time.monotonic() - began
+        commit_s = self._timer.monotonic() - began
         turn = Turn(
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
             tally.rejected_events, len(judgements), tally.freshness_ms, tally.event_ages_ms, tally.learn_s, judge_s,
             commit_s, lag, {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size,
             self._snapshots.behind(self.number),
         )  # fmt: skip
-        self._tally = Tally()
+        self._tally = Tally(self._timer.monotonic())
         self.on_turn(turn)
         self._check_flood(turn)
 

@@ -1,6 +1,5 @@
 """The merge: records of several partitions in about the order of event time, read ahead in bounded buffers."""
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from headrace.clock import Clock
+from headrace.clock import TIMER, Clock, Timer
 from headrace.log.protocol import Log, Partition, Record
 from headrace.shard.buffer import Buffer
 
@@ -88,9 +87,9 @@ class Merge:
         clock: tells the time of reading, for records whose append time the log does not tell.
     """
 
-    def __init__(self, log: Log, positions: Mapping[Partition, int], clock: Clock) -> None:
+    def __init__(self, log: Log, positions: Mapping[Partition, int], clock: Clock, timer: Timer = TIMER) -> None:
         self._log, self._reader = log, log.reader(positions)
-        self._clock = clock
+        self._clock, self._timer = clock, timer
         self._buffers = {place: Buffer(buffer_records_max) for place in positions}
         self._heads_ms: dict[Partition, int] = {}  # event time of a buffer's head, once computed
         self._ends = dict.fromkeys(positions, 0)
@@ -101,12 +100,12 @@ class Merge:
         """Return the next chunk, or None if no record arrives within `wait_s`."""
         waiting = [place for place, buffer in self._buffers.items() if buffer]
         if len(waiting) < len(self._buffers) and (
-            not waiting or time.monotonic() - self._filled_at > empty_poll_interval_s
+            not waiting or self._timer.monotonic() - self._filled_at > empty_poll_interval_s
         ):
             self._fill(0.0 if waiting else wait_s)
             if any(self._buffers.values()):
                 self._wait_for_late()
-            self._filled_at = time.monotonic()
+            self._filled_at = self._timer.monotonic()
             waiting = [place for place, buffer in self._buffers.items() if buffer]
         if not waiting:
             return None
@@ -127,7 +126,7 @@ class Merge:
 
     def lag(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
         """Return how many records follow these positions, up to the known ends."""
-        if time.monotonic() - self._ends_at > lag_end_age_s_max:
+        if self._timer.monotonic() - self._ends_at > lag_end_age_s_max:
             self._refresh_ends()
         return {place: max(0, end - positions[place]) for place, end in self._ends.items()}
 
@@ -161,8 +160,8 @@ class Merge:
 
     def _wait_for_late(self) -> None:
         """Wait, a bounded time, for the partitions with empty buffers of which the log has more."""
-        deadline = time.monotonic() + late_wait_s_max
-        while time.monotonic() < deadline:
+        deadline = self._timer.monotonic() + late_wait_s_max
+        while self._timer.monotonic() < deadline:
             empty = [place for place, buffer in self._buffers.items() if not buffer]
             if not any(self._has_more(place) for place in empty):
                 return
@@ -171,10 +170,10 @@ class Merge:
     def _has_more(self, place: Partition) -> bool:
         """Return whether the log has more of a partition; request its end again only if the known one is old."""
         position = self._reader.position(place)
-        if self._ends[place] <= position and time.monotonic() - self._ends_at > merge_end_age_s_max:
+        if self._ends[place] <= position and self._timer.monotonic() - self._ends_at > merge_end_age_s_max:
             self._refresh_ends()
         return self._ends[place] > position
 
     def _refresh_ends(self) -> None:
         self._ends = {place: self._reader.end(place) for place in self._buffers}
-        self._ends_at = time.monotonic()
+        self._ends_at = self._timer.monotonic()

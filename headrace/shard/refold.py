@@ -9,6 +9,7 @@ from contextlib import closing
 
 import msgspec
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import PositionLost, StateUnreadable
 from headrace.log.protocol import Log, Outgoing
 from headrace.shard import journal
@@ -46,6 +47,7 @@ def refold(
     *,
     make: MakeFold[F],
     report: Callable[[int, int], None] = no_report,
+    timer: Timer = TIMER,
 ) -> Pointer:
     """Fold a shard's journal from its first entry, commit a snapshot of its end, and return the snapshot's pointer.
 
@@ -62,7 +64,7 @@ def refold(
     if journal.newest(log, shard) is None:
         raise StateUnreadable(f"{shard.name}: wanted a journal to fold, found no entry in {key_of(shard.journal)}")
     try:
-        with closing(Follower(log, blobs, shard, make=make, from_start=True, plainly=True)) as follower:
+        with closing(Follower(log, blobs, shard, make=make, from_start=True, plainly=True, timer=timer)) as follower:
             follower.catch_up(report)
             # Opened after the long fold: until then, a process that a supervisor restarts would fence this writer.
             with closing(log.writer(shard.name, shard.written)) as writer:

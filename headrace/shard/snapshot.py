@@ -2,16 +2,16 @@
 
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable
 from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
@@ -25,7 +25,7 @@ close_s_max: Final = 1.0
 T = TypeVar("T")
 
 
-class _Worker:
+class _Worker(Executor):
     """Calls functions one after the other in a thread of its own, for which a process that ends does not wait."""
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class _Worker:
         self._thread = threading.Thread(target=self._work, name="snapshot", daemon=True)
         self._thread.start()
 
-    def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
         """Have a function called; return what will have its result."""
         future: Future[T] = Future()
 
         def call() -> None:
             try:
-                future.set_result(function(*arguments))
+                future.set_result(function(*arguments, **named))
             except Exception as error:  # of any kind: whoever asks for the result raises it
                 future.set_exception(error)
 
@@ -50,7 +50,7 @@ class _Worker:
         while call := self._calls.get():
             call()
 
-    def close(self) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the thread after what was submitted; wait for that for at most `close_s_max`."""
         self._calls.put(None)
         self._thread.join(close_s_max)
@@ -109,6 +109,7 @@ class Snapshots:
     Args:
         kind: the shard's name, the kind of its blobs.
         pointer: the newest snapshot that the journal names.
+        executor: stores blobs beside the loop, one after the other; a thread by default.
 
     Attributes:
         interval_s: least time between two snapshots, in seconds.
@@ -119,14 +120,23 @@ class Snapshots:
             Learning goes on, and the next interval brings another try.
     """
 
-    def __init__(self, blobs: Blobs, kind: str, pointer: Pointer | None, *, interval_s: float) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        kind: str,
+        pointer: Pointer | None,
+        *,
+        interval_s: float,
+        timer: Timer = TIMER,
+        executor: Executor | None = None,
+    ) -> None:
         self._blobs, self._kind, self._pointer = blobs, kind, pointer
         self.interval_s, self.cost_share_max = interval_s, cost_share_max
-        self._executor = _Worker()
+        self._timer, self._executor = timer, executor or _Worker()
         self._pending: _Pending | None = None
         self._pointers: deque[str] = deque(maxlen=snapshots_kept)
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
-        self._taken_at = time.monotonic()
+        self._taken_at = self._timer.monotonic()
         self._freeze_s = self._encode_s = 0.0
         self.size = self.failures = 0
         self.failure = ""
@@ -140,7 +150,7 @@ class Snapshots:
         """Whether a snapshot should be taken at this commit."""
         idle = self._pending is None and self._kept_blobs is None
         interval_s = max(self.interval_s, self.cost_s / self.cost_share_max)
-        return idle and time.monotonic() - self._taken_at >= interval_s
+        return idle and self._timer.monotonic() - self._taken_at >= interval_s
 
     def take(self, frozen: Callable[[], State], pointer: Pointer) -> None:
         """Store a state; its pointer is of `pointer_to`, and `settled` adds its position in the journal.
@@ -148,15 +158,15 @@ class Snapshots:
         Args:
             frozen: returns the state; called at once.
         """
-        self._taken_at = time.monotonic()
+        self._taken_at = self._timer.monotonic()
         state = frozen()
-        self._freeze_s = time.monotonic() - self._taken_at
+        self._freeze_s = self._timer.monotonic() - self._taken_at
         self._pending = _Pending(pointer, self._executor.submit(self._store, state))
 
     def _store(self, state: State) -> tuple[str, int]:
-        began_s = time.thread_time()
+        began_s = self._timer.cpu()
         data = encode(state)
-        self._encode_s = time.thread_time() - began_s
+        self._encode_s = self._timer.cpu() - began_s
         return self._blobs.put(self._kind, data), len(data)
 
     def settled(self, number: int, journal: int, judgements: int) -> None:
@@ -198,4 +208,4 @@ class Snapshots:
 
     def close(self) -> None:
         """End the thread. Safe to call twice."""
-        self._executor.close()
+        self._executor.shutdown()

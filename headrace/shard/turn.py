@@ -1,6 +1,5 @@
 """A turn of the loop: what was applied since the last commit, counted while it happens and reported afterwards."""
 
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,9 +46,13 @@ class Turn(NamedTuple):
 
 
 class Tally:
-    """What a turn has applied so far."""
+    """What a turn has applied so far.
 
-    def __init__(self) -> None:
+    Args:
+        began: when it began, on the timer of the loop (s).
+    """
+
+    def __init__(self, began: float) -> None:
         self.runs: list[Run] = []
         self.read_ms: list[int] = []  # per run; see `Entry`
         self.letters: list[Outgoing] = []
@@ -60,7 +63,7 @@ class Tally:
         self.event_ages_ms: list[int] = []
         self.learn_s = 0.0
         self.size = 0  # of all records, in bytes
-        self.began = time.monotonic()
+        self.began = began
         self.offset = -1  # of the record that is being learned
 
     @contextmanager

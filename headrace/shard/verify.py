@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from headrace.clock import TIMER, Timer
 from headrace.errors import BlobCorrupt, BlobMissing, LogUnavailable, PositionLost, RecordsChanged, TopicReplaced
 from headrace.log.protocol import Log, Partition
 from headrace.shard import journal
@@ -61,7 +62,13 @@ class Verified(Struct):
             self.problems.append(problem)
 
 
-def verify(log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], None] = no_report) -> Verified:
+def verify(
+    log: Log,
+    blobs: Blobs,
+    shard: Shard,
+    report: Callable[[int, int], None] = no_report,
+    timer: Timer = TIMER,
+) -> Verified:
     """Read all that a shard's journal names, and compare it with the digests that the shard wrote while it learned.
 
     Args:
@@ -81,7 +88,8 @@ def verify(log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], No
         begin = origin.journal if origin else log.first(shard.journal)
         entries = opened.enter_context(closing(JournalReader(log, shard, begin, 0)))
         firsts = {place: log.first(place) for place in shard.inputs(log)}
-        records = opened.enter_context(closing(EntryRecords(log, shard, firsts, log.first(shard.judgements))))
+        first = log.first(shard.judgements)
+        records = opened.enter_context(closing(EntryRecords(log, shard, firsts, first, timer)))
         _verify_identities(log, shard, last, found)
         if origin:
             records.continue_from(origin)
@@ -95,7 +103,8 @@ def verify(log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], No
                     found.add(f"journal: wanted entry {number + 1}, found {entry.number}")
                     records.chain = Chain()
                 number = entry.number
-                if any(run.start < firsts.get(Partition(run.topic, run.partition), 0) for run in entry.runs):
+                expired = any(run.start < firsts.get(Partition(run.topic, run.partition), 0) for run in entry.runs)
+                if expired or (entry.judged and entry.judgements < begin):
                     _pass_over(entry, records, found)
                 elif not _verify_entry(entry, records, found):
                     return found

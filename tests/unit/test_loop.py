@@ -1117,6 +1117,8 @@ def test_what_others_write_to_a_shard_s_own_topics_is_passed_over(opened: Log, b
                     for record in (*copies, copies[0]):
                         append(opened, [Outgoing(place.topic, record.key, record.value, place.number)])
                     append(opened, [Outgoing(place.topic, b"online", b"garbage", place.number)])
+                another_s = journal.judgement_key("witness", "finetune", loop.number)
+                append(opened, [Outgoing(JUDGEMENTS, another_s, b"garbage", judged.number)])
                 follower.catch_up()
                 assert follower.digest() == digest(freeze(loop.fold, loop._intake))
     assert follower.strays >= 5 * 5 + 4 * 5, "those after the last commits are not read yet"

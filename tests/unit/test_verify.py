@@ -57,6 +57,12 @@ def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: FiledShop) 
     assert found.first > 0
     assert 0 < found.unchecked < found.entries
 
+    judged = shop.log.newest(SHARD.judgements, 10_000)
+    shop.log.delete_before(SHARD.judgements, judged[-4].offset)
+    after = shop.verified()
+    assert after.whole
+    assert found.unchecked < after.unchecked < after.entries
+
 
 def newest_blob(shop: FiledShop) -> Path:
     entry = journal.newest(shop.log, SHARD)

@@ -1,0 +1,100 @@
+"""What happens around the processes: retention, added partitions, other programs' records, damaged files, clocks."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from headrace.log.memory import MemoryLog, _StoredPartition
+from headrace.log.protocol import Outgoing, Partition
+from headrace.shard.journal import place_of_key, snapshots_kept
+from headrace.topics import EVENTS, JOURNAL
+from tests.simulation.oracle import Oracle
+from tests.simulation.publishing import NOISE, Publishing
+from tests.simulation.world import START_MS, World
+
+partitions_max = 6
+
+
+class Meddling:
+    """Changes the world under the processes.
+
+    Attributes:
+        rotten: the blobs that were damaged.
+        strays: number of records that were written to a shard's own topics, by partition.
+    """
+
+    def __init__(self, world: World, folder: Path, oracles: Sequence[Oracle], publishing: Publishing) -> None:
+        self._world, self._folder, self._oracles, self._publishing = world, folder, oracles, publishing
+        self.rotten: set[str] = set()
+        self.strays: Counter[Partition] = Counter()
+        if world.rng.random() < 0.2:
+            world.untimed = {Partition(EVENTS, 1)}
+
+    def act(self) -> None:
+        """Let each of these things happen, if chance says so."""
+        world = self._world
+        if world.strikes("clock jump"):
+            world.wall_offset_ms = START_MS + world.rng.choice((-7_200_000, -60_000, 0, 60_000, 400 * 86_400_000))
+        if world.strikes("partition added"):
+            add_partition(world.log)
+        if world.strikes("stray"):
+            self._stray()
+        if world.strikes("bit rot"):
+            self._rot()
+        if world.strikes("retention"):
+            self._expire()
+
+    def _stray(self) -> None:
+        """Write garbage, or a copy of a record, to a shard's journal or judgements."""
+        rng, log = self._world.rng, self._world.log
+        shard = rng.choice(self._oracles).shard
+        place = rng.choice((shard.journal, shard.judgements))
+        found = log.newest(Partition(place.topic, rng.choice(self._oracles).shard.number), 8)
+        if place.topic == JOURNAL and log.last(shard.journal) is None:
+            return  # a copy of another shard's entry would claim the partition for it
+        copied = rng.choice(found) if found and rng.random() < 0.6 else None
+        key, value = (copied.key, copied.value) if copied else (b"noise", rng.choice(NOISE))
+        log.appender().append(Outgoing(place.topic, key, value, place.number))
+        self.strays[place] += 1
+
+    def _rot(self) -> None:
+        """Flip a byte of a shard's newest snapshot, if all that are kept beside it are whole."""
+        for oracle in self._oracles:
+            oracle.follow()
+            if not oracle.pointers or oracle.renewed:  # no fold can go past an entry with a renewed state
+                continue
+            newest = oracle.pointers[-1]
+            kept = [newest.blob, *newest.former]
+            path = self._folder / newest.blob
+            if len(set(kept)) < snapshots_kept or self.rotten & set(kept) or not path.exists():
+                continue
+            data = bytearray(path.read_bytes())
+            data[self._world.rng.randrange(len(data))] ^= 1
+            path.write_bytes(data)
+            self.rotten.add(newest.blob)
+
+    def _expire(self) -> None:
+        """Delete records that no kept snapshot needs."""
+        for oracle in self._oracles:
+            oracle.follow()
+        self._publishing.collect()
+        needed = [oracle.pointers[-snapshots_kept - 1 :] for oracle in self._oracles]
+        if any(len(pointers) <= snapshots_kept for pointers in needed):
+            return
+        log, rng = self._world.log, self._world.rng
+        for oracle, (oldest, *_) in zip(self._oracles, needed, strict=True):
+            ends = [(oracle.shard.journal, oldest.journal), (oracle.shard.judgements, oldest.judgements)]
+            for place, end in ends:
+                if rng.random() < 0.7:
+                    log.delete_before(place, end)
+        for place in log.partitions(EVENTS):
+            positions = [{place_of_key(key): at for key, at in one[0].positions.items()} for one in needed]
+            if rng.random() < 0.7:
+                log.delete_before(place, min(one.get(place, 0) for one in positions))
+
+
+def add_partition(log: MemoryLog) -> None:
+    """Add a partition to `events`, as an operator of Kafka may."""
+    number = len(log.partitions(EVENTS))
+    if number < partitions_max:
+        log._partitions[Partition(EVENTS, number)] = _StoredPartition()

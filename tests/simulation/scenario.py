@@ -1,0 +1,342 @@
+"""A scenario: producers, shards, followers and operators act in an order that a seed decides, until all faults end."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, field
+
+from headrace.clock import Timer
+from headrace.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    BlobUnwritable,
+    BrokenWorld,
+    Fenced,
+    LogUnavailable,
+    PositionLost,
+    StateUnreadable,
+)
+from headrace.shard.blobs import Blobs
+from headrace.shard.follower import Follower, freeze
+from headrace.shard.loop import Loop, LoopSettings
+from headrace.shard.refold import refold
+from headrace.shard.turn import Turn
+from headrace.shard.verify import verify
+from headrace.state import digest
+from tests.simulation.disk import SimulatedBlobs, StepExecutor, lose_power
+from tests.simulation.faulty_log import FaultyLog
+from tests.simulation.folds import FINETUNE, ONLINE
+from tests.simulation.meddling import Meddling
+from tests.simulation.oracle import Oracle
+from tests.simulation.publishing import Publishing
+from tests.simulation.shops import Kind, hashing, real
+from tests.simulation.world import NO_ANSWER, Crash, Process, Violation, World
+
+calm_rounds_max = 2_000
+"""Steps of each shard within which it must have learned everything, once no fault happens any more."""
+REAL_SHARE = 0.02
+"""Share of the seeds in which one shard folds the real families."""
+LOOP_ENDS = (LogUnavailable, Fenced, BlobUnwritable)
+"""With these a loop may end."""
+FOLLOWER_ENDS = (LogUnavailable, PositionLost, StateUnreadable, BlobMissing)
+"""With these a follower may end that is slower than retention, or that has read an old pointer."""
+
+
+class Result(Struct):
+    """What came of a seed. `violation` is "" if every promise was kept."""
+
+    seed: int
+    steps: int = 0
+    calls: int = 0
+    crashes: int = 0
+    commits: int = 0
+    entries: int = 0
+    learned: int = 0
+    snapshots: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    violation: str = ""
+    trace: list[str] = field(default_factory=list)
+
+
+class Running(Process):
+    """A running loop."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.executor = StepExecutor()
+        self.loop: Loop[Any] | None = None
+
+
+class Following(Process):
+    """A running follower."""
+
+    follower: Follower[Any] | None = None
+
+
+class Member:
+    """A shard of the scenario: its oracle, and the processes that run it, of which at most one can commit."""
+
+    def __init__(self, kind: Kind, oracle: Oracle) -> None:
+        self.shard, self.make, self.judge = kind
+        self.oracle = oracle
+        self.loops: list[Running] = []
+        self.newest: Running | None = None  # the one that was started last
+        self.followers: list[Following] = []
+
+
+class Scenario:
+    """The world of one seed. `run` returns what came of it.
+
+    Args:
+        folder: an empty folder for the blobs, removed by `run`.
+        blobs_of: makes a process' blobs; mutants replace it.
+    """
+
+    def __init__(
+        self, seed: int, folder: Path, blobs_of: Callable[[Path, World, Process], Blobs] = SimulatedBlobs
+    ) -> None:
+        self.world = World(seed)
+        self.result = Result(seed)
+        self._folder, self._blobs_of = folder, blobs_of
+        rng = self.world.rng
+        self._settings = LoopSettings(
+            commit_interval_s=rng.choice((0.0, 0.0, 0.02, 0.3)), snapshot_interval_s=rng.choice((0.0, 0.0, 0.1, 2.0)),
+            flood_share=1.0,
+        )  # fmt: skip
+        first = real() if rng.random() < REAL_SHARE else hashing(ONLINE)
+        kinds = (first, hashing(FINETUNE))[: rng.choice((1, 2, 2))]
+        plain = Blobs(folder)
+        self.members = [Member(kind, Oracle(self.world, plain, kind.shard, kind.make)) for kind in kinds]
+        self.publishing = Publishing(self.world)
+        self._meddling = Meddling(self.world, folder, [one.oracle for one in self.members], self.publishing)
+        self._ends: Counter[str] = Counter()
+        self._started = 0
+        self.world.interleave = self._act
+        self.world.on_power_loss = self._lose_power
+
+    def run(self, steps: int) -> Result:
+        """Let so many things happen, then end all faults and check every promise."""
+        result, world = self.result, self.world
+        try:
+            for _ in range(steps):
+                self._act()
+            self._calm_down()
+        except Violation as error:
+            result.violation = str(error)
+            world.note(f"violation: {error}")
+        finally:
+            shutil.rmtree(self._folder)
+        result.calls, result.commits, result.faults = world.calls, world.commits, dict(world.faults)
+        result.entries = sum(len(one.oracle.digests) - 1 for one in self.members)
+        result.learned = sum(sum(text.count("/learned/") for text in one.oracle.said) for one in self.members)
+        result.snapshots = sum(len(one.oracle.pointers) for one in self.members)
+        result.ends, result.trace = dict(self._ends), world.trace
+        return result
+
+    def _act(self) -> None:
+        """Let one thing happen."""
+        self.result.steps += 1
+        rng = self.world.rng
+        member = rng.choice(self.members)
+        dice = rng.random()
+        if dice < 0.2:
+            self.publishing.publish()
+        elif dice < 0.7:
+            self._run_loop(member)
+        elif dice < 0.85:
+            self._store(member)
+        elif dice < 0.9:
+            self._follow(member)
+        else:
+            self._disturb(member)
+
+    def _guarded(self, process: Process, action: Callable[[], object], ends: tuple[type[BrokenWorld], ...]) -> bool:
+        """Run a step of a process; return whether the process lives on."""
+        world = self.world
+        process.running = True
+        try:
+            action()
+        except Crash:
+            self.result.crashes += 1
+            world.note(f"{process} crashed")
+        except ends as error:
+            self._ends[type(error).__name__] += 1
+            world.note(f"{process} ended: {type(error).__name__}: {error}")
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation(f"{process} failed: {type(error).__name__}: {error}") from error
+        else:
+            if not process.doomed:
+                return True
+        finally:
+            process.running = False
+        process.doomed = True
+        return False
+
+    def _idle(self, processes: list[Any]) -> Any:
+        """Return one of the processes that are not in a step, None if there is none."""
+        found = [one for one in processes if not one.running]
+        return self.world.rng.choice(found) if found else None
+
+    def _named(self, kind: str) -> str:
+        self._started += 1
+        return f"{kind}#{self._started}"
+
+    def _run_loop(self, member: Member) -> None:
+        if not member.loops or self.world.strikes("zombie", member.shard.name):
+            self._start(member)
+        elif one := self._idle(member.loops):
+            if self.world.strikes("stop", one):
+                self._end(member, one, closing=True)
+            elif not self._guarded(one, one.loop.step, LOOP_ENDS):
+                self._end(member, one, closing=self.world.rng.random() < 0.5)
+
+    def _start(self, member: Member) -> None:
+        one, world = Running(self._named(member.shard.name)), self.world
+
+        def start() -> None:
+            blobs = self._blobs_of(self._folder, world, one)
+            try:
+                one.loop = Loop(
+                    FaultyLog(world, one), blobs, member.shard, make=member.make, judge=member.judge(blobs),
+                    settings=self._settings, quarantine=member.shard.number == ONLINE.number, clock=world.wall_ms,
+                    timer=world.timer_of(one), executor=one.executor,
+                )  # fmt: skip
+            except (*FOLLOWER_ENDS, BlobCorrupt) as error:
+                if member.newest is one:
+                    raise
+                raise Fenced(f"a newer process has changed what this one reads: {error}") from error
+            one.loop.on_turn = self._check_bounds
+            member.oracle.check(one.loop.number, digest(freeze(one.loop.fold, one.loop._intake)), one)
+
+        world.note(f"{one} starts")
+        member.newest = one
+        if self._guarded(one, start, LOOP_ENDS):
+            member.loops.append(one)
+
+    def _check_bounds(self, turn: Turn) -> None:
+        over = {name: both for name, both in turn.bounds.items() if both[0] > both[1]}
+        if over:
+            raise Violation(f"tables have more entries than their maxima: {over}")
+
+    def _end(self, member: Member, one: Running, *, closing: bool) -> None:
+        """Drop a loop. A process that ends by itself still waits for its snapshots; one that is killed does not."""
+        member.loops = [other for other in member.loops if other is not one]
+        if closing and one.loop:
+            one.doomed = False
+            self._guarded(one, one.loop.close, LOOP_ENDS)
+        one.doomed = True
+
+    def _store(self, member: Member) -> None:
+        one = self._idle([one for one in member.loops if one.executor.waiting])
+        if one and not self._guarded(one, one.executor.run_next, LOOP_ENDS):
+            self._end(member, one, closing=False)
+
+    def _follow(self, member: Member) -> None:
+        rng, world = self.world.rng, self.world
+        if len(member.followers) < 2 or world.strikes("slow follower", member.shard.name):
+            one = Following(self._named(f"follower of {member.shard.name}"))
+
+            def start() -> None:
+                blobs = self._blobs_of(self._folder, world, one)
+                one.follower = Follower(
+                    FaultyLog(world, one), blobs, member.shard, make=member.make, timer=world.timer_of(one)
+                )
+
+            if self._guarded(one, start, FOLLOWER_ENDS):
+                member.followers = [*member.followers[-2:], one]
+        elif one := self._idle(member.followers):
+            follower = one.follower
+            assert follower is not None
+            if self._guarded(one, lambda: follower.step(rng.choice((0.0, 0.05)), rng.randrange(1, 5)), FOLLOWER_ENDS):
+                member.oracle.check(follower.number, follower.digest(), one)
+            else:
+                member.followers = [other for other in member.followers if other is not one]
+
+    def _disturb(self, member: Member) -> None:
+        world, shard = self.world, member.shard
+        one = Process(self._named("operator"))
+        log, blobs, timer = FaultyLog(world, one), self._blobs_of(self._folder, world, one), world.timer_of(one)
+        if world.strikes("fence", shard.name):
+            self._guarded(one, lambda: log.writer(shard.name, shard.written), LOOP_ENDS)
+        elif world.strikes("refold", shard.name):
+            self._guarded(one, lambda: self._refold(member, log, blobs, timer), (*LOOP_ENDS, StateUnreadable))
+        elif world.strikes("verify", shard.name):
+            self._guarded(one, lambda: self._verify(member, log, blobs), (LogUnavailable,))
+        else:
+            self._meddling.act()
+
+    def _refold(self, member: Member, log: FaultyLog, blobs: Blobs, timer: Timer) -> None:
+        shard, whole = member.shard, self.world.log
+        try:
+            refold(log, blobs, shard, make=member.make, timer=timer)
+        except StateUnreadable as error:
+            expired = any(whole.first(place) for place in (shard.journal, shard.judgements, *shard.inputs(whole)))
+            if expired or "found no entry" in str(error):
+                raise
+            raise Violation(f"refold: {error}, though nothing has expired") from error
+
+    def _verify(self, member: Member, log: FaultyLog, blobs: Blobs) -> None:
+        found = verify(log, blobs, member.shard, timer=self.world.timer)
+        excused = (*self._meddling.rotten, NO_ANSWER)
+        wrong = [text for text in found.problems if not any(one in text for one in excused)]
+        if wrong:
+            raise Violation(f"verify: {wrong}")
+
+    def _lose_power(self) -> None:
+        """End every process at its next call, and lose what was not synced."""
+        for member in self.members:
+            for one in [*member.loops, *member.followers]:
+                one.doomed = True
+            member.loops = [one for one in member.loops if one.running]
+            member.followers = [one for one in member.followers if one.running]
+        lose_power(self._folder, self.world)
+
+    def _calm_down(self) -> None:
+        """End all faults; check that every shard learns the rest, and that nothing is lost, doubled or open."""
+        world = self.world
+        world.calm()
+        world.sleep(16.0)  # added partitions are looked for every 15 s
+        for member in self.members:
+            for one in member.loops[:-1]:
+                self._end(member, one, closing=True)
+        for _ in range(calm_rounds_max):
+            for member in self.members:
+                self._run_loop(member)
+                self._store(member)
+                member.oracle.follow()
+            if all(member.loops and member.oracle.covered for member in self.members):
+                break
+        else:
+            raise Violation(f"after {calm_rounds_max} calm rounds not everything is learned")
+        for member in self.members:
+            self._check_end(member)
+        self.publishing.check([member.oracle for member in self.members])
+        if world.pending:
+            raise Violation(f"commits are open at the end: {list(world.pending)}")
+
+    def _check_end(self, member: Member) -> None:
+        (one,) = member.loops
+        loop = one.loop
+        assert loop is not None
+        if not self._guarded(one, lambda: loop.run(lambda: True), ()):
+            raise Violation(f"{one} cannot end")
+        member.oracle.check(loop.number, digest(freeze(loop.fold, loop._intake)), one)
+        last = Process("last follower")
+        log, blobs = FaultyLog(self.world, last), Blobs(self._folder)
+
+        def follow() -> None:
+            follower = Follower(log, blobs, member.shard, make=member.make, timer=self.world.timer)
+            follower.catch_up()
+            member.oracle.check(follower.number, follower.digest(), last)
+            if follower.number != loop.number:
+                raise Violation(f"{last} has folded {follower.number} entries, {one} has committed {loop.number}")
+            self._verify(member, log, blobs)
+
+        self._guarded(last, follow, ())
+        member.oracle.check_strays(self._meddling.strays[member.shard.journal])

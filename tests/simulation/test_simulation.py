@@ -1,0 +1,50 @@
+"""The simulation keeps every promise for all seeds that fit into the time, and finds bugs that are planted."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.seeds import replay_command, run_seed, run_seeds, steps_default
+
+budget_s = 45.0
+seeds_to_find = 120
+"""Within so many seeds each planted bug is found."""
+
+
+def test_every_promise_is_kept_whatever_fails() -> None:
+    totals = run_seeds(0, 1_000_000, seconds_max=budget_s)
+    print(*(f"{name}: {count}" for name, count in totals.rows()), sep="\n")
+    texts = [f"{text}\n    {replay_command(seed, steps_default)}" for seed, text in totals.violations.items()]
+    assert not texts, "\n".join(texts)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_bug_is_found(name: str) -> None:
+    with MUTANTS[name]():
+        assert any(run_seed(seed).violation for seed in range(seeds_to_find)), f"{seeds_to_find} seeds do not find it"
+
+
+TRACES = (
+    "from tests.simulation.seeds import run_seed; [print(*run_seed(seed).trace, sep=chr(10)) for seed in range(12)]"
+)
+
+
+def test_a_seed_gives_the_same_trace_in_every_process() -> None:
+    here = [line for seed in range(12) for line in run_seed(seed).trace]
+    assert any("crashed" in line for line in here)
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    found = subprocess.run([sys.executable, "-c", TRACES], capture_output=True, text=True, env=environment)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.splitlines() == here
+
+
+def test_a_violation_names_its_seed_and_the_command_that_replays_it() -> None:
+    with MUTANTS["a follower skips an entry"]():
+        totals = run_seeds(0, 3)
+        seed = min(totals.violations)
+        assert run_seed(seed).violation == totals.violations[seed]
+    assert replay_command(seed, steps_default) == f'make simulate ARGS="--seed {seed}"'
+    assert not run_seed(seed).violation
