@@ -16,6 +16,7 @@ import structlog
 
 from headrace.archive.files import day_of, read_file, write_file
 from headrace.archive.manifest import (
+    ARCHIVED,
     NAME,
     ArchivedFile,
     Gap,
@@ -30,10 +31,8 @@ from headrace.errors import PositionLost
 from headrace.log.protocol import Log, Partition, Record, size_of_all
 from headrace.metrics import ArchiveMetrics
 from headrace.shard.journal import key_of, place_of_key
-from headrace.topics import ARCHIVE, DEAD_LETTERS, EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS
+from headrace.topics import ARCHIVE
 
-ARCHIVED: Final = (EVENTS, ITEMS, DEAD_LETTERS, MODELS, JOURNAL, JUDGEMENTS)
-"""The topics of an archive: what is needed to fold all that was learned again."""
 read_records_max: Final = 20_000
 poll_s: Final = 0.5
 """Time that a read waits for records."""

@@ -7,8 +7,7 @@ from msgspec import Struct
 from headrace.clock import Clock, wall_ms
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
-from headrace.log.sqlite import SqliteLog
-from headrace.shard.trim import Cut, plan, trim
+from headrace.shard.trim import Cut, file_of, plan, trim
 from operators.deployment import Deployment
 from operators.running import running_on
 
@@ -66,17 +65,18 @@ def trim_file(
         LogUnavailable: the log does not answer.
     """
     url = deployment.settings.log
-    if not isinstance(log, SqliteLog):
+    file = file_of(log)
+    if file is None:
         raise Misconfigured(f"trim: wanted a log sqlite:PATH, found {url}; Kafka deletes by each topic's retention.ms")
     if vacuum and not dry_run and running_on(url):
         raise Misconfigured(f"trim --vacuum: wanted a log that nothing uses, found headrace up running on {url}")
-    before, keep_days = log.size(), deployment.settings.trim.keep_days
+    before, keep_days = file.size(), deployment.settings.trim.keep_days
     cuts = plan(log, deployment.shards, keep_days, clock()) if keep_days else []
     if not dry_run:
-        trim(log, cuts, report)
+        trim(file, cuts, report)
         if vacuum:
-            log.vacuum()
+            file.vacuum()
     return Trimmed(
         dry_run=dry_run, keep_days=keep_days, cuts=cuts, deleted=sum(cut.records for cut in cuts),
-        bytes_before=before, bytes_after=log.size(),
+        bytes_before=before, bytes_after=file.size(),
     )  # fmt: skip

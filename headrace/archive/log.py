@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from headrace.archive.files import read_file
-from headrace.archive.manifest import ArchivedFile, read_manifest
+from headrace.archive.manifest import ARCHIVED, ArchivedFile, Manifest, read_manifest
 from headrace.archive.store import Store
 from headrace.errors import ArchiveCorrupt
 from headrace.log.protocol import (
@@ -28,6 +28,17 @@ class ArchivedLog:
 
     def __init__(self, log: Log, store: Store) -> None:
         self._log, self._store = log, store
+
+    @property
+    def live(self) -> Log:
+        """The log behind which the archive lies."""
+        return self._log
+
+    def covered(self) -> dict[Partition, int]:
+        """Return up to which position the archive holds each partition of its topics."""
+        manifest = read_manifest(self._store) or Manifest()
+        places = [place for topic in ARCHIVED for place in self._log.partitions(topic)]
+        return {place: manifest.end(place) or 0 for place in places}
 
     def create(self) -> None:
         self._log.create()

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import structlog
 from msgspec import Struct
 
+from headrace.archive.log import ArchivedLog
 from headrace.clock import Clock, wall_ms
 from headrace.errors import LogUnavailable
 from headrace.log.protocol import Log, Partition
@@ -19,7 +20,7 @@ from headrace.log.sqlite import SqliteLog, deleted_at_once
 from headrace.shard import journal
 from headrace.shard.follower import no_report
 from headrace.shard.journal import Entry, Pointer, key_of, place_of_key, snapshots_kept
-from headrace.topics import DAY_MS, EVENTS, JOURNAL, JUDGEMENTS, KEPT_FOR_EVER, TOPICS, Shard, Topic
+from headrace.topics import ARCHIVE, DAY_MS, EVENTS, JOURNAL, JUDGEMENTS, KEPT_FOR_EVER, TOPICS, Shard, Topic
 
 plan_interval_s: Final = 600.0
 """Time between two plans of a process that trims while it learns."""
@@ -59,6 +60,8 @@ class Need(NamedTuple):
 def plan(log: Log, shards: Sequence[Shard], keep_days: float, now_ms: int) -> list[Cut]:
     """Return what may be deleted now; also, with nothing to delete, what a shard holds back.
 
+    Of a log with an archive, only what is archived is deleted.
+
     Ages are counted from the newest append time of the journals, or from `now_ms` if that is earlier: in a log that
     nobody writes to, and while a clock is ahead, nothing expires.
 
@@ -70,6 +73,9 @@ def plan(log: Log, shards: Sequence[Shard], keep_days: float, now_ms: int) -> li
     Raises:
         LogUnavailable: the log does not answer.
     """
+    covered: Mapping[Partition, int] = {}
+    if isinstance(log, ArchivedLog):
+        covered, log = log.covered(), log.live
     newest = [record.time_ms for place in log.partitions(JOURNAL) if (record := log.last(place))]
     if not newest:
         return []
@@ -80,6 +86,8 @@ def plan(log: Log, shards: Sequence[Shard], keep_days: float, now_ms: int) -> li
         for place in log.partitions(topic.name) if topic.retention_ms != KEPT_FOR_EVER else []:
             first, end = log.first(place), log.end(place)
             until, need = log.position_at(place, now_ms - _keep_ms(topic, keep_days)), needs.get(place)
+            if place in covered and (need is None or covered[place] < need.position):
+                need = Need(covered[place], ARCHIVE)
             held_by = need.shard if need and need.position < until else ""
             until = min(until, need.position) if need else until
             cut = Cut(key_of(place), first, max(first, until), end, held_by)
@@ -135,6 +143,12 @@ def kept_snapshots(log: Log, shard: Shard, newest: Pointer) -> list[Pointer]:
     return kept
 
 
+def file_of(log: Log) -> SqliteLog | None:
+    """Return the file that a log is, with an archive or without; None if it is none."""
+    live = log.live if isinstance(log, ArchivedLog) else log
+    return live if isinstance(live, SqliteLog) else None
+
+
 def trim(log: SqliteLog, cuts: Sequence[Cut], report: Callable[[int, int], None] = no_report) -> int:
     """Delete what a plan says, in small steps beside other processes; return the number of deleted records.
 
@@ -167,13 +181,15 @@ class Trimmer:
     """Trims a log beside a loop, at most a tenth of the time. Call `step` often.
 
     Args:
+        file: of the log (`file_of`).
         keep_days: as for `plan`; with 0, nothing is deleted.
         on_deleted: takes the number of records that a step deleted.
     """
 
     def __init__(
         self,
-        log: SqliteLog,
+        log: Log,
+        file: SqliteLog,
         shards: Sequence[Shard],
         keep_days: float,
         *,
@@ -181,7 +197,7 @@ class Trimmer:
         clock: Clock = wall_ms,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log, self._shards, self._keep_days = log, shards, keep_days
+        self._log, self._file, self._shards, self._keep_days = log, file, shards, keep_days
         self._on_deleted, self._clock, self._seconds = on_deleted, clock, seconds
         self._cuts: list[Cut] = []
         self._planned_at = self._stepped_at = float("-inf")
@@ -212,11 +228,11 @@ class Trimmer:
     def _delete(self, until: float) -> None:
         while self._cuts:
             cut = self._cuts[0]
-            position = _delete_some(self._log, cut, cut.first)
+            position = _delete_some(self._file, cut, cut.first)
             self._on_deleted(position - cut.first)
             rest = Cut(cut.partition, position, cut.until, cut.end)
             self._cuts[:1] = [rest] if rest.records else []
             if self._seconds() >= until:
                 return
         if not self._cuts and self._reclaiming:
-            self._reclaiming = self._log.reclaim(reclaimed_pages)
+            self._reclaiming = self._file.reclaim(reclaimed_pages)

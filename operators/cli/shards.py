@@ -68,9 +68,8 @@ def _run(
         return
     from consumers import shard as process
     from headrace.artifacts import resolve
-    from headrace.log.sqlite import SqliteLog
     from headrace.metrics import ShardMetrics
-    from headrace.shard.trim import Trimmer
+    from headrace.shard.trim import Trimmer, file_of
 
     for kind in placement.kinds:
         if kind.surface.judge:
@@ -79,8 +78,8 @@ def _run(
 
     def body(log: Log, folder: Blobs, stop: threading.Event) -> None:
         trimmer = None
-        if placement.quarantines and isinstance(log, SqliteLog):  # exactly one shard trims
-            trimmer = Trimmer(log, deployment.shards, settings.trim.keep_days, on_deleted=metrics.trimmed.inc)
+        if placement.quarantines and (file := file_of(log)):  # exactly one shard trims
+            trimmer = Trimmer(log, file, deployment.shards, settings.trim.keep_days, on_deleted=metrics.trimmed.inc)
         process.run(log, folder, placement, mine, deployment.sections, metrics, stop, trimmer)
 
     run_process(shard, settings, metrics, mine.metrics_port, mine.retry_s, body)

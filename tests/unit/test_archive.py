@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from consumers.archive import ARCHIVED, Archiver, run
+from consumers.archive import Archiver, run
 from headrace.archive.files import read_file
 from headrace.archive.log import ArchivedLog
-from headrace.archive.manifest import NAME, problems, read_manifest
+from headrace.archive.manifest import ARCHIVED, NAME, problems, read_manifest
 from headrace.archive.store import FolderStore, RemoteStore, Store, open_store
 from headrace.config import ArchiveSettings
 from headrace.errors import ArchiveCorrupt, ArchiveUnavailable, Fenced, Misconfigured, PositionLost
@@ -26,9 +26,10 @@ from headrace.shard.checks import check_folds
 from headrace.shard.follower import Follower
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.shard.refold import refold
+from headrace.shard.trim import plan
 from headrace.shard.verify import verify
 from headrace.state import digest
-from headrace.topics import EVENTS, SCORES
+from headrace.topics import EVENTS, JOURNAL, SCORES
 from learners.families import default_placements
 from learners.shop import MakeShop
 from producers.scenario import SimulationSettings
@@ -173,6 +174,19 @@ def test_what_expired_before_it_was_archived_is_told_and_may_be_given_up(days: D
     assert once(days.log, store, accept_gap=("eve", "the disk was full")) == 1
     assert list(problems(store)) == []
     assert ArchivedLog(days.log, store).first(E0) == 4, "what lies before a gap cannot be folded"
+
+
+def test_only_what_is_archived_is_trimmed(days: Days, store: FolderStore) -> None:
+    days.append(E0, b"a", b"b")
+    once(days.log, store)
+    days.append(E0, b"c")
+    days.now_ms += 40 * DAY_MS
+    days.append(Partition(JOURNAL, 0), b"{}")
+    (cut,) = plan(ArchivedLog(days.log, store), [], 30, days.now_ms)
+    assert (cut.partition, cut.first, cut.until, cut.held_by) == ("events/0", 0, 2, "archive")
+    once(days.log, store)
+    (cut,) = plan(ArchivedLog(days.log, store), [], 30, days.now_ms)
+    assert (cut.until, cut.held_by) == (3, "")
 
 
 def test_damage_is_told(days: Days, store: FolderStore, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_the_size_of_a_log_that_is_written_and_trimmed_is_bounded(tmp_path: Path
     shop, deleted, sizes = FiledShop(tmp_path), list[int](), list[int]()
     now = iter(range(0, 10_000_000, 1_000))  # every step is due
     trimmer = Trimmer(
-        shop.log, [SHARD], 2.0, on_deleted=deleted.append, clock=shop.now_ms, seconds=lambda: float(next(now))
+        shop.log, shop.log, [SHARD], 2.0, on_deleted=deleted.append, clock=shop.now_ms, seconds=lambda: float(next(now))
     )
     with closing(shop.loop()) as loop:
         for start in range(0, 1_200, 50):  # 24 days
