@@ -87,10 +87,8 @@ class RemoteStore:
     """A place that fsspec knows. One that stores objects whole, as S3 does, never shows a part of one."""
 
     def __init__(self, url: str) -> None:
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError:
-            raise Misconfigured("archive: wanted the packages of headrace[parquet], found them missing") from None
+        from fsspec.core import url_to_fs
+
         try:
             self._files: Any
             self._files, root = url_to_fs(url)

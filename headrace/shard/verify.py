@@ -104,7 +104,7 @@ def verify(
                     records.chain = Chain()
                 number = entry.number
                 expired = any(run.start < firsts.get(Partition(run.topic, run.partition), 0) for run in entry.runs)
-                if expired or (entry.judged and entry.judgements < begin):
+                if expired or (entry.judged and entry.judgements < first):
                     _pass_over(entry, records, found)
                 elif not _verify_entry(entry, records, found):
                     return found

