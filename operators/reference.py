@@ -17,7 +17,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from headrace import events, items
-from headrace.config import DEFAULT_SHARDS, ProducerSettings, ServeSettings, Settings, ShardSettings, TrimSettings
+from headrace.config import (
+    DEFAULT_SHARDS,
+    ArchiveSettings,
+    ProducerSettings,
+    ServeSettings,
+    Settings,
+    ShardSettings,
+    TrimSettings,
+)
 from headrace.errors import Misconfigured
 from headrace.events import EventType
 from headrace.http import bounds_text
@@ -225,7 +233,9 @@ _SETTINGS: Final = ("in the file", "variable", "default", "what")
 
 def settings() -> str:
     """Return docs/settings.md."""
-    parts: dict[str, type[BaseModel]] = {"serve": ServeSettings, "producer": ProducerSettings, "trim": TrimSettings}
+    parts: dict[str, type[BaseModel]] = {
+        "serve": ServeSettings, "producer": ProducerSettings, "archive": ArchiveSettings, "trim": TrimSettings,
+    }  # fmt: skip
     common = {name: field for name, field in Settings.model_fields.items() if name not in (*parts, "shards")}
     lines = [
         "# Settings",

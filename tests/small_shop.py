@@ -53,7 +53,7 @@ def learn_small_shop(log: Log, blobs: Blobs, events: int = 4_000) -> None:
     alarm = {"detector": "price", "events": 3_800, "time_ms": 5, "score": 0.3, "threshold": 0.2}
     appender.append(Outgoing("alarms", b"price", msgspec.json.encode(alarm), 0))
     appender.append(Outgoing("alarms", b"flood", b'{"detector": "flood", "id": "flood/1", "detail": "bad"}', 0))
-    letter = DeadLetter("events/0/1", "not_json", "JSON is malformed", 5, b"ann", b"{", 1)
-    for _ in range(3):
+    for number in range(3):
+        letter = DeadLetter(f"events/0/{number}", "not_json", "JSON is malformed", 5, b"ann", b"{", 1)
         appender.append(Outgoing("dead-letters", letter.id.encode(), msgspec.json.encode(letter), 0))
     appender.close()

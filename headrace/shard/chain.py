@@ -7,13 +7,14 @@ from hashlib import sha256
 from headrace.log.protocol import Record
 
 block_records = 512
-"""Records that are hashed together: the code that learns leaves the processor's caches for each hash."""
+block_bytes = 2**20
+"""Records, or bytes of them, that are hashed at once: for each hash, the code that learns leaves the caches."""
 
 
 class Chain:
     """Hashes the records of entries. `value` is the hash after the last entry that was closed, "" before the first.
 
-    How the records of an entry are cut into pieces does not matter.
+    How the records of an entry are cut into pieces does not matter: numbers, keys and values are a stream each.
 
     >>> record = Record(0, 7, 1_000, b"ann", b"{}")
     >>> one, other = Chain(), Chain()
@@ -26,36 +27,41 @@ class Chain:
 
     def __init__(self, value: str = "") -> None:
         self.value = value
-        self._hash = sha256(value.encode())
+        self._begin()
+
+    def _begin(self) -> None:
+        self._numbers, self._keys, self._values, self._judgements = sha256(), sha256(), sha256(), sha256()
         self._block: list[Record] = []
+        self._size = 0
 
     def add(self, records: Sequence[Record]) -> None:
         """Add records of `events` or of a side topic, in the order in which they were applied."""
         self._block += records
-        while len(self._block) >= block_records:
+        self._size += sum([len(record.value or b"") for record in records])
+        if len(self._block) >= block_records or self._size >= block_bytes:
             self._hash_block()
 
     def _hash_block(self) -> None:
-        block, self._block = self._block[:block_records], self._block[block_records:]
+        block, self._block, self._size = self._block, [], 0
         keys, values = [record.key or b"" for record in block], [record.value or b"" for record in block]
-        numbers = [record.offset for record in block]
-        numbers += [record.time_ms for record in block]
-        numbers += map(len, keys)
-        numbers += map(len, values)
-        self._hash.update(struct.pack(f"<{len(numbers)}q", *numbers))
-        self._hash.update(b"".join(keys))
-        self._hash.update(b"".join(values))
+        numbers = [
+            number
+            for record, key, value in zip(block, keys, values, strict=True)
+            for number in (record.offset, record.time_ms, len(key), len(value))
+        ]
+        self._numbers.update(struct.pack(f"<{len(numbers)}q", *numbers))
+        self._keys.update(b"".join(keys))
+        self._values.update(b"".join(values))
 
     def add_judgement(self, data: bytes) -> None:
-        """Add a judgement. The judgements of an entry come after its records."""
-        if self._block:
-            self._hash_block()
-        self._hash.update(data)
+        """Add a judgement."""
+        self._judgements.update(data)
 
     def close_entry(self) -> str:
         """End an entry; return the new value."""
         if self._block:
             self._hash_block()
-        self.value = self._hash.hexdigest()[:16]
-        self._hash = sha256(self.value.encode())
+        parts = (self._numbers, self._keys, self._values, self._judgements)
+        self.value = sha256(self.value.encode() + b"".join(part.digest() for part in parts)).hexdigest()[:16]
+        self._begin()
         return self.value

@@ -64,6 +64,7 @@ from headrace.topics import (
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import FAMILIES, default_placements, placed
 from learners.shop import MakeShop
+from operators.backup import _manifest
 from operators.child import Children
 from operators.deployment import Deployment
 from operators.proposal import propose
@@ -292,6 +293,11 @@ def verified(log: Log, folder: Path) -> None:
         assert verify(log, Blobs(folder), shard).whole
 
 
+def backed_up(log: Log, folder: Path) -> None:
+    found = _manifest(log, Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS), 0)
+    assert set(found.shards) == set(SHARDS)
+
+
 ROADS: dict[str, Callable[[Log, Path], None]] = {
     "simulate": simulated,
     "load": loaded,
@@ -305,6 +311,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "roll-back": rolled_back,
     "status": status,
     "verify": verified,
+    "backup": backed_up,
 }
 """What each process does, in an order in which each finds what it wants."""
 

@@ -146,8 +146,10 @@ def test_a_log_without_a_partition_that_was_learned_from_is_refused(case: Case, 
     assert newest.snapshot is not None
     with closing(open_log(f"sqlite:{tmp_path / 'other.db'}")) as other:
         other.create()
+        unnamed = msgspec.structs.replace(newest.snapshot, topics={})  # else the topics' ids tell it
+        entry = msgspec.structs.replace(newest, snapshot=unnamed, topics={})
         with closing(other.writer(SHARD.name)) as writer:
-            writer.commit([Outgoing("journal", b"online", journal.encode(newest), 0)], {})
+            writer.commit([Outgoing("journal", b"online", journal.encode(entry), 0)], {})
         with pytest.raises(PositionLost, match=r"events/[45]: position \d+ is outside what the log holds, 0 to 0"):
             Follower(other, blobs, SHARD, make=make_shop)
 

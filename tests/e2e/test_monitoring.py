@@ -34,6 +34,7 @@ MAY_STAY_ZERO: Final = {
     'headrace_rounds_total{outcome="rolled_back"}': "nor whether one is worse",
     "headrace_champion_round": "so there may be no champion",
     "headrace_drift_alarms_total": "nothing drifts",
+    "headrace_follower_differs_total": "the server folds as the shard does",
     "headrace_lag_records": "nothing waits for long",
     "headrace_round_overdue_records": "rounds begin in time",
     "headrace_stray_records": "nobody else writes to the journal",

@@ -319,7 +319,7 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
     road.append_bad()
     road.wait("the answer knows", lambda: road.answer("probe")["fresh"]["entry"] > entry)
     road.wait("all is learned", road.caught_up)
-    assert road.answer("probe")["model"] == promoted.version
+    road.wait("torch is loaded", lambda: road.answer("probe")["model"] == promoted.version)
     assert road.served == {"", promoted.version}, "no refused model was ever served"
     assert len(road.said("promoted")) == 1
 
