@@ -71,7 +71,6 @@ def check_journal(log: Log, shard: Shard) -> None:
     Raises:
         JournalLost: the journal has never had an entry, although the shard has committed positions.
     """
-    if log.first(shard.journal) or journal.newest(log, shard):
-        return
-    if positions := log.committed(shard.name):
+    positions = log.committed(shard.name)  # first: a newer process may write the first entry meanwhile
+    if positions and not log.first(shard.journal) and journal.newest(log, shard) is None:
         raise JournalLost(shard.name, [journal.key_of(place) for place in positions])
