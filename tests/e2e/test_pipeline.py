@@ -366,11 +366,15 @@ def check_metrics(road: Pipeline) -> None:
 
     def settled() -> bool:
         scraped.update({kind: road[kind].scrape() for kind in kinds})
-        return all(scraped[kind] and total(scraped[kind], "headrace_lag_records") == 0 for kind in kinds)
+        return all(
+            scraped[kind]
+            and total(scraped[kind], "headrace_lag_records") == 0
+            and total(scraped[kind], "headrace_champion_round") == 1
+            for kind in kinds
+        )
 
-    road.wait("there is no lag", settled)
+    road.wait("there is no lag, and all use the model", settled)
     for kind in kinds:
-        assert total(scraped[kind], "headrace_champion_round") == 1
         assert total(scraped[kind], "headrace_freshness_seconds_count") > 0
         assert total(scraped[kind], "headrace_freshness_seconds_bucket", le="+Inf") > 0
         assert total(scraped[kind], "headrace_bound_max") > 0

@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.seeds import replay_command, run_seed, run_seeds, steps_default
 
-budget_s = 20.0
+budget_s = 15.0
 seeds_to_find = 120
 """Within so many seeds each planted bug is found."""
 

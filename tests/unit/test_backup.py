@@ -145,8 +145,8 @@ def a_blob(backup: Path) -> Path:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a byte of the log": (lambda backup: flip(backup / LOG), "log.db: wanted"),
-    "a byte of a blob": (lambda backup: flip(a_blob(backup)), "blobs/online-.*: wanted"),
-    "a blob is gone": (lambda backup: a_blob(backup).unlink(), "blobs/online-.* cannot be read"),
+    "a byte of a blob": (lambda backup: flip(a_blob(backup)), "blobs/online.*: wanted"),
+    "a blob is gone": (lambda backup: a_blob(backup).unlink(), "blobs/online.* cannot be read"),
     "a byte of the manifest": (lambda backup: flip(backup / MANIFEST), MANIFEST),
     "a part of the log": (lambda backup: truncate(backup / LOG, 8_192), "wanted .* bytes"),
 }  # fmt: skip
