@@ -81,7 +81,8 @@ class Manifest(Struct, kw_only=True, omit_defaults=True):
 
     def text(self) -> str:
         """Return the recovery point and what the backup has, in lines."""
-        lines = [f"recovery point: what was appended until {time_text(self.newest_ms)}"]
+        appended = f"what was appended until {time_text(self.newest_ms)}" if self.newest_ms else "an empty log"
+        lines = [f"recovery point: {appended}"]
         for name, point in self.shards.items():
             snapshot = f"snapshot after {point.snapshot.number:,} entries" if point.snapshot else "no snapshot"
             state = f", state {point.state[:16]}" if point.state else ""

@@ -1,5 +1,6 @@
 """A shop whose log is a file, which real loops have learned."""
 
+import math
 import random
 import sqlite3
 from contextlib import closing
@@ -52,7 +53,9 @@ class FiledShop:
 
     def loop(self, shard: Shard = SHARD, make: MakeFold[Shop] = MAKE) -> Loop[Shop]:
         judge = Judges({"next_item": next_item_judge(self.blobs, fixed=1.0)}) if shard == SHARD else None
-        return Loop(self.log, self.blobs, shard, make=make, settings=QUICK, judge=judge, clock=self.now_ms)
+        loop = Loop(self.log, self.blobs, shard, make=make, settings=QUICK, judge=judge, clock=self.now_ms)
+        loop._snapshots.cost_share_max = math.inf  # as many as there are steps, also on a slow machine
+        return loop
 
     def learn(self, count: int = COUNT, first: int = 0, every_ms: int = 0) -> None:
         """Publish and learn some events, 50 at a time, with a time between."""

@@ -171,6 +171,12 @@ def test_a_backup_whose_files_are_whole_but_whose_log_is_wrong_is_found_by_foldi
         read_backup(folder / "changed", silent)
 
 
+def test_a_backup_of_an_empty_log_says_so(folder: Path) -> None:
+    FiledShop(folder / "empty").log.close()
+    found = back_up(deployment_in(folder / "empty"), folder / "backup", silent, verified=False, dry_run=False)
+    assert found.text().startswith("recovery point: an empty log\n")
+
+
 def test_what_is_there_is_never_overwritten(copied: Path, folder: Path) -> None:
     with pytest.raises(Misconfigured, match="wanted the folder of a new backup, found files in it"):
         back_up(deployment_in(copied), copied, silent, verified=False, dry_run=False)
