@@ -450,6 +450,16 @@ def test_a_reader_that_loses_its_right_says_so(guarded: Guarded) -> None:
         assert re.search(rf"denies Read .*{SHOP}events", said)
         with pytest.raises(Misconfigured):
             log.reader({E0: 0})
+        # Whichever question comes first after the loss: none says that the topic is missing.
+        for ask in (
+            lambda: log.partitions(EVENTS),
+            lambda: log.identity(EVENTS),
+            lambda: log.first(E0),
+            lambda: log.end(E0),
+            lambda: log.position_at(E0, 0),
+        ):
+            with pytest.raises(Misconfigured, match=f"denies .*{SHOP}events"):
+                ask()
 
 
 def test_an_appender_that_loses_its_right_says_so(guarded: Guarded) -> None:

@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -200,55 +201,56 @@ class KafkaLog:
                 raise LogUnavailable(f"topics that grow have not got all their partitions: {', '.join(short)}")
             time.sleep(0.05)
 
-    def _offset(self, partition: Partition, which: Callable[..., dict[TopicPartition, int]]) -> int:
+    def _offset(self, partition: Partition, ask: Callable[..., Any], question: Callable[[TopicPartition], Any]) -> Any:
+        """Return what the client answers about a partition to a question about it."""
+        self._check_rights([Right("Describe", "topic", partition.topic)])
         place = self._client.topic_partition(partition)
-        with self._client.wait("an offset"), translated_errors(f"Kafka topic {place.topic}", "Read and Describe"):
-            return which([place], timeout_ms=self._client.deadline_ms)[place]
+        with (
+            self._lock,
+            self._client.wait("an offset"),
+            translated_errors(f"Kafka topic {place.topic}", "Read and Describe"),
+        ):
+            try:
+                return ask(question(place), timeout_ms=self._client.deadline_ms)[place]
+            except KeyError:  # the client passes over a partition that this user may no longer describe
+                pass
+        self._described(partition.topic)
+        raise LogUnavailable(f"Kafka topic {place.topic}: no answer about partition {place.partition}")
 
     def partitions(self, topic: str) -> list[Partition]:
         if topic not in (*SCALABLE, *GROWING):
             return partitions_of(topic)
-        self._check_rights([Right("Describe", "topic", topic)])
-        with self._administrator() as admin:
-            (found,) = admin.describe_topics([self._client.prefix + topic])
-        if not found["partitions"]:
-            raise self._no_topic(topic)
+        found = self._described(topic)
         self._client.partitions[topic] = len(found["partitions"])
         return [Partition(topic, number) for number in sorted(one["partition_index"] for one in found["partitions"])]
 
     def identity(self, topic: str) -> str:
-        self._check_rights([Right("Describe", "topic", topic)])
-        with self._administrator() as admin:
-            (found,) = admin.describe_topics([self._client.prefix + topic])
-        if not found["partitions"]:
-            raise self._no_topic(topic)
+        found = self._described(topic)
         id_ = UUID(str(found.get("topic_id", NO_TOPIC_ID)))  # brokers before 2.8 answer none
         return "" if id_ == NO_TOPIC_ID else id_.hex
 
-    def _no_topic(self, topic: str) -> LogUnavailable:
-        return LogUnavailable(f"the log has no topic {self._client.prefix}{topic}; create the topics first")
+    def _described(self, topic: str) -> dict[str, Any]:
+        """Return what the broker says of a topic that is there.
+
+        Raises Misconfigured if it may not be seen, also where that right was taken after the start.
+        """
+        self._check_rights([Right("Describe", "topic", topic)])
+        with self._administrator() as admin:
+            (found,) = admin.describe_topics([self._client.prefix + topic])
+        if found["error_code"] == TopicAuthorizationFailedError.errno:
+            raise permission_denied(f"{IMPLYING_DESCRIBE} on topic {self._client.prefix}{topic}")
+        if not found["partitions"]:
+            raise LogUnavailable(f"the log has no topic {self._client.prefix}{topic}; create the topics first")
+        return cast(dict[str, Any], found)
 
     def first(self, partition: Partition) -> int:
-        self._check_rights([Right("Describe", "topic", partition.topic)])
-        with self._lock:
-            return self._offset(partition, self._consumer.beginning_offsets)
+        return int(self._offset(partition, self._consumer.beginning_offsets, lambda place: [place]))
 
     def end(self, partition: Partition) -> int:
-        self._check_rights([Right("Describe", "topic", partition.topic)])
-        with self._lock:
-            return self._offset(partition, self._consumer.end_offsets)
+        return int(self._offset(partition, self._consumer.end_offsets, lambda place: [place]))
 
     def position_at(self, partition: Partition, time_ms: int) -> int:
-        topic_partition = self._client.topic_partition(partition)
-        self._check_rights([Right("Describe", "topic", partition.topic)])
-        with (
-            self._lock,
-            self._client.wait("an offset"),
-            translated_errors(f"Kafka topic {topic_partition.topic}", "Read"),
-        ):
-            found = self._consumer.offsets_for_times({topic_partition: time_ms}, timeout_ms=self._client.deadline_ms)[
-                topic_partition
-            ]
+        found = self._offset(partition, self._consumer.offsets_for_times, lambda place: {place: time_ms})
         return self.end(partition) if found is None else int(found.offset)
 
     def last(self, partition: Partition) -> Record | None:
