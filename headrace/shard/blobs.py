@@ -56,10 +56,11 @@ class Blobs:
                 self._write(part, data)
                 part.rename(path)
             self._sync_folder()  # also for a blob whose first writer died before it came to this
+            put_ns = path.stat().st_mtime_ns  # fails if the sweep of a successor has deleted it
         except OSError as error:
             part.unlink(missing_ok=True)
             raise BlobUnwritable(f"blob {name} cannot be written to {self._folder}: {error}") from error
-        self._put_ns[kind] = max(self._put_ns.get(kind, 0), path.stat().st_mtime_ns)
+        self._put_ns[kind] = max(self._put_ns.get(kind, 0), put_ns)
         return name
 
     def _write(self, path: Path, data: bytes) -> None:

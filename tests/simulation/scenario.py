@@ -114,6 +114,7 @@ class Scenario:
         self.members = [Member(kind, Oracle(self.world, plain, kind.shard, kind.make)) for kind in kinds]
         self.publishing = Publishing(self.world)
         self._meddling = Meddling(self.world, folder, [one.oracle for one in self.members], self.publishing)
+        self._operators: list[Process] = []
         self._ends: Counter[str] = Counter()
         self._started = 0
         self.world.interleave = self._act
@@ -263,6 +264,7 @@ class Scenario:
         world, shard = self.world, member.shard
         one = Process(self._named("operator"))
         log, blobs, timer = FaultyLog(world, one), self._blobs_of(self._folder, world, one), world.timer_of(one)
+        self._operators.append(one)
         if world.strikes("fence", shard.name):
             self._guarded(one, lambda: log.writer(shard.name, shard.written), LOOP_ENDS)
         elif world.strikes("refold", shard.name):
@@ -272,6 +274,7 @@ class Scenario:
             self._guarded(one, lambda: self._verify(member, log, blobs), (LogUnavailable, PositionLost))
         else:
             self._meddling.act()
+        self._operators.remove(one)
 
     def _refold(self, member: Member, log: FaultyLog, blobs: Blobs, timer: Timer) -> None:
         shard, whole = member.shard, self.world.log
@@ -292,6 +295,8 @@ class Scenario:
 
     def _lose_power(self) -> None:
         """End every process at its next call, and lose what was not synced."""
+        for operator in self._operators:
+            operator.doomed = True
         for member in self.members:
             for one in [*member.loops, *member.followers]:
                 one.doomed = True
