@@ -3,8 +3,9 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 import msgspec
 import pytest
@@ -31,13 +32,26 @@ def folder(kind: type[Family]) -> Path:
     return Path(*kind.__module__.split(".")[:-1])
 
 
-def outside(kind: type[Family]) -> Iterator[tuple[Path, ast.Module]]:
-    """Yield the modules of ours that are not in a family's folder, but the list and the checks that ship."""
-    for root in ROOTS:
-        for path in sorted((ROOT / root).rglob("*.py")):
-            module = path.relative_to(ROOT)
-            if folder(kind) not in module.parents and module != THE_LIST:
-                yield module, ast.parse(path.read_text())
+class Module(NamedTuple):
+    """A module of ours: what it imports, and its string constants."""
+
+    path: Path
+    imports: set[str]
+    strings: list[str]
+
+
+@cache
+def modules() -> list[Module]:
+    """Return our modules, but the list of families."""
+    paths = [path for root in ROOTS for path in sorted((ROOT / root).rglob("*.py"))]
+    trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
+    return [Module(path, imports(tree), list(strings(tree))) for path, tree in trees.items() if path != THE_LIST]
+
+
+def outside(kind: type[Family]) -> Iterator[Module]:
+    """Yield the modules of ours that are not in a family's folder, but those of families that build on it."""
+    allowed = {*shared_with(kind), folder(kind)}
+    return (module for module in modules() if not allowed & set(module.path.parents))
 
 
 def imports(tree: ast.Module) -> set[str]:
@@ -73,12 +87,10 @@ def shared_with(kind: type[Family]) -> set[Path]:
 @pytest.mark.parametrize("kind", FAMILIES, ids=lambda kind: kind.name)
 def test_no_module_outside_imports_a_family(kind: type[Family]) -> None:
     package = ".".join(folder(kind).parts)
-    allowed = shared_with(kind)
     found = {
-        str(path)
-        for path, tree in outside(kind)
-        if any(name == package or name.startswith(f"{package}.") for name in imports(tree))
-        and not allowed & set(path.parents)
+        str(module.path)
+        for module in outside(kind)
+        if any(name == package or name.startswith(f"{package}.") for name in module.imports)
     }
     assert found == set()
 
@@ -91,13 +103,11 @@ def test_no_module_outside_writes_a_familys_names(kind: type[Family]) -> None:
     words |= {metric.name for metric in surface.metrics} | {route.path for route in surface.routes}
     parts = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in sorted(words)))
     name = kind.name if kind.name not in get_args(EventType) else None  # an event type may have a family's name
-    allowed = shared_with(kind)
     found = {
-        f"{path}: {text!r}"
-        for path, tree in outside(kind)
-        if not allowed & set(path.parents)
-        for text in strings(tree)
-        if parts.search(text) or (text == name and path.name not in OTHER_ROUNDS)
+        f"{module.path}: {text!r}"
+        for module in outside(kind)
+        for text in module.strings
+        if parts.search(text) or (text == name and module.path.name not in OTHER_ROUNDS)
     }
     assert found <= EXAMPLES
 
