@@ -136,6 +136,7 @@ class Follower(Generic[F]):
     Args:
         make: makes the fold, from a state or anew.
         from_start: do not begin with a snapshot, but with the journal's first entry.
+        snapshot: begin with this snapshot, not with the newest.
         fold_anew: fold what cannot be restored from the journal's start, if the log still holds all of it. Otherwise,
             and without this, it begins empty.
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
@@ -163,6 +164,7 @@ class Follower(Generic[F]):
         *,
         make: MakeFold[F],
         from_start: bool = False,
+        snapshot: Pointer | None = None,
         fold_anew: bool = False,
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
@@ -194,12 +196,12 @@ class Follower(Generic[F]):
             )
         if last is None and begin:
             raise PositionLost(*shard.journal, 0, begin, log.end(shard.journal))
-        self.pointer: Pointer | None = last.snapshot if last else None
+        self.pointer: Pointer | None = snapshot or (last.snapshot if last else None)
         if from_start:
             self.pointer = journal.start_of(log, shard, self.pointer)
         if self.pointer:
             self.identities.take_over(self.pointer.topics)
-            if from_start:
+            if from_start or snapshot:
                 self._restore(self.pointer)
             else:
                 self.pointer = self._restore_newest(self.pointer)
