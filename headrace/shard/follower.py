@@ -136,6 +136,7 @@ class Follower(Generic[F]):
     Args:
         make: makes the fold, from a state or anew.
         from_start: do not begin with a snapshot, but with the journal's first entry.
+        snapshot: begin with this snapshot, not with the newest.
         fold_anew: fold what cannot be restored from the journal's start, if the log still holds all of it. Otherwise,
             and without this, it begins empty.
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
@@ -163,6 +164,7 @@ class Follower(Generic[F]):
         *,
         make: MakeFold[F],
         from_start: bool = False,
+        snapshot: Pointer | None = None,
         fold_anew: bool = False,
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
@@ -194,12 +196,12 @@ class Follower(Generic[F]):
             )
         if last is None and begin:
             raise PositionLost(*shard.journal, 0, begin, log.end(shard.journal))
-        self.pointer: Pointer | None = last.snapshot if last else None
+        self.pointer: Pointer | None = snapshot or (last.snapshot if last else None)
         if from_start:
-            self.pointer = journal.origin_of(log, shard, self.pointer)
+            self.pointer = journal.start_of(log, shard, self.pointer)
         if self.pointer:
             self.identities.take_over(self.pointer.topics)
-            if from_start:
+            if from_start or snapshot:
                 self._restore(self.pointer)
             else:
                 self.pointer = self._restore_newest(self.pointer)
@@ -288,7 +290,7 @@ class Follower(Generic[F]):
                 while anew.number < number:
                     if not anew.step(arrival_timeout_s, min(report_entries, number - anew.number)):
                         return
-        except (PositionLost, StateUnreadable):
+        except (BlobMissing, BlobCorrupt, PositionLost, StateUnreadable):
             return
         self._make.replace(self.fold, anew.fold)
 
@@ -371,9 +373,16 @@ class Follower(Generic[F]):
     def _continue_from(self, entry: Entry) -> None:
         """Take over the settings of a shard's first entry, or a state that does not follow from the entries before."""
         assert entry.stamp is not None
-        if entry.accepts_loss and entry.snapshot:
-            self._restore(entry.snapshot)
+        if entry.replaces_state and entry.snapshot:
+            try:
+                self._restore(entry.snapshot)
+            except (BlobMissing, BlobCorrupt) as error:
+                raise StateUnreadable(
+                    f"{self._shard.name}: the state with which journal entry {entry.number} goes on is lost: {error}"
+                ) from error
             self.stamp = entry.stamp
+            if self._comparison:
+                self._comparison.forget()
             return
         if self._plainly:
             return
