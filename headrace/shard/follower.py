@@ -136,6 +136,7 @@ class Follower(Generic[F]):
     Args:
         make: makes the fold, from a state or anew.
         from_start: do not begin with a snapshot, but with the journal's first entry.
+        snapshot: begin with this snapshot, not with the newest.
         fold_anew: fold what cannot be restored from the journal's start, if the log still holds all of it. Otherwise,
             and without this, it begins empty.
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
@@ -163,6 +164,7 @@ class Follower(Generic[F]):
         *,
         make: MakeFold[F],
         from_start: bool = False,
+        snapshot: Pointer | None = None,
         fold_anew: bool = False,
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
@@ -194,12 +196,12 @@ class Follower(Generic[F]):
             )
         if last is None and begin:
             raise PositionLost(*shard.journal, 0, begin, log.end(shard.journal))
-        self.pointer: Pointer | None = last.snapshot if last else None
+        self.pointer: Pointer | None = snapshot or (last.snapshot if last else None)
         if from_start:
             self.pointer = journal.origin_of(log, shard, self.pointer)
         if self.pointer:
             self.identities.take_over(self.pointer.topics)
-            if from_start:
+            if from_start or snapshot:
                 self._restore(self.pointer)
             else:
                 self.pointer = self._restore_newest(self.pointer)
@@ -351,13 +353,10 @@ class Follower(Generic[F]):
                 if run.topic == EVENTS:
                     self._learn(learned)
                 else:
-                    for record in learned:
-                        self.fold.hear(run.topic, record)
+                    self._hear(run.topic, learned)
             if timed and run.topic == EVENTS:
                 self.appended_ms += [record.time_ms for record in records]
-        for record in self._records.judgements(entry):
-            with self._lock:
-                self.fold.absorb(journal.judging_family(record.key), record.value or b"")
+        self._absorb(self._records.judgements(entry))
         self._records.check(entry)
         with self._lock:
             self.outputs = self.fold.emit()  # not written: the live shard committed them
@@ -392,6 +391,15 @@ class Follower(Generic[F]):
             event = decode(record)
             if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
                 learn(event, record.partition, record.offset)
+
+    def _hear(self, topic: str, records: Sequence[Record]) -> None:
+        for record in records:
+            self.fold.hear(topic, record)
+
+    def _absorb(self, judgements: Sequence[Record]) -> None:
+        for record in judgements:
+            with self._lock:
+                self.fold.absorb(journal.judging_family(record.key), record.value or b"")
 
     def state(self) -> State:
         """Return the shard's whole state."""
