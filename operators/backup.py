@@ -23,7 +23,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_folds
 from headrace.shard.follower import Follower, no_report
-from headrace.shard.snapshot import pointers_kind
+from headrace.shard.kept import pointers_kind
 from headrace.shard.verify import verify
 from headrace.topics import EVENTS, JOURNAL
 from learners.families import Placement
@@ -111,7 +111,7 @@ def _named(manifest: Manifest, deployment: Deployment, source: Blobs) -> list[st
     """Return the blobs that are there and that pointers name, the newest first, and then those of artifacts."""
     pointers = [point.snapshot for point in manifest.shards.values() if point.snapshot]
     names = [blob for pointer in pointers for blob in (pointer.blob, *pointer.former)]
-    names += [pointer.origin.blob for pointer in pointers if pointer.origin]
+    names += [blob for pointer in pointers for blob in sorted(pointer.named)]
     names += [blob for shard in manifest.shards for blob in source.names(pointers_kind(shard))]
     for kind in sorted({kind.surface.artifact.kind for kind in deployment.kinds if kind.surface.artifact}):
         names += sorted(path.name for path in source.folder.glob(f"{kind}-*") if path.suffix != ".part")

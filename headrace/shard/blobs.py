@@ -97,6 +97,22 @@ class Blobs:
         found = [path for path in self._folder.glob(f"{kind}-*") if path.suffix != ".part"]
         return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
+    def size(self, name: str) -> int:
+        """Return the number of bytes of a blob, 0 if there is none."""
+        path = self._folder / name
+        return path.stat().st_size if path.exists() else 0
+
+    def put_ms(self, name: str) -> int:
+        """Return when a blob was put here (ms since the epoch).
+
+        Raises:
+            BlobMissing: there is no such blob.
+        """
+        try:
+            return (self._folder / name).stat().st_mtime_ns // 1_000_000
+        except OSError as error:
+            raise BlobMissing(f"blob {name} is not in {self._folder}: {error}") from None
+
     def renew(self, name: str) -> None:
         """Make a blob as new as one that was just put here, so that no sweep deletes it before it is announced.
 

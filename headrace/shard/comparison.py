@@ -50,6 +50,10 @@ class Comparison:
         if self._taken and not self._published and pointer and pointer.number >= self._taken.number:
             self._published = pointer
 
+    def forget(self) -> None:
+        """Forget the state that was taken: another one was put in its place before a snapshot of it was named."""
+        self._taken = self._published = None
+
     def result(self) -> bool | None:
         """Return whether a state equalled its snapshot, once that is known; None at all other times.
 

@@ -198,7 +198,7 @@ class Follower(Generic[F]):
             raise PositionLost(*shard.journal, 0, begin, log.end(shard.journal))
         self.pointer: Pointer | None = snapshot or (last.snapshot if last else None)
         if from_start:
-            self.pointer = journal.origin_of(log, shard, self.pointer)
+            self.pointer = journal.start_of(log, shard, self.pointer)
         if self.pointer:
             self.identities.take_over(self.pointer.topics)
             if from_start or snapshot:
@@ -290,7 +290,7 @@ class Follower(Generic[F]):
                 while anew.number < number:
                     if not anew.step(arrival_timeout_s, min(report_entries, number - anew.number)):
                         return
-        except (PositionLost, StateUnreadable):
+        except (BlobMissing, BlobCorrupt, PositionLost, StateUnreadable):
             return
         self._make.replace(self.fold, anew.fold)
 
@@ -370,9 +370,16 @@ class Follower(Generic[F]):
     def _continue_from(self, entry: Entry) -> None:
         """Take over the settings of a shard's first entry, or a state that does not follow from the entries before."""
         assert entry.stamp is not None
-        if entry.accepts_loss and entry.snapshot:
-            self._restore(entry.snapshot)
+        if entry.replaces_state and entry.snapshot:
+            try:
+                self._restore(entry.snapshot)
+            except (BlobMissing, BlobCorrupt) as error:
+                raise StateUnreadable(
+                    f"{self._shard.name}: the state with which journal entry {entry.number} goes on is lost: {error}"
+                ) from error
             self.stamp = entry.stamp
+            if self._comparison:
+                self._comparison.forget()
             return
         if self._plainly:
             return

@@ -55,11 +55,12 @@ class Stamp(Struct, frozen=True):
 class Decision(Struct, frozen=True, omit_defaults=True):
     """What a person has decided for a shard, why, who, and when (ms since the epoch).
 
-    `loss` accepts that the log has lost what the shard needs: its entry names a snapshot, with which all folds
-    continue. `skip` has a record, as topic/partition/offset, that no fold learns.
+    `loss` accepts that the log has lost what the shard needs, `state` puts another state in place
+    (`headrace.shard.restate`): the entry names a snapshot, with which all folds continue. `skip` has a record, as
+    topic/partition/offset, that no fold learns.
     """
 
-    kind: Literal["loss", "skip"]
+    kind: Literal["loss", "skip", "state"]
     text: str
     why: str
     who: str
@@ -74,6 +75,15 @@ class Origin(NamedTuple):
     blob: str
 
 
+class Restated(NamedTuple):
+    """The newest entry that puts another state in place: a position in the journal before it, the blob of that state,
+    and the blob of the state before it, to which an undo returns."""
+
+    journal: int
+    blob: str
+    before: str
+
+
 class Pointer(Struct, frozen=True, omit_defaults=True):
     """A durable snapshot: the state after the journal's entries before `number`, and where to continue.
 
@@ -81,7 +91,10 @@ class Pointer(Struct, frozen=True, omit_defaults=True):
     is that of the entry before `number`. Releases up to 0.3.0 wrote no `stamp`, but `versions`, which they still need.
 
     `topics` has the ids of the topics that the shard reads, where the log tells them. `skipped` are the decided skips
-    that are still to come, each with its reason. `origin` is where folds from the start begin once a loss was accepted.
+    that are still to come, each with its reason. `origin` is where the readable journal begins once a loss was
+    accepted, `restated` where another state was put in place since; folds from the start begin at the newer one.
+
+    `time_ms` is when the state was frozen (ms since the epoch), 0 in snapshots of releases that did not note it.
     """
 
     blob: str
@@ -96,6 +109,18 @@ class Pointer(Struct, frozen=True, omit_defaults=True):
     topics: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     origin: Origin | None = None
+    restated: Restated | None = None
+    time_ms: int = 0
+
+    @property
+    def named(self) -> set[str]:
+        """The blobs that must stay beside this snapshot's: those before it, and those with which folds begin."""
+        blobs = {self.blob, *self.former}
+        if self.origin:
+            blobs.add(self.origin.blob)
+        if self.restated:
+            blobs |= {self.restated.blob, self.restated.before}
+        return blobs
 
 
 class Results(Struct, frozen=True, omit_defaults=True):
@@ -157,9 +182,9 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     decision: Decision | None = None
 
     @property
-    def accepts_loss(self) -> bool:
-        """Whether all folds continue with this entry's snapshot, as the log has lost what is before it."""
-        return self.decision is not None and self.decision.kind == "loss"
+    def replaces_state(self) -> bool:
+        """Whether all folds continue with this entry's snapshot, by the decision of a person."""
+        return self.decision is not None and self.decision.kind in ("loss", "state")
 
 
 _decoder = msgspec.json.Decoder(Entry)
@@ -222,12 +247,21 @@ def former_snapshot(log: Log, shard: Shard, pointer: Pointer) -> Pointer | None:
 
 
 def origin_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None:
-    """Return the snapshot with which folds from the start begin, as a loss was accepted there; None: with entry 0."""
-    if pointer is None or pointer.origin is None:
-        return None
-    with closing(entries_from(log, shard, pointer.origin.journal)) as entries:
+    """Return the snapshot with which the readable journal begins, as a loss was accepted there; None: with entry 0."""
+    return _replacing(log, shard, pointer.origin) if pointer and pointer.origin else None
+
+
+def start_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None:
+    """Return the snapshot with which folds from the start begin, the newest that replaced the state; None: entry 0."""
+    if pointer and pointer.restated:
+        return _replacing(log, shard, pointer.restated)
+    return origin_of(log, shard, pointer)
+
+
+def _replacing(log: Log, shard: Shard, place: Origin | Restated) -> Pointer | None:
+    with closing(entries_from(log, shard, place.journal)) as entries:
         first = next(entries, None)
-    return first.snapshot if first and first.accepts_loss else None
+    return first.snapshot if first and first.replaces_state else None
 
 
 def judgement_key(family: str, shard: str, number: int) -> bytes:

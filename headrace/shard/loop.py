@@ -335,7 +335,7 @@ class Loop(Generic[F]):
                 partial(freeze, self.fold, self._intake),
                 pointer_to(
                     self.number, self._positions, self.fold.stamp, self._chain.value, self._identities.known,
-                    self._skips.pending(self._positions),
+                    self._skips.pending(self._positions), self._clock(),
                 ),
             )  # fmt: skip
         commit_s = self._timer.monotonic() - began

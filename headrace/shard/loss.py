@@ -30,8 +30,9 @@ from headrace.shard.follower import F, Fold, Follower, MakeFold, freeze, restore
 from headrace.shard.identity import Identities, check_journal
 from headrace.shard.intake import Intake
 from headrace.shard.journal import Decision, Entry, Origin, Pointer, Results, key_of, place_of_key, snapshots_kept
+from headrace.shard.kept import stored_pointers
 from headrace.shard.skips import Skips
-from headrace.shard.snapshot import former_blobs, pointer_to, stored_pointers
+from headrace.shard.snapshot import former_blobs, pointer_to
 from headrace.state import encode
 from headrace.topics import Shard
 

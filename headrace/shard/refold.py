@@ -16,24 +16,30 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
 from headrace.shard.follower import FOLDED_ANEW, F, Follower, MakeFold, freeze, no_report
-from headrace.shard.journal import Entry, Pointer, key_of
-from headrace.shard.snapshot import former_blobs, pointer_to
+from headrace.shard.journal import Entry, Pointer, Stamp, key_of
+from headrace.shard.snapshot import continued, pointer_to
 from headrace.state import encode
 from headrace.topics import JOURNAL, Shard
+
+
+def pointer_here(follower: Follower[F], stamp: Stamp, time_ms: int = 0) -> Pointer:
+    """Return a pointer to a follower's place in the journal that lacks the blob."""
+    pointer = pointer_to(
+        follower.number, follower.positions, stamp, follower.chain.value, follower.identities.known,
+        follower.skips.pending(follower.positions), time_ms,
+    )  # fmt: skip
+    return msgspec.structs.replace(
+        pointer, journal=follower.journal_position, judgements=follower.judgements_position
+    )  # fmt: skip
 
 
 def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, renewed: Mapping[str, str]) -> Entry:
     """Store a fold at a follower's place in the journal; return the entry from which all folds continue with it."""
     stamp = fold.stamp
     pointer = msgspec.structs.replace(
-        pointer_to(
-            follower.number, follower.positions, stamp, follower.chain.value, follower.identities.known,
-            follower.skips.pending(follower.positions),
-        ),
-        blob=blobs.put(shard.name, encode(freeze(fold, follower.intake))), former=former_blobs(follower.pointer),
-        journal=follower.journal_position, judgements=follower.judgements_position,
-        origin=follower.pointer.origin if follower.pointer else None,
-    )  # fmt: skip
+        continued(pointer_here(follower, stamp), follower.pointer),
+        blob=blobs.put(shard.name, encode(freeze(fold, follower.intake))),
+    )
     return Entry(
         shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed),
         results=follower.results, digest=Chain(follower.chain.value).close_entry(),

@@ -2,8 +2,7 @@
 
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from headrace.clock import TIMER, Timer
-from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable
+from headrace.errors import BlobUnwritable
 from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
+from headrace.shard.kept import pointers_kind, sweep
 from headrace.state import State, encode
 
 cost_share_max: Final = 0.05
@@ -63,30 +63,28 @@ def pointer_to(
     digest: str,
     topics: Mapping[str, str],
     skipped: Mapping[str, str],
+    time_ms: int = 0,
 ) -> Pointer:
     """Return a pointer that lacks the blob and the positions in the journal and the judgements."""
     return Pointer(
         blob="", number=number, journal=0, judgements=0, versions={"headrace": stamp.headrace}, stamp=stamp,
         positions={key_of(place): position for place, position in positions.items()}, digest=digest,
-        topics=dict(topics), skipped=dict(skipped),
+        topics=dict(topics), skipped=dict(skipped), time_ms=time_ms,
     )  # fmt: skip
-
-
-def pointers_kind(shard: str) -> str:
-    """Return the kind of the blobs that hold the pointers to a shard's snapshots."""
-    return f"{shard}.pointer"
-
-
-def stored_pointers(blobs: Blobs, shard: str) -> Iterator[Pointer]:
-    """Yield the pointers to a shard's snapshots that are stored beside them, the newest first."""
-    for name in blobs.names(pointers_kind(shard)):
-        with suppress(BlobMissing, BlobCorrupt, msgspec.MsgspecError):
-            yield msgspec.json.decode(blobs.get(name), type=Pointer)
 
 
 def former_blobs(pointer: Pointer | None) -> list[str]:
     """Return the blobs that stay beside the one that follows this pointer's."""
     return [pointer.blob, *pointer.former][: snapshots_kept - 1] if pointer else []
+
+
+def continued(pointer: Pointer, before: Pointer | None) -> Pointer:
+    """Return a pointer that also names what it takes over from the one before it."""
+    if before is None:
+        return pointer
+    return msgspec.structs.replace(
+        pointer, former=former_blobs(before), origin=before.origin, restated=before.restated
+    )  # fmt: skip
 
 
 @dataclass
@@ -99,7 +97,7 @@ class _Pending:
 
 
 class Snapshots:
-    """Takes a snapshot at each interval, and deletes the blobs that no kept pointer names.
+    """Takes a snapshot at each interval, and deletes those that are no longer kept (`headrace.shard.kept`).
 
     Call `settled` once per settled commit, `newest` before and `take` after each commit.
 
@@ -134,7 +132,7 @@ class Snapshots:
         self.interval_s, self.cost_share_max = interval_s, cost_share_max
         self._timer, self._executor = timer, executor or _Worker()
         self._pending: _Pending | None = None
-        self._pointers: deque[str] = deque(maxlen=snapshots_kept)
+        self._pointers: dict[str, Pointer] = {}
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
         self._taken_at = self._timer.monotonic()
         self._freeze_s = self._encode_s = 0.0
@@ -172,7 +170,7 @@ class Snapshots:
     def settled(self, number: int, journal: int, judgements: int) -> None:
         """Note that a commit is final: the entries before `number` end at these positions."""
         if self._kept_blobs:  # only now: a writer that was fenced must not delete its successor's blobs
-            self._executor.submit(self._blobs.sweep, self._kind, self._kept_blobs)
+            self._executor.submit(sweep, self._blobs, self._kind, self._kept_blobs, self._pointers)
             self._kept_blobs = None
         if self._pending and self._pending.pointer.number == number and not self._pending.pointer.journal:
             pointer = msgspec.structs.replace(self._pending.pointer, journal=journal, judgements=judgements)
@@ -190,17 +188,15 @@ class Snapshots:
         elif pending and pending.pointer.journal and pending.stored.done():
             blob, self.size = pending.stored.result()
             self.failures, self.failure = 0, ""
-            former, origin = former_blobs(self._pointer), self._pointer.origin if self._pointer else None
-            self._pointer = msgspec.structs.replace(pending.pointer, blob=blob, former=former, origin=origin)
-            self._pending, self._kept_blobs = None, {blob, *former, *([origin.blob] if origin else [])}
+            self._pointer = continued(msgspec.structs.replace(pending.pointer, blob=blob), self._pointer)
+            self._pending, self._kept_blobs = None, self._pointer.named
             self._executor.submit(self._store_pointer, self._pointer)
         return self._pointer
 
     def _store_pointer(self, pointer: Pointer) -> None:
-        """Store a pointer beside its blob, for when the whole journal is lost; without it, only that way on is lost."""
+        """Store a pointer beside its blob, for a return to it, or when the whole journal is lost; else that is lost."""
         with suppress(BlobUnwritable):
-            self._pointers.append(self._blobs.put(pointers_kind(self._kind), msgspec.json.encode(pointer)))
-            self._blobs.sweep(pointers_kind(self._kind), self._pointers)
+            self._blobs.put(pointers_kind(self._kind), msgspec.json.encode(pointer))
 
     def behind(self, number: int) -> int:
         """Return how many of the journal's first `number` entries the newest snapshot lacks: what a restart folds."""

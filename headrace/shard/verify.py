@@ -108,6 +108,9 @@ def verify(
                     _pass_over(entry, records, found)
                 elif not _verify_entry(entry, records, found):
                     return found
+                if entry.replaces_state and entry.snapshot:  # side topics may be heard again
+                    records.continue_from(entry.snapshot)
+                    records.chain = Chain(entry.digest)
             if entries.position == position:
                 raise LogUnavailable(f"journal of {shard.name}: entry {last.number} is committed but cannot be read")
             report(found.entries, last.number + 1 - found.first)
@@ -131,7 +134,11 @@ def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
     found.strays = len(newest) - len(entries)
     firsts = {one: log.first(one) for one in shard.inputs(log)}
     begin = len(entries) - 1
-    while begin > 0 and all(run.start >= firsts.get(Partition(*run[:2]), 0) for run in entries[begin].runs):
+    while (
+        begin > 0
+        and not entries[begin].replaces_state
+        and all(run.start >= firsts.get(Partition(*run[:2]), 0) for run in entries[begin].runs)
+    ):
         begin -= 1
     if begin < 0:
         return found

@@ -723,8 +723,8 @@ def test_the_three_newest_snapshots_are_kept(opened: Log, blobs: Blobs) -> None:
     named = {entry.snapshot.blob, *entry.snapshot.former}
     assert len(named) == journal.snapshots_kept
     assert named <= kept
-    assert len(kept - named) <= 1  # one may be durable and not yet named
-    assert len(blobs.names("online.pointer")) == journal.snapshots_kept
+    assert len(kept - named) <= 2  # one may be durable and not yet named, one the last of an hour
+    assert 0 <= len(blobs.names("online.pointer")) - journal.snapshots_kept <= 2
     numbers = [e.snapshot.number for e in entries_of(opened, SHARD) if e.snapshot]
     assert all(a <= b for a, b in pairwise(numbers))
     assert numbers[-1] > numbers[0]
