@@ -75,7 +75,7 @@ class Shadow(Follower[F]):
             super()._continue_from(entry)
         except (BlobMissing, BlobCorrupt):
             # The snapshot after a change of settings is this state with other settings.
-            if entry.accepts_loss or not all(how.startswith("set from") for how in entry.renewed.values()):
+            if entry.replaces_state or not all(how.startswith("set from") for how in entry.renewed.values()):
                 raise
             self.fold, self.stamp = self._make(self.fold.state(), entry.stamp), entry.stamp
         if self._adopts:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.errors import Misconfigured, PositionLost
-from operators.cli.app import BlobsFolder, LogUrl, Set, app, merge_sets, user_name
+from operators.cli.app import BlobsFolder, LogUrl, Set, app, merge_sets, opened_log, user_name
+from operators.cli.mend import Who
 from operators.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ app.add_typer(replays, name="replay")
 
 Name = Annotated[str, typer.Argument(help="The run's name")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
+Why = Annotated[str, typer.Option(help="Why, for the record; needed unless with --dry-run")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; show what would be done")]
 
 
@@ -83,7 +85,7 @@ def replay(
         try:
             if dry_run:
                 run, records = wanted()
-                speed = measure(log_, shop, placement, deployment.sections, run)
+                speed = measure(log_, shop, placement, run)
                 if as_json:
                     say_json({**run_json(run), "records": records, "records_per_s": round(speed)})
                 else:
@@ -95,8 +97,7 @@ def replay(
                 say(estimate_text(run, records, known_rate(shop, run), placement), error=True)
                 folder.write(run)
                 run = fold(
-                    log_, shop, placement, deployment.sections, folder, report=ReplayReport(into),
-                    pace=pace or (lambda records: None),
+                    log_, shop, placement, folder, pace=pace, report=ReplayReport(into)
                 )  # fmt: skip
         except PositionLost:
             say(f"{into}: the log no longer holds what this range needs; {covered_text(log_)}", error=True)
@@ -162,6 +163,46 @@ def show(name: Name, as_json: Json = False, blobs: BlobsFolder = None) -> None:
         say_json(run_json(run))
     else:
         say(run_text(run))
+
+
+@replays.command()
+def promote(
+    name: Name, why: Why = "", who: Who = None, dry_run: DryRun = False, as_json: Json = False, log: LogUrl = None,
+    blobs: BlobsFolder = None,
+) -> None:  # fmt: skip
+    """Put a run's state in place of the live one, at the journal's end. Fences the shard's process; can be undone."""
+    from headrace.shard.blobs import Blobs
+    from headrace.shard.decision import Author
+    from operators.deployment import read_deployment
+    from operators.replay.begin import changes_text
+    from operators.replay.pace import ReplayReport
+    from operators.replay.promote import promote as put_in_place
+    from operators.replay.run import RunFolder
+
+    deployment = read_deployment(log=log, blobs=blobs)
+    shop = Blobs(deployment.settings.blobs)
+    folder = RunFolder(shop, name)
+    run = folder.read()
+    placement = deployment.placement(run.shard)
+    if dry_run:
+        if as_json:
+            say_json({"run": name, "shard": run.shard, "number": run.number, "written": False})
+        else:
+            say(f"{name}: its state ({changes_text(run)}) would become that of {run.shard}; nothing was written")
+        return
+    with opened_log(deployment.settings, existing=True) as log_:
+        entry = put_in_place(
+            log_, shop, placement, folder, Author(who or user_name(), why),
+            report=ReplayReport(name),
+        )  # fmt: skip
+    if as_json:
+        say_json({"run": name, "shard": run.shard, "number": entry.number, "written": True})
+        return
+    say(
+        f"{name}: its state is that of {run.shard} from journal entry {entry.number:,} on; its process must start again"
+    )
+    for text in run.settings:
+        say(f"  set {text} in headrace.toml before it starts; otherwise it goes on with the value there")
 
 
 @replays.command()

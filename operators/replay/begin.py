@@ -2,20 +2,24 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 import headrace
 from headrace.clock import wall_ms
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
 from headrace.log.scan import topic_records
+from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.without import Without
 from headrace.topics import MODELS
 from learners.families import Placement
+from operators.cli.app import merge_sets
 from operators.deployment import Deployment
 from operators.replay.judging import judging_again
-from operators.replay.plan import PlaceKind, Plan, plan
+from operators.replay.plan import PlaceKind, Plan, entry_from, plan, start_of
 from operators.replay.run import Run, runs
 from operators.requests import standing
 
@@ -46,9 +50,16 @@ def new_run(
     found = plan(log, blobs, placement.shard, begin, end, kind)
     model, trained = _promoted(log) if without else ("", {})
     changed = bool(sets or without)
+    start = start_of(log, placement.shard)
+    if changed and start and found.folded_from < start.number < found.end:
+        raise Misconfigured(
+            f"--from, --to: wanted a range in which no other state was put in place, found one at entry"
+            f" {start.number:,}; begin there, or end before"
+        )
     run = Run(
         name=name, shard=placement.shard.name, log=deployment.settings.log, begin=found.begin, end=found.end,
-        base=found.base, settings=list(sets), without=list(without),
+        base=found.base, settings=list(sets), sections=_sections(log, deployment, placement, sets),
+        without=list(without),
         judged_anew=[one.name for one in judging_again(placement.kinds)] if changed else [],
         who=who, created_ms=wall_ms(), headrace=headrace.__version__, model=model, trained=trained,
         number=found.folded_from,
@@ -86,9 +97,9 @@ def check_same(
 def changes_text(run: Run) -> str:
     """Return in what a run differs from the live shard.
 
-    >>> changes_text(Run(name="a", shard="online", log="", begin=0, end=1, base=None, settings=[], without=[],
-    ...     judged_anew=[], who="", created_ms=0, headrace="", number=0))
-    'as it was'
+    >>> changes_text(Run(name="a", shard="online", log="", begin=0, end=1, base=None, settings=["next_item.items_max=9"],
+    ...     sections={}, without=["item=i4"], judged_anew=[], who="", created_ms=0, headrace="", number=0))
+    'with next_item.items_max=9, without item=i4'
     """
     parts = [f"with {text}" for text in run.settings] + [f"without {text}" for text in run.without]
     return ", ".join(parts) or "as it was"
@@ -121,6 +132,21 @@ def estimate_text(run: Run, records: int | None, rate: float, placement: Placeme
         f"{run.name}: {run.shard}, entries {run.begin:,} to {run.end:,}, {changes_text(run)}; folded {base}:"
         f" {size}{time_text}; {judged_text(run, placement)}"
     )
+
+
+def _sections(log: Log, deployment: Deployment, placement: Placement, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each family: those of `--set`, else the live shard's, else those that are configured."""
+    last = journal.newest(log, placement.shard)
+    first = entry_from(log, placement.shard, log.first(placement.shard.journal))
+    stamp = last.snapshot.stamp if last and last.snapshot else first.stamp if first else None
+    given = merge_sets(sets)
+    found = {}
+    for kind in placement.kinds:
+        configured = msgspec.to_builtins(deployment.sections[kind.name])
+        live = stamp.families[kind.name].settings if stamp and kind.name in stamp.families else {}
+        chosen = {name: configured[name] for name in given.get(kind.name, {})}
+        found[kind.name] = configured | {name: live[name] for name in live if name in configured} | chosen
+    return found
 
 
 def _training(placement: Placement) -> list[str]:

@@ -1,13 +1,15 @@
 """The fold of a shadow run: it can be killed at any moment, and goes on from its newest snapshot."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
+from msgspec import Struct
 
-from headrace.errors import BlobCorrupt, BlobMissing, LogUnavailable, PositionLost, StateUnreadable
+from headrace.clock import wall_ms
+from headrace.errors import BlobCorrupt, BlobMissing, LogUnavailable, Misconfigured, PositionLost, StateUnreadable
 from headrace.log.protocol import Log, Outgoing, Writer
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
@@ -49,15 +51,34 @@ class Report(Protocol):
         """Show the entries folded and their total, and the records folded in so many seconds."""
 
 
+def sections_of(run: Run, placement: Placement) -> dict[str, Struct]:
+    """Return the settings of a run's families. Raises Misconfigured if this release does not admit them."""
+    try:
+        return {
+            kind.name: msgspec.convert(run.sections[kind.name], kind.surface.settings)
+            for kind in placement.kinds
+            if kind.name in run.sections
+        }
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"run {run.name}: its settings are not those of this release: {error}") from None
+
+
+def unlimited(records: int) -> None:
+    """Do not wait."""
+
+
+def unreported(done: int, total: int, records: int, seconds: float) -> None:
+    """Show nothing."""
+
+
 def fold(
     log: Log,
     blobs: Blobs,
     placement: Placement,
-    sections: Mapping[str, Any],
     folder: RunFolder,
     *,
-    pace: Pace = lambda records: None,
-    report: Report = lambda done, total, records, seconds: None,
+    pace: Pace = unlimited,
+    report: Report = unreported,
 ) -> Run:
     """Fold a run to its end, from its newest snapshot on, and return its manifest. Its folder must be held alone.
 
@@ -72,11 +93,11 @@ def fold(
         with (
             folder.log() as own,
             closing(own.writer(WRITER)) as writer,
-            closing(_Folding(log, placement, sections, folder, run, own, writer, follows=ahead)) as folding,
+            closing(_Folding(log, placement, folder, run, own, writer, follows=ahead)) as folding,
         ):
             run = folding.to(end, pace, report)
     if not run.adopts and not run.live:
-        run.live, run.live_from = live_digest(log, blobs, placement, sections, run.number)
+        run.live, run.live_from = live_digest(log, blobs, placement, run.number)
         folder.write(run)
     return run
 
@@ -85,7 +106,7 @@ class _Folding:
     """One pass over the journal: folds entries, and keeps them, their outputs and snapshots in the run's folder."""
 
     def __init__(
-        self, log: Log, placement: Placement, sections: Mapping[str, Any], folder: RunFolder, run: Run,
+        self, log: Log, placement: Placement, folder: RunFolder, run: Run,
         own: Log, writer: Writer, *, follows: bool,
     ) -> None:  # fmt: skip
         self._folder, self._run, self._writer, self._shard = folder, run, writer, placement.shard
@@ -96,6 +117,7 @@ class _Folding:
         self._pending_entries = self._records = 0
         self._without = Without(run.without, run.trained, run.left_out) if run.without and not follows else None
         kinds = [kind for kind in placement.kinds if kind.name in run.judged_anew]
+        sections = sections_of(run, placement)
         self._shadow: Shadow[Shop] = Shadow(
             log, self._blobs, placement.shard, make=MakeShop(placement.kinds, sections),
             snapshot=run.state or run.base, adopts=run.adopts and not follows,
@@ -147,7 +169,7 @@ class _Folding:
         data = encode(shadow.state())
         pointer = pointer_to(
             shadow.number, shadow.positions, shadow.fold.stamp, shadow.chain.value, shadow.identities.known,
-            shadow.skips.pending(shadow.positions),
+            shadow.skips.pending(shadow.positions), wall_ms(),
         )  # fmt: skip
         run.state = msgspec.structs.replace(
             pointer, blob=self._blobs.put(run.shard, data), journal=shadow.journal_position,
@@ -164,14 +186,12 @@ class _Folding:
         self._shadow.close()
 
 
-def live_fold(
-    log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], number: int
-) -> tuple[Follower[Shop], int] | None:
+def live_fold(log: Log, blobs: Blobs, placement: Placement, number: int) -> tuple[Follower[Shop], int] | None:
     """Return the live shard's state after `number` entries, and the entry of the snapshot from which it was folded.
 
     None if no kept snapshot is as old. The follower is closed.
     """
-    make = MakeShop(placement.kinds, sections)
+    make = MakeShop(placement.kinds)
     for pointer in kept(log, blobs, placement.shard):
         if pointer.number > number:
             continue
@@ -186,19 +206,17 @@ def live_fold(
     return None
 
 
-def live_digest(
-    log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], number: int
-) -> tuple[str, int]:
+def live_digest(log: Log, blobs: Blobs, placement: Placement, number: int) -> tuple[str, int]:
     """Return the digest of the live state after `number` entries and the entry of the snapshot from which it follows.
 
     The digest is "" if no kept snapshot is as old.
     """
-    found = live_fold(log, blobs, placement, sections, number)
+    found = live_fold(log, blobs, placement, number)
     return (found[0].digest(), found[1]) if found else ("", 0)
 
 
 def measure(
-    log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], run: Run,
+    log: Log, blobs: Blobs, placement: Placement, run: Run,
     *, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic,
 ) -> float:  # fmt: skip
     """Return how many records a run would fold per second, measured by folding for about a second and keeping nothing.
@@ -212,6 +230,7 @@ def measure(
         records += sum(one.end - one.start for one in entry.runs if one.topic == EVENTS)
 
     kinds = [kind for kind in placement.kinds if kind.name in run.judged_anew]
+    sections = sections_of(run, placement)
     shadow: Shadow[Shop] = Shadow(
         log, blobs, placement.shard, make=MakeShop(placement.kinds, sections), snapshot=run.base, adopts=run.adopts,
         anew=anew(kinds, sections, blobs, log), without=Without(run.without) if run.without else None, on_entry=count,

@@ -7,6 +7,7 @@ from typing import Final
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
 from headrace.topics import EVENTS, Shard
+from operators.replay.fold import Pace, unlimited
 from operators.terminal import say
 
 lag_max: Final = 2_000
@@ -59,14 +60,14 @@ class ByLiveLag:
         self._lag, self._looked_at = lag, time.monotonic()
 
 
-def pace_of(rate: str | None, log: Log, shards: Collection[Shard]) -> AtRate | ByLiveLag | None:
-    """Return the pace that `--rate` asks for: a number of records per second, or `live`; None for no limit.
+def pace_of(rate: str | None, log: Log, shards: Collection[Shard]) -> Pace:
+    """Return the pace that `--rate` asks for: a number of records per second, or `live`; without one, no limit.
 
     Raises:
         Misconfigured: it is neither.
     """
     if rate is None:
-        return None
+        return unlimited
     if rate == "live":
         return ByLiveLag(log, shards)
     try:

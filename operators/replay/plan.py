@@ -16,7 +16,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.entries import JournalReader
 from headrace.shard.journal import Entry, Pointer, key_of, place_of_key, snapshots_kept
-from headrace.shard.snapshot import stored_pointers
+from headrace.shard.kept import kept_snapshots
 from headrace.topics import Shard
 
 PlaceKind = Literal["", "time", "offset", "snapshot"]
@@ -51,12 +51,13 @@ def kept(log: Log, blobs: Blobs, shard: Shard) -> list[Pointer]:
         if pointer:
             found.setdefault(pointer.blob, pointer)
             pointer = journal.former_snapshot(log, shard, pointer)
-    for pointer in stored_pointers(blobs, shard.name):
-        found.setdefault(pointer.blob, pointer)
-    there = set(blobs.names(shard.name))
+    for one in kept_snapshots(blobs, shard.name):
+        found.setdefault(one.pointer.blob, one.pointer)
     ends = (last.number if last else -1) + 1
-    whole = [one for one in found.values() if one.blob in there and one.number <= ends]
-    return sorted(whole, key=lambda one: one.number, reverse=True)
+    there = [one for one in found.values() if blobs.size(one.blob) and one.number <= ends]
+    # A state that was put in place is that of no entries before it.
+    own = [one for one in there if not one.restated or one.restated.blob != one.blob]
+    return sorted(own, key=lambda one: one.number, reverse=True)
 
 
 def entry_from(log: Log, shard: Shard, position: int) -> Entry | None:
@@ -105,15 +106,17 @@ def plan(
     to = last.number + 1 if end is None else _place("--to", log, shard, pointers, end, kind)
     bases = _bases(log, shard, pointers)
     if begin is None:
-        base = next((one for one in bases if one is None or one.number < to if lost(log, shard, one) is None), bases[0])
+        start_number = restated.number if (restated := start_of(log, shard)) else 0
+        since = [one for one in bases if (one.number if one else 0) >= start_number]
+        base = next((one for one in since if (one is None or one.number < to) and not lost(log, shard, one)), since[0])
         start = base.number if base else 0
     else:
         start = _place("--from", log, shard, pointers, begin, kind)
         before = [one for one in bases if (one.number if one else 0) <= start]
         if not before:
             raise Misconfigured(
-                f"--from {begin}: entry {start:,} is before all that is kept: the journal's start is gone, and the"
-                f" oldest snapshot is of entry {bases[0].number if bases[0] else 0:,}"
+                f"--from {begin}: wanted a state that is kept of entry {start:,} or before it; the oldest with which a"
+                f" fold can begin is that of entry {bases[0].number if bases[0] else 0:,}"
             )
         base = before[-1]
     if start >= to:
@@ -124,20 +127,26 @@ def plan(
 
 
 def _bases(log: Log, shard: Shard, pointers: list[Pointer]) -> list[Pointer | None]:
-    """Return with what a fold can begin, the oldest first; the journal's start, or what a loss left of it, first."""
-    last = journal.newest(log, shard)
-    origin = journal.origin_of(log, shard, last.snapshot if last else None)
-    first = entry_from(log, shard, log.first(shard.journal))
+    """Return with what a fold can begin, the oldest first: the kept snapshots, and the journal's start."""
+    start = start_of(log, shard)
     found: list[Pointer | None] = [*reversed(pointers)]
-    if origin:
-        found = [origin, *(one for one in found if one and one.number > origin.number)]
-    elif first and first.number == 0:
+    if start:
+        found.insert(sum(one.number < start.number for one in pointers), start)
+        return found
+    first = entry_from(log, shard, log.first(shard.journal))
+    if first and first.number == 0:
         found = [None, *found]
     if not found:
         raise Misconfigured(
             f"{shard.name}: wanted the journal's start or a snapshot to begin with, found neither; set an archive"
         )
     return found
+
+
+def start_of(log: Log, shard: Shard) -> Pointer | None:
+    """Return the state that was put in place last, with which folds from the start begin; None: entry 0."""
+    last = journal.newest(log, shard)
+    return journal.start_of(log, shard, last.snapshot if last else None)
 
 
 def _place(name: str, log: Log, shard: Shard, pointers: list[Pointer], text: str, kind: PlaceKind) -> int:

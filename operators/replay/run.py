@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, field
@@ -31,7 +31,8 @@ class Run(Struct, kw_only=True):
         log: the log that is replayed.
         begin, end: the range of the shard's journal, by numbers of entries, without the end.
         base: the snapshot with which the fold begins; None: the journal's start.
-        settings: the values of `--set`; with some, the fold has the settings that were configured then.
+        settings: the values of `--set`.
+        sections: the settings of each family; a run that differs from the live shard has them, others the journal's.
         without: the rules of `--without`.
         judged_anew: the families whose events are judged again instead of by the journal's judgements.
         trained: for each partition of `events`, the end of what the promoted deep model `model` had read.
@@ -51,6 +52,7 @@ class Run(Struct, kw_only=True):
     end: int
     base: Pointer | None
     settings: list[str]
+    sections: dict[str, dict[str, Any]]
     without: list[str]
     judged_anew: list[str]
     who: str
