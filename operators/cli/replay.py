@@ -1,5 +1,6 @@
 """The commands of shadow runs: replay, and replay diff, promote, list, show, delete."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -166,6 +167,49 @@ def show(name: Name, as_json: Json = False, blobs: BlobsFolder = None) -> None:
 
 
 @replays.command()
+def diff(
+    name: Name,
+    other: Annotated[
+        str | None, typer.Argument(help="Another run; by default the live shard at the same entry")
+    ] = None,
+    shoppers: Annotated[int, typer.Option(min=1, help="Number of shoppers whose answers are compared")] = 200,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the charts into this .svg or .png file")] = None,
+    as_json: Json = False,
+    log: LogUrl = None,
+    blobs: BlobsFolder = None,
+) -> None:
+    """Compare a run with the live shard or another run: digests, quality over the range, drift, rounds and answers."""
+    from headrace.shard.blobs import Blobs
+    from operators.deployment import read_deployment
+    from operators.replay.compare import compare
+    from operators.replay.plan import opened_to_read
+    from operators.replay.run import RunFolder
+    from operators.replay.text import answers_lines, comparison_json, comparison_table, left_out_lines
+    from operators.terminal import Terminal
+
+    deployment = read_deployment(log=log, blobs=blobs)
+    shop = Blobs(deployment.settings.blobs)
+    folder = RunFolder(shop, name)
+    run = folder.read()
+    placement = deployment.placement(run.shard)
+    if other == name:
+        raise Misconfigured(f"replay diff {name} {other}: wanted two runs, found one")
+    with opened_to_read(deployment.settings) as log_:
+        found = compare(log_, shop, placement, folder, RunFolder(shop, other) if other else None, shoppers)
+    if picture:
+        from operators.picture import draw
+        from operators.replay.picture import Pictured, sides
+
+        draw(sides, Pictured(found, placement), picture)
+    if as_json:
+        say_json(comparison_json(found))
+        return
+    Terminal().print(comparison_table(found))
+    for line in [*answers_lines(found), *left_out_lines(run)]:
+        say(line.strip())
+
+
+@replays.command()
 def promote(
     name: Name, why: Why = "", who: Who = None, dry_run: DryRun = False, as_json: Json = False, log: LogUrl = None,
     blobs: BlobsFolder = None,
@@ -198,9 +242,7 @@ def promote(
     if as_json:
         say_json({"run": name, "shard": run.shard, "number": entry.number, "written": True})
         return
-    say(
-        f"{name}: its state is that of {run.shard} from journal entry {entry.number:,} on; its process must start again"
-    )
+    say(f"{name}: its state is that of {run.shard} from entry {entry.number:,} on; its process has to be started again")
     for text in run.settings:
         say(f"  set {text} in headrace.toml before it starts; otherwise it goes on with the value there")
 

@@ -97,8 +97,9 @@ def check_same(
 def changes_text(run: Run) -> str:
     """Return in what a run differs from the live shard.
 
-    >>> changes_text(Run(name="a", shard="online", log="", begin=0, end=1, base=None, settings=["next_item.items_max=9"],
-    ...     sections={}, without=["item=i4"], judged_anew=[], who="", created_ms=0, headrace="", number=0))
+    >>> changes_text(Run(name="a", shard="online", log="", begin=0, end=1, base=None, sections={},
+    ...     settings=["next_item.items_max=9"], without=["item=i4"], judged_anew=[], who="", created_ms=0,
+    ...     headrace="", number=0))
     'with next_item.items_max=9, without item=i4'
     """
     parts = [f"with {text}" for text in run.settings] + [f"without {text}" for text in run.without]
