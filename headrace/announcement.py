@@ -10,7 +10,7 @@ from headrace.log.protocol import Outgoing, Record, decode_json
 from headrace.topics import MODELS
 
 Kind = Literal["schedule", "proposed", "candidate", "promoted", "refused", "failed", "rolled_back", "requested"]
-Action = Literal["", "promote", "roll_back"]
+Action = Literal["", "promote", "roll_back", "withdraw"]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 BlobName = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f/\x7f]*$")]
 """The name of a file in the folder of blobs."""
@@ -29,7 +29,8 @@ class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     A verdict (`promoted`, `rolled_back`) has in `heard` the position of `models` up to which the fine-tuner had heard;
     None in those of older releases. A request (`requested`) has what it asks for in `action`, who asks in `by` and why
-    in `reason`. `learners.succession` decides which of them count.
+    in `reason`. `learners.succession` decides which of them count; a request to `withdraw` a candidate concerns the
+    fine-tuner alone.
     """
 
     id: Text

@@ -1,5 +1,6 @@
 """The state of a log, as `headrace status` shows it: one struct, which `operators.status_text` and JSON both render."""
 
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -10,9 +11,11 @@ from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.log.scan import newest_records, topic_records
 from headrace.reading import decode_scores
 from headrace.shard import journal
-from headrace.shard.journal import Decision, Results
+from headrace.shard.blobs import Blobs
+from headrace.shard.journal import Decision, Pointer, Results
+from headrace.shard.kept import kept_snapshots
 from headrace.surface import FamilyScores
-from headrace.topics import ALARMS, MODELS, SCORES, TOPICS
+from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, Shard
 from learners.families import Placement
 from operators.deployment import Deployment
 from operators.facts import dead_letters_by_reason, found_wrong, lag_of
@@ -38,10 +41,15 @@ class TopicStatus(Struct, kw_only=True):
 
 
 class SnapshotStatus(Struct, kw_only=True):
-    """`snapshot`: the newest one of a shard; `behind` is the number of journal entries that it does not cover."""
+    """`snapshot`: the newest one of a shard; `behind` is the number of journal entries that it does not cover.
+
+    `kept` is the number of snapshots that are kept to return to, `kept_bytes` what their blobs take.
+    """
 
     blob: str
     behind: int
+    kept: int
+    kept_bytes: int
 
 
 class PositionStatus(Struct, kw_only=True):
@@ -179,7 +187,7 @@ def collect(log: Log, deployment: Deployment, *, all_models: bool = False, clock
         processes=running_on(deployment.settings.log),
         topics=_topics(log, deployment),
         wrong=found_wrong(log, deployment.shards),
-        shards=[_shard(log, placement) for placement in deployment.placements.values()],
+        shards=[_shard(log, placement, deployment.settings.blobs) for placement in deployment.placements.values()],
         models=_models(log, deployment, all_models=all_models),
         scores=_scores(log, deployment),
         alarms_total=len(alarms),
@@ -201,7 +209,7 @@ def _topics(log: Log, deployment: Deployment) -> list[TopicStatus]:
     return found
 
 
-def _shard(log: Log, placement: Placement) -> ShardStatus:
+def _shard(log: Log, placement: Placement, folder: str) -> ShardStatus:
     shard, families = placement.shard, [kind.name for kind in placement.own_kinds]
     last, entry = log.last(shard.journal), journal.newest(log, shard)
     if last is None or entry is None:
@@ -214,10 +222,17 @@ def _shard(log: Log, placement: Placement) -> ShardStatus:
         journal="held",
         entries=entry.number + 1,
         last_ms=last.time_ms,
-        snapshot=SnapshotStatus(blob=pointer.blob, behind=entry.number + 1 - pointer.number) if pointer else None,
+        snapshot=_snapshot(shard, pointer, entry.number, folder) if pointer else None,
         results=entry.results,
         positions=[_position(log, place, committed.get(place, 0)) for place in shard.inputs(log)],
     )
+
+
+def _snapshot(shard: Shard, pointer: Pointer, number: int, folder: str) -> SnapshotStatus:
+    kept = kept_snapshots(Blobs(folder), shard.name) if Path(folder).is_dir() else []
+    return SnapshotStatus(
+        blob=pointer.blob, behind=number + 1 - pointer.number, kept=len(kept), kept_bytes=sum(one.bytes for one in kept)
+    )  # fmt: skip
 
 
 def _position(log: Log, place: Partition, position: int) -> PositionStatus:

@@ -58,6 +58,8 @@ def _shard(shard: ShardStatus, terminal: Terminal) -> None:
     snapshot = "no snapshot yet"
     if shard.snapshot:
         snapshot = f"newest snapshot {shard.snapshot.blob[:20]}... covers all but {shard.snapshot.behind:,} of them"
+        if shard.snapshot.kept:
+            snapshot += f"; {shard.snapshot.kept:,} are kept, {shard.snapshot.kept_bytes:,} bytes"
     terminal.print(f"{name}: {shard.entries:,} journal entries, the last one {_time_text(shard.last_ms)}; {snapshot}")
     if shard.results:
         terminal.print(results_text(shard.results))

@@ -7,9 +7,11 @@ obeys it.
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
+import headrace
 from headrace.errors import Misconfigured
-from headrace.log.protocol import Outgoing
+from headrace.log.protocol import Outgoing, Record, decode_json
 from headrace.shard import journal
 from headrace.shard.journal import Decision, Entry
 from headrace.topics import ALARMS, JOURNAL, Shard
@@ -31,8 +33,22 @@ class Author(NamedTuple):
             raise Misconfigured(f"why: wanted 1 to {why_characters_max} characters, found {len(self.why)}")
 
 
+class Told(Struct, frozen=True):
+    """A decision, as `alarms` tells it, and the shard for which it was made."""
+
+    shard: str
+    decision: Decision
+
+
+def told_decision(record: Record) -> Told | None:
+    """Return the decision that a record of `alarms` tells, None if it tells none."""
+    return decode_json(record.value, Told)
+
+
 def records_of(shard: Shard, entry: Entry, decision: Decision) -> list[Outgoing]:
     """Return a decision's entry of the journal, and the alarm by which `headrace status` shows the decision."""
+    decision = msgspec.structs.replace(decision, headrace=headrace.__version__)
+    entry = msgspec.structs.replace(entry, decision=decision)
     alarm = {
         "detector": DETECTOR, "id": f"{DETECTOR}/{shard.name}/{entry.number}", "shard": shard.name,
         "detail": f"{shard.name}: {decision.text} ({decision.why})", "decision": decision,

@@ -57,7 +57,7 @@ class Decision(Struct, frozen=True, omit_defaults=True):
 
     `loss` accepts that the log has lost what the shard needs, `state` puts another state in place
     (`headrace.shard.restate`): the entry names a snapshot, with which all folds continue. `skip` has a record, as
-    topic/partition/offset, that no fold learns.
+    topic/partition/offset, that no fold learns. `headrace` is the release by which it was decided.
     """
 
     kind: Literal["loss", "skip", "state"]
@@ -66,6 +66,7 @@ class Decision(Struct, frozen=True, omit_defaults=True):
     who: str
     time_ms: int
     skip: str = ""
+    headrace: str = ""
 
 
 class Origin(NamedTuple):

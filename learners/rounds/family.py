@@ -188,7 +188,7 @@ class Rounds(Family):
         self.browsing.hear_item(item)
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
-        """Learn from a drift alarm, a proposed model or a request for another champion."""
+        """Learn from a drift alarm, a proposed model, or a request for another champion or to withdraw a candidate."""
         if topic == ALARMS:
             if alarm_detector(record):
                 self.schedule.note_drift()
@@ -209,8 +209,10 @@ class Rounds(Family):
                     reason=f"{waiting.version} was proposed before and waits; propose it again after its verdict",
                     due=self._pending_due(),
                 )  # fmt: skip
+        elif announcement.kind == "requested" and announcement.action == "withdraw":
+            self._withdraw(announcement.version, f"withdrawn: {announcement.reason}")
         elif counts:  # a request
-            self._return_to(announcement)
+            self._obey(announcement)
         return None
 
     def absorb(self, judgement: bytes, now: Moment) -> None:
@@ -327,6 +329,37 @@ class Rounds(Family):
             if self.lineup.predecessor:
                 self._begin_watch(PREDECESSOR)
             self._begin_watch(NO_MODEL)
+
+    def _obey(self, request: Announcement) -> None:
+        """Make the requested model champion. One that was promoted is watched like a champion of the gate."""
+        if request.action != "promote":
+            self._return_to(request)
+            return
+        if self.lineup.candidate and self.lineup.candidate.blob == request.blob:
+            self._withdraw(self.lineup.candidate.version, "promoted by a request")
+        self._watch.clear()
+        self.lineup.promote(request)
+        self.schedule.staleness.reset_baseline()
+        if self._gate_events:  # as long as the newest candidate was tested; there may have been none
+            if self.lineup.predecessor:
+                self._begin_watch(PREDECESSOR)
+            self._begin_watch(NO_MODEL)
+
+    def _withdraw(self, version: str, reason: str) -> None:
+        """Take a model out of the gate, or from before it; one that is not there any more stays as it is."""
+        proposed, candidate, trial = self.lineup.proposed, self.lineup.candidate, self._trial
+        if proposed and proposed.version == version:
+            self.lineup.proposed = None
+            self._announce(
+                "refused", name=version, blob=proposed.blob, trigger="proposed", reason=reason, due=self._pending_due()
+            )
+        elif candidate and trial and candidate.version == version:
+            self.lineup.candidate, self._trial = None, None
+            self._announce(
+                "refused", name=version, blob=candidate.blob, trigger=candidate.trigger, reason=reason,
+                parent=self.lineup.champion.version if self.lineup.champion else "", evidence={**trial.evidence()},
+                due=self.schedule.next_due(),
+            )  # fmt: skip
 
     def _roll_back(self, rival: str, verdict: Verdict) -> None:
         """Return to the predecessor if it beat the champion, else to no model: the predecessor lost to the champion."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
+import headrace
 from headrace.artifacts import Artifacts
 from headrace.child import ChildProcess, Ended, Running, remove_leftovers
 from headrace.errors import BlobMissing
@@ -28,6 +29,8 @@ from learners.rounds.job import MODEL as MODEL
 from learners.rounds.job import RUN, Job, Known, Sequences, Training, answers_of, reciprocal_ranks
 from learners.rounds.settings import RoundsSettings
 
+data_digits: Final = 16
+"""Length of the digest of a round's training data in its lineage."""
 if TYPE_CHECKING:  # it imports torch
     from learners.deep.model import DeepModel
 
@@ -193,6 +196,8 @@ class RoundsJudge:
             "device": self._device,
         }
         items = fold.browsing.catalogue.items()
+        data = hashlib.sha256(msgspec.msgpack.encode((sequences, rehearsed))).hexdigest()
+        lineage |= {"data": data[:data_digits], "headrace": headrace.__version__}
         training = Training(
             parent=began.parent_blob,
             sequences=Sequences.of(sequences),

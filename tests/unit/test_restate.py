@@ -51,8 +51,8 @@ def put(shop: FiledShop, state: Pointer) -> Entry:
     )  # fmt: skip
 
 
-def caught_up(shop: FiledShop, **how: bool) -> Follower[Shop]:
-    with closing(Follower(shop.log, shop.blobs, SHARD, make=MAKE, **how)) as follower:
+def caught_up(shop: FiledShop, *, from_start: bool = False) -> Follower[Shop]:
+    with closing(Follower(shop.log, shop.blobs, SHARD, make=MAKE, from_start=from_start)) as follower:
         follower.catch_up()
     return follower
 
