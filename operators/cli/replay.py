@@ -169,9 +169,7 @@ def show(name: Name, as_json: Json = False, blobs: BlobsFolder = None) -> None:
 @replays.command()
 def diff(
     name: Name,
-    other: Annotated[
-        str | None, typer.Argument(help="Another run; by default the live shard at the same entry")
-    ] = None,
+    other: Annotated[str | None, typer.Argument(help="Another run; by default the live shard at that entry")] = None,
     shoppers: Annotated[int, typer.Option(min=1, help="Number of shoppers whose answers are compared")] = 200,
     picture: Annotated[Path | None, typer.Option(help="Also draw the charts into this .svg or .png file")] = None,
     as_json: Json = False,

@@ -85,8 +85,11 @@ def extended(log: Log, blobs: Blobs, placement: Placement, run: Run, end: str | 
 def check_same(
     run: Run, deployment: Deployment, shard: str, begin: int | None, sets: Sequence[str], without: Sequence[str]
 ) -> None:
-    """Raise Misconfigured if what is asked for is not what a run of that name does."""
-    wanted = (deployment.settings.log, shard, run.begin if begin is None else begin, [*sets], [*without])
+    """Raise Misconfigured if what is asked for, as far as it is given, is not what a run of that name does."""
+    wanted = (
+        deployment.settings.log, shard, run.begin if begin is None else begin, [*sets] or run.settings,
+        [*without] or run.without,
+    )  # fmt: skip
     if wanted != (run.log, run.shard, run.begin, run.settings, run.without):
         raise Misconfigured(
             f"run {run.name}: wanted another name, or the same --from, --set and --without as before, found a run of"
