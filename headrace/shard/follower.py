@@ -353,13 +353,10 @@ class Follower(Generic[F]):
                 if run.topic == EVENTS:
                     self._learn(learned)
                 else:
-                    for record in learned:
-                        self.fold.hear(run.topic, record)
+                    self._hear(run.topic, learned)
             if timed and run.topic == EVENTS:
                 self.appended_ms += [record.time_ms for record in records]
-        for record in self._records.judgements(entry):
-            with self._lock:
-                self.fold.absorb(journal.judging_family(record.key), record.value or b"")
+        self._absorb(self._records.judgements(entry))
         self._records.check(entry)
         with self._lock:
             self.outputs = self.fold.emit()  # not written: the live shard committed them
@@ -401,6 +398,15 @@ class Follower(Generic[F]):
             event = decode(record)
             if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
                 learn(event, record.partition, record.offset)
+
+    def _hear(self, topic: str, records: Sequence[Record]) -> None:
+        for record in records:
+            self.fold.hear(topic, record)
+
+    def _absorb(self, judgements: Sequence[Record]) -> None:
+        for record in judgements:
+            with self._lock:
+                self.fold.absorb(journal.judging_family(record.key), record.value or b"")
 
     def state(self) -> State:
         """Return the shard's whole state."""

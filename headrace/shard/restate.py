@@ -5,6 +5,7 @@ events between are left out. The state before is stored too and named, so that t
 one. Nothing is deleted from the log.
 """
 
+from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
@@ -39,6 +40,7 @@ def restate(
     author: Author,
     text: str,
     clock: Clock = wall_ms,
+    caught_up: Callable[[int], Pointer] | None = None,
 ) -> Entry:
     """Have a shard go on with another state; return the entry that says so.
 
@@ -53,6 +55,8 @@ def restate(
         state: a pointer to the state: its `blob`, which may be of another kind, its `stamp`, and its `positions`, which
             count for side topics only.
         text: a sentence about what is decided, for `headrace status` and `headrace history`.
+        caught_up: brings the state up to a number of entries, if it has fewer than the journal, and returns a pointer
+            to it; called once the shard is fenced.
 
     Raises:
         Misconfigured: the shard has no journal yet, or the reason is missing or too long.
@@ -60,20 +64,25 @@ def restate(
         BrokenWorld: see `headrace.errors`.
     """
     author.check()
-    fold, intake = restored(blobs, make, state)
-    data = encode(freeze(fold, intake))
+    read = _read(blobs, make, state)
     for tried in range(1, tries_max + 1):
         try:
-            return _restate(log, blobs, shard, make, state, data, fold, author, text, clock)
+            return _restate(log, blobs, shard, make, state, read, author, text, clock, caught_up)
         except Fenced:
             if tried == tries_max:
                 raise
     raise AssertionError("unreachable")
 
 
+def _read(blobs: Blobs, make: MakeFold[F], state: Pointer) -> tuple[F, bytes]:
+    """Return the fold of a state, and the bytes of the whole."""
+    fold, intake = restored(blobs, make, state)
+    return fold, encode(freeze(fold, intake))
+
+
 def _restate(
-    log: Log, blobs: Blobs, shard: Shard, make: MakeFold[F], state: Pointer, data: bytes, fold: F, author: Author,
-    text: str, clock: Clock,
+    log: Log, blobs: Blobs, shard: Shard, make: MakeFold[F], state: Pointer, read: tuple[F, bytes], author: Author,
+    text: str, clock: Clock, caught_up: Callable[[int], Pointer] | None,
 ) -> Entry:  # fmt: skip
     with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
         check_journal(log, shard)
@@ -83,6 +92,10 @@ def _restate(
             follower.catch_up()  # what was committed meanwhile; the writer has fenced all others
             if not follower.number:
                 raise Misconfigured(f"{shard.name}: wanted a shard that has learned, found an empty journal")
+            if caught_up and state.number < follower.number:
+                state = caught_up(follower.number)
+                read = _read(blobs, make, state)
+            fold, data = read
             before = _store_before(blobs, shard, follower, clock())
             blob = blobs.put(shard.name, data)
             blobs.renew(blob)  # the shard's process deletes older ones that no entry names

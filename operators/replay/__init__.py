@@ -1,0 +1,1 @@
+"""Replays of a shard into shadow runs, and their comparison with the live shard."""
