@@ -270,7 +270,7 @@ class SqliteReader:
             time.sleep(min(poll_interval_s, max(0.0, deadline - time.monotonic())))
 
     def _read_now(self, wanted: list[Partition], records_max: int) -> list[tuple[Partition, list[Record]]]:
-        batches, bytes_max = [], READ_BYTES_MAX
+        batches, bytes_max = list[tuple[Partition, list[Record]]](), READ_BYTES_MAX
         self._rotation += 1  # rotate, so that a busy partition cannot starve the others
         for place in wanted[self._rotation % max(1, len(wanted)) :] + wanted[: self._rotation % max(1, len(wanted))]:
             if min(records_max, bytes_max) <= 0:
@@ -292,6 +292,8 @@ class SqliteReader:
             if not batch or batch[0].offset != position:
                 first, end = self._log.first(place), self._log.end(place)
                 if not first <= position <= end:
+                    if batches:  # they are returned first, and the loss is told by the next read
+                        break
                     raise PositionLost(place.topic, place.number, position, first, end)
             if batch:
                 self._positions[place] = batch[-1].offset + 1
