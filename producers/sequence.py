@@ -16,8 +16,8 @@ class NumberedRecord(NamedTuple):
 
     number: int
     time_ms: int
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
     topic: str = EVENTS
     digest: str = ""
 

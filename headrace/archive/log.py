@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from headrace.archive.files import read_file
 from headrace.archive.manifest import ARCHIVED, ArchivedFile, Manifest, read_manifest
 from headrace.archive.parting import parting
-from headrace.archive.store import Store
+from headrace.archive.store import Store, open_store
 from headrace.errors import ArchiveCorrupt, PositionLost
 from headrace.log.protocol import (
     READ_BYTES_MAX,
@@ -19,6 +19,11 @@ from headrace.log.protocol import (
     Writer,
     within_bytes,
 )
+
+
+def with_archive(log: Log, url: str) -> Log:
+    """Return a log that goes on where this one begins, from the archive at a URL; the log itself if that is empty."""
+    return ArchivedLog(log, open_store(url)) if url else log
 
 
 class ArchivedLog:

@@ -7,7 +7,7 @@ failure. The file must be on a local disk, because SQLite's locks are unreliable
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -174,6 +174,27 @@ class SqliteLog:
                 db.execute("DELETE FROM records WHERE partition=? AND position<?", (id_, first))
                 db.execute("DELETE FROM steps_back WHERE partition=? AND position<=?", (id_, first))
                 db.execute("UPDATE partitions SET first=max(first, ?) WHERE id=?", (first, id_))
+
+    def put_back(self, partition: Partition, records: Sequence[Record]) -> None:
+        """Append records with the positions and the append times that they have; the partition is made if it is new.
+
+        Raises:
+            LogUnavailable: the file cannot be written.
+        """
+        with self._connection.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO partitions (topic, number) VALUES (?, ?)", partition)
+            id_, next_, last_ms = db.execute(
+                "SELECT id, next, time_ms FROM partitions WHERE topic=? AND number=?", partition
+            ).fetchone()
+            assert next_ <= records[0].offset, f"{partition}: {records[0].offset} is before the end, {next_}"
+            times = [last_ms, *(record.time_ms for record in records)]
+            back = [
+                (id_, one.offset) for one, before_ms in zip(records, times, strict=False) if one.time_ms < before_ms
+            ]
+            db.executemany("INSERT INTO steps_back VALUES (?, ?)", back)
+            rows = [(id_, one.offset, one.time_ms, one.key, one.value) for one in records]
+            db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+            db.execute("UPDATE partitions SET next=?, time_ms=? WHERE id=?", (rows[-1][1] + 1, rows[-1][2], id_))
 
     def reclaim(self, pages_max: int) -> bool:
         """Give some unused pages of the file back to the disk; return whether there are more to give back.
