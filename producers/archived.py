@@ -9,7 +9,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from headrace.archive.files import digest_of, read_file
 from headrace.archive.manifest import NAME, Manifest, read_manifest
@@ -66,9 +66,8 @@ class Archived:
             name = f"{key_of(place)} {digest_of(record)}".encode()
             digest.begin(name)
             self._read += 1
-            yield NumberedRecord(
-                self._read, time_ms, record.key, record.value, place.topic, digest.add_sorted(name, 0)
-            )  # fmt: skip
+            key, value = cast(bytes, record.key), cast(bytes, record.value)  # one is None where another program wrote
+            yield NumberedRecord(self._read, time_ms, key, value, place.topic, digest.add_sorted(name, 0))
 
     def _partition(self, place: Partition) -> Iterator[tuple[int, str, Record, Partition]]:
         """Yield a partition's records with append times that never step back, those that were set aside first."""

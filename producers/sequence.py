@@ -16,8 +16,8 @@ class NumberedRecord(NamedTuple):
 
     number: int
     time_ms: int
-    key: bytes | None
-    value: bytes | None
+    key: bytes
+    value: bytes
     topic: str = EVENTS
     digest: str = ""
 
