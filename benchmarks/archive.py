@@ -3,7 +3,8 @@
     python -m benchmarks.archive --out benchmarks/results/archive.json
 
 Simulated events are published to an SQLite log (or to `--log`) and archived in one process, as by `headrace archive
---once`. Then the log's events are deleted, and read from the archive by the reader that folds use.
+--once`. Then the log's events are deleted, and read from the archive by the reader that folds use, and by `headrace
+load`, which publishes them into a new SQLite log.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from headrace.metrics import ArchiveMetrics
 from headrace.process import collect_garbage_rarely
 from headrace.shard.entries import read_ahead_records_max
 from headrace.topics import EVENTS
+from producers.archived import load_archive
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 
@@ -46,6 +48,15 @@ def read_back(log: Log) -> tuple[int, float]:
         while any(reader.position(place) < end for place, end in ends.items()):
             count += sum(len(records) for _, records in reader.read(read_ahead_records_max, 0.0))
     return count, time.perf_counter() - began
+
+
+def loaded(url: str, path: Path) -> float:
+    """Publish an archive's events and items into a new log; return the seconds."""
+    with closing(open_log(f"sqlite:{path}")) as log:
+        log.create()
+        began = time.perf_counter()
+        load_archive(log, url)
+        return time.perf_counter() - began
 
 
 def main(arguments: Sequence[str] | None) -> None:
@@ -74,6 +85,7 @@ ROWS = {
     "archive, per second of CPU": "archived_per_cpu_s",
     "read the log": "log_read_per_s",
     "read the archive": "archive_read_per_s",
+    "load the archive": "loaded_per_s",
 }
 
 
@@ -92,6 +104,8 @@ def measure(log: Log, folder: Path, options: argparse.Namespace) -> dict[str, fl
     print("reading", flush=True)
     reads = [read_back(ArchivedLog(log, store)) for _ in range(options.runs)]
     assert {number for number, _ in reads} == {count}
+    print("loading", flush=True)
+    load_s = loaded(str(folder / "archive-0"), folder / "loaded.db")
     return {
         "events": count,
         "bytes_per_record": size / records,
@@ -99,6 +113,7 @@ def measure(log: Log, folder: Path, options: argparse.Namespace) -> dict[str, fl
         "archived_per_cpu_s": records / median(cpu_s for _, cpu_s in took),
         "log_read_per_s": count / live_s,
         "archive_read_per_s": count / median(seconds for _, seconds in reads),
+        "loaded_per_s": count / load_s,
     }
 
 

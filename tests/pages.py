@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
+import structlog
 from typer.testing import CliRunner
 
 from headrace.errors import BrokenWorld, Misconfigured
@@ -36,6 +37,7 @@ def run(command: str) -> tuple[int, str]:
     program, *arguments = shlex.split(command, comments=True)
     assert program == "headrace", command
     result = CliRunner().invoke(app, arguments)
+    structlog.reset_defaults()  # a command has configured it to write to what is closed now
     if isinstance(result.exception, (BrokenWorld, Misconfigured)):
         return 1, str(result.exception)
     if result.exception and not isinstance(result.exception, SystemExit):

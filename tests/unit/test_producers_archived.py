@@ -1,10 +1,12 @@
 """What an archive holds is published into another log: byte for byte, in order, once; and read where the log ends."""
 
+import json
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 import headrace
@@ -82,7 +84,9 @@ def test_load_and_open_by_their_commands(tmp_path: Path, monkeypatch: pytest.Mon
     with closing(SqliteLog(str(path))) as log:
         log.create()
         simulate(log, SimulationSettings(events=200, items=100, shoppers=20))
-        assert run(app, ["archive", "--log", f"sqlite:{path}", "--archive", "kept", "--once"]).exit_code == 0
+        done = run(app, ["archive", "--log", f"sqlite:{path}", "--archive", "kept", "--once", "--json"])
+        assert json.loads(done.stdout)["waiting"] == 0
+        structlog.reset_defaults()
         before = list(topic_records(log, EVENTS))
         for place in log.partitions(EVENTS):
             log.delete_before(place, log.end(place))
