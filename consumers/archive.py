@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
 from headrace.archive.files import day_of, read_file, write_file
 from headrace.archive.manifest import (
@@ -25,9 +26,10 @@ from headrace.archive.manifest import (
     runs,
     write_manifest,
 )
+from headrace.archive.parting import parting, set_aside
 from headrace.archive.store import Store
 from headrace.config import ArchiveSettings
-from headrace.errors import PositionLost
+from headrace.errors import ArchiveParted, PositionLost
 from headrace.log.protocol import Log, Partition, Record, size_of_all
 from headrace.metrics import ArchiveMetrics
 from headrace.shard.journal import key_of, place_of_key
@@ -56,10 +58,12 @@ class Archiver:
     """Archives the records of one log.
 
     Args:
-        accept_gap: by whom and why records that the log lost before they were archived are given up.
+        accept_gap: by whom and why records that the log lost before they were archived are given up, and archived
+            records that are no longer the log's are set aside.
 
     Raises:
         PositionLost: the log no longer holds what is to be archived next.
+        ArchiveParted: what was archived is not what the log has; see `headrace.archive.parting`.
         Fenced: from `flush`, another archiver has begun.
     """
 
@@ -86,20 +90,31 @@ class Archiver:
         places = [place for topic in ARCHIVED for place in self._log.partitions(topic)]
         found = {}
         for place in places:
+            if (parted := parting(self._log, self._store, self._manifest, place)) is not None:
+                raise ArchiveParted(*place, parted)
             end = self._manifest.end(place)
             found[place] = self._log.first(place) if end is None else end
             if (first := self._log.first(place)) > found[place]:
                 raise PositionLost(*place, found[place], first, self._log.end(place))
+        self._manifest.topics = self._identities() | self._manifest.topics
         return found
+
+    def _identities(self) -> dict[str, str]:
+        return {topic: found for topic in ARCHIVED if (found := self._log.identity(topic))}
 
     def _sweep(self) -> None:
         """Delete files that a killed archiver wrote and no manifest names."""
-        named = {NAME, *(file.name for file in self._manifest.files)}
+        kept = [*self._manifest.files, *(former.file for former in self._manifest.former)]
+        named = {NAME, *(file.name for file in kept)}
         for name in self._store.names():
             if name not in named and name.endswith(".parquet"):
                 self._store.delete(name)
 
     def _accept_gaps(self, by: str, why: str) -> None:
+        for place in map(place_of_key, list(self._manifest.positions)):
+            if (parted := parting(self._log, self._store, self._manifest, place)) is not None:
+                self._manifest = set_aside(self._store, self._manifest, place, parted, by, why)
+        self._manifest.topics |= self._identities()
         for key, end in list(self._manifest.positions.items()):
             place = place_of_key(key)
             if (first := self._log.first(place)) > end:
@@ -137,18 +152,26 @@ class Archiver:
 
         Raises:
             Fenced: another archiver has begun; nothing of this flush counts.
+            ArchiveParted: a topic was deleted and made again; nothing of this flush counts.
             ArchiveUnavailable: a file could not be written; another archiver goes on from the manifest.
         """
+        self._check_topics()
         held, self._held, self._size, self._began = self._held, {}, 0, time.monotonic()
         manifest = self._manifest
         ends = {place: self._position(place) for place in self._places}
         added = [file for place, records in held.items() for file in self._write(place, records, ends[place])]
         positions = manifest.positions | {key_of(place): end for place, end in ends.items()}
         if added or positions != manifest.positions:
-            self._publish(Manifest(positions, [*manifest.files, *added], manifest.gaps))
+            self._publish(replace(manifest, positions=positions, files=[*manifest.files, *added]))
             self.records += sum(file.records for file in added)
             self.files += len(added)
         self._compact()
+
+    def _check_topics(self) -> None:
+        """Raise ArchiveParted if what was read may be of a topic that was deleted and made again meanwhile."""
+        for topic, identity in self._identities().items():
+            if not self._manifest.is_of(topic, identity):
+                raise ArchiveParted(topic, 0, 0)
 
     def _position(self, place: Partition) -> int:
         """Return the position of the next record that is to be archived, past the markers before it."""
@@ -189,7 +212,7 @@ class Archiver:
         merged = write_file(self._store, place, files[0].day, files[0].start, files[-1].end, records)
         gone = {file.name for file in files}
         kept = [file for file in self._manifest.files if file.name not in gone]
-        self._publish(Manifest(self._manifest.positions, [*kept, merged], self._manifest.gaps))
+        self._publish(replace(self._manifest, files=[*kept, merged]))
         for name in gone - {merged.name}:
             self._store.delete(name)
 

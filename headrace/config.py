@@ -104,10 +104,14 @@ class TrimSettings(_Section):
     """How long, in days, records of `events`, `journal` and `judgements` are kept at least; with 0, for ever."""
 
 
-class _OwnFamilies(BaseSettings):
-    model_config = SettingsConfigDict(extra="ignore", env_prefix="HEADRACE_", toml_file=FILE)
+class _Reading(BaseSettings):
+    """The settings that `headrace.open` uses; all others are ignored."""
 
+    model_config = SettingsConfigDict(extra="ignore", env_prefix="HEADRACE_", env_nested_delimiter="__", toml_file=FILE)
+
+    log: str = ""
     families: tuple[str, ...] = ()
+    archive: ArchiveSettings = ArchiveSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -178,7 +182,13 @@ class Sections(NamedTuple):
 
 def own_families(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Return the setting `families`, which is read before the other settings. Raises Misconfigured."""
-    return _read(_OwnFamilies, environ, {}).families
+    return _read(_Reading, environ, {}).families
+
+
+def archive_of(log: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the setting `archive.url` if the setting `log` is this URL, else "". Raises Misconfigured."""
+    found = _read(_Reading, environ, {})
+    return found.archive.url if found.log == log else ""
 
 
 def settings(
@@ -218,7 +228,7 @@ _Made = TypeVar("_Made", bound=BaseSettings)
 
 
 def _read(model: type[_Made], environ: Mapping[str, str], options: Mapping[str, Any]) -> _Made:
-    if model is not _OwnFamilies:
+    if model is not _Reading:
         _check_names(model, environ)
     if Path(FILE).is_dir():
         raise Misconfigured(f"{FILE}: wanted a TOML file, found a folder")

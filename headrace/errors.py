@@ -108,5 +108,16 @@ class ArchiveUnavailable(BrokenWorld):
     retriable = True
 
 
+class ArchiveParted(BrokenWorld):
+    """The log's records are not those that were archived: the topic was made again, or the log was restored."""
+
+    def __init__(self, topic: str, partition: int, position: int) -> None:
+        super().__init__(
+            f"archive: {topic}/{partition}: the log's records from {position} on are not those that were archived, as"
+            " the topic was deleted and made again, or the log was restored from a backup; archive into another folder,"
+            " or set the archived ones aside and go on by: headrace archive --accept-gap --why REASON"
+        )
+
+
 class ArchiveCorrupt(BrokenWorld):
     """A file of the archive is missing or was changed."""

@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from headrace import events, items
 from headrace.announcement import Announcement, Kind, announced
+from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
 from headrace.clock import wall_ms
-from headrace.config import own_families
+from headrace.config import archive_of, own_families
 from headrace.errors import Misconfigured
 from headrace.events import Event, EventType, Reason, Rejection
 from headrace.items import ItemRecord
@@ -225,10 +226,11 @@ class ReadOnlyLog:
         return [found]
 
 
-def open_read_only(url: str, own: Sequence[str] | None = None) -> ReadOnlyLog:
+def open_read_only(url: str, own: Sequence[str] | None = None, archive: str | None = None) -> ReadOnlyLog:
     """Open a log to be read: see `headrace.open`."""
     kinds = resolve(FAMILIES)(own_families() if own is None else own)
-    return ReadOnlyLog(open_log(url, read_only=True), {kind.name: kind.surface for kind in kinds})
+    log = with_archive(open_log(url, read_only=True), archive_of(url) if archive is None else archive)
+    return ReadOnlyLog(log, {kind.name: kind.surface for kind in kinds})
 
 
 class _Named(Struct):

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 import headrace
+from headrace.archive.store import open_store
 from headrace.clock import Clock, wall_ms
 from headrace.errors import BackupDamaged, BackupUnwritable, BlobCorrupt, BlobMissing, Misconfigured
 from headrace.log.open import open_log
@@ -28,6 +29,7 @@ from headrace.shard.verify import verify
 from headrace.topics import EVENTS, JOURNAL
 from learners.families import Placement
 from learners.shop import MakeShop
+from operators.catching_up import Newer, append_newer, find_newer
 from operators.deployment import Deployment
 from operators.facts import verified_text
 from operators.manifest import (
@@ -41,6 +43,7 @@ from operators.manifest import (
     read_backup,
     stored,
     sync,
+    time_text,
     write_manifest,
 )
 
@@ -186,24 +189,36 @@ def _fold(log: Log, blobs: Blobs, placement: Placement, deployment: Deployment, 
 
 
 class Restored(Struct, kw_only=True):
-    """What was restored, and how long it took."""
+    """What was restored, and how long it took; `newer` is what an archive had beyond the backup, None without one."""
 
     manifest: Manifest
     seconds: float
+    newer: Newer | None = None
+
+    def text(self) -> str:
+        """Return the recovery point and what was restored, in lines."""
+        lines = [self.manifest.text()]
+        if self.newer:
+            counts = " and ".join(f"{count:,} {topic}" for topic, count in self.newer.records.items())
+            until = f", until {time_text(self.newer.newest_ms)}" if self.newer.newest_ms else ""
+            lines.append(f"and from the archive what was appended after the backup: {counts}{until}")
+        return "\n".join(lines)
 
 
 def restore(deployment: Deployment, folder: Path, report: Report, *, verified: bool, dry_run: bool) -> Restored:
     """Write what a backup holds to where the settings say, which must be empty.
 
-    The log is put in place last, under another name until it is whole.
+    The log is put in place last, under another name until it is whole. Where the settings name an archive, its events
+    and items that are newer than the backup are appended to it before.
 
     Args:
         verified: before that, fold the backup, as `fold_backup` does.
         dry_run: write nothing.
 
     Raises:
-        Misconfigured: there is no backup, or a log or blobs are already there.
+        Misconfigured: there is no backup, or a log or blobs are already there; or the archive is not of this log.
         BackupDamaged: the backup is not as it was written. Nothing was restored.
+        ArchiveCorrupt, ArchiveUnavailable: the archive cannot be read. The log was not restored.
         BackupUnwritable: what is restored cannot be written.
     """
     began, settings = time.monotonic(), deployment.settings
@@ -215,6 +230,10 @@ def restore(deployment: Deployment, folder: Path, report: Report, *, verified: b
     if manifest.has_log and Path(path).exists():
         raise Misconfigured(f"--log {settings.log}: wanted a file that is not there yet, found one")
     _check_empty(Path(settings.blobs), "an empty folder for the blobs")
+    store, newer = open_store(settings.archive.url) if settings.archive.url and manifest.has_log else None, None
+    if store:
+        with closing(SqliteLog(str(folder / LOG), read_only=True)) as log:
+            newer, archived = find_newer(log, store)
     if verified:
         _check_foldable(settings.log)
         fold_backup(manifest, folder, deployment, report)
@@ -225,9 +244,12 @@ def restore(deployment: Deployment, folder: Path, report: Report, *, verified: b
             blobs.put(kind, (folder / name).read_bytes())
             report("blobs restored", done, len(names))
         if manifest.has_log:
-            with _writing(Path(path)):
-                _copy_file(folder / LOG, Path(path))
-    return Restored(manifest=manifest, seconds=round(time.monotonic() - began, 3))
+            with _writing(Path(path)), _written(Path(path)) as part:
+                _copy_file(folder / LOG, part)
+                if store and newer:
+                    with closing(SqliteLog(str(part))) as log:
+                        append_newer(log, store, archived, newer.total, partial(report, "archived records appended"))
+    return Restored(manifest=manifest, seconds=round(time.monotonic() - began, 3), newer=newer)
 
 
 def _check_foldable(url: str) -> None:
@@ -248,12 +270,18 @@ def _writing(path: Path) -> Iterator[None]:
         raise BackupUnwritable(f"{path} cannot be written: {error}") from error
 
 
-def _copy_file(source: Path, target: Path) -> None:
+@contextmanager
+def _written(target: Path) -> Iterator[Path]:
+    """Yield the name under which a file is written until it is whole; then put it in place, durably."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with source.open("rb") as read, part.open("wb") as written:
-        while data := read.read(hashed_bytes):
-            written.write(data)
+    yield part
     sync(part)
     part.rename(target)
     sync(target.parent)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("wb") as written:
+        while data := read.read(hashed_bytes):
+            written.write(data)

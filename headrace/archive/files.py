@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from headrace.archive.manifest import ArchivedFile, checked
 from headrace.archive.store import Store
 from headrace.errors import Misconfigured
@@ -37,6 +39,12 @@ def day_of(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d") if time_ms else UNKNOWN_DAY
 
 
+def digest_of(record: Record) -> str:
+    """Return a digest of a record, its offset and append time included; 16 hexadecimal digits."""
+    parts = (record.offset, record.time_ms, record.key, record.value)
+    return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()[:16]
+
+
 def write_file(
     store: Store, place: Partition, day: str, start: int, end: int, records: Sequence[Record]
 ) -> ArchivedFile:
@@ -63,8 +71,9 @@ def write_file(
     store.write(name, data)
     times = [record.time_ms for record in records]
     return ArchivedFile(
-        name, place.topic, place.number, day, start, end, len(records), len(data), digest, min(times), max(times)
-    )
+        name, place.topic, place.number, day, start, end, len(records), len(data), digest, min(times), max(times),
+        digest_of(records[-1]),
+    )  # fmt: skip
 
 
 def read_file(store: Store, file: ArchivedFile, position: int = 0) -> Iterator[list[Record]]:

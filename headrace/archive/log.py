@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from headrace.archive.files import read_file
 from headrace.archive.manifest import ARCHIVED, ArchivedFile, Manifest, read_manifest
-from headrace.archive.store import Store
-from headrace.errors import ArchiveCorrupt
+from headrace.archive.parting import parting
+from headrace.archive.store import Store, open_store
+from headrace.errors import ArchiveCorrupt, PositionLost
 from headrace.log.protocol import (
     READ_BYTES_MAX,
     TRANSACTION_TIMEOUT_S,
@@ -20,10 +21,16 @@ from headrace.log.protocol import (
 )
 
 
+def with_archive(log: Log, url: str) -> Log:
+    """Return a log that goes on where this one begins, from the archive at a URL; the log itself if that is empty."""
+    return ArchivedLog(log, open_store(url)) if url else log
+
+
 class ArchivedLog:
     """`headrace.log.protocol.Log` over a live one and its archive. What is written goes to the live one.
 
     The archive is read only for positions before the live log's first one; live reads cost no more than without it.
+    It is not read for a topic that was deleted and made again since it was archived.
     """
 
     def __init__(self, log: Log, store: Store) -> None:
@@ -35,10 +42,11 @@ class ArchivedLog:
         return self._log
 
     def covered(self) -> dict[Partition, int]:
-        """Return up to which position the archive holds each partition of its topics."""
+        """Return up to which position the archive holds the log's records of each partition of its topics."""
         manifest = read_manifest(self._store) or Manifest()
         places = [place for topic in ARCHIVED for place in self._log.partitions(topic)]
-        return {place: manifest.end(place) or 0 for place in places}
+        parted = {place: parting(self._log, self._store, manifest, place) for place in places}
+        return {place: (manifest.end(place) or 0) if at is None else at for place, at in parted.items()}
 
     def create(self) -> None:
         self._log.create()
@@ -58,11 +66,9 @@ class ArchivedLog:
 
     def archived_first(self, partition: Partition) -> int | None:
         """Return the first position from which on the archive reaches the live log; None if it does not reach it."""
-        manifest = read_manifest(self._store)
-        end = manifest.end(partition) if manifest else None
-        if manifest is None or end is None or end < self._log.first(partition):
-            return None
-        return manifest.first(partition)
+        manifest = manifest_of(self._log, self._store, partition.topic)
+        end = manifest.end(partition)
+        return None if end is None or end < self._log.first(partition) else manifest.first(partition)
 
     def end(self, partition: Partition) -> int:
         return self._log.end(partition)
@@ -71,8 +77,7 @@ class ArchivedLog:
         found, first = self._log.position_at(partition, time_ms), self._log.first(partition)
         if found > first or (oldest := self.archived_first(partition)) is None:
             return found
-        manifest = read_manifest(self._store)
-        for file in manifest.of(partition) if manifest else ():
+        for file in manifest_of(self._log, self._store, partition.topic).of(partition):
             if file.last_ms >= time_ms and oldest <= file.start < first:
                 for records in read_file(self._store, file):
                     for record in records:
@@ -95,8 +100,7 @@ class ArchivedLog:
 
     def _archived_newest(self, partition: Partition, records_max: int, before: int) -> list[Record]:
         found: list[Record] = []
-        manifest = read_manifest(self._store)
-        for file in reversed(manifest.of(partition) if manifest else ()):
+        for file in reversed(manifest_of(self._log, self._store, partition.topic).of(partition)):
             if file.start >= before:
                 continue
             if len(found) >= records_max:
@@ -137,11 +141,17 @@ class ArchivedLog:
         self._log.close()
 
 
+def manifest_of(log: Log, store: Store, topic: str) -> Manifest:
+    """Return an archive's manifest; an empty one if there is none, or if it is of a former topic of that name."""
+    found = read_manifest(store)
+    return found if found and (topic not in found.topics or found.is_of(topic, log.identity(topic))) else Manifest()
+
+
 class _Cursor:
     """A place in the archived records of one partition: reads one row group at a time."""
 
-    def __init__(self, store: Store, place: Partition, position: int) -> None:
-        self._store, self._place = store, place
+    def __init__(self, log: Log, store: Store, place: Partition, position: int) -> None:
+        self._log, self._store, self._place = log, store, place
         self.position = position
         self._pieces = self._read(position)
         self._piece: Sequence[Record] = []
@@ -162,8 +172,7 @@ class _Cursor:
 
     def _file(self, position: int) -> ArchivedFile | None:
         """Return the file that holds a position, by the present manifest."""
-        manifest = read_manifest(self._store)
-        found = manifest.of(self._place) if manifest else []
+        found = manifest_of(self._log, self._store, self._place.topic).of(self._place)
         return next((file for file in found if file.start <= position < file.end), None)
 
     def take(self, records_max: int, bytes_max: int) -> tuple[list[Record], int]:
@@ -195,11 +204,11 @@ class ArchivedReader:
         first = self._log.first(place)
         if position >= first:
             return position
-        manifest = read_manifest(self._store)
-        begin, end = (manifest.first(place), manifest.end(place)) if manifest else (None, None)
-        if manifest is None or begin is None or end is None or not begin <= position < end:
+        manifest = manifest_of(self._log, self._store, place.topic)
+        begin, end = manifest.first(place), manifest.end(place)
+        if begin is None or end is None or not begin <= position < end:
             return position  # lost in both: the live reader tells it with its bounds
-        self._cursors[place] = _Cursor(self._store, place, position)
+        self._cursors[place] = _Cursor(self._log, self._store, place, position)
         return first
 
     def read(
@@ -218,7 +227,14 @@ class ArchivedReader:
                 self._go_on(place)
         if batches:  # the live log's turn comes once the archive is read; both together would exceed the bounds
             return batches
-        return self._live.read(records_max, timeout_s, [place for place in wanted if place not in self._cursors])
+        try:
+            return self._live.read(records_max, timeout_s, [place for place in wanted if place not in self._cursors])
+        except PositionLost as lost:  # retention has outrun this reader; the archive may have what it reads next
+            place = Partition(lost.topic, lost.partition)
+            self._live.seek(place, self._placed(place, lost.wanted))
+            if place not in self._cursors:
+                raise
+            return []
 
     def _go_on(self, place: Partition) -> None:
         """Leave the archive for the live log, or for what was archived meanwhile."""

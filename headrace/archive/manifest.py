@@ -21,7 +21,8 @@ ARCHIVED: Final = (EVENTS, ITEMS, DEAD_LETTERS, MODELS, JOURNAL, JUDGEMENTS)
 class ArchivedFile(Struct, frozen=True):
     """A Parquet file of records of one partition that were appended on one day, in order.
 
-    It has the records with start <= offset < end, `records` of them; `first_ms` and `last_ms` are append times.
+    It has the records with start <= offset < end, `records` of them; `first_ms` and `last_ms` are append times, `last`
+    is a digest of the last record.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ArchivedFile(Struct, frozen=True):
     sha256: str
     first_ms: int
     last_ms: int
+    last: str = ""
 
     @property
     def place(self) -> Partition:
@@ -53,13 +55,37 @@ class Gap(Struct, frozen=True):
     why: str
 
 
+class Former(Struct, frozen=True):
+    """A file with records that the log no longer has at their positions, as somebody has accepted.
+
+    Its topic was deleted and made again, or the log was restored from a backup that is older than these records. The
+    log's own records begin at `start`; those before it are also in a file that the manifest names.
+    """
+
+    file: ArchivedFile
+    start: int
+    by: str
+    why: str
+
+
 class Manifest(Struct):
-    """What an archive holds. `positions` are by "topic/partition" the next record to archive."""
+    """What an archive holds.
+
+    `positions` are by "topic/partition" the next record to archive, `topics` by topic its id (`Log.identity`), as far
+    as the log tells it.
+    """
 
     positions: dict[str, int] = field(default_factory=dict)
     files: list[ArchivedFile] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    topics: dict[str, str] = field(default_factory=dict)
+    former: list[Former] = field(default_factory=list)
     version: int = 1
+
+    def is_of(self, topic: str, identity: str) -> bool:
+        """Return whether a topic of this id is the one that was archived, as far as both are known."""
+        known = self.topics.get(topic)
+        return not known or not identity or known == identity
 
     def end(self, place: Partition) -> int | None:
         """Return the next position to archive; None if nothing of the partition was archived."""
@@ -127,6 +153,11 @@ def problems(store: Store) -> Iterator[str]:
     if manifest is None:
         yield "there is no archive yet"
         return
+    for former in manifest.former:
+        try:
+            checked(store, former.file)
+        except ArchiveCorrupt as error:
+            yield str(error)
     for key, end in manifest.positions.items():
         files, place = manifest.of(place_of_key(key)), place_of_key(key)
         starts = [*(file.start for file in files[1:]), end] if files else []

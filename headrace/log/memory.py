@@ -179,13 +179,15 @@ class MemoryReader:
                     return batches
 
     def _read_now(self, records_max: int, only: Collection[Partition] | None) -> list[tuple[Partition, list[Record]]]:
-        batches, bytes_max = [], READ_BYTES_MAX
+        batches, bytes_max = list[tuple[Partition, list[Record]]](), READ_BYTES_MAX
         self._order = [*self._order[1:], *self._order[:1]]  # so that a full partition cannot starve the others
         for place in self._order:
             if min(records_max, bytes_max) <= 0 or (only is not None and place not in only):
                 continue
             stored, position = self._log._partition(place), self._positions[place]
             if not stored.first <= position <= stored.end:
+                if batches:  # they are returned first, and the loss is told by the next read
+                    break
                 raise PositionLost(place.topic, place.number, position, stored.first, stored.end)
             records = stored.read_from(position, records_max)
             if records:

@@ -7,7 +7,7 @@ failure. The file must be on a local disk, because SQLite's locks are unreliable
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -175,6 +175,27 @@ class SqliteLog:
                 db.execute("DELETE FROM steps_back WHERE partition=? AND position<=?", (id_, first))
                 db.execute("UPDATE partitions SET first=max(first, ?) WHERE id=?", (first, id_))
 
+    def put_back(self, partition: Partition, records: Sequence[Record]) -> None:
+        """Append records with the positions and the append times that they have; the partition is made if it is new.
+
+        Raises:
+            LogUnavailable: the file cannot be written.
+        """
+        with self._connection.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO partitions (topic, number) VALUES (?, ?)", partition)
+            id_, next_, last_ms = db.execute(
+                "SELECT id, next, time_ms FROM partitions WHERE topic=? AND number=?", partition
+            ).fetchone()
+            assert next_ <= records[0].offset, f"{partition}: {records[0].offset} is before the end, {next_}"
+            times = [last_ms, *(record.time_ms for record in records)]
+            back = [
+                (id_, one.offset) for one, before_ms in zip(records, times, strict=False) if one.time_ms < before_ms
+            ]
+            db.executemany("INSERT INTO steps_back VALUES (?, ?)", back)
+            rows = [(id_, one.offset, one.time_ms, one.key, one.value) for one in records]
+            db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+            db.execute("UPDATE partitions SET next=?, time_ms=? WHERE id=?", (rows[-1][1] + 1, rows[-1][2], id_))
+
     def reclaim(self, pages_max: int) -> bool:
         """Give some unused pages of the file back to the disk; return whether there are more to give back.
 
@@ -270,7 +291,7 @@ class SqliteReader:
             time.sleep(min(poll_interval_s, max(0.0, deadline - time.monotonic())))
 
     def _read_now(self, wanted: list[Partition], records_max: int) -> list[tuple[Partition, list[Record]]]:
-        batches, bytes_max = [], READ_BYTES_MAX
+        batches, bytes_max = list[tuple[Partition, list[Record]]](), READ_BYTES_MAX
         self._rotation += 1  # rotate, so that a busy partition cannot starve the others
         for place in wanted[self._rotation % max(1, len(wanted)) :] + wanted[: self._rotation % max(1, len(wanted))]:
             if min(records_max, bytes_max) <= 0:
@@ -292,6 +313,8 @@ class SqliteReader:
             if not batch or batch[0].offset != position:
                 first, end = self._log.first(place), self._log.end(place)
                 if not first <= position <= end:
+                    if batches:  # they are returned first, and the loss is told by the next read
+                        break
                     raise PositionLost(place.topic, place.number, position, first, end)
             if batch:
                 self._positions[place] = batch[-1].offset + 1

@@ -88,12 +88,9 @@ def opened_log(settings: Settings, *, existing: bool = False) -> Iterator[Log]:
 
     Where an archive is set, what the log no longer holds is read from there.
     """
-    log = open_log(settings.log, existing=existing)
-    if settings.archive.url:
-        from headrace.archive.log import ArchivedLog
-        from headrace.archive.store import open_store
+    from headrace.archive.log import with_archive
 
-        log = ArchivedLog(log, open_store(settings.archive.url))
+    log = with_archive(open_log(settings.log, existing=existing), settings.archive.url)
     try:
         log.create()
         yield log

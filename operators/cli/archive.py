@@ -19,7 +19,8 @@ def archive(
     once: Annotated[bool, typer.Option("--once", help="Archive what the log holds now, and end")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only compare the files with their checksums")] = False,
     accept_gap: Annotated[
-        bool, typer.Option("--accept-gap", help="Go on although records expired before they were archived")
+        bool,
+        typer.Option("--accept-gap", help="Go on although records expired first, or archived ones are not the log's"),
     ] = False,
     why: Annotated[str, typer.Option(help="Why, for the record, with --accept-gap")] = "",
     by: By = None,
@@ -33,6 +34,8 @@ def archive(
     settings = read_deployment(**merge_sets(sets, log=log, host=host, archive=own)).settings
     from headrace.archive.store import open_store
 
+    if accept_gap and not why:
+        raise Misconfigured("archive: wanted --why with --accept-gap, found none")
     if not settings.archive.url:
         raise Misconfigured("archive: wanted a folder or URL by --archive or in [archive] url, found none")
     store = open_store(settings.archive.url)
@@ -54,6 +57,7 @@ def archive(
     from headrace.process import collect_garbage_rarely, log_to_stderr, run_with_retries, stop_on_signals
 
     gap = (by or user_name(), why) if accept_gap else None
+    log_to_stderr()
     if once:
         with closing(open_log(settings.log, existing=True)) as live:
             done = process.run(live, store, settings.archive, ArchiveMetrics(), Event(), once=True, accept_gap=gap)
@@ -63,7 +67,6 @@ def archive(
             say(f"archive: {done.records:,} records in {done.files:,} files added; {done.waiting:,} wait")
         return
     print_starting("archive", settings)
-    log_to_stderr()
     collect_garbage_rarely()
     stop, metrics = stop_on_signals(), ArchiveMetrics()
 

@@ -90,6 +90,14 @@ def _print_dry_run(done: Any, *, as_json: bool) -> None:
     _print_unused(done)
 
 
+def _print_archive(archived: Any, *, as_json: bool) -> None:
+    if as_json:
+        say_json({"archive": archived.url, "published": 0, **archived.counts})
+    else:
+        counts = " and ".join(f"{count:,} {topic}" for topic, count in archived.counts.items())
+        say(f"producer: {counts} could be published; nothing was")
+
+
 def _speed(text: str) -> float | None:
     if text == "max":
         return None
@@ -105,7 +113,10 @@ def _time_ms(option: str, text: str | None) -> int | None:
 
 @app.command()
 def load(
-    path: Annotated[Path, typer.Argument(help="A file of events, of a kind that docs/publishing.md lists")],
+    path: Annotated[
+        str,
+        typer.Argument(help="A file of events, of a kind that docs/publishing.md lists, or an archive's folder or URL"),
+    ],
     kind: Annotated[str | None, typer.Option(help="The kind of the file; by default detected from the content")] = None,
     mapping: Annotated[
         Path | None, typer.Option("--map", help="A TOML file that says which column is what in CSV, JSONL or Parquet")
@@ -130,27 +141,45 @@ def load(
     host: Host = None,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Publish a file's events, each once, also if started again, and if the file was renamed or has grown."""
+    """Publish the events of a file or an archive, each once, also if started again or if the file has grown."""
     settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port}).common
     if not dry_run:
         print_starting("producer", settings)
     from producers import load as producer
+    from producers.archived import Archived, is_archive, load_archive
     from producers.file import ReadOptions
     from producers.mapping import read_mapping
     from producers.times import zone_of
 
     options = ReadOptions(strict, zone_of(zone), dates, None if mapping is None else read_mapping(mapping))
-    producer.kind_of(path, kind, options)  # fails before a log is created for it
+    times = {"time_from_ms": _time_ms("--from", time_from), "time_to_ms": _time_ms("--to", time_to)}
+    publishing: dict[str, Any] = {"speed": _speed(speed), "limit": limit, **times}
+    if is_archive(path):
+        if (kind, mapping, dates, sha256, strict) != (None, None, None, None, False):
+            raise Misconfigured(f"{path}: wanted none of --kind, --map, --dates, --sha256, --strict with an archive")
+        archived = Archived(path)  # fails before a log is created for it
+        if dry_run:
+            _print_archive(archived, as_json=as_json)
+            return
+        _publish(
+            settings,
+            pace,
+            lambda log_, gate, bar: load_archive(
+                log_, path, gate=gate, retry_s=settings.producer.retry_s, progress=bar, **publishing
+            ),
+            as_json=as_json,
+        )
+        return
+    producer.kind_of(Path(path), kind, options)  # fails before a log is created for it
     if dry_run:
-        _print_dry_run(producer.dry_run(path, kind=kind, sha256=sha256, options=options), as_json=as_json)
+        _print_dry_run(producer.dry_run(Path(path), kind=kind, sha256=sha256, options=options), as_json=as_json)
         return
     _publish(
         settings,
         pace,
         lambda log_, gate, bar: producer.load(
-            log_, path, kind=kind, sha256=sha256, options=options, speed=_speed(speed),
-            time_from_ms=_time_ms("--from", time_from), time_to_ms=_time_ms("--to", time_to),
-            limit=limit, gate=gate, retry_s=settings.producer.retry_s, progress=bar,
+            log_, Path(path), kind=kind, sha256=sha256, options=options, gate=gate,
+            retry_s=settings.producer.retry_s, progress=bar, **publishing,
         ),
         as_json=as_json,
     )  # fmt: skip

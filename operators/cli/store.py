@@ -71,20 +71,24 @@ def restore(
     folder: Annotated[Path, typer.Argument(help="The folder of a backup")],
     log: LogUrl = None,
     blobs: BlobsFolder = None,
+    archive: Annotated[
+        str | None, typer.Option("--archive", help="Folder or URL of the archive, for what is newer than the backup")
+    ] = None,
     verify: Verify = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the backup; write nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write what a backup holds to a log and a folder of blobs that do not exist yet. Start processes afterwards."""
+    """Write what a backup holds, and an archive's newer events, to a new log and folder. Start processes afterwards."""
     from operators.backup import restore as restore_from
     from operators.deployment import read_deployment
     from operators.progress import TaskReport
 
-    deployment = read_deployment(log=log, blobs=blobs)
+    own = None if archive is None else {"url": archive}
+    deployment = read_deployment(log=log, blobs=blobs, archive=own)
     restored = restore_from(deployment, folder, TaskReport("restore"), verified=verify, dry_run=dry_run)
     if as_json:
         say_json(msgspec.to_builtins(restored))
         return
-    say(restored.manifest.text())
+    say(restored.text())
     what = "the backup is whole, nothing was written" if dry_run else f"restored to {deployment.settings.log}"
     say(f"{what}, in {restored.seconds:,.1f} s{' with folding' if verify else ''}")

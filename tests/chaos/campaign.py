@@ -110,8 +110,13 @@ class Campaign:
         audited = None
         if not now.over:
             shop.settle()
+            now.verbs.finish()
+            shop.settle()
             shop.stop()
-            audited = audit(shop.url, shop.folder / "blobs", shop.deployment, shop.expected, shop.watcher)
+            now.verbs.archive()
+            audited = audit(
+                shop.url, shop.folder / "blobs", shop.deployment, shop.expected, shop.watcher, archive=shop.archive
+            )
         self.tally.add(fault, audited, now.done, self._log_bytes(shop), _size(shop.folder / "blobs"))
         self.tally.kills[fault] += shop.kills
         self.tally.exits[fault] += shop.exits

@@ -22,6 +22,7 @@ from headrace.shard.blobs import Blobs
 from headrace.topics import EVENTS
 from tests.chaos.brokers import Brokers
 from tests.chaos.shop import ROLES, Shop
+from tests.chaos.verbs import Verbs
 from tests.chaos.violation import Violation
 
 PAGE: Final = 4_096
@@ -43,6 +44,9 @@ class Round:
     done: Counter[str] = field(default_factory=Counter)
     over: bool = False
 
+    def __post_init__(self) -> None:
+        self.verbs = Verbs(self.shop, self.chance, self.done)
+
     def kill_some(self) -> None:
         """Kill between one and all processes at once."""
         self.shop.kill(self.chance.sample(ROLES, self.chance.randint(1, len(ROLES))))
@@ -62,6 +66,15 @@ def kill(now: Round) -> None:
     now.pause(1.2)
     now.shop.spoil(sum(now.done.values()))
     now.kill_some()
+
+
+def verbs(now: Round) -> None:
+    """SIGKILL at a random moment, of a verb that works beside all processes, and of some of these."""
+    now.pause(0.5)
+    now.verbs.spoil(sum(now.done.values()))
+    now.verbs.kill_one()
+    if now.chance.random() < 0.5:
+        now.kill_some()
 
 
 def broker(now: Round) -> None:
@@ -250,7 +263,7 @@ def topics(now: Round) -> None:
 
 
 FAULTS: Final[dict[str, Callable[[Round], None]]] = {
-    one.__name__: one for one in (kill, broker, network, disk, clock, snapshots, zombie, topics)
+    one.__name__: one for one in (kill, verbs, broker, network, disk, clock, snapshots, zombie, topics)
 }
 ON_KAFKA: Final = {"broker", "network", "topics"}
 BY_NAME_ONLY: Final = {"topics"}

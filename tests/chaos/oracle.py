@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from headrace.archive.log import with_archive
 from headrace.errors import BrokenWorld
 from headrace.events import Event, Rejection, decode
+from headrace.letters import LetterDecision
 from headrace.log.open import open_log
-from headrace.log.protocol import Log, Partition
+from headrace.log.protocol import Log, Partition, decode_json
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_covered, check_folds, committed_records, entries_of, read_wait_s_max
@@ -46,6 +48,7 @@ def audit(
     expected: Sequence[str],
     watcher: Watcher | None,
     shards: Collection[str] = (),
+    archive: Path | None = None,
 ) -> Audit:
     """Check everything that a log and its blobs promise, once nothing runs.
 
@@ -53,11 +56,12 @@ def audit(
         expected: ids of the events that a producer has published.
         watcher: the reader that ran all the time.
         shards: those that have run, by name; by default all.
+        archive: the folder of the log's archive, from which is read what was trimmed.
 
     Raises:
         Violation: a promise is broken.
     """
-    with closing(open_log(url)) as log:
+    with closing(with_archive(open_log(url), str(archive or ""))) as log:
         try:
             found = _published(log, expected)
             _no_open_transaction(log)
@@ -108,7 +112,8 @@ def _dead_letters(log: Log) -> int:
         for record in committed_records(log, place)
         if isinstance(one := decode(record), Rejection) and one.reason != "unused"
     )
-    found = Counter(record.key or b"" for record in committed_records(log, Partition(DEAD_LETTERS, 0)))
+    letters = committed_records(log, Partition(DEAD_LETTERS, 0))
+    found = Counter(record.key or b"" for record in letters if not decode_json(record.value, LetterDecision))
     _same(found, wanted, "dead letters")
     return found.total()
 

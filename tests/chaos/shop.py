@@ -24,7 +24,7 @@ from tests.chaos.processes import Process
 from tests.chaos.violation import Violation
 from tests.chaos.watcher import Watcher
 
-ROLES: Final = ("online", "finetune", "serve", "producer")
+ROLES: Final = ("online", "finetune", "serve", "producer", "archive")
 SETTINGS: Final = """\
 [next_item]
 items_max = 1000
@@ -59,13 +59,19 @@ retry_s = 5
 [producer]
 metrics_port = 0
 retry_s = 5
+
+[archive]
+url = "archive"
+metrics_port = 0
+flush_interval_s = 0.3
+retry_s = 5
 """
 """Small tables, and commits and snapshots so often that a kill hits every step."""
 round_events_never: Final = 10_000_000
 event_days: Final = 2.0
 settle_s_max: Final = 180.0
 """Maximum time, in seconds, in which everything is learned once no fault is active."""
-EXITS: Final = ("LogUnavailable", "CommitExpired", "Fenced", "BlobUnwritable")
+EXITS: Final = ("ArchiveUnavailable", "LogUnavailable", "CommitExpired", "Fenced", "BlobUnwritable")
 """Failures after which a process may exit with code 1, to be restarted."""
 tick_s: Final = 0.02
 backoff_s: Final = 0.5
@@ -103,7 +109,8 @@ class Shop:
     def __init__(
         self, context: ForkServerContext, url: str, folder: Path, *, count: int, rate: float, seed: int, trains: bool
     ) -> None:
-        self.url, self.folder, self._context = url, folder, context
+        self.url, self.folder, self.context = url, folder, context
+        self.archive = folder / "archive"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "headrace.toml").write_text(
             SETTINGS.format(round_events=count // 4 if trains else round_events_never)
@@ -117,7 +124,7 @@ class Shop:
         self._file = folder / "events.jsonl"
         self._file.write_bytes(b"".join(events.encode(event) + b"\n" for event in found))
         self._commands = self._commands_of(count, rate, seed)
-        self.watcher = Watcher(url, [name for name in TOPICS if name != "events-replay"])
+        self.watcher = Watcher(url, str(self.archive), [name for name in TOPICS if name != "events-replay"])
         self.processes: dict[str, Process] = {}
         self._restart_at: dict[str, float] = {}
         self.published = False
@@ -138,6 +145,7 @@ class Shop:
             "finetune": ["finetune", *common],
             "serve": ["serve", *common],
             "producer": [*produce, "--speed", speed, "--log", self.url],
+            "archive": ["archive", "--log", self.url],
         }
 
     @property
@@ -148,7 +156,7 @@ class Shop:
     def start(self, role: str, **options: Any) -> Process:
         """Start a process; options as for `Process`."""
         output = self.folder / f"{role}.log"
-        process = Process(self._context, role, self._commands[role], self.folder, output, **options)
+        process = Process(self.context, role, self._commands[role], self.folder, output, **options)
         self.processes[role] = process
         return process
 

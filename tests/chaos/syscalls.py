@@ -17,26 +17,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, closing, contextmanager
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 import msgspec
 
+from consumers.archive import run as archive
 from headrace import events
+from headrace.archive.store import FolderStore
+from headrace.config import ArchiveSettings
 from headrace.errors import LogUnavailable
 from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing
+from headrace.metrics import ArchiveMetrics
 from headrace.shard import journal
 from headrace.topics import EVENTS
 from operators.deployment import Deployment, read_deployment
 from tests.chaos.oracle import audit
 from tests.chaos.processes import Process, tracer_of
 from tests.chaos.shop import SETTINGS, covers, failed_as_promised, round_events_never, simulated
+from tests.chaos.verbs import TRIM
 from tests.chaos.violation import Violation
 
 CALLS: Final = ("pwrite64", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "write")
 """Calls of the commit path and of snapshots: SQLite writes by pwrite64 and fdatasync, blobs by write, fsync, rename."""
 KAFKA_CALLS: Final = ("sendto",)
-COMMANDS: Final = {"online": ("online",), "refold": ("online", "--refold")}
+COMMANDS: Final = {"online": ("online",), "refold": ("online", "--refold"), "trim": TRIM}
 """What is run. `online` begins with a log that nobody has read; the others with one of which it has learned everything,
 and they end by themselves."""
 KILL: Final = "signal=KILL"
@@ -82,6 +88,10 @@ class Bench:
             self.deployment: Deployment = read_deployment()
         shutil.copytree(self._new, self._learned)
         self._finish(self._learned)
+        with closing(open_log(self._url_of(self._learned))) as log:
+            archive(
+                log, FolderStore(self._learned / "archive"), ArchiveSettings(), ArchiveMetrics(), Event(), once=True
+            )
 
     def _url_of(self, folder: Path) -> str:
         return f"kafka:{self._bootstrap}?prefix={self._prefix}" if self._bootstrap else f"sqlite:{folder / 'log.db'}"
@@ -98,7 +108,9 @@ class Bench:
 
     def start(self, folder: Path, command: str, *, traced: bool = False) -> Process:
         """Start a command of `COMMANDS` on a folder."""
-        common = ["--log", self._url_of(folder), "--blobs", str(folder / "blobs")]
+        common = ["--log", self._url_of(folder)]
+        if command != "trim":
+            common += ["--blobs", str(folder / "blobs")]
         return Process(
             self._context, command, [*COMMANDS[command], *common], folder, folder / f"{command}.log", traced=traced
         )
@@ -135,7 +147,10 @@ class Bench:
             text = (folder / "strace.txt").read_text()
             self._finish(folder)
             expected = [event.id for event in self._events]
-            audit(self._url_of(folder), folder / "blobs", self.deployment, expected, None, shards=["online"])
+            audit(
+                self._url_of(folder), folder / "blobs", self.deployment, expected, None, shards=["online"],
+                archive=folder / "archive",
+            )  # fmt: skip
             return Outcome(code, "INJECTED" in text or code == -signal.SIGKILL)
 
     @contextmanager

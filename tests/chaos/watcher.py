@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
+from headrace.archive.log import with_archive
 from headrace.errors import LogUnavailable
 from headrace.log.open import open_log
 from headrace.log.protocol import Partition
@@ -29,8 +30,8 @@ class Watcher:
         seen: for each partition, the offsets that were read, in order, and a digest of each record.
     """
 
-    def __init__(self, url: str, topics: Sequence[str]) -> None:
-        self._url, self._topics = url, topics
+    def __init__(self, url: str, archive: str, topics: Sequence[str]) -> None:
+        self._url, self._archive, self._topics = url, archive, topics
         self.seen: dict[Partition, list[tuple[int, bytes]]] = {}
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -48,7 +49,7 @@ class Watcher:
             self._error = error
 
     def _read(self) -> None:
-        with closing(open_log(self._url)) as log:
+        with closing(with_archive(open_log(self._url), self._archive)) as log:
             places = [place for topic in self._topics for place in log.partitions(topic)]
             for place in places:
                 self.seen.setdefault(place, [])

@@ -1,7 +1,6 @@
 """The archive: each record once whatever is killed, and a log that is read as if it had never ended."""
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -10,17 +9,14 @@ from typing import Any
 
 import pytest
 
-from consumers.archive import Archiver, run
-from headrace.archive.files import read_file
+from consumers.archive import Archiver
 from headrace.archive.log import ArchivedLog
 from headrace.archive.manifest import ARCHIVED, NAME, problems, read_manifest
-from headrace.archive.store import FolderStore, RemoteStore, Store, open_store
-from headrace.config import ArchiveSettings
+from headrace.archive.store import FolderStore, RemoteStore, open_store
 from headrace.errors import ArchiveCorrupt, ArchiveUnavailable, Fenced, Misconfigured, PositionLost
 from headrace.log.memory import MemoryLog
-from headrace.log.protocol import Log, Outgoing, Partition, Record
+from headrace.log.protocol import Partition
 from headrace.log.scan import partition_records
-from headrace.metrics import ArchiveMetrics
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_folds
 from headrace.shard.follower import Follower
@@ -29,16 +25,13 @@ from headrace.shard.refold import refold
 from headrace.shard.trim import plan
 from headrace.shard.verify import verify
 from headrace.state import digest
-from headrace.topics import EVENTS, JOURNAL, SCORES
+from headrace.topics import DAY_MS, EVENTS, JOURNAL, SCORES
 from learners.families import default_placements
 from learners.shop import MakeShop
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
+from tests.archives import E0, E1, SOON, Days, archived, once
 
-DAY_MS = 86_400_000
-E0, E1 = Partition(EVENTS, 0), Partition(EVENTS, 1)
-SOON = ArchiveSettings(flush_interval_s=1e-9)
-"""Flushes at each step."""
 ONLINE = default_placements()["online"]
 
 
@@ -47,32 +40,9 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "archive")
 
 
-class Days:
-    """A log in memory whose clock is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_ms = DAY_MS
-        self.log = MemoryLog(clock=lambda: self.now_ms)
-        self.log.create()
-
-    def append(self, place: Partition, *values: bytes | None) -> None:
-        with closing(self.log.appender()) as appender:
-            for value in values:
-                appender.append(Outgoing(place.topic, b"ann", value, place.number))
-
-
 @pytest.fixture
 def days() -> Days:
     return Days()
-
-
-def archived(store: Store, place: Partition) -> list[Record]:
-    manifest = read_manifest(store)
-    return [r for file in (manifest.of(place) if manifest else []) for piece in read_file(store, file) for r in piece]
-
-
-def once(log: Log, store: Store, **options: Any) -> int:
-    return run(log, store, ArchiveSettings(), ArchiveMetrics(), threading.Event(), once=True, **options).records
 
 
 def test_records_are_archived_byte_for_byte_by_day(days: Days, store: FolderStore, tmp_path: Path) -> None:
