@@ -119,6 +119,8 @@ def verify(
 def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
     """Do what `verify` does with the newest `count` entries only, and with no snapshot.
 
+    Where a loss was accepted among them, only those after it.
+
     Raises:
         LogUnavailable: the log does not answer.
     """
@@ -129,6 +131,7 @@ def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
         if entry and entry.writer == shard.name and (not entries or entry.number > entries[-1].number):
             entries.append(entry)
     found.strays = len(newest) - len(entries)
+    entries = entries[max((at for at, entry in enumerate(entries) if entry.accepts_loss), default=0) :]
     firsts = {one: log.first(one) for one in shard.inputs(log)}
     begin = len(entries) - 1
     while begin > 0 and all(run.start >= firsts.get(Partition(*run[:2]), 0) for run in entries[begin].runs):
