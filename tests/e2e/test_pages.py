@@ -100,7 +100,7 @@ def commands_of(page: Path) -> list[str]:
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     page = Path(folder) / "page.md"
-    ...     _ = page.write_text("Look:\\n```sh\\n# all of it\\nls \\\\\\n  -l   # long\\n\\ncat a\\n```\\n```\\nrm a\\n```\\n")
+    ...     _ = page.write_text("```sh\\n# all of it\\nls \\\\\\n  -l   # long\\n\\ncat a\\n```\\n```\\nrm a\\n```\\n")
     ...     commands_of(page)
     ['ls   -l   # long', 'cat a']
     """
