@@ -122,6 +122,8 @@ def verify(
 def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
     """Do what `verify` does with the newest `count` entries only, and with no snapshot.
 
+    Where a loss was accepted among them, only those after it.
+
     Raises:
         LogUnavailable: the log does not answer.
     """
@@ -132,6 +134,7 @@ def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
         if entry and entry.writer == shard.name and (not entries or entry.number > entries[-1].number):
             entries.append(entry)
     found.strays = len(newest) - len(entries)
+    entries = entries[max((at for at, entry in enumerate(entries) if entry.accepts_loss), default=0) :]
     firsts = {one: log.first(one) for one in shard.inputs(log)}
     begin = len(entries) - 1
     while (

@@ -77,6 +77,7 @@ class Case:
         """Check that a restored follower, a fold from the start, and one that has run all the time have this state."""
         assert check_folds(self.log, self.blobs, SHARD, make=make_shop).digest() == digest(state)
         assert verify.verify(self.log, self.blobs, SHARD).problems == []
+        assert verify.verify_newest(self.log, SHARD, 1_000).problems == []
         if follower:
             follower.catch_up()
             assert follower.digest() == digest(state)
