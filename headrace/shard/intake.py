@@ -67,19 +67,21 @@ class ShopClock:
         return appended_ms - self._median_ms if self._live else self._median_ms
 
     def _compare(self, own_ms: int, appended_ms: int, shopper: str) -> None:
-        self._run = self._run + 1 if shopper == self._shopper else 1
-        self._shopper, self._compared_ms = shopper, appended_ms
+        if shopper == self._shopper:
+            self._run += 1
+        else:
+            self._shopper, self._run = shopper, 1
         live, ordered, newest = self._live, self._sorted, self._newest
-        self._passed = 0
+        self._compared_ms, self._passed = appended_ms, 0
         if self._run <= run_events or self._run % 2 or not ordered:
-            event = own_ms, appended_ms - own_ms
-            newest.append(event)
-            insort(ordered, event[live])
+            delay_ms = appended_ms - own_ms
+            newest.append((own_ms, delay_ms))
+            insort(ordered, delay_ms if live else own_ms)
             if len(newest) > clock_events:
                 del ordered[bisect_left(ordered, newest.popleft()[live])]
-        self._median_ms = self._median()
-        delay_ms = self._median_ms if live else appended_ms - self._median_ms
-        if live != (delay_ms <= live_delay_ms_max):
+            self._median_ms = self._median()
+        median_ms = self._median_ms
+        if live != ((median_ms if live else appended_ms - median_ms) <= live_delay_ms_max):
             self._live = not live
             self._sort()
         if len(newest) == clock_events:
