@@ -1,5 +1,6 @@
 """Putting what shards have learned back to a former state (`headrace roll-back --state`, `--undo`)."""
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,15 +18,16 @@ from headrace.shard.decision import Author
 from headrace.shard.entries import arrival_timeout_s
 from headrace.shard.follower import Follower, no_report, report_entries
 from headrace.shard.journal import Pointer, key_of
-from headrace.shard.kept import kept_snapshots
+from headrace.shard.kept import HOUR_MS, kept_snapshots
 from headrace.shard.refold import pointer_here
 from headrace.shard.restate import restate
 from headrace.state import encode
-from headrace.topics import EVENTS, MODELS, Shard
+from headrace.topics import DAY_MS, EVENTS, MODELS, Shard
 from learners.shop import MakeShop, Shop
 from operators.manifest import time_text
 
 blob_characters_shown: Final = 20
+UNITS_MS: Final = {"m": HOUR_MS // 60, "h": HOUR_MS, "d": DAY_MS}
 UNDO: Final = "undone: "
 """How the text of a decision begins that puts back the state before another one."""
 
@@ -69,8 +71,8 @@ def plan_state(
     """Return how a shard goes back to a kept snapshot, or to a time.
 
     Args:
-        wanted: the beginning of a snapshot's name, or a time (ISO 8601). A time between kept snapshots means the one
-            before it.
+        wanted: the beginning of a snapshot's name, a time (ISO 8601), or how long ago (90m, 2h, 3d). A time between
+            kept snapshots means the one before it.
         exact: fold on from that snapshot up to the last entry at that time. The log, or its archive, must hold what
             was learned between.
 
@@ -85,7 +87,8 @@ def plan_state(
         if len(named) != 1:
             raise Misconfigured(f"--state {wanted}: wanted one kept snapshot of {shard.name}, found {len(named)}")
         return _plan(log, shard, make, named[0], f"goes back to its state of {time_text(named[0].time_ms)}")
-    time_ms = read_time_ms("--state", wanted)
+    ago = re.fullmatch("([0-9]{1,6})([mhd])", wanted)
+    time_ms = clock() - int(ago[1]) * UNITS_MS[ago[2]] if ago else read_time_ms("--state", wanted)
     if time_ms > clock():
         raise Misconfigured(f"--state {wanted}: wanted a time that has passed, found one to come")
     before = [one for one in kept if one.time_ms <= time_ms]
