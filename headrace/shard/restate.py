@@ -38,6 +38,7 @@ def restate(
     state: Pointer,
     author: Author,
     text: str,
+    undo: bool = False,
     clock: Clock = wall_ms,
 ) -> Entry:
     """Have a shard go on with another state; return the entry that says so.
@@ -53,6 +54,7 @@ def restate(
         state: a pointer to the state: its `blob`, which may be of another kind, its `stamp`, and its `positions`, which
             count for side topics only.
         text: a sentence about what is decided, for `headrace status` and `headrace history`.
+        undo: whether the state is the one that the newest such decision replaced.
 
     Raises:
         Misconfigured: the shard has no journal yet, or the reason is missing or too long.
@@ -62,9 +64,10 @@ def restate(
     author.check()
     fold, intake = restored(blobs, make, state)
     data = encode(freeze(fold, intake))
+    decision = Decision("state", text, author.why, author.who, clock(), undo=undo)
     for tried in range(1, tries_max + 1):
         try:
-            return _restate(log, blobs, shard, make, state, data, fold, author, text, clock)
+            return _restate(log, blobs, shard, make, state, fold, data, decision)
         except Fenced:
             if tried == tries_max:
                 raise
@@ -72,8 +75,8 @@ def restate(
 
 
 def _restate(
-    log: Log, blobs: Blobs, shard: Shard, make: MakeFold[F], state: Pointer, data: bytes, fold: F, author: Author,
-    text: str, clock: Clock,
+    log: Log, blobs: Blobs, shard: Shard, make: MakeFold[F], state: Pointer, fold: F, data: bytes,
+    decision: Decision,
 ) -> Entry:  # fmt: skip
     with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
         check_journal(log, shard)
@@ -83,7 +86,7 @@ def _restate(
             follower.catch_up()  # what was committed meanwhile; the writer has fenced all others
             if not follower.number:
                 raise Misconfigured(f"{shard.name}: wanted a shard that has learned, found an empty journal")
-            before = _store_before(blobs, shard, follower, clock())
+            before = _store_before(blobs, shard, follower, decision.time_ms - 1)
             blob = blobs.put(shard.name, data)
             blobs.renew(blob)  # the shard's process deletes older ones that no entry names
             here, stamp = continued(before, follower.pointer), fold.stamp
@@ -91,11 +94,10 @@ def _restate(
             end = log.last(shard.journal)
             begin = end.offset + 1 if end else log.first(shard.journal)
             pointer = msgspec.structs.replace(
-                here, blob=blob, stamp=stamp, versions={"headrace": stamp.headrace}, journal=begin,
-                judgements=log.end(shard.judgements), restated=Restated(begin, blob, before.blob),
+                here, blob=blob, stamp=stamp, versions={"headrace": stamp.headrace}, time_ms=decision.time_ms,
+                journal=begin, judgements=log.end(shard.judgements), restated=Restated(begin, blob, before.blob),
                 positions={key_of(place): position for place, position in positions.items()},
             )  # fmt: skip
-            decision = Decision("state", text, author.why, author.who, clock())
             entry = Entry(
                 shard.name, follower.number, [], 0, pointer, pointer.judgements, stamp, dict(fold.renewed),
                 results=follower.results, digest=Chain(follower.chain.value).close_entry(), topics=pointer.topics,
