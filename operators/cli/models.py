@@ -87,7 +87,9 @@ def roll_back(
     ] = None,
     state: Annotated[
         str | None,
-        typer.Option(help="Put the fast learners back to their state at this time, or to this kept snapshot"),
+        typer.Option(
+            help="Put the fast learners back to their state so long ago (90m, 2h, 3d), at a time, or to a snapshot"
+        ),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="With a time: fold from the kept snapshot before it up to that time")

@@ -16,9 +16,12 @@ from typer.testing import CliRunner
 
 from headrace.errors import BrokenWorld, Misconfigured
 from headrace.log.protocol import Partition
+from headrace.shard.kept import HOUR_MS
 from headrace.topics import DAY_MS, EVENTS
+from learners.deep.model import DeepModel, DeepSettings
 from operators.cli import app
 from tests.filed_shop import COUNT, FiledShop, publish
+from tests.small_shop import said
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 SETTINGS: Final = """\
@@ -48,23 +51,42 @@ class Page(NamedTuple):
     ends: Sequence[tuple[int, str]]
 
 
-def learned_shop(folder: Path) -> FiledShop:
-    """Return an open shop, in the places of the default settings, that has learned 300 events, 50 every ten days."""
+def learned_shop(folder: Path, spans: int, span_ms: int) -> FiledShop:
+    """Return an open shop, in the places of the default settings, that has learned 50 events in each of some spans."""
     (folder / "headrace.toml").write_text(SETTINGS)
     data = folder / "headrace-data"
     data.mkdir()
-    shop = FiledShop(data, later_ms=-60 * DAY_MS)
-    shop.learn(every_ms=10 * DAY_MS)
+    shop = FiledShop(data, later_ms=-spans * span_ms)
+    shop.learn(50 * spans, every_ms=span_ms)
     return shop
 
 
 def shop_with_a_loss(folder: Path) -> None:
     """Make a shop in which events wait to be learned, and the log has lost all of a partition but its newest event."""
-    shop = learned_shop(folder)
+    shop = learned_shop(folder, 6, 10 * DAY_MS)
     with closing(shop.log):
         publish(shop.log, 100, COUNT)
         place = Partition(EVENTS, 0)
         shop.log.delete_before(place, shop.log.end(place) - 1)
+
+
+def shop_with_models(folder: Path) -> None:
+    """Make a shop with two former champions and a candidate."""
+    shop = learned_shop(folder, 4, HOUR_MS)
+    models = []
+    for seed in (1, 2, 3):
+        model = DeepModel(DeepSettings(width=8), seed)
+        model.grow(["a", "b"])
+        models.append(shop.blobs.put("model", model.to_bytes()))
+    with closing(shop.log), closing(shop.log.appender()) as appender:
+        for number, (kind, blob) in enumerate(zip(("promoted", "promoted", "candidate"), models, strict=True), 1):
+            lineage = {"data": "1a2b3c4d"} if kind == "candidate" else {}
+            appender.append(said(kind, number, version=f"r{number}", blob=blob, lineage=lineage).record())
+
+
+def shop_to_replay(folder: Path) -> None:
+    """Make a shop whose journal is to be folded again."""
+    learned_shop(folder, 4, HOUR_MS).log.close()
 
 
 PAGES: Final = {
@@ -89,6 +111,41 @@ PAGES: Final = {
             (0, "the backup is whole"),
             (0, "restored to sqlite:new/log.db"),
             (0, "from 24 on"),
+        ],
+    ),
+    "replay.md": Page(
+        shop_to_replay,
+        [
+            (0, "nothing was written"),
+            (0, ": yes (live state folded from the snapshot of entry"),
+            (0, "judged again, every event: next_item"),
+            (0, "recall@20 of the next item"),
+            (0, "the best 20 share"),
+            (0, "events/0: "),
+            (0, "no deep model is promoted"),
+            (0, "left out: "),
+            (0, "nothing was written"),
+            (0, "clean: its state is that of online from entry"),
+            (0, "entry"),
+            (0, "with next_item.items_max=16"),
+            (0, "small: "),
+        ],
+    ),
+    "rollback.md": Page(
+        shop_with_models,
+        [
+            (0, "snapshots are kept, "),
+            (0, "champion: r2, promoted"),
+            (0, "nothing was changed (--dry-run)"),
+            (0, "To undo it: headrace roll-back --undo"),
+            (0, "a crawler bought everything"),
+            (0, "entries that are folded, in about"),
+            (0, "written to the journal as entry"),
+            (0, "requested: no model replaces r2"),
+            (0, "requested: r2 replaces no model"),
+            (0, "requested: r1 replaces r2"),
+            (0, "requested: the fine-tuner withdraws r3"),
+            (0, '"data": "1a2b3c4d"'),
         ],
     ),
 }
