@@ -68,8 +68,8 @@ SHARDS = "shards"
 """Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
 
 COMMANDS = (
-    "serve", "load", "simulate", "republish", "archive", "dead-letters", "propose", "promote", "roll-back", "status",
-    "verify", "backup",
+    "serve", "load", "simulate", "republish", "archive", "dead-letters", "propose", "promote", "withdraw", "roll-back",
+    "history", "status", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -118,19 +118,20 @@ TOPICS = {
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate, dead-letters",
               "shards, serve, load, simulate, republish, archive, dead-letters, status, verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
-        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters", "archive, dead-letters, status, demo",
+        Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
+              "archive, dead-letters, history, status, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
         Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards",
               "shards, serve, archive, status, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
         Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, archive, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
-        Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, roll-back",
-              "shards, serve, archive, promote, roll-back, status, verify, demo",
+        Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, withdraw, roll-back",
+              "shards, serve, archive, promote, withdraw, roll-back, history, status, verify, demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "status, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, status, verify, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate, dead-letters",
               "shards, serve, load, simulate, archive, dead-letters, status, verify",

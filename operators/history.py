@@ -144,7 +144,7 @@ def _letters(log: Log) -> list[Row]:
                 why=why,
                 text=f"{len(letters):,} letters",
                 details={"letters": len(letters)},
-            )  # fmt: skip
+            )
         )
     return rows
 

@@ -1,5 +1,6 @@
 """Putting what shards have learned back to a former state (`headrace roll-back --state`, `--undo`)."""
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,15 +18,16 @@ from headrace.shard.decision import Author
 from headrace.shard.entries import arrival_timeout_s
 from headrace.shard.follower import Follower, no_report, report_entries
 from headrace.shard.journal import Pointer, key_of
-from headrace.shard.kept import kept_snapshots
+from headrace.shard.kept import HOUR_MS, kept_snapshots
 from headrace.shard.refold import pointer_here
 from headrace.shard.restate import restate
 from headrace.state import encode
-from headrace.topics import EVENTS, MODELS, Shard
+from headrace.topics import DAY_MS, EVENTS, MODELS, Shard
 from learners.shop import MakeShop, Shop
 from operators.manifest import time_text
 
 blob_characters_shown: Final = 20
+UNITS_MS: Final = {"m": HOUR_MS // 60, "h": HOUR_MS, "d": DAY_MS}
 UNDO: Final = "undone: "
 """How the text of a decision begins that puts back the state before another one."""
 
@@ -64,13 +66,13 @@ class Plan(Struct, kw_only=True):
 
 
 def plan_state(
-    log: Log, blobs: Blobs, shard: Shard, make: MakeShop, wanted: str, *, exact: bool = False, now_ms: int | None = None
+    log: Log, blobs: Blobs, shard: Shard, make: MakeShop, wanted: str, *, exact: bool = False, clock: Clock = wall_ms
 ) -> Plan:
     """Return how a shard goes back to a kept snapshot, or to a time.
 
     Args:
-        wanted: the beginning of a snapshot's name, or a time (ISO 8601). A time between kept snapshots means the one
-            before it.
+        wanted: the beginning of a snapshot's name, a time (ISO 8601), or how long ago (90m, 2h, 3d). A time between
+            kept snapshots means the one before it.
         exact: fold on from that snapshot up to the last entry at that time. The log, or its archive, must hold what
             was learned between.
 
@@ -85,8 +87,9 @@ def plan_state(
         if len(named) != 1:
             raise Misconfigured(f"--state {wanted}: wanted one kept snapshot of {shard.name}, found {len(named)}")
         return _plan(log, shard, make, named[0], f"goes back to its state of {time_text(named[0].time_ms)}")
-    time_ms = read_time_ms("--state", wanted)
-    if time_ms > (now_ms or wall_ms()):
+    ago = re.fullmatch("([0-9]{1,6})([mhd])", wanted)
+    time_ms = clock() - int(ago[1]) * UNITS_MS[ago[2]] if ago else read_time_ms("--state", wanted)
+    if time_ms > clock():
         raise Misconfigured(f"--state {wanted}: wanted a time that has passed, found one to come")
     before = [one for one in kept if one.time_ms <= time_ms]
     if not before:
@@ -111,12 +114,9 @@ def plan_undo(log: Log, blobs: Blobs, shard: Shard, make: MakeShop) -> Plan:
         raise Misconfigured(f"{shard.name}: wanted a rollback to undo, found none")
     for one in kept_snapshots(blobs, shard.name):
         if one.pointer.blob == restated.before:
-            return _plan(
-                log, shard, make, one.pointer, f"{UNDO}goes on from its state of {time_text(one.pointer.time_ms)}"
-            )
-    raise Misconfigured(
-        f"{shard.name}: wanted the snapshot {restated.before} of the state before, found that it is lost"
-    )
+            text = f"{UNDO}goes on from its state of {time_text(one.pointer.time_ms)}"
+            return _plan(log, shard, make, one.pointer, text)
+    raise Misconfigured(f"{shard.name}: wanted the state before, {restated.before}, found that it is lost")
 
 
 def roll_back_state(
@@ -156,8 +156,8 @@ def can_roll_back(shard: Shard) -> bool:
 def _check(log: Log, shard: Shard) -> None:
     if not can_roll_back(shard):
         raise Misconfigured(
-            f"{shard.name}: wanted a shard of fast learners, found the one that announces models, whose state must follow"
-            " from them; put a former model back by: headrace roll-back --to VERSION"
+            f"{shard.name}: wanted a shard of fast learners, found the one that announces models, whose state must"
+            " follow from them; put a former model back by: headrace roll-back --to VERSION"
         )
     if journal.newest(log, shard) is None:
         raise Misconfigured(f"{shard.name}: wanted a shard that has learned, found an empty journal")
@@ -172,9 +172,8 @@ def _plan(log: Log, shard: Shard, make: MakeShop, pointer: Pointer, text: str) -
     found = Rollback(
         shard=shard.name, snapshot=pointer.blob, time_ms=pointer.time_ms, entries=pointer.number, left_out=left_out
     )  # fmt: skip
-    return Plan(
-        shard=shard, make=make, pointer=pointer, found=found, text=f"{text}, without {left_out:,} records of events since"
-    )  # fmt: skip
+    text += f", without {left_out:,} records of events since"
+    return Plan(shard=shard, make=make, pointer=pointer, found=found, text=text)
 
 
 def _exactly(log: Log, blobs: Blobs, plan: Plan, time_ms: int) -> Plan:
@@ -195,20 +194,14 @@ def _exactly(log: Log, blobs: Blobs, plan: Plan, time_ms: int) -> Plan:
         tried = min(count, report_entries)
         _fold(follower, plan.pointer.number + tried)
         seconds = (time.perf_counter() - began) * count / tried
-        at_end = follower.positions if tried == count else None
-    committed = {place: at for place, at in log.committed(name).items() if place.topic == EVENTS}
-    left_out = plan.found.left_out
-    if at_end is not None:
-        left_out = sum(max(0, at - at_end.get(place, 0)) for place, at in committed.items())
-    else:
-        runs = [
-            run
-            for entry in journal.entries_from(log, plan.shard, plan.pointer.journal)
-            if entry.number < until
-            for run in entry.runs
-            if run.topic == EVENTS
-        ]
-        left_out -= sum(run.end - run.start for run in runs)
+    learned = sum(
+        run.end - run.start
+        for entry in journal.entries_from(log, plan.shard, plan.pointer.journal)
+        if plan.pointer.number <= entry.number < until
+        for run in entry.runs
+        if run.topic == EVENTS
+    )
+    left_out = plan.found.left_out - learned
     found = msgspec.structs.replace(
         plan.found, time_ms=time_ms, entries=until, left_out=left_out, fold_entries=count, fold_s=round(seconds, 1)
     )  # fmt: skip
@@ -231,12 +224,10 @@ def _fold(follower: Follower[Shop], until: int, report: Callable[[int], None] = 
 
 def planned_text(found: Rollback) -> str:
     """Return what a rollback does, in a line."""
-    lines = f"{found.shard}: to its state of {time_text(found.time_ms)}, after {found.entries:,} journal entries"
+    snapshot = f"snapshot {found.snapshot[:blob_characters_shown]}..."
     if found.fold_entries:
-        lines += (
-            f", from the snapshot {found.snapshot[:blob_characters_shown]}... by folding {found.fold_entries:,} entries,"
-            f" in about {found.fold_s:,.1f} s"
-        )
-    else:
-        lines += f" (snapshot {found.snapshot[:blob_characters_shown]}...)"
-    return f"{lines}; {found.left_out:,} records of events since are left out"
+        snapshot += f" and {found.fold_entries:,} entries that are folded, in about {found.fold_s:,.1f} s"
+    return (
+        f"{found.shard}: to its state of {time_text(found.time_ms)}, after {found.entries:,} journal entries"
+        f" ({snapshot}); {found.left_out:,} records of events since are left out"
+    )

@@ -1,5 +1,6 @@
 """The commands that change which model answers, and which state: propose, promote, withdraw, roll-back, history."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from headrace.errors import Misconfigured
 from headrace.shard.blobs import Blobs
 from headrace.shard.decision import Author
 from operators.cli.app import BlobsFolder, LogUrl, Set, app, merge_sets, opened_log, read_settings, user_name
+from operators.cli.look import line_characters_max
 from operators.terminal import Terminal, say, say_json
 
 By = Annotated[str | None, typer.Option(help="Who asks; by default the user of this process")]
@@ -85,7 +87,9 @@ def roll_back(
     ] = None,
     state: Annotated[
         str | None,
-        typer.Option(help="Put the fast learners back to their state at this time, or to this kept snapshot"),
+        typer.Option(
+            help="Put the fast learners back to their state so long ago (90m, 2h, 3d), at a time, or to a snapshot"
+        ),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="With a time: fold from the kept snapshot before it up to that time")
@@ -178,7 +182,7 @@ def history(
     if as_json:
         say_json(msgspec.to_builtins(found))
     else:
-        show(found, Terminal())
+        show(found, Terminal(width=None if sys.stdout.isatty() else line_characters_max))
 
 
 def _author(by: str | None, why: str, *, dry_run: bool) -> Author:

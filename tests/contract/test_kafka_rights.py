@@ -67,8 +67,9 @@ from learners.shop import MakeShop
 from operators.backup import _manifest
 from operators.child import Children
 from operators.deployment import Deployment
+from operators.history import read_history
 from operators.proposal import propose
-from operators.requests import promote, roll_back
+from operators.requests import promote, roll_back, withdraw
 from operators.status import collect
 from operators.status_text import show
 from operators.terminal import Terminal
@@ -239,6 +240,15 @@ def rolled_back(log: Log, folder: Path, version: str | None = None) -> None:
     assert roll_back(log, Blobs(folder), version, by="ann").action == "roll_back"
 
 
+def withdrawn(log: Log, folder: Path) -> None:
+    """Withdraw what was proposed."""
+    assert withdraw(log, PROPOSED, by="ann").action == "withdraw"
+
+
+def history_read(log: Log, folder: Path) -> None:
+    assert read_history(log, Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)).rows
+
+
 def letters(log: Log) -> None:
     """Write dead letters of a usable event and a usable item, as if what was wrong were mended."""
     event = {"id": "late", "source": "shop", "type": "login", "time": "2026-01-01T00:00:00Z", "specversion": "1.0"}
@@ -309,6 +319,8 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "propose": proposed,
     "promote": promoted,
     "roll-back": rolled_back,
+    "withdraw": withdrawn,
+    "history": history_read,
     "status": status,
     "verify": verified,
     "backup": backed_up,

@@ -327,11 +327,11 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
 
     # A person rolls back and promotes while no fine-tuner runs; serving follows, and the fine-tuner when it starts.
     road["finetune"].stop()
-    road.request("roll-back", "--by", "ann", "--reason", "a try")
+    road.request("roll-back", "--to", "none", "--by", "ann", "--why", "a try")
     road.wait("the server uses no model", lambda: road.answer("probe")["model"] == "")
-    road.request("promote", promoted.version)
+    road.request("promote", promoted.version, "--why", "it was good")
     road.wait("the server uses the model", lambda: road.answer("probe")["model"] == promoted.version)
-    road.request("roll-back")
+    road.request("roll-back", "--to", "none", "--why", "again")
     road.wait("the server uses no model", lambda: road.answer("probe")["model"] == "")
     road.crash("finetune")
     end = road.log.end(Partition(MODELS, 0))

@@ -90,8 +90,11 @@ def test_status_does_not_create_a_missing_log(tmp_path: Path) -> None:
     [
         ("republish",),
         ("propose", "model"),
-        ("promote", "r1"),
-        ("roll-back",),
+        ("promote", "r1", "--why", "a try"),
+        ("withdraw", "r1", "--why", "a try"),
+        ("roll-back", "--to", "none", "--why", "a try"),
+        ("roll-back", "--undo", "--why", "a try"),
+        ("history",),
         ("online", "--refold"),
         ("finetune", "--refold"),
         ("learn", "rounds", "--refold"),
@@ -99,7 +102,8 @@ def test_status_does_not_create_a_missing_log(tmp_path: Path) -> None:
 )
 def test_commands_that_need_an_existing_log_do_not_create_one(tmp_path: Path, command: tuple[str, ...]) -> None:
     path = tmp_path / "no" / "log.db"
-    common = ("--log", f"sqlite:{path}", *(("--blobs", str(tmp_path / "b")) if command[0] != "republish" else ()))
+    blobs = () if command[0] in ("republish", "withdraw") else ("--blobs", str(tmp_path / "b"))
+    common = ("--log", f"sqlite:{path}", *blobs)
     assert "there is no such file" in error_of(*command, *common)
     assert "there is no such file" in error_of("load", str(tmp_path / "nothing"), "--log", f"sqlite:{path}")
     assert not path.exists()

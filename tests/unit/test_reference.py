@@ -58,8 +58,8 @@ def test_topics_name_the_shards_that_write_and_read_them() -> None:
     assert not [line for line in lines if re.search(r"\| (.*, )?shards(, .*)? \|", line)]
     (models,) = [line for line in lines if line.startswith(f"| `{MODELS}` ")]
     assert models.endswith(
-        " | finetune, propose, promote, roll-back |"
-        " online, finetune, serve, archive, promote, roll-back, status, verify, demo |"
+        " | finetune, propose, promote, withdraw, roll-back |"
+        " online, finetune, serve, archive, promote, withdraw, roll-back, history, status, verify, demo |"
     )
 
 

@@ -77,7 +77,7 @@ def champion(log: Log) -> str:
 
 
 def test_a_former_champion_is_champion_again(log: Log, url: str, blobs: Blobs, promoted: list[str]) -> None:
-    said = run(url, blobs, "roll-back", "r1", "--by", "ann", "--reason", "returns fell")
+    said = run(url, blobs, "roll-back", "--to", "r1", "--by", "ann", "--why", "returns fell")
     assert said.startswith("requested: r1 replaces r2 as soon as the shards and serving read the request")
     assert champion(log) == promoted[0]
     request = standing(topic_records(log, MODELS)).request
@@ -94,14 +94,14 @@ def test_a_former_champion_is_champion_again(log: Log, url: str, blobs: Blobs, p
 
 
 def test_a_roll_back_without_a_version_is_to_no_model(log: Log, url: str, blobs: Blobs, promoted: list[str]) -> None:
-    assert "no model replaces r2" in run(url, blobs, "roll-back")
+    assert "no model replaces r2" in run(url, blobs, "roll-back", "--to", "none", "--why", "a try")
     assert champion(log) == ""
     status = CliRunner().invoke(app, ["status", "--log", url]).output
     assert "champion: none; the blend works without the deep model" in status
     assert "newest request: no model, " in status
     with pytest.raises(Misconfigured, match="wanted a champion to roll back, found none"):
         roll_back(log, blobs, None, by="ann")
-    assert "r2 replaces no model" in run(url, blobs, "promote", "r2")
+    assert "r2 replaces no model" in run(url, blobs, "promote", "r2", "--why", "a try")
     assert champion(log) == promoted[1]
 
 
