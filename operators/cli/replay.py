@@ -7,7 +7,7 @@ import typer
 
 from headrace.errors import Misconfigured, PositionLost
 from operators.cli.app import BlobsFolder, LogUrl, Set, app, merge_sets, opened_log, user_name
-from operators.cli.mend import Who
+from operators.cli.models import By
 from operators.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def diff(
 
 @replays.command()
 def promote(
-    name: Name, why: Why = "", who: Who = None, dry_run: DryRun = False, as_json: Json = False, log: LogUrl = None,
+    name: Name, why: Why = "", by: By = None, dry_run: DryRun = False, as_json: Json = False, log: LogUrl = None,
     blobs: BlobsFolder = None,
 ) -> None:  # fmt: skip
     """Put a run's state in place of the live one, at the journal's end. Fences the shard's process; can be undone."""
@@ -234,7 +234,7 @@ def promote(
         return
     with opened_log(deployment.settings, existing=True) as log_:
         entry = put_in_place(
-            log_, shop, placement, folder, Author(who or user_name(), why),
+            log_, shop, placement, folder, Author(by or user_name(), why),
             report=ReplayReport(name),
         )  # fmt: skip
     if as_json:

@@ -73,7 +73,30 @@ def shop_with_models(folder: Path) -> None:
             appender.append(said(kind, number, version=f"r{number}", blob=blob, lineage=lineage).record())
 
 
+def shop_to_replay(folder: Path) -> None:
+    """Make a shop whose journal is to be folded again."""
+    learned_shop(folder).log.close()
+
+
 PAGES: Final = {
+    "replay.md": Page(
+        shop_to_replay,
+        [
+            (0, "nothing was written"),
+            (0, ": yes (live state folded from the snapshot of entry"),
+            (0, "judged again, every event: next_item"),
+            (0, "recall@20 of the next item"),
+            (0, "the best 20 share"),
+            (0, "events/0: "),
+            (0, "no deep model is promoted"),
+            (0, "left out: "),
+            (0, "nothing was written"),
+            (0, "clean: its state is that of online from entry"),
+            (0, "entry"),
+            (0, "with next_item.items_max=16"),
+            (0, "small: "),
+        ],
+    ),
     "rollback.md": Page(
         shop_with_models,
         [
