@@ -1,7 +1,7 @@
 """The commands of shadow runs: replay, and replay diff, promote, list, show, delete."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from operators.terminal import say, say_json
 
 if TYPE_CHECKING:
     from operators.replay.plan import PlaceKind
+    from operators.replay.run import Run
 
 replays = typer.Typer(
     invoke_without_command=True,
@@ -71,7 +72,7 @@ def replay(
     with opened_to_read(deployment.settings) as log_:
         pace = pace_of(rate, log_, deployment.shards)
 
-        def wanted() -> tuple[Any, int | None]:
+        def wanted() -> "tuple[Run, int | None]":
             if not folder.exists:
                 made, found = new_run(
                     log_, shop, deployment, placement, into, begin=begin, end=end, kind=kind, sets=sets or (),
@@ -97,9 +98,7 @@ def replay(
                 run, records = wanted()
                 say(estimate_text(run, records, known_rate(shop, run), placement), error=True)
                 folder.write(run)
-                run = fold(
-                    log_, shop, placement, folder, pace=pace, report=ReplayReport(into)
-                )  # fmt: skip
+                run = fold(log_, shop, placement, folder, pace=pace, report=ReplayReport(into))
         except PositionLost:
             say(f"{into}: the log no longer holds what this range needs; {covered_text(log_)}", error=True)
             raise
