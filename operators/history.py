@@ -17,7 +17,7 @@ from headrace.log.protocol import Log, decode_json
 from headrace.log.scan import topic_records
 from headrace.shard.blobs import Blobs
 from headrace.shard.decision import told_decision
-from headrace.shard.kept import kept_snapshots
+from headrace.shard.kept import bytes_of, kept_snapshots
 from headrace.topics import ALARMS, DEAD_LETTERS, MODELS
 from operators.deployment import Deployment
 from operators.manifest import time_text
@@ -97,7 +97,7 @@ def read_history(log: Log, deployment: Deployment) -> History:
     folder = deployment.settings.blobs
     for name in deployment.placements if Path(folder).is_dir() else ():
         snapshots = kept_snapshots(Blobs(folder), name)
-        kept.append(KeptStatus(shard=name, snapshots=len(snapshots), bytes=sum(one.bytes for one in snapshots)))
+        kept.append(KeptStatus(shard=name, snapshots=len(snapshots), bytes=bytes_of(snapshots)))
         rows += [
             Row(
                 time_ms=one.pointer.time_ms,

@@ -28,8 +28,6 @@ from operators.manifest import time_text
 
 blob_characters_shown: Final = 20
 UNITS_MS: Final = {"m": HOUR_MS // 60, "h": HOUR_MS, "d": DAY_MS}
-UNDO: Final = "undone: "
-"""How the text of a decision begins that puts back the state before another one."""
 
 
 class Rollback(Struct, kw_only=True):
@@ -55,7 +53,10 @@ class Rollback(Struct, kw_only=True):
 
 
 class Plan(Struct, kw_only=True):
-    """A rollback that can be done: the snapshot, and until which entry it is folded on (0: not at all)."""
+    """A rollback that can be done: the snapshot, and until which entry it is folded on (0: not at all).
+
+    `undo` is whether it takes back the newest one.
+    """
 
     shard: Shard
     make: MakeShop
@@ -63,6 +64,7 @@ class Plan(Struct, kw_only=True):
     text: str
     found: Rollback
     until: int = 0
+    undo: bool = False
 
 
 def plan_state(
@@ -84,8 +86,8 @@ def plan_state(
     kept = [one.pointer for one in kept_snapshots(blobs, shard.name)]
     named = [one for one in kept if wanted.startswith(f"{shard.name}-") and one.blob.startswith(wanted)]
     if wanted.startswith(f"{shard.name}-"):
-        if len(named) != 1:
-            raise Misconfigured(f"--state {wanted}: wanted one kept snapshot of {shard.name}, found {len(named)}")
+        if (count := len({one.blob for one in named})) != 1:
+            raise Misconfigured(f"--state {wanted}: wanted one kept snapshot of {shard.name}, found {count}")
         return _plan(log, shard, make, named[0], f"goes back to its state of {time_text(named[0].time_ms)}")
     ago = re.fullmatch("([0-9]{1,6})([mhd])", wanted)
     time_ms = clock() - int(ago[1]) * UNITS_MS[ago[2]] if ago else read_time_ms("--state", wanted)
@@ -105,17 +107,24 @@ def plan_undo(log: Log, blobs: Blobs, shard: Shard, make: MakeShop) -> Plan:
     """Return how a shard goes back to the state before the newest decision that put another one in place.
 
     Raises:
-        Misconfigured: there was none, or the state before it is lost.
+        Misconfigured: there was none, it was itself an undo, or the state before it is lost.
     """
     _check(log, shard)
     last = journal.newest(log, shard)
     restated = last.snapshot.restated if last and last.snapshot else None
     if restated is None:
         raise Misconfigured(f"{shard.name}: wanted a rollback to undo, found none")
+    with closing(journal.entries_from(log, shard, restated.journal)) as entries:
+        first = next(entries, None)
+    if first and first.decision and first.decision.undo:
+        raise Misconfigured(
+            f"{shard.name}: wanted a rollback to undo, found that the newest is undone; to return to what was learned"
+            f" between: --state {restated.before[:blob_characters_shown]}"
+        )
     for one in kept_snapshots(blobs, shard.name):
         if one.pointer.blob == restated.before:
-            text = f"{UNDO}goes on from its state of {time_text(one.pointer.time_ms)}"
-            return _plan(log, shard, make, one.pointer, text)
+            text = f"undone: goes on from its state of {time_text(one.pointer.time_ms)}"
+            return msgspec.structs.replace(_plan(log, shard, make, one.pointer, text), undo=True)
     raise Misconfigured(f"{shard.name}: wanted the state before, {restated.before}, found that it is lost")
 
 
@@ -140,7 +149,8 @@ def roll_back_state(
             blob = blobs.put(plan.shard.name, encode(follower.state()))
             pointer = msgspec.structs.replace(pointer_here(follower, follower.fold.stamp), blob=blob)
     entry = restate(
-        log, blobs, plan.shard, make=plan.make, state=pointer, author=author, text=plan.text, clock=clock
+        log, blobs, plan.shard, make=plan.make, state=pointer, author=author, text=plan.text, undo=plan.undo,
+        clock=clock,
     )  # fmt: skip
     return msgspec.structs.replace(plan.found, entry=entry.number)
 

@@ -13,7 +13,7 @@ from headrace.reading import decode_scores
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Decision, Pointer, Results
-from headrace.shard.kept import kept_snapshots
+from headrace.shard.kept import bytes_of, kept_snapshots
 from headrace.surface import FamilyScores
 from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, Shard
 from learners.families import Placement
@@ -231,7 +231,7 @@ def _shard(log: Log, placement: Placement, folder: str) -> ShardStatus:
 def _snapshot(shard: Shard, pointer: Pointer, number: int, folder: str) -> SnapshotStatus:
     kept = kept_snapshots(Blobs(folder), shard.name) if Path(folder).is_dir() else []
     return SnapshotStatus(
-        blob=pointer.blob, behind=number + 1 - pointer.number, kept=len(kept), kept_bytes=sum(one.bytes for one in kept)
+        blob=pointer.blob, behind=number + 1 - pointer.number, kept=len(kept), kept_bytes=bytes_of(kept)
     )  # fmt: skip
 
 

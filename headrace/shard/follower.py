@@ -287,6 +287,8 @@ class Follower(Generic[F]):
                     timer=self._timer,
                 )
             ) as anew:
+                if anew.fold.begun:  # the state with which the fold begins cannot be restored either
+                    return
                 while anew.number < number:
                     if not anew.step(arrival_timeout_s, min(report_entries, number - anew.number)):
                         return

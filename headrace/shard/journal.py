@@ -57,7 +57,8 @@ class Decision(Struct, frozen=True, omit_defaults=True):
 
     `loss` accepts that the log has lost what the shard needs, `state` puts another state in place
     (`headrace.shard.restate`): the entry names a snapshot, with which all folds continue. `skip` has a record, as
-    topic/partition/offset, that no fold learns. `headrace` is the release by which it was decided.
+    topic/partition/offset, that no fold learns. `headrace` is the release by which it was decided, `undo` whether it
+    takes back the decision before.
     """
 
     kind: Literal["loss", "skip", "state"]
@@ -67,6 +68,7 @@ class Decision(Struct, frozen=True, omit_defaults=True):
     time_ms: int
     skip: str = ""
     headrace: str = ""
+    undo: bool = False
 
 
 class Origin(NamedTuple):

@@ -4,7 +4,7 @@ The newest are kept, then one an hour for a day, then one a day for a month: at 
 its blob alone. Folding on from one needs what the log or its archive still holds, which no old snapshot holds back.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ daily_ms: Final = 30 * DAY_MS
 
 
 class Kept(NamedTuple):
-    """A snapshot: the name of its stored pointer, the pointer, and the number of bytes of its blob, 0 if it is lost."""
+    """A snapshot: the name of its stored pointer, the pointer, and the number of bytes of its blob."""
 
     name: str
     pointer: Pointer
@@ -48,15 +48,19 @@ def _read(blobs: Blobs, name: str) -> Pointer:
 
 
 def kept_snapshots(blobs: Blobs, shard: str) -> list[Kept]:
-    """Return the snapshots of a shard whose blobs are there, the newest state first; each blob once."""
-    found: dict[str, Kept] = {}
+    """Return the snapshots of a shard whose blobs are there, the newest first; one that was put back twice."""
+    found: list[Kept] = []
     for name in blobs.names(pointers_kind(shard)):
         with suppress(BlobMissing, BlobCorrupt, msgspec.MsgspecError):
             pointer = _read(blobs, name)
-            size = blobs.size(pointer.blob)
-            if size and (pointer.blob not in found or pointer.time_ms < found[pointer.blob].pointer.time_ms):
-                found[pointer.blob] = Kept(name, pointer, size)
-    return sorted(found.values(), key=lambda one: (one.pointer.time_ms, one.pointer.number), reverse=True)
+            if size := blobs.size(pointer.blob):
+                found.append(Kept(name, pointer, size))
+    return sorted(found, key=lambda one: (one.pointer.time_ms, one.pointer.number), reverse=True)
+
+
+def bytes_of(kept: Iterable[Kept]) -> int:
+    """Return the number of bytes that the blobs of snapshots take."""
+    return sum({one.pointer.blob: one.bytes for one in kept}.values())
 
 
 def thinned(times_ms: Sequence[int]) -> list[int]:

@@ -39,6 +39,7 @@ def restate(
     state: Pointer,
     author: Author,
     text: str,
+    undo: bool = False,
     clock: Clock = wall_ms,
     caught_up: Callable[[int], Pointer] | None = None,
 ) -> Entry:
@@ -55,6 +56,7 @@ def restate(
         state: a pointer to the state: its `blob`, which may be of another kind, its `stamp`, and its `positions`, which
             count for side topics only.
         text: a sentence about what is decided, for `headrace status` and `headrace history`.
+        undo: whether the state is the one that the newest such decision replaced.
         caught_up: brings the state up to a number of entries, if it has fewer than the journal, and returns a pointer
             to it; called once the shard is fenced.
 
@@ -65,9 +67,10 @@ def restate(
     """
     author.check()
     read = _read(blobs, make, state)
+    decision = Decision("state", text, author.why, author.who, clock(), undo=undo)
     for tried in range(1, tries_max + 1):
         try:
-            return _restate(log, blobs, shard, make, state, read, author, text, clock, caught_up)
+            return _restate(log, blobs, shard, make, state, read, decision, caught_up)
         except Fenced:
             if tried == tries_max:
                 raise
@@ -81,8 +84,8 @@ def _read(blobs: Blobs, make: MakeFold[F], state: Pointer) -> tuple[F, bytes]:
 
 
 def _restate(
-    log: Log, blobs: Blobs, shard: Shard, make: MakeFold[F], state: Pointer, read: tuple[F, bytes], author: Author,
-    text: str, clock: Clock, caught_up: Callable[[int], Pointer] | None,
+    log: Log, blobs: Blobs, shard: Shard, make: MakeFold[F], state: Pointer, read: tuple[F, bytes],
+    decision: Decision, caught_up: Callable[[int], Pointer] | None,
 ) -> Entry:  # fmt: skip
     with closing(Follower(log, blobs, shard, make=make, fold_anew=True)) as follower:
         check_journal(log, shard)
@@ -96,7 +99,7 @@ def _restate(
                 state = caught_up(follower.number)
                 read = _read(blobs, make, state)
             fold, data = read
-            before = _store_before(blobs, shard, follower, clock())
+            before = _store_before(blobs, shard, follower, decision.time_ms - 1)
             blob = blobs.put(shard.name, data)
             blobs.renew(blob)  # the shard's process deletes older ones that no entry names
             here, stamp = continued(before, follower.pointer), fold.stamp
@@ -104,11 +107,10 @@ def _restate(
             end = log.last(shard.journal)
             begin = end.offset + 1 if end else log.first(shard.journal)
             pointer = msgspec.structs.replace(
-                here, blob=blob, stamp=stamp, versions={"headrace": stamp.headrace}, journal=begin,
-                judgements=log.end(shard.judgements), restated=Restated(begin, blob, before.blob),
+                here, blob=blob, stamp=stamp, versions={"headrace": stamp.headrace}, time_ms=decision.time_ms,
+                journal=begin, judgements=log.end(shard.judgements), restated=Restated(begin, blob, before.blob),
                 positions={key_of(place): position for place, position in positions.items()},
             )  # fmt: skip
-            decision = Decision("state", text, author.why, author.who, clock())
             entry = Entry(
                 shard.name, follower.number, [], 0, pointer, pointer.judgements, stamp, dict(fold.renewed),
                 results=follower.results, digest=Chain(follower.chain.value).close_entry(), topics=pointer.topics,

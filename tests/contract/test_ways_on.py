@@ -14,13 +14,16 @@ from headrace.errors import BrokenWorld, JournalLost, Misconfigured, PositionLos
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing, Partition
-from headrace.shard import identity, loop, verify
+from headrace.shard import identity, journal, loop, verify
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_folds, committed_records, entries_of
 from headrace.shard.decision import Author
 from headrace.shard.follower import Follower, freeze
+from headrace.shard.journal import Pointer
+from headrace.shard.kept import stored_pointers
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.shard.loss import Loss, accept_loss
+from headrace.shard.restate import restate
 from headrace.shard.skip import skip
 from headrace.state import State, digest
 from headrace.topics import DEAD_LETTERS, EVENTS, JOURNAL, JUDGEMENTS, partitions_of
@@ -232,6 +235,34 @@ def test_a_poison_record_is_skipped_on_every_fold(case: Case, monkeypatch: pytes
     ]:
         with pytest.raises(Misconfigured, match=why):
             skip(case.log, SHARD, wrong, ANN)
+
+
+def test_a_former_state_is_put_in_place_and_taken_back(case: Case) -> None:
+    def put(state: Pointer, *, undo: bool = False) -> Pointer:
+        entry = restate(
+            case.log, case.blobs, SHARD, make=make_shop, state=state, author=ANN, text="goes back", undo=undo
+        )  # fmt: skip
+        assert entry.snapshot
+        return entry.snapshot
+
+    case.publish(0, 200)
+    old = case.learn()
+    last = journal.newest(case.log, SHARD)
+    assert last
+    assert last.snapshot
+    data = case.blobs.get(last.snapshot.blob)
+    with closing(Follower(case.log, case.blobs, SHARD, make=make_shop)) as follower:
+        case.publish(200, 200)
+        new = case.learn()
+        case.blobs.put(SHARD.name, data)  # all are of one hour, of which only the newest are kept
+        restated = put(last.snapshot).restated
+        case.check(old, follower)
+        case.publish(400, 100)
+        case.learn()
+        assert restated
+        put(next(one for one in stored_pointers(case.blobs, SHARD.name) if one.blob == restated.before), undo=True)
+        case.check(new, follower)
+    assert verify.verify(case.log, case.blobs, SHARD).whole
 
 
 @on_sqlite

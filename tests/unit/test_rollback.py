@@ -80,9 +80,13 @@ def test_a_shop_goes_back_and_forth(shop: FiledShop) -> None:
     done(shop, wanted)
     assert digest(shop) == wanted.pointer.blob.rpartition("-")[2] != before
     assert 50 <= wanted.found.left_out < 200
+    shop.later_ms += HOUR_MS
     go_on(shop, 200)
+    assert plan(shop, at(shop, 0.5)).pointer.blob == wanted.pointer.blob, "then it was the state again"
     done(shop, plan_undo(shop.log, shop.blobs, SHARD, MAKE))
     assert digest(shop) == digest(shop, from_start=True) == before
+    with pytest.raises(Misconfigured, match=r"the newest is undone; to return to .*: --state online-"):
+        plan_undo(shop.log, shop.blobs, SHARD, MAKE)
     go_on(shop, 250)
     assert shop.verified().whole
     check_folds(shop.log, shop.blobs, SHARD, make=MAKE)
