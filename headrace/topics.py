@@ -68,8 +68,8 @@ SHARDS = "shards"
 """Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
 
 COMMANDS = (
-    "serve", "load", "simulate", "republish", "archive", "dead-letters", "propose", "promote", "withdraw", "roll-back",
-    "history", "status", "verify", "backup",
+    "serve", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote", "withdraw",
+    "roll-back", "history", "status", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -116,25 +116,25 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate, dead-letters",
-              "shards, serve, load, simulate, republish, archive, dead-letters, status, verify, backup, demo",
+              "shards, serve, load, simulate, replay, republish, archive, dead-letters, status, verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
               "archive, dead-letters, history, status, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
         Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards",
-              "shards, serve, archive, status, verify, backup, demo",
+              "shards, serve, replay, archive, status, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
-        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, archive, verify, demo",
+        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, replay, archive, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
         Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, withdraw, roll-back",
-              "shards, serve, archive, promote, withdraw, roll-back, history, status, verify, demo",
+              "shards, serve, replay, archive, promote, withdraw, roll-back, history, status, verify, demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
-        Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "status, demo",
+        Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, status, verify, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, replay, history, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate, dead-letters",
-              "shards, serve, load, simulate, archive, dead-letters, status, verify",
+              "shards, serve, load, simulate, replay, archive, dead-letters, status, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
@@ -167,7 +167,7 @@ def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
     """Return the least rights of a shard or another process if all topics exist. Read and Write include Describe.
 
     Args:
-        shards: all shards, whose positions `status` shows.
+        shards: all shards, whose positions `status` shows and `replay --rate live` watches.
 
     >>> rights("propose")
     [Right(operation='Write', kind='topic', name='models', prefixed=False)]
@@ -192,7 +192,7 @@ def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
         found.append(Right("Read", "group", ARCHIVE))
     if PUBLISHED in written:
         found.append(Right("Write", "transactional id", PUBLISHER_PREFIX, prefixed=True))
-    if process == "status":
+    if process in ("status", "replay"):
         found += [Right("Describe", "group", shard.name) for shard in shards]
     return found
 

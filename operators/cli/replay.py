@@ -1,17 +1,18 @@
 """The commands of shadow runs: replay, and replay diff, promote, list, show, delete."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.errors import Misconfigured, PositionLost
 from operators.cli.app import BlobsFolder, LogUrl, Set, app, merge_sets, opened_log, user_name
-from operators.cli.mend import Who
+from operators.cli.models import By
 from operators.terminal import say, say_json
 
 if TYPE_CHECKING:
     from operators.replay.plan import PlaceKind
+    from operators.replay.run import Run
 
 replays = typer.Typer(
     invoke_without_command=True,
@@ -71,7 +72,7 @@ def replay(
     with opened_to_read(deployment.settings) as log_:
         pace = pace_of(rate, log_, deployment.shards)
 
-        def wanted() -> tuple[Any, int | None]:
+        def wanted() -> "tuple[Run, int | None]":
             if not folder.exists:
                 made, found = new_run(
                     log_, shop, deployment, placement, into, begin=begin, end=end, kind=kind, sets=sets or (),
@@ -97,9 +98,7 @@ def replay(
                 run, records = wanted()
                 say(estimate_text(run, records, known_rate(shop, run), placement), error=True)
                 folder.write(run)
-                run = fold(
-                    log_, shop, placement, folder, pace=pace, report=ReplayReport(into)
-                )  # fmt: skip
+                run = fold(log_, shop, placement, folder, pace=pace, report=ReplayReport(into))
         except PositionLost:
             say(f"{into}: the log no longer holds what this range needs; {covered_text(log_)}", error=True)
             raise
@@ -209,7 +208,7 @@ def diff(
 
 @replays.command()
 def promote(
-    name: Name, why: Why = "", who: Who = None, dry_run: DryRun = False, as_json: Json = False, log: LogUrl = None,
+    name: Name, why: Why = "", by: By = None, dry_run: DryRun = False, as_json: Json = False, log: LogUrl = None,
     blobs: BlobsFolder = None,
 ) -> None:  # fmt: skip
     """Put a run's state in place of the live one, at the journal's end. Fences the shard's process; can be undone."""
@@ -234,7 +233,7 @@ def promote(
         return
     with opened_log(deployment.settings, existing=True) as log_:
         entry = put_in_place(
-            log_, shop, placement, folder, Author(who or user_name(), why),
+            log_, shop, placement, folder, Author(by or user_name(), why),
             report=ReplayReport(name),
         )  # fmt: skip
     if as_json:
