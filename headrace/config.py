@@ -27,6 +27,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+DEFAULT_LOG = "sqlite:headrace-data/log.db"
 FILE = "headrace.toml"
 OTHER_PREFIXES = ("HEADRACE_KAFKA", "HEADRACE_DATA")
 """Prefixes of `HEADRACE_` variables that other modules read."""
@@ -109,7 +110,7 @@ class _Reading(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", env_prefix="HEADRACE_", env_nested_delimiter="__", toml_file=FILE)
 
-    log: str = ""
+    log: str = DEFAULT_LOG
     families: tuple[str, ...] = ()
     archive: ArchiveSettings = ArchiveSettings()
 
@@ -134,7 +135,7 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )  # fmt: skip
 
-    log: str = "sqlite:headrace-data/log.db"
+    log: str = DEFAULT_LOG
     """`sqlite:PATH` or `kafka:HOST:PORT[,HOST:PORT][?prefix=NAME]`."""
     blobs: str = "headrace-data/blobs"
     """Folder of snapshots and models, shared by all processes."""

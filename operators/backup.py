@@ -275,6 +275,8 @@ def _written(target: Path) -> Iterator[Path]:
     """Yield the name under which a file is written until it is whole; then put it in place, durably."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    for end in ("", "-wal", "-shm"):  # what a killed run left would be taken for this file's
+        target.with_name(f"{part.name}{end}").unlink(missing_ok=True)
     yield part
     sync(part)
     part.rename(target)

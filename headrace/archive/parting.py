@@ -27,8 +27,9 @@ def parting(log: Log, store: Store, manifest: Manifest, place: Partition) -> int
     if not manifest.is_of(place.topic, log.identity(place.topic)):
         return 0
     for file in _differing(log, manifest, place):
-        first, end = log.first(place), min(file.end, log.end(place))
+        end = min(file.end, log.end(place))
         held = {record.offset: record for record in partition_records(log, place, start=file.start, end=end)}
+        first = log.first(place)  # asked last: it may delete records meanwhile
         for record in chain.from_iterable(read_file(store, file)):
             if record.offset >= first and held.get(record.offset) != record:
                 return record.offset
