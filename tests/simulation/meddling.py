@@ -114,7 +114,7 @@ class Meddling:
             return
         if world.rng.random() < 0.5:
             make_again(world)
-            for _ in range(world.rng.randrange(12)):
+            for _ in range(world.rng.choice((0, 6, 40))):
                 self._publishing.publish()
         else:
             for place in places:
