@@ -191,13 +191,6 @@ def a_topic_that_was_made_again_is_taken_for_the_former() -> Iterator[None]:
 
 
 @mutant
-def trimming_forgets_the_former_snapshots() -> Iterator[None]:
-    """Only what the newest snapshot needs is kept, so that no process can go back to a former one."""
-    with patch.object(trimming, "kept_snapshots", lambda log, shard, newest: [newest]):
-        yield
-
-
-@mutant
 def trimming_asks_one_shard() -> Iterator[None]:
     """What the other shards need is trimmed, too."""
     needs = trimming._needs
