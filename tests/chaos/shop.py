@@ -281,7 +281,7 @@ class Shop:
 
 
 def failed_as_promised(process: Process, reasons_allowed: tuple[str, ...] = EXITS) -> bool:
-    """Return whether a process ended with exit code 1 and one of these reasons as its last word, without a traceback."""
+    """Return whether a process ended with exit code 1 and such a reason as its last word, without a traceback."""
     lines = process.text.splitlines()
     reasons = [line.removeprefix("headrace: ") for line in lines if line.startswith("headrace: ")]
     crashed = any(line.startswith("Traceback") for line in lines)  # a client's are within a line of the log
