@@ -45,7 +45,6 @@ LOOP_ENDS = (LogUnavailable, Fenced, BlobUnwritable)
 """With these a loop may end."""
 FOLLOWER_ENDS = (LogUnavailable, PositionLost, StateUnreadable, BlobMissing)
 """With these a follower may end that is slower than retention, or that has read an old pointer."""
-
 LOSS_ENDS = (PositionLost, RecordsChanged, StateUnreadable, TopicReplaced)
 """With these a process may end while a loss is not accepted."""
 
