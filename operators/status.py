@@ -21,6 +21,7 @@ from operators.deployment import Deployment
 from operators.facts import dead_letters_by_reason, found_wrong, lag_of
 from operators.requests import Request, standing
 from operators.running import ProcessStatus, running_on
+from operators.scraping import differing
 
 newest_max: Final = 5
 """Number of the newest alarms, and of the newest announcements unless all are wanted, that a status has."""
@@ -153,8 +154,9 @@ class DecisionStatus(Struct, kw_only=True):
 class Status(Struct, kw_only=True):
     """The state of a log at `time_ms`. Times (`_ms`) are milliseconds since the epoch.
 
-    `wrong` has, as sentences, what others did to a log: topics' settings, open transactions. `alarms_total` counts all
-    alarms, `dead_letters` the dead letters by their reason.
+    `wrong` has, as sentences, what others did to a log (topics' settings, open transactions), and which servers on this
+    machine had another state than their shard. `alarms_total` counts all alarms, `dead_letters` the dead letters by
+    their reason.
     """
 
     log: str
@@ -186,7 +188,7 @@ def collect(log: Log, deployment: Deployment, *, all_models: bool = False, clock
         time_ms=clock(),
         processes=running_on(deployment.settings.log),
         topics=_topics(log, deployment),
-        wrong=found_wrong(log, deployment.shards),
+        wrong=[*found_wrong(log, deployment.shards), *differing(deployment)],
         shards=[_shard(log, placement, deployment.settings.blobs) for placement in deployment.placements.values()],
         models=_models(log, deployment, all_models=all_models),
         scores=_scores(log, deployment),

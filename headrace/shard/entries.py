@@ -72,6 +72,11 @@ class EntryRecords:
                 raise PositionLost(*place, position, 0, 0)
         self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._shard.judgements)}
 
+    def pass_over_expired(self, firsts: Mapping[Partition, int], judgements: int) -> None:
+        """Begin nowhere before these positions, which are the first ones that the log holds."""
+        self.positions = {place: max(at, firsts.get(place, 0)) for place, at in self.positions.items()}
+        self.judgements_position = max(self.judgements_position, judgements)
+
     def runs(self, entry: Entry) -> Iterator[tuple[Run, list[Record], bool]]:
         """Yield the records of an entry's runs, some at a time, and whether the log tells their append times.
 

@@ -16,7 +16,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
 from headrace.shard.follower import FOLDED_ANEW, F, Follower, MakeFold, freeze, no_report
-from headrace.shard.journal import Entry, Pointer, Stamp, key_of
+from headrace.shard.journal import Entry, Pointer, Stamp, key_of, place_of_key
 from headrace.shard.snapshot import continued, pointer_to
 from headrace.state import encode
 from headrace.topics import JOURNAL, Shard
@@ -44,6 +44,14 @@ def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, 
         shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed),
         results=follower.results, digest=Chain(follower.chain.value).close_entry(),
     )  # fmt: skip
+
+
+def _keep_unread(log: Log, follower: Follower[F]) -> None:
+    """Stay where the shard was in partitions of which no entry names a record: a loss there must be accepted."""
+    for name, position in (follower.pointer.positions if follower.pointer else {}).items():
+        place = place_of_key(name)
+        if position < follower.positions.get(place, 0) == log.first(place):  # all that entries name is held
+            follower.positions[place] = position
 
 
 def refold(
@@ -75,6 +83,7 @@ def refold(
             # Opened after the long fold: until then, a process that a supervisor restarts would fence this writer.
             with closing(log.writer(shard.name, shard.written)) as writer:
                 follower.catch_up(report)  # what was committed meanwhile; the writer has fenced all others
+                _keep_unread(log, follower)
                 entry = entry_from_here(follower, follower.fold, blobs, shard, FOLDED_ANEW)
                 record = Outgoing(JOURNAL, shard.name.encode(), journal.encode(entry), shard.number)
                 writer.commit([record, *follower.fold.emit()], {})

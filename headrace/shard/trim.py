@@ -133,11 +133,15 @@ def _needs_of(log: Log, shard: Shard, entry: Entry) -> Mapping[Partition, int]:
 
 
 def kept_snapshots(log: Log, shard: Shard, newest: Pointer) -> list[Pointer]:
-    """Return the pointers of the snapshots whose blobs are kept, newest first, as far as the journal names them."""
+    """Return the pointers of the snapshots whose blobs are kept, newest first, as far as the journal names them.
+
+    Not those from before an accepted loss: no restart can go on from them, and their positions may be of a topic that
+    was replaced.
+    """
     kept = [newest]
     while len(kept) < snapshots_kept:
         former = journal.former_snapshot(log, shard, kept[-1])
-        if former is None or former.blob not in newest.former:
+        if former is None or former.blob not in newest.former or former.origin != newest.origin:
             break
         kept.append(former)
     return kept

@@ -93,6 +93,7 @@ def verify(
         _verify_identities(log, shard, last, found)
         if origin:
             records.continue_from(origin)
+            records.pass_over_expired(firsts, first)
         number = -1
         while number < last.number:
             position = entries.position
@@ -115,7 +116,7 @@ def verify(
                 raise LogUnavailable(f"journal of {shard.name}: entry {last.number} is committed but cannot be read")
             report(found.entries, last.number + 1 - found.first)
         found.strays = entries.strays + records.strays
-    _verify_snapshots(log, blobs, shard, last, found)
+    _verify_snapshots(log, blobs, shard, found)
     return found
 
 
@@ -134,7 +135,7 @@ def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
         if entry and entry.writer == shard.name and (not entries or entry.number > entries[-1].number):
             entries.append(entry)
     found.strays = len(newest) - len(entries)
-    entries = entries[max((at for at, entry in enumerate(entries) if entry.accepts_loss), default=0) :]
+    entries = entries[max((at for at, entry in enumerate(entries) if entry.replaces_state), default=0) :]
     firsts = {one: log.first(one) for one in shard.inputs(log)}
     begin = len(entries) - 1
     while (
@@ -202,12 +203,18 @@ def _verify_entry(entry: Entry, records: EntryRecords, found: Verified) -> bool:
     return True
 
 
-def _verify_snapshots(log: Log, blobs: Blobs, shard: Shard, last: Entry, found: Verified) -> None:
-    pointer = last.snapshot
-    for blob in [pointer.blob, *pointer.former] if pointer else []:
+def _verify_snapshots(log: Log, blobs: Blobs, shard: Shard, found: Verified) -> None:
+    for blob in _snapshots(log, shard):
         try:
             blobs.get(blob)
             found.snapshots[blob] = True
         except (BlobMissing, BlobCorrupt) as error:
-            found.snapshots[blob] = False
-            found.add(str(error))
+            if blob in _snapshots(log, shard):  # otherwise a running shard has deleted it, as there are newer ones
+                found.snapshots[blob] = False
+                found.add(str(error))
+
+
+def _snapshots(log: Log, shard: Shard) -> list[str]:
+    """Return the blobs that the newest entry names, newest first."""
+    last = journal.newest(log, shard)
+    return [last.snapshot.blob, *last.snapshot.former] if last and last.snapshot else []

@@ -18,6 +18,7 @@ from kafka import KafkaAdminClient
 from headrace.errors import BlobCorrupt
 from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing
+from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.topics import EVENTS
 from tests.chaos.brokers import Brokers
@@ -242,6 +243,9 @@ def topics(now: Round) -> None:
     The round ends with that, as there is nothing left to audit.
     """
     shop = now.shop
+    online = shop.deployment.placement("online").shard
+    with closing(open_log(shop.url)) as log:
+        shop.run(progress_s_max, lambda: journal.newest(log, online) is not None)
     now.pause(3)
     for process in shop.processes.values():
         process.kill()

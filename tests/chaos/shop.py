@@ -288,12 +288,12 @@ class Shop:
         self.watcher.close()
 
 
-def failed_as_promised(process: Process) -> bool:
-    """Return whether a process ended with exit code 1 and one of `EXITS` as its last word, without a traceback."""
+def failed_as_promised(process: Process, reasons_allowed: tuple[str, ...] = EXITS) -> bool:
+    """Return whether a process ended with exit code 1 and such a reason as its last word, without a traceback."""
     lines = process.text.splitlines()
     reasons = [line.removeprefix("headrace: ") for line in lines if line.startswith("headrace: ")]
     crashed = any(line.startswith("Traceback") for line in lines)  # a client's are within a line of the log
-    return process.code == 1 and not crashed and bool(reasons) and reasons[-1].startswith(EXITS)
+    return process.code == 1 and not crashed and bool(reasons) and reasons[-1].startswith(reasons_allowed)
 
 
 def covers(log: Log, shard: Shard) -> bool:

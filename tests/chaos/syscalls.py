@@ -35,7 +35,7 @@ from headrace.topics import EVENTS
 from operators.deployment import Deployment, read_deployment
 from tests.chaos.oracle import audit
 from tests.chaos.processes import Process, tracer_of
-from tests.chaos.shop import SETTINGS, covers, failed_as_promised, round_events_never, simulated
+from tests.chaos.shop import EXITS, SETTINGS, covers, failed_as_promised, round_events_never, simulated
 from tests.chaos.verbs import TRIM
 from tests.chaos.violation import Violation
 
@@ -48,6 +48,8 @@ and they end by themselves."""
 KILL: Final = "signal=KILL"
 ERRORS: Final = {"sendto": ("error=ECONNRESET",), "write": ()}
 """What a call may return, if not EIO and ENOSPC. `write` also writes the process' own output, so it is only killed."""
+HUNG: Final = "Hung"
+"""A fault may hit what wakes a thread of the Kafka client, which then waits for ever: the watchdog ends the process."""
 events_each: Final = 120
 wait_s_max: Final = 240.0
 """Much, as strace stops a process at each call and the machine may have other work."""
@@ -169,7 +171,7 @@ class Bench:
 
     def _check_end(self, trial: Trial, process: Process, code: int | None) -> None:
         killed = code == -signal.SIGKILL and trial.fault == KILL
-        if not (code in (None, 0) or killed or failed_as_promised(process)):
+        if not (code in (None, 0) or killed or failed_as_promised(process, (*EXITS, HUNG))):
             raise Violation(f"{trial}: exit code {code}: {process.text[-2_000:]}")
 
     def _await(self, folder: Path, command: str, process: Process) -> None:

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from headrace.clock import wall_ms
 from headrace.errors import BrokenWorld, JournalLost, Misconfigured, PositionLost, TopicReplaced
 from headrace.events import Data, Event, Item, at, encode
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing, Partition
-from headrace.shard import identity, journal, loop, verify
+from headrace.shard import identity, journal, loop, trim, verify
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_folds, committed_records, entries_of
 from headrace.shard.decision import Author
@@ -23,10 +24,11 @@ from headrace.shard.journal import Pointer
 from headrace.shard.kept import stored_pointers
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.shard.loss import Loss, accept_loss
+from headrace.shard.refold import refold
 from headrace.shard.restate import restate
 from headrace.shard.skip import skip
 from headrace.state import State, digest
-from headrace.topics import DEAD_LETTERS, EVENTS, JOURNAL, JUDGEMENTS, partitions_of
+from headrace.topics import DAY_MS, DEAD_LETTERS, EVENTS, JOURNAL, JUDGEMENTS, partitions_of
 from learners.shop import Shop
 from operators.cli import app
 from tests.replaced import replace_topic
@@ -186,6 +188,39 @@ def test_a_lost_range_is_accepted(case: Case, what: str) -> None:
     assert state["fold"]["events"] == before["fold"]["events"] + 40 * lost
     case.check(state)
     assert case.accept() is None
+
+
+@on_sqlite
+def test_after_an_accepted_loss_trimming_keeps_what_a_restart_needs(case: Case) -> None:
+    """The positions of snapshots from before the loss are those of the former topic."""
+    case.publish(0, 200)
+    before = case.learn()["fold"]["events"]
+    replace_topic(case.log, case.url, EVENTS)
+    case.publish(1_000, 300)
+    assert case.accept() is not None
+    cuts = trim.plan(case.log, [SHARD], 1e-6, wall_ms() + DAY_MS)
+    assert not any(cut.records for cut in cuts if cut.partition.startswith(EVENTS))
+    assert case.learn()["fold"]["events"] == before + 300
+
+    for place in partitions_of(EVENTS):
+        case.log.delete_before(place, case.log.end(place))
+    found = verify.verify(case.log, case.blobs, SHARD)
+    assert found.problems == []
+    assert found.unchecked > 0
+
+
+@on_sqlite
+def test_a_refold_passes_over_no_loss(case: Case) -> None:
+    """The first events are lost before the shard has learned any."""
+    case.learn()
+    case.publish(0, 200)
+    for place in partitions_of(EVENTS):
+        case.log.delete_before(place, 10)
+    refold(case.log, case.blobs, SHARD, make=make_shop)
+    with pytest.raises(PositionLost):
+        case.learn()
+    assert case.accept() is not None
+    assert case.learn()["fold"]["events"] == 160
 
 
 @on_sqlite

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from headrace.errors import CommitExpired, Fenced, LogUnavailable
 from headrace.log.memory import MemoryAppender, MemoryReader, MemoryWriter
 from headrace.log.protocol import TRANSACTION_TIMEOUT_S, Finding, Outgoing, Partition, Record
+from headrace.topics import EVENTS
 from tests.simulation.world import Process, World
 
 
@@ -22,7 +23,7 @@ class FaultyLog:
 
     def identity(self, topic: str) -> str:
         self._call("identity")
-        return topic
+        return f"{topic} {self._world.era}" if topic == EVENTS else topic
 
     def partitions(self, topic: str) -> list[Partition]:
         self._call("partitions")
@@ -59,6 +60,10 @@ class FaultyLog:
     def delete_before(self, partition: Partition, position: int) -> None:
         self._call("delete_before")
         self._world.log.delete_before(partition, position)
+
+    def reclaim(self, pages: int) -> bool:
+        """Do nothing, as `trim` wants it of a file."""
+        return False
 
     def committed(self, writer_id: str) -> dict[Partition, int]:
         self._call("committed")

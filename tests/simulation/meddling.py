@@ -6,8 +6,9 @@ from pathlib import Path
 
 from headrace.log.memory import MemoryLog, _StoredPartition
 from headrace.log.protocol import Outgoing, Partition
-from headrace.shard.journal import place_of_key, snapshots_kept
+from headrace.shard.journal import key_of, place_of_key, snapshots_kept
 from headrace.topics import EVENTS, JOURNAL
+from tests.simulation.faulty_log import resolve
 from tests.simulation.oracle import Oracle
 from tests.simulation.publishing import NOISE, Publishing
 from tests.simulation.world import START_MS, World
@@ -21,10 +22,11 @@ class Meddling:
     Attributes:
         rotten: the blobs that were damaged.
         strays: number of records that were written to a shard's own topics, by partition.
+        oracles: those of the scenario's shards.
     """
 
     def __init__(self, world: World, folder: Path, oracles: Sequence[Oracle], publishing: Publishing) -> None:
-        self._world, self._folder, self._oracles, self._publishing = world, folder, oracles, publishing
+        self._world, self._folder, self.oracles, self._publishing = world, folder, oracles, publishing
         self.rotten: set[str] = set()
         self.strays: Counter[Partition] = Counter()
         if world.rng.random() < 0.2:
@@ -39,17 +41,17 @@ class Meddling:
             add_partition(world.log)
         if world.strikes("stray"):
             self._stray()
-        if world.strikes("bit rot"):
+        if not world.lost and world.strikes("bit rot"):
             self._rot()
-        if world.strikes("retention"):
+        if not world.lost and world.strikes("retention"):
             self._expire()
 
     def _stray(self) -> None:
         """Write garbage, or a copy of a record, to a shard's journal or judgements."""
         rng, log = self._world.rng, self._world.log
-        shard = rng.choice(self._oracles).shard
+        shard = rng.choice(self.oracles).shard
         place = rng.choice((shard.journal, shard.judgements))
-        found = log.newest(Partition(place.topic, rng.choice(self._oracles).shard.number), 8)
+        found = log.newest(Partition(place.topic, rng.choice(self.oracles).shard.number), 8)
         if place.topic == JOURNAL and log.last(shard.journal) is None:
             return  # a copy of another shard's entry would claim the partition for it
         copied = rng.choice(found) if found and rng.random() < 0.6 else None
@@ -59,7 +61,7 @@ class Meddling:
 
     def _rot(self) -> None:
         """Flip a byte of a shard's newest snapshot, if all that are kept beside it are whole."""
-        for oracle in self._oracles:
+        for oracle in self.oracles:
             oracle.follow()
             if not oracle.pointers or oracle.renewed:  # no fold can go past an entry with a renewed state
                 continue
@@ -75,14 +77,12 @@ class Meddling:
 
     def _expire(self) -> None:
         """Delete records that no kept snapshot needs."""
-        for oracle in self._oracles:
-            oracle.follow()
-        self._publishing.collect()
-        needed = [oracle.pointers[-snapshots_kept - 1 :] for oracle in self._oracles]
+        self.read_all()
+        needed = [oracle.pointers[-snapshots_kept - 1 :] for oracle in self.oracles]
         if any(len(pointers) <= snapshots_kept for pointers in needed):
             return
         log, rng = self._world.log, self._world.rng
-        for oracle, (oldest, *_) in zip(self._oracles, needed, strict=True):
+        for oracle, (oldest, *_) in zip(self.oracles, needed, strict=True):
             ends = [(oracle.shard.journal, oldest.journal), (oracle.shard.judgements, oldest.judgements)]
             for place, end in ends:
                 if rng.random() < 0.7:
@@ -91,6 +91,45 @@ class Meddling:
             positions = [{place_of_key(key): at for key, at in one[0].positions.items()} for one in needed]
             if rng.random() < 0.7:
                 log.delete_before(place, min(one.get(place, 0) for one in positions))
+
+    def read_all(self) -> None:
+        """Let the oracles and the reader of everything read what is there, as some of it will be deleted."""
+        for oracle in self.oracles:
+            oracle.follow()
+        self._publishing.collect()
+
+    def lose(self) -> None:
+        """Lose records of `events`, learned or not, or all of it: the topic is made again. No process survives this.
+
+        What no snapshot knows yet may be lost unnoticed: without one of each shard, nothing is lost.
+        """
+        world = self._world
+        for writer_id in list(world.pending):
+            resolve(world, writer_id)
+        world.hidden.clear()
+        self.read_all()
+        known = [oracle.pointers[-1].positions if oracle.pointers else {} for oracle in self.oracles]
+        places = [place for place in world.log.partitions(EVENTS) if all(key_of(place) in one for one in known)]
+        if not places:
+            return
+        if world.rng.random() < 0.5:
+            make_again(world)
+            for _ in range(world.rng.choice((0, 6, 40))):
+                self._publishing.publish()
+        else:
+            for place in places:
+                if world.rng.random() < 0.7:
+                    world.log.delete_before(place, world.rng.randint(world.log.first(place), world.log.end(place)))
+        world.lost = {oracle.shard.name for oracle in self.oracles}
+
+
+def make_again(world: World) -> None:
+    """Delete the topic `events`, and make it again, with the number of partitions that a new log has."""
+    for place in world.log.partitions(EVENTS):
+        del world.log._partitions[place]
+    world.log.create()
+    world.era += 1
+    world.faults["topic made again"] += 1
 
 
 def add_partition(log: MemoryLog) -> None:

@@ -9,17 +9,19 @@ from unittest.mock import patch
 
 import msgspec
 
-from headrace.log.protocol import Outgoing, Partition, Record
-from headrace.shard import follower, loop
+from headrace.log.protocol import Log, Outgoing, Partition, Record
+from headrace.shard import follower, loop, loss
+from headrace.shard import trim as trimming
 from headrace.shard.entries import EntryRecords
 from headrace.shard.follower import Follower
+from headrace.shard.identity import Identities
 from headrace.shard.intake import Intake
-from headrace.shard.journal import Entry, Pointer
+from headrace.shard.journal import Entry, Pointer, place_of_key
 from headrace.shard.loop import Loop
 from headrace.shard.merge import Chunk, Merge
 from headrace.shard.snapshot import Snapshots, former_blobs
 from headrace.state import State, encode
-from headrace.topics import JOURNAL
+from headrace.topics import JOURNAL, Shard
 from tests.simulation.disk import SimulatedBlobs
 from tests.simulation.faulty_log import FaultyWriter
 from tests.simulation.world import World
@@ -165,6 +167,38 @@ def blobs_are_swept_before_the_commit() -> Iterator[None]:
         return found
 
     with patch.object(Snapshots, "newest", sweep):
+        yield
+
+
+@mutant
+def an_accepted_loss_goes_on_at_the_end() -> Iterator[None]:
+    """Where a log lacks what a shard wants, the shard goes on at the end, not with what the log still holds."""
+    positions_of = loss._positions
+
+    def at_the_end(log: Log, shard: Shard, *wanted: Any) -> tuple[dict[Partition, int], list[loss.Gap]]:
+        positions, gaps = positions_of(log, shard, *wanted)
+        return positions | {place_of_key(gap.partition): gap.end for gap in gaps}, gaps
+
+    with patch.object(loss, "_positions", at_the_end):
+        yield
+
+
+@mutant
+def a_topic_that_was_made_again_is_taken_for_the_former() -> Iterator[None]:
+    """The ids of topics are not compared."""
+    with patch.object(Identities, "replaced", lambda self: {}):
+        yield
+
+
+@mutant
+def trimming_asks_one_shard() -> Iterator[None]:
+    """What the other shards need is trimmed, too."""
+    needs = trimming._needs
+
+    def of_one(log: Log, shards: Sequence[Shard], since_ms: int) -> dict[Partition, trimming.Need]:
+        return needs(log, shards[-1:], 2**60)
+
+    with patch.object(trimming, "_needs", of_one):
         yield
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower, MakeFold
 from headrace.shard.journal import Entry, Pointer, key_of
-from headrace.topics import Shard
+from headrace.topics import EVENTS, Shard
 from tests.simulation.faulty_log import FaultyLog
 from tests.simulation.folds import HashingFold
 from tests.simulation.world import Process, Violation, World
@@ -31,6 +31,9 @@ class PlainLog(FaultyLog):
 
     def _call(self, what: str) -> None:
         """Never fail."""
+
+    def identity(self, topic: str) -> str:
+        return ""  # it reads everything before it is deleted
 
     def reader(self, positions: Mapping[Partition, int]) -> Any:
         return PlainReader(self._world, positions)
@@ -56,13 +59,42 @@ def untimed(record: Record) -> Record:
 
 
 class EntryByEntry(Follower[Any]):
-    """A follower that keeps the last entry that it folded."""
+    """A follower that keeps the last entry that it folded, and what folds wrote out that a loss has ended."""
 
     entry: Entry
+    said_before: tuple[str, ...] = ()
 
     def apply(self, entry: Entry) -> None:
+        fold = self.fold
         super().apply(entry)
+        if self.fold is not fold:
+            self.said_before += tuple(getattr(fold, "said", ()))
         self.entry = entry
+
+
+class Applied(NamedTuple):
+    """Records of a partition of `events`, of some era, or of another topic, that an entry names."""
+
+    place: Partition
+    era: int
+    start: int
+    end: int
+
+
+class Stand(NamedTuple):
+    """Where a shard stands: in which era of `events`, and at which positions."""
+
+    era: int
+    positions: Mapping[Partition, int]
+
+    def of(self, place: Partition) -> tuple[int, int]:
+        """Return the era and the position of a partition."""
+        return era_of(place.topic, self.era), self.positions.get(place, 0)
+
+
+def era_of(topic: str, era: int) -> int:
+    """Return the era of a topic's records: only `events` is ever made again."""
+    return era if topic == EVENTS else 0
 
 
 class Oracle:
@@ -72,6 +104,8 @@ class Oracle:
         digests: the state's digest after each number of entries.
         pointers: the snapshots that entries named, oldest first.
         renewed: whether the newest was named by an entry whose state does not follow from the entries before.
+        applied: all that entries name, in order.
+        jumps: from where to where the shard went at each accepted loss.
     """
 
     def __init__(self, world: World, blobs: Blobs, shard: Shard, make: MakeFold[Any]) -> None:
@@ -79,7 +113,9 @@ class Oracle:
         self._plain = PlainLog(world)
         self.follower = EntryByEntry(self._plain, blobs, shard, make=make, from_start=True, timer=IMPATIENT)
         self.digests = [self.follower.digest()]
-        self._positions = [dict(self.follower.positions)]
+        self._stands = [self._stand()]  # after each number of entries
+        self.applied: list[Applied] = []
+        self.jumps: list[tuple[Stand, Stand]] = []
         self.pointers: list[Pointer] = []
         self.renewed = False
         self._strays: Counter[Partition] = Counter()
@@ -103,18 +139,51 @@ class Oracle:
 
     def _note_entry(self) -> None:
         self.digests.append(self.follower.digest())
-        self._positions.append(dict(self.follower.positions))
-        pointer = self.follower.pointer
+        entry, pointer = self.follower.entry, self.follower.pointer
+        self._stands.append(self._stand())
+        self.applied += [
+            Applied(Partition(run.topic, run.partition), era_of(run.topic, self._world.era), run.start, run.end)
+            for run in entry.runs
+        ]
+        if entry.replaces_state and pointer:
+            self.pointers, self.renewed = [pointer], True
+            self._note_loss()
+            return
         if pointer is None or (self.pointers and pointer == self.pointers[-1]):
             return
         self.pointers.append(pointer)
-        self.renewed = bool(self.follower.entry.renewed)
+        self.renewed = bool(entry.renewed)
         number = pointer.number
         if pointer.blob.rpartition("-")[2] != self.digests[number]:
             raise Violation(f"{self.shard.name}: the snapshot after {number} entries is not their fold")
-        positions = {key_of(place): position for place, position in self._positions[number].items()}
+        positions = {key_of(place): position for place, position in self._stands[number].positions.items()}
         if any(positions.get(name, position) != position for name, position in pointer.positions.items()):
             raise Violation(f"{self.shard.name}: {pointer.positions} is not where entry {number} begins: {positions}")
+
+    def _stand(self) -> Stand:
+        return Stand(self._world.era, dict(self.follower.positions))
+
+    def _note_loss(self) -> None:
+        """Check that a shard goes on after a loss with a former state, and reads all after it that the log holds."""
+        before, now = self._stands[-2:]
+        self.jumps.append((before, now))
+        states = [number for number, digest in enumerate(self.digests[:-1]) if digest == self.digests[-1]]
+        if not any(self._goes_on(now, self._stands[number]) for number in states):
+            raise Violation(f"{self.shard.name}: goes on at {now.positions} after a loss; the states: {states}")
+
+    def _goes_on(self, now: Stand, wanted: Stand) -> bool:
+        """Return whether a shard stands where a state does, or where the log begins if it lacks what is wanted."""
+        log = self._world.log
+        for place in now.positions:
+            (era, position), (era_before, at), first = now.of(place), wanted.of(place), log.first(place)
+            held = era == era_before and first <= at <= log.end(place)
+            if position != at and (held or first < position):
+                return False
+        return True
+
+    def left_out(self, place: Partition, era: int, offset: int) -> bool:
+        """Return whether a shard has never read a record, because of a loss."""
+        return any(before.of(place) <= (era, offset) < after.of(place) for before, after in self.jumps)
 
     def check(self, number: int, digest: str, who: object) -> None:
         """Check that a state after so many entries is that of the plain fold."""
@@ -140,7 +209,7 @@ class Oracle:
     @property
     def said(self) -> list[str]:
         """What the fold has written out, in order; nothing where the fold does not note it."""
-        return list(getattr(self.follower.fold, "said", ()))
+        return [*self.follower.said_before, *getattr(self.follower.fold, "said", ())]
 
     def check_strays(self, written: int) -> None:
         """Check that everything in the journal is an entry of the shard, or was written by another program."""

@@ -3,12 +3,12 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
-from headrace.clock import Timer
 from headrace.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -17,15 +17,15 @@ from headrace.errors import (
     Fenced,
     LogUnavailable,
     PositionLost,
+    RecordsChanged,
     StateUnreadable,
+    TopicReplaced,
 )
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import FOLDED_ANEW, Follower, freeze
 from headrace.shard.journal import newest as newest_entry
 from headrace.shard.loop import Loop, LoopSettings
-from headrace.shard.refold import refold
 from headrace.shard.turn import Turn
-from headrace.shard.verify import verify
 from headrace.state import digest
 from tests.simulation.disk import SimulatedBlobs, StepExecutor, lose_power
 from tests.simulation.faulty_log import FaultyLog
@@ -34,7 +34,8 @@ from tests.simulation.meddling import Meddling
 from tests.simulation.oracle import Oracle
 from tests.simulation.publishing import Publishing
 from tests.simulation.shops import Kind, hashing, real
-from tests.simulation.world import NO_ANSWER, Crash, Process, Violation, World
+from tests.simulation.verbs import Verbs
+from tests.simulation.world import Crash, Process, Violation, World
 
 calm_rounds_max = 2_000
 """Steps of each shard within which it must have learned everything, once no fault happens any more."""
@@ -44,6 +45,8 @@ LOOP_ENDS = (LogUnavailable, Fenced, BlobUnwritable)
 """With these a loop may end."""
 FOLLOWER_ENDS = (LogUnavailable, PositionLost, StateUnreadable, BlobMissing)
 """With these a follower may end that is slower than retention, or that has read an old pointer."""
+LOSS_ENDS = (PositionLost, RecordsChanged, StateUnreadable, TopicReplaced)
+"""With these a process may end while a loss is not accepted."""
 
 
 class Result(Struct):
@@ -70,6 +73,7 @@ class Running(Process):
         super().__init__(name)
         self.executor = StepExecutor()
         self.loop: Loop[Any] | None = None
+        self.after_loss = False  # it was started before a loss was accepted, and may meet it later
 
 
 class Following(Process):
@@ -195,7 +199,7 @@ class Scenario:
         elif one := self._idle(member.loops):
             if self.world.strikes("stop", one):
                 self._end(member, one, closing=True)
-            elif not self._guarded(one, one.loop.step, LOOP_ENDS):
+            elif not self._guarded(one, one.loop.step, self._ends_of(member, LOOP_ENDS, after_loss=one.after_loss)):
                 self._end(member, one, closing=self.world.rng.random() < 0.5)
 
     def _start(self, member: Member) -> None:
@@ -217,9 +221,14 @@ class Scenario:
             member.oracle.check(one.loop.number, digest(freeze(one.loop.fold, one.loop._intake)), one)
 
         world.note(f"{one} starts")
-        member.newest = one
-        if self._guarded(one, start, LOOP_ENDS):
+        member.newest, one.after_loss = one, member.shard.name in world.lost
+        if self._guarded(one, start, self._ends_of(member, LOOP_ENDS)):
             member.loops.append(one)
+
+    def _ends_of(
+        self, member: Member, ends: tuple[type[BrokenWorld], ...], *, after_loss: bool = False
+    ) -> tuple[type[BrokenWorld], ...]:
+        return (*ends, *LOSS_ENDS) if after_loss or member.shard.name in self.world.lost else ends
 
     def _check_bounds(self, turn: Turn) -> None:
         over = {name: both for name, both in turn.bounds.items() if both[0] > both[1]}
@@ -250,12 +259,13 @@ class Scenario:
                     FaultyLog(world, one), blobs, member.shard, make=member.make, timer=world.timer_of(one)
                 )
 
-            if self._guarded(one, start, FOLLOWER_ENDS):
+            if self._guarded(one, start, self._ends_of(member, FOLLOWER_ENDS, after_loss=bool(member.oracle.jumps))):
                 member.followers = [*member.followers[-2:], one]
         elif one := self._idle(member.followers):
             follower = one.follower
             assert follower is not None
-            if self._guarded(one, lambda: follower.step(rng.choice((0.0, 0.05)), rng.randrange(1, 5)), FOLLOWER_ENDS):
+            ends = self._ends_of(member, FOLLOWER_ENDS, after_loss=bool(member.oracle.jumps))
+            if self._guarded(one, lambda: follower.step(rng.choice((0.0, 0.05)), rng.randrange(1, 5)), ends):
                 member.oracle.check(follower.number, follower.digest(), one)
             else:
                 member.followers = [other for other in member.followers if other is not one]
@@ -263,38 +273,40 @@ class Scenario:
     def _disturb(self, member: Member) -> None:
         world, shard = self.world, member.shard
         one = Process(self._named("operator"))
-        log, blobs, timer = FaultyLog(world, one), self._blobs_of(self._folder, world, one), world.timer_of(one)
+        verbs, lost = self._verbs_of(one), shard.name in world.lost
         self._operators.append(one)
         if world.strikes("fence", shard.name):
+            log = FaultyLog(world, one)
             self._guarded(one, lambda: log.writer(shard.name, shard.written), LOOP_ENDS)
         elif world.strikes("refold", shard.name):
-            self._guarded(one, lambda: self._refold(member, log, blobs, timer), (*LOOP_ENDS, StateUnreadable))
-        elif world.strikes("verify", shard.name):
+            ends = self._ends_of(member, (*LOOP_ENDS, StateUnreadable))
+            self._guarded(one, lambda: verbs.refold(shard, member.make), ends)
+        elif not lost and world.strikes("verify", shard.name):
             # Retention may go on while it reads; another run begins where the log begins then.
-            self._guarded(one, lambda: self._verify(member, log, blobs), (LogUnavailable, PositionLost))
+            self._guarded(one, lambda: verbs.verify(shard), (LogUnavailable, PositionLost))
+        elif (lost and world.rng.random() < 0.5) or world.strikes("accept-loss", shard.name):
+            self._guarded(one, lambda: verbs.accept_loss(shard, member.make), LOOP_ENDS)
+        elif not world.lost and world.strikes("trim"):
+            self._guarded(one, verbs.trim, LOOP_ENDS)
+        elif world.quiet and world.strikes("loss"):
+            self._end_all()
+            self._meddling.lose()
         else:
             self._meddling.act()
         self._operators.remove(one)
 
-    def _refold(self, member: Member, log: FaultyLog, blobs: Blobs, timer: Timer) -> None:
-        shard, whole = member.shard, self.world.log
-        try:
-            refold(log, blobs, shard, make=member.make, timer=timer)
-        except StateUnreadable as error:
-            expired = any(whole.first(place) for place in (shard.journal, shard.judgements, *shard.inputs(whole)))
-            if expired or "found no entry" in str(error):
-                raise
-            raise Violation(f"refold: {error}, though nothing has expired") from error
-
-    def _verify(self, member: Member, log: FaultyLog, blobs: Blobs) -> None:
-        found = verify(log, blobs, member.shard, timer=self.world.timer)
-        excused = (*self._meddling.rotten, NO_ANSWER, "could not be read")  # the process may have been suspended
-        wrong = [text for text in found.problems if not any(one in text for one in excused)]
-        if wrong:
-            raise Violation(f"verify: {wrong}")
+    def _verbs_of(self, one: Process) -> Verbs:
+        world = self.world
+        blobs = self._blobs_of(self._folder, world, one)
+        return Verbs(world, FaultyLog(world, one), blobs, world.timer_of(one), self._meddling)
 
     def _lose_power(self) -> None:
         """End every process at its next call, and lose what was not synced."""
+        self._end_all()
+        lose_power(self._folder, self.world)
+
+    def _end_all(self) -> None:
+        """End every process at its next call."""
         for operator in self._operators:
             operator.doomed = True
         for member in self.members:
@@ -302,7 +314,6 @@ class Scenario:
                 one.doomed = True
             member.loops = [one for one in member.loops if one.running]
             member.followers = [one for one in member.followers if one.running]
-        lose_power(self._folder, self.world)
 
     def _calm_down(self) -> None:
         """End all faults; check that every shard learns the rest, and that nothing is lost, doubled or open."""
@@ -312,6 +323,9 @@ class Scenario:
         for member in self.members:
             for one in member.loops[:-1]:
                 self._end(member, one, closing=True)
+            if member.shard.name in world.lost:
+                operator = Process(self._named("operator"))
+                self._guarded(operator, partial(self._verbs_of(operator).accept_loss, member.shard, member.make), ())
         for _ in range(calm_rounds_max):
             for member in self.members:
                 self._run_loop(member)
@@ -346,7 +360,7 @@ class Scenario:
             refolded = newest is not None and newest.renewed == FOLDED_ANEW
             if follower.number != loop.number + (refolded and follower.number > loop.number):
                 raise Violation(f"{last} has folded {follower.number} entries, {one} has committed {loop.number}")
-            self._verify(member, log, blobs)
+            self._verbs_of(last).verify(member.shard)
 
         self._guarded(last, follow, ())
         member.oracle.check_strays(self._meddling.strays[member.shard.journal])

@@ -30,6 +30,7 @@ FAULTS = {
     # At each step of the scenario
     "clock jump": 0.1, "zombie": 0.05, "stop": 0.05, "fence": 0.05, "refold": 0.1, "verify": 0.1,
     "slow follower": 0.1, "retention": 0.2, "partition added": 0.1, "bit rot": 0.2, "stray": 0.3,
+    "trim": 0.2, "accept-loss": 0.05, "loss": 0.3,
     # At each published event
     "event twice": 0.1, "garbage": 0.1, "side record": 0.1,
 }  # fmt: skip
@@ -65,6 +66,8 @@ class World:
         pending: the commit in flight of each writer id.
         unsynced: blobs whose bytes or names are not yet durable: "bytes" or "name".
         untimed: partitions whose records do not tell when they were appended.
+        lost: names of the shards for which records are lost, until that is accepted.
+        era: how often `events` was made again.
         trace: what happened, a line each.
     """
 
@@ -79,6 +82,8 @@ class World:
         self.pending: dict[str, Any] = {}
         self.unsynced: dict[str, str] = {}
         self.untimed: set[Partition] = set()
+        self.lost: set[str] = set()
+        self.era = 0
         self.fencing = True
         self.trace: list[str] = []
         self.faults: Counter[str] = Counter()
@@ -103,6 +108,11 @@ class World:
         self.faults[fault] += 1
         self.note(f"{fault} {detail}")
         return True
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no process is in the middle of a call."""
+        return self._depth == 0
 
     def calm(self) -> None:
         """End all faults."""

@@ -31,6 +31,7 @@ from operators.deployment import read_deployment
 from operators.doctor import examination, storage_checks
 from operators.doctor.examination import CHECKS, Examination, examine, run_checks
 from operators.doctor.finding import Check, Finding, World, warning
+from operators.status import collect
 from tests.shards import FINETUNE, ONLINE, finetune, online
 
 SHARD = ONLINE.shard
@@ -239,6 +240,8 @@ def test_a_server_that_differed_from_its_shard_is_told(shop: Shop) -> None:
         assert wrong(shop.examined()) == set()
         metrics.differences.inc()
         assert wrong(shop.examined()) == {("processes", "warning")}
+        status = collect(shop.log, read_deployment(**shop.options))
+        assert [text for text in status.wrong if text.startswith("serve: its state differed from its shard's, 1 times")]
 
 
 def test_no_check_ends_or_holds_up_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.log.protocol import Outgoing
-from headrace.shard import journal
+from headrace.shard import journal, verify
 from headrace.topics import EVENTS, JOURNAL, JUDGEMENTS
 from operators.cli import app
 from operators.facts import verified_text
@@ -62,6 +62,17 @@ def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: FiledShop) 
     after = shop.verified()
     assert after.whole
     assert found.unchecked < after.unchecked < after.entries
+
+
+def test_snapshots_that_are_replaced_meanwhile_are_not_missed(shop: FiledShop) -> None:
+    def learn_more(_: int, __: int) -> None:
+        shop.learn(200, COUNT)
+
+    before = newest_blob(shop)
+    found = verify.verify(shop.log, shop.blobs, SHARD, learn_more)
+    assert not before.exists()
+    assert found.problems == []
+    assert len(found.snapshots) == 3
 
 
 def newest_blob(shop: FiledShop) -> Path:

@@ -1,0 +1,67 @@
+"""What operators do in a scenario: refold, verify, accept-loss and trim, each a process that may fail at any call."""
+
+from typing import Any, cast
+
+from headrace.clock import Timer
+from headrace.errors import StateUnreadable
+from headrace.log.sqlite import SqliteLog
+from headrace.shard.blobs import Blobs
+from headrace.shard.decision import Author
+from headrace.shard.follower import MakeFold
+from headrace.shard.journal import newest as newest_entry
+from headrace.shard.loss import accept_loss
+from headrace.shard.refold import refold
+from headrace.shard.trim import plan, trim
+from headrace.shard.verify import verify
+from headrace.topics import DAY_MS, Shard
+from tests.simulation.faulty_log import FaultyLog
+from tests.simulation.meddling import Meddling
+from tests.simulation.world import NO_ANSWER, Violation, World
+
+ANN = Author("ann", "the broker burnt")
+KEEP_MS = (0, 1_000, 20_000)
+"""How long records are kept by a `trim`, which must never delete what a restart needs."""
+
+
+class Verbs:
+    """One operator's commands, on the log as its process sees it."""
+
+    def __init__(self, world: World, log: FaultyLog, blobs: Blobs, timer: Timer, meddling: Meddling) -> None:
+        self._world, self._log, self._blobs, self._timer, self._meddling = world, log, blobs, timer, meddling
+
+    def refold(self, shard: Shard, make: MakeFold[Any]) -> None:
+        """Fold a shard's journal anew. It may be refused only where something has expired, or nothing is there."""
+        whole = self._world.log
+        try:
+            refold(self._log, self._blobs, shard, make=make, timer=self._timer)
+        except StateUnreadable as error:
+            expired = any(whole.first(place) for place in (shard.journal, shard.judgements, *shard.inputs(whole)))
+            if expired or shard.name in self._world.lost or "found no entry" in str(error):
+                raise
+            raise Violation(f"refold: {error}, though nothing has expired") from error
+
+    def verify(self, shard: Shard) -> None:
+        """Verify what a shard's journal names: it is whole, apart from what was damaged."""
+        found = verify(self._log, self._blobs, shard, timer=self._world.timer)
+        excused = (*self._meddling.rotten, NO_ANSWER, "could not be read")  # the process may have been suspended
+        wrong = [text for text in found.problems if not any(one in text for one in excused)]
+        if wrong and not (self._world.hidden and all(text.startswith("blob ") for text in wrong)):  # named no more
+            raise Violation(f"verify: {wrong}")
+
+    def accept_loss(self, shard: Shard, make: MakeFold[Any]) -> None:
+        """Accept what was lost; where nothing was, nothing may be given up."""
+        lost = shard.name in self._world.lost
+        found = accept_loss(self._log, self._blobs, shard, ANN, make=make, clock=self._world.wall_ms)
+        if found and not lost:
+            raise Violation(f"accept-loss: nothing of {shard.name} is lost, and this was accepted: {found}")
+        self._world.lost.discard(shard.name)
+        self._world.note(f"accepted: {found}")
+
+    def trim(self) -> None:
+        """Delete what is old and needed by no shard. A shard that has never run needs nothing, so all must have run."""
+        shards = [oracle.shard for oracle in self._meddling.oracles]
+        if not all(newest_entry(self._log, shard) for shard in shards):
+            return
+        cuts = plan(self._log, shards, self._world.rng.choice(KEEP_MS) / DAY_MS, self._world.wall_ms())
+        self._meddling.read_all()
+        trim(cast(SqliteLog, self._log), cuts)
