@@ -340,10 +340,9 @@ class Rounds(Family):
         self._watch.clear()
         self.lineup.promote(request)
         self.schedule.staleness.reset_baseline()
-        if self._gate_events:  # as long as the newest candidate was tested; there may have been none
-            if self.lineup.predecessor:
-                self._begin_watch(PREDECESSOR)
-            self._begin_watch(NO_MODEL)
+        if self.lineup.predecessor:
+            self._begin_watch(PREDECESSOR)
+        self._begin_watch(NO_MODEL)
 
     def _withdraw(self, version: str, reason: str) -> None:
         """Take a model out of the gate, or from before it; one that is not there any more stays as it is."""

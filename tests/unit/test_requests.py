@@ -16,7 +16,7 @@ from headrace.shard.blobs import Blobs
 from headrace.topics import MODELS
 from learners.deep.model import DeepModel, DeepSettings
 from operators.cli import app
-from operators.requests import promote, roll_back, standing
+from operators.requests import promote, roll_back, standing, withdraw
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -128,6 +128,19 @@ def test_what_cannot_be_used_is_not_requested(log: Log, blobs: Blobs, promoted: 
             act(log, blobs, version, by="ann")
         assert str(found.value).startswith(wanted)
     assert log.end(Partition(MODELS, 0)) == end + 3
+
+
+def test_only_a_model_that_waits_for_a_verdict_is_withdrawn(log: Log, blobs: Blobs, promoted: list[str]) -> None:
+    announce(log, "proposed", "proposed-1", model(blobs, 3))
+    announce(log, "candidate", "r3", model(blobs, 3))
+    end = log.end(Partition(MODELS, 0))
+    for version in ("r1", "r9", "proposed-1"):
+        with pytest.raises(Misconfigured, match=f"{version}: wanted a model that waits for a verdict, .* known are r3"):
+            withdraw(log, version, by="ann")
+    assert withdraw(log, "r3", by="ann", dry_run=True).action == "withdraw"
+    assert log.end(Partition(MODELS, 0)) == end
+    assert withdraw(log, "r3", by="ann", reason="too old").blob == model(blobs, 3)
+    assert champion(log) == promoted[1], "it changes no champion"
 
 
 def test_status_names_who_has_obeyed_and_what_came_after(log: Log, url: str, blobs: Blobs, promoted: list[str]) -> None:

@@ -150,6 +150,7 @@ def test_a_state_that_is_frozen_at_the_place_is_not_compared(shop: FiledShop) ->
         assert comparison.result() is None
 
 
+@pytest.mark.full
 def test_a_state_that_is_lost_is_told_and_nothing_is_decided_without_a_reason(shop: FiledShop) -> None:
     entry = put(shop, newest(shop))
     with pytest.raises(Misconfigured, match="why"):

@@ -109,6 +109,7 @@ def test_a_time_between_snapshots_is_exact_if_wanted(shop: FiledShop) -> None:
     assert digest(shop) == state
 
 
+@pytest.mark.full
 def test_snapshots_thin_out(shop: FiledShop) -> None:
     """The newest three, one an hour for a day, one a day for thirty days."""
     for first in range(200, 450, 50):
