@@ -62,14 +62,12 @@ class EntryRecords:
         self.judgements_position, self.chain = pointer.judgements, Chain(pointer.digest)
         self.close()
         self._reader = None
-        held = set(self._shard.inputs(self._log))
-        self.positions = {place: position for place, position in self.positions.items() if place in held}
-        for name, position in pointer.positions.items():
-            place = place_of_key(name)
-            if place in held:
-                self.positions[place] = position
-            elif place.topic in self._topics:
+        held, named = self._shard.inputs(self._log), {place_of_key(name): at for name, at in pointer.positions.items()}
+        for place, position in named.items():
+            if place not in held and place.topic in self._topics:
                 raise PositionLost(*place, position, 0, 0)
+        # A partition that was added later is read from its start on, also if one of this number was read before.
+        self.positions = {place: named[place] if place in named else self._log.first(place) for place in held}
         self._buffers = {place: Buffer(read_ahead_records_max) for place in (*self.positions, self._shard.judgements)}
 
     def pass_over_expired(self, firsts: Mapping[Partition, int], judgements: int) -> None:
