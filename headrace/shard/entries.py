@@ -148,7 +148,11 @@ class EntryRecords:
         while position < run.end:
             if not buffer:
                 self._fill(place)
-            taken = buffer.take(piece_records_max)
+            taken = buffer.take(min(piece_records_max, run.end - position))
+            if taken[0].offset == position and taken[-1].offset < run.end:  # nearly always
+                yield taken
+                position = taken[-1].offset + 1
+                continue
             begin = bisect_left(taken, run.start, key=attrgetter("offset"))
             end = bisect_left(taken, run.end, key=attrgetter("offset"))
             buffer.put_back(taken[end:])

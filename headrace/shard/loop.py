@@ -27,7 +27,7 @@ import structlog
 
 from headrace.clock import TIMER, Clock, Timer, wall_ms
 from headrace.errors import Flooded
-from headrace.events import Event, Rejection, decode
+from headrace.events import Event, Rejection
 from headrace.log.protocol import Log, Outgoing, Partition, size_of_all
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
@@ -266,25 +266,27 @@ class Loop(Generic[F]):
         number = place.number
         admit, prepare, learn, judge = self._intake.admit, fold.prepare, fold.learn, self._judge
         ages_ms: list[int] = []
-        add_age = ages_ms.append
-        skipped = self._skips.of(place)
-        for record in chunk.records:
-            tally.offset = record.offset
-            event = decode(record) if record.offset not in skipped else Rejection("skipped", skipped[record.offset])
-            if isinstance(event, Rejection):
-                tally.reject(place, record, event, quarantine=self._quarantine)
-            elif admit(event, record.time_ms):
-                if event.lines_dropped:
-                    tally.lines_dropped += event.lines_dropped
-                if prepare(event):
-                    if judge is not None:
-                        judge.observe(fold, event, number, record.offset)
-                    learn(event, number, record.offset)
-                    add_age(record.time_ms - event.own_ms)
+        add_age, decode = ages_ms.append, self._skips.decoder(place)
+        record = chunk.records[0]
+        try:
+            for record in chunk.records:
+                event = decode(record)
+                if isinstance(event, Rejection):
+                    tally.reject(place, record, event, quarantine=self._quarantine)
+                elif admit(event, record.time_ms):
+                    if event.lines_dropped:
+                        tally.lines_dropped += event.lines_dropped
+                    if prepare(event):
+                        if judge is not None:
+                            judge.observe(fold, event, number, record.offset)
+                        learn(event, number, record.offset)
+                        add_age(record.time_ms - event.own_ms)
+                    else:
+                        tally.unused += 1
                 else:
-                    tally.unused += 1
-            else:
-                tally.duplicates += 1
+                    tally.duplicates += 1
+        finally:
+            tally.offset = record.offset
         tally.learned += len(ages_ms)
         self._apply(chunk)
         tally.learn_s += self._timer.monotonic() - began

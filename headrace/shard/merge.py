@@ -114,7 +114,7 @@ class Merge:
         buffer, read_ms = self._buffers[place], 0
         size = buffer.size
         chunk = records = buffer.take(chunk_records_max)
-        if not all(record.time_ms for record in records):
+        if 0 in [record.time_ms for record in records]:
             read_ms = self._clock()
             chunk = stamped(records, read_ms)
         if others := [self._heads_ms[other] for other in waiting if other != place]:

@@ -1,8 +1,9 @@
 """The records that a shard goes around, as a person has decided."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from headrace.log.protocol import Partition
+from headrace.events import Event, Rejection, decode
+from headrace.log.protocol import Partition, Record
 from headrace.shard.journal import key_of, place_of_key
 
 skips_max = 1_000
@@ -28,6 +29,15 @@ class Skips:
         for key, why in skipped.items():
             partition, _, offset = key.rpartition("/")
             self._whys.setdefault(place_of_key(partition), {})[int(offset)] = why
+
+    def decoder(self, place: Partition) -> Callable[[Record], Event | Rejection]:
+        """Return what decodes the records of a partition: a record to skip is a rejection."""
+        skipped = self.of(place)
+
+        def decode_others(record: Record) -> Event | Rejection:
+            return Rejection("skipped", skipped[record.offset]) if record.offset in skipped else decode(record)
+
+        return decode_others if skipped else decode
 
     def of(self, place: Partition) -> Mapping[int, str]:
         """Return the offsets to skip in a partition, and why; those that were passed may be among them."""
