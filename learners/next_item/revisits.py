@@ -51,7 +51,8 @@ class Revisits:
             return
         self._hits *= self.fading
         self._tries *= self.fading
-        self._tries[list(back.values())] += 1.0
+        for steps in back.values():  # a few; an index array takes longer
+            self._tries[steps] += 1.0
         if item in back:
             self._hits[back[item]] += 1.0
 

@@ -67,7 +67,7 @@ class Distance:
     def __init__(self, name: str, bins: int) -> None:
         self.name = name
         self.score = self.threshold = 0.0
-        self._counts = np.zeros(bins)
+        self._counts = [0.0] * bins  # a list: one element of an array takes longer to change
         self._reference = np.zeros(bins)
         self._windows = self._distances = 0  # numbers of windows in the reference, of distances in the usual one
         self._mean = self._square = 0.0
@@ -78,10 +78,10 @@ class Distance:
 
     def observe(self) -> Alarm | None:
         """End the window; return an alarm if it is far from the reference."""
-        total = self._counts.sum()
+        total = sum(self._counts)
         if not total:
             return None
-        window, self._counts = self._counts / total, np.zeros(len(self._counts))
+        window, self._counts = np.array(self._counts) / total, [0.0] * len(self._counts)
         self._windows += 1
         if self._windows == 1:
             self._reference = window
@@ -105,7 +105,7 @@ class Distance:
     def state(self) -> State:
         """Return the window, the reference and the statistics of past distances."""
         return {
-            "name": self.name, "score": self.score, "threshold": self.threshold, "counts": self._counts.copy(),
+            "name": self.name, "score": self.score, "threshold": self.threshold, "counts": np.array(self._counts),
             "reference": self._reference.copy(), "windows": self._windows, "distances": self._distances,
             "mean": self._mean, "square": self._square,
         }  # fmt: skip
@@ -115,7 +115,7 @@ class Distance:
         """Return a detector that continues exactly where `state` was taken."""
         detector = cls(state["name"], len(state["counts"]))
         detector.score, detector.threshold = state["score"], state["threshold"]
-        detector._counts, detector._reference = state["counts"].copy(), state["reference"].copy()
+        detector._counts, detector._reference = state["counts"].tolist(), state["reference"].copy()
         detector._windows, detector._distances = state["windows"], state["distances"]
         detector._mean, detector._square = state["mean"], state["square"]
         return detector
@@ -143,7 +143,7 @@ class InputDrift:
             self._category.count(crc32(category.encode()) & 63)
         if price:
             self._price.count(min(63, max(0, int(4 * log2(price)) + 16)))
-        self._unseen.count(int(unseen))  # numpy would treat a bool as a mask, not as an index
+        self._unseen.count(unseen)
         self._views += 1
         if self._views < window_views:
             return []
