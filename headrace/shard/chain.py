@@ -44,7 +44,7 @@ class Chain:
     def _hash_block(self) -> None:
         block, self._block, self._size = self._block, [], 0
         keys, values = [record.key or b"" for record in block], [record.value or b"" for record in block]
-        numbers = [0] * (4 * len(block))  # in columns, which takes half the time of rows
+        numbers = [0] * (4 * len(block))  # filled by columns, which takes less time than rows
         numbers[0::4] = [record.offset for record in block]
         numbers[1::4] = [record.time_ms for record in block]
         numbers[2::4], numbers[3::4] = map(len, keys), map(len, values)

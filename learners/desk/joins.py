@@ -45,13 +45,14 @@ class Joins:
         name, shopper, now = event.data.session_id, event.shopper, event.time_ms
         if not name:
             return None
-        session = self._sessions.pop(name, None)
+        session = self._sessions.get(name)
         login_ms = (event.own_ms or now) if event.type in LOGINS else 0
         if session is None:
-            session = _Session(shopper, login_ms, "", now)
             if len(self._sessions) >= self.sessions_max:
                 self._sessions.popitem(last=False)
-        self._sessions[name] = session
+            session = self._sessions[name] = _Session(shopper, login_ms, "", now)
+        else:
+            self._sessions.move_to_end(name)
         idle_ms, session.time_ms = now - session.time_ms, max(now, session.time_ms)
         if shopper == session.owner:
             if event.type == "login_undone" and session.guest:

@@ -85,8 +85,7 @@ class Browsing:
                     self._forget(evicted)
                     context = self.contexts.context(shopper, time_ms, name, own_ms)
                 slot = self.catalogue.admit(item)
-                self.contexts.push(shopper, slot, time_ms, name, own_ms)
-                after = self.contexts.context(shopper, time_ms, name, own_ms)
+                after = self.contexts.push(shopper, slot, time_ms, name, own_ms)
                 # If the step began a session, only the context after it has the session's number.
                 context = Context(context.items, context.start, after.session, context.time_ms)
                 for member in self.members.values():

@@ -67,7 +67,7 @@ class Distance:
     def __init__(self, name: str, bins: int) -> None:
         self.name = name
         self.score = self.threshold = 0.0
-        self._counts = [0.0] * bins  # a list: adding to one element takes a third of the time of an array's
+        self._counts = [0.0] * bins  # a list: one element of an array takes longer to change
         self._reference = np.zeros(bins)
         self._windows = self._distances = 0  # numbers of windows in the reference, of distances in the usual one
         self._mean = self._square = 0.0
