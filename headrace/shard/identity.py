@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from headrace.clock import TIMER, Timer
-from headrace.errors import JournalLost, TopicReplaced
+from headrace.errors import JournalLost, LogUnavailable, TopicReplaced
 from headrace.log.protocol import Log
 from headrace.shard import journal
 from headrace.topics import Shard
@@ -70,7 +70,13 @@ def check_journal(log: Log, shard: Shard) -> None:
 
     Raises:
         JournalLost: the journal has never had an entry, although the shard has committed positions.
+        LogUnavailable: readers wait for the end of a transaction in the journal, which may be that of its first entry.
     """
     positions = log.committed(shard.name)  # first: a newer process may write the first entry meanwhile
-    if positions and not log.first(shard.journal) and journal.newest(log, shard) is None:
+    if not positions or log.first(shard.journal):
+        return
+    hidden = log.hidden([shard.journal])
+    if journal.newest(log, shard) is None:
+        if hidden:
+            raise LogUnavailable(f"{journal.key_of(shard.journal)}: its first records cannot be read yet")
         raise JournalLost(shard.name, [journal.key_of(place) for place in positions])
