@@ -3,27 +3,21 @@
 A page's blocks of commands that begin with three backquotes and `sh` are run; all other blocks are only shown.
 """
 
-import re
-import shlex
-import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from typer.testing import CliRunner
 
-from headrace.errors import BrokenWorld, Misconfigured
 from headrace.log.protocol import Partition
 from headrace.shard.kept import HOUR_MS
 from headrace.topics import DAY_MS, EVENTS
 from learners.deep.model import DeepModel, DeepSettings
-from operators.cli import app
 from tests.filed_shop import COUNT, FiledShop, publish
+from tests.pages import DOCS, commands_of, run
 from tests.small_shop import said
 
-DOCS: Final = Path(__file__).parents[2] / "docs"
 SETTINGS: Final = """\
 [next_item]
 items_max = 64
@@ -151,37 +145,6 @@ PAGES: Final = {
 }
 
 
-def commands_of(page: Path) -> list[str]:
-    """Return the commands of a page's `sh` blocks, without comments, each on one line.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     page = Path(folder) / "page.md"
-    ...     _ = page.write_text("```sh\\n# all of it\\nls \\\\\\n  -l   # long\\n\\ncat a\\n```\\n```\\nrm a\\n```\\n")
-    ...     commands_of(page)
-    ['ls   -l   # long', 'cat a']
-    """
-    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    lines = "".join(blocks).replace("\\\n", "").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
-
-
-def run(command: str) -> tuple[int, str]:
-    """Run a command in this folder, ours within this process; return its exit code and its output."""
-    program, *arguments = shlex.split(command, comments=True)
-    if program != "headrace":
-        done = subprocess.run(
-            command, shell=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-        return done.returncode, done.stdout
-    result = CliRunner().invoke(app, arguments)
-    if isinstance(result.exception, Misconfigured | BrokenWorld):
-        return 2 if isinstance(result.exception, Misconfigured) else 1, str(result.exception)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
 @pytest.mark.parametrize("name", PAGES)
 def test_the_commands_of_a_page_do_what_it_says(name: str, tmp_path: Path, clean_environment: None) -> None:
     commands, page = commands_of(DOCS / name), PAGES[name]
@@ -192,5 +155,9 @@ def test_the_commands_of_a_page_do_what_it_says(name: str, tmp_path: Path, clean
         assert part in " ".join(output.split()), f"{command}\nprinted:\n{output}"
 
 
+OTHERS: Final = {"archive.md", "disaster.md"}
+"""Pages whose commands are run by tests of their own."""
+
+
 def test_each_page_with_commands_is_run() -> None:
-    assert {path.name for path in DOCS.glob("*.md") if commands_of(path)} == set(PAGES)
+    assert {path.name for path in DOCS.glob("*.md") if commands_of(path)} == {*PAGES, *OTHERS}
