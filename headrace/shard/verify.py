@@ -111,6 +111,7 @@ def verify(
                     return found
                 if entry.replaces_state and entry.snapshot:  # side topics may be heard again
                     records.continue_from(entry.snapshot)
+                    records.pass_over_expired(firsts, first)
                     records.chain = Chain(entry.digest)
             if entries.position == position:
                 raise LogUnavailable(f"journal of {shard.name}: entry {last.number} is committed but cannot be read")
