@@ -85,7 +85,7 @@ def verify(
         return found
     with ExitStack() as opened:
         origin = journal.origin_of(log, shard, last.snapshot)
-        begin = origin.journal if origin else log.first(shard.journal)
+        begin = max(origin.journal if origin else 0, log.first(shard.journal))
         entries = opened.enter_context(closing(JournalReader(log, shard, begin, 0)))
         firsts = {place: log.first(place) for place in shard.inputs(log)}
         first = log.first(shard.judgements)
@@ -98,6 +98,10 @@ def verify(
         while number < last.number:
             position = entries.position
             for entry in entries.read(report_entries, arrival_timeout_s):
+                if begin and found.entries == 1 and entry.number != number + 1:
+                    # The first record of a journal whose beginning has expired may be a copy of an entry before.
+                    number, found.entries, records.chain = -1, 0, Chain()
+                    entries.strays += 1
                 if number < 0:
                     found.first = entry.number
                 elif entry.number != number + 1:

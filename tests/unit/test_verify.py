@@ -64,6 +64,19 @@ def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: FiledShop) 
     assert found.unchecked < after.unchecked < after.entries
 
 
+def test_a_copy_that_comes_first_where_the_journal_has_expired_is_no_gap(shop: FiledShop) -> None:
+    copied = shop.log.newest(SHARD.journal, 10_000)[1]
+    place = shop.log.end(SHARD.journal)
+    with closing(shop.log.appender()) as appender:
+        appender.append(Outgoing(JOURNAL, b"x", copied.value, SHARD.journal.number))
+    shop.learn(50, COUNT)
+    shop.log.delete_before(SHARD.journal, place)
+    found = shop.verified()
+    assert found.whole
+    assert found.first == journal.decode(shop.log.newest(SHARD.journal, 10_000)[1]).number
+    assert found.strays == 1
+
+
 def test_snapshots_that_are_replaced_meanwhile_are_not_missed(shop: FiledShop) -> None:
     def learn_more(_: int, __: int) -> None:
         shop.learn(200, COUNT)
