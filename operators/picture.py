@@ -26,7 +26,7 @@ from operators.facts import Facts, Sample
 try:  # at import, so that a demo without it fails at its start, not when it writes its report
     import matplotlib as mpl
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.text import Text
     from matplotlib.ticker import FuncFormatter, MaxNLocator

@@ -3,10 +3,9 @@
 from typing import Final, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from learners.families import Placement
-from operators.picture import colour, named_ends
+from operators.picture import Figure, colour, named_ends
 from operators.replay.compare import Comparison
 
 slices_max: Final = 40
