@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -181,16 +182,16 @@ def test_a_shopper_that_no_event_can_have_is_refused(client: httpx.Client, shopp
     assert (answer.status_code, "1 to 128" in answer.json()["error"]) == (400, True)
 
 
-@pytest.mark.parametrize("shopper", ["a/b", "/", "a/", "ann?n=0", "50%", "../ann", "ä b+c", "a\n", "a\nb"])
-def test_a_shopper_may_have_any_characters(client: httpx.Client, shopper: str) -> None:
-    answer = client.get(f"/v1/recommendations/{quote(shopper, safe='')}", params={"n": 3})
-    assert (answer.status_code, answer.json()["shopper"]) == (200, shopper)
+def test_a_shopper_may_have_any_characters(client: httpx.Client) -> None:
+    for shopper in ("a/b", "/", "a/", "ann?n=0", "50%", "../ann", "ä b+c", "a\n", "a\nb"):
+        answer = client.get(f"/v1/recommendations/{quote(shopper, safe='')}", params={"n": 3})
+        assert (answer.status_code, answer.json()["shopper"]) == (200, shopper)
 
 
-@pytest.mark.parametrize("shopper", [wire(text) for text in HOSTILE if 0 < len(text) <= 128])
-def test_an_answer_repeats_a_hostile_shopper_in_its_json_alone(client: httpx.Client, shopper: str) -> None:
+def test_an_answer_repeats_a_hostile_shopper_in_its_json_alone(client: httpx.Client) -> None:
     """No header differs from those of a harmless shopper's answer, an unknown parameter's answer is JSON too."""
-    for path in ("/v1/recommendations/{}", "/v1/recommendations/ann?{}=1", "/{}"):
+    paths = ("/v1/recommendations/{}", "/v1/recommendations/ann?{}=1", "/{}")
+    for path, shopper in product(paths, [wire(text) for text in HOSTILE if 0 < len(text) <= 128]):
         hostile, harmless = (client.get(path.format(quote(name, safe=""))) for name in (shopper, "ann"))
         heads = [dict(answer.headers) for answer in (hostile, harmless)]
         for head in heads:
