@@ -159,8 +159,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=256)
-        # Connections inherit it. Otherwise each answer's second packet waits for an acknowledgement, 40 ms; asyncio sets
-        # it on sockets of a stated protocol only.
+        # Connections inherit it. Otherwise each answer's second packet waits for an acknowledgement, 40 ms: asyncio sets
+        # it only on sockets whose protocol is stated.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except (OSError, UnicodeError) as error:

@@ -6,9 +6,9 @@ grown.
 """
 
 import heapq
+import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, cast
 
 from headrace.archive.files import digest_of, read_file
@@ -27,7 +27,7 @@ TOPICS: Final = (EVENTS, ITEMS)
 
 def is_archive(url: str) -> bool:
     """Return whether a path or URL is that of an archive: any URL, or a folder with a manifest."""
-    return "://" in url or (Path(url) / NAME).is_file()
+    return "://" in url or os.path.isfile(os.path.join(url, NAME))  # for any text; Path.is_file raises for some
 
 
 class Archived:

@@ -83,9 +83,8 @@ def test_an_error_shows_text_as_text(
 ) -> None:
     Path("events.jsonl").write_text("{}")
     monkeypatch.setattr(sys, "argv", ["headrace", "simulate", "--events", "1000", "--log", "sqlite:events.db"])
-    for text in HOSTILE:
-        if not text.strip() or "\x00" in text:  # no argument of a process can hold a NUL
-            continue
+    # A third of the texts for each command; no argument of a process can hold a NUL.
+    for text in [text for text in HOSTILE if text.strip() and "\x00" not in text][COMMANDS.index(command) % 3 :: 3]:
         monkeypatch.setattr(sys, "argv", ["headrace", *(word.replace("{}", text) for word in command)])
         with pytest.raises(SystemExit) as ended:
             main()
