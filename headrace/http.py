@@ -159,7 +159,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=256)
-        # Connections inherit it. Otherwise each answer's second packet waits for an acknowledgement, 40 ms: asyncio sets
+        # Connections inherit it. Otherwise an answer's second packet waits 40 ms for an acknowledgement: asyncio sets
         # it only on sockets whose protocol is stated.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
