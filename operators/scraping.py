@@ -19,7 +19,7 @@ Samples: TypeAlias = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 def configured(deployment: Deployment) -> dict[str, str]:
     """Return the addresses that the settings name, by process."""
     settings = deployment.settings
-    ports = {name: settings.shards[name].metrics_port for name in deployment.placements}
+    ports = {name: settings.shards[name].metrics_port for name in deployment.placements if name in settings.shards}
     ports["serve"] = settings.serve.port
     return {name: f"http://{settings.host}:{port}" for name, port in ports.items() if port}
 

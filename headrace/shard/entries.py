@@ -172,11 +172,20 @@ class EntryRecords:
             self._reader = self._log.reader({**self.positions, self._shard.judgements: self.judgements_position})
         deadline = self._timer.monotonic() + arrival_timeout_s
         while not self._buffers[place]:
-            short = [one for one, buffer in self._buffers.items() if not buffer.full]
-            for found, records in self._reader.read(read_ahead_records_max, 0.05, only=short):
+            for found, records in self._read_ahead(self._reader, place):
                 self._buffers[found].extend(records)
             if self._timer.monotonic() > deadline:
                 raise LogUnavailable(f"{key_of(place)}: records that the journal names could not be read")
+
+    def _read_ahead(self, reader: Reader, place: Partition) -> list[tuple[Partition, list[Record]]]:
+        short = [one for one, buffer in self._buffers.items() if not buffer.full]
+        try:
+            return reader.read(read_ahead_records_max, 0.05, only=short)
+        except PositionLost as lost:
+            if (lost.topic, lost.partition) == place:
+                raise
+            # What is lost in another partition may be named by no entry: the shard was to learn it next.
+            return reader.read(read_ahead_records_max, 0.05, only=[place])
 
     def close(self) -> None:
         """Free connections. Safe to call twice."""

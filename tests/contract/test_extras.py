@@ -13,7 +13,7 @@ from operators.child import Children
 
 ROOT = Path(__file__).parents[2]
 ROOTS = ("headrace", "producers", "learners", "consumers", "serving", "operators")
-DRAWING = {"operators.demo", "operators.picture", "operators.report"}
+DRAWING = {"operators.demo", "operators.picture", "operators.replay.picture", "operators.report"}
 """The modules that cannot be imported without the extra `demo`."""
 
 HIDE = """\

@@ -69,6 +69,11 @@ from operators.child import Children
 from operators.deployment import Deployment
 from operators.history import read_history
 from operators.proposal import propose
+from operators.replay.begin import new_run
+from operators.replay.compare import compare
+from operators.replay.fold import fold
+from operators.replay.pace import ByLiveLag
+from operators.replay.run import RunFolder
 from operators.requests import promote, roll_back, withdraw
 from operators.status import collect
 from operators.status_text import show
@@ -275,7 +280,8 @@ def looped(log: Log, folder: Path, name: str) -> Loop[Any]:
     judges = judges_of(placement.kinds, {}, blobs, ShardMetrics([kind.surface for kind in placement.kinds]))
     return Loop(
         log, blobs, placement.shard, make=MakeShop(placement.kinds), judge=judges,
-        settings=LoopSettings(flood_records=1_100, flood_share=0.0), quarantine=placement.quarantines,
+        settings=LoopSettings(snapshot_interval_s=0.0, flood_records=1_100, flood_share=0.0),
+        quarantine=placement.quarantines,
     )  # fmt: skip
 
 
@@ -291,6 +297,21 @@ def served(log: Log, folder: Path) -> None:
     for placement in PLACEMENTS.values():
         if any(kind.surface.routes for kind in placement.kinds):
             Answers(log, Blobs(folder), placement, {}, ServingMetrics()).follow(stop)
+
+
+def replayed(log: Log, folder: Path) -> None:
+    """Fold a run at the pace that live shards allow, and compare it with the live shard."""
+    blobs, placement = Blobs(folder), PLACEMENTS["online"]
+    pace, run = ByLiveLag(log, list(SHARDS.values())), RunFolder(blobs, f"run-{time.time_ns()}")
+    sections = {kind.name: kind.surface.settings() for kind in placement.kinds}
+    shop = Deployment(read_settings().common, sections, FAMILIES, PLACEMENTS)
+    with run.alone():
+        made, _ = new_run(
+            log, blobs, shop, placement, run.name, begin=None, end=None, kind="", sets=(), without=(), who="ann"
+        )
+        run.write(made)
+        assert fold(log, blobs, placement, run, pace=pace).done
+    assert compare(log, blobs, placement, run, None, 1).equal
 
 
 def status(log: Log, folder: Path) -> None:
@@ -321,6 +342,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "roll-back": rolled_back,
     "withdraw": withdrawn,
     "history": history_read,
+    "replay": replayed,
     "status": status,
     "verify": verified,
     "backup": backed_up,

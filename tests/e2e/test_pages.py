@@ -88,7 +88,7 @@ PAGES: Final = {
         shop_with_a_loss,
         [
             (1, "the process ends with PositionLost at its next start. To do: `headrace restore` from a backup, or"),
-            (0, "goes on with the snapshot"),
+            (0, "goes on with all that it has learned"),
             (0, "accepted, and written to the journal"),
             (0, "decided for online by ann"),
             (0, '"written": false, "loss": null'),

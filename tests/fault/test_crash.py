@@ -69,6 +69,7 @@ def test_killed_at_random_moments(shard: Running) -> None:
     shard.check()
 
 
+@pytest.mark.full  # the chaos tests kill all processes of a shop
 @pytest.mark.timeout(600)
 def test_two_shards_of_one_log_are_killed_and_go_on(shard: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The family of purchases lives in a third shard, apart from the online one."""
@@ -220,6 +221,7 @@ def test_damaged_snapshots_are_passed_over_and_if_all_are_it_stops_with_a_clear_
     assert "Traceback" not in online.text
 
 
+@pytest.mark.full  # test_loop refolds without processes
 def test_a_lost_folder_of_blobs_is_made_anew_from_the_journal(shard: Running) -> None:
     shard.publish(600)
     online = shard.online()
@@ -271,6 +273,7 @@ def test_a_short_outage_needs_no_intervention(broker_folder: Path, tmp_path: Pat
     shard.close()
 
 
+@pytest.mark.full  # it waits for deadlines of a minute; a short outage is always tested
 @pytest.mark.timeout(1200)
 def test_processes_exit_or_continue_over_a_long_outage(
     broker_folder: Path, tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch

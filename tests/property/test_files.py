@@ -160,7 +160,7 @@ def edited(draw: Callable[[Any], Any], row: dict[str, Any], values: st.SearchStr
 
 
 @pytest.mark.parametrize("tables", TABLES.values(), ids=TABLES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_cells_of_tables(tables: list[Table], data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
@@ -172,7 +172,7 @@ def test_cells_of_tables(tables: list[Table], data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_values_of_documents(kind: str, data: st.DataObject) -> None:
     row, options = DOCUMENTS[kind]

@@ -152,7 +152,7 @@ def status(text: str) -> str:
     return on_terminal(lambda terminal: show(collect(log, deployment), terminal, deployment.kinds))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(json_texts)
 def test_status_shows_text_as_text(text: str) -> None:
     found = status(text)
@@ -161,7 +161,7 @@ def test_status_shows_text_as_text(text: str) -> None:
     assert len(found.splitlines()) == len(harmless.splitlines())
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(json_texts)
 def test_the_table_of_a_run_and_its_progress_show_text_as_text(text: str) -> None:
     found = on_terminal(lambda terminal: terminal.print(table(facts(text))))
@@ -174,7 +174,7 @@ def test_the_table_of_a_run_and_its_progress_show_text_as_text(text: str) -> Non
     assert is_shown(text, on_terminal(progress))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(texts)
 def test_what_a_command_says_is_indented_after_its_first_line(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -252,7 +252,7 @@ def check_picture(svg: str) -> None:
     assert svg.replace("\n", "").isprintable()
 
 
-@pytest.mark.slow  # each page has three pictures
+@pytest.mark.full  # each page has three pictures; the next test takes some of the texts
 @pytest.mark.parametrize("text", [wire(text) for text in HOSTILE if text.strip()])
 def test_the_report_of_each_hostile_text_has_the_elements_of_a_harmless_one(text: str) -> None:
     check_page(text)
@@ -319,7 +319,7 @@ def log_everything(text: str) -> None:
         logging.getLogger("a.library").exception("failed")
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(texts)
 def test_each_log_record_is_one_line_of_json(text: str) -> None:
     with logging_to(screen := Screen(terminal=False)):
@@ -336,7 +336,7 @@ def test_each_log_record_is_one_line_of_json(text: str) -> None:
 COLOURS = re.compile(r"\x1b\[\d+m")
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(texts)
 def test_a_log_on_a_terminal_has_no_control_characters_but_its_own_colours(text: str) -> None:
     outputs = []
@@ -351,7 +351,7 @@ def test_a_log_on_a_terminal_has_no_control_characters_but_its_own_colours(text:
     assert len(found.split("\n")) <= len(harmless.split("\n")) + allowed
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(texts, min_size=1, max_size=4))
 def test_labels_of_metrics_are_bounded_text(labels: list[str]) -> None:
     names = tuple(f"label_{place}" for place in range(len(labels)))

@@ -230,6 +230,9 @@ class Scenario:
     ) -> tuple[type[BrokenWorld], ...]:
         return (*ends, *LOSS_ENDS) if after_loss or member.shard.name in self.world.lost else ends
 
+    def _follower_ends(self, member: Member) -> tuple[type[BrokenWorld], ...]:
+        return self._ends_of(member, FOLLOWER_ENDS, after_loss=member.shard.name in self.world.accepted)
+
     def _check_bounds(self, turn: Turn) -> None:
         over = {name: both for name, both in turn.bounds.items() if both[0] > both[1]}
         if over:
@@ -259,12 +262,12 @@ class Scenario:
                     FaultyLog(world, one), blobs, member.shard, make=member.make, timer=world.timer_of(one)
                 )
 
-            if self._guarded(one, start, self._ends_of(member, FOLLOWER_ENDS, after_loss=bool(member.oracle.jumps))):
+            if self._guarded(one, start, self._follower_ends(member)):
                 member.followers = [*member.followers[-2:], one]
         elif one := self._idle(member.followers):
             follower = one.follower
             assert follower is not None
-            ends = self._ends_of(member, FOLLOWER_ENDS, after_loss=bool(member.oracle.jumps))
+            ends = self._follower_ends(member)
             if self._guarded(one, lambda: follower.step(rng.choice((0.0, 0.05)), rng.randrange(1, 5)), ends):
                 member.oracle.check(follower.number, follower.digest(), one)
             else:

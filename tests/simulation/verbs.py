@@ -55,6 +55,7 @@ class Verbs:
         if found and not lost:
             raise Violation(f"accept-loss: nothing of {shard.name} is lost, and this was accepted: {found}")
         self._world.lost.discard(shard.name)
+        self._world.accepted |= {shard.name} if found else set()
         self._world.note(f"accepted: {found}")
 
     def trim(self) -> None:

@@ -67,6 +67,7 @@ class World:
         unsynced: blobs whose bytes or names are not yet durable: "bytes" or "name".
         untimed: partitions whose records do not tell when they were appended.
         lost: names of the shards for which records are lost, until that is accepted.
+        accepted: names of those for which a loss was accepted; who cannot read that yet still meets it.
         era: how often `events` was made again.
         trace: what happened, a line each.
     """
@@ -83,6 +84,7 @@ class World:
         self.unsynced: dict[str, str] = {}
         self.untimed: set[Partition] = set()
         self.lost: set[str] = set()
+        self.accepted: set[str] = set()
         self.era = 0
         self.fencing = True
         self.trace: list[str] = []

@@ -48,6 +48,7 @@ def two_languages() -> Periods:
     return Periods([language(500, seed, 1 if seed < 2 else 11, 120) for seed in range(5)])
 
 
+@pytest.mark.full  # it trains models of a benchmark
 def test_fisher_information_of_one_prediction_by_hand() -> None:
     """With one prediction per batch, it is the square of that prediction's gradient."""
     model = train(None, [["a", "b"], ["b", "c"], ["c", "a"]], settings=small, passes=1).model
@@ -105,6 +106,7 @@ def test_joint_training_stops_without_improvement(two_languages: Periods) -> Non
     assert once_more.model_bytes() == joint.model_bytes() != again.model_bytes()
 
 
+@pytest.mark.full  # it trains models of a benchmark
 def test_baselines_answer_only_on_tested_periods(tmp_path: Path) -> None:
     periods = Periods([language(80, seed, 1, 120) for seed in range(4)])
     factories = {**{name: FACTORIES[name] for name in ("popularity", "transitions", "session_knn", "revisits")}, **MADE}

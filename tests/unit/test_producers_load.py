@@ -386,6 +386,7 @@ def test_checksums_are_verified(log: MemoryLog, tmp_path: Path) -> None:
     assert load(log, known, sha256=hashlib.sha256(known.read_bytes()).hexdigest()).published == 1
 
 
+@pytest.mark.full  # a million events; files of these kinds are made and tested always
 @pytest.mark.parametrize(("name", "events"), [("online_retail.csv.gz", 23_196), ("diginetica_periods.tar.gz", 993_483)])
 def test_the_published_files(log: MemoryLog, name: str, events: int) -> None:
     folder = os.environ.get("HEADRACE_DATA")
