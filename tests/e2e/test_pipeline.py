@@ -221,6 +221,8 @@ def road(log_url: str, tmp_path: Path, children: Children, monkeypatch: pytest.M
     made.close()
 
 
+# On SQLite it takes as long as on Kafka, and the chaos tests walk most of it there.
+@pytest.mark.parametrize("log_url", [pytest.param("sqlite", marks=pytest.mark.full), "kafka"], indirect=True)
 @pytest.mark.timeout(900)  # about 100 s on two idle cores; every wait has its own bound
 def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
     sections = read_deployment().sections

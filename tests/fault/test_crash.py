@@ -132,6 +132,7 @@ def stop_in_a_transaction(shard: Running, online: Child) -> None:
     raise AssertionError("the process was never stopped in a transaction")
 
 
+@pytest.mark.full  # it waits for transactions to expire; the simulation has this, too
 @pytest.mark.parametrize("log_url", ["kafka"], indirect=True)
 def test_one_that_stood_still_past_its_transaction_does_no_harm(shard: Running) -> None:
     """The broker aborts the open transaction and raises the epoch: who wakes up is fenced.

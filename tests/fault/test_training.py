@@ -92,7 +92,7 @@ def folders(shard: Running) -> list[Path]:
     return list((shard.folder / "tmp").glob("headrace-round-*"))
 
 
-@pytest.mark.full  # a whole round in a process, which the next test has, too
+@pytest.mark.full  # a whole round in a process, which test_pipeline has, too
 @pytest.mark.timeout(600)
 def test_a_round_leaves_the_fine_tuner_free(shard: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns and commits meanwhile, stops at once, trains again after its restart, and survives its child."""
@@ -136,6 +136,7 @@ def test_a_round_leaves_the_fine_tuner_free(shard: Running, monkeypatch: pytest.
     shard.check()
 
 
+@pytest.mark.full  # test_pipeline kills a fine-tuner that trains, too
 @pytest.mark.timeout(600)
 def test_a_round_whose_fine_tuner_is_killed_is_trained_again(shard: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     tuner = shard.learn("finetune")
