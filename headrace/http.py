@@ -83,7 +83,9 @@ def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Reque
 
 def failure(request: Request, error: Exception) -> Response:
     """Answer a request whose handler raised an exception, without its text, which may contain data."""
-    return problem(500, "internal error: the server's log has its cause")
+    answer = problem(500, "internal error: the server's log has its cause")
+    answer.headers["connection"] = "close"  # as the server does then: the client must not send another request on it
+    return answer
 
 
 def scrape(registry: CollectorRegistry) -> Response:

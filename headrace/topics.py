@@ -131,7 +131,7 @@ TOPICS = {
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, replay, history, status, verify, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate, dead-letters",
               "shards, serve, load, simulate, replay, archive, dead-letters, status, verify",
