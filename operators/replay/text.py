@@ -87,7 +87,7 @@ def comparison_table(found: Comparison) -> Table:
     def add(name: str, one: object, other: object) -> None:
         texts = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in (one, other)]
         numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
-        made.add_row(name, *texts, f"{other - one:+.4g}" if numbers else "")  # type: ignore[operator]
+        made.add_row(name, *texts, f"{other - one:+.4g}" if numbers else "")  # type: ignore[operator]  # numbers
 
     add("digest", first.digest[:16], second.digest[:16])
     add("entries", first.number, second.number)

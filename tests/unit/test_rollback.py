@@ -221,7 +221,9 @@ def test_the_commands_go_back_undo_and_tell(shop: FiledShop) -> None:
     assert shop.log.end(SHARD.journal) == end
     said = msgspec.json.decode(run(*back, "--why", "a bad campaign", "--by", "ann", "--json"))
     assert said["written"]
-    assert (said["shard"], said["entry"]) == ("online", journal.newest(shop.log, SHARD).number)  # type: ignore[union-attr]
+    newest = journal.newest(shop.log, SHARD)
+    assert newest
+    assert (said["shard"], said["entry"]) == ("online", newest.number)
     assert "To undo it" in run("roll-back", "--undo", "--why", "it was a good one")
     assert digest(shop) == before
     shown = run("history")
