@@ -67,10 +67,49 @@ class ServeSettings(_Section):
 
     port: Port = 8080
     """HTTP port; with 0 the system chooses a free one."""
+    require_key: bool = False
+    """Whether questions need an API key of the role `read` or `operate`."""
     stale_s_max: Seconds = 30.0
     """Delay, in seconds, above which `/health/ready` returns 503."""
     retry_s: Seconds = 60.0
     """Time, in seconds, for which failed operations of the log or the disk are retried before the process exits."""
+
+
+class GatewaySettings(_Section):
+    """The gateway, which takes events, items and traits over HTTP ([how](gateway.md))."""
+
+    port: Port = 8081
+    """Port of the public routes; with 0 the system chooses a free one."""
+    metrics_port: Port = 9105
+    """Port of `/metrics`; with 0 the system chooses a free one."""
+    pseudonymise: bool = True
+    """Whether ids of shoppers and sessions become pseudonyms; if not, they are written as they are given."""
+    traits: tuple[str, ...] = ("country", "region", "language", "plan", "tier", "newsletter", "birth_year", "segment")
+    """Names of the traits of shoppers that are kept; all others are dropped."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may send with any key, such as `https://shop.example`, beside those that keys name."""
+    shopify_secret_file: str = ""
+    """File with the secret by which Shopify signs its webhooks; without it they are refused."""
+    certificate: str = ""
+    """File of a TLS certificate with its chain, in PEM; with it the public port speaks HTTPS only."""
+    certificate_key: str = ""
+    """File of the certificate's private key, in PEM."""
+    body_bytes_max: Annotated[int, Field(gt=0)] = 2 * 2**20
+    """Most bytes of a request's body, before and after decompression."""
+    body_s_max: Seconds = 10.0
+    """Longest time, in seconds, for which a request's head and body may take to arrive."""
+    connections_max: Annotated[int, Field(gt=0)] = 1_000
+    """Most open connections; further ones are closed at once."""
+    requests_max: Annotated[int, Field(gt=0)] = 64
+    """Most requests at a time."""
+    key_requests_max: Annotated[int, Field(gt=0)] = 32
+    """Most requests at a time with one key."""
+    key_events_per_s: Annotated[float, Field(gt=0)] = 5_000.0
+    """Events a second with one key; twice as many may come at once."""
+    spool: str = "headrace-data/spool"
+    """Folder of this gateway alone, in which events wait on disk while the log does not answer."""
+    spool_bytes_max: Annotated[int, Field(gt=0)] = 256 * 2**20
+    """Most bytes in it."""
 
 
 class ProducerSettings(_Section):
@@ -145,7 +184,12 @@ class Settings(BaseSettings):
     """Families of your own, each as `module:Class` ([how](adding-a-learner.md))."""
     shards: dict[str, ShardSettings] = Field(default=DEFAULT_SHARDS, validate_default=True)
     """The shards by name; a shard that is not named keeps its defaults."""
+    keys: str = "headrace-data/keys.json"
+    """File of API keys ([`headrace keys`](gateway.md#keys))."""
+    pseudonyms: str = "headrace-data/pseudonyms.json"
+    """File of the secrets of pseudonyms; gateway and server share it, and nobody else may read it."""
     serve: ServeSettings = ServeSettings()
+    gateway: GatewaySettings = GatewaySettings()
     producer: ProducerSettings = ProducerSettings()
     archive: ArchiveSettings = ArchiveSettings()
     trim: TrimSettings = TrimSettings()

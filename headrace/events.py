@@ -34,9 +34,13 @@ Price = Annotated[float, Meta(ge=0, le=1e9)]
 EventType = Literal[
     "view_item_list", "select_item", "view_item", "search", "add_to_cart", "remove_from_cart", "add_to_wishlist",
     "view_cart", "begin_checkout", "add_shipping_info", "add_payment_info", "purchase", "refund", "view_promotion",
-    "select_promotion", "login", "sign_up", "review", "login_undone",
+    "select_promotion", "login", "sign_up", "review", "login_undone", "shopper_renamed",
 ]  # fmt: skip
-"""The types that are learned from: GA4's recommended ones, `review`, and `login_undone`, which takes a login back."""
+"""The types that are learned from: GA4's recommended ones, `review`, `login_undone`, which takes a login back, and
+`shopper_renamed`, which the gateway writes where a shopper's pseudonym has changed."""
+
+Purpose = Literal["analytics", "personalization", "marketing"]
+"""What a shopper may consent to."""
 
 UnusedType = Literal[
     "ad_click", "ad_exposure", "ad_impression", "ad_query", "ad_reward", "adunit_exposure", "app_background",
@@ -57,6 +61,8 @@ UnusedType = Literal[
 Source: Google Analytics help, "Automatically collected events", "Enhanced measurement events", "Recommended events".
 """
 
+LEARNED_TYPES: Final[tuple[str, ...]] = tuple(one for one in get_args(EventType) if one != "shopper_renamed")
+"""The types of which families learn; a renaming only says whose the events are that follow."""
 NEEDS_ITEMS: Final = frozenset(
     {"view_item_list", "select_item", "view_item", "add_to_cart", "remove_from_cart", "add_to_wishlist", "purchase"}
 )
@@ -77,7 +83,11 @@ class Item(Struct, gc=False, omit_defaults=True):
 
 
 class Data(Struct, gc=False, omit_defaults=True):
-    """The payload. Amounts are in units of `currency`; `made_up` names fields that a loader synthesised ("time")."""
+    """The payload. Amounts are in units of `currency`; `made_up` names fields that a loader synthesised ("time").
+
+    `consent` are the purposes that the shopper has granted; None where nobody stated any. `former_shopper` is the id
+    that a renamed shopper had.
+    """
 
     items: Annotated[list[Item], Meta(max_length=items_max)] = field(default_factory=list)
     session_id: Annotated[str, Meta(max_length=128)] = ""
@@ -91,6 +101,8 @@ class Data(Struct, gc=False, omit_defaults=True):
     recommendation_id: Annotated[str, Meta(max_length=128)] = ""
     rating: Annotated[float, Meta(ge=0, le=5)] | None = None
     review: Text = ""
+    former_shopper: Annotated[str, Meta(max_length=128)] = ""
+    consent: Annotated[list[Purpose], Meta(max_length=3)] | None = None
     made_up: Annotated[list[Annotated[str, Meta(max_length=32)]], Meta(max_length=8)] = field(default_factory=list)
 
 
@@ -143,7 +155,7 @@ class Rejection(NamedTuple):
     detail: str
 
 
-_LINES_SUFFICE: Final = frozenset(get_args(EventType)) - {"search", "review"}
+_LINES_SUFFICE: Final = frozenset(get_args(EventType)) - {"search", "review", "shopper_renamed"}
 """The types of which an event with a line can be used."""
 _decode = msgspec.json.Decoder(Event).decode
 _unquote = msgspec.json.Decoder(str).decode
@@ -303,6 +315,8 @@ def _used(event: Event, repairs: _Repairs, *, placeholders: bool) -> Event | Rej
         return Rejection("search_term_missing", "wanted data.search_term for search, found none")
     if kind == "review" and data.rating is None:
         return Rejection("rating_missing", "wanted data.rating for review, found none")
+    if kind == "shopper_renamed" and not data.former_shopper:
+        return Rejection("schema", "wanted data.former_shopper for shopper_renamed, found none")
     return event
 
 
@@ -390,6 +404,7 @@ def json_schema() -> dict[str, Any]:
         _if_type(sorted(NEEDS_ITEMS), {"items": {"type": "array", "contains": {"$ref": "#/$defs/Item"}}}),
         _if_type(["search"], {"search_term": {"type": "string", "minLength": 1}}),
         _if_type(["review"], {"rating": {"type": "number"}}),
+        _if_type(["shopper_renamed"], {"former_shopper": {"type": "string", "minLength": 1}}),
     ]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Headrace event", **schema}
 

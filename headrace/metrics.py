@@ -408,6 +408,55 @@ class ServingMetrics(ReaderMetrics):
         self._duration.labels(route).observe(duration_s)
 
 
+class GatewayMetrics(ProcessMetrics):
+    """Metrics of the gateway."""
+
+    def __init__(self) -> None:
+        super().__init__(("gateway_event_ids", "gateway_linked"))
+        self._requests = self._counter("headrace_gateway_requests_total", "Requests answered.", "route", "code")
+        self._duration = self._histogram(
+            "headrace_gateway_request_duration_seconds",
+            "From a request's head to its answer, which waits until the log has its events.", QUICK_S, "route",
+        )  # fmt: skip
+        self._entries = self._counter(
+            "headrace_gateway_entries_total",
+            "Entries of bodies, by what became of them: accepted (its records are safe), repeated (it repeats an id),"
+            " unused (nothing of it is kept), or refused.",
+            "route", "result",
+        )  # fmt: skip
+        self._refusals = self._counter("headrace_gateway_refusals_total", "Refused entries, by reason.", "reason")
+        self.spooled = self._counter(
+            "headrace_gateway_spooled_records_total", "Records acknowledged while the log did not answer."
+        )
+        self._lost = self._gauge(
+            "headrace_gateway_lost_records", "Spooled records that the log refused as too large since the start."
+        )
+        self._away = self._gauge("headrace_gateway_log_away", "1 while the log cannot be written, 0 while it can.")
+        self.connections = self._gauge("headrace_gateway_connections", "Open connections.")
+        self.turned_away = self._counter(
+            "headrace_gateway_turned_away_total", "Connections closed at once, as too many were open, or for slowness."
+        )
+
+    def count_request(self, route: str, code: int, duration_s: float) -> None:
+        """Count an answer. `route` is as declared, never the requested path."""
+        self._requests.labels(route, code).inc()
+        self._duration.labels(route).observe(duration_s)
+
+    def count_entries(self, route: str, counts: Mapping[str, int], reasons: Iterable[str]) -> None:
+        """Count the entries of a body by their results, and the reasons of the refused ones."""
+        for result, count in counts.items():
+            if count:
+                self._entries.labels(route, result).inc(count)
+        for reason in reasons:
+            self._refusals.labels(reason).inc()
+
+    def set_depot(self, bounds: Mapping[str, tuple[int, int]], away: bool, lost: int) -> None:
+        """Set what waits, whether the log is away, and how many records were lost."""
+        self.set_bounds(bounds)
+        self._away.set(away)
+        self._lost.set(lost)
+
+
 class ProducerMetrics(ProcessMetrics):
     """Metrics of a producer."""
 

@@ -48,6 +48,7 @@ MODELS = "models"
 SCORES = "scores"
 ALARMS = "alarms"
 ITEMS = "items"
+TRAITS = "traits"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
 PUBLISHED = "published"
@@ -68,7 +69,7 @@ SHARDS = "shards"
 """Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
 
 COMMANDS = (
-    "serve", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote", "withdraw",
+    "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote", "withdraw",
     "roll-back", "history", "status", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
@@ -115,7 +116,7 @@ class Shard(NamedTuple):
 TOPICS = {
     topic.name: topic
     for topic in (
-        Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "load, simulate, dead-letters",
+        Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "gateway, load, simulate, dead-letters",
               "shards, serve, load, simulate, replay, republish, archive, dead-letters, status, verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
@@ -133,9 +134,11 @@ TOPICS = {
               "windowed prequential scores and drift scores"),
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
-        Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "load, simulate, dead-letters",
+        Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
               "shards, serve, load, simulate, replay, archive, dead-letters, status, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
+        Topic(TRAITS, 1, KEPT_FOR_EVER, "shopper id", "gateway", "archive",
+              "what the shop states of its shoppers: country, language, plan; a record has what is new"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
         Topic(PUBLISHED, 1, KEPT_FOR_EVER, "origin", "load, simulate", "load, simulate",

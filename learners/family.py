@@ -201,6 +201,10 @@ class Family(ABC):
     def settle(self, now: Moment) -> None:
         """End a journal entry."""
 
+    def knows(self, shopper: str) -> bool:
+        """Return whether anything is kept for one shopper of this name."""
+        return False
+
     def scores(self) -> Struct | None:
         """Return the current scores, an instance of `surface.scores`."""
         return None
@@ -235,6 +239,10 @@ class Preparer(Family):
     @abstractmethod
     def prepare(self, event: Event, now: Moment) -> bool:
         """Complete and correct an event in place; return whether it is to be learned."""
+
+    def renamed(self, shopper: str) -> str:
+        """Return the name that `prepare` gives the events of a shopper."""
+        return shopper
 
 
 class Mergeable(Family):

@@ -112,6 +112,14 @@ class Shop:
             now.moves.clear()
         return wanted
 
+    def known_as(self, names: Sequence[str]) -> str:
+        """Return under which of a shopper's names, the likeliest first, something is kept; the first if under none."""
+        preparers = [family for family in self.families.values() if isinstance(family, Preparer)]
+        known = list(names)
+        for preparer in preparers:
+            known = [preparer.renamed(name) for name in known]
+        return next((name for name in known if any(one.knows(name) for one in self.families.values())), known[0])
+
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Learn from one event."""
         now = self.now

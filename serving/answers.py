@@ -19,6 +19,7 @@ from headrace.errors import Stopping
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
+from headrace.pseudonyms import Pseudonyms
 from headrace.shard.blobs import Blobs
 from headrace.shard.comparison import Comparison, comparison_interval_s
 from headrace.shard.follower import Follower
@@ -143,12 +144,14 @@ class Answers:
 
     Args:
         compare_s: least time between two comparisons of the state with a snapshot of the shard.
+        pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the log.
     """
 
     def __init__(
         self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
-        *, compare_s: float = comparison_interval_s,
+        *, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
     ) -> None:  # fmt: skip
+        self._pseudonyms = pseudonyms
         self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
         self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
@@ -253,6 +256,11 @@ class Answers:
         family, in_use = shop.families[name], served.in_use if served else None
         # Event time, not wall-clock time: a session ends by the shop's event time.
         now = Now(shop.time_ms, uuid.uuid4().hex)
+        asked: str | None = getattr(query, "shopper", None)
+        if asked is not None:
+            names = self._pseudonyms.names_of(asked) if self._pseudonyms else [asked]
+            with self._lock.read():
+                query = msgspec.structs.replace(query, shopper=shop.known_as(names))
         if served and in_use and route.prompt:
             with self._lock.read():
                 prompt = route.prompt(family, query, now)
@@ -262,6 +270,8 @@ class Answers:
             found = route.call(family, query, now._replace(time_ms=shop.time_ms))
             fresh = Freshness(follower.number, shop.time_ms, round(min(1e9, self.behind_s()), 3))
         body: dict[str, Any] = msgspec.structs.asdict(found)
+        if "shopper" in body:
+            body["shopper"] = asked
         if served:
             body["model"] = in_use.version if in_use else ""
         return {**body, "fresh": fresh}

@@ -7,11 +7,11 @@ It learns nothing else.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from headrace.events import Event, EventType, Item, Rejection
+from headrace.events import LEARNED_TYPES, Event, Item, Purpose, Rejection
 from headrace.items import ItemReason, decode
 from headrace.log.protocol import Record
 from headrace.state import State
@@ -22,6 +22,7 @@ from learners.desk.budget import Budget
 from learners.desk.currency import Currency
 from learners.desk.joins import Joins
 from learners.desk.orders import Orders
+from learners.desk.renames import Renames
 from learners.family import Family, Merges, Moment, Move, Part, Preparer
 
 STEPS = frozenset({"view_item", "select_item", "add_to_cart", "add_to_wishlist", "purchase"})
@@ -57,6 +58,14 @@ class DeskSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 2_000
     shoppers_max: Annotated[int, Meta(ge=1, description="Most shoppers of a day whose steps are counted.")] = 200_000
     login_sessions_max: Annotated[int, Meta(ge=1, description="Most sessions that a login can join.")] = 100_000
+    renames_max: Annotated[int, Meta(ge=1, description="Most shoppers of whom a newer pseudonym is known.")] = 200_000
+    consent: Annotated[
+        Purpose | Literal[""],
+        Meta(
+            description="The purpose to which a shopper must have consented for an event to be learned: `analytics`,"
+            " `personalization` or `marketing`. Events that state no consent are not learned then. Empty: all are."
+        ),
+    ] = ""
     orders_max: Annotated[int, Meta(ge=1, description="Most orders that are remembered.")] = 50_000
     items_max: Annotated[
         int,
@@ -78,10 +87,12 @@ class Desk(Preparer):
     merges: ClassVar[Merges] = Merges(
         "not", per_shopper="orders, steps of the day", why="a session may be of a guest and a shopper in two slices"
     )
-    parts: ClassVar[Mapping[str, Part]] = dict.fromkeys(("orders", "joins", "budget", "currency", "assortment"), Part())
+    parts: ClassVar[Mapping[str, Part]] = dict.fromkeys(
+        ("orders", "joins", "budget", "currency", "assortment", "renames"), Part()
+    )
 
     def __init__(self, settings: DeskSettings, reads: Mapping[str, Family]) -> None:
-        self._settings = settings
+        self._settings, self._consent = settings, settings.consent
         self.orders = Orders(orders_max=settings.orders_max)
         self.joins = Joins(sessions_max=settings.login_sessions_max)
         self.budget = Budget(
@@ -89,13 +100,21 @@ class Desk(Preparer):
         )
         self.currency = Currency(settings.currency, settings.rates)
         self.assortment = Assortment(items_max=settings.items_max)
+        self.renames = Renames(shoppers_max=settings.renames_max)
         self.rejected: Counter[str] = Counter()
 
     def prepare(self, event: Event, now: Moment) -> bool:
         """Complete and correct an event in place; return False if nothing of it is new."""
+        kind = event.type
+        if kind == "shopper_renamed":
+            self.renames.note(event.data.former_shopper, event.shopper)
+            return False
+        if self.renames:
+            self.renames.follow(event)
+        if self._consent and self._consent not in (event.data.consent or ()):
+            return False
         if move := self.joins.follow(event):
             now.moves.append(move)
-        kind = event.type
         if kind in STEPS:
             event.counts = self.budget.take(event)
         if event.data.currency:
@@ -130,13 +149,14 @@ class Desk(Preparer):
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
         tables = self.orders.bounds() | self.joins.bounds() | self.budget.bounds() | self.assortment.bounds()
+        tables |= self.renames.bounds()
         return {f"desk_{table}": use for table, use in tables.items()}
 
     def state(self) -> State:
         """Return the complete state."""
         return {
             "orders": self.orders.state(), "joins": self.joins.state(), "budget": self.budget.state(),
-            "currency": self.currency.state(), "assortment": self.assortment.state(),
+            "currency": self.currency.state(), "assortment": self.assortment.state(), "renames": self.renames.state(),
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -152,6 +172,12 @@ class Desk(Preparer):
             self.currency = Currency.from_state(state["currency"], shop=settings.currency, rates=settings.rates)
         if "assortment" in state:
             self.assortment = Assortment.from_state(state["assortment"], items_max=settings.items_max)
+        if "renames" in state:
+            self.renames = Renames.from_state(state["renames"], shoppers_max=settings.renames_max)
+
+    def renamed(self, shopper: str) -> str:
+        """Return the name under which a shopper is known."""
+        return self.renames.name(shopper)
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
@@ -174,7 +200,7 @@ Desk.surface = Surface(
     settings=DeskSettings,
     hears=(ITEMS,),
     full_by_design=("desk_orders", "desk_order_lines", "desk_sessions"),
-    teaches=dict.fromkeys(get_args(EventType), "whose the session is")
+    teaches=dict.fromkeys(LEARNED_TYPES, "whose the session is")
     | dict.fromkeys(STEPS, "whose the session is, and the shopper's steps of the day")
     | {
         "login": "that the session, which a guest may have begun, is the shopper's",
@@ -182,6 +208,7 @@ Desk.surface = Surface(
         "login_undone": "that the session is its guest's again",
         "purchase": "the lines of the order, once, and the shopper's steps of the day",
         "refund": "which lines of the order were returned",
+        "shopper_renamed": "under which name the shopper is known",
     },
     metrics=(
         Metric(

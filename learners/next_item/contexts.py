@@ -68,6 +68,10 @@ class Contexts:
         self._trails: OrderedDict[str, list[_Trail]] = OrderedDict()
         self._sessions = 0
 
+    def __contains__(self, shopper: str) -> bool:
+        """Return whether a shopper has steps."""
+        return shopper in self._trails
+
     def context(self, shopper: str, time_ms: int, name: str = "", own_ms: int | None = None) -> Context:
         """Return the context in which a step of this shopper would be learned. Changes nothing.
 

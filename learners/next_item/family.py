@@ -5,7 +5,7 @@ The fold does not use torch: the deep model's answers are contained in judgement
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Final, get_args
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from headrace.announcement import Announcement, announced, unusable
-from headrace.events import Event, EventType, Item, Rejection
+from headrace.events import Event, EventType, Item, LEARNED_TYPES, Rejection
 from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table, Watched
@@ -193,6 +193,10 @@ class NextItemFamily(Family):
     def blended(self, pooled: Pooled, prefix: int, traits: NDArray[np.uint8]) -> Scores:
         """Return the blend's scores of pooled candidates with these traits (`Browsing.traits_of`)."""
         return self.blend.predict(pooled.lists, prefix, traits.__getitem__)
+
+    def knows(self, shopper: str) -> bool:
+        """Return whether the shopper has a context."""
+        return shopper in self.contexts
 
     def move(self, move: Move) -> None:
         """Move a session's trail to another shopper."""
@@ -417,7 +421,7 @@ NextItemFamily.surface = Surface(
         Chart(title="MRR@20", judged=lambda one: _judged_point(one, recall=False), bold=BLEND),
     ),
     tiles=_tiles,
-    teaches=dict.fromkeys(get_args(EventType), "that the visit goes on")
+    teaches=dict.fromkeys(LEARNED_TYPES, "that the visit goes on")
     | dict.fromkeys(CHOICE_EVENTS, "which item comes next, if it is new in the session, and its attributes")
     | dict.fromkeys(VIEW_EVENTS, "which item comes next, its attributes, and the drift of what is viewed")
     | dict.fromkeys(TAKEN_BACK_BY, "one step less to the item, if the cart or the order taught it"),

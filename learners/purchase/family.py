@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from math import fsum
-from typing import Annotated, Any, ClassVar, Final, get_args
+from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import Meta, Struct
 
-from headrace.events import Event, EventType
+from headrace.events import Event, EventType, LEARNED_TYPES
 from headrace.state import State
 from headrace.surface import Chart, Metric, Now, Route, Surface, Table, Watched
 from learners.desk.family import Desk
@@ -85,6 +85,10 @@ class PurchaseFamily(Family):
             self.probability.observe_all(block)
             for alarm in self.drift.observe(fsum([(bought - given) ** 2 for given, bought in block]) / labels_block):
                 now.alarm(alarm)
+
+    def knows(self, shopper: str) -> bool:
+        """Return whether views, carts or purchases of the shopper are counted."""
+        return shopper in self.propensity
 
     def move(self, move: Move) -> None:
         """Move the open views of a guest to the shopper who logged in, or back."""
@@ -222,7 +226,7 @@ PurchaseFamily.surface = Surface(
         ),
         Chart(title="calibration error", lines=lambda scores: _lines(scores, "calibration_error")),
     ),
-    teaches=dict.fromkeys(get_args(EventType), "its time: views whose 6 hours are over are learned")
+    teaches=dict.fromkeys(LEARNED_TYPES, "its time: views whose 6 hours are over are learned")
     | {
         "view_item": "a view that may lead to a purchase, the views of the visit, and mean prices",
         "add_to_cart": "the carts of the visit",

@@ -354,6 +354,10 @@ class Propensity:
             found.append(Chance(view.key[1], view.time_ms, sigmoid(odds), parts))
         return found
 
+    def __contains__(self, shopper: str) -> bool:
+        """Return whether views, carts or purchases of a shopper are counted."""
+        return shopper in self._shoppers
+
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
         return {

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 import msgspec
 
 from headrace.announcement import Announcement, Kind, announced, unusable
-from headrace.events import Event, EventType, Item, Rejection
+from headrace.events import Event, EventType, Item, LEARNED_TYPES, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.sampling import fraction
 from headrace.state import State
@@ -574,7 +574,7 @@ Rounds.surface = Surface(
         ("headrace_rounds_total", {"outcome": "refused"}, "refused"),
         ("headrace_rounds_total", {"outcome": "failed"}, "failed"),
     ),
-    teaches=dict.fromkeys(get_args(EventType), "one more record until the next round")
+    teaches=dict.fromkeys(LEARNED_TYPES, "one more record until the next round")
     | dict.fromkeys(STEP_EVENTS, "a session to train on, or one of the holdout to test on"),
     demo={
         "simulated": {"round_events": 12_000, "gate_records_max": 8_000, "train_s_max": 40},

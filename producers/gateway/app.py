@@ -1,0 +1,220 @@
+"""The HTTP application of the gateway: from a request to its answer, in one place.
+
+1 find the key and let the request in, before anything of its body is read; 2 read the body within its bounds; 3 let the
+route's adapter say what it means; 4 pseudonymise and validate; 5 make the records safe; 6 remember their ids, answer.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route as HttpRoute
+
+from headrace.clock import Clock, wall_ms
+from headrace.config import GatewaySettings
+from headrace.http import json
+from headrace.keys import Key
+from headrace.metrics import GatewayMetrics
+from producers.gateway import ga4, openapi, shopify
+from producers.gateway.answer import answer_of, counts_of, explanation_of
+from producers.gateway.body import read_body
+from producers.gateway.depot import Depot, DepotFull, RecordRefused
+from producers.gateway.doors import Doors
+from producers.gateway.intake import Intake, Taken
+from producers.gateway.made import BadBody
+from producers.gateway.made import Request as Arrived
+from producers.gateway.problem import Problem
+from producers.gateway.routes import ROUTES, Route
+
+STATIC: Final = Path(__file__).parent / "static"
+SNIPPET: Final = "/v1/headrace.js"
+retry_s: Final = 5
+"""After how many seconds a client is told to try again, while records cannot be taken."""
+preflight_s: Final = 600
+"""For how long browsers remember that a page may send."""
+
+
+class Gateway:
+    """Answers requests. Use it in one event loop.
+
+    Args:
+        shopify_secret: by which Shopify signs its webhooks; empty to refuse them.
+    """
+
+    def __init__(
+        self, doors: Doors, intake: Intake, depot: Depot, metrics: GatewayMetrics, settings: GatewaySettings,
+        *, shopify_secret: bytes = b"", clock: Clock = wall_ms,
+    ) -> None:  # fmt: skip
+        self._doors, self._intake, self._depot, self._metrics = doors, intake, depot, metrics
+        self._settings, self._shopify_secret, self._clock = settings, shopify_secret, clock
+
+    async def take(self, route: Route, request: Request) -> Response:
+        """Answer a request to a route that takes a body. Raises Problem."""
+        headers, query = request.headers, {**request.query_params, **request.path_params}
+        key = self._key(route, headers, query)
+        with self._doors.entered(key):
+            body = await read_body(
+                request, bytes_max=self._settings.body_bytes_max, seconds_max=self._settings.body_s_max
+            )  # fmt: skip
+            if route.role is None:
+                self._check_signature(body, headers)
+                query |= {
+                    "topic": headers.get("x-shopify-topic", ""),
+                    "webhook_id": headers.get("x-shopify-event-id", "") or headers.get("x-shopify-webhook-id", ""),
+                }
+            received_ms = self._clock()
+            try:
+                entries = route.adapter(Arrived(body, query, received_ms, key.shop))
+            except BadBody as error:
+                if route.reply == "ga4-debug":
+                    return json(ga4.validation([(0, error.reason, error.detail)]))
+                raise Problem("bad-body", str(error)) from None
+            self._doors.charge(key, len(entries))
+            dry = route.reply == "ga4-debug" or query.get("dry_run") in ("1", "true")
+            taken = self._intake.take(entries, received_ms, explain=dry)
+            if dry:
+                if route.reply == "ga4-debug":
+                    return json(ga4.validation([(one.index, one.reason, one.detail) for one in taken.refused]))
+                return json(explanation_of(taken))
+            return await self._stored(route, taken)
+
+    def _key(self, route: Route, headers: Mapping[str, str], query: Mapping[str, str]) -> Key:
+        if route.role is not None:
+            return self._doors.key(headers, query, route.role)
+        if not self._shopify_secret:
+            raise Problem("bad-signature", "wanted the setting gateway.shopify_secret_file, found none")
+        return Key("shopify", "shopify", "operate", "", 0)
+
+    def _check_signature(self, body: bytes, headers: Mapping[str, str]) -> None:
+        if not shopify.signature_valid(self._shopify_secret, body, headers.get("x-shopify-hmac-sha256", "")):
+            raise Problem("bad-signature", "wanted X-Shopify-Hmac-Sha256 of the body by the shop's secret")
+
+    async def _stored(self, route: Route, taken: Taken) -> Response:
+        spooled = False
+        if taken.records:
+            try:
+                spooled = await self._depot.store(taken.records) == "spool"
+            except DepotFull as error:
+                raise Problem("unavailable", str(error), retry_s=retry_s) from None
+            except RecordRefused as error:
+                raise Problem("too-large", str(error)) from None
+            self._intake.remember(taken)
+        self._metrics.count_entries(route.path, counts_of(taken), (one.reason for one in taken.refused))
+        if spooled:
+            self._metrics.spooled.inc(len(taken.records))
+        if route.reply == "ga4":
+            return Response(status_code=204)
+        answer = answer_of(taken, spooled=spooled)
+        if route.reply == "segment":
+            return json({"success": True, **msgspec.structs.asdict(answer)})
+        if taken.refused and not (taken.accepted or taken.repeated or taken.unused) and route.reply == "headrace":
+            first = taken.refused[0]
+            detail = f"{len(taken.refused)} refused; the first: {first.reason}: {first.detail}"
+            raise Problem("all-refused", detail, refused=taken.refused)
+        return json(answer, 202 if spooled else 200)
+
+    def ready(self) -> Response:
+        """Answer whether events can be taken, be it that they wait on disk."""
+        uses = self._depot.bounds()
+        full = [name for name, (used, most) in uses.items() if used > 0.9 * most]
+        body = {"ready": not full, "log": self._depot.fault or "reachable", "full": full}
+        return json(body, 503 if full else 200)
+
+    def allows(self, origin: str) -> bool:
+        """Return whether a page may send, with one key or another."""
+        return origin in self._settings.origins or origin in self._doors.origins()
+
+
+def make_app(gateway: Gateway, metrics: GatewayMetrics) -> Starlette:
+    """Return the application: the routes that take bodies, health, the snippet, and the description of all."""
+    document = Response(msgspec.json.encode(openapi.document()), media_type="application/json")
+
+    def answered(
+        path: str, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            began, status = time.perf_counter(), 500
+            try:
+                try:
+                    response = await handler(request)
+                except Problem as problem:
+                    response = problem.response()
+                _share(gateway, request, response)
+                status = response.status_code
+                return response
+            finally:
+                metrics.count_request(path, status, time.perf_counter() - began)
+
+        return handle
+
+    def taking(route: Route) -> HttpRoute:
+        async def take(request: Request) -> Response:
+            return await gateway.take(route, request)
+
+        # An id may have slashes: what is in braces takes all up to the text that follows.
+        pattern = route.path.replace("{id}", "{id:whole}").replace("{shopper}", "{shopper:whole}")
+        return HttpRoute(pattern, answered(route.path, take), methods=[route.method])
+
+    def giving(path: str, answer: Callable[[], Response]) -> HttpRoute:
+        async def give(request: Request) -> Response:
+            return answer()
+
+        return HttpRoute(path, answered(path, give), methods=["GET"])
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        if request.method == "OPTIONS":
+            return _preflight(gateway, request)
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        metrics.count_request("other", status, 0.0)
+        paths = sorted({f"{route.method} {route.path}" for route in ROUTES})
+        wanted = f"wanted one of {', '.join(paths)}; /openapi.json describes them"
+        response = Problem("method-not-allowed" if status == 405 else "not-found", wanted, closes=True).response()
+        if isinstance(error, HTTPException) and error.headers:
+            response.headers.update(error.headers)
+        return response
+
+    async def fail(request: Request, error: Exception) -> Response:
+        structlog.get_logger().error("request failed", path=request.scope.get("path", "")[:100], exc_info=error)
+        return Problem("internal", "the gateway's log has the cause", closes=True).response()
+
+    app = Starlette(
+        routes=[
+            *(taking(route) for route in ROUTES),
+            giving("/health/live", lambda: json({"live": True})),
+            giving("/health/ready", gateway.ready),
+            giving("/openapi.json", lambda: document),
+            giving(SNIPPET, lambda: FileResponse(STATIC / "headrace.js", media_type="text/javascript")),
+        ],
+        exception_handlers={404: refuse, 405: refuse, 500: fail},
+    )
+    app.router.redirect_slashes = False  # a redirect would repeat the request's path and host in a header
+    return app
+
+
+def _share(gateway: Gateway, request: Request, response: Response) -> None:
+    """Let the page that sent a request read the answer, if it may send."""
+    origin = request.headers.get("origin")
+    if origin and gateway.allows(origin):
+        response.headers["access-control-allow-origin"] = origin
+        response.headers["vary"] = "Origin"
+
+
+def _preflight(gateway: Gateway, request: Request) -> Response:
+    """Answer a browser's question whether a page may send; the key is checked when it does."""
+    headers: dict[str, Any] = {"vary": "Origin"}
+    origin = request.headers.get("origin")
+    if origin and gateway.allows(origin):
+        headers |= {
+            "access-control-allow-origin": origin,
+            "access-control-allow-methods": "POST, PUT, DELETE",
+            "access-control-allow-headers": "authorization, content-type, content-encoding",
+            "access-control-max-age": str(preflight_s),
+        }
+    return Response(status_code=204, headers=headers)

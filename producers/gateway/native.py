@@ -1,0 +1,44 @@
+"""Headrace's own form: events as `headrace.events` has them, and what a shop states of its shoppers."""
+
+import uuid
+from typing import Any
+
+from headrace.events import at
+from producers.gateway.fields import entries_of, json_of, kind_of, object_of, traits_of
+from producers.gateway.made import Made, MadeEvent, MadeItem, MadeTraits, Refused, Request
+
+
+def take_events(request: Request) -> list[list[Made]]:
+    """Return the events of a body: one, an array, or `{"events": [...]}`. Raises BadBody."""
+    found = json_of(request.body)
+    if isinstance(found, dict) and "type" not in found and "events" in found:
+        found = found["events"]
+    elif isinstance(found, dict):
+        found = [found]
+    return [[_event(request, one)] for one in entries_of(found, "an event, an array of events, or {events: [...]}")]
+
+
+def _event(request: Request, document: Any) -> Made:
+    """Complete an event: `id`, `source`, `time`, `specversion` and `data` may be left out.
+
+    Without an id, a repetition is not recognised.
+    """
+    if not isinstance(document, dict):
+        return Refused("schema", f"wanted an event as an object, found {kind_of(document)}")
+    stated = {
+        "specversion": "1.0", "source": request.shop, "time": at(request.received_ms), "data": {}, **document,
+    }  # fmt: skip
+    if "id" not in stated:
+        stated["id"] = uuid.uuid4().hex
+    return MadeEvent(stated)
+
+
+def take_traits(request: Request) -> list[list[Made]]:
+    """Return the traits of the shopper whom the path names. Raises BadBody."""
+    traits = object_of(json_of(request.body), "traits as an object")
+    return [[MadeTraits(request.query.get("shopper", ""), traits_of(traits))]]
+
+
+def retire_item(request: Request) -> list[list[Made]]:
+    """Return that the item of the path is no longer sold."""
+    return [[MadeItem(request.query.get("id", ""), None)]]

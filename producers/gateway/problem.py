@@ -1,0 +1,62 @@
+"""Refused requests, as problem documents. Source: RFC 9457, "Problem Details for HTTP APIs"."""
+
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+from starlette.responses import Response
+
+MEDIA_TYPE: Final = "application/problem+json"
+Code: TypeAlias = Literal[
+    "bad-body", "bad-key", "bad-signature", "forbidden", "all-refused", "not-found", "method-not-allowed", "too-slow",
+    "too-large", "bad-encoding", "too-many-events", "too-many-requests", "unavailable", "internal",
+]  # fmt: skip
+TITLES: Final[dict[Code, tuple[int, str]]] = {
+    "bad-body": (400, "The body has another form"),
+    "all-refused": (400, "Nothing in the body can be used"),
+    "bad-key": (401, "No valid API key"),
+    "bad-signature": (401, "The signature is not that of the body"),
+    "forbidden": (403, "The key does not allow this"),
+    "not-found": (404, "No such route"),
+    "method-not-allowed": (405, "The route has other methods"),
+    "too-slow": (408, "The body took too long to arrive"),
+    "too-large": (413, "The body is too large"),
+    "bad-encoding": (415, "The body's encoding is not known"),
+    "too-many-events": (429, "Too many events with this key"),
+    "too-many-requests": (429, "Too many requests at a time with this key"),
+    "internal": (500, "The server has failed"),
+    "unavailable": (503, "Events cannot be taken now"),
+}
+"""The status and the title of each problem; its `type` is `urn:headrace:problem:` and its code."""
+
+
+class Problem(Exception):
+    """A request that is refused as a whole.
+
+    Args:
+        detail: what was wanted and found.
+        retry_s: after how many seconds the same request may succeed; None if it will not.
+        closes: the connection must be closed, as the rest of the body was not read.
+        more: further members of the document.
+    """
+
+    def __init__(
+        self, code: Code, detail: str, *, retry_s: int | None = None, closes: bool = False, **more: Any
+    ) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.retry_s, self.closes, self.more = code, detail, retry_s, closes, more
+
+    def response(self) -> Response:
+        """Return the answer."""
+        status, title = TITLES[self.code]
+        document = {
+            "type": f"urn:headrace:problem:{self.code}", "title": title, "status": status, "detail": self.detail,
+            **self.more,
+        }  # fmt: skip
+        headers = {"cache-control": "no-store"}
+        if self.retry_s is not None:
+            headers["retry-after"] = str(self.retry_s)
+        if self.closes:
+            headers["connection"] = "close"
+        if status == 401:
+            headers["www-authenticate"] = 'Bearer realm="headrace"'
+        return Response(msgspec.json.encode(document), status, headers, MEDIA_TYPE)

@@ -1,0 +1,211 @@
+"""The server of the gateway: connections in bounded numbers, each request within a deadline, and a clean end.
+
+uvicorn speaks HTTP (`H11Protocol`); how connections are accepted, limited and ended is here, because uvicorn's own server
+neither ends slow connections nor bounds the time of a TLS handshake.
+"""
+
+import asyncio
+import resource
+import socket
+import ssl
+import threading
+from collections import OrderedDict
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from headrace.config import GatewaySettings
+from headrace.errors import Misconfigured
+from headrace.metrics import GatewayMetrics
+from producers.gateway.depot import Depot
+from producers.gateway.doors import Doors
+from producers.gateway.intake import Intake
+
+keep_alive_s: Final = 20
+"""How long a connection without a request is kept."""
+head_bytes_max: Final = 16 * 2**10
+"""Most bytes of a request's line and headers."""
+answer_s_max: Final = 20.0
+"""Longest time, in seconds, from the end of `body_s_max` until a request is answered; then its connection is cut."""
+stop_s_max: Final = 4.0
+"""Longest time, in seconds, that requests in progress have when the gateway stops."""
+other_files: Final = 64
+"""Open files beside connections."""
+tick_s: Final = 0.5
+
+
+class Connections:
+    """The open connections, those without a request in progress in the order in which they became idle.
+
+    Where as many are open as may be, a new one takes the place of the one that has been idle longest, so that whoever
+    holds connections open does not keep others out; only if none is idle, the new one is closed at once.
+    """
+
+    def __init__(self, connections_max: int, metrics: GatewayMetrics) -> None:
+        self._most, self._metrics = connections_max, metrics
+        self._open: OrderedDict[_Connection, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def admit(self, connection: "_Connection") -> bool:
+        """Return whether a new connection may stay."""
+        if len(self._open) >= self._most:
+            idle = next((one for one in self._open if not one.busy), None)
+            self._metrics.turned_away.inc()
+            if idle is None:
+                return False
+            self.leave(idle)
+            idle.cut()
+        self._open[connection] = None
+        return True
+
+    def used(self, connection: "_Connection") -> None:
+        """Note that a connection has become idle."""
+        if connection in self._open:
+            self._open.move_to_end(connection)
+
+    def leave(self, connection: "_Connection") -> None:
+        """Note that a connection has ended."""
+        self._open.pop(connection, None)
+
+
+class _Connection(H11Protocol):
+    """A connection. From the first byte of a request, or from its beginning, its time is limited."""
+
+    def __init__(self, connections: Connections, settings: GatewaySettings, **options: Any) -> None:
+        super().__init__(**options)
+        self._all, self._within_s = connections, settings.body_s_max
+        self._admitted = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a whole head has come that is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self._admitted = self._all.admit(self)
+        if not self._admitted:
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self._within_s, self._check)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._all.leave(self)
+        if self._admitted:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._admitted:
+            return
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self._within_s, self._check)
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._all.used(self)
+        super().on_response_complete()
+
+    def _check(self) -> None:
+        """Cut a connection whose head has not come in time; give one that waits for its answer some more."""
+        if self.busy:
+            self._deadline = self.loop.call_later(answer_s_max, self.cut)
+        else:
+            self._all._metrics.turned_away.inc()
+            self.cut()
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        self.transport.abort()
+
+
+def tls_context(settings: GatewaySettings) -> ssl.SSLContext | None:
+    """Return the TLS context of the setting `certificate`; None without. Raises Misconfigured."""
+    if not settings.certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.certificate, settings.certificate_key or None)
+    except (OSError, ssl.SSLError) as error:
+        files = f"{settings.certificate} {settings.certificate_key}".strip()
+        raise Misconfigured(f"gateway.certificate {files}: wanted a certificate and its key, found: {error}") from error
+    return context
+
+
+def raise_file_limit(connections_max: int) -> None:
+    """Let the process open as many files as its connections need. Raises Misconfigured if it may not."""
+    wanted = connections_max + other_files
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise Misconfigured(
+                f"gateway.connections_max {connections_max}: wanted a limit of open files of {wanted} or more, found"
+                f" {hard} (ulimit -n)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def serve(
+    app: Starlette, listener: socket.socket, depot: Depot, doors: Doors, intake: Intake, metrics: GatewayMetrics,
+    settings: GatewaySettings, stop: threading.Event,
+) -> None:  # fmt: skip
+    """Answer until `stop` is set; then answer the requests in progress, and return once all that was taken is safe."""
+    loop = asyncio.get_running_loop()
+    config = uvicorn.Config(
+        app, log_config=None, log_level="error", access_log=False, lifespan="off", ws="none", proxy_headers=False,
+        timeout_keep_alive=keep_alive_s, h11_max_incomplete_event_size=head_bytes_max,
+    )  # fmt: skip
+    config.load()
+    state = ServerState()
+    connections = Connections(settings.connections_max, metrics)
+    tls = tls_context(settings)
+    server = await loop.create_server(
+        lambda: _Connection(connections, settings, config=config, server_state=state, app_state={}, _loop=loop),
+        sock=listener, ssl=tls, backlog=256, ssl_handshake_timeout=settings.body_s_max if tls else None,
+    )  # fmt: skip
+    writing = asyncio.create_task(depot.run())
+    try:
+        while not stop.is_set() and not writing.done():
+            state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+            metrics.connections.set(len(connections))
+            uses = depot.bounds() | intake.bounds()
+            uses |= {
+                "gateway_requests": (doors.requests, doors.requests_max),
+                "gateway_connections": (len(connections), settings.connections_max),
+            }
+            metrics.set_depot(uses, bool(depot.fault), depot.refused)
+            await asyncio.wait([writing], timeout=tick_s)
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        if state.tasks:
+            await asyncio.wait(state.tasks, timeout=stop_s_max)
+        depot.stop()
+        await writing
+
+
+def read_secret(path: str) -> bytes:
+    """Return the secret in a file, without the line's end; empty if no file is named. Raises Misconfigured."""
+    if not path:
+        return b""
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise Misconfigured(f"gateway.shopify_secret_file {path}: wanted a file, found: {error.strerror}") from error
+    if not secret:
+        raise Misconfigured(f"gateway.shopify_secret_file {path}: wanted a secret, found an empty file")
+    return secret
