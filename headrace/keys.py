@@ -1,7 +1,8 @@
 """API keys: who may write events, ask for answers, or operate, over HTTP.
 
 A key is a text of 256 random bits that its owner is shown once; the file of keys holds its SHA-256 digest (a text that
-cannot be guessed needs no slow hash). The file is JSON, replaced as a whole, and read again within a second of a change.
+cannot be guessed needs no slow hash). The file is JSON, replaced as a whole, and read again within a second of a
+change.
 """
 
 import base64
@@ -22,7 +23,8 @@ from headrace.clock import wall_ms
 from headrace.errors import Misconfigured
 
 Role: TypeAlias = Literal["ingest", "read", "operate"]
-"""What a key is for: `ingest` sends events, `read` asks for answers, `operate` does both and states items and traits."""
+"""What a key is for: `ingest` sends events, `read` asks for answers, `operate` does both, and states items and
+traits."""
 GRANTS: Final[dict[Role, frozenset[Role]]] = {
     "ingest": frozenset({"ingest"}),
     "read": frozenset({"read"}),

@@ -1,9 +1,9 @@
 """Pseudonyms: what the log has instead of a shop's own ids of shoppers and sessions.
 
 A pseudonym is an HMAC-SHA256 of the id, cut to 128 bits, under a secret that has a version: `p1.` and 22 characters.
-Whoever lacks the secret can neither find the id of a pseudonym nor try ids. The secrets are in a file that only its user
-may read; nothing prints or logs them. A rotation adds a version; the older ones stay until they are retired, so that
-what is known of a shopper under an older pseudonym can be linked to the new one.
+Whoever lacks the secret can neither find the id of a pseudonym nor try ids. The secrets are in a file that only its
+user may read; nothing prints or logs them. A rotation adds a version; the older ones stay until they are retired, so
+that what is known of a shopper under an older pseudonym can be linked to the new one.
 """
 
 import base64
@@ -11,6 +11,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -75,10 +76,8 @@ class Pseudonyms:
             self._looked_at = now_s
             seen = self._signature()
             if seen is not None and seen != self._seen:
-                try:
+                with suppress(Misconfigured):  # somebody edits it by hand; it is read again at the next look
                     self._secrets, self._seen = tuple(read_secrets(self._path)), seen
-                except Misconfigured:
-                    pass  # read again at the next look; replacing a file is atomic, so somebody is editing it by hand
         return self._secrets
 
     def _signature(self) -> tuple[int, int, int] | None:

@@ -106,10 +106,11 @@ class Route(Struct, frozen=True, kw_only=True):
     """An HTTP route: `GET path`.
 
     `query` has a field for each parameter of the path and of the query string; its types state the bounds. `answer` is
-    the type of the body. A parameter `shopper` is the id that the shop knows; `call` is given the name under which the
-    fold knows this shopper, and an answer's `shopper` is the id that was asked for. `call(family, query, now)` is pure; it raises `Refused` for what the types cannot express.
-    Before it, unless `prompt(family, query, now)` is empty, `ask(artifact, prompt)` runs the family's artifact, while
-    the fold goes on. `example` is a request's path and its answer in JSON, `notes` are sentences for the docs page.
+    the type of the body. A parameter `shopper` is the id that the shop knows; `call` is given the name under which
+    the fold knows this shopper, and an answer's `shopper` is the id that was asked for. `call(family, query, now)`
+    is pure; it raises `Refused` for what the types cannot express. Before it, unless `prompt(family, query, now)`
+    is empty, `ask(artifact, prompt)` runs the family's artifact, while the fold goes on. `example` is a request's
+    path and its answer in JSON, `notes` are sentences for the docs page.
     """
 
     path: str

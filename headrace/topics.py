@@ -69,8 +69,8 @@ SHARDS = "shards"
 """Stands for all shards in the table. The topics that a shard writes and hears follow from its families (`Shard`)."""
 
 COMMANDS = (
-    "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote", "withdraw",
-    "roll-back", "history", "status", "verify", "backup",
+    "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
+    "withdraw", "roll-back", "history", "status", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 

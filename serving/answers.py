@@ -144,7 +144,8 @@ class Answers:
 
     Args:
         compare_s: least time between two comparisons of the state with a snapshot of the shard.
-        pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the log.
+        pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the
+            log.
     """
 
     def __init__(

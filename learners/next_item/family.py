@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from headrace.announcement import Announcement, announced, unusable
-from headrace.events import Event, EventType, Item, LEARNED_TYPES, Rejection
+from headrace.events import LEARNED_TYPES, Event, Item, Rejection
 from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table, Watched
@@ -196,7 +196,7 @@ class NextItemFamily(Family):
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has a context."""
-        return shopper in self.contexts
+        return shopper in self.browsing.contexts
 
     def move(self, move: Move) -> None:
         """Move a session's trail to another shopper."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import Meta, Struct
 
-from headrace.events import Event, EventType, LEARNED_TYPES
+from headrace.events import LEARNED_TYPES, Event
 from headrace.state import State
 from headrace.surface import Chart, Metric, Now, Route, Surface, Table, Watched
 from learners.desk.family import Desk

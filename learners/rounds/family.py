@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 import msgspec
 
 from headrace.announcement import Announcement, Kind, announced, unusable
-from headrace.events import Event, EventType, Item, LEARNED_TYPES, Rejection
+from headrace.events import LEARNED_TYPES, Event, Item, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.sampling import fraction
 from headrace.state import State

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from headrace.errors import Misconfigured
-from headrace.keys import Role
+from headrace.keys import GRANTS, Role
 from operators.cli.app import Host, LogUrl, MetricsPort, Set, app, merge_sets, print_starting, read_settings
 from operators.terminal import say
 
@@ -89,7 +89,8 @@ def gateway(
         MetricsServer(metrics, host=settings.host, port=own.metrics_port) as scraped,
     ):
         address = f"{'https' if tls else 'http'}://{settings.host}:{listener.getsockname()[1]}"
-        say(f"gateway: {address}/v1/events, metrics on http://{scraped.host}:{scraped.port}/metrics, log {settings.log}")
+        scraping = f"metrics on http://{scraped.host}:{scraped.port}/metrics"
+        say(f"gateway: takes {address}/v1/events, {scraping}, log {settings.log}")
         asyncio.run(run())
 
 
@@ -186,8 +187,11 @@ def rotate_pseudonyms() -> None:
 
     path = Path(read_settings().common.pseudonyms)
     if not read_secrets(path):
-        raise Misconfigured(f"pseudonyms {path}: wanted a secret to rotate, found none; the gateway makes the first one")
-    say(f"version {add_secret(path, wall_ms()).version} is in use; retire the one before when its shoppers have returned")
+        raise Misconfigured(
+            f"pseudonyms {path}: wanted a secret to rotate, found none; the gateway makes the first one"
+        )
+    version = add_secret(path, wall_ms()).version
+    say(f"version {version} is in use; retire the one before when its shoppers have returned")
 
 
 @pseudonyms.command("retire")
@@ -200,9 +204,10 @@ def retire_pseudonyms(version: Annotated[int, typer.Argument(help="An older vers
 
 
 def _role(text: str) -> Role:
-    if text not in ("ingest", "read", "operate"):
-        raise Misconfigured(f"--role {text}: wanted ingest, read or operate")
-    return text
+    for role in GRANTS:
+        if text == role:
+            return role
+    raise Misconfigured(f"--role {text}: wanted {', '.join(GRANTS)}")
 
 
 def _print_key(id_: str, text: str, as_json: bool) -> None:

@@ -1,7 +1,5 @@
 """What the gateway answers."""
 
-from typing import Any
-
 from msgspec import Struct
 
 from producers.gateway.intake import Becomes, Refusal, Taken
@@ -60,5 +58,3 @@ def counts_of(taken: Taken) -> dict[str, int]:
     return {
         "accepted": taken.accepted, "repeated": taken.repeated, "unused": taken.unused, "refused": len(taken.refused),
     }  # fmt: skip
-
-

@@ -14,7 +14,7 @@ from msgspec import Struct
 from headrace import events, items
 from headrace.events import Event, Rejection, at
 from headrace.items import ignored
-from headrace.log.protocol import RECORD_BYTES_MAX, Outgoing, Record
+from headrace.log.protocol import Outgoing, Record
 from headrace.pseudonyms import Pseudonyms, Secret
 from headrace.topics import EVENTS, ITEMS, TRAITS
 from producers.gateway.made import Made, MadeEvent, MadeItem, MadeTraits, Refused, Unused

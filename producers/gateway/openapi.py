@@ -17,8 +17,8 @@ from producers.gateway.routes import GA4_DEBUG, ROUTES, Route
 
 POLICY: Final = (
     "The number in a path is the version of the API. Within a version, fields and routes are added, and nothing that"
-    " worked stops working. What is to go is announced in the changelog, answers with the headers Deprecation (RFC 9745)"
-    " and Sunset (RFC 8594), and works for at least 12 months from then on, beside the next version."
+    " worked stops working. What is to go is announced in the changelog, answers with the headers Deprecation (RFC"
+    " 9745) and Sunset (RFC 8594), and works for at least 12 months from then on, beside the next version."
 )
 _REFS: Final = "#/components/schemas/{name}"
 _ALWAYS: Final[tuple[Code, ...]] = (
@@ -36,8 +36,8 @@ def document() -> dict[str, Any]:
     stated = schemas["Event"]
     stated["required"] = ["type", "subject"]
     stated["description"] = (
-        "An event. `subject` is the shop's own id of the shopper, which becomes a pseudonym. Without an id, a repetition"
-        " is not recognised; without a time, it is that of arrival."
+        "An event. `subject` is the shop's own id of the shopper, which becomes a pseudonym. Without an id, a"
+        " repetition is not recognised; without a time, it is that of arrival."
     )
     stated["properties"]["subject"] = {"type": "string", "minLength": 1, "maxLength": 128}
     kinds = dict(zip(("answer", "explanation", "problem"), answers, strict=True))

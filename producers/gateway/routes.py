@@ -28,7 +28,9 @@ class Route(NamedTuple):
 
 
 ROUTES: Final = (
-    Route("POST", "/v1/events", "ingest", native.take_events, "Events in the native form: one, an array, or `{events}`."),
+    Route(
+        "POST", "/v1/events", "ingest", native.take_events, "Events in Headrace's form: one, an array, or `{events}`."
+    ),
     Route("PUT", "/v1/items/{id}", "operate", merchant.one, "What the shop states of an item; replaces what was."),
     Route("DELETE", "/v1/items/{id}", "operate", native.retire_item, "An item that is no longer sold."),
     Route("PUT", "/v1/items", "operate", merchant.many, "Many items: an array, `{items}`, or JSON lines."),

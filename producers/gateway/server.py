@@ -1,7 +1,7 @@
 """The server of the gateway: connections in bounded numbers, each request within a deadline, and a clean end.
 
-uvicorn speaks HTTP (`H11Protocol`); how connections are accepted, limited and ended is here, because uvicorn's own server
-neither ends slow connections nor bounds the time of a TLS handshake.
+uvicorn speaks HTTP (`H11Protocol`); how connections are accepted, limited and ended is here, because uvicorn's own
+server neither ends slow connections nor bounds the time of a TLS handshake.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from headrace.config import GatewaySettings
@@ -87,7 +87,8 @@ class _Connection(H11Protocol):
     @property
     def busy(self) -> bool:
         """Whether a whole head has come that is not answered yet."""
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever uvicorn's types say
+        return cycle is not None and not cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
