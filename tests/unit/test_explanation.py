@@ -48,7 +48,7 @@ def test_an_accepted_event_says_as_what_it_is_used() -> None:
 
 @pytest.mark.parametrize("kind", get_args(EventType))
 def test_every_family_says_what_it_learns(kind: str) -> None:
-    data = {"items": [{"item_id": "a"}], "search_term": "shoes", "rating": 5, "transaction_id": "t"}
+    data = {"items": [{"item_id": "a"}], "search_term": "shoes", "rating": 5, "transaction_id": "t", "former_shopper": "p"}
     found = fate(document(type=kind, data=data))
     assert {one.family: one.what for one in found.lessons} == {
         family.name: family.surface.teaches.get(kind, "") for family in FAMILIES
