@@ -1,1 +1,1 @@
-"""The gateway: an HTTP server that takes events, items and traits in the formats of trackers, and appends them to the log."""
+"""The gateway: an HTTP server that takes events, items and traits in trackers' formats, and appends them to the log."""
