@@ -1,5 +1,6 @@
 """What adapters of the gateway make of bodies, for their tests: events as consumers would decode them."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ RECEIVED_MS: Final = 1_772_359_210_000
 
 def request(body: Any, query: Mapping[str, str] | None = None, *, received_ms: int = RECEIVED_MS) -> Request:
     """Return a request of the shop `acme`."""
-    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return Request(content, query or {}, received_ms, "acme")
 
 

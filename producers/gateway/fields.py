@@ -143,7 +143,7 @@ def number_of(value: Any) -> float | None:
         return None
     try:
         return as_number(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
 
 

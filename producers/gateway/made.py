@@ -30,7 +30,7 @@ class MadeTraits(NamedTuple):
 
     shopper: str
     traits: dict[str, Any]
-    consent: list[str] | None
+    consent: list[str] | None = None
 
 
 class Unused(NamedTuple):

@@ -121,8 +121,9 @@ def _call(request: Request, call: dict[str, Any], otherwise_id: str) -> list[Mad
         return [Refused("schema", f"wanted type as one of Segment's calls, found {kind[:100]!r}")]
     user, guest = id_of(call.get("userId")), id_of(call.get("anonymousId"))
     if kind == "alias":
-        guest = id_of(call.get("previousId"))
-        if not user or not guest:
+        previous = id_of(call.get("previousId"))
+        guest = guest or previous
+        if not user or not previous:
             return [Refused("key_missing", "wanted userId and previousId, found only one or none")]
     if not user and not guest:
         return [Refused("key_missing", "wanted userId or anonymousId, found neither")]

@@ -109,7 +109,7 @@ def test_a_price_may_be_written_as_feeds_and_apis_do(fields: dict[str, Any], pri
         ("next week", 20),
         ({"startTime": "2026-02-01T00:00:00Z", "endTime": "2026-04-01T00:00:00Z"}, 15),
         ({"startTime": "2026-02-01T00:00:00Z"}, 15),
-        ({"endTime": "2026-03-01T10:00:00Z"}, 20),
+        ({"endTime": "2026-03-01T10:00:10Z"}, 20),
         (5, 15),
         ("", 15),
     ],
@@ -125,6 +125,7 @@ def test_a_sale_price_counts_while_the_sale_lasts(period: Any, price: float) -> 
     [
         (b"", "empty"), (b"{", "not_json"), (b"[1,\n2", "not_json"), (5, "schema"), ({"items": 5}, "schema"),
         ([{}] * 1001, "too_many"), (b"{}\n" * 1001, "too_many"),
+        (b'{"a":\n' * 100_000, "too_deep"),
     ],
 )  # fmt: skip
 def test_a_body_without_entries_is_refused_whole(body: Any, reason: str) -> None:

@@ -113,9 +113,9 @@ def test_an_identified_guest_logs_in_and_has_traits() -> None:
     event = decoded(login)
     assert isinstance(event, Event)
     assert (event.type, event.shopper, event.data.session_id) == ("login", "ann", "g1")
-    assert kept == MadeTraits("ann", {"orders": 3, "plan": "gold"}, None)
+    assert kept == MadeTraits("ann", {"orders": 3, "plan": "gold"})
     guest = {"anonymousId": "g1", "traits": {"plan": "gold"}}
-    assert the_one("identify", guest) == MadeTraits("g1", {"plan": "gold"}, None)
+    assert the_one("identify", guest) == MadeTraits("g1", {"plan": "gold"})
     assert the_one("identify", {"userId": "ann", "traits": []}) == Unused("identify without traits that are kept")
 
 
@@ -125,6 +125,7 @@ def test_an_identified_guest_logs_in_and_has_traits() -> None:
     [
         {"type": "identify", "anonymousId": "g1", "userId": "ann"},
         {"type": "alias", "previousId": "g1", "userId": "ann"},
+        {"type": "alias", "previousId": "guest-1", "anonymousId": "g1", "userId": "ann"},
     ],
 )
 def test_a_login_joins_the_guest_of_the_session(login: dict[str, Any], context: dict[str, Any]) -> None:

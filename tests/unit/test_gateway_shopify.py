@@ -137,11 +137,14 @@ def test_an_order_told_of_by_pixel_and_webhooks_is_one_purchase() -> None:
     login, bought = made(pixel, seen("checkout_completed", {"checkout": CHECKOUT}))
     by_pixel, by_hook = event_of(bought), event_of(hooked("orders/create", ORDER))
     assert (event_of(login).type, event_of(login).shopper, event_of(login).data.session_id) == ("login", "77", "c1")
+    assert event_of(login).id != by_pixel.id
     for event in (by_pixel, by_hook):
         assert (event.type, event.shopper, event.data.transaction_id) == ("purchase", "77", "5551")
         assert (event.data.value, event.data.currency, event.data.coupon) == (104.9, "EUR", "MAY")
         assert [(item.item_id, item.price, item.quantity) for item in event.data.items] == [("8950", 49.5, 2)]
     assert (by_hook.id, by_hook.source, by_hook.own_ms) == ("w1", "acme/shopify", RECEIVED_MS - 8_000)
+    (unnamed,) = made(pixel, seen("checkout_completed", {"checkout": CHECKOUT}, clientId=None))
+    assert (event_of(unnamed).type, event_of(unnamed).shopper) == ("purchase", "77")
     orders = Orders(orders_max=9)
     purchases = [by_pixel, by_hook, event_of(hooked("orders/paid", ORDER, "w2"))]
     assert [orders.buy(event) for event in purchases] == [True, False, False]
