@@ -1,1 +1,1 @@
-"""The gateway: takes events, items and traits over HTTP, in the formats of trackers, and writes them to the log."""
+"""The gateway: an HTTP server that takes events, items and traits in trackers' formats, and appends them to the log."""

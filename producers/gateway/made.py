@@ -23,10 +23,14 @@ class MadeItem(NamedTuple):
 
 
 class MadeTraits(NamedTuple):
-    """What the shop states of a shopper, whose id is the shop's own: short texts, numbers and truth values by name."""
+    """What the shop states of a shopper, whose id is the shop's own: short texts, numbers and truth values by name.
+
+    `consent` lists the purposes to which the shopper consents, as `data.consent` of an event; None if it is not stated.
+    """
 
     shopper: str
     traits: dict[str, Any]
+    consent: list[str] | None = None
 
 
 class Unused(NamedTuple):
