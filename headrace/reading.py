@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from headrace import events, items
+from headrace import events, items, traits
 from headrace.announcement import Announcement, Kind, announced
 from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
@@ -27,7 +27,8 @@ from headrace.records import Records
 from headrace.shard.journal import Entry, judging_family
 from headrace.shard.merge import stamped
 from headrace.surface import FamilyScores, Surface, Watched
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, SCORES
+from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, SCORES, TRAITS
+from headrace.traits import StatedTraits
 
 FAMILIES: Final = "learners.families:families"
 """The function that returns the families, ours and the named ones of the user."""
@@ -136,6 +137,15 @@ class ReadOnlyLog:
             return self._readable(ITEMS, None if isinstance(found, Rejection) else found)
 
         return Records(self._log, ITEMS, ItemRecord, decode)
+
+    def traits(self, *, shoppers: Names = None) -> Records[StatedTraits]:
+        """Return what the shop stated of its shoppers; of a trait that is stated again, the newest value holds."""
+        is_wanted_key = _keys(shoppers)
+
+        def decode(record: Record) -> list[StatedTraits]:
+            return self._readable(TRAITS, traits.decode(record)) if is_wanted_key(record.key) else []
+
+        return Records(self._log, TRAITS, StatedTraits, decode)
 
     def models(self, *, kinds: Names = None) -> Records[Announcement]:
         """Return the announcements of models: candidates, verdicts, rollbacks, requests.

@@ -20,6 +20,7 @@ from headrace import events, items
 from headrace.config import (
     DEFAULT_SHARDS,
     ArchiveSettings,
+    GatewaySettings,
     ProducerSettings,
     ServeSettings,
     Settings,
@@ -192,7 +193,13 @@ def processes() -> dict[str, ProcessMetrics]:
         for name, placement in default_placements().items()
     }
     serve = ServingMetrics([kind.surface for kind in FAMILIES])
-    return {"producer": ProducerMetrics(), **shards, "serve": serve, "archive": ArchiveMetrics()}
+    return {
+        "producer": ProducerMetrics(),
+        **shards,
+        "serve": serve,
+        "gateway": GatewayMetrics(),
+        "archive": ArchiveMetrics(),
+    }
 
 
 def metrics() -> str:
@@ -234,7 +241,7 @@ _SETTINGS: Final = ("in the file", "variable", "default", "what")
 def settings() -> str:
     """Return docs/settings.md."""
     parts: dict[str, type[BaseModel]] = {
-        "serve": ServeSettings, "producer": ProducerSettings, "archive": ArchiveSettings, "trim": TrimSettings,
+        "serve": ServeSettings, "gateway": GatewaySettings, "producer": ProducerSettings, "archive": ArchiveSettings, "trim": TrimSettings,
     }  # fmt: skip
     common = {name: field for name, field in Settings.model_fields.items() if name not in (*parts, "shards")}
     lines = [

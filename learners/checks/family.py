@@ -247,7 +247,9 @@ def check_learns_as_it_says(problem: Problem) -> None:
     problem.learn(fold, next(event for event in carted if event.type == "add_to_cart"))
     fold.shop.emit()
     state = fold.state()
-    before = digest(problem.restore(state).family.state())
+    unchanged = problem.restore(state)
+    unchanged.shop.emit()
+    before = digest(unchanged.family.state())
     known = last.data.items[0].item_id
     changing = set()
     for delay_ms in (0, DAY_MS):

@@ -33,6 +33,7 @@ def gateway(
     settings = read_settings(**options).common
     print_starting("gateway", settings)
     import asyncio
+    from contextlib import ExitStack, closing
 
     from headrace.clock import wall_ms
     from headrace.http import listen
@@ -64,12 +65,10 @@ def gateway(
         names = Pseudonyms(path)
 
     def opened() -> Log:
-        found = open_log(settings.log)
-        try:
+        with ExitStack() as stack:
+            found = stack.enter_context(closing(open_log(settings.log)))
             found.create()
-        except BaseException:
-            found.close()
-            raise
+            stack.pop_all()
         return found
 
     metrics = GatewayMetrics()

@@ -22,11 +22,11 @@ from headrace.config import GatewaySettings
 from headrace.http import json
 from headrace.keys import Key
 from headrace.metrics import GatewayMetrics
-from producers.gateway import ga4, openapi, shopify
+from producers.gateway import ga4, openapi, segment, shopify
 from producers.gateway.answer import answer_of, counts_of, explanation_of
 from producers.gateway.body import read_body
 from producers.gateway.depot import Depot, DepotFull, RecordRefused
-from producers.gateway.doors import Doors
+from producers.gateway.doors import Doors, key_text
 from producers.gateway.intake import Intake, Taken
 from producers.gateway.made import BadBody
 from producers.gateway.made import Request as Arrived
@@ -37,6 +37,8 @@ STATIC: Final = Path(__file__).parent / "static"
 SNIPPET: Final = "/v1/headrace.js"
 retry_s: Final = 5
 """After how many seconds a client is told to try again, while records cannot be taken."""
+UNKNOWN, SHOPIFY = Key("unknown", "", "read", "", 0), Key("shopify", "shopify", "operate", "", 0)
+"""Stand for the keys of requests whose key is in the body, and of Shopify's webhooks, which are signed instead."""
 preflight_s: Final = 600
 """For how long browsers remember that a page may send."""
 
@@ -58,11 +60,15 @@ class Gateway:
     async def take(self, route: Route, request: Request) -> Response:
         """Answer a request to a route that takes a body. Raises Problem."""
         headers, query = request.headers, {**request.query_params, **request.path_params}
-        key = self._key(route, headers, query)
+        text = key_text(headers, query)
+        late = route.reply == "segment" and not text  # trackers in browsers write it into the body
+        key = UNKNOWN if late else self._key(route, text, headers)
         with self._doors.entered(key):
             body = await read_body(
                 request, bytes_max=self._settings.body_bytes_max, seconds_max=self._settings.body_s_max
             )  # fmt: skip
+            if late:
+                key = self._key(route, segment.write_key(body), headers)
             if route.role is None:
                 self._check_signature(body, headers)
                 query |= {
@@ -85,12 +91,12 @@ class Gateway:
                 return json(explanation_of(taken))
             return await self._stored(route, taken)
 
-    def _key(self, route: Route, headers: Mapping[str, str], query: Mapping[str, str]) -> Key:
+    def _key(self, route: Route, text: str, headers: Mapping[str, str]) -> Key:
         if route.role is not None:
-            return self._doors.key(headers, query, route.role)
+            return self._doors.key(text, route.role, headers.get("origin"))
         if not self._shopify_secret:
             raise Problem("bad-signature", "wanted the setting gateway.shopify_secret_file, found none")
-        return Key("shopify", "shopify", "operate", "", 0)
+        return SHOPIFY
 
     def _check_signature(self, body: bytes, headers: Mapping[str, str]) -> None:
         if not shopify.signature_valid(self._shopify_secret, body, headers.get("x-shopify-hmac-sha256", "")):

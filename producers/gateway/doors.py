@@ -56,16 +56,15 @@ class Doors:
         """Most requests in progress."""
         return self._requests_max
 
-    def key(self, headers: Mapping[str, str], query: Mapping[str, str], role: Role) -> Key:
-        """Return the key of a request.
+    def key(self, text: str, role: Role, origin: str | None) -> Key:
+        """Return the key of this text.
 
-        It is a bearer token, the user of basic authentication (as Segment's libraries send it), or the parameter `key`
-        or `api_secret` (for beacons, which cannot set headers, and as Google Analytics' clients send it).
+        Args:
+            origin: the page whose script asks, as its browser says; None if none does.
 
         Raises:
-            Problem: it has none that works, or one that does not allow this, or not on this page.
+            Problem: there is none that works, or it does not allow this, or not on this page.
         """
-        text = _bearer(headers.get("authorization", "")) or query.get("key") or query.get("api_secret") or ""
         if not text:
             wanted = "wanted Authorization: Bearer KEY, a user of basic authentication, or the parameter key"
             raise Problem("bad-key", f"{wanted}, found none")
@@ -74,7 +73,6 @@ class Doors:
             raise Problem("bad-key", "wanted a key that works, found one that is unknown, revoked or over")
         if not key.may(role):
             raise Problem("forbidden", f"wanted a key of the role {role} or operate, found one of {key.role}")
-        origin = headers.get("origin")
         if key.origins and origin is not None and origin not in key.origins:
             raise Problem("forbidden", f"wanted a page of {', '.join(key.origins)}, found {origin[:100]}")
         return key
@@ -122,6 +120,15 @@ class Doors:
             self._uses.move_to_end(key.id)
             use.events, use.at_s = min(self._burst, use.events + (now_s - use.at_s) * self._rate), now_s
         return use
+
+
+def key_text(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """Return the text of a request's key; empty if it has none.
+
+    It is a bearer token, the user of basic authentication (as Segment's libraries send it), or the parameter `key` or
+    `api_secret` (for beacons, which cannot set headers, and as Google Analytics' clients send it).
+    """
+    return _bearer(headers.get("authorization", "")) or query.get("key") or query.get("api_secret") or ""
 
 
 def _bearer(header: str) -> str:

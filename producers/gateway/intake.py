@@ -17,6 +17,8 @@ from headrace.items import ignored
 from headrace.log.protocol import Outgoing, Record
 from headrace.pseudonyms import Pseudonyms, Secret
 from headrace.topics import EVENTS, ITEMS, TRAITS
+from headrace.traits import Traits, traits_max
+from headrace.traits import encode as encode_traits
 from producers.gateway.made import Made, MadeEvent, MadeItem, MadeTraits, Refused, Unused
 from producers.values import as_text
 
@@ -24,8 +26,6 @@ ids_max: Final = 65_536
 """Most newest ids of events that are remembered, so that a repetition is told; consumers drop later ones."""
 linked_max: Final = 200_000
 """Most shoppers of whom it is remembered that their pseudonyms are linked; others are linked once more."""
-traits_max: Final = 32
-"""Most traits of a shopper in one request."""
 trait_characters_max: Final = 200
 
 
@@ -159,7 +159,9 @@ class _Body:
                 return self._event(index, document)
             case MadeItem(item, document):
                 return self._item(index, item, document)
-            case MadeTraits(shopper, traits):
+            case MadeTraits(shopper, traits, consent):
+                if consent is not None and not consent:
+                    return self._unused(index, "wanted traits of a shopper who consents to anything, found no consent")
                 return self._shopper_traits(index, shopper, traits)
             case Unused(detail):
                 return self._unused(index, detail)
@@ -238,8 +240,8 @@ class _Body:
         if not kept:
             return self._unused(index, f"wanted one of the traits {', '.join(sorted(self._intake.trait_names))}")
         key = self._secrets[-1].shopper(shopper) if self._secrets else shopper
-        value = msgspec.json.encode({"time": at(self._received_ms), "traits": dict(list(kept.items())[:traits_max])})
-        self._write(index, Outgoing(TRAITS, key.encode(errors="replace"), value), left)
+        stated = Traits(at(self._received_ms), dict(list(kept.items())[:traits_max]))
+        self._write(index, Outgoing(TRAITS, key.encode(errors="replace"), encode_traits(stated)), left)
         return "accepted"
 
     def _write(self, index: int, record: Outgoing, left: list[str]) -> None:

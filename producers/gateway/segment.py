@@ -40,7 +40,7 @@ from producers.gateway.fields import (
     words_of,
     written_by_shopper,
 )
-from producers.gateway.made import Adapter, Made, MadeTraits, Refused, Request, Unused
+from producers.gateway.made import Adapter, BadBody, Made, MadeTraits, Refused, Request, Unused
 
 FEED: Final = "segment"
 PURPOSES: Final = {
@@ -103,6 +103,16 @@ def _calls(request: Request, calls: list[Any], batch: dict[str, Any]) -> list[li
         return _call(request, {**call, "context": context, "sentAt": sent}, f"{digest}-{index}")
 
     return made_of(calls, make)
+
+
+def write_key(body: bytes) -> str:
+    """Return the key that a tracker in a browser writes into a body; empty if there is none."""
+    try:
+        found = json_of(body)
+    except BadBody:
+        return ""
+    key = found.get("writeKey") if isinstance(found, dict) else None
+    return key if isinstance(key, str) else ""
 
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
