@@ -14,6 +14,8 @@ from headrace.events import Rejection, decode
 from headrace.log.protocol import Record
 
 KEY = "key-1"
+DEFAULTS = {"specversion": "1.0", "source": "shop", "time": "2026-03-01T10:00:00Z"}
+"""What a client may leave out."""
 
 
 class Asked(NamedTuple):
@@ -63,7 +65,7 @@ class SmallGateway(ThreadingHTTPServer):
         """Take events, as the topic `events` would; return what became of them."""
         refused, repeated, known = [], 0, set(self.ids())
         for index, document in enumerate(documents):
-            value = msgspec.json.encode({"specversion": "1.0", "source": "shop", **document})
+            value = msgspec.json.encode({**DEFAULTS, **document})
             found = decode(Record(0, 0, 2**42, document["subject"].encode(), value))
             if isinstance(found, Rejection):
                 refused.append({"index": index, "id": document["id"], "reason": found.reason, "detail": found.detail})
@@ -124,8 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "detail": "by a test",
             }
             if status == 200 and parts.path == "/v1/events":
-                answer = gateway.take_events(body)
-                if len(answer["refused"]) == len(body):
+                documents = body if isinstance(body, list) else [body]
+                answer = gateway.take_events(documents)
+                if len(answer["refused"]) == len(documents):
                     status, answer = 400, {"title": "refused", "status": 400, **answer}
             elif status == 200:
                 gateway.others.append((target, body))

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from headrace.client.connection import Gateway
 from headrace.client.entries import IN_BATCHES, RefusedEntry, batch, document_of, refused_of
 from headrace.errors import BrokenWorld
-from headrace.spool import Segment, Spool, SpoolFull
+from headrace.spool import Segment, Spool, SpoolFull, segment_bytes_max
 
 retry_after_s_max: Final = 600.0
 """Longest pause that a gateway can ask for."""
@@ -68,7 +68,11 @@ class Memory:
 
     def first(self) -> Segment | None:
         if self._taken is None and self._waiting:
-            self._taken, self._waiting = Segment(0, self._waiting), []
+            count = size = 0
+            while count < len(self._waiting) and size < segment_bytes_max:
+                size += len(self._waiting[count])
+                count += 1
+            self._taken, self._waiting = Segment(0, self._waiting[:count]), self._waiting[count:]
         return self._taken
 
     def remove(self, segment: Segment) -> None:

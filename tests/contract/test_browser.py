@@ -1,6 +1,7 @@
 """The browser's snippet in a real browser: what it sends when a page is left, what it keeps, and what it stores."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import DOCS
 from tests.small_gateway import KEY, SmallGateway
 
 SNIPPET = Path(__file__).parents[2] / "producers/gateway/static/headrace.js"
@@ -170,3 +172,14 @@ def test_a_browser_that_refuses_storage_is_one_shopper_for_as_long_as_the_page(
     first, second = gateway.events
     assert first["id"] != second["id"]
     assert (first["subject"], first["data"]["session_id"]) == (second["subject"], second["data"]["session_id"])
+
+
+def test_the_documented_page_sends(shop: SmallGateway, gateway: SmallGateway, visit: Callable[[str], None]) -> None:
+    text = (DOCS / "clients.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```html\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    gateway.pages["/headrace.js"] = shop.pages.pop("/headrace.js")
+    shop.pages["/first"] = example.replace("https://events.shop.example", gateway.url).replace("KEY", KEY).encode()
+    visit("/first")
+    wait(gateway, lambda: len(gateway.events) == 1)
+    (event,) = gateway.events
+    assert event["data"].items() >= {"items": [{"item_id": "sku-1", "price": 12.5}], "consent": PURPOSES}.items()

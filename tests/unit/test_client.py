@@ -1,6 +1,9 @@
 """The client: what it sends and in which order, what it repeats, what survives a gateway that is away, and a crash."""
 
+import json
 import logging
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +19,7 @@ import pytest
 
 from headrace.client import Client, Counts, RefusedEntry, SpoolFull, Undelivered
 from headrace.errors import Misconfigured
+from tests.pages import DOCS, commands_of
 from tests.small_gateway import KEY, SmallGateway
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +131,14 @@ def test_what_is_no_json_is_refused_at_once(gateway: SmallGateway, data: dict[st
 def test_a_wrong_url_or_key_is_reported_at_once(url: str, key: str) -> None:
     with pytest.raises(Misconfigured):
         Client(url, key)
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_more_than_a_segment_is_sent_in_order(gateway: SmallGateway, tmp_path: Path, spooled: bool) -> None:
+    with client(gateway.url, interval_s=60, batch_events=60, spool=tmp_path if spooled else None) as sender:
+        sent = [sender.send("view_item", "ann", items=[str(n)], padding="x" * 900_000) for n in range(6)]
+        assert sender.flush() == Counts(accepted=6)
+    assert gateway.ids() == sent
 
 
 # What is sent again
@@ -384,3 +396,41 @@ def test_closing_with_a_spool_does_not_wait_for_a_gateway_that_is_away(away: str
     view(sender, 0)
     sender.close(timeout_s=60)
     assert sender.counts.waiting_bytes > 0
+
+
+# The examples of docs/clients.md
+
+PAGE = (DOCS / "clients.md").read_text(encoding="utf-8")
+
+
+def with_gateway(text: str, gateway: SmallGateway) -> str:
+    """Return an example that sends to this gateway."""
+    assert "https://events.shop.example" in text
+    assert "KEY" in text
+    return text.replace("https://events.shop.example", gateway.url).replace("KEY", KEY)
+
+
+def test_the_documented_program_sends(gateway: SmallGateway, tmp_path: Path) -> None:
+    """It runs with a copy of the modules that the page names, and with no other package."""
+    shutil.copytree(ROOT / "headrace/client", tmp_path / "headrace/client")
+    for module in ("spool.py", "errors.py"):
+        shutil.copy(ROOT / "headrace" / module, tmp_path / "headrace")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    command = [sys.executable, "-S", "-c", with_gateway(example, gateway)]
+    done = subprocess.run(command, cwd=tmp_path, env={}, timeout=20, check=True, text=True, capture_output=True)
+    assert done.stdout.startswith("Counts(accepted=4, repeated=0, unused=0, spooled=0, refused=0, waiting_bytes=0)")
+    assert [event["type"] for event in gateway.events] == ["view_item", "purchase"]
+    assert [target for target, _ in gateway.others] == ["PUT /v1/items", "PUT /v1/shoppers/shopper-1/traits"]
+
+
+def test_the_documented_commands_send(gateway: SmallGateway) -> None:
+    answers = [
+        subprocess.run(
+            with_gateway(command, gateway), shell=True, timeout=20, check=True, text=True, capture_output=True
+        )
+        for command in commands_of(DOCS / "clients.md")
+    ]
+    stated = re.findall(r"`(\{\"accepted\".*?\})`", PAGE)
+    assert [json.loads(answers[0].stdout)] == [json.loads(answer) for answer in stated]
+    assert gateway.ids() == ["view-1"]
+    assert [target for target, _ in gateway.others] == ["PUT /v1/items/sku-1", "DELETE /v1/items/sku-1"]
