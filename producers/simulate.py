@@ -29,6 +29,7 @@ from headrace.log.protocol import Log
 from headrace.topics import EVENTS, ITEMS, TRUTH
 from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish, retry_s_default
 from producers.scenario import Drift, SimulationSettings, validated
+from producers.sender import send
 from producers.sequence import InputDigest, NumberedRecord
 from producers.shop import Shopper, SimulatedShop, Structure, categories
 from producers.visit import (
@@ -281,5 +282,33 @@ def simulate(
         gate=gate,
         retry_s=retry_s,
         share=lambda: simulation.share(),
+        progress=progress,
+    )
+
+
+def simulate_to_gateway(
+    url: str,
+    key: str,
+    settings: SimulationSettings,
+    *,
+    speed: float | None = None,
+    retry_s: float = retry_s_default,
+    progress: ProgressCallback = ignore_progress,
+) -> PublishResult:
+    """Send a simulated shop's events and items to a gateway, which has no way for the ground truth.
+
+    Raises:
+        Misconfigured: a setting, the speed, the URL or the key is invalid.
+        Undelivered: as for `producers.sender.send`.
+    """
+    simulation = Simulation(settings)
+    return send(
+        url,
+        key,
+        simulation.records(),
+        origin=simulation.origin,
+        speed=speed,
+        retry_s=retry_s,
+        share=simulation.share,
         progress=progress,
     )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,12 +47,29 @@ def _publish(settings: Settings, pace: str, body: Callable[[Log, Any, Any], Any]
         gate = VerdictGate(log) if pace == "rounds" else None
         with ProgressReport(metrics, to_stderr=as_json) as bar:
             done = body(log, gate, bar)
-        if as_json:
-            counts = {"published": done.published, "already_published": done.already_published}
-            say_json({"origin": done.origin, **counts, **_unused(done)})
-            return
-        say(f"producer: {done.published:,} {done.topic} published, {done.already_published:,} were in the log already")
-        _print_unused(done)
+        _print_published(done, as_json=as_json)
+
+
+def _send(settings: Settings, url: str, body: Callable[[Any], Any]) -> None:
+    """Run a producer that sends to a gateway, with its metrics and progress; print what was sent."""
+    from operators.progress import ProgressReport
+
+    metrics = ProducerMetrics()
+    log_to_stderr()
+    with MetricsServer(metrics, host=settings.host, port=settings.producer.metrics_port) as server:
+        say(f"producer: metrics on http://{server.host}:{server.port}/metrics, gateway {url}")
+        with ProgressReport(metrics) as bar:
+            done = body(bar)
+        _print_published(done)
+
+
+def _print_published(done: Any, *, as_json: bool = False) -> None:
+    if as_json:
+        counts = {"published": done.published, "already_published": done.already_published}
+        say_json({"origin": done.origin, **counts, **_unused(done)})
+        return
+    say(f"producer: {done.published:,} {done.topic} published, {done.already_published:,} were in the log already")
+    _print_unused(done)
 
 
 def _unused(done: Any) -> dict[str, Any]:
@@ -195,6 +213,10 @@ def simulate(
     outages: Annotated[
         float | None, typer.Option(help="Share of the items that go out of stock once, for a tenth of the time")
     ] = None,
+    gateway: Annotated[
+        str | None, typer.Option(help="URL of a gateway to send to instead of the log; it takes no truth")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The gateway's key")] = None,
     speed: Speed = "max",
     pace: PaceOption = "free",
     log: LogUrl = None,
@@ -203,7 +225,12 @@ def simulate(
 ) -> None:
     """Publish events and items of a seeded simulated shop with scheduled drift, and the truth to the topic truth."""
     settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port}).common
-    print_starting("producer", settings)
+    if (gateway is None) != (key is None):
+        raise Misconfigured("wanted both --gateway and --key, or neither")
+    if gateway is None:
+        print_starting("producer", settings)
+    elif log is not None or pace != "free":
+        raise Misconfigured("--gateway: wanted neither --log nor --pace, as no log is opened")
     from producers import simulate as producer
     from producers.scenario import SimulationSettings
 
@@ -211,11 +238,16 @@ def simulate(
     shop = msgspec.structs.replace(
         SimulationSettings(), **{name: value for name, value in given.items() if value is not None}
     )
+    retry_s = settings.producer.retry_s
+    if gateway is not None and key is not None:
+        sending = partial(producer.simulate_to_gateway, gateway, key, shop, speed=_speed(speed), retry_s=retry_s)
+        _send(settings, gateway, lambda bar: sending(progress=bar))
+        return
     _publish(
         settings,
         pace,
         lambda log_, gate, bar: producer.simulate(
-            log_, shop, speed=_speed(speed), gate=gate, retry_s=settings.producer.retry_s, progress=bar
+            log_, shop, speed=_speed(speed), gate=gate, retry_s=retry_s, progress=bar
         ),
     )
 
