@@ -33,6 +33,7 @@ from headrace.http import bounds_text
 from headrace.metrics import (
     LABELS,
     ArchiveMetrics,
+    GatewayMetrics,
     MetricDescription,
     ProcessMetrics,
     ProducerMetrics,
@@ -193,13 +194,8 @@ def processes() -> dict[str, ProcessMetrics]:
         for name, placement in default_placements().items()
     }
     serve = ServingMetrics([kind.surface for kind in FAMILIES])
-    return {
-        "producer": ProducerMetrics(),
-        **shards,
-        "serve": serve,
-        "gateway": GatewayMetrics(),
-        "archive": ArchiveMetrics(),
-    }
+    others = {"serve": serve, "gateway": GatewayMetrics(), "archive": ArchiveMetrics()}
+    return {"producer": ProducerMetrics(), **shards, **others}
 
 
 def metrics() -> str:
@@ -241,7 +237,8 @@ _SETTINGS: Final = ("in the file", "variable", "default", "what")
 def settings() -> str:
     """Return docs/settings.md."""
     parts: dict[str, type[BaseModel]] = {
-        "serve": ServeSettings, "gateway": GatewaySettings, "producer": ProducerSettings, "archive": ArchiveSettings, "trim": TrimSettings,
+        "serve": ServeSettings, "gateway": GatewaySettings, "producer": ProducerSettings, "archive": ArchiveSettings,
+        "trim": TrimSettings,
     }  # fmt: skip
     common = {name: field for name, field in Settings.model_fields.items() if name not in (*parts, "shards")}
     lines = [

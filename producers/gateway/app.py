@@ -34,7 +34,7 @@ from producers.gateway.problem import Problem
 from producers.gateway.routes import ROUTES, Route
 
 STATIC: Final = Path(__file__).parent / "static"
-SNIPPET: Final = "/v1/headrace.js"
+SNIPPET: Final = "/headrace.js"
 retry_s: Final = 5
 """After how many seconds a client is told to try again, while records cannot be taken."""
 UNKNOWN, SHOPIFY = Key("unknown", "", "read", "", 0), Key("shopify", "shopify", "operate", "", 0)
