@@ -27,7 +27,7 @@ from operators.facts import Facts, Sample
 from operators.report import table, write_report
 from operators.supervisor import Spec, Stage, Supervisor
 from operators.terminal import Terminal, progress_bar
-from operators.up import shop
+from operators.up import gateway, shop
 
 simulated_events: Final = 60_000
 settle_s_max: Final = 40.0
@@ -77,7 +77,7 @@ class Demo:
             supervisor = stack.enter_context(Supervisor(self.folder, lambda name, line: None, restart=False))
             self._terminal.print("starting these processes:")
             blobs = str(self.folder / "blobs")
-            specs = shop(self._deployment, url, blobs, free_ports=True, sets=self._demo_settings())
+            specs = shop(self._deployment, url, blobs, free_ports=not self._keep, sets=self._demo_settings())
             readers = [self._start(supervisor, spec) for spec in specs]
             supervisor.wait_until_up()
             command = headrace(*self._source(), "--log", url, "--metrics-port", "0")
@@ -188,9 +188,14 @@ class Demo:
 
     def _keep_running(self, supervisor: Supervisor, readers: list[Child], url: str, shopper: str) -> None:
         serve = readers[-1]
+        spool = self.folder / "spool"
+        spec = gateway(self._deployment, url, spool, free_ports=False, sets=self._demo_settings())
+        self._start(supervisor, spec)
+        supervisor.wait_until_up()
         routes = [(kind.name, route.path) for kind in self._deployment.kinds for route in kind.surface.routes]
         for text in (
             *(f"{name}: {serve.address}{path.format(shopper=quote(shopper, safe=''))}" for name, path in routes),
+            *(line for line in supervisor.children[-1].text.splitlines() if line.startswith("gateway: takes ")),
             f"health: {serve.address}/health/ready",
             f"metrics: {' '.join(f'{child.address}/metrics' for child in readers)}",
             f"status: headrace status --log {url}",

@@ -34,7 +34,7 @@ Report = Callable[[str, str], None]
 class Stage(IntEnum):
     """When a process stops: all of a stage have stopped before those of the next one are asked to."""
 
-    PRODUCER, SHARD, SERVER, BROKER = range(4)
+    PRODUCER, GATEWAY, SHARD, SERVER, BROKER = range(5)
 
 
 class Spec(NamedTuple):

@@ -28,6 +28,7 @@ class Up:
         folder: of the processes' log files, and of what says which processes run.
         kafka: run a local broker in the folder, and use it as the log.
         free_ports: let the system choose all ports.
+        gateway: run the gateway, too.
         producer: a command of a producer, without `headrace`; empty for none.
         sets: settings that are passed on to each process (`--set`).
     """
@@ -40,16 +41,18 @@ class Up:
         folder: Path,
         kafka: bool,
         free_ports: bool,
+        gateway: bool,
         producer: Sequence[str],
         sets: Sequence[str],
     ) -> None:
         if producer and producer[0] not in PRODUCERS:
             raise Misconfigured(f"producer {producer[0]}: wanted {' or '.join(PRODUCERS)}, with its options")
-        if taken := sorted({UP, "kafka", "producer", "serve"} & set(deployment.placements)):
+        if taken := sorted({UP, "kafka", "producer", "gateway", "serve"} & set(deployment.placements)):
             raise Misconfigured(f"shard {taken[0]}: wanted a name that no other process of headrace up has")
         self._deployment, self._folder = deployment, folder
         self._kafka, self._free_ports, self._producer, self._sets = kafka, free_ports, producer, sets
-        names = ["kafka", "producer", *(shard.name for shard in deployment.shards)]
+        self._gateway = gateway
+        names = ["kafka", "producer", "gateway", *(shard.name for shard in deployment.shards)]
         self._report = ProcessLog(terminal, max(map(len, names)))
         self._stop, self._kill = threading.Event(), threading.Event()
         self._written: list[ProcessStatus] | None = None
@@ -99,6 +102,9 @@ class Up:
         with hold(held_log(url), self._folder), supervisor:
             for spec in shop(self._deployment, url, blobs, free_ports=self._free_ports, sets=self._sets):
                 supervisor.start(spec)
+            if self._gateway:
+                spool = self._folder / "spool"
+                supervisor.start(gateway(self._deployment, url, spool, free_ports=self._free_ports, sets=self._sets))
             if self._producer:
                 supervisor.start(self._producer_spec(url))
             if self._tend(supervisor, lambda: supervisor.all_up):
@@ -162,6 +168,23 @@ def shop(deployment: Deployment, url: str, blobs: str, *, free_ports: bool, sets
         found.append(Spec(name, headrace("learn", *families, *common, *port), Stage.SHARD, address))
     address, port = _place("--port", settings.host, settings.serve.port, free_ports)
     return [*found, Spec("serve", headrace("serve", *common, *port), Stage.SERVER, address)]
+
+
+def gateway(deployment: Deployment, url: str, spool: Path, *, free_ports: bool, sets: Sequence[str]) -> Spec:
+    """Return the gateway.
+
+    Args:
+        free_ports: let the system choose its ports; otherwise, they are those of the settings.
+        spool: its folder.
+        sets: settings for it, as `--set` takes them.
+    """
+    settings = deployment.settings
+    address, port = _place("--metrics-port", settings.host, settings.gateway.metrics_port, free_ports)
+    chosen = [*sets, f"gateway.spool={spool}", *(["gateway.port=0"] if free_ports else [])]
+    arguments = [argument for one in chosen for argument in ("--set", one)]
+    return Spec(
+        "gateway", headrace("gateway", "--log", url, "--host", settings.host, *port, *arguments), Stage.GATEWAY, address
+    )
 
 
 def _place(option: str, host: str, port: int, free_ports: bool) -> tuple[str, list[str]]:

@@ -13,9 +13,11 @@ from starlette.routing import Route as HttpRoute
 from headrace import watchdog
 from headrace.config import ServeSettings
 from headrace.http import counted_route, error_handler, failure, json, parse_query, problem, scrape
+from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
 from headrace.process import run_with_retries
+from headrace.pseudonyms import Pseudonyms
 from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
@@ -29,11 +31,19 @@ hung_s: Final = 60.0
 answer."""
 
 
-def make_app(followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings) -> Starlette:
-    """Return the application. Its handlers run in threads; `Answers` is thread-safe."""
+def make_app(
+    followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings, keys: KeyRing | None = None
+) -> Starlette:
+    """Return the application. Its handlers run in threads; `Answers` is thread-safe.
+
+    Args:
+        keys: those with which questions may be asked; None if anybody may.
+    """
 
     def answering(answers: Answers, route: Route) -> HttpRoute:
         def handle(request: Request) -> Response:
+            if keys and (refused := _refused(keys, request)):
+                return refused
             try:
                 query = parse_query(route.query, {**request.query_params, **request.path_params})
                 answer = answers.answer(route, query)
@@ -67,6 +77,17 @@ def make_app(followed: Sequence[Answers], metrics: ServingMetrics, settings: Ser
     return app
 
 
+def _refused(keys: KeyRing, request: Request) -> Response | None:
+    """Return the answer to a request without a key that allows it; None if it has one."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    key = keys.find(text.strip()) if scheme.lower() == "bearer" else None
+    if key is None:
+        response = problem(401, "wanted Authorization: Bearer KEY with a key that works, found none")
+        response.headers["www-authenticate"] = 'Bearer realm="headrace"'
+        return response
+    return None if key.may("read") else problem(403, f"wanted a key of the role read or operate, found {key.role}")
+
+
 def run(
     log: Log,
     blobs: Blobs,
@@ -77,15 +98,21 @@ def run(
     placements: Sequence[Placement],
     sections: Mapping[str, Any],
     listener: Any,
+    keys: KeyRing | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> None:
     """Serve until `stop` is set: follow each shard that has a family with routes, and answer requests.
+
+    Args:
+        keys: see `make_app`.
+        pseudonyms: see `Answers`.
 
     Raises:
         BrokenWorld, Misconfigured: following failed after all retries, and the server has stopped. Errors of our own
             also stop the server and are raised.
     """
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
-    followed = [Answers(log, blobs, placement, sections, metrics) for placement in asked]
+    followed = [Answers(log, blobs, placement, sections, metrics, pseudonyms=pseudonyms) for placement in asked]
     failures: list[Exception] = []
 
     def following(answers: Answers) -> Callable[[], None]:
@@ -111,7 +138,7 @@ def run(
 
     server = uvicorn.Server(
         uvicorn.Config(
-            make_app(followed, metrics, settings), log_config=None, log_level="warning", access_log=False,
+            make_app(followed, metrics, settings, keys), log_config=None, log_level="warning", access_log=False,
             lifespan="off", timeout_graceful_shutdown=answering_s_max,
         )
     )  # fmt: skip

@@ -215,4 +215,5 @@ def _print_key(id_: str, text: str, as_json: bool) -> None:
 
         say(msgspec.json.encode({"id": id_, "key": text}).decode())
     else:
-        say(f"{text}\nThis is shown once; its id is {id_}.")
+        say(f"key {id_}; its text is shown this once:", error=True)
+        say(text)

@@ -22,9 +22,13 @@ def serve(
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host, serve={"port": port}))
     settings = deployment.settings
     print_starting("serve", settings)
+    from pathlib import Path
+
     from headrace.http import listen
+    from headrace.keys import KeyRing
     from headrace.metrics import ServingMetrics
     from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
+    from headrace.pseudonyms import Pseudonyms
     from headrace.shard.blobs import Blobs
     from headrace.watch import refuse_settings
     from serving import app as process
@@ -41,4 +45,6 @@ def serve(
         process.run(
             log_, Blobs(settings.blobs), settings.serve, metrics, stop,
             placements=list(deployment.placements.values()), sections=deployment.sections, listener=listener,
+            keys=KeyRing(Path(settings.keys)) if settings.serve.require_key else None,
+            pseudonyms=Pseudonyms(Path(settings.pseudonyms)),
         )  # fmt: skip

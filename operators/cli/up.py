@@ -21,9 +21,10 @@ def up(
     folder: Annotated[Path, typer.Option(help="Folder of the processes' logs and of --kafka")] = Path("headrace-data"),
     kafka: Annotated[bool, typer.Option(help="Run a local Kafka broker, and use it as the log")] = False,
     free_ports: Annotated[bool, typer.Option(help="Let the system choose all ports, and print them")] = False,
+    gateway: Annotated[bool, typer.Option(help="Run the gateway, too")] = True,
     sets: Set = None,
 ) -> None:
-    """Run all processes of a shop on this machine until Ctrl-C: each shard, the server, and a producer if one is named.
+    """Run all processes of a shop on this machine until Ctrl-C: gateway, shards, server, and a producer if one is named.
 
     Options of this command stand before the producer's command.
     """
@@ -34,6 +35,6 @@ def up(
         raise Misconfigured(f"--kafka --log {log}: wanted one of them; --kafka uses a broker of its own")
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host))
     Up(
-        deployment, Terminal(), folder=folder, kafka=kafka, free_ports=free_ports, producer=producer or [],
+        deployment, Terminal(), folder=folder, kafka=kafka, free_ports=free_ports, gateway=gateway, producer=producer or [],
         sets=sets or [],
     ).run()  # fmt: skip
