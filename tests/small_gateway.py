@@ -32,7 +32,8 @@ class SmallGateway(ThreadingHTTPServer):
     """Takes events, items and traits for `KEY`; use it as a context.
 
     `asked` has every request. `events` and `others` have what was accepted, in order. `answers` are given, first to
-    last, in place of its own: a status and headers. Bodies over `body_bytes_max` get a 413.
+    last, in place of its own: a status and headers. Bodies over `body_bytes_max` get a 413, or no answer if
+    `hangs_up_on_large`. With `hangs_up_when_idle`, it closes a connection after each answer without a word.
     """
 
     daemon_threads = True
@@ -47,6 +48,7 @@ class SmallGateway(ThreadingHTTPServer):
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.pages: dict[str, bytes] = {}
         self.body_bytes_max = 1_000_000
+        self.hangs_up_on_large = self.hangs_up_when_idle = False
         self.changed = Condition()
 
     def __enter__(self) -> "SmallGateway":
@@ -108,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         body: Any = json.loads(content) if content else None
         target = f"{self.command} {parts.path}"
         gateway = self.server
+        self.close_connection = self.close_connection or gateway.hangs_up_when_idle
+        if gateway.hangs_up_on_large and len(content) > gateway.body_bytes_max:
+            self.close_connection = True
+            return
         with gateway.changed:
             gateway.asked.append(Asked(monotonic(), target, key, dict(self.headers), body))
             headers: dict[str, str] = {}

@@ -98,14 +98,9 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def sequence(value: Any) -> list[Any]:
-    """Return an array, or an empty one in place of any other value."""
-    return value if isinstance(value, list) else []
-
-
 def objects(value: Any) -> list[dict[str, Any]]:
     """Return the objects of an array; an empty one in place of each other element, so that it counts as unusable."""
-    return [mapping(one) for one in sequence(value)[:items_max]]
+    return [mapping(one) for one in value[:items_max]] if isinstance(value, list) else []
 
 
 def id_of(*values: Any) -> str:
