@@ -24,7 +24,7 @@ def up(
     gateway: Annotated[bool, typer.Option(help="Run the gateway, too")] = True,
     sets: Set = None,
 ) -> None:
-    """Run all processes of a shop on this machine until Ctrl-C: gateway, shards, server, and a producer if one is named.
+    """Run all processes of a shop on this machine until Ctrl-C: gateway, shards, server, and a producer if named.
 
     Options of this command stand before the producer's command.
     """
@@ -35,6 +35,6 @@ def up(
         raise Misconfigured(f"--kafka --log {log}: wanted one of them; --kafka uses a broker of its own")
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host))
     Up(
-        deployment, Terminal(), folder=folder, kafka=kafka, free_ports=free_ports, gateway=gateway, producer=producer or [],
-        sets=sets or [],
+        deployment, Terminal(), folder=folder, kafka=kafka, free_ports=free_ports, gateway=gateway,
+        producer=producer or [], sets=sets or [],
     ).run()  # fmt: skip

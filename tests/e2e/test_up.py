@@ -21,7 +21,7 @@ from operators.child import Child, Children, headrace
 from operators.running import PROCESSES, TARGETS, ProcessStatus, running_on
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-NAMES = {"online", "finetune", "serve"}
+NAMES = {"gateway", "online", "finetune", "serve"}
 
 
 def running(folder: Path) -> list[str]:
