@@ -1,9 +1,11 @@
 """Kafka that asks for rights (ACLs), on a real broker: those of the table suffice, and one less is told at once."""
 
+import asyncio
 import hashlib
 import json
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -49,6 +51,7 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Entry
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.shard.verify import verify
+from headrace.spool import Spool
 from headrace.topics import (
     COMMANDS,
     DEAD_LETTERS,
@@ -57,6 +60,7 @@ from headrace.topics import (
     ITEMS,
     MODELS,
     TOPICS,
+    TRAITS,
     Right,
     partitions_of,
     rights,
@@ -78,6 +82,7 @@ from operators.requests import promote, roll_back, withdraw
 from operators.status import collect
 from operators.status_text import show
 from operators.terminal import Terminal
+from producers.gateway.depot import Depot
 from producers.load import load
 from producers.redrive import Wanted, redrive
 from producers.republish import republish
@@ -329,7 +334,23 @@ def backed_up(log: Log, folder: Path) -> None:
     assert set(found.shards) == set(SHARDS)
 
 
+def taken_in(log: Log, folder: Path) -> None:
+    """Store a record of each topic as the gateway does; raise what keeps it from the log."""
+
+    async def store() -> str:
+        depot = Depot(lambda: log, Spool(Path(tempfile.mkdtemp(dir=folder)), bytes_max=10_000), patience_s=quick_s)
+        running = asyncio.create_task(depot.run())
+        await depot.store([Outgoing(topic, b"key", b"{}") for topic in (EVENTS, ITEMS, TRAITS)])
+        depot.stop()
+        await running
+        return depot.fault
+
+    if fault := asyncio.run(store()):
+        raise Misconfigured(fault)
+
+
 ROADS: dict[str, Callable[[Log, Path], None]] = {
+    "gateway": taken_in,
     "simulate": simulated,
     "load": loaded,
     **{name: partial(learned, name=name) for name in SHARDS},

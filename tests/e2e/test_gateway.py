@@ -1,4 +1,4 @@
-"""The gateway as a shop uses it, on each kind of log: trackers send, it is killed, and answers know the shop's own ids."""
+"""The gateway as a shop uses it, on each kind of log: trackers send, it is killed, answers know the shop's own ids."""
 
 import base64
 import hashlib
@@ -136,7 +136,8 @@ def test_from_the_tracker_to_the_answer(log_url: str, tmp_path: Path, folder_chi
     ann = read_secrets(shop.pseudonyms)[0].shopper("ann")
     sent = {(one.type, one.source): one for one in shop.events()}
     assert sent.keys() == {
-        ("view_item", "acme"), ("add_to_cart", "acme/ga4"), ("view_item", "acme/segment"), ("purchase", "shopify/shopify")
+        ("view_item", "acme"), ("add_to_cart", "acme/ga4"), ("view_item", "acme/segment"),
+        ("purchase", "shopify/shopify"),
     }  # fmt: skip
     assert {one.shopper for (_, source), one in sent.items() if source != "shopify/shopify"} == {ann}
     assert [(one.id, one.prices) for one in shop.items()] == [("sku-1", {"EUR": 49.5})]

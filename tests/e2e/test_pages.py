@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from headrace.log.protocol import Partition
+from headrace.pseudonyms import add_secret
 from headrace.shard.kept import HOUR_MS
 from headrace.topics import DAY_MS, EVENTS
 from learners.deep.model import DeepModel, DeepSettings
@@ -83,7 +84,24 @@ def shop_to_replay(folder: Path) -> None:
     learned_shop(folder, 4, HOUR_MS).log.close()
 
 
+def shop_with_a_gateway(folder: Path) -> None:
+    """Make the secret of pseudonyms, as a gateway does at its first start."""
+    add_secret(folder / "headrace-data/pseudonyms.json", 0)
+
+
 PAGES: Final = {
+    "gateway.md": Page(
+        shop_with_a_gateway,
+        [
+            (0, "hr_"),
+            (0, "hr_"),
+            (0, "for https://acme.example"),
+            (0, "version 1, made 1970-01-01 00:00, in use"),
+            (0, "version 2 is in use"),
+            (0, "version 2, made"),
+            (0, "version 1 is retired"),
+        ],
+    ),
     "mending.md": Page(
         shop_with_a_loss,
         [

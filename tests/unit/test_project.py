@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import headrace
 from conftest import OWN_BROKER, SPREAD
-from headrace.config import DEFAULT_SHARDS, ProducerSettings, ServeSettings, Settings
+from headrace.config import DEFAULT_SHARDS, GatewaySettings, ProducerSettings, ServeSettings, Settings
 from operators.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -417,7 +417,7 @@ def test_compose_follows_the_specification() -> None:
 
 
 def test_compose_brings_every_process_with_a_health_check_bound_to_loopback() -> None:
-    ours = {"simulate", *DEFAULT_SHARDS, "serve"}
+    ours = {"simulate", *DEFAULT_SHARDS, "serve", "gateway"}
     assert set(COMPOSE["services"]) == {"kafka", "prometheus", "grafana", *ours}
     assert set(OURS) == ours
     for name, service in COMPOSE["services"].items():
@@ -439,14 +439,15 @@ def test_prometheus_scrapes_what_compose_starts() -> None:
     assert "targets/*.yml" in scraped["file_sd_configs"][0]["files"]
     groups = YAML(typ="safe").load(at["/etc/prometheus/targets/compose.yml"])
     targets = {group["targets"][0] for group in groups}
-    assert {group["labels"]["job"] for group in groups} == {"producer", *DEFAULT_SHARDS, "serve"}
+    assert {group["labels"]["job"] for group in groups} == {"producer", *DEFAULT_SHARDS, "serve", "gateway"}
     ports = {
         "simulate": ProducerSettings().metrics_port,
         **{name: shard["metrics_port"] for name, shard in DEFAULT_SHARDS.items()},
         "serve": ServeSettings().port,
+        "gateway": GatewaySettings().metrics_port,
     }
     assert targets == {f"{name}:{port}" for name, port in ports.items()}
-    for name, port in ports.items():
+    for name, port in {**ports, "gateway": GatewaySettings().port}.items():
         assert f"http://localhost:{port}/" in OURS[name]["healthcheck"]["test"][-1]
 
 
