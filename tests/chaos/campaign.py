@@ -115,7 +115,13 @@ class Campaign:
             shop.stop()
             now.verbs.archive()
             audited = audit(
-                shop.url, shop.folder / "blobs", shop.deployment, shop.expected, shop.watcher, archive=shop.archive
+                shop.url,
+                shop.folder / "blobs",
+                shop.deployment,
+                shop.expected,
+                shop.watcher,
+                archive=shop.archive,
+                acknowledged=shop.sender.acknowledged,
             )
         self.tally.add(fault, audited, now.done, self._log_bytes(shop), _size(shop.folder / "blobs"))
         self.tally.kills[fault] += shop.kills

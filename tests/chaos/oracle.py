@@ -24,6 +24,7 @@ from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, TOPICS, Shard
 from learners.families import Placement
 from learners.shop import MakeShop
 from operators.deployment import Deployment
+from tests.chaos.sender import SOURCE
 from tests.chaos.violation import Violation
 from tests.chaos.watcher import Watcher, fingerprint
 
@@ -32,13 +33,19 @@ OF_LOOPS = ("partitions", "snapshot", "flood")
 
 
 class Audit(msgspec.Struct):
-    """What an audit has counted: records of `events`, journal entries, judgements, outputs and dead letters."""
+    """What an audit has counted: records of `events`, journal entries, judgements, outputs and dead letters.
+
+    `acknowledged` are the events that the gateway has acknowledged, all found in `events`; `doubled` is how many
+    records repeat one of these, which consumers drop.
+    """
 
     events: int = 0
     entries: int = 0
     judgements: int = 0
     outputs: int = 0
     dead_letters: int = 0
+    acknowledged: int = 0
+    doubled: int = 0
 
 
 def audit(
@@ -49,11 +56,13 @@ def audit(
     watcher: Watcher | None,
     shards: Collection[str] = (),
     archive: Path | None = None,
+    acknowledged: Collection[str] = (),
 ) -> Audit:
     """Check everything that a log and its blobs promise, once nothing runs.
 
     Args:
         expected: ids of the events that a producer has published.
+        acknowledged: ids of the events that the gateway has acknowledged.
         watcher: the reader that ran all the time.
         shards: those that have run, by name; by default all.
         archive: the folder of the log's archive, from which is read what was trimmed.
@@ -63,7 +72,7 @@ def audit(
     """
     with closing(with_archive(open_log(url), str(archive or ""))) as log:
         try:
-            found = _published(log, expected)
+            found = _published(log, expected, acknowledged)
             _no_open_transaction(log)
             for name in shards or deployment.placements:
                 placement = deployment.placement(name)
@@ -88,12 +97,16 @@ def _check_shard(log: Log, blobs: Blobs, placement: Placement, deployment: Deplo
     found.outputs += _outputs(log, blobs, shard, make)
 
 
-def _published(log: Log, expected: Sequence[str]) -> Audit:
-    """Check that each event of the producer is in `events` once."""
+def _published(log: Log, expected: Sequence[str], acknowledged: Collection[str]) -> Audit:
+    """Check that each event of the producer is in `events` once, and each that the gateway acknowledged, at least."""
     decoded = [decode(record) for place in log.partitions(EVENTS) for record in committed_records(log, place)]
-    ids = Counter(event.id for event in decoded if isinstance(event, Event))
-    _same(ids, Counter(expected), "ids of events")
-    return Audit(events=len(decoded))
+    found = [event for event in decoded if isinstance(event, Event)]
+    _same(Counter(event.id for event in found if event.source != SOURCE), Counter(expected), "ids of events")
+    sent = Counter(event.id for event in found if event.source == SOURCE)
+    if lost := set(acknowledged) - sent.keys():
+        raise Violation(f"{len(lost)} events that the gateway acknowledged are lost; e.g. {sorted(lost)[:3]}")
+    doubled = sent.total() - len(sent)
+    return Audit(events=len(decoded), acknowledged=len(acknowledged), doubled=doubled)
 
 
 def _same(found: Counter[Any], wanted: Counter[Any], what: str) -> None:

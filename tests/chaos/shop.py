@@ -21,10 +21,11 @@ from operators.deployment import Deployment, read_deployment
 from producers import simulate
 from producers.scenario import SimulationSettings
 from tests.chaos.processes import Process
+from tests.chaos.sender import Sender, address_in, prepare
 from tests.chaos.violation import Violation
 from tests.chaos.watcher import Watcher
 
-ROLES: Final = ("online", "finetune", "serve", "producer", "archive")
+ROLES: Final = ("online", "finetune", "serve", "gateway", "producer", "archive")
 SETTINGS: Final = """\
 [next_item]
 items_max = 1000
@@ -55,6 +56,10 @@ retry_s = 5
 [serve]
 port = 0
 retry_s = 5
+
+[gateway]
+port = 0
+metrics_port = 0
 
 [producer]
 metrics_port = 0
@@ -101,6 +106,7 @@ class Shop:
 
     Attributes:
         expected: ids of the events that the producer publishes.
+        sender: sends to the gateway all the time.
         kills: SIGKILLs sent to processes of ours.
         recoveries_s: times from a kill of `online` to its next commit, in seconds.
         resident_mib: the largest resident size of each role, in MiB.
@@ -124,6 +130,7 @@ class Shop:
         self._file = folder / "events.jsonl"
         self._file.write_bytes(b"".join(events.encode(event) + b"\n" for event in found))
         self._commands = self._commands_of(count, rate, seed)
+        key = prepare(folder)
         self.watcher = Watcher(url, str(self.archive), [name for name in TOPICS if name != "events-replay"])
         self.processes: dict[str, Process] = {}
         self._restart_at: dict[str, float] = {}
@@ -133,6 +140,12 @@ class Shop:
         self.resident_mib = dict.fromkeys(ROLES, 0.0)
         self._killed_at: float | None = None
         self._entries = 0
+        self.sender = Sender(key, self._gateway)
+
+    def _gateway(self) -> str:
+        """Return where the gateway takes events, empty while nobody knows."""
+        process = self.processes.get("gateway")
+        return address_in(process.text) if process else ""
 
     def _commands_of(self, count: int, rate: float, seed: int) -> dict[str, list[str]]:
         common = ["--log", self.url, "--blobs", str(self.folder / "blobs")]
@@ -144,6 +157,7 @@ class Shop:
             "online": ["online", *common],
             "finetune": ["finetune", *common],
             "serve": ["serve", *common],
+            "gateway": ["gateway", "--log", self.url],
             "producer": [*produce, "--speed", speed, "--log", self.url],
             "archive": ["archive", "--log", self.url],
         }
@@ -236,6 +250,7 @@ class Shop:
             Violation: that does not happen in time.
         """
         deadline = time.monotonic() + settle_s_max
+        self.sender.stop()
         self._commands["producer"] += ["--speed", "max"]
         self.kill(["producer"])
         self.run(settle_s_max, lambda: self.published)
@@ -248,7 +263,9 @@ class Shop:
     def _settled(self) -> bool:
         try:
             with closing(open_log(self.url)) as log:
-                return self.published and all(covers(log, shard) for shard in self.shards) and self._served(log)
+                if any((self.folder / "headrace-data/spool").glob("*.spool")) or not self.published:
+                    return False
+                return all(covers(log, shard) for shard in self.shards) and self._served(log)
         except LogUnavailable:
             return False
 
@@ -283,6 +300,8 @@ class Shop:
 
     def close(self) -> None:
         """Kill what still runs."""
+        with suppress(Violation):
+            self.sender.stop()
         for process in self.processes.values():
             process.kill()
         self.watcher.close()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from headrace.log.protocol import Log
 from headrace.pseudonyms import add_secret, read_secrets
 from headrace.shard.checks import committed_records
 from headrace.topics import EVENTS, ITEMS
-from operators.child import Child, Children
+from operators.child import Child, Children, headrace
 from tests.brokers import own_broker
 
 SECRET = b"shopify's secret"
@@ -172,14 +173,39 @@ def test_from_the_tracker_to_the_answer(log_url: str, tmp_path: Path, folder_chi
     )
     assert answered()["shopper"] == "ann"
     add_secret(shop.pseudonyms, 1)
-    folder_children.wait_until(
-        "the new version is in use", lambda: shop.post("/v1/events", view(int(time.time() * 1000), "bob", "sku-1"))
-        and any(one.shopper.startswith("p2.") for one in shop.events()),
-    )  # fmt: skip
+
+    def in_use() -> bool:
+        assert shop.post("/v1/events", view(int(time.time() * 1000), "bob", "sku-1")).status_code == 200
+        return any(one.shopper.startswith("p2.") for one in shop.events())
+
+    folder_children.wait_until("the new version is in use", in_use)
     assert shop.post("/v1/events", view(1, "ann", "sku-3")).json()["accepted"] == 1
     folder_children.wait_until(
         "the profile survives", lambda: {one["item_id"] for one in answered()["items"]} >= viewed | {"sku-3"}
     )  # fmt: skip
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.timeout(240)
+def test_the_readme_s_first_commands(tmp_path: Path, folder_children: Children) -> None:
+    (block,) = re.findall(r"(?m)^    KEY=(?:.*\n)(?:    .*\n)+", README.read_text(encoding="utf-8"))
+    shop = Shop(f"sqlite:{tmp_path / 'log.db'}", tmp_path, folder_children)
+    common = ["--log", shop.url, "--blobs", str(tmp_path / "blobs")]
+    folder_children.start("online", "learn", "next_item", *common, "--metrics-port", "0", up=False)
+    serve = folder_children.start("serve", "serve", *common, "--port", "0")
+    commands = block.replace(".venv/bin/headrace", headrace()[0])
+    commands = commands.replace("localhost:8081", shop.address).replace("localhost:8080", serve.address)
+    folder_children.wait_until("the server answers", lambda: httpx.get(f"{serve.address}/health/ready").is_success)
+    done = subprocess.run(
+        ["sh", "-ec", commands.replace("curl ", "curl --silent --show-error --fail ")], cwd=tmp_path, text=True,
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"accepted":1') == 2
+    assert '"shopper":"ann"' in done.stdout
+    assert [one.id for one in shop.items()] == ["item-00001"]
 
 
 def keep_sending(client: Client, stop: threading.Event) -> None:

@@ -12,6 +12,7 @@ from learners.desk.currency import Currency
 from learners.desk.family import Desk, DeskSettings
 from learners.desk.joins import Joins, idle_ms_max, late_ms_max
 from learners.desk.orders import Orders
+from learners.desk.renames import Renames
 from learners.family import Moment, Move
 
 NOW = 1_736_121_600_000
@@ -244,3 +245,41 @@ def test_the_desk_prepares_events_for_all() -> None:
     assert desk.prepare(event("login", "guest-not", session_id="s"), now)
     assert now.moves == []
     assert dict(desk.dropped()) == {(): 1}
+
+
+def test_a_renamed_shopper_keeps_the_name_under_which_everything_is_remembered() -> None:
+    desk, now = Desk(DeskSettings(renames_max=2), {}), Moment({})
+    assert not desk.prepare(event("shopper_renamed", "p2", former_shopper="p1"), now), "nobody else learns of it"
+    assert not desk.prepare(event("shopper_renamed", "p3", former_shopper="p2"), now)
+    kept = Desk(DeskSettings(renames_max=2), {})
+    kept.restore(decode(encode(desk.state())))
+    viewed = event("view_item", "p3", ["a"])
+    assert kept.prepare(viewed, now)
+    assert viewed.shopper == "p1"
+    assert kept.renamed("p2") == "p1"
+    kept.prepare(event("shopper_renamed", "q2", former_shopper="q1"), now)
+    assert (kept.renamed("p3"), kept.renamed("p2")) == ("p1", "p2"), "the one used longest ago is forgotten"
+
+
+def test_of_several_former_names_the_one_that_was_used_is_kept() -> None:
+    renames = Renames(shoppers_max=9)
+    renames.note("p1", "p2")
+    for former in ("p1", "p2"):  # as a gateway notes them, which does not know which of them were used
+        renames.note(former, "p3")
+    assert renames.name("p3") == "p1"
+    for former in ("q1", "q2"):  # not seen while the second one was in use
+        renames.note(former, "q3")
+    assert renames.name("q3") == "q1"
+    renames.note("p3", "p1")
+    assert (renames.name("p1"), renames.name("p3")) == ("p1", "p1"), "a circle is ignored"
+
+
+@pytest.mark.parametrize(
+    ("consent", "learned"), [(None, False), ([], False), (["analytics"], False), (["marketing", "analytics"], True)]
+)
+def test_without_the_wanted_consent_nothing_is_learned(consent: Any, learned: bool) -> None:
+    bought: dict[str, Any] = {"items": ["a"], "transaction_id": "T", "session_id": "s"}
+    strict, now = Desk(DeskSettings(consent="marketing"), {}), Moment({})
+    assert strict.prepare(event("purchase", **bought, consent=consent), now) == learned
+    assert bool(strict.orders.bounds()["orders"][0]) == learned
+    assert Desk(DeskSettings(), {}).prepare(event("purchase", **bought, consent=consent), now)

@@ -21,10 +21,12 @@ from headrace.announcement import Announcement
 from headrace.config import ServeSettings
 from headrace.events import Data, Event, Item, at, encode
 from headrace.http import listen
+from headrace.keys import KeyRing, Role, create
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
 from headrace.metrics import ServingMetrics
+from headrace.pseudonyms import Pseudonyms, add_secret
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower, freeze
 from headrace.shard.loop import Loop, LoopSettings
@@ -213,6 +215,47 @@ def test_other_paths_say_what_there_is(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
     assert "/v1/recommendations/{shopper}" in answer.json()["error"]
+
+
+def test_a_shopper_is_asked_for_by_the_shop_s_own_id(shop: Shop, tmp_path: Path) -> None:
+    path = tmp_path / "pseudonyms.json"
+    first = add_secret(path, 0)
+    shop.view((first.shopper("ann"), "a"), ("bob", "b"), ("bob", "a"), (first.shopper("ann"), "b"))
+    blobs, names = Blobs(tmp_path / "blobs"), Pseudonyms(path)
+    answers = Answers(shop.log, blobs, ONLINE, SECTIONS, ServingMetrics([]), pseudonyms=names)
+    (route,) = (one for one in answers.routes if one.query is RecommendationQuery)
+    stop = threading.Event()
+    following = threading.Thread(target=answers.follow, args=(stop,))
+    following.start()
+
+    def asked(shopper: str) -> dict[str, Any]:
+        found = answers.answer(route, RecommendationQuery(shopper, 2))
+        return found or {}
+
+    until(lambda: bool(asked("ann")), "it answers")
+    known = [one.item_id for one in asked(first.shopper("ann"))["items"]]
+    assert asked("ann")["shopper"] == "ann"
+    assert [one.item_id for one in asked("ann")["items"]] == known
+    assert asked("bob")["shopper"] == "bob", "other producers pass on the ids that they are given"
+    stop.set()
+    following.join()
+
+
+def test_questions_need_a_key_if_the_shop_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    roles: tuple[Role, Role] = ("read", "ingest")
+    (_, reads), (_, sends) = (create(path, "shop", role, now_ms=0) for role in roles)
+    answers = Answers(MemoryLog(), Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, ServingMetrics([]))
+    app = make_app([answers], ServingMetrics([]), ServeSettings(), KeyRing(path))
+
+    async def ask(**headers: str) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            assert (await client.get("/health/live")).status_code == 200
+            return (await client.get("/v1/recommendations/ann", headers=headers)).status_code
+
+    asked: list[dict[str, str]] = [{}, *({"authorization": f"Bearer {key}"} for key in ("nobody", sends, reads))]
+    found = [asyncio.run(ask(**headers)) for headers in asked]
+    assert found == [401, 401, 403, 503], "with the right key, it says that nothing is restored yet"
 
 
 def test_it_never_writes(client: httpx.Client) -> None:
