@@ -12,6 +12,7 @@ from headrace.errors import Misconfigured
 
 answer_bytes_max: Final = 16 * 2**20
 """Most bytes of an answer that are read."""
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Answer(NamedTuple):
@@ -35,11 +36,15 @@ class Gateway:
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise Misconfigured(f"gateway {url}: {error}") from error
-        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username:
-            raise Misconfigured(f"gateway {url}: wanted http://HOST[:PORT] or https://HOST[:PORT]")
+        written = (
+            parts.path.isascii() and " " not in parts.path and not (parts.query or parts.fragment or parts.username)
+        )
+        if parts.scheme not in _PORTS or not host or not written:
+            raise Misconfigured(f"gateway {url}: wanted http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise Misconfigured("key: wanted printable ASCII characters without spaces")
         self.url, self._path = url, parts.path.rstrip("/")
+        port = port or _PORTS[parts.scheme]  # http.client would look for one in an IPv6 address
         self._connection = (
             HTTPSConnection(host, port, timeout=timeout_s, context=context)
             if parts.scheme == "https"

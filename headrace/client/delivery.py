@@ -32,7 +32,10 @@ RefusedCallback = Callable[[Sequence[RefusedEntry]], None]
 
 
 class Counts(NamedTuple):
-    """What the gateway has answered, in entries, as it names them; and the bytes that wait for an answer."""
+    """What the gateway has answered, in entries, as it names them; and the bytes that wait for an answer.
+
+    `spooled` ones are among the accepted: they wait on the gateway's disk until its log answers again.
+    """
 
     accepted: int = 0
     repeated: int = 0

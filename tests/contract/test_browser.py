@@ -98,8 +98,9 @@ def test_events_survive_pages_that_are_left_and_a_gateway_that_fails(
     visit("/first")
     wait(gateway, lambda: len(gateway.events) == 1)
     (beacon,) = gateway.asked
+    assert beacon.headers["Sec-Fetch-Mode"] == "no-cors", "a request by fetch would be cors"
     assert beacon.headers["Content-Type"] == "text/plain;charset=UTF-8"
-    gateway.answers = [(503, {})]
+    gateway.answers = [(503, {}), (503, {})]  # a beacon would meet the second one, and be lost
     shop.pages["/fails"] = b""
     wait(gateway, lambda: len(gateway.asked) == 2)
     shop.pages["/failed"] = b""
@@ -107,6 +108,7 @@ def test_events_survive_pages_that_are_left_and_a_gateway_that_fails(
     targets = {(one.target, one.key) for one in gateway.asked}
     assert targets == {("POST /v1/events", KEY)}, "no request should be preceded by a preflight"
     viewed, carted, login = gateway.events
+    assert gateway.asked[1].headers["Sec-Fetch-Mode"] == "cors"
     assert [event["id"] for event in gateway.asked[1].body] == [carted["id"], login["id"]]
     assert [event["type"] for event in gateway.events] == ["view_item", "add_to_cart", "login"]
     assert viewed["subject"] == carted["subject"] != login["subject"] == "ann"

@@ -133,6 +133,7 @@ def test_what_is_no_json_is_refused_at_once(gateway: SmallGateway, data: dict[st
         ("http://", KEY),
         ("http://gateway:x", KEY),
         ("http://gateway?key=1", KEY),
+        ("http://gateway/a b", KEY),
         ("http://gateway", ""),
         ("http://gateway", "a\nb"),
     ],

@@ -1,10 +1,10 @@
-// Sends what a shopper does to a shop's gateway (docs/clients.md). Without consent, nothing is stored in the browser.
+// Sends what a shopper does to the gateway (docs/clients.md). Without consent, nothing is stored.
 {
   const idleMs = 18e5, batch = 20, queueMax = 200, self = {}, id = () => crypto.randomUUID();
   let address, granted = [], queue = [], count = 1e6, failures = 0, busy, timer;
 
   const storage = (use) => {
-    try { return use(localStorage); } catch { /* refused or full: `self` and `queue` last as long as the page */ }
+    try { return use(localStorage); } catch { /* refused or full: memory has to do */ }
   };
   const keys = () => (storage(Object.keys) || []).filter((key) => /^headrace(\.|$)/.test(key)).sort();
   const read = (key) => storage((s) => JSON.parse(s[key]));
@@ -18,10 +18,9 @@
   const send = async () => {
     timer = 0;
     if (busy || !address || !queue[0]) return;
-    const events = queue.splice(0, batch), body = JSON.stringify(events);
-    const headers = { "Content-Type": "text/plain" }, keepalive = body.length < 2e4;
+    const events = queue.splice(0, batch), body = JSON.stringify(events), keepalive = body.length < 2e4;
     busy = true;
-    const { status = 0 } = await fetch(address, { method: "POST", body, headers, keepalive }).catch(() => ({}));
+    const { status = 0 } = await fetch(address, { method: "POST", body, keepalive }).catch(() => ({}));
     busy = false;
     if (!status || status === 408 || status === 429 || status > 499) {
       queue.unshift(...events);
@@ -32,7 +31,7 @@
     if (queue[0]) later(0);
   };
   const leave = () => {
-    if (!address || (failures && granted[0])) return; // what is stored goes out from a later page
+    if (!address || (failures && granted[0])) return; // a later page sends what is stored
     for (let events; (events = queue.splice(0, batch))[0]; done(events)) {
       if (!navigator.sendBeacon(address, JSON.stringify(events))) return queue.unshift(...events);
     }
@@ -69,7 +68,7 @@
       later(1);
     },
   };
-  const early = (window.headrace || {}).q || [];
+  const early = window.headrace?.q || [];
   window.headrace = (command, ...values) => commands[command](...values);
   early.forEach((call) => headrace(...call));
   addEventListener("pagehide", leave);
