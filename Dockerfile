@@ -2,6 +2,8 @@
 FROM python:3.13-slim AS build
 ARG TORCH=cpu
 WORKDIR /src
+# The image's user cannot write bytecode beside the code: without it each process compiles all that it imports anew.
+ENV UV_COMPILE_BYTECODE=1
 RUN python -m venv /opt/headrace
 COPY requirements requirements
 RUN /opt/headrace/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements/build.lock

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# The suite runs in two processes, so more threads would exceed the cores. Set before torch is imported.
+# The suite runs in several processes, so more threads would exceed the cores. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Hypothesis' limit of 200 ms per example fails where other work holds the cores; pytest's timeout stays.
@@ -28,8 +28,8 @@ OWN_BROKER = (
 )  # fmt: skip
 """Files in those folders whose tests share a broker, or a server process, of the file's own: they stay together."""
 
-FIRST = (*OWN_BROKER, "test_pipeline.py", "test_monitoring.py")
-"""Files that run first in their folder: the longest, so that at the end no process waits for another."""
+FIRST = ("test_pipeline.py", *OWN_BROKER, "test_upgrade.py", "test_monitoring.py", "test_own_family.py")
+"""Files that run before all others of `SPREAD`: the longest, so that at the end no process waits for another."""
 OUTSIDE = {"children", "kafka", "kafka_bootstrap", "kafka_options", "kafka_url"}
 """Fixtures, and a value of the parameters of logs, that start processes or a broker."""
 
@@ -46,11 +46,18 @@ def folder_of(path: Path) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the fast folders first, in each the files in `FIRST`; mark as slow what starts a broker or a process."""
-    items.sort(key=lambda item: (FOLDERS.index(folder_of(path_of(item.nodeid))), item.path.name not in FIRST))
+    """Run the fast folders first, then the files in `FIRST`; mark as slow what starts a broker or a process."""
+    items.sort(key=lambda item: _place(path_of(item.nodeid)))
     for item in items:
         if OUTSIDE & {*getattr(item, "fixturenames", ()), *_parameters(item)}:
             item.add_marker(pytest.mark.slow)
+
+
+def _place(path: Path) -> tuple[bool, int, int]:
+    """Return by what the tests of a file are sorted."""
+    folder = folder_of(path)
+    early = FIRST.index(path.name) if folder in SPREAD and path.name in FIRST else len(FIRST)
+    return folder in SPREAD, early, FOLDERS.index(folder)
 
 
 def _parameters(item: pytest.Item) -> list[str]:

@@ -106,6 +106,7 @@ PROPOSED = f"proposed-{hashlib.sha256(model()).hexdigest()[:8]}"
 E0, JOURNAL, SCORES = Partition("events", 0), Partition("journal", 0), Partition("scores", 0)
 SHOP = "shop-"
 deadline_s = 120.0
+FLOOD_RECORDS = 1_100
 quick_s = 40.0
 """A denied right must be told in less, and not by the log's deadline; on an idle machine in half a second."""
 
@@ -231,7 +232,7 @@ def loaded(log: Log, folder: Path) -> None:
     assert load(log, feed).published == 1
 
 
-def simulated(log: Log, folder: Path, events: int = 1_100) -> None:
+def simulated(log: Log, folder: Path, events: int = 10) -> None:
     settings = SimulationSettings(seed=time.time_ns() % 2**50, events=events, items=100, shoppers=10)
     assert simulate(log, settings).published == events
 
@@ -285,7 +286,7 @@ def looped(log: Log, folder: Path, name: str) -> Loop[Any]:
     judges = judges_of(placement.kinds, {}, blobs, ShardMetrics([kind.surface for kind in placement.kinds]))
     return Loop(
         log, blobs, placement.shard, make=MakeShop(placement.kinds), judge=judges,
-        settings=LoopSettings(snapshot_interval_s=0.0, flood_records=1_100, flood_share=0.0),
+        settings=LoopSettings(snapshot_interval_s=0.0, flood_records=FLOOD_RECORDS, flood_share=0.0),
         quarantine=placement.quarantines,
     )  # fmt: skip
 
@@ -385,7 +386,6 @@ def begun(log: Log, folder: Path, name: str) -> None:
 
 BEGINNINGS: dict[str, Callable[[Log, Path], None]] = {
     **ROADS,
-    "simulate": partial(simulated, events=10),
     "roll-back": lambda log, folder: rolled_back(log, folder, PROPOSED),
     **{name: partial(begun, name=name) for name in SHARDS},
 }
@@ -401,6 +401,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def walked(guarded: Guarded, folder: Path) -> Guarded:
     """Return the broker after each process has done its work with the rights of the table and no more."""
     with closing(guarded.free()) as log, closing(log.appender()) as appender:
+        simulated(log, folder, FLOOD_RECORDS)
+        # Not the first event: one that is learned in a small commit before so many others is no flood.
         appender.append(Outgoing(EVENTS, b"key", b"no event", 0))
         letters(log)
     for process, road in ROADS.items():

@@ -210,6 +210,30 @@ def test_after_an_accepted_loss_trimming_keeps_what_a_restart_needs(case: Case) 
 
 
 @on_sqlite
+def test_a_loss_is_met_once_the_snapshot_that_does_not_need_what_is_lost_is_damaged(case: Case) -> None:
+    """A shard goes on with its newest snapshot, so nothing is accepted; the one before it needs what is lost."""
+    case.publish(0, 40)
+    case.learn()
+    case.publish(40, 40)
+    case.learn()
+    for place in partitions_of(EVENTS):
+        case.log.delete_before(place, case.log.end(place))
+    assert case.accept() is None
+    last = journal.newest(case.log, SHARD)
+    assert last
+    assert last.snapshot
+    (case.blobs.folder / last.snapshot.blob).write_bytes(b"damaged")
+    with pytest.raises(PositionLost):
+        case.learn()
+    found = case.accept()
+    assert found is not None
+    assert (found.state, bool(found.gaps)) == ("snapshot", True)
+    state = case.learn()
+    assert 40 <= state["fold"]["events"] < 80
+    case.check(state)
+
+
+@on_sqlite
 def test_a_refold_passes_over_no_loss(case: Case) -> None:
     """The first events are lost before the shard has learned any."""
     case.learn()

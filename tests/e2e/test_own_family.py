@@ -15,7 +15,7 @@ import pytest
 from operators.child import Child, Children, total
 
 PAGE: Final = Path(__file__).parents[2] / "docs/adding-a-learner.md"
-EVENTS: Final = 3_000
+EVENTS: Final = 2_500
 
 
 @pytest.fixture

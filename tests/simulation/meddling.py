@@ -6,8 +6,8 @@ from pathlib import Path
 
 from headrace.log.memory import MemoryLog, _StoredPartition
 from headrace.log.protocol import Outgoing, Partition
-from headrace.shard.journal import key_of, place_of_key, snapshots_kept
-from headrace.topics import EVENTS, JOURNAL
+from headrace.shard.journal import Pointer, key_of, place_of_key, snapshots_kept
+from headrace.topics import EVENTS, JOURNAL, Shard
 from tests.simulation.faulty_log import resolve
 from tests.simulation.oracle import Oracle
 from tests.simulation.publishing import NOISE, Publishing
@@ -60,7 +60,10 @@ class Meddling:
         self.strays[place] += 1
 
     def _rot(self) -> None:
-        """Flip a byte of a shard's newest snapshot, if all that are kept beside it are whole."""
+        """Flip a byte of a shard's newest snapshot, if those that are kept beside it are whole and can be folded on.
+
+        They cannot where a loss has taken what only the newest no longer needs: nobody has to accept such a loss.
+        """
         for oracle in self.oracles:
             oracle.follow()
             if not oracle.pointers or oracle.renewed:  # no fold can go past an entry with a renewed state
@@ -70,10 +73,19 @@ class Meddling:
             path = self._folder / newest.blob
             if len(set(kept)) < snapshots_kept or self.rotten & set(kept) or not path.exists():
                 continue
+            if not all(self._holds(oracle.shard, pointer) for pointer in oracle.pointers[-snapshots_kept:]):
+                continue
             data = bytearray(path.read_bytes())
             data[self._world.rng.randrange(len(data))] ^= 1
             path.write_bytes(data)
             self.rotten.add(newest.blob)
+
+    def _holds(self, shard: Shard, pointer: Pointer) -> bool:
+        """Return whether the log holds what follows a snapshot."""
+        log = self._world.log
+        needed = {shard.journal: pointer.journal, shard.judgements: pointer.judgements}
+        needed |= {place: pointer.positions.get(key_of(place), 0) for place in shard.inputs(log)}
+        return all(log.first(place) <= position for place, position in needed.items())
 
     def _expire(self) -> None:
         """Delete records that no kept snapshot needs."""
