@@ -86,16 +86,9 @@ class Archiver:
         self._began = self._checked_at = time.monotonic()
 
     def _positions(self) -> dict[Partition, int]:
-        """Return where to go on in each partition; of one that is new, where it begins."""
+        """Return where to go on in each partition."""
         places = [place for topic in ARCHIVED for place in self._log.partitions(topic)]
-        found = {}
-        for place in places:
-            if (parted := parting(self._log, self._store, self._manifest, place)) is not None:
-                raise ArchiveParted(*place, parted)
-            end = self._manifest.end(place)
-            found[place] = self._log.first(place) if end is None else end
-            if (first := self._log.first(place)) > found[place]:
-                raise PositionLost(*place, found[place], first, self._log.end(place))
+        found = {place: next_position(self._log, self._store, self._manifest, place) for place in places}
         self._manifest.topics = self._identities() | self._manifest.topics
         return found
 
@@ -224,6 +217,34 @@ class Archiver:
         """Free connections; what was read and not flushed is read again by the next archiver. Safe to call twice."""
         self._reader.close()
         self._writer.close()
+
+
+def waiting(log: Log, store: Store) -> int:
+    """Return how many positions of the log are not archived yet. Fences nobody and changes nothing.
+
+    Raises:
+        PositionLost, ArchiveParted: as an archiver would.
+    """
+    manifest = read_manifest(store) or Manifest()
+    count = 0
+    for place in (place for topic in ARCHIVED for place in log.partitions(topic)):
+        count += log.end(place) - next_position(log, store, manifest, place)
+    return count
+
+
+def next_position(log: Log, store: Store, manifest: Manifest, place: Partition) -> int:
+    """Return where to go on in a partition; of one that is new, where it begins.
+
+    Raises:
+        PositionLost: the log no longer holds that.
+        ArchiveParted: what was archived is not what the log has.
+    """
+    if (parted := parting(log, store, manifest, place)) is not None:
+        raise ArchiveParted(*place, parted)
+    first, end = log.first(place), manifest.end(place)
+    if end is not None and first > end:
+        raise PositionLost(*place, end, first, log.end(place))
+    return first if end is None else end
 
 
 def _within(run: Sequence[ArchivedFile]) -> list[ArchivedFile]:

@@ -21,6 +21,7 @@ def republish(
     to_position: int | None = None,
     from_time_ms: int | None = None,
     to_time_ms: int | None = None,
+    dry_run: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> int:
     """Copy records with unchanged keys and values, and return their number; records appended meanwhile are not copied.
@@ -33,6 +34,7 @@ def republish(
         partition: the only partition to copy; None for all.
         from_position, to_position: the range, end exclusive; requires `partition`, as positions belong to one.
         from_time_ms, to_time_ms: the range by append time, end exclusive.
+        dry_run: copy nothing, and return the number of positions in the range (on Kafka, some are no records).
 
     Raises:
         Misconfigured: the topics or the range are invalid.
@@ -73,6 +75,8 @@ def republish(
             end = min(end, log.position_at(place, max(0, to_time_ms)))
         if start < end:
             ranges[place] = start, end
+    if dry_run:
+        return sum(end - start for start, end in ranges.values())
     return _copy(log, ranges, to, progress) if ranges else 0
 
 

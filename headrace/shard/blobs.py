@@ -14,6 +14,15 @@ from tempfile import TemporaryFile
 from headrace.errors import BlobCorrupt, BlobMissing, BlobUnwritable, Misconfigured
 
 
+def blob_name(kind: str, data: bytes) -> str:
+    """Return the name of a blob.
+
+    >>> blob_name("model", b"")[:14]
+    'model-e3b0c442'
+    """
+    return f"{kind}-{hashlib.sha256(data).hexdigest()}"
+
+
 class Blobs:
     """A folder of blobs named `KIND-SHA256`.
 
@@ -48,7 +57,7 @@ class Blobs:
         Raises:
             BlobUnwritable: the bytes cannot be written to disk; no partial file is left.
         """
-        name = f"{kind}-{hashlib.sha256(data).hexdigest()}"
+        name = blob_name(kind, data)
         path = self._folder / name
         part = self._folder / f"{name}.{os.getpid()}-{threading.get_ident()}.part"
         try:

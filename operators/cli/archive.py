@@ -17,6 +17,7 @@ def archive(
     host: Host = None,
     metrics_port: MetricsPort = None,
     once: Annotated[bool, typer.Option("--once", help="Archive what the log holds now, and end")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what waits to be archived")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only compare the files with their checksums")] = False,
     accept_gap: Annotated[
         bool,
@@ -24,7 +25,9 @@ def archive(
     ] = False,
     why: Annotated[str, typer.Option(help="Why, for the record, with --accept-gap")] = "",
     by: By = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result of --once or --check as JSON")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result of --once, --check or --dry-run as JSON")
+    ] = False,
     sets: Set = None,
 ) -> None:
     """Copy events, items, dead letters, models, journal and judgements into Parquet files by day, each once."""
@@ -56,6 +59,14 @@ def archive(
     from headrace.metrics import ArchiveMetrics, MetricsServer
     from headrace.process import collect_garbage_rarely, log_to_stderr, run_with_retries, stop_on_signals
 
+    if dry_run:
+        with closing(open_log(settings.log, existing=True)) as live:
+            count = process.waiting(live, store)
+        if as_json:
+            say_json({"waiting": count})
+        else:
+            say(f"archive: {count:,} records wait; nothing was changed (--dry-run)")
+        return
     gap = (by or user_name(), why) if accept_gap else None
     log_to_stderr()
     if once:

@@ -26,6 +26,10 @@ NO_MODEL = "none"
 @app.command()
 def propose(
     path: Annotated[Path, typer.Argument(help="A model file in the fine-tuner's format")],
+    why: Annotated[str, typer.Option(help="Why, for the record")] = "",
+    by: By = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
     log: LogUrl = None,
     blobs: BlobsFolder = None,
 ) -> None:
@@ -34,7 +38,14 @@ def propose(
 
     settings = read_settings(log=log, blobs=blobs).common
     with opened_log(settings, existing=True) as log_:
-        say(f"proposed {submit(log_, Blobs(settings.blobs), path)}; its verdict is announced on the topic models")
+        folder = Blobs(settings.blobs)
+        made = submit(log_, folder, path, by=by or user_name(), reason=why, dry_run=dry_run)
+    if as_json:
+        say_json({"written": not dry_run, "proposal": msgspec.to_builtins(made)})
+    elif dry_run:
+        say(f"{path} would be proposed as {made.version}; nothing was changed (--dry-run)")
+    else:
+        say(f"proposed {made.blob}; its verdict is announced on the topic models")
 
 
 @app.command()

@@ -261,6 +261,8 @@ def republish(
     to_position: Annotated[int | None, typer.Option(help="Position to stop before, with --partition")] = None,
     time_from: Annotated[str | None, typer.Option("--from", help="First append time")] = None,
     time_to: Annotated[str | None, typer.Option("--to", help="Append time to stop before")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be copied")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
     log: LogUrl = None,
 ) -> None:
     """Copy a range of a topic, byte for byte, into the topic events-replay."""
@@ -269,6 +271,9 @@ def republish(
     with opened_log(read_settings(log=log).common, existing=True) as from_log:
         count = copy(
             from_log, topic, into, partition=partition, from_position=from_position, to_position=to_position,
-            from_time_ms=_time_ms("--from", time_from), to_time_ms=_time_ms("--to", time_to),
+            from_time_ms=_time_ms("--from", time_from), to_time_ms=_time_ms("--to", time_to), dry_run=dry_run,
         )  # fmt: skip
-    say(f"republished {count:,} records of {topic} into {into}")
+    if as_json:
+        say_json({"written": not dry_run, "records": count, "topic": topic, "into": into})
+    else:
+        say(f"{'would republish' if dry_run else 'republished'} {count:,} records of {topic} into {into}")

@@ -15,7 +15,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.entries import arrival_timeout_s
 from headrace.shard.follower import Follower
-from headrace.shard.journal import Entry
+from headrace.shard.journal import Entry, Pointer
 from headrace.shard.shadow import Shadow
 from headrace.shard.snapshot import pointer_to
 from headrace.shard.without import LeftOut, Without
@@ -189,18 +189,21 @@ class _Folding:
 def live_fold(log: Log, blobs: Blobs, placement: Placement, number: int) -> tuple[Follower[Shop], int] | None:
     """Return the live shard's state after `number` entries, and the entry of the snapshot from which it was folded.
 
-    None if no kept snapshot is as old. The follower is closed.
+    That is 0 if it was folded from the journal's first entry, which is done if no kept snapshot is as old. None if the
+    log no longer holds that either. The follower is closed.
     """
-    make = MakeShop(placement.kinds)
-    for pointer in kept(log, blobs, placement.shard):
-        if pointer.number > number:
-            continue
+    shard, make = placement.shard, MakeShop(placement.kinds)
+    beginnings: list[Pointer | None] = [one for one in kept(log, blobs, shard) if one.number <= number]
+    for pointer in [*beginnings, None]:
         try:
-            with closing(Follower(log, blobs, placement.shard, make=make, snapshot=pointer)) as follower:
+            with closing(
+                Follower(log, blobs, shard, make=make, snapshot=pointer, from_start=pointer is None)
+            ) as follower:
                 while follower.number < number:
                     if not follower.step(arrival_timeout_s, min(step_entries, number - follower.number)):
-                        raise LogUnavailable(f"journal of {placement.shard.name}: entry {follower.number} is missing")
-                return follower, pointer.number
+                        raise LogUnavailable(f"journal of {shard.name}: entry {follower.number} is missing")
+                if follower.number == number:  # not where an entry later than this one names the state to begin with
+                    return follower, pointer.number if pointer else 0
         except (BlobMissing, BlobCorrupt, PositionLost, StateUnreadable):
             continue
     return None
@@ -209,7 +212,7 @@ def live_fold(log: Log, blobs: Blobs, placement: Placement, number: int) -> tupl
 def live_digest(log: Log, blobs: Blobs, placement: Placement, number: int) -> tuple[str, int]:
     """Return the digest of the live state after `number` entries and the entry of the snapshot from which it follows.
 
-    The digest is "" if no kept snapshot is as old.
+    The digest is "" if the log no longer holds what is needed.
     """
     found = live_fold(log, blobs, placement, number)
     return (found[0].digest(), found[1]) if found else ("", 0)

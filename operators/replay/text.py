@@ -34,9 +34,10 @@ def run_text(run: Run) -> str:
     if not run.done:
         lines.append("  not at its end; run headrace replay again to go on")
     elif run.live:
+        beginning = f"the snapshot of entry {run.live_from:,}" if run.live_from else "the journal's first entry"
         lines.append(
             f"  digest equal to the live state at entry {run.number:,}: {'yes' if equal(run) else 'NO'}"
-            f" (live state folded from the snapshot of entry {run.live_from:,})"
+            f" (live state folded from {beginning})"
         )
     elif not run.adopts:
         lines.append(f"  the live state at entry {run.number:,} is no longer kept, so it cannot be compared")

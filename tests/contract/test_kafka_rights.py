@@ -239,7 +239,7 @@ def simulated(log: Log, folder: Path, events: int = 10) -> None:
 
 def proposed(log: Log, folder: Path) -> None:
     (folder / "model").write_bytes(model())
-    assert propose(log, Blobs(folder), folder / "model")
+    assert propose(log, Blobs(folder), folder / "model").blob
 
 
 def promoted(log: Log, folder: Path) -> None:

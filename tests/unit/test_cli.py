@@ -52,6 +52,27 @@ def test_republish_copies_everything_or_a_range(url: str) -> None:
     assert output_of(*common) == f"republished 12 records of {EVENTS} into {EVENTS_REPLAY}\n"
     assert "republished 0 records" in output_of(*common, "--to", "2020-01-01T00:00:00Z")
     assert "republished 12 records" in output_of(*common, "--from", "2020-01-01T00:00:00Z")
+    assert output_of(*common, "--dry-run") == f"would republish 12 records of {EVENTS} into {EVENTS_REPLAY}\n"
+    assert json.loads(output_of(*common, "--dry-run", "--json"))["records"] == 12
+
+
+def test_a_proposal_and_an_archive_can_be_tried_without_a_change(url: str, tmp_path: Path) -> None:
+    model, blobs = tmp_path / "model", tmp_path / "blobs"
+    model.write_bytes(b"numbers")
+    common = ("propose", str(model), "--log", url, "--blobs", str(blobs), "--why", "better", "--by", "ann", "--json")
+    tried = json.loads(output_of(*common, "--dry-run"))
+    assert (tried["written"], [*blobs.iterdir()]) == (False, [])
+    done = json.loads(output_of(*common))["proposal"]
+    assert (done["by"], done["reason"], done["blob"]) == ("ann", "better", tried["proposal"]["blob"])
+    assert [path.name for path in blobs.iterdir()] == [done["blob"]]
+
+    folder = tmp_path / "archive"
+    archive = ("archive", "--log", url, "--archive", str(folder))
+    assert json.loads(output_of(*archive, "--dry-run", "--json")) == {"waiting": 13}
+    assert "13 records wait" in output_of(*archive, "--dry-run")
+    assert not any(folder.glob("**/*.parquet"))
+    output_of(*archive, "--once")
+    assert json.loads(output_of(*archive, "--dry-run", "--json")) == {"waiting": 0}
 
 
 def test_dead_letters_are_listed_shown_redriven_and_dropped(url: str, tmp_path: Path) -> None:

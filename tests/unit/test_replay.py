@@ -295,6 +295,17 @@ def test_what_retention_has_deleted_is_told_or_read_from_the_archive(shop: Filed
     assert "the archive covers" in covered_text(whole)
 
 
+def test_without_a_kept_snapshot_the_live_state_is_folded_from_the_journal(shop: FiledShop) -> None:
+    for one in kept_snapshots(shop.blobs, SHARD.name):
+        if one.pointer.number < 4:
+            (shop.blobs.folder / one.pointer.blob).unlink(missing_ok=True)
+    run = replayed(shop, "early", end="3")
+    assert (run.number, run.live, run.live_from) == (3, run.digest, 0)
+    assert "(live state folded from the journal's first entry)" in command(shop, "show", "early")
+    live = compare(shop.log, shop.blobs, ONLINE, RunFolder(shop.blobs, "early"), None, 10)
+    assert live.sides[0].digest == live.sides[1].digest
+
+
 def test_a_promoted_run_is_the_live_state_and_can_be_undone(shop: FiledShop) -> None:
     before = live_digest(shop)
     run = replayed(shop, "filtered", without=("shopper=s3",))
