@@ -42,7 +42,7 @@ def test_a_key_is_found_by_its_text_alone_which_is_stored_nowhere(tmp_path: Path
 @pytest.mark.parametrize(("role", "may"), [("ingest", "ingest"), ("read", "read"), ("operate", "ingest read operate")])
 def test_a_role_grants_what_it_is_for(tmp_path: Path, role: keys.Role, may: str) -> None:
     key, _ = create(tmp_path / "keys", "acme", role, now_ms=NOW_MS)
-    assert [one for one in ("ingest", "read", "operate") if key.may(one)] == may.split()  # type: ignore[arg-type]
+    assert [one for one in ("ingest", "read", "operate") if key.may(one)] == may.split()
 
 
 def test_a_revoked_key_works_for_half_a_second_at_most(tmp_path: Path) -> None:

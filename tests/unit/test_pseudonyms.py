@@ -42,9 +42,9 @@ def test_a_rotation_is_followed_and_older_names_stay_until_retired(tmp_path: Pat
     first = add_secret(path, NOW_MS)
     names = Pseudonyms(path, seconds=lambda: seconds[0])
     second = add_secret(path, NOW_MS + 1)
-    assert names.secrets == (first,)
+    assert list(names.secrets) == [first]
     seconds[0] += look_every_s
-    assert names.secrets == (first, second)
+    assert list(names.secrets) == [first, second]
     assert names.names_of("ann") == [second.shopper("ann"), first.shopper("ann"), "ann"]
     for version in (2, 3):
         with pytest.raises(Misconfigured, match=rf"wanted an older version \(1\), found {version}"):
