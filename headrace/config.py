@@ -105,7 +105,7 @@ class GatewaySettings(_Section):
     key_requests_max: Annotated[int, Field(gt=0)] = 32
     """Most requests at a time with one key."""
     key_events_per_s: Annotated[float, Field(gt=0)] = 5_000.0
-    """Events a second with one key; twice as many may come at once."""
+    """Events a second with one key; twice as many may come at once. A kilobyte of a body counts as one at least."""
     spool: str = "headrace-data/spool"
     """Folder of this gateway alone, in which events wait on disk while the log does not answer."""
     spool_bytes_max: Annotated[int, Field(gt=0)] = 256 * 2**20

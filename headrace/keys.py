@@ -9,6 +9,7 @@ import base64
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ GRANTS: Final[dict[Role, frozenset[Role]]] = {
     "operate": frozenset({"ingest", "read", "operate"}),
 }
 PREFIX: Final = "hr_"
+_ORIGIN: Final = re.compile(r"https?://[^/?#@\sA-Z]+")
 keys_max: Final = 1_000
 """Most keys in a file."""
 look_every_s: Final = 0.5
@@ -144,14 +146,21 @@ def edited(path: Path) -> Iterator[list[Key]]:
         Misconfigured: the file is none of keys, or cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path):
             keys = read_keys(path)
             yield keys
             write_private(path, msgspec.json.format(msgspec.json.encode(keys), indent=1) + b"\n")
     except OSError as error:
         raise Misconfigured(f"keys {path}: wanted a file that can be written, found {error}") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let nobody else change a file during the block; its folder is made if it is missing. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -176,15 +185,22 @@ def create(
     if not 1 <= len(shop) <= 64 or not shop.isprintable() or " " in shop:
         raise Misconfigured(f"shop {shop!r}: wanted 1 to 64 characters without blanks")
     for origin in origins:
-        if not origin.startswith(("https://", "http://")) or "/" in origin.partition("://")[2]:
-            raise Misconfigured(f"origin {origin!r}: wanted https://HOST[:PORT], as browsers send it")
+        if not _ORIGIN.fullmatch(origin):
+            raise Misconfigured(f"origin {origin!r}: wanted https://HOST[:PORT] in lower case, as browsers send it")
     with edited(path) as keys:
-        if len(keys) >= keys_max:
-            raise Misconfigured(f"keys {path}: wanted at most {keys_max} keys; remove some: headrace keys revoke ID")
-        id_ = secrets.token_hex(4)
-        text = f"{PREFIX}{id_}_{base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip('=')}"
-        key = Key(id_, shop, role, digest_of(text), now_ms, tuple(origins), ends_ms)
-        keys.append(key)
+        return _added(path, keys, shop, role, origins, ends_ms, now_ms)
+
+
+def _added(
+    path: Path, keys: list[Key], shop: str, role: Role, origins: Sequence[str], ends_ms: int | None, now_ms: int
+) -> tuple[Key, str]:
+    """Add a key to those of a file; return it and its text."""
+    if len(keys) >= keys_max:
+        raise Misconfigured(f"keys {path}: wanted at most {keys_max} keys; remove some: headrace keys revoke ID")
+    id_ = secrets.token_hex(4)
+    text = f"{PREFIX}{id_}_{base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip('=')}"
+    key = Key(id_, shop, role, digest_of(text), now_ms, tuple(origins), ends_ms)
+    keys.append(key)
     return key, text
 
 
@@ -197,12 +213,20 @@ def revoke(path: Path, id_: str) -> Key:
 
 
 def rotate(path: Path, id_: str, *, grace_ms: int, now_ms: int) -> tuple[Key, str]:
-    """Add a key like another one, which stops working after `grace_ms`; return the new one and its text."""
+    """Add a key like another one, which stops working after `grace_ms`; return the new one and its text.
+
+    The new one ends when the other one would have.
+
+    Raises:
+        Misconfigured: there is none of this id, or it has ended, or the file cannot be used or is full.
+    """
     with edited(path) as keys:
         old = _named(path, keys, id_)
+        if not old.works(now_ms):
+            raise Misconfigured(f"keys {path}: wanted a key that works, found {id_}, which has ended")
         ends_ms = now_ms + grace_ms if old.ends_ms is None else min(old.ends_ms, now_ms + grace_ms)
         keys[keys.index(old)] = msgspec.structs.replace(old, ends_ms=ends_ms)
-    return create(path, old.shop, old.role, origins=old.origins, now_ms=now_ms)
+        return _added(path, keys, old.shop, old.role, old.origins, old.ends_ms, now_ms)
 
 
 def _named(path: Path, keys: Sequence[Key], id_: str) -> Key:

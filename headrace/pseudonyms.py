@@ -10,8 +10,8 @@ import base64
 import hmac
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from headrace.errors import Misconfigured
-from headrace.keys import look_every_s, write_private
+from headrace.keys import locked, look_every_s, write_private
 
 SECRET_BYTES: Final = 32
 _SHOPPER, _SESSION = b"shopper\0", b"session\0"
@@ -60,7 +60,7 @@ class Pseudonyms:
         seconds: a monotonic clock.
 
     Raises:
-        Misconfigured: the file is none of secrets. Later, a file that cannot be read changes nothing.
+        Misconfigured: the file is none of secrets. Later, a file that cannot be read, or has none, changes nothing.
     """
 
     def __init__(self, path: Path, *, seconds: Callable[[], float] = time.monotonic) -> None:
@@ -77,7 +77,8 @@ class Pseudonyms:
             seen = self._signature()
             if seen is not None and seen != self._seen:
                 with suppress(Misconfigured):  # somebody edits it by hand; it is read again at the next look
-                    self._secrets, self._seen = tuple(read_secrets(self._path)), seen
+                    if found := read_secrets(self._path):  # without a secret, ids would be written as they are
+                        self._secrets, self._seen = tuple(found), seen
         return self._secrets
 
     def _signature(self) -> tuple[int, int, int] | None:
@@ -113,10 +114,19 @@ def read_secrets(path: Path) -> list[Secret]:
 
 def add_secret(path: Path, now_ms: int) -> Secret:
     """Add a version to the file, which is made if it is missing; it is in use from then on. Raises Misconfigured."""
-    known = read_secrets(path)
-    added = Secret(known[-1].version + 1 if known else 1, secrets.token_bytes(SECRET_BYTES), now_ms)
-    _write(path, [*known, added])
+    with _edited(path) as known:
+        added = Secret(known[-1].version + 1 if known else 1, secrets.token_bytes(SECRET_BYTES), now_ms)
+        known.append(added)
     return added
+
+
+def ensure_secret(path: Path, now_ms: int) -> bool:
+    """Make the first version if the file has none; return whether it was made. Raises Misconfigured."""
+    with _edited(path) as known:
+        if not known:
+            known.append(Secret(1, secrets.token_bytes(SECRET_BYTES), now_ms))
+            return True
+    return False
 
 
 def retire_secret(path: Path, version: int) -> None:
@@ -125,16 +135,22 @@ def retire_secret(path: Path, version: int) -> None:
     Raises:
         Misconfigured: it is the newest one, or there is none of this version.
     """
-    known = read_secrets(path)
-    if version not in [one.version for one in known[:-1]]:
-        older = ", ".join(str(one.version) for one in known[:-1]) or "none, as only the newest is there"
-        raise Misconfigured(f"pseudonyms {path}: wanted an older version ({older}), found {version}")
-    _write(path, [one for one in known if one.version != version])
+    with _edited(path) as known:
+        if version not in [one.version for one in known[:-1]]:
+            older = ", ".join(str(one.version) for one in known[:-1]) or "none, as only the newest is there"
+            raise Misconfigured(f"pseudonyms {path}: wanted an older version ({older}), found {version}")
+        known[:] = [one for one in known if one.version != version]
 
 
-def _write(path: Path, secrets_: list[Secret]) -> None:
+@contextmanager
+def _edited(path: Path) -> Iterator[list[Secret]]:
+    """Return the secrets of a file, and write what the block makes of them. Others who edit it wait."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, msgspec.json.encode(secrets_) + b"\n")
+        with locked(path):
+            known = read_secrets(path)
+            before = tuple(known)
+            yield known
+            if tuple(known) != before:
+                write_private(path, msgspec.json.encode(known) + b"\n")
     except OSError as error:
         raise Misconfigured(f"pseudonyms {path}: wanted a file that can be written, found {error}") from error

@@ -10,6 +10,7 @@ import fcntl
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
@@ -50,9 +51,11 @@ class Spool:
         self._folder, self._bytes_max = folder, bytes_max
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("a")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._sizes = {int(path.stem): path.stat().st_size for path in sorted(folder.glob(f"*{_SUFFIX}"))}
+            with ExitStack() as stack:
+                self._lock = stack.enter_context((folder / "lock").open("a"))
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._sizes = {int(path.stem): path.stat().st_size for path in sorted(folder.glob(f"*{_SUFFIX}"))}
+                stack.pop_all()
         except BlockingIOError:
             raise Misconfigured(f"spool {folder}: wanted one that no process uses, found one in use") from None
         except (OSError, ValueError) as error:

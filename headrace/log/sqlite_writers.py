@@ -121,5 +121,7 @@ class SqliteAppender:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self.flush()
-            self._connection.close()
+            try:
+                self.flush()
+            finally:
+                self._connection.close()

@@ -42,7 +42,7 @@ def gateway(
     from headrace.log.protocol import Log
     from headrace.metrics import GatewayMetrics, MetricsServer
     from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
-    from headrace.pseudonyms import Pseudonyms, add_secret, read_secrets
+    from headrace.pseudonyms import Pseudonyms, ensure_secret
     from headrace.spool import Spool
     from producers.gateway.app import Gateway, make_app
     from producers.gateway.depot import Depot
@@ -59,8 +59,7 @@ def gateway(
     names = None
     if own.pseudonymise:
         path = Path(settings.pseudonyms)
-        if not read_secrets(path):
-            add_secret(path, wall_ms())
+        if ensure_secret(path, wall_ms()):
             say(f"gateway: made the secret of pseudonyms {path}; keep a copy where only you can read it")
         names = Pseudonyms(path)
 

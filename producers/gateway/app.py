@@ -39,6 +39,8 @@ retry_s: Final = 5
 """After how many seconds a client is told to try again, while records cannot be taken."""
 UNKNOWN, SHOPIFY = Key("unknown", "", "read", "", 0), Key("shopify", "shopify", "operate", "", 0)
 """Stand for the keys of requests whose key is in the body, and of Shopify's webhooks, which are signed instead."""
+charged_bytes: Final = 1024
+"""Bytes of a body that count as an event where it has fewer events, so that the work for a key is bounded."""
 preflight_s: Final = 600
 """For how long browsers remember that a page may send."""
 
@@ -59,41 +61,58 @@ class Gateway:
 
     async def take(self, route: Route, request: Request) -> Response:
         """Answer a request to a route that takes a body. Raises Problem."""
-        headers, query = request.headers, {**request.query_params, **request.path_params}
-        text = key_text(headers, query)
-        late = route.reply == "segment" and not text  # trackers in browsers write it into the body
-        key = UNKNOWN if late else self._key(route, text, headers)
+        query = {**request.query_params, **request.path_params}
+        text = key_text(request.headers, query)
+        if route.reply == "segment" and not text:  # trackers in browsers write it into the body
+            with self._doors.entered(UNKNOWN):
+                body = await self._body(request, segment.body_bytes_max)
+            key = self._key(route, segment.write_key(body), request.headers)
+            with self._doors.entered(key):
+                return await self._answered(route, key, request.headers, query, body)
+        key = self._key(route, text, request.headers)
         with self._doors.entered(key):
-            body = await read_body(
-                request, bytes_max=self._settings.body_bytes_max, seconds_max=self._settings.body_s_max
-            )  # fmt: skip
-            if late:
-                key = self._key(route, segment.write_key(body), headers)
-            if route.role is None:
-                self._check_signature(body, headers)
-                query |= {
-                    "topic": headers.get("x-shopify-topic", ""),
-                    "webhook_id": headers.get("x-shopify-event-id", "") or headers.get("x-shopify-webhook-id", ""),
-                }
-            received_ms = self._clock()
-            try:
-                entries = route.adapter(Arrived(body, query, received_ms, key.shop))
-            except BadBody as error:
-                if route.reply == "ga4-debug":
-                    return json(ga4.validation([(0, error.reason, error.detail)]))
-                raise Problem("bad-body", str(error)) from None
-            self._doors.charge(key, len(entries))
-            dry = route.reply == "ga4-debug" or query.get("dry_run") in ("1", "true")
-            taken = self._intake.take(entries, received_ms, explain=dry)
-            if dry:
-                if route.reply == "ga4-debug":
-                    return json(ga4.validation([(one.index, one.reason, one.detail) for one in taken.refused]))
-                return json(explanation_of(taken))
-            return await self._stored(route, taken)
+            return await self._answered(route, key, request.headers, query, await self._body(request))
+
+    async def _body(self, request: Request, bytes_max: int | None = None) -> bytes:
+        bytes_max = min(bytes_max or self._settings.body_bytes_max, self._settings.body_bytes_max)
+        return await read_body(request, bytes_max=bytes_max, seconds_max=self._settings.body_s_max)
+
+    async def _answered(
+        self, route: Route, key: Key, headers: Mapping[str, str], query: Mapping[str, str], body: bytes
+    ) -> Response:
+        self._doors.charge(key, len(body) / charged_bytes)
+        if route.role is None:
+            self._check_signature(body, headers)
+            query = {
+                **query,
+                "topic": headers.get("x-shopify-topic", ""),
+                "webhook_id": headers.get("x-shopify-event-id", "") or headers.get("x-shopify-webhook-id", ""),
+            }
+        explain = route.reply == "ga4-debug" or query.get("dry_run") in ("1", "true")
+        try:
+            taken = self._taken(route, key, query, body, explain=explain)
+        except BadBody as error:
+            if route.reply == "ga4-debug":
+                return json(ga4.validation([(None, error.reason, error.detail)]))
+            raise Problem("bad-body", str(error)) from None
+        if route.reply == "ga4-debug":
+            return json(ga4.validation([(one.index, one.reason, one.detail) for one in taken.refused]))
+        return json(explanation_of(taken)) if explain else await self._stored(route, taken)
+
+    def _taken(self, route: Route, key: Key, query: Mapping[str, str], body: bytes, *, explain: bool) -> Taken:
+        """Return what becomes of a body. Raises BadBody.
+
+        What is parsed lives only here: while a request waits for the log, its records alone are kept.
+        """
+        received_ms = self._clock()
+        entries = route.adapter(Arrived(body, query, received_ms, key.shop))
+        self._doors.charge(key, max(0.0, len(entries) - len(body) / charged_bytes))
+        return self._intake.take(entries, received_ms, explain=explain)
 
     def _key(self, route: Route, text: str, headers: Mapping[str, str]) -> Key:
         if route.role is not None:
-            return self._doors.key(text, route.role, headers.get("origin"))
+            origin = headers.get("origin")
+            return self._doors.key(text, route.role, None if origin in self._settings.origins else origin)
         if not self._shopify_secret:
             raise Problem("bad-signature", "wanted the setting gateway.shopify_secret_file, found none")
         return SHOPIFY

@@ -17,8 +17,12 @@ async def read_body(request: Request, *, bytes_max: int, seconds_max: float) -> 
     """Return a request's body, decompressed.
 
     Raises:
-        Problem: it is too large, came too slowly, is compressed in another way than gzip, or was broken off.
+        Problem: it is too large, came too slowly, is compressed in another way than gzip, was broken off, or its length
+            is stated in two ways.
     """
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # Whoever passed it on may have read another body. Source: RFC 9112, section 6.3.
+        raise Problem("bad-body", "wanted Content-Length or Transfer-Encoding, found both", closes=True)
     stated = request.headers.get("content-length", "0")
     too_large = f"wanted at most {bytes_max} bytes"
     if stated.isdecimal() and int(stated) > bytes_max:
@@ -51,6 +55,8 @@ async def read_body(request: Request, *, bytes_max: int, seconds_max: float) -> 
         raise Problem("bad-body", f"wanted a body in gzip, found: {error}") from None
     if len(found) > bytes_max:
         raise Problem("too-large", f"{too_large} after decompression, found more")
+    if inflated.unused_data:
+        raise Problem("bad-body", "wanted a body in gzip of one member, found more behind it")
     if not inflated.eof:
         raise Problem("bad-body", "wanted a whole body in gzip, found one that is cut off")
     return found

@@ -115,6 +115,8 @@ class Depot:
             with suppress(asyncio.CancelledError):
                 await self._emptying
         self._to_disk.shutdown()
+        closing = asyncio.get_running_loop().run_in_executor(self._to_log, self._close_log)
+        await asyncio.wait([closing], timeout=self._patience_s)
         self._to_log.shutdown(wait=False, cancel_futures=True)  # the log may hang, and the process ends anyway
         self._spool.close()
 
@@ -159,13 +161,22 @@ class Depot:
     async def _append(self, records: Sequence[Outgoing]) -> bool:
         """Return whether the log has the records within the time that a request waits. Raises RecordRefused."""
         if self._hanging is not None:
-            return False
+            if not self._hanging.done():
+                return False
+            self._settle_hanging()
         attempt = asyncio.get_running_loop().run_in_executor(self._to_log, self._append_now, records)
         finished, _ = await asyncio.wait([attempt], timeout=self._patience_s)
         if not finished:
             self._hanging, self.fault = attempt, "the log does not answer in time"
             return False
         return self._succeeded(attempt)
+
+    def _settle_hanging(self) -> None:
+        """Note the outcome of an attempt that took longer than a request waits; its records were spooled or refused."""
+        if (attempt := self._hanging) is not None:
+            self._hanging = None
+            with suppress(RecordRefused):
+                self._succeeded(attempt)
 
     def _succeeded(self, attempt: "asyncio.Future[None]") -> bool:
         """Return whether a finished attempt has written its records. Raises RecordRefused."""
@@ -194,12 +205,20 @@ class Depot:
         except (BrokenWorld, Misconfigured):
             self._close_log()
             raise
-        except ValueError:  # the others were written; what of them is written again is dropped by consumers
-            self._appender = None
+        except ValueError:  # the others are written; what of them is written again is dropped by consumers
+            self._close_appender()
             raise
 
+    def _close_appender(self) -> None:
+        """Close the appender, which holds a connection of its own."""
+        appender, self._appender = self._appender, None
+        if appender is not None:
+            with suppress(BrokenWorld, Misconfigured, ValueError):
+                appender.close()
+
     def _close_log(self) -> None:
-        log, self._log, self._appender = self._log, None, None
+        self._close_appender()
+        log, self._log = self._log, None
         if log is not None:
             with suppress(BrokenWorld, Misconfigured, ValueError):
                 log.close()
@@ -236,9 +255,7 @@ class Depot:
         """Return whether spooled records are written, however long the log takes to say so."""
         if self._hanging is not None:
             await asyncio.wait([self._hanging])
-            with suppress(RecordRefused):
-                self._succeeded(self._hanging)
-            self._hanging = None
+            self._settle_hanging()
         attempt = asyncio.get_running_loop().run_in_executor(self._to_log, self._append_now, records)
         await asyncio.wait([attempt])
         try:

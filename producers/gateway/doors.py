@@ -105,8 +105,8 @@ class Doors:
             self.requests -= 1
             use.requests -= 1
 
-    def charge(self, key: Key, events: int) -> None:
-        """Count the events of a request that was let in."""
+    def charge(self, key: Key, events: float) -> None:
+        """Count events of a request that was let in."""
         self._use(key).events -= events
 
     def _use(self, key: Key) -> _Use:

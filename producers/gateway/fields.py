@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,11 @@ from producers.values import Unusable, as_number, as_text, is_missing
 entries_max: Final = 1_000
 """Most entries of one body."""
 traits_max: Final = 100
-"""Most traits of one entry; the first by name are kept."""
+"""Most traits of one entry that are kept, the first by name."""
+names_max: Final = 1_000
+"""Most names of an object that are looked at, where a body chooses them: it may hold hundreds of thousands."""
+consents_max: Final = 100
+"""Most consents of an entry that are looked at."""
 trait_chars_max: Final = 200
 """Longest text of a trait."""
 _TIME_CHARS_MAX: Final = 64
@@ -262,7 +267,7 @@ def traits_of(found: Any) -> dict[str, Any]:
     >>> traits_of({"plan": "gold", "age": 41, "email": "a@b.c", "contact": "a@b.c", "address": {"city": "Oslo"}})
     {'age': 41, 'plan': 'gold'}
     """
-    kept = {name: value for name, value in mapping(found).items() if _is_trait(name, value)}
+    kept = {name: value for name, value in islice(mapping(found).items(), names_max) if _is_trait(name, value)}
     return {name: kept[name] for name in sorted(kept)[:traits_max]}
 
 
@@ -286,5 +291,6 @@ def granted(stated: Mapping[str, Any], purposes: Mapping[str, str]) -> list[str]
     """
     if not stated:
         return None
-    yes = (name.lower() for name, value in stated.items() if value is True or words_of(value).lower() == "granted")
+    looked_at = islice(stated.items(), consents_max)
+    yes = (name.lower() for name, value in looked_at if value is True or words_of(value).lower() == "granted")
     return sorted({purposes[name] for name in yes if name in purposes})

@@ -14,6 +14,7 @@ events", https://developers.google.com/analytics/devguides/collection/protocol/g
 """
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Final
 
 from headrace.events import UNUSED_TYPES
@@ -30,6 +31,7 @@ from producers.gateway.fields import (
     line,
     made_of,
     mapping,
+    names_max,
     number_of,
     object_of,
     objects,
@@ -71,7 +73,8 @@ def adapt(request: Request) -> list[list[Made]]:
     device = id_of(body.get("client_id"), body.get("app_instance_id"))
     shopper = id_of(body.get("user_id")) or device
     properties = mapping(body.get("user_properties"))
-    traits = traits_of({name: mapping(stated).get("value") for name, stated in properties.items()})
+    looked_at = islice(properties.items(), names_max)
+    traits = traits_of({name: mapping(stated).get("value") for name, stated in looked_at})
     if traits and shopper:
         made = [[MadeTraits(shopper, traits, _consent(body)), *first] for first in made[:1] or [[]]] + made[1:]
     return made

@@ -205,6 +205,7 @@ class _Body:
             if self._explain:
                 self._becomes.append(Becomes(index, repeated=True))
             return "repeated"
+        event.data.former_shopper = ""  # an id as the shop gives it; links alone state one
         record = Outgoing(EVENTS, key.encode(), events.encode(event))
         if former and key not in self._links and not self._intake.is_linked(key):
             self._records += [_link(event, one, key) for one in former]

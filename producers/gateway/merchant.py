@@ -64,7 +64,7 @@ def _entries(body: bytes) -> list[Any]:
         lines = body.splitlines()
         if fault.reason != "not_json" or len(lines) < 2 or not body.lstrip().startswith(b"{"):
             raise
-        return entries_of([_line(line) for line in lines if line.strip()], "lines")
+        return [_line(line) for line in entries_of([line for line in lines if line.strip()], "lines")]
     if isinstance(found, dict):
         found = found.get("items", [found])
     return entries_of(found, "items as an array")

@@ -7,10 +7,12 @@ from starlette.responses import Response
 
 MEDIA_TYPE: Final = "application/problem+json"
 Code: TypeAlias = Literal[
-    "bad-body", "bad-key", "bad-signature", "forbidden", "all-refused", "not-found", "method-not-allowed", "too-slow",
-    "too-large", "bad-encoding", "too-many-events", "too-many-requests", "unavailable", "internal",
+    "bad-request", "bad-body", "bad-key", "bad-signature", "forbidden", "all-refused", "not-found",
+    "method-not-allowed", "too-slow", "too-large", "bad-encoding", "too-many-events", "too-many-requests",
+    "unavailable", "internal",
 ]  # fmt: skip
 TITLES: Final[dict[Code, tuple[int, str]]] = {
+    "bad-request": (400, "The request is no HTTP"),
     "bad-body": (400, "The body has another form"),
     "all-refused": (400, "Nothing in the body can be used"),
     "bad-key": (401, "No valid API key"),

@@ -43,6 +43,8 @@ from producers.gateway.fields import (
 from producers.gateway.made import Adapter, BadBody, Made, MadeTraits, Refused, Request, Unused
 
 FEED: Final = "segment"
+body_bytes_max: Final = 512_000
+"""Most bytes of a body that has its key in itself. Source: Segment documentation, "HTTP API Source", limits."""
 PURPOSES: Final = {
     "analytics": "analytics", "performance": "analytics", "c0002": "analytics",
     "functional": "personalization", "personalization": "personalization", "preferences": "personalization",
@@ -96,13 +98,19 @@ def _batch(request: Request) -> list[list[Made]]:
 
 
 def _calls(request: Request, calls: list[Any], batch: dict[str, Any]) -> list[list[Made]]:
-    digest, common = digest_of(request.body), mapping(batch.get("context"))
+    digest, common = digest_of(request.body), _context(batch)
 
     def make(index: int, call: dict[str, Any]) -> list[Made]:
-        context, sent = {**common, **mapping(call.get("context"))}, call.get("sentAt") or batch.get("sentAt")
+        context, sent = {**common, **_context(call)}, call.get("sentAt") or batch.get("sentAt")
         return _call(request, {**call, "context": context, "sentAt": sent}, f"{digest}-{index}")
 
     return made_of(calls, make)
+
+
+def _context(call: dict[str, Any]) -> dict[str, Any]:
+    """Return what is read of a context: a batch's is copied for each of its calls."""
+    context = mapping(call.get("context"))
+    return {name: context[name] for name in ("sessionId", "consent") if name in context}
 
 
 def write_key(body: bytes) -> str:

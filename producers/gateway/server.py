@@ -1,7 +1,7 @@
 """The server of the gateway: connections in bounded numbers, each request within a deadline, and a clean end.
 
 uvicorn speaks HTTP (`H11Protocol`); how connections are accepted, limited and ended is here, because uvicorn's own
-server neither ends slow connections nor bounds the time of a TLS handshake.
+server neither ends slow connections nor bounds how many are in a TLS handshake.
 """
 
 import asyncio
@@ -10,10 +10,12 @@ import socket
 import ssl
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -25,6 +27,7 @@ from headrace.metrics import GatewayMetrics
 from producers.gateway.depot import Depot
 from producers.gateway.doors import Doors
 from producers.gateway.intake import Intake
+from producers.gateway.problem import Problem
 
 keep_alive_s: Final = 20
 """How long a connection without a request is kept."""
@@ -34,8 +37,10 @@ answer_s_max: Final = 20.0
 """Longest time, in seconds, from the end of `body_s_max` until a request is answered; then its connection is cut."""
 stop_s_max: Final = 4.0
 """Longest time, in seconds, that requests in progress have when the gateway stops."""
-other_files: Final = 64
-"""Open files beside connections."""
+backlog: Final = 256
+"""Connections that wait to be accepted; as many are accepted in one turn of the loop."""
+other_files: Final = 64 + 4 * backlog
+"""Open files beside connections: the log, the spool, and connections that are turned away within a few turns."""
 tick_s: Final = 0.5
 
 
@@ -76,12 +81,19 @@ class Connections:
 
 
 class _Connection(H11Protocol):
-    """A connection. From the first byte of a request, or from its beginning, its time is limited."""
+    """A connection. Its time is limited in each state: in the TLS handshake, with a request, and idle.
 
-    def __init__(self, connections: Connections, settings: GatewaySettings, **options: Any) -> None:
+    It counts from its acceptance on, and so does its TLS handshake, which is therefore begun here.
+    """
+
+    def __init__(
+        self, connections: Connections, settings: GatewaySettings, tls: ssl.SSLContext | None, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._all, self._within_s = connections, settings.body_s_max
-        self._admitted = False
+        self._all, self._within_s, self._tls = connections, settings.body_s_max, tls
+        self._admitted = self._speaks = self._idle = False
+        self._early = b""
+        self._handshake: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
@@ -96,34 +108,82 @@ class _Connection(H11Protocol):
         if not self._admitted:
             transport.abort()
             return
+        self._within(self._within_s, self._check)
+        if self._tls is None:
+            self._speak(transport)
+        else:
+            transport.pause_reading()
+            self._handshake = self.loop.create_task(self._encrypt(transport, self._tls))
+
+    async def _encrypt(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        """Let the handshake take place; the deadline ends one that does not."""
+        try:
+            encrypted = await self.loop.start_tls(transport, self, tls, server_side=True)
+        except OSError:  # TLS' own errors, too
+            encrypted = None
+        if encrypted is None:  # it failed, or the connection has ended
+            transport.abort()
+        else:
+            self._speak(encrypted)
+
+    def _speak(self, transport: asyncio.Transport) -> None:
+        self._speaks = True
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(self._within_s, self._check)
+        if self._early:
+            super().data_received(self._early)
+            self._early = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
         self._all.leave(self)
-        if self._admitted:
+        if self._speaks:
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._admitted:
+        if not self._speaks:
+            self._early += data  # what came with the end of the handshake
             return
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._within_s, self._check)
+        if self._idle:
+            self._begin()
         super().data_received(data)
 
     def on_response_complete(self) -> None:
+        self._all.used(self)
+        self._idle = True
+        # One that does not read its answer cannot be closed in order, so that it is cut after uvicorn has tried.
+        self._within(keep_alive_s + 1.0, self.cut)
+        super().on_response_complete()
+        if self.busy:  # by a request that came before the answer to the one before
+            self._begin()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; if an answer has begun, there is no way but to end the connection."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.cut()
+            return
+        answer = Problem("bad-request", "wanted a request of HTTP/1.1 with a head of at most 16 KiB", closes=True)
+        response = answer.response()
+        head = h11.Response(status_code=response.status_code, headers=response.raw_headers)
+        for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _begin(self) -> None:
+        """Limit the time of a request that begins."""
+        self._idle = False
+        self._within(self._within_s, self._check)
+
+    def _within(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` after some time, in place of what was to be called."""
         if self._deadline is not None:
             self._deadline.cancel()
-            self._deadline = None
-        self._all.used(self)
-        super().on_response_complete()
+        self._deadline = self.loop.call_later(seconds, then)
 
     def _check(self) -> None:
         """Cut a connection whose head has not come in time; give one that waits for its answer some more."""
         if self.busy:
-            self._deadline = self.loop.call_later(answer_s_max, self.cut)
+            self._within(answer_s_max, self.cut)
         else:
             self._all._metrics.turned_away.inc()
             self.cut()
@@ -174,8 +234,8 @@ async def serve(
     connections = Connections(settings.connections_max, metrics)
     tls = tls_context(settings)
     server = await loop.create_server(
-        lambda: _Connection(connections, settings, config=config, server_state=state, app_state={}, _loop=loop),
-        sock=listener, ssl=tls, backlog=256, ssl_handshake_timeout=settings.body_s_max if tls else None,
+        lambda: _Connection(connections, settings, tls, config=config, server_state=state, app_state={}, _loop=loop),
+        sock=listener, backlog=backlog,
     )  # fmt: skip
     writing = asyncio.create_task(depot.run())
     try:
