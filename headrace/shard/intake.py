@@ -79,9 +79,7 @@ class ShopClock:
             insort(ordered, delay_ms if live else own_ms)
             if len(newest) > clock_events:
                 del ordered[bisect_left(ordered, newest.popleft()[live])]
-                self._median_ms = ordered[clock_events // 2]
-            else:
-                self._median_ms = self._median()
+            self._median_ms = self._median()
         median_ms = self._median_ms
         if live != ((median_ms if live else appended_ms - median_ms) <= live_delay_ms_max):
             self._live = not live
