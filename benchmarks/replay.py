@@ -22,6 +22,7 @@ from consumers.archive import run as archive
 from consumers.shard import judges_of
 from headrace.archive.log import ArchivedLog
 from headrace.archive.store import FolderStore
+from headrace.artifacts import resolve
 from headrace.config import ArchiveSettings
 from headrace.log.protocol import Log
 from headrace.log.sqlite import SqliteLog
@@ -79,6 +80,10 @@ def main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--events", type=int, default=50_000, help="events published and learned")
     options = parser.parse_args(arguments)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    MakeShop(PLACEMENT.kinds)()  # imports what learning needs, which takes as long as thousands of events
+    for kind in PLACEMENT.kinds:
+        if kind.surface.judge:
+            resolve(kind.surface.judge)
     collect_garbage_rarely()
     found: dict[str, dict[str, float]] = {}
 

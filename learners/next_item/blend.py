@@ -69,6 +69,31 @@ class _Layers(NamedTuple):
         return (1 + _length_groups) * inputs + inputs * _units + (1 + _length_groups) * _units + _units
 
 
+class _Joined(NamedTuple):
+    """Scores of several members, one after another, because numpy's cost is per call.
+
+    Shapes:
+        places: numbers of the members (M,); sizes: (M,), of sum N; slots, values: (N,)
+    """
+
+    places: list[int]
+    sizes: NDArray[np.int64]
+    slots: NDArray[np.int32]
+    values: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, found: Mapping[int, Scores]) -> "_Joined":
+        """Join at least one member's scores, by the members' numbers; none are empty."""
+        slots, values = zip(*found.values(), strict=True)
+        sizes = np.array([len(one) for one in slots], np.int64)
+        return cls(list(found), sizes, np.concatenate(slots), np.concatenate(values, dtype=np.float64))
+
+    def valid(self) -> bool:
+        """Return whether `_valid` holds for each member's scores."""
+        peaks = np.maximum.reduceat(self.values, np.cumsum(self.sizes) - self.sizes)
+        return bool(self.slots.min() >= 0 and peaks.min() > 0 and np.isfinite(self.values).all())
+
+
 class _ForwardPass(NamedTuple):
     """The result of a forward pass. Shapes: inputs (C, F), hidden (C, units), probabilities (C,)."""
 
@@ -140,6 +165,8 @@ class Blend:
         self._layers = _Layers.of(self._flat, inputs)
         self._average = np.zeros_like(self._flat)
         self._average_layers = _Layers.of(self._average, inputs)
+        self._slopes = np.zeros_like(self._flat)  # scratch space of `_gradient`: splitting an array takes long
+        self._slope_layers = _Layers.of(self._slopes, inputs)
         trust = self._layers.linear[0, : self._member_inputs].reshape(len(self.members), len(_features))
         trust[:, _features.index("log")] = [_sharpness * TRUST.get(name, 1.0) for name in members]
         _Layers.of(self._rates, inputs).linear[:] *= _linear_rate
@@ -163,9 +190,10 @@ class Blend:
             context_length: items of the current session so far.
             traits: returns the candidates' traits; None if they are unknown.
         """
-        slots, inputs = self._inputs(candidates, traits)
-        if not len(slots):
-            return Scores(slots, np.empty(0, np.float32))
+        joined = self._joined(candidates)
+        if joined is None:
+            return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
+        slots, inputs = self._inputs(joined, traits)
         group = _length_group(context_length)
         utility, _ = _utility(self._average_layers, inputs, group, np.matmul)
         odds = np.exp(utility - utility.max())
@@ -181,28 +209,33 @@ class Blend:
         traits: TraitLookup | None = None,
     ) -> None:
         """Learn that `item` came next after the members returned `candidates`; arguments as in `predict`."""
-        slots, inputs = self._inputs(candidates, traits)
+        joined = self._joined(candidates)
         group = _length_group(context_length)
-        true = np.flatnonzero(slots == item)
-        self._hits[group] = self.fading * self._hits[group] + len(true)
+        listed = joined is not None and item in joined.slots
+        self._hits[group] = self.fading * self._hits[group] + listed
         self._tries[group] = self.fading * self._tries[group] + 1.0
-        if len(true):
+        if joined is not None and listed:
+            slots, inputs = self._inputs(joined, traits)
             forward = _forward(self._layers, inputs, group)
             error = forward.probabilities
-            error[true[0]] -= 1.0
+            error[np.searchsorted(slots, item)] -= 1.0
             self._step(self._gradient(forward, error, group))
 
     def _gradient(self, forward: _ForwardPass, error: NDArray[np.float64], group: int) -> NDArray[np.float64]:
-        """Return the gradient of the cross-entropy; `error` (C,) is its gradient with respect to the utilities."""
-        gradient = np.zeros_like(self._flat)
-        linear, hidden, bias, output = _Layers.of(gradient, forward.inputs.shape[1])
+        """Return the gradient of the cross-entropy, until the next call.
+
+        Args:
+            error: its gradient with respect to the utilities. Shape: (C,)
+        """
+        self._slopes.fill(0.0)
+        linear, hidden, bias, output = self._slope_layers
         rows = [0, 1 + group]
         linear[rows] = portable.product(error, forward.inputs)
         before = error[:, None] * self._layers.output * (forward.hidden > 0)
         hidden[:] = portable.product(forward.inputs.T, before)
         bias[rows] = before.sum(axis=0)
         output[:] = portable.product(error, forward.hidden)
-        return gradient
+        return self._slopes
 
     def _step(self, gradient: NDArray[np.float64]) -> None:
         one, two = _BETAS
@@ -215,25 +248,27 @@ class Blend:
         share, most = _averaged
         self._average += (self._flat - self._average) / min(max(1.0, share * self._steps), most)
 
-    def _inputs(
-        self, candidates: Mapping[str, Scores], traits: TraitLookup | None
-    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Return the union of the valid members' best candidates, and the features of each candidate.
+    def _joined(self, candidates: Mapping[str, Scores]) -> _Joined | None:
+        """Return the best candidates of the members whose scores are valid, None if there are no such members."""
+        found = {place: candidates[member] for place, member in enumerate(self.members) if member in candidates}
+        most = self.candidates_max
+        if found and all(0 < len(slots) == len(values) <= most for slots, values in found.values()):  # nearly always
+            joined = _Joined.of(found)
+            if joined.valid():
+                return joined
+        found = {place: self._best(scores) for place, scores in found.items() if _valid(scores)}
+        return _Joined.of(found) if found else None
+
+    def _inputs(self, joined: _Joined, traits: TraitLookup | None) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return the union of the members' candidates, in ascending order, and the features of each.
 
         Shapes:
             slots: (C,), inputs: (C, M * F + len(TRAITS))
         """
-        found = [(place, candidates[member]) for place, member in enumerate(self.members) if member in candidates]
-        valid = [(place, self._best(scores)) for place, scores in found if _valid(scores)]
-        if not valid:
-            return np.empty(0, np.int32), np.empty((0, self._member_inputs + len(TRAITS)))
-        # All members in one flat array, because numpy's cost is per call.
-        sizes = [len(scores.slots) for _, scores in valid]
-        slots, index = _union(np.concatenate([scores.slots for _, scores in valid]))
-        values = np.concatenate([scores.scores for _, scores in valid]).astype(np.float64)
+        slots, index = _union(joined.slots)
         inputs = np.zeros((len(slots), self._member_inputs + len(TRAITS)))
         features = inputs[:, : self._member_inputs].reshape(len(slots), len(self.members), len(_features), copy=False)
-        features[index, np.repeat([place for place, _ in valid], sizes)] = _member_features(values, np.array(sizes))
+        features[index, np.repeat(joined.places, joined.sizes)] = _member_features(joined.values, joined.sizes)
         if traits is not None:
             inputs[:, self._member_inputs :] = traits(slots) / 255
         return slots, inputs
@@ -353,14 +388,21 @@ def _member_features(values: NDArray[np.float64], sizes: NDArray[np.int64]) -> N
     Shapes:
         values: (N,), sizes: (valid members,); returns (N, F)
     """
-    starts = np.cumsum(sizes) - sizes
+    last = np.cumsum(sizes)
+    starts = last - sizes
     member = np.repeat(np.arange(len(sizes)), sizes)
     peak = np.maximum(values / np.maximum.reduceat(values, starts)[member], _floor)
-    share = peak / np.add.reduceat(peak, starts)[member]
     order = np.lexsort((-peak, member))
-    ends_tie = np.ones(len(values), np.bool_)
-    ends_tie[:-1] = (peak[order][1:] != peak[order][:-1]) | (member[1:] != member[:-1])
+    ordered, ends_tie = peak[order], np.ones(len(values), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=ends_tie[:-1])
+    ends_tie[last - 1] = True
     ends = np.flatnonzero(ends_tie)
+    tied = ends + 1
+    tied[1:] -= tied[:-1].copy()  # numbers of equal scores
     rank = np.empty(len(values))
-    rank[order] = np.repeat(ends, np.diff(ends, prepend=-1)) - starts[member] + 1
-    return np.stack((share, 1.0 - portable.log(peak) / _log_floor, 1.0 / rank, np.ones(len(values))), axis=1)
+    rank[order] = np.repeat(ends, tied)
+    found = np.ones((len(values), len(_features)))
+    found[:, 0] = peak / np.add.reduceat(peak, starts)[member]
+    found[:, 1] = 1.0 - portable.log(peak) / _log_floor
+    found[:, 2] = 1.0 / (rank - starts[member] + 1)
+    return found

@@ -16,7 +16,7 @@ from learners.family import Move, Part
 from learners.next_item.attributes import AttributeLookup, Attributes, ItemAttributes
 from learners.next_item.catalogue import Catalogue
 from learners.next_item.choices import TAKEN_BACK_BY, Choices
-from learners.next_item.contexts import CHOICE_EVENTS, STEP_EVENTS, Contexts, own_clock, pushed, steps
+from learners.next_item.contexts import CHOICE_EVENTS, STEP_EVENTS, VIEW_EVENTS, Contexts, own_clock, pushed, steps
 from learners.next_item.contexts import from_version_1 as contexts_from_version_1
 from learners.next_item.judgement import list_length, without_item
 from learners.next_item.members import KINDS
@@ -75,7 +75,7 @@ class Browsing:
             return []
         shopper, time_ms, name, own_ms = event.shopper, event.time_ms, event.data.session_id, own_clock(event)
         context = self.contexts.context(shopper, time_ms, name, own_ms)
-        found = steps(event, self.ids(context.items[context.start :]))
+        found = self._steps(event, context)
         # Somebody who sees one item again and again in a visit is no crowd.
         counts = event.counts and all(self.recent.count(shopper, slot) < repeats_max for slot in self._slots(found))
         if counts:
@@ -164,13 +164,18 @@ class Browsing:
         name, own_ms = event.data.session_id, own_clock(event)
         context = self.contexts.context(event.shopper, event.time_ms, name, own_ms)
         found = []
-        for item in steps(event, self.ids(context.items[context.start :])):
+        for item in self._steps(event, context):
             found.append(ItemStep(context, item))
             slot = self.catalogue.slot(item)
             if slot is not None:
                 items, start = pushed(context.items, context.start, slot)
                 context = context._replace(items=items, start=start)
         return found
+
+    def _steps(self, event: Event, context: Context) -> list[str]:
+        """Return the items that an event adds to the session of a context."""
+        session = context.items[context.start :]
+        return steps(event, self.ids(session[-1:] if event.type in VIEW_EVENTS else session))
 
     def ids(self, slots: Sequence[int]) -> list[str]:
         """Return the item ids of slots in use."""

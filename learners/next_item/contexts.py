@@ -238,7 +238,8 @@ def steps(event: Event, session: Sequence[str]) -> list[str]:
     """Return, in order, the items that an event adds to a session that already has the items `session`.
 
     A step is the move of a shopper to an item. Viewing the last item again is no step, and neither is adding to the
-    cart, to the wishlist or buying an item of the session. An invoice without earlier views adds each of its lines.
+    cart, to the wishlist or buying an item of the session. An invoice without earlier views adds each of its lines. For
+    a view, the session's last item is enough.
     """
     found: list[str] = []
     last = session[-1] if session else None

@@ -211,9 +211,10 @@ class NextItemFamily(Family):
             if one.session_length <= watched_prefix_max:
                 for alarm in self.miss_drift.observe(float(one.ranks[BLEND] == 0)):
                     now.alarm(alarm, one.partition, one.offset)
-            traits = one.trait_matrix()
+            target, traits = one.target(), one.trait_matrix()
             describe = None if traits is None else traits.__getitem__
-            self.blend.learn(one.lists(), one.session_length, one.target(), describe)
+            lists = one.lists() if target >= 0 else {}  # of an item that no member listed the blend learns only that
+            self.blend.learn(lists, one.session_length, target, describe)
 
     def hear_item(self, item: Item) -> None:
         """Take over the name, category and price that the shop states of an item."""

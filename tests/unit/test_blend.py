@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from headrace.state import decode, digest, encode
 from learners.next_item.blend import Blend, _forward, _length_group, _member_features, _weight_max
@@ -136,6 +137,22 @@ def test_predictions_use_averaged_weights_and_learning_the_newest() -> None:
     assert blend.predict(lists, 1).scores.tolist() == answers["average"] != answers["weights"]
 
 
+def test_of_an_item_that_no_member_listed_only_that_is_learned() -> None:
+    blend, asked = Blend(("a",)), list[int]()
+
+    def traits(slots: NDArray[np.int32]) -> NDArray[np.uint8]:
+        asked.extend(slots.tolist())
+        return np.zeros((len(slots), len(TRAITS)), np.uint8)
+
+    before = blend.state()
+    blend.learn({"a": scored({1: 1.0, 2: 0.5})}, 0, 3, traits)
+    after = blend.state()
+    assert asked == []
+    assert [name for name in before if not np.array_equal(before[name], after[name])] == ["hits", "tries"]
+    blend.learn({"a": scored({1: 1.0, 2: 0.5})}, 0, 2, traits)
+    assert asked == [1, 2]
+
+
 def test_the_gradient_is_that_of_the_cross_entropy() -> None:
     blend, rng = Blend(("a", "b")), np.random.default_rng(6)
     lists = {name: scored({n: float(rng.random()) for n in rng.choice(9, 5, replace=False).tolist()}) for name in "ab"}
@@ -143,7 +160,9 @@ def test_the_gradient_is_that_of_the_cross_entropy() -> None:
     context = _length_group(3)
     for _ in range(50):  # until the hidden layer has an effect
         blend.learn(lists, 3, 4, traits.__getitem__)
-    slots, inputs = blend._inputs(lists, traits.__getitem__)
+    joined = blend._joined(lists)
+    assert joined is not None
+    slots, inputs = blend._inputs(joined, traits.__getitem__)
     true = slots.tolist().index(int(lists["b"].slots[0]))
 
     def loss() -> float:
