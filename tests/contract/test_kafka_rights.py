@@ -41,7 +41,6 @@ from headrace.letters import DeadLetter
 from headrace.log.kafka.log import KafkaLog
 from headrace.log.kafka.reader import KafkaReader
 from headrace.log.kafka.security import PREFIX, KafkaSecurity, Secret
-from headrace.log.kafka.writer import maintenance_interval_s
 from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.metrics import ArchiveMetrics, ServingMetrics, ShardMetrics
 from headrace.process import run_with_retries
@@ -373,15 +372,9 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
 
 
 def begun(log: Log, folder: Path, name: str) -> None:
-    """Do what each shard does first: fence its former process, fold its journal, and note where it stands.
-
-    The group is told of that only every `maintenance_interval_s`, the first time perhaps while the journal is folded.
-    """
+    """Do what each shard does first: fence its former process, fold its journal, and note where it stands."""
     with closing(looped(log, folder, name)) as loop:
-        deadline = time.monotonic() + 2 * maintenance_interval_s
-        while time.monotonic() < deadline:
-            loop.run(lambda: True)
-            time.sleep(0.1)
+        loop.run(lambda: True)
 
 
 BEGINNINGS: dict[str, Callable[[Log, Path], None]] = {

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from headrace.archive.log import ArchivedLog
 from headrace.errors import Fenced, LogUnavailable, Misconfigured, PositionLost
+from headrace.log.kafka.writer import KafkaWriter
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
 from headrace.log.protocol import (
@@ -965,3 +966,12 @@ def test_the_last_commits_positions_reach_the_group_although_they_are_sent_rarel
         time.sleep(0.2)
     writer.commit([outgoing(JOURNAL, b"j")], {})
     assert len(writer.settle()) == 1
+
+
+def test_the_first_positions_are_sent_at_once_however_long_the_writer_waited(kafka: Opened) -> None:
+    writer = kafka.writer()
+    assert isinstance(writer, KafkaWriter)
+    writer._maintain()  # as after `maintenance_interval_s` without a commit
+    writer.commit([outgoing(JOURNAL, b"j")], {E0: 1})
+    writer.settle()
+    assert not writer._unsent_positions

@@ -87,7 +87,7 @@ class KafkaWriter:
         self._in_flight: _Job | None = None
         self._failure: BrokenWorld | Misconfigured | None = None
         self._unsent_positions: dict[Partition, int] = {}
-        self._maintained_s = float("-inf")
+        self._searched_s = self._positions_sent_s = float("-inf")
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"writer-{writer_id}", daemon=True)
         self._thread.start()
@@ -181,12 +181,12 @@ class KafkaWriter:
         producer = self._producer
         self._unsent_positions.update(positions)
         hanging: set[TopicPartition] = set()
-        maintaining = time.monotonic() - self._maintained_s >= maintenance_interval_s
-        if maintaining:
+        if time.monotonic() - self._searched_s >= maintenance_interval_s:
             with suppress(BrokenWorld):  # a lasting failure recurs in the transaction below
                 hanging = self._find_hanging()
-            self._maintained_s = time.monotonic()
-        sending_positions = maintaining and bool(self._unsent_positions)
+            self._searched_s = time.monotonic()
+        waited_s = time.monotonic() - self._positions_sent_s
+        sending_positions = bool(self._unsent_positions) and waited_s >= maintenance_interval_s
         if not records and not sending_positions and not hanging:
             return []
         producer.begin_transaction()
@@ -198,6 +198,7 @@ class KafkaWriter:
             with translated_errors(f"positions of {self._id}", f"Read on group {group}"):
                 producer.send_offsets_to_transaction(offsets, group)
             self._unsent_positions.clear()
+            self._positions_sent_s = time.monotonic()
         producer.flush(timeout=self._client.deadline_s)
         # before the commit, which succeeds even if a batch was lost when the client renewed its epoch
         acknowledged = [future.get(timeout=self._client.deadline_s).offset for future in sent]
