@@ -195,6 +195,7 @@ class _Connection(H11Protocol):
         head = h11.Response(status_code=response.status_code, headers=response.raw_headers)
         for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
+        self._all._metrics.count_request("other", response.status_code, 0.0)
         self.transport.close()
 
     def _begin(self) -> None:

@@ -130,18 +130,18 @@ def test_a_body_of_1_gb_is_refused_early(gateway: GatewayProcess, quiet_ms: floa
     key, block = gateway.texts["ingest"], b" " * 65_536
     piece = b"10000\r\n" + block + b"\r\n" if chunked else block
     length = {"transfer_encoding": "chunked"} if chunked else {"content_length": str(2**30)}
-    request = head("POST", "/v1/events", key, **length)
+    request, keyless = (head("POST", "/v1/events", text, **length) for text in (key, ""))
     if chunked:
-        request = request.replace(b"content-length: 0\r\n", b"")
+        request, keyless = (one.replace(b"content-length: 0\r\n", b"") for one in (request, keyless))
     answers = list[Answer | None]()
     with abused(gateway, quiet_ms, f"bodies of 1 GB, {'chunked' if chunked else 'with their length'}"):
-        for _ in range(4):
+        for one in (request, keyless, request, keyless):
             with gateway.connect() as connection:
-                connection.sendall(request)
+                connection.sendall(one)
                 sent, answer = send_for_ever(connection, piece, 2**30)
                 answers.append(answer)
                 assert sent < 64 * 2**20
-    assert [one.status for one in answers if one] == [413] * len([one for one in answers if one])
+    assert {answer.status for answer in answers if answer} <= {413, 401}
     waiting = gateway.ask("POST", "/v1/events", content_length=str(2**30), expect="100-continue")
     assert (waiting.status, waiting.problem, waiting.headers["connection"]) == (413, "too-large", "close")
     chunk = request + b"%x\r\n" % (BODY_BYTES_MAX + 1) + b" " * (BODY_BYTES_MAX + 1) + b"\r\n0\r\n\r\n"
