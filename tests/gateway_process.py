@@ -231,5 +231,8 @@ def running(folder: Path, **settings: str) -> Iterator[GatewayProcess]:
     }  # fmt: skip
     with ExitStack() as stack:
         children = stack.enter_context(Children(folder, environ))
-        yield GatewayProcess(children, folder, environ)
+        found = GatewayProcess(children, folder, environ)
+        yield found
         print(children.tails())
+        assert "Traceback" not in found.child.text
+        assert len(found.child.text.splitlines()) < 20  # nobody fills its log
