@@ -61,8 +61,9 @@ class Shop:
             self.doors, Intake(names, settings.traits), self.depot, metrics, settings, shopify_secret=SECRET,
             clock=lambda: NOW_MS,
         )  # fmt: skip
+        self.app = make_app(gateway, metrics)
         self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(make_app(gateway, metrics)), base_url="http://shop"
+            transport=httpx.ASGITransport(self.app), base_url="http://shop"
         )  # fmt: skip
         self.texts = {role: self.key(role) for role in ("ingest", "read", "operate")}
 

@@ -24,7 +24,7 @@ from headrace.keys import Key
 from headrace.metrics import GatewayMetrics
 from producers.gateway import ga4, openapi, segment, shopify
 from producers.gateway.answer import answer_of, counts_of, explanation_of
-from producers.gateway.body import read_body
+from producers.gateway.body import leave_body, read_body
 from producers.gateway.depot import Depot, DepotFull, RecordRefused
 from producers.gateway.doors import Doors, key_text
 from producers.gateway.intake import Intake, Taken
@@ -80,7 +80,6 @@ class Gateway:
     async def _answered(
         self, route: Route, key: Key, headers: Mapping[str, str], query: Mapping[str, str], body: bytes
     ) -> Response:
-        self._doors.charge(key, len(body) / charged_bytes)
         if route.role is None:
             self._check_signature(body, headers)
             query = {
@@ -88,6 +87,7 @@ class Gateway:
                 "topic": headers.get("x-shopify-topic", ""),
                 "webhook_id": headers.get("x-shopify-event-id", "") or headers.get("x-shopify-webhook-id", ""),
             }
+        self._doors.charge(key, len(body) / charged_bytes)
         explain = route.reply == "ga4-debug" or query.get("dry_run") in ("1", "true")
         try:
             taken = self._taken(route, key, query, body, explain=explain)
@@ -170,6 +170,7 @@ def make_app(gateway: Gateway, metrics: GatewayMetrics) -> Starlette:
                 try:
                     response = await handler(request)
                 except Problem as problem:
+                    await leave_body(request, problem)
                     response = problem.response()
                 _share(gateway, request, response)
                 status = response.status_code

@@ -11,6 +11,8 @@ from producers.gateway.problem import Problem
 drained_bytes_max: Final = 8 * 2**20
 """Most bytes of a body that is too large which are read and dropped, so that the client sees the answer."""
 drain_s_max: Final = 1.0
+left_bytes_max: Final = 64 * 2**10
+"""Most bytes of an unread body that are left to the server, which drops them; its connection stays open."""
 
 
 async def read_body(request: Request, *, bytes_max: int, seconds_max: float) -> bytes:
@@ -20,6 +22,7 @@ async def read_body(request: Request, *, bytes_max: int, seconds_max: float) -> 
         Problem: it is too large, came too slowly, is compressed in another way than gzip, was broken off, or its length
             is stated in two ways.
     """
+    request.state.body_read = True
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
         # Whoever passed it on may have read another body. Source: RFC 9112, section 6.3.
         raise Problem("bad-body", "wanted Content-Length or Transfer-Encoding, found both", closes=True)
@@ -60,6 +63,18 @@ async def read_body(request: Request, *, bytes_max: int, seconds_max: float) -> 
     if not inflated.eof:
         raise Problem("bad-body", "wanted a whole body in gzip, found one that is cut off")
     return found
+
+
+async def leave_body(request: Request, problem: Problem) -> None:
+    """Let the connection of a refused request end if its body was not read and may be long, or has not been sent."""
+    if getattr(request.state, "body_read", False):
+        return
+    stated = request.headers.get("content-length", "0")
+    if "expect" in request.headers:
+        problem.closes = True
+    elif "transfer-encoding" in request.headers or (stated.isdecimal() and int(stated) > left_bytes_max):
+        await _drain(request)
+        problem.closes = True
 
 
 async def _drain(request: Request) -> None:

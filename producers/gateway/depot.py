@@ -68,7 +68,7 @@ class Depot:
         self._appender: Appender | None = None
         self._hanging: asyncio.Future[None] | None = None
         self._emptying: asyncio.Task[None] | None = None
-        self._spooling = False
+        self._spooling = self._full = False
         self.fault = ""
         """Why the log cannot be written; empty if it can."""
         self.refused = 0
@@ -152,8 +152,11 @@ class Depot:
         try:
             await self._spooled([record for wait in waits for record in wait.records])
             _answer(waits, "spool")
+            self._full = False
         except SpoolFull as error:
-            structlog.get_logger().warning("spool full", error=str(error))
+            if not self._full:  # once, not for each request that is refused
+                structlog.get_logger().warning("spool full", error=str(error))
+            self._full = True
             _refuse(waits, DepotFull("the log does not answer, and no more can be kept for it"))
         if self._emptying is None:
             self._begin_emptying()
@@ -249,7 +252,9 @@ class Depot:
             count += len(records)
             await loop.run_in_executor(self._to_disk, self._spool.remove, segment)
         self._emptying = None  # at once: what is taken from now on goes to the log
-        structlog.get_logger().info("spool written", records=count, seconds=round(time.monotonic() - began_s, 1))
+        if count:
+            seconds = round(time.monotonic() - began_s, 1)
+            structlog.get_logger().info("spool written", records=count, seconds=seconds)
 
     async def _written(self, records: Sequence[Outgoing]) -> bool:
         """Return whether spooled records are written, however long the log takes to say so."""

@@ -20,6 +20,13 @@ POLICY: Final = (
     " worked stops working. What is to go is announced in the changelog, answers with the headers Deprecation (RFC"
     " 9745) and Sunset (RFC 8594), and works for at least 12 months from then on, beside the next version."
 )
+OPEN: Final = (
+    ("/health/live", "Whether the process runs.", "application/json"),
+    ("/health/ready", "Whether events can be taken.", "application/json"),
+    ("/openapi.json", "This document.", "application/json"),
+    ("/headrace.js", "The snippet for pages of a shop.", "text/javascript"),
+)
+"""The routes without a key: what they give, and its media type."""
 _REFS: Final = "#/components/schemas/{name}"
 _ALWAYS: Final[tuple[Code, ...]] = (
     "bad-body", "too-slow", "too-large", "bad-encoding", "too-many-events", "unavailable", "internal",
@@ -44,11 +51,13 @@ def document() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, kinds)
-    for path, doc in (("/health/live", "Whether the process runs."), ("/health/ready", "Whether events can be taken.")):
-        answered: dict[str, Any] = {"200": {"description": "Yes."}}
+    for path, doc, media_type in OPEN:
+        content = {media_type: {"schema": {"type": "object"} if media_type == "application/json" else {}}}
+        answered: dict[str, Any] = {"200": {"description": "Yes." if "health" in path else "It.", "content": content}}
         if path.endswith("ready"):
-            answered["503"] = {"description": "No: what waits has reached its bound."}
-        paths[path] = {"get": {"summary": doc, "operationId": path[1:].replace("/", "_"), "responses": answered}}
+            answered["503"] = {"description": "No: what waits has reached its bound.", "content": content}
+        name = re.sub(r"\W+", "_", path[1:])
+        paths[path] = {"get": {"summary": doc, "operationId": name, "responses": answered}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headrace gateway", "version": headrace.__version__, "description": POLICY},
@@ -138,6 +147,9 @@ def _body(route: Route) -> dict[str, Any]:
         case "/v1/items":
             many = {"type": "array", "items": {"allOf": [item, {"required": ["id"]}]}, "maxItems": entries_max}
             return {"anyOf": [many, {"type": "object", "required": ["items"], "properties": {"items": many}}]}
+        case "/mp/collect" | "/debug/mp/collect":
+            events_ = {"type": "array", "items": {"type": "object", "required": ["name"]}, "maxItems": entries_max}
+            return {"type": "object", "required": ["events"], "properties": {"events": events_}}
         case "/v1/shopify/pixel":
             return {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}
         case "/v1/batch" | "/v1/b" | "/v1/import":

@@ -33,6 +33,9 @@ keep_alive_s: Final = 20
 """How long a connection without a request is kept."""
 head_bytes_max: Final = 16 * 2**10
 """Most bytes of a request's line and headers."""
+pieces_max, piece_bytes_min = 1_000, 64
+"""A body may have as many pieces as it likes (chunks, or what comes at once), beyond the first if they are no smaller
+on average."""
 answer_s_max: Final = 20.0
 """Longest time, in seconds, from the end of `body_s_max` until a request is answered; then its connection is cut."""
 stop_s_max: Final = 4.0
@@ -80,6 +83,24 @@ class Connections:
         self._open.pop(connection, None)
 
 
+class _Requests(h11.Connection):
+    """What a client sends, as HTTP; refuses what costs far more work than its bytes: chunks of a few bytes each."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, head_bytes_max)
+        self._pieces = self._bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._pieces, self._bytes = self._pieces + 1, self._bytes + len(event.data)
+            if self._pieces > pieces_max and self._bytes < self._pieces * piece_bytes_min:
+                raise h11.RemoteProtocolError("chunks of a few bytes each")
+        elif isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        return event
+
+
 class _Connection(H11Protocol):
     """A connection. Its time is limited in each state: in the TLS handshake, with a request, and idle.
 
@@ -90,6 +111,7 @@ class _Connection(H11Protocol):
         self, connections: Connections, settings: GatewaySettings, tls: ssl.SSLContext | None, **options: Any
     ) -> None:
         super().__init__(**options)
+        self.conn = _Requests()
         self._all, self._within_s, self._tls = connections, settings.body_s_max, tls
         self._admitted = self._speaks = self._idle = False
         self._early = b""
@@ -97,10 +119,15 @@ class _Connection(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
-    def busy(self) -> bool:
+    def asked(self) -> bool:
         """Whether a whole head has come that is not answered yet."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever uvicorn's types say
         return cycle is not None and not cycle.response_complete
+
+    @property
+    def busy(self) -> bool:
+        """Whether it waits for an answer. One whose client does not read the answers waits for its client."""
+        return self.asked and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -154,7 +181,7 @@ class _Connection(H11Protocol):
         # One that does not read its answer cannot be closed in order, so that it is cut after uvicorn has tried.
         self._within(keep_alive_s + 1.0, self.cut)
         super().on_response_complete()
-        if self.busy:  # by a request that came before the answer to the one before
+        if self.asked:  # by a request that came before the answer to the one before
             self._begin()
 
     def send_400_response(self, msg: str) -> None:
@@ -162,11 +189,13 @@ class _Connection(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.cut()
             return
-        answer = Problem("bad-request", "wanted a request of HTTP/1.1 with a head of at most 16 KiB", closes=True)
+        wanted = f"wanted HTTP/1.1, a head of at most {head_bytes_max} bytes, and chunks of more than a few bytes"
+        answer = Problem("bad-request", wanted, closes=True)
         response = answer.response()
         head = h11.Response(status_code=response.status_code, headers=response.raw_headers)
         for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
+        self._all._metrics.count_request("other", response.status_code, 0.0)
         self.transport.close()
 
     def _begin(self) -> None:
@@ -227,7 +256,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     config = uvicorn.Config(
         app, log_config=None, log_level="error", access_log=False, lifespan="off", ws="none", proxy_headers=False,
-        timeout_keep_alive=keep_alive_s, h11_max_incomplete_event_size=head_bytes_max,
+        timeout_keep_alive=keep_alive_s,
     )  # fmt: skip
     config.load()
     state = ServerState()
