@@ -139,18 +139,18 @@ def test_a_shop_in_an_empty_folder(shop: Path, children: Children, up: Callable[
 
     os.kill(processes(shop)["serve"].pid, signal.SIGSTOP)  # it cannot stop by itself
     started.request_stop()
-    children.wait_until("the shards have stopped", lambda: started.text.count("has stopped") == 3)
+    children.wait_until("the shards have stopped", lambda: started.text.count("has stopped") == 4)
     started.request_stop()
     assert started.wait(60) == 0
     told = [line.partition("| ")[2] for line in started.text.splitlines() if " up " in line]
-    assert told[-5].startswith("stopping, within 10 s")
-    assert told[-4] == "producer has stopped"
+    assert told[-6].startswith("stopping, within 10 s")
+    assert told[-5:-3] == ["producer has stopped", "gateway has stopped"]
     assert set(told[-3:-1]) == {"online has stopped", "finetune has stopped"}
     assert told[-1].startswith("serve was killed")
     assert [command for command in running(shop) if "headrace" in command] == []
     assert json.loads((shop / "headrace-data" / TARGETS).read_text()) == []
     assert {path.name for path in (shop / "headrace-data/logs").iterdir()} == {
-        "online.log", "finetune.log", "serve.log", "producer.log"
+        "online.log", "finetune.log", "serve.log", "producer.log", "gateway.log"
     }  # fmt: skip
 
 
