@@ -75,18 +75,25 @@ class Artifact(Struct, frozen=True):
     """A promoted model, stored as a blob, that a family uses beside its fold.
 
     `current` returns the promoted one's announcement (`version`, `blob`, `round`), None if there is none. `load` names
-    the function `module:name` that turns bytes into the artifact; it is imported only where the artifact is used,
-    because it needs torch. `refresh` updates an artifact in use from the fold; it is called after the artifact has
-    answered. The shard that writes artifacts deletes those that `kept` does not return whenever `verdicts`, the number
-    of verdicts, has grown; both are None in other families.
+    the function `module:name` that turns bytes into the artifact for the family's judge, `load_to_answer` the one for
+    its routes ("": the same); each is imported only where it is used, because it may need torch. `refresh` updates an
+    artifact in use from the fold; it is called after the artifact has answered. The shard that writes artifacts deletes
+    those that `kept` does not return whenever `verdicts`, the number of verdicts, has grown; both are None in other
+    families.
     """
 
     kind: str
     current: Callable[[Any], Any | None]
     load: str
+    load_to_answer: str = ""
     refresh: Callable[[Any, Any], None] | None = None
     kept: Callable[[Any], set[str]] | None = None
     verdicts: Callable[[Any], int] | None = None
+
+    @property
+    def answering(self) -> str:
+        """The name of the function that loads the artifact for routes."""
+        return self.load_to_answer or self.load
 
 
 class Refused(Exception):

@@ -40,7 +40,7 @@ from headrace.metrics import (
     ServingMetrics,
     ShardMetrics,
 )
-from headrace.surface import Route, settings_of
+from headrace.surface import Artifact, Route, settings_of
 from headrace.topics import (
     ALARMS,
     COMMANDS,
@@ -547,7 +547,7 @@ def _facts(kind: type[Family], shard: str) -> list[str]:
         "topics of its own": _codes((topic.name for topic in surface.topics), "none"),
         "merges": _merging(kind.merges),
         "judge": judge,
-        "artifact": f"`{artifact.kind}`, loaded by `{artifact.load}`" if artifact else "none",
+        "artifact": _artifact(artifact) if artifact else "none",
         "detectors": _codes(surface.detectors, "none"),
         "tables full by design": _codes(surface.full_by_design, "none"),
         "tables": "; ".join(one.title for one in surface.tables) or "none",
@@ -557,6 +557,11 @@ def _facts(kind: type[Family], shard: str) -> list[str]:
     for name, lack in surface.inputs.items():
         facts[f"without `{name}` events"] = lack
     return _table(["", ""], ([what, text] for what, text in facts.items()))
+
+
+def _artifact(artifact: Artifact) -> str:
+    answers = f", for routes by `{artifact.load_to_answer}`" if artifact.load_to_answer else ""
+    return f"`{artifact.kind}`, loaded by `{artifact.load}`{answers}"
 
 
 def _merging(merges: Merges) -> str:

@@ -158,10 +158,10 @@ def _write(log: Log, request: Announcement, *, dry_run: bool) -> Announcement:
 
 
 def _check(blobs: Blobs, model: Announcement) -> None:
-    from learners.deep.model import load_to_serve
+    from learners.deep.model import load_to_judge
 
     try:
-        reasons = load_to_serve(blobs.get(model.blob)).check()
+        reasons = load_to_judge(blobs.get(model.blob)).check()
     except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
         reasons = [str(error)]
     if reasons:

@@ -100,7 +100,7 @@ class ServedArtifact:
         declared = shop.families[name].surface.artifact
         assert declared is not None
         self._name, self._declared = name, declared
-        self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.load, structlog.get_logger().warning)
+        self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
         self._lock = threading.Lock()
         self.in_use: _InUse | None = None
         self.waits = False

@@ -23,7 +23,7 @@ from learners.shop import MakeShop, Shop
 
 ONLINE = default_placements()["online"]
 FINETUNE = default_placements()["finetune"]
-SERVED, TRAINED = "learners.deep.model:load_to_serve", "learners.deep.model:load_to_train"
+JUDGED, TRAINED = "learners.deep.model:load_to_judge", "learners.deep.model:load_to_train"
 
 
 def silent(*_: Any, **__: Any) -> None:
@@ -70,7 +70,7 @@ def next_item_judge(
     warn: Callable[..., None] = silent,
 ) -> NextItemJudge:
     """Return the judge of next-item recommendation over these blobs; see `learners.next_item.judge.NextItemJudge`."""
-    artifacts: Artifacts[Any] = Artifacts(blobs, SERVED, warn)
+    artifacts: Artifacts[Any] = Artifacts(blobs, JUDGED, warn)
     judging = Judging(NextItemSettings(judge_seed=seed), artifacts, seconds, silent, silent)
     return NextItemJudge(judging, fixed=fixed)
 

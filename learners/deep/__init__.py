@@ -1,6 +1,6 @@
-"""The deep sequence model in torch: network, training, prediction and the model file.
+"""The deep sequence model: trained and judged in torch (`model`, `network`, `softmax`, `train`), answering in NumPy.
 
-What stands here needs no torch, which takes seconds to import.
+Torch takes seconds to import; the other modules do without it.
 """
 
 from typing import Final

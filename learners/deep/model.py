@@ -1,12 +1,9 @@
-"""The deep model: a small causal transformer over a shopper's recent items. This module predicts and serialises.
+"""The deep model in torch: a small causal transformer over a shopper's recent items. It predicts and serialises.
 
 A session is represented as a *weighted sum of the vectors of its items*, so it lies in the items' own space; the
 transformer (`learners.deep.network`) only computes the weights. Items and sessions are normalised to unit length and
-compared by cosine, divided by a temperature. `learners.deep.train` trains. The model is not a fold: a trained model is
-an artifact.
-
-Late items are items that were admitted after the training. A model in use derives their vectors from trained items of
-the same category and of like price (`learners.deep.neighbours`).
+compared by cosine, divided by a temperature. `learners.deep.train` trains, `learners.deep.answering` answers without
+torch. The model is not a fold: a trained model is an artifact.
 
 Letters of shapes: B sequences, D width, V items of the vocabulary, G late items.
 """
@@ -16,72 +13,53 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from headrace.errors import StateUnreadable
-from learners.deep.neighbours import AttributeNeighbours
-from learners.deep.network import DeepSettings as DeepSettings
+from learners.deep import artifact
+from learners.deep.artifact import ITEMS, NETWORK, OFFSET
 from learners.deep.network import Network
-from learners.next_item.attributes import AttributeLookup
+from learners.deep.settings import DeepSettings as DeepSettings
+from learners.deep.vocabulary import SPARE_ROWS, Vocabulary
 
 items_max: Final = 2_000_000
 """Most items of a vocabulary; `grow` adds no more."""
 weights_bytes_max: Final = 2_000_000_000
 """Largest model that `DeepModel.check` accepts: a server can hold it twice while it replaces one by another."""
-late_items_max: Final = 10_000
-"""Most late items of one model."""
-FORMAT: Final = 1
-"""Version of the bytes that `DeepModel.to_bytes` writes."""
-_SPARE_ROWS: Final = 1_024
-"""Spare rows that are allocated whenever late items need a larger buffer."""
 _SCORE_ROWS: Final = 256
 """Prefixes scored at once; bounds the (rows, V) buffer."""
-_ITEMS: Final = "items"
-_OFFSET: Final = "ahead."
 
 
-class DeepModel:
+class DeepModel(Vocabulary):
     """A network, the vectors of its items, and its lineage. One thread uses a model at a time; `predict` is read-only.
 
     The weights that predict are a mean over rounds; training continues from the last round's weights
     (docs/decisions/0013-a-mean-over-rounds.md).
 
+    Late items are dropped when the vocabulary changes.
+
     Attributes:
-        items: the vocabulary in row order.
-        late_items: items admitted after the training; their rows follow. They are not part of the artifact and are
-            dropped when the vocabulary changes.
-        admissions_seen: number of the catalogue's admissions up to which late items were added.
         training_offsets: by the names of `weights`, the training weights minus the predicting weights, in bfloat16;
             empty if the two are equal.
         lineage: JSON of the fine-tuner about how the model was made.
     """
 
     def __init__(self, settings: DeepSettings, seed: int, lineage: dict[str, Any] | None = None) -> None:
+        super().__init__([], {})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = Network(settings)
         self.settings, self.seed = settings, seed
         self.lineage: dict[str, Any] = lineage or {}
-        self.items: list[str] = []
-        self.late_items: list[str] = []
-        self.admissions_seen = 0
         self.table = torch.empty(0, settings.width)
         self.training_offsets: dict[str, Tensor] = {}
-        self._row: dict[str, int] = {}
         self._unit: Tensor | None = None
         self._buffer = torch.empty(0)
-        self._neighbours: AttributeNeighbours | None = None
         self.network.eval()
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +87,7 @@ class DeepModel:
             self.items.extend(new)
             self.table = torch.cat([self.table, rows.to(self.device)])
             if self.training_offsets:
-                self.training_offsets[_ITEMS] = functional.pad(self.training_offsets[_ITEMS], (0, 0, 0, len(new)))
+                self.training_offsets[ITEMS] = functional.pad(self.training_offsets[ITEMS], (0, 0, 0, len(new)))
         return len(new)
 
     def shrink(self, keep: Callable[[str], bool]) -> int:
@@ -126,12 +104,12 @@ class DeepModel:
             rows = torch.tensor(kept, dtype=torch.int64)
             self.table = self.table[rows]
             if self.training_offsets:
-                self.training_offsets[_ITEMS] = self.training_offsets[_ITEMS][rows]
+                self.training_offsets[ITEMS] = self.training_offsets[ITEMS][rows]
         return dropped
 
     def weights(self) -> dict[str, Tensor]:
         """Return the predicting weights by name, as views."""
-        return {_ITEMS: self.table, **{f"network.{name}": t for name, t in self.network.state_dict().items()}}
+        return {ITEMS: self.table, **{NETWORK + name: t for name, t in self.network.state_dict().items()}}
 
     @torch.no_grad()
     def use_training_weights(self) -> None:
@@ -158,55 +136,10 @@ class DeepModel:
             weight[: len(old)] -= step
         self.invalidate()
 
-    @torch.inference_mode()
-    def add_late_items(self, items: Iterable[str], attributes_of: AttributeLookup) -> int:
-        """Add items that were admitted after the training; return the number of added items.
-
-        An item's vector is derived from its neighbours (`learners.deep.neighbours`), that of a late item again. Items
-        without neighbours and items beyond `late_items_max` are not added. The attributes of the vocabulary are looked
-        up once, at the first call.
-        """
-        untrained = [item for item in dict.fromkeys(items) if not self.trained(item)]
-        free = late_items_max - len(self.late_items)
-        late = [item for item in untrained if item in self._row]
-        asked = late + [item for item in untrained if item not in self._row][:free]
-        if not asked or not self.items:
-            return 0
-        if self._neighbours is None:
-            self._neighbours = AttributeNeighbours(self._units(), attributes_of(self.items))
-        vectors, found = self._neighbours.vectors(attributes_of(asked))
-        vectors = vectors[torch.from_numpy(found).to(self.device)]
-        placed = [item for item, has_neighbours in zip(asked, found.tolist(), strict=True) if has_neighbours]
-        rows = self.rows(placed)
-        added = placed[len(rows) :]
-        if rows:
-            self._buffer[rows] = vectors[: len(rows)]
-        if added:
-            units, size = self._units(), len(self._row) + len(added)
-            if len(self._buffer) < size:  # spare rows save a copy of the whole table for each later item
-                self._buffer = torch.cat([units, units.new_empty(len(added) + _SPARE_ROWS, units.shape[1])])
-            self._buffer[len(units) : size] = vectors[len(rows) :]
-            self._unit = self._buffer[:size]
-            self._row.update(zip(added, range(len(self._row), len(self._row) + len(added)), strict=True))
-            self.late_items += added
-        return len(added)
-
-    def rows(self, sequence: Sequence[str]) -> list[int]:
-        """Return the rows of the known items of a sequence, in order."""
-        row = self._row
-        return [row[item] for item in sequence if item in row]
-
-    def trained(self, item: str) -> bool:
-        """Return whether an item is in the vocabulary (late items are not)."""
-        return self._row.get(item, len(self.items)) < len(self.items)
-
     def invalidate(self) -> None:
         """Invalidate the cached vectors after a change of the table, and drop the late items."""
-        self._unit = self._neighbours = None
-        self._buffer = torch.empty(0)
-        for item in self.late_items:
-            del self._row[item]
-        self.late_items, self.admissions_seen = [], 0
+        self._unit, self._buffer = None, torch.empty(0)
+        self.drop_late_items()
 
     @torch.inference_mode()
     def score_all(self, prefixes: Sequence[Sequence[str]]) -> NDArray[np.float32]:
@@ -230,14 +163,12 @@ class DeepModel:
         recommended again. Of equally probable items the one with the lower row comes first.
         """
         answers: list[tuple[list[str], NDArray[np.float32]]] = [([], np.zeros(0, np.float32)) for _ in prefixes]
-        n, trained = min(n, len(self._row)), len(self.items)
+        n = min(n, len(self._row))
         for index, part in self._scored(prefixes):
             best, rows = (found.cpu().numpy() for found in part.topk(n, dim=1))
             for i, values, found in zip(index, best, rows, strict=True):
                 order = np.lexsort((found, -values))
-                rows_in_order = found[order].tolist()
-                named = [self.items[row] if row < trained else self.late_items[row - trained] for row in rows_in_order]
-                answers[i] = named, values[order]
+                answers[i] = self.named(found[order].tolist()), values[order]
         return answers
 
     def _scored(self, prefixes: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], Tensor]]:
@@ -256,6 +187,19 @@ class DeepModel:
         if self._unit is None:
             self._unit = functional.normalize(self.table, dim=1)
         return self._unit
+
+    @torch.inference_mode()
+    def _unit_vectors(self) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._units().cpu().numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def _place(self, rows: list[int], vectors: NDArray[np.float32]) -> None:
+        units, size = self._units(), max(len(self._row), rows[-1] + 1)
+        if len(self._buffer) < size:
+            self._buffer = torch.cat([units, units.new_empty(size - len(units) + SPARE_ROWS, units.shape[1])])
+        self._buffer[rows] = torch.from_numpy(vectors).to(self.device)
+        self._unit = self._buffer[:size]
 
     def _sessions(self, sequences: list[list[int]]) -> Tensor:
         """Return (B, D): the session's vector after the last item of each sequence of rows."""
@@ -276,7 +220,7 @@ class DeepModel:
         if size > weights_bytes_max:
             reasons.append(f"the weights take {size} bytes, more than {weights_bytes_max}")
         offsets = self.training_offsets.items()
-        training = {_OFFSET + name: tensors[name] + step for name, step in offsets if name in tensors}
+        training = {OFFSET + name: tensors[name] + step for name, step in offsets if name in tensors}
         checked = {**tensors, **training}  # the training weights too
         reasons += [f"{name} holds NaN or infinity" for name, t in checked.items() if not bool(torch.isfinite(t).all())]
         if not reasons:
@@ -290,79 +234,31 @@ class DeepModel:
         return reasons
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**self.weights(), **{_OFFSET + name: step for name, step in self.training_offsets.items()}}
+        return {**self.weights(), **{OFFSET + name: step for name, step in self.training_offsets.items()}}
 
     def to_bytes(self) -> bytes:
-        """Return the model in the safetensors format; equal models have equal bytes.
-
-        Settings, seed, vocabulary and lineage are one JSON document in the header, because safetensors does not fix the
-        order of several header entries.
-        """
-        about = {
-            "format": FORMAT,
-            "settings": self.settings,
-            "seed": self.seed,
-            "lineage": self.lineage,
-            "vocabulary": self.items,
-        }
-        text = msgspec.json.encode(about, order="deterministic").decode()
-        return save({name: t.detach().cpu().contiguous() for name, t in self._tensors().items()}, {"headrace": text})
+        """Return the model in the safetensors format (`learners.deep.artifact`); equal models have equal bytes."""
+        about = artifact.metadata(self.settings, self.seed, self.lineage, self.items)
+        return save({name: t.detach().cpu().contiguous() for name, t in self._tensors().items()}, about)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, to_train: bool = True) -> Self:
         """Return the model that `to_bytes` wrote, on the CPU. Verify the blob's hash before, and call `check` after.
 
         Args:
-            to_train: keep the training weights, which add half the size; predictions do not need them.
+            to_train: keep the training weights, which add half the size; judging does not need them.
 
         Raises:
             StateUnreadable: the bytes are not a model of this format, or their parts are inconsistent.
         """
-        try:
-            header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
-            about = msgspec.json.decode(header.metadata["headrace"], type=_About)
-            one = about.settings
-            if one.layers * (one.heads * one.context + one.width**2) > len(data):  # a layer has more
-                shape = f"{one.layers} layers of width {one.width}, {one.heads} heads and context {one.context}"
-                raise StateUnreadable(f"{shape} do not fit into {len(data)} bytes")
-            tensors = load(data)
-            model = cls(about.settings, about.seed, about.lineage)
-            model.items, model.table = about.vocabulary, tensors.pop(_ITEMS)
-            model._row = {item: row for row, item in enumerate(model.items)}
-            steps = [name for name in tensors if name.startswith(_OFFSET)]
-            offsets = {name.removeprefix(_OFFSET): tensors.pop(name) for name in steps}
-            model.network.load_state_dict({name.removeprefix("network."): t for name, t in tensors.items()})
-        except _UNREADABLE as error:
-            raise StateUnreadable(f"not a deep model: {error}") from error
-        if about.format != FORMAT:
-            raise StateUnreadable(f"a deep model of format {about.format}: wanted {FORMAT}")
-        if not len(model.items) == len(model._row) == len(model.table):
-            raise StateUnreadable(f"{len(model.table)} item vectors do not fit {len(model._row)} different items")
-        if model.table.shape[1:] != (about.settings.width,) or model.table.dtype != torch.float32:
-            raise StateUnreadable(f"item vectors {tuple(model.table.shape)} do not fit the settings")
-        wanted = {name: (weight.shape, torch.bfloat16) for name, weight in model.weights().items()}
-        if offsets and {name: (step.shape, step.dtype) for name, step in offsets.items()} != wanted:
-            raise StateUnreadable("the training offsets do not fit the weights")
-        model.training_offsets = offsets if to_train else {}
+        read = artifact.read(data, to_train=to_train)
+        weights = {name: torch.from_numpy(weight) for name, weight in read.weights.items()}
+        model = cls(read.settings, read.seed, read.lineage)
+        model.items, model._row, model.table = read.vocabulary, read.row, weights.pop(ITEMS)
+        model.network.load_state_dict({name.removeprefix(NETWORK): weight for name, weight in weights.items()})
+        offsets = read.training_offsets.items()
+        model.training_offsets = {name: torch.from_numpy(bits).view(torch.bfloat16) for name, bits in offsets}
         return model
-
-
-# A header is untrusted: invalid settings can cause a division by zero, or negative or huge shapes.
-_UNREADABLE = (
-    msgspec.MsgspecError, SafetensorError, LookupError, RuntimeError, AssertionError, ValueError, ArithmeticError,
-)  # fmt: skip
-
-
-class _About(msgspec.Struct):
-    format: int
-    settings: DeepSettings
-    seed: int
-    lineage: dict[str, Any]
-    vocabulary: list[str]
-
-
-class _Header(msgspec.Struct, rename={"metadata": "__metadata__"}):
-    metadata: dict[str, str]
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -394,8 +290,8 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def load_to_serve(data: bytes) -> DeepModel:
-    """Return a model that answers and is not trained on. Raises StateUnreadable as `DeepModel.from_bytes`."""
+def load_to_judge(data: bytes) -> DeepModel:
+    """Return a model that predicts and is not trained on. Raises StateUnreadable as `DeepModel.from_bytes`."""
     return DeepModel.from_bytes(data, to_train=False)
 
 

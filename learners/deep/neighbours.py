@@ -10,9 +10,7 @@ about.
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from learners.next_item.attributes import ItemAttributes
 
@@ -35,7 +33,7 @@ class AttributeNeighbours:
         attributes: of these items. Items without a category are neighbours of no item.
     """
 
-    def __init__(self, units: Tensor, attributes: ItemAttributes) -> None:
+    def __init__(self, units: NDArray[np.float32], attributes: ItemAttributes) -> None:
         rows = np.flatnonzero(attributes.categories)
         self._categories, place = np.unique(attributes.categories[rows], return_inverse=True)
         logs = np.log(attributes.prices[rows].astype(np.float64))
@@ -50,15 +48,15 @@ class AttributeNeighbours:
             np.stack([place, self._steps(place, logs)]), axis=1, return_inverse=True, return_counts=True
         )
         self._pair_category, self._pair_step = pairs
-        self._sums = torch.zeros(pairs.shape[1], units.shape[1], device=units.device)
-        self._sums.index_add_(0, torch.from_numpy(owner.reshape(-1)).to(units.device), units[rows])
+        grouped = rows[np.argsort(owner.reshape(-1), kind="stable")]
+        self._sums = np.add.reduceat(units[grouped], np.cumsum(self._counts) - self._counts)
 
     def _steps(self, place: NDArray[np.int64], logs: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the number of steps between prices (as logarithms) and the usual prices of their categories."""
         steps = np.clip(np.round((logs - self._usual[place]) / self._width), -price_steps_max, price_steps_max)
         return np.where(np.isnan(steps), _UNPRICED, steps).astype(np.int64)
 
-    def vectors(self, attributes: ItemAttributes) -> tuple[Tensor, NDArray[np.bool_]]:
+    def vectors(self, attributes: ItemAttributes) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the vectors of items by their attributes, and which items have neighbours.
 
         Shapes:
@@ -71,20 +69,19 @@ class AttributeNeighbours:
         steps[known] = self._steps(place[known], np.log(attributes.prices[known].astype(np.float64)))
         # Items with the same category and step have the same vector.
         kinds, kind = np.unique(np.stack([place, steps])[:, known], axis=1, return_inverse=True)
-        found = torch.zeros(len(place), self._sums.shape[1], device=self._sums.device)
+        found = np.zeros((len(place), self._sums.shape[1]), np.float32)
         means = [self._mean(category, step) for category, step in kinds.T.tolist()]
         if means:
-            found[torch.from_numpy(np.flatnonzero(known)).to(found.device)] = torch.stack(means)[kind.reshape(-1)]
+            found[known] = np.stack(means)[kind.reshape(-1)]
         return found, known
 
-    def _mean(self, category: int, step: int) -> Tensor:
+    def _mean(self, category: int, step: int) -> NDArray[np.float32]:
         """Return the rescaled mean of a category's items, weighted by the similarity of their prices: (D,)."""
         begin, end = np.searchsorted(self._pair_category, [category, category + 1]).tolist()
         apart = np.abs(self._pair_step[begin:end] - step)
         weights = 1 + like_price * np.maximum(0.0, 1 - apart / price_steps_max)
         if step == _UNPRICED:
             weights[:] = 1.0
-        sums: Tensor = torch.from_numpy(weights).to(self._sums) @ self._sums[begin:end]
-        mean = sums / float(weights @ self._counts[begin:end])
-        rescaled: Tensor = mean / mean.norm().clamp(min=1e-6) ** pull
+        mean = weights.astype(np.float32) @ self._sums[begin:end] / float(weights @ self._counts[begin:end])
+        rescaled: NDArray[np.float32] = mean / max(1e-6, float(np.linalg.norm(mean))) ** pull
         return rescaled

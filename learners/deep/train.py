@@ -201,8 +201,9 @@ def _place(model: DeepModel, known: int, sequences: Sequence[list[int]], attribu
             pair = same & (item >= known) & (beside < known)
             sums.index_add_(0, item[pair] - known, session_neighbour_weight**steps * units[beside[pair]])
     if attributes_of is not None:
-        neighbours = AttributeNeighbours(units, attributes_of(model.items[:known]))
-        sums += attribute_neighbour_weight * neighbours.vectors(attributes_of(model.items[known:]))[0]
+        neighbours = AttributeNeighbours(units.numpy(), attributes_of(model.items[:known]))
+        placed, _ = neighbours.vectors(attributes_of(model.items[known:]))
+        sums += attribute_neighbour_weight * torch.from_numpy(placed)
     drawn = model.table[known:]
     mixed = functional.normalize(
         placed_share * functional.normalize(sums, dim=1) + (1 - placed_share) * functional.normalize(drawn, dim=1),

@@ -39,7 +39,7 @@ repeats_max: Final = 10
 
 
 class AcceptsLateItems(Protocol):
-    """A model that can add items after its training: `learners.deep.model.DeepModel`."""
+    """A model that can add items after its training: `learners.deep.vocabulary.Vocabulary`."""
 
     admissions_seen: int
 

@@ -349,7 +349,8 @@ NextItemFamily.surface = Surface(
     artifact=Artifact(
         "model",
         current=lambda family: family.champion,
-        load="learners.deep.model:load_to_serve",
+        load="learners.deep.model:load_to_judge",
+        load_to_answer="learners.deep.answering:load_to_answer",
         refresh=lambda family, model: family.browsing.add_late_items_to(model),
     ),
     metrics=(

@@ -247,7 +247,7 @@ class _Asking:
         current = declared.current(self._family) if declared and route.prompt else None
         self._artifact: Any = None
         if declared and current:
-            artifacts: Artifacts[Any] = Artifacts(blobs, declared.load, structlog.get_logger().warning)
+            artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
             self._artifact = artifacts.get(current.blob)
             if self._artifact is not None and declared.refresh:
                 declared.refresh(self._family, self._artifact)

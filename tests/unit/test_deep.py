@@ -12,8 +12,10 @@ import torch
 from headrace.artifacts import Artifacts
 from headrace.errors import StateUnreadable
 from headrace.shard.blobs import Blobs
-from learners.deep.model import FORMAT, DeepModel, DeepSettings
-from tests.shards import SERVED
+from learners.deep.answering import AnsweringModel
+from learners.deep.artifact import FORMAT
+from learners.deep.model import DeepModel, DeepSettings
+from tests.shards import JUDGED
 
 small = DeepSettings(width=16, layers=2, heads=2, context=6, dropout=0.1)
 words = [f"item-{i}" for i in range(40)]
@@ -144,21 +146,29 @@ def test_training_offsets_must_fit_and_be_finite() -> None:
         DeepModel.from_bytes(model.to_bytes())
 
 
+readers = pytest.mark.parametrize("read", [DeepModel.from_bytes, AnsweringModel.from_bytes])
+
+
+@readers
 @pytest.mark.parametrize("damage", [lambda d: d[:50], lambda d: d[:-4], lambda d: b"", lambda d: b"\xff" * 64])
-def test_invalid_bytes_are_refused(damage: Callable[[bytes], bytes]) -> None:
+def test_invalid_bytes_are_refused(damage: Callable[[bytes], bytes], read: Callable[[bytes], object]) -> None:
     with pytest.raises(StateUnreadable):
-        DeepModel.from_bytes(damage(fresh().to_bytes()))
+        read(damage(fresh().to_bytes()))
 
 
+@readers
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
         ("heads", 0, "not a deep model"), ("width", -4, "not a deep model"), ("seed", 2**70, "not a deep model"),
         ("temperature", 0.02, "not a deep model"), ("width", 10**13, "do not fit"), ("layers", 20_000, "do not fit"),
+        ("layers", 10**15, "do not fit"),
         ("context", 10**9, "do not fit"),
     ],
 )  # fmt: skip
-def test_a_header_with_impossible_settings_is_refused(part: str, value: int, message: str) -> None:
+def test_a_header_with_impossible_settings_is_refused(
+    part: str, value: int, message: str, read: Callable[[bytes], object]
+) -> None:
     data = fresh().to_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
@@ -167,7 +177,7 @@ def test_a_header_with_impossible_settings_is_refused(part: str, value: int, mes
     header["__metadata__"]["headrace"] = json.dumps(about)
     changed = json.dumps(header).encode()
     with pytest.raises(StateUnreadable, match=message):
-        DeepModel.from_bytes(len(changed).to_bytes(8, "little") + changed + data[8 + size :])
+        read(len(changed).to_bytes(8, "little") + changed + data[8 + size :])
 
 
 def test_consumers_ignore_a_model_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,23 +188,24 @@ def test_consumers_ignore_a_model_of_another_format(tmp_path: Path, monkeypatch:
     def warn(event: str, **fields: str) -> None:
         warned.append(event)
 
-    loaded: Artifacts[DeepModel] = Artifacts(blobs, SERVED, warn)
+    loaded: Artifacts[DeepModel] = Artifacts(blobs, JUDGED, warn)
     assert loaded.get(blob) is not None
-    monkeypatch.setattr("learners.deep.model.FORMAT", FORMAT + 1)
-    artifacts: Artifacts[DeepModel] = Artifacts(blobs, SERVED, warn)
+    monkeypatch.setattr("learners.deep.artifact.FORMAT", FORMAT + 1)
+    artifacts: Artifacts[DeepModel] = Artifacts(blobs, JUDGED, warn)
     assert [artifacts.get(blob) for _ in range(2)] == [None, None]
     assert warned == ["artifact is missing"], "looked for once"
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused() -> None:
+@readers
+def test_a_vocabulary_that_does_not_fit_is_refused(read: Callable[[bytes], object]) -> None:
     model = fresh()
     model.items.append("more")
     with pytest.raises(StateUnreadable, match="40 item vectors do not fit 41"):
-        DeepModel.from_bytes(model.to_bytes())
+        read(model.to_bytes())
     model.items[40:] = []
     model.items[3] = "item-0"
     with pytest.raises(StateUnreadable, match="do not fit 39"):
-        DeepModel.from_bytes(model.to_bytes())
+        read(model.to_bytes())
 
 
 def test_check_returns_the_reasons(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -348,7 +348,7 @@ def test_a_model_that_cannot_be_had_is_done_without(
     assert served("promoted", "r1", good) == "r1"
     assert served("rolled_back", "r0", lost) == "", "not the one that came between"
     assert served("promoted", "r1", good) == "r1"
-    monkeypatch.setattr("learners.deep.model.FORMAT", 99)
+    monkeypatch.setattr("learners.deep.artifact.FORMAT", 99)
     served_model._artifacts.retain(())
     assert served("promoted", "r2", good) == "", "another version's format"
     log.close()

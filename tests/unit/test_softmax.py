@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from learners.deep import softmax
-from learners.deep.network import temperature_min
+from learners.deep.settings import temperature_min
 from learners.deep.softmax import softmax_loss
 
 

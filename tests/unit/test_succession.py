@@ -12,7 +12,7 @@ from headrace.shard.blobs import Blobs
 from learners.rounds.evidence import Began
 from learners.rounds.evidence import decode as as_evidence
 from learners.succession import Succession, is_request, is_verdict
-from tests.shards import SERVED, RoundsFold, next_item, online, rounds_judge
+from tests.shards import JUDGED, RoundsFold, next_item, online, rounds_judge
 from tests.stages import RULES, learn_views
 
 
@@ -82,7 +82,7 @@ def test_a_request_for_a_blob_that_is_no_model_is_obeyed_and_breaks_nothing(blob
         assert hear("models", Record(0, 7, 0, sent.key, sent.value)) is None
     assert fold.champion == next_item(shop).champion == request(blob)
     told: list[str] = []
-    models: Artifacts[Any] = Artifacts(Blobs(tmp_path), SERVED, lambda event, **_: told.append(event))
+    models: Artifacts[Any] = Artifacts(Blobs(tmp_path), JUDGED, lambda event, **_: told.append(event))
     assert models.get(blob) is None
     assert told == ["artifact is missing"]
     learn_views(fold, 200, trainer=(trainer := rounds_judge(Blobs(tmp_path), RULES)))
