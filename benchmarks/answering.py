@@ -11,17 +11,19 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from benchmarks import report
 from headrace.artifacts import resolve
 from learners.next_item.judgement import list_length
+
+T = TypeVar("T")
 
 READERS: Final = {"NumPy": "learners.deep.answering:load_to_answer", "torch": "learners.deep.model:load_to_judge"}
 SHORT: Final = 5
@@ -51,17 +53,13 @@ def main(arguments: Sequence[str] | None) -> None:
     options = parser.parse_args(arguments)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for NumPy in the processes to come
     found: dict[str, dict[str, Figures]] = {}
-    spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
         for items in options.items:
-            path = Path(folder) / "model"
-            for name, work, given in [("", write_model, (path, items))] + [
-                (name, measure, (load, path, items, options.questions)) for name, load in READERS.items()
-            ]:
-                with spawn.Pool(1) as pool:  # a new process, in which nothing is imported
-                    figures = pool.apply(work, given)
-                if name:
-                    found.setdefault(str(items), {})[name] = figures
+            _in_a_new_process(write_model, path, items)
+            found[str(items)] = {
+                name: _in_a_new_process(measure, load, path, items, options.questions) for name, load in READERS.items()
+            }
     report.show(
         f"One prefix at a time, the best {list_length}",
         (
@@ -91,6 +89,12 @@ def main(arguments: Sequence[str] | None) -> None:
         },
     }
     report.write(options.out, document)
+
+
+def _in_a_new_process(work: Callable[..., T], *given: Any) -> T:
+    """Return what a function returns in a process in which nothing is imported yet."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, given)
 
 
 def write_model(path: Path, items: int) -> None:
