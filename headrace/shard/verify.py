@@ -136,7 +136,7 @@ def _verify(
     with ExitStack() as opened:
         origin = journal.origin_of(log, shard, last.snapshot)
         begin = max(origin.journal if origin else 0, held.journal)
-        entries = opened.enter_context(closing(JournalReader(log, shard, begin, 0)))
+        entries = opened.enter_context(closing(JournalReader(log, shard, begin, origin.number if origin else 0)))
         records = opened.enter_context(closing(EntryRecords(log, shard, held.inputs, held.judgements, timer)))
         _verify_identities(log, shard, last, found)
         if origin:

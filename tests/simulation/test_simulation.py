@@ -16,6 +16,7 @@ MENDED = {
     4803: "a snapshot is damaged beside one that needs what was lost",
     10300: "judgements expire while they are verified",
     16757: "events expire while they are verified",
+    17831: "a copy of an older entry stands right before the one that accepts a loss",
 }
 """Seeds that have found something, and what."""
 

@@ -62,6 +62,9 @@ def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: FiledShop) 
     after = shop.verified()
     assert after.whole
     assert found.unchecked < after.unchecked < after.entries
+    newest_found = verify.verify_newest(shop.log, SHARD, 10_000)
+    assert newest_found.whole
+    assert 0 < newest_found.entries < after.entries
 
 
 def test_a_copy_that_comes_first_where_the_journal_has_expired_is_no_gap(shop: FiledShop) -> None:
