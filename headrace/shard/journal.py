@@ -215,15 +215,15 @@ def entry_in(record: Record) -> Entry | None:
     return decode_json(record.value, Entry)
 
 
-def newest(log: Log, shard: Shard) -> Entry | None:
-    """Return the last committed entry of a shard, or None before the first.
+def newest(log: Log, shard: Shard, *, before: int | None = None) -> Entry | None:
+    """Return the last committed entry of a shard, or the last before a position; None if there is none.
 
     Records that are no entries, and copies of older ones, are passed over. Where there is no entry of this shard, one
     of another shard is returned.
     """
     wanted = newest_inspected
     while True:
-        records = log.newest(shard.journal, wanted)
+        records = log.newest(shard.journal, wanted, before=before)
         entries = [entry for entry in map(entry_in, records) if entry]
         own = [entry for entry in entries if entry.writer == shard.name]
         if own or len(records) < wanted:
@@ -241,12 +241,9 @@ def entries_from(log: Log, shard: Shard, position: int) -> Generator[Entry, None
 
 
 def former_snapshot(log: Log, shard: Shard, pointer: Pointer) -> Pointer | None:
-    """Return the snapshot before one, as the entries right before it name it; None if there is none."""
-    for record in reversed(log.newest(shard.journal, newest_inspected, before=pointer.journal)):
-        entry = entry_in(record)
-        if entry and entry.writer == shard.name:
-            return entry.snapshot
-    return None
+    """Return the snapshot before one, as the last entry before it names it; None if there is none."""
+    last = newest(log, shard, before=pointer.journal)
+    return last.snapshot if last and last.writer == shard.name else None
 
 
 def origin_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None:
@@ -263,8 +260,11 @@ def start_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None:
 
 def _replacing(log: Log, shard: Shard, place: Origin | Restated) -> Pointer | None:
     with closing(entries_from(log, shard, place.journal)) as entries:
-        first = next(entries, None)
-    return first.snapshot if first and first.replaces_state else None
+        for entry in entries:
+            # Copies of entries before it may stand there, too; their snapshots do not name its place.
+            if entry.snapshot and place in (entry.snapshot.origin, entry.snapshot.restated):
+                return entry.snapshot if entry.replaces_state else None
+    return None
 
 
 def judgement_key(family: str, shard: str, number: int) -> bytes:

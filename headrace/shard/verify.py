@@ -1,6 +1,7 @@
 """Verification of a shard's part of a log: is what its journal names still there, and as it was learned?
 
-Where a loss was accepted, the journal is read from there on: what was lost before is known.
+Where a loss was accepted, the journal is read from there on: what was lost before is known. Retention may go on
+meanwhile: then reading begins again where the log begins, as what was read until then has expired.
 
 Nothing is learned: records are read in the order of the journal and hashed, at several times the speed of a fold. What
 a fold of the whole journal gives is compared by `headrace.shard.checks.check_folds`.
@@ -8,6 +9,7 @@ a fold of the whole journal gives is compared by `headrace.shard.checks.check_fo
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Final
 
 from msgspec import Struct, field
@@ -62,6 +64,26 @@ class Verified(Struct):
             self.problems.append(problem)
 
 
+class _Held:
+    """The first positions that a log held of a shard's topics when its verification began."""
+
+    def __init__(self, log: Log, shard: Shard) -> None:
+        self._log = log
+        self.journal, self.judgements = log.first(shard.journal), log.first(shard.judgements)
+        self.inputs = {place: log.first(place) for place in shard.inputs(log)}
+        self._firsts = {**self.inputs, shard.journal: self.journal, shard.judgements: self.judgements}
+
+    def lacks(self, entry: Entry) -> bool:
+        """Return whether some of what an entry names had expired."""
+        expired = any(run.start < self.inputs.get(Partition(run.topic, run.partition), 0) for run in entry.runs)
+        return expired or bool(entry.judged and entry.judgements < self.judgements)
+
+    def expired_since(self, lost: PositionLost) -> bool:
+        """Return whether retention has deleted a position that was held."""
+        place = Partition(lost.topic, lost.partition)
+        return self._firsts.get(place, 0) <= lost.wanted < self._log.first(place)
+
+
 def verify(
     log: Log,
     blobs: Blobs,
@@ -77,23 +99,49 @@ def verify(
     Raises:
         LogUnavailable: the log does not answer.
     """
+    return _beside_retention(log, shard, partial(_verify, log, blobs, shard, report, timer))
+
+
+def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
+    """Do what `verify` does with the newest `count` entries only, and with no snapshot.
+
+    Where a loss was accepted among them, only those after it.
+
+    Raises:
+        LogUnavailable: the log does not answer.
+    """
+    return _beside_retention(log, shard, partial(_verify_newest, log, shard, count))
+
+
+def _beside_retention(log: Log, shard: Shard, read: Callable[[_Held], Verified]) -> Verified:
+    """Return what `read` returns, which is called again whenever something expires before it was read."""
+    while True:
+        held = _Held(log, shard)
+        try:
+            return read(held)
+        except PositionLost as lost:
+            if not held.expired_since(lost):
+                raise
+
+
+def _verify(
+    log: Log, blobs: Blobs, shard: Shard, report: Callable[[int, int], None], timer: Timer, held: _Held
+) -> Verified:  # fmt: skip
     found = Verified(shard.name)
     last = journal.newest(log, shard)
     if last is None:
-        if log.first(shard.journal):
+        if held.journal:
             found.add("all of the journal has expired")
         return found
     with ExitStack() as opened:
         origin = journal.origin_of(log, shard, last.snapshot)
-        begin = max(origin.journal if origin else 0, log.first(shard.journal))
-        entries = opened.enter_context(closing(JournalReader(log, shard, begin, 0)))
-        firsts = {place: log.first(place) for place in shard.inputs(log)}
-        first = log.first(shard.judgements)
-        records = opened.enter_context(closing(EntryRecords(log, shard, firsts, first, timer)))
+        begin = max(origin.journal if origin else 0, held.journal)
+        entries = opened.enter_context(closing(JournalReader(log, shard, begin, origin.number if origin else 0)))
+        records = opened.enter_context(closing(EntryRecords(log, shard, held.inputs, held.judgements, timer)))
         _verify_identities(log, shard, last, found)
         if origin:
             records.continue_from(origin)
-            records.pass_over_expired(firsts, first)
+            records.pass_over_expired(held.inputs, held.judgements)
         number = -1
         while number < last.number:
             position = entries.position
@@ -108,14 +156,13 @@ def verify(
                     found.add(f"journal: wanted entry {number + 1}, found {entry.number}")
                     records.chain = Chain()
                 number = entry.number
-                expired = any(run.start < firsts.get(Partition(run.topic, run.partition), 0) for run in entry.runs)
-                if expired or (entry.judged and entry.judgements < first):
+                if held.lacks(entry):
                     _pass_over(entry, records, found)
-                elif not _verify_entry(entry, records, found):
+                elif not _verify_entry(entry, records, held, found):
                     return found
                 if entry.replaces_state and entry.snapshot:  # side topics may be heard again
                     records.continue_from(entry.snapshot)
-                    records.pass_over_expired(firsts, first)
+                    records.pass_over_expired(held.inputs, held.judgements)
                     records.chain = Chain(entry.digest)
             if entries.position == position:
                 raise LogUnavailable(f"journal of {shard.name}: entry {last.number} is committed but cannot be read")
@@ -125,14 +172,7 @@ def verify(
     return found
 
 
-def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
-    """Do what `verify` does with the newest `count` entries only, and with no snapshot.
-
-    Where a loss was accepted among them, only those after it.
-
-    Raises:
-        LogUnavailable: the log does not answer.
-    """
+def _verify_newest(log: Log, shard: Shard, count: int, held: _Held) -> Verified:
     found, place = Verified(shard.name), shard.journal
     newest = log.newest(place, count + 1)
     entries: list[Entry] = []
@@ -141,29 +181,24 @@ def verify_newest(log: Log, shard: Shard, count: int) -> Verified:
             entries.append(entry)
     found.strays = len(newest) - len(entries)
     entries = entries[max((at for at, entry in enumerate(entries) if entry.replaces_state), default=0) :]
-    firsts = {one: log.first(one) for one in shard.inputs(log)}
     begin = len(entries) - 1
-    while (
-        begin > 0
-        and not entries[begin].replaces_state
-        and all(run.start >= firsts.get(Partition(*run[:2]), 0) for run in entries[begin].runs)
-    ):
+    while begin > 0 and not entries[begin].replaces_state and not held.lacks(entries[begin]):
         begin -= 1
     if begin < 0:
         return found
     before, checked = entries[begin], entries[begin + 1 :]
     found.first = before.number + 1
-    starts = {one: log.end(one) for one in firsts}
+    starts = {one: log.end(one) for one in held.inputs}
     for run in (run for entry in reversed(checked) for run in reversed(entry.runs)):
         starts[Partition(run.topic, run.partition)] = run.start
     position = min((entry.judgements for entry in checked), default=0)
-    with closing(EntryRecords(log, shard, starts, max(position, log.first(shard.judgements)))) as records:
+    with closing(EntryRecords(log, shard, starts, max(position, held.judgements))) as records:
         records.chain = Chain(before.digest)
         for entry in checked:
             if entry.number != before.number + 1:
                 found.add(f"journal: wanted entry {before.number + 1}, found {entry.number}")
                 records.chain = Chain()
-            if not _verify_entry(entry, records, found):
+            if not _verify_entry(entry, records, held, found):
                 break
             before = entry
         found.strays += records.strays
@@ -186,8 +221,12 @@ def _pass_over(entry: Entry, records: EntryRecords, found: Verified) -> None:
     records.chain = Chain(entry.digest)
 
 
-def _verify_entry(entry: Entry, records: EntryRecords, found: Verified) -> bool:
-    """Read what an entry names; return whether the log still answers."""
+def _verify_entry(entry: Entry, records: EntryRecords, held: _Held, found: Verified) -> bool:
+    """Read what an entry names; return whether the log still answers.
+
+    Raises:
+        PositionLost: it has expired since the verification began.
+    """
     found.entries += 1
     checked = bool(entry.digest) and (bool(records.chain.value) or entry.number == 0)
     found.unchecked += not checked
@@ -200,6 +239,8 @@ def _verify_entry(entry: Entry, records: EntryRecords, found: Verified) -> bool:
     except RecordsChanged as error:
         found.add(str(error))
     except PositionLost as error:
+        if held.expired_since(error):
+            raise
         found.add(f"entry {entry.number}: {error}")
     except LogUnavailable as error:
         found.add(f"entry {entry.number}: {error}; the entries after it were not read")

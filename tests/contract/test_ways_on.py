@@ -209,6 +209,34 @@ def test_after_an_accepted_loss_trimming_keeps_what_a_restart_needs(case: Case) 
     assert found.unchecked > 0
 
 
+class MeddledBlobs(Blobs):
+    """Blobs beside which another program writes copies of a journal's first entry."""
+
+    log: Log
+
+    def put(self, kind: str, data: bytes) -> str:
+        first = entries_of(self.log, SHARD)[0]
+        with closing(self.log.appender()) as appender:
+            appender.append(Outgoing(JOURNAL, b"x", journal.encode(first), SHARD.number))
+        return super().put(kind, data)
+
+
+@on_sqlite
+def test_an_accepted_loss_is_found_behind_a_copy_of_an_entry_before_it(case: Case) -> None:
+    case.publish(0, 200)
+    case.learn()
+    replace_topic(case.log, case.url, EVENTS)
+    case.publish(1_000, 100)
+    blobs = MeddledBlobs(case.blobs.folder)
+    blobs.log = case.log
+    assert accept_loss(case.log, blobs, SHARD, ANN, make=make_shop) is not None
+    last = journal.newest(case.log, SHARD)
+    assert last
+    assert journal.origin_of(case.log, SHARD, last.snapshot) == last.snapshot
+    case.check(case.learn())
+    refold(case.log, case.blobs, SHARD, make=make_shop)
+
+
 @on_sqlite
 def test_a_loss_is_met_once_the_snapshot_that_does_not_need_what_is_lost_is_damaged(case: Case) -> None:
     """A shard goes on with its newest snapshot, so nothing is accepted; the one before it needs what is lost."""

@@ -285,8 +285,7 @@ class Scenario:
             ends = self._ends_of(member, (*LOOP_ENDS, StateUnreadable))
             self._guarded(one, lambda: verbs.refold(shard, member.make), ends)
         elif not lost and world.strikes("verify", shard.name):
-            # Retention may go on while it reads; another run begins where the log begins then.
-            self._guarded(one, lambda: verbs.verify(shard), (LogUnavailable, PositionLost))
+            self._guarded(one, lambda: verbs.verify(shard), (LogUnavailable,))
         elif (lost and world.rng.random() < 0.5) or world.strikes("accept-loss", shard.name):
             self._guarded(one, lambda: verbs.accept_loss(shard, member.make), LOOP_ENDS)
         elif not world.lost and world.strikes("trim"):

@@ -1,5 +1,7 @@
 """The journal's wire form, and the newest entry of a log."""
 
+from contextlib import closing
+
 import pytest
 
 from headrace.errors import StateUnreadable
@@ -43,3 +45,22 @@ def test_the_newest_entry_of_each_shard() -> None:
     assert newest is not None
     assert newest.number == 2
     assert journal.newest(log, finetune) is None
+
+
+def test_the_snapshot_before_one_is_found_beside_a_copy_of_an_older_entry() -> None:
+    log = MemoryLog()
+    log.create()
+    shard = Shard("online", 0)
+    place, pointers = shard.journal, list[Pointer]()
+    with closing(log.writer(shard.name, shard.written)) as writer:
+        for number in range(3):
+            pointers.append(Pointer(f"online-{number}", number, log.end(place), 0, {}, {}))
+            entry = Entry("online", number, [], 0, pointers[-1])
+            writer.commit([Outgoing(place.topic, b"online", journal.encode(entry), place.number)], {})
+    assert journal.former_snapshot(log, shard, pointers[2]) == pointers[1]
+    oldest = log.newest(place, 3)[0]
+    with closing(log.appender()) as appender:
+        appender.append(Outgoing(place.topic, b"online", oldest.value, place.number))
+    newest = Pointer("online-3", 3, log.end(place), 0, {}, {})
+    assert journal.former_snapshot(log, shard, newest) == pointers[2]
+    assert journal.former_snapshot(log, shard, pointers[0]) is None

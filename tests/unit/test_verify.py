@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.log.protocol import Outgoing
-from headrace.shard import journal, verify
+from headrace.shard import entries, journal, verify
 from headrace.topics import EVENTS, JOURNAL, JUDGEMENTS
 from operators.cli import app
 from operators.facts import verified_text
@@ -62,6 +62,9 @@ def test_a_log_is_whole_also_beside_strays_and_after_retention(shop: FiledShop) 
     after = shop.verified()
     assert after.whole
     assert found.unchecked < after.unchecked < after.entries
+    newest_found = verify.verify_newest(shop.log, SHARD, 10_000)
+    assert newest_found.whole
+    assert 0 < newest_found.entries < after.entries
 
 
 def test_a_copy_that_comes_first_where_the_journal_has_expired_is_no_gap(shop: FiledShop) -> None:
@@ -86,6 +89,27 @@ def test_snapshots_that_are_replaced_meanwhile_are_not_missed(shop: FiledShop) -
     assert not before.exists()
     assert found.problems == []
     assert len(found.snapshots) == 3
+
+
+def test_what_expires_while_it_is_read_is_not_missed(shop: FiledShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "report_entries", 2)
+    monkeypatch.setattr(entries, "read_ahead_records_max", 2)
+    total = shop.verified().entries
+    unchecked = 0
+    for topic, share in ((JUDGEMENTS, 0.25), (EVENTS, 0.5), (JOURNAL, 0.75)):
+
+        def expire(_: int, __: int, topic: str = topic, share: float = share) -> None:
+            for place in shop.log.partitions(topic):
+                shop.log.delete_before(place, int(shop.log.end(place) * share))
+
+        found = verify.verify(shop.log, shop.blobs, SHARD, expire)
+        assert found.problems == []
+        assert found.first + found.entries == total
+        if topic == JOURNAL:
+            assert found.first > 0
+        else:
+            assert unchecked < found.unchecked < total
+            unchecked = found.unchecked
 
 
 def newest_blob(shop: FiledShop) -> Path:
