@@ -457,7 +457,7 @@ def test_a_mistake_of_ours_is_answered_as_json_and_counted(
     def fail(*_: Any) -> None:
         raise AssertionError("an invariant is broken for shopper-1")
 
-    monkeypatch.setattr(NextItemFamily, "recommend", fail)
+    monkeypatch.setattr(NextItemFamily, "choose", fail)
     found = client.get("/v1/recommendations/shopper-1?n=3")
     assert (found.status_code, found.headers["content-type"]) == (500, "application/json")
     assert found.json() == {"error": "internal error: the server's log has its cause"}
