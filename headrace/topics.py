@@ -142,7 +142,8 @@ TOPICS = {
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRAITS, 1, KEPT_FOR_EVER, "shopper id", "gateway", "archive",
               "what the shop states of its shoppers: country, language, plan; a record has what is new"),
-        Topic(RULES, 1, KEPT_FOR_EVER, "placement", "gateway, rules", "shards, serve, replay, archive, rules, verify",
+        Topic(RULES, 1, KEPT_FOR_EVER, "placement", "gateway, rules",
+              "shards, serve, replay, archive, rules, status, verify",
               "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
               " before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",

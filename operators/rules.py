@@ -11,14 +11,15 @@ from msgspec import Struct
 
 from headrace.errors import Misconfigured
 from headrace.events import Rejection
-from headrace.log.protocol import Log
+from headrace.log.protocol import Log, Partition, Record
 from headrace.log.scan import topic_records
 from headrace.rules import EVERY, PLACEMENT, RuleSet, StatedRules, decode, is_placement, record_of
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
+from headrace.surface import Route
 from headrace.topics import RULES
-from learners.next_item.answering import Recommendations
-from learners.next_item.family import NextItemFamily
+from learners.families import Placement
+from learners.family import Family
 from operators.asking import Asking, sampled_shoppers
 from operators.deployment import Deployment
 from operators.replay.fold import live_fold
@@ -95,29 +96,24 @@ def try_rules(
     Raises:
         Misconfigured: no shard folds recommendations, or the log does not hold what a fold of its state needs.
     """
-    name = NextItemFamily.name
-    place = next((one for one in deployment.placements.values() if NextItemFamily in one.kinds), None)
-    last = journal.newest(log, place.shard) if place else None
-    found = live_fold(log, blobs, place, last.number + 1) if place and last else None
-    if found is None:
-        raise Misconfigured(f"rules try: wanted a log and blobs from which {name} can be folded, found none")
-    shop = found[0].fold
-    family = shop.families[name]
-    assert isinstance(family, NextItemFamily)
-    (route,) = family.surface.routes
-    ask = Asking(route, name, shop, blobs)
+    place, kind, route = _asked(deployment)
+    last = journal.newest(log, place.shard)
+    folded = live_fold(log, blobs, place, last.number + 1) if last else None
+    if folded is None:
+        raise Misconfigured("rules try: wanted a log and blobs from which the live state can be folded, found none")
+    shop = folded[0].fold
+    ask = Asking(route, kind.name, shop, blobs)
     at = "" if placement == EVERY else placement
     sample = sampled_shoppers(log, shoppers)
 
-    def answers() -> list[Recommendations]:
-        asked: list[Any] = [
-            ask({"shopper": shop.known_as([shopper]), "n": n, "placement": at}) for shopper in sample
-        ]  # fmt: skip
-        return [one for one in asked if one is not None]
+    def answers() -> list[Any]:
+        found = [ask({"shopper": shop.known_as([shopper]), "n": n, "placement": at}) for shopper in sample]
+        return [one for one in found if one is not None]
 
     before = answers()
-    if rejected := family.rulebook.state_rules(StatedRules(placement, last.number if last else 0, rules)):
-        raise Misconfigured(f"rules: {rejected.detail}")
+    record = record_of(placement, rules)
+    if rejected := shop.hear(RULES, Record(0, log.end(Partition(RULES, 0)), 0, record.key, record.value)):
+        raise Misconfigured(f"rules try: {rejected.detail}")
     trial = Trial(placement, len(before), 0, 0, 0, {}, {}, {})
     gone, new, left_out = Counter[str](), Counter[str](), Counter[str]()
     for one, other in zip(before, answers(), strict=True):
@@ -131,6 +127,16 @@ def try_rules(
     trial.gone, trial.new = (_most_common(counts) for counts in (gone, new))
     trial.left_out = dict(sorted(left_out.items()))
     return trial
+
+
+def _asked(deployment: Deployment) -> tuple[Placement, type[Family], Route]:
+    """Return a shard, its family that hears rules, and the family's route whose answers obey them."""
+    for place in deployment.placements.values():
+        for kind in place.kinds:
+            for route in kind.surface.routes if RULES in kind.surface.hears else ():
+                if "placement" in route.query.__struct_fields__:
+                    return place, kind, route
+    raise Misconfigured("rules try: wanted a shard of a family that hears rules, found none")
 
 
 def _most_common(counts: Counter[str]) -> dict[str, int]:

@@ -36,7 +36,8 @@ from headrace.topics import EVENTS, ITEMS, Shard
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import Placement
 from learners.family import Family, Merges, Moment, NoSettings
-from learners.next_item.family import NextItemFamily, NextItemSettings, RecommendationQuery
+from learners.next_item.answering import RecommendationQuery
+from learners.next_item.family import NextItemFamily, NextItemSettings
 from learners.shop import MakeShop
 from learners.shop import Shop as Fold
 from serving.answers import Answers, ServedArtifact
