@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from math import inf
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from headrace.rules import AtMost, Brands, Categories, PriceLimits, RuleSet
 from learners.next_item.at_most import Limited, Line
@@ -17,6 +17,7 @@ OUT_OF_STOCK: Final = "out_of_stock"
 EXCLUDE: Final = "exclude"
 """What leaves items out beside the rules of a document: a pinned item that there is not, stock, and the request."""
 Levels: TypeAlias = tuple[str, ...]
+W = TypeVar("W", tuple[Levels, ...], frozenset[str])
 
 _NOTHING: Final = Facts()
 
@@ -44,9 +45,11 @@ class Rules:
         self.stated, self.version = stated, version
         self._hidden = frozenset(stated.hidden or ())
         categories, brands = stated.categories or Categories(), stated.brands or Brands()
-        self._categories = _levels_of(categories.only), _levels_of(categories.never)
-        self._brands = _folded(brands.only), _folded(brands.never)
-        self._names_forbid = lru_cache(65_536)(self._forbidding_name)  # a shop has few brands and categories
+        # A shop has few categories and brands, and many items.
+        self._category_forbidden = _remembered(
+            _admits_category, _levels_of(categories.only), _levels_of(categories.never)
+        )
+        self._brand_forbidden = _remembered(_admits_brand, _folded(brands.only), _folded(brands.never))
         price = stated.price or PriceLimits()
         self._prices = None if price == PriceLimits() else (price.min or 0.0, inf if price.max is None else price.max)
         self._at_most = stated.at_most or AtMost()
@@ -62,19 +65,12 @@ class Rules:
             return OUT_OF_STOCK
         if item in self._hidden:
             return "hidden"
-        if named := self._names_forbid(facts.category, facts.brand):
-            return named
+        if self._category_forbidden(facts.category):
+            return "categories"
+        if self._brand_forbidden(facts.brand):
+            return "brands"
         if self._prices and (facts.price is None or not self._prices[0] <= facts.price <= self._prices[1]):
             return "price"
-        return ""
-
-    def _forbidding_name(self, category: str, brand: str) -> str:
-        only, never = self._categories
-        if (only and not _admits_category(category, only)) or _admits_category(category, never):
-            return "categories"
-        wanted, unwanted = self._brands
-        if (wanted and not _admits_brand(brand, wanted)) or _admits_brand(brand, unwanted):
-            return "brands"
         return ""
 
     def boost(self, item: str, facts: Facts) -> float:
@@ -107,34 +103,32 @@ class Rules:
         left_out: Counter[str] = Counter()
         limited = Limited(self._at_most, lines_max=n)
 
-        def line_of(rank: int, item: str, score: float) -> Line | None:
-            known = facts(item) or _NOTHING
-            if why := gone.get(item) or self.forbids(item, known):
-                left_out[why] += 1
-                return None
-            return Line(rank, item, score, known.brand.strip().casefold(), " > ".join(levels(known.category)))
-
         scores, pins, given = dict(pool), dict[int, tuple[str, float]](), set[str]()
         for pin in self._pinned:
             if pin.place > n:
                 break
             given.add(pin.item)
-            if facts(pin.item) is None:
-                left_out[UNKNOWN] += 1
-                continue
-            line = line_of(0, pin.item, scores.get(pin.item, 0.0))
-            if line and limited.fix(line):
-                pins[pin.place] = line.item, line.score
-            elif line:
-                left_out["at_most"] += 1
+            known, score = facts(pin.item), scores.get(pin.item, 0.0)
+            why = UNKNOWN if known is None else gone.get(pin.item) or self.forbids(pin.item, known)
+            if known and not why and not limited.fix(_line(0, pin.item, score, known)):
+                why = "at_most"
+            if why:
+                left_out[why] += 1
+            else:
+                pins[pin.place] = pin.item, score
         wanted, waiting = n - len(pins), 0
-        for rank, (item, score) in enumerate(chain(self._boosted(pool, facts), ((item, 0.0) for item in more))):
+        named, forbids = ((item, 0.0) for item in more), self.forbids
+        for rank, (item, score) in enumerate(chain(self._boosted(pool, facts), named)):
             if len(limited.lines) >= wanted:
                 break
-            if item not in given:
-                given.add(item)
-                line = line_of(rank, item, score)
-                waiting += line is not None and not limited.take(line)
+            if item in given:
+                continue
+            given.add(item)
+            known = facts(item) or _NOTHING
+            if why := gone.get(item) or forbids(item, known):  # of most items, where rules leave little
+                left_out[why] += 1
+            else:
+                waiting += not limited.take(_line(rank, item, score, known))
         before = len(limited.lines)
         limited.fill(wanted)
         if waiting := waiting - (len(limited.lines) - before):
@@ -148,6 +142,10 @@ class Rules:
         if not self._boosts:
             return pool
         return sorted(pool, key=lambda one: -one[1] * self.boost(one[0], facts(one[0]) or _NOTHING))
+
+
+def _line(rank: int, item: str, score: float, facts: Facts) -> Line:
+    return Line(rank, item, score, facts.brand.strip().casefold(), " > ".join(levels(facts.category)))
 
 
 def _placed(pins: Mapping[int, tuple[str, float]], rest: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -173,6 +171,15 @@ def _levels_of(categories: Iterable[str]) -> tuple[Levels, ...]:
 
 def _folded(brands: Iterable[str]) -> frozenset[str]:
     return frozenset(brand.strip().casefold() for brand in brands)
+
+
+def _remembered(admits: Callable[[str, W], bool], only: W, never: W) -> Callable[[str], bool]:
+    """Return whether a name is forbidden, as a function that remembers its results."""
+
+    def is_forbidden(name: str) -> bool:
+        return bool(only and not admits(name, only)) or admits(name, never)
+
+    return lru_cache(65_536)(is_forbidden)
 
 
 def _admits_category(category: str, wanted: tuple[Levels, ...]) -> bool:
