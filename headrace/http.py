@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -96,8 +96,10 @@ def scrape(registry: CollectorRegistry) -> Response:
 Q = TypeVar("Q", bound=Struct)
 
 
-def parse_query(query: type[Q], parameters: Mapping[str, str]) -> Q:
+def parse_query(query: type[Q], parameters: Iterable[tuple[str, str]]) -> Q:
     """Return the parameters of a path and of a query string as a typed query.
+
+    Of a parameter that is given several times, a list has all values, and other types have the last one.
 
     Raises:
         Refused: one is missing, unknown, or outside its bounds.
@@ -105,28 +107,41 @@ def parse_query(query: type[Q], parameters: Mapping[str, str]) -> Q:
     >>> from typing import Annotated
     >>> class Some(Struct, forbid_unknown_fields=True):
     ...     n: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
-    >>> parse_query(Some, {"n": "7"})
-    Some(n=7)
-    >>> parse_query(Some, {"n": "x"})
+    ...     tags: list[str] = []
+    >>> parse_query(Some, [("n", "7"), ("tags", "a"), ("tags", "b")])
+    Some(n=7, tags=['a', 'b'])
+    >>> parse_query(Some, [("n", "x")])
     Traceback (most recent call last):
     headrace.surface.Refused: n: wanted 1 to 100, found 'x'
     """
     fields = {field.encode_name: field for field in msgspec.structs.fields(query)}
-    if unknown := sorted(set(parameters) - set(fields)):
+    given: dict[str, list[str]] = {}
+    for name, text in parameters:
+        given.setdefault(name, []).append(text)
+    if unknown := sorted(set(given) - set(fields)):
         raise Refused(f"wanted the parameters {', '.join(fields)}, found {unknown[0][:quoted_characters_max]!r}")
     found: dict[str, Any] = {}
     for name, field in fields.items():
-        if name not in parameters:
+        wanted = bounds_text(field.type)
+        if name not in given:
             if field.required:
-                raise Refused(f"{name}: wanted {bounds_text(field.type)}, found none")
+                raise Refused(f"{name}: wanted {wanted}, found none")
             continue
-        text = parameters[name]
+        values, text = given[name], given[name][-1]
+        value = values if isinstance(_plain(field.type), msgspec.inspect.ListType) else text
         try:
-            found[name] = msgspec.convert(text, field.type, strict=False)
+            found[name] = msgspec.convert(value, field.type, strict=False)
         except msgspec.ValidationError:
-            shown = f"{len(text)}" if "characters" in bounds_text(field.type) else repr(text[:quoted_characters_max])
-            raise Refused(f"{name}: wanted {bounds_text(field.type)}, found {shown}") from None
+            shown = f"{len(text)}" if "characters" in wanted else repr(text[:quoted_characters_max])
+            if value is values and len(values) > 1:
+                shown = f"{len(values)} values"
+            raise Refused(f"{name}: wanted {wanted}, found {shown}") from None
     return query(**found)
+
+
+def _plain(kind: Any) -> msgspec.inspect.Type:
+    info = msgspec.inspect.type_info(kind)
+    return info.type if isinstance(info, msgspec.inspect.Metadata) else info
 
 
 def bounds_text(kind: Any) -> str:
@@ -136,9 +151,7 @@ def bounds_text(kind: Any) -> str:
     >>> bounds_text(Annotated[str, msgspec.Meta(min_length=1, max_length=9)])
     '1 to 9 characters'
     """
-    info = msgspec.inspect.type_info(kind)
-    if isinstance(info, msgspec.inspect.Metadata):
-        info = info.type
+    info = _plain(kind)
     if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
         low = info.ge if info.ge is not None else info.gt
         high = info.le if info.le is not None else info.lt
@@ -147,6 +160,8 @@ def bounds_text(kind: Any) -> str:
         return "a number" if low is None else f"a number from {low}"
     if isinstance(info, msgspec.inspect.StrType) and info.max_length is not None:
         return f"{info.min_length or 0} to {info.max_length} characters"
+    if isinstance(info, msgspec.inspect.ListType) and info.max_length is not None:
+        return f"{info.min_length or 0} to {info.max_length} values"
     if isinstance(info, msgspec.inspect.LiteralType):
         return " or ".join(map(str, info.values))
     return "another value"

@@ -49,6 +49,7 @@ SCORES = "scores"
 ALARMS = "alarms"
 ITEMS = "items"
 TRAITS = "traits"
+RULES = "rules"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
 PUBLISHED = "published"
@@ -70,7 +71,7 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
-    "withdraw", "roll-back", "history", "status", "verify", "backup",
+    "withdraw", "roll-back", "history", "rules", "status", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -117,28 +118,34 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, republish, archive, dead-letters, status, verify, backup, demo",
+              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, status, verify, backup,"
+              " demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
               "archive, dead-letters, history, status, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
         Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards",
-              "shards, serve, replay, archive, status, verify, backup, demo",
+              "shards, serve, replay, archive, rules, status, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
-        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards", "shards, serve, replay, archive, verify, demo",
+        Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards",
+              "shards, serve, replay, archive, rules, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
         Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, withdraw, roll-back",
-              "shards, serve, replay, archive, promote, withdraw, roll-back, history, status, verify, demo",
+              "shards, serve, replay, archive, promote, withdraw, roll-back, history, rules, status, verify, demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, demo",
               "windowed prequential scores and drift scores"),
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, archive, dead-letters, status, verify",
+              "shards, serve, load, simulate, replay, archive, dead-letters, rules, status, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRAITS, 1, KEPT_FOR_EVER, "shopper id", "gateway", "archive",
               "what the shop states of its shoppers: country, language, plan; a record has what is new"),
+        Topic(RULES, 1, KEPT_FOR_EVER, "placement", "gateway, rules",
+              "shards, serve, replay, archive, rules, status, verify",
+              "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
+              " before"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
         Topic(PUBLISHED, 1, KEPT_FOR_EVER, "origin", "load, simulate", "load, simulate",

@@ -16,7 +16,7 @@ from msgspec import inspect
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from headrace import events, items
+from headrace import events, items, rules
 from headrace.config import (
     DEFAULT_SHARDS,
     ArchiveSettings,
@@ -128,7 +128,7 @@ def topics() -> str:
                 "added while processes run are read, too.",
                 "Other keys choose their partition as Kafka's default partitioner does (murmur2), so",
                 "that all publishers of a shopper agree. `event.schema.json` describes an event,",
-                "`item.schema.json` an item.",
+                "`item.schema.json` an item, `rules.schema.json` the rules of a placement.",
             ),
             "",
             *_prose("A family may declare topics of its own, of one partition each; a log creates them, too."),
@@ -642,6 +642,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "doctor.md": doctor,
     "event.schema.json": events.reference,
     "item.schema.json": items.reference,
+    "rules.schema.json": rules.reference,
 }
 """The pages by their names in `docs/`."""
 

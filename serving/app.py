@@ -45,7 +45,7 @@ def make_app(
             if keys and (refused := _refused(keys, request)):
                 return refused
             try:
-                query = parse_query(route.query, {**request.query_params, **request.path_params})
+                query = parse_query(route.query, [*request.query_params.multi_items(), *request.path_params.items()])
                 answer = answers.answer(route, query)
             except Refused as refused:
                 return problem(400, str(refused))

@@ -42,6 +42,12 @@ def commands_of(page: Path) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
+def files_of(page: Path) -> dict[str, str]:
+    """Return the content of a page's blocks that name a file, by its name."""
+    found = re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return dict(found)
+
+
 def run(command: str) -> tuple[int, str]:
     """Run a command in this folder, ours within this process; return its exit code and its output."""
     program, *arguments = shlex.split(command, comments=True)

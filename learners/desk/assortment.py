@@ -34,6 +34,10 @@ class Assortment:
     def __len__(self) -> int:
         return len(self._items)
 
+    def stated(self, item: str) -> ItemRecord | None:
+        """Return what is stated of an item, None if nothing is."""
+        return self._items.get(item)
+
     def note(self, stated: ItemRecord) -> bool:
         """Note what the shop states of an item; return whether it differs from what was stated before."""
         if self._items.get(stated.id) == stated:

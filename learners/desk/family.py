@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from msgspec import Meta, Struct
 
 from headrace.events import LEARNED_TYPES, Event, Item, Purpose, Rejection
-from headrace.items import ItemReason, decode
+from headrace.items import ItemReason, ItemRecord, decode
 from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import Metric, Surface
@@ -142,6 +142,14 @@ class Desk(Preparer):
     def available(self, item: str) -> bool:
         """Return whether an item can be bought, as far as is stated: it is neither out of stock nor retired."""
         return self.assortment.available(item)
+
+    def stated(self, item: str) -> ItemRecord | None:
+        """Return what the shop states of an item, None if it states nothing."""
+        return self.assortment.stated(item)
+
+    def price(self, stated: ItemRecord) -> float | None:
+        """Return the price of an item in the shop's currency, None if that is not known."""
+        return self.currency.price(stated.prices)
 
     def move(self, move: Move) -> None:
         """Do nothing: an order stays that of the shopper who placed it."""

@@ -123,15 +123,15 @@ class Browsing:
                     member.take_back(slot, time_ms)
                 self.traits.take_back(slot, time_ms)
 
-    def move(self, move: Move) -> int | None:
-        """Move a session's trail to another shopper; return the session's number, None if there is none."""
+    def move(self, move: Move) -> tuple[int, list[int]] | None:
+        """Move a session's trail to another shopper; return its number and its slots, None if there is none."""
         moved = self.contexts.move(move)
         if moved is None:
             return None
-        session, slots = moved
+        _, slots = moved
         self.recent.move(move.from_shopper, move.to_shopper, slots if move.taken_back else None)
         self.choices.move(move.from_shopper, move.to_shopper, slots)
-        return session
+        return moved
 
     def hear_item(self, item: Item) -> None:
         """Replace the name, category and price of an item of the catalogue by what the shop states now."""

@@ -3,8 +3,7 @@
 The fold does not use torch: the deep model's answers are contained in judgements and, over HTTP, are an argument.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
@@ -15,22 +14,33 @@ from numpy.typing import NDArray
 from headrace.announcement import Announcement, announced, unusable
 from headrace.events import LEARNED_TYPES, Event, Item, Rejection
 from headrace.log.protocol import Record
+from headrace.rules import EVERY
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table, Watched
-from headrace.topics import MODELS
+from headrace.topics import MODELS, RULES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item import judgement
+from learners.next_item.answering import (
+    RecommendationQuery,
+    Recommendations,
+    Recommended,
+    Shelf,
+    applied,
+    excluded,
+)
 from learners.next_item.blend import Blend
 from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.choices import TAKEN_BACK_BY
 from learners.next_item.contexts import CHOICE_EVENTS, VIEW_EVENTS
+from learners.next_item.history import History
 from learners.next_item.judgement import Pooled, list_length, pool
 from learners.next_item.members import KINDS
-from learners.next_item.popularity import Popularity
+from learners.next_item.rulebook import Rulebook
+from learners.next_item.rules import Answer, Rules
 from learners.parts.drift import DISTANCES, LOSS_TESTS, InputDrift, LossDrift
 from learners.parts.prequential import Ranking
-from learners.protocol import BLEND, DEEP, Context, Listed, Scores, top
+from learners.protocol import BLEND, DEEP, Listed, Scores, top
 from learners.succession import Succession
 
 MISS: Final = "blend_miss"
@@ -59,6 +69,22 @@ class NextItemSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=STATE_INDEPENDENT,
         ),
     ] = 0
+    bought_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Most items that are remembered as bought, of all shoppers, for the rule `bought`; those of the"
+            " shopper who bought least recently are forgotten first.",
+        ),
+    ] = 500_000
+    seen_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Most items that are remembered as seen, of all shoppers, for the rule `seen`; those of the"
+            " shopper who saw one least recently are forgotten first.",
+        ),
+    ] = 500_000
     recommendations_max: Annotated[
         int, Meta(ge=1, le=1_000, description="Largest `n` that a request may ask for.", extra=STATE_INDEPENDENT)
     ] = 100
@@ -79,36 +105,15 @@ class NextItemScores(Struct, frozen=True):
     ranking: dict[str, Ranked]
 
 
-class RecommendationQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters of a request for recommendations."""
-
-    shopper: Annotated[str, Meta(min_length=1, max_length=128, description="The shopper's id, percent-encoded.")]
-    n: Annotated[int, Meta(ge=1, le=1_000, description="Number of items to return.")] = 20
-
-
-class Recommended(Struct, frozen=True):
-    """One recommended item. `score` is the blend's probability of it; popular items that fill up a list have 0."""
-
-    item_id: str
-    score: float
-
-
-class Recommendations(Struct, frozen=True):
-    """Recommendations for a shopper. `recommendation_id` is new for each answer, for use in logs of your own."""
-
-    recommendation_id: str
-    shopper: str
-    items: list[Recommended]
-
-
 class NextItemFamily(Family):
     """Learns to predict each shopper's next item, and follows which deep model is champion.
 
     `champion` is the announcement of the model in use, or None.
 
-    Answers have no item that is out of stock or retired, as far as the shop states it to the desk; without a desk, all
-    items are available. Judges rank such items too: their pages can be viewed, so an event may have them as its true
-    item, and scores stay comparable with those of a shop that states nothing.
+    Answers obey the rules that the shop states (`learners.next_item.rules`). They have no item that is out of stock or
+    retired, as far as the shop states it to the desk; without a desk, all items are available. Judges rank
+    all items: the pages of those that are left out can be viewed, so an event may have them as its true item, and
+    scores stay comparable with those of a shop that states nothing.
     """
 
     name: ClassVar[str] = "next_item"
@@ -122,7 +127,7 @@ class NextItemFamily(Family):
     # Version 2 of the blend has the same form; its arithmetic no longer depends on the processor.
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(2, {1: lambda state: state}),
-        "ranking": Part(), "input_drift": Part(), "miss_drift": Part(),
+        "ranking": Part(), "input_drift": Part(), "miss_drift": Part(), "history": Part(), "rules": Part(),
     }  # fmt: skip
 
     def __init__(self, settings: NextItemSettings, reads: Mapping[str, Family]) -> None:
@@ -134,7 +139,14 @@ class NextItemFamily(Family):
         self.ranking = {name: Ranking() for name in RANKED}
         self.input_drift = InputDrift()
         self.miss_drift = LossDrift(MISS)
+        self.history = History(**self._history_bounds)
+        self.rulebook = Rulebook()
         self._desk = reads.get(Desk.name)
+
+    @property
+    def _history_bounds(self) -> dict[str, int]:
+        one = self.settings
+        return {"bought_max": one.bought_max, "seen_max": one.seen_max, "items_max": one.items_max}
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event."""
@@ -144,18 +156,25 @@ class NextItemFamily(Family):
             for alarm in self.input_drift.observe(line.item_id, line.item_category, line.price, unseen=unseen):
                 now.alarm(alarm)
         self.browsing.learn(event)
+        self.history.learn(event)
 
     def recommend(self, shopper: str, time_ms: int, n: int, deep: "Listed | None" = None) -> list[tuple[str, float]]:
-        """Return the blend's n best items for a shopper, best first, with scores, without what was just
-        seen or bought (`learners.next_item.recent`).
+        """Return the blend's n best items for a shopper, best first, with scores, by the rules of every placement."""
+        return self.choose(shopper, time_ms, n, deep, self.rulebook.of(EVERY)).items
 
-        An unknown shopper gets popular items. Unavailable items are left out. Changes nothing.
+    def choose(
+        self, shopper: str, time_ms: int, n: int, deep: "Listed | None", rules: Rules, exclude: Collection[str] = ()
+    ) -> Answer:
+        """Return the blend's n best items for a shopper that obey the rules, and what each rule left out.
+
+        Fewer are returned only if there are no more. An unknown shopper gets popular items; they also fill up a list
+        that is too short. Changes nothing.
 
         Args:
             deep: the deep model's items and scores for this shopper's context, if there is a model.
+            exclude: items that are not wanted.
         """
         context = self.browsing.contexts.newest(shopper, time_ms)
-        seen = set(self.browsing.ids([*self.browsing.recent.slots(shopper, time_ms)]))
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = context._replace(start=0)
         lists = self.browsing.lists(context)
@@ -165,26 +184,10 @@ class NextItemFamily(Family):
         remembered = self.browsing.ids(context.items)
         traits = self.browsing.traits_of(pooled.candidates, remembered, context.start, time_ms)
         best = top(self.blended(pooled, len(context.items) - context.start, traits), len(pooled.candidates))
-        named = ((pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True))
-        available = self._available
-        answer = [(item, score) for item, score in named if item not in seen and available(item)][:n]
-        if len(answer) < n:  # popular items fill up a list that is too short
-            given = seen | {item for item, _ in answer}
-            more = ((item, 0.0) for item in self._popular(context) if item not in given and available(item))
-            answer += islice(more, n - len(answer))
-        return answer
-
-    def _available(self, item: str) -> bool:
-        return self._desk.available(item) if isinstance(self._desk, Desk) else True
-
-    def _popular(self, context: Context) -> Iterator[str]:
-        """Yield items, the most popular first; those behind the leaders only if so many are asked for."""
-        popularity = self.browsing.members[Popularity.name]
-        assert isinstance(popularity, Popularity)
-        slots, _ = top(popularity.predict(context), popularity.leaders_max)
-        leaders = self.browsing.ids(slots.tolist())
-        yield from leaders
-        yield from (item for item in self.browsing.ids(popularity.ranked().tolist()) if item not in leaders)
+        named = [(pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True)]
+        shelf = Shelf(self.browsing, self.history, self._desk if isinstance(self._desk, Desk) else None)
+        gone = shelf.gone(shopper, time_ms, rules.stated, exclude)
+        return rules.apply(named, shelf.more(context), shelf.facts, gone, n)
 
     def prompt(self, shopper: str, time_ms: int) -> list[str]:
         """Return the deep model's input for a shopper; it is empty for a shopper without a context."""
@@ -195,12 +198,13 @@ class NextItemFamily(Family):
         return self.blend.predict(pooled.lists, prefix, traits.__getitem__)
 
     def knows(self, shopper: str) -> bool:
-        """Return whether the shopper has a context."""
-        return shopper in self.browsing.contexts
+        """Return whether the shopper has a context, or a history."""
+        return shopper in self.browsing.contexts or self.history.knows(shopper)
 
     def move(self, move: Move) -> None:
-        """Move a session's trail to another shopper."""
-        self.browsing.move(move)
+        """Move a session's trail, and what was seen and bought, to another shopper."""
+        _, slots = self.browsing.move(move) or (0, [])
+        self.history.move(move, self.browsing.ids(slots))
 
     def absorb(self, data: bytes, now: Moment) -> None:
         """Learn the blend's weights and all ranking scores from judgements."""
@@ -221,7 +225,9 @@ class NextItemFamily(Family):
         self.browsing.hear_item(item)
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
-        """Note which model is champion now, by the rule of `learners.succession`."""
+        """Note a placement's rules, or which model is champion now, by the rule of `learners.succession`."""
+        if topic == RULES:
+            return self.rulebook.hear(record)
         announcement = announced(record)
         if announcement is None:
             return unusable(record)
@@ -250,7 +256,7 @@ class NextItemFamily(Family):
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
-        return self.browsing.bounds()
+        return self.browsing.bounds() | self.history.bounds() | self.rulebook.bounds()
 
     def state(self) -> State:
         """Return the complete state."""
@@ -262,6 +268,8 @@ class NextItemFamily(Family):
             "ranking": {name: ranking.state() for name, ranking in self.ranking.items()},
             "input_drift": self.input_drift.state(),
             "miss_drift": self.miss_drift.state(),
+            "history": self.history.state(),
+            "rules": self.rulebook.state(),
         }
 
     def restore(self, state: State) -> None:
@@ -280,14 +288,21 @@ class NextItemFamily(Family):
             self.input_drift = InputDrift.from_state(state["input_drift"])
         if "miss_drift" in state:
             self.miss_drift = LossDrift.from_state(state["miss_drift"])
+        if "history" in state:
+            self.history = History.from_state(state["history"], **self._history_bounds)
+        if "rules" in state:
+            self.rulebook = Rulebook.from_state(state["rules"])
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
-        """Return the settings and parts in the state of 0.3.0's online shard, which heard no requests."""
+        """Return the settings and parts in the state of 0.3.0's online shard, which heard no requests or rules."""
         if "blend" not in fold:
             return None
         names = ("champion", "blend", "ranking", "input_drift", "miss_drift")
         parts = {name: fold[name] for name in names} | {"succession": Succession().state()}
+        # What was bought and seen before is not known then: folding all anew would cost more than it brings.
+        empty = cls(NextItemSettings(), {})
+        parts |= {"history": empty.history.state(), "rules": empty.rulebook.state()}
         return fold["settings"], {**parts, **parts_of_0_3_0(fold["browsing"])}
 
     def shares(self) -> dict[str, float]:
@@ -303,8 +318,11 @@ class NextItemFamily(Family):
         most = self.settings.recommendations_max
         if query.n > most:
             raise Refused(f"n: wanted 1 to {most}, found {query.n}")
-        found = self.recommend(query.shopper, now.time_ms, query.n, now.artifact_answer)
-        return Recommendations(now.id, query.shopper, [Recommended(*one) for one in found])
+        rules = self.rulebook.of(query.placement)
+        unwanted = excluded(query.exclude)
+        found = self.choose(query.shopper, now.time_ms, query.n, now.artifact_answer, rules, unwanted)
+        items = [Recommended(*one) for one in found.items]
+        return Recommendations(now.id, query.shopper, query.placement, items, applied(rules.version, found))
 
     def series(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield the scores as a metric's series: learner, metric, length of the list, and part of the stream."""
@@ -341,11 +359,11 @@ NextItemFamily.surface = Surface(
     doc="A shopper's next item: popularity, transitions, session-kNN, revisits and the deep model, blended.",
     settings=NextItemSettings,
     scores=NextItemScores,
-    hears=(MODELS,),
+    hears=(MODELS, RULES),
     judge="learners.next_item.judge:NextItemJudge",
     judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),
-    full_by_design=FULL_BY_DESIGN,
+    full_by_design=(*FULL_BY_DESIGN, "bought_items", "seen_items"),
     artifact=Artifact(
         "model",
         current=lambda family: family.champion,
@@ -385,11 +403,13 @@ NextItemFamily.surface = Surface(
                 """{
   "recommendation_id": "6cbea72fe100429386c64a1e6b768be2",
   "shopper": "shopper-1",
+  "placement": "",
   "items": [
     {"item_id": "item-00853", "score": 0.0154},
     {"item_id": "item-00847", "score": 0.0110},
     {"item_id": "item-00888", "score": 0.0108}
   ],
+  "rules": {"version": null, "left_out": {"seen": 2}, "left_nothing": []},
   "model": "r0005-fefda4b4",
   "fresh": {"entry": 153, "newest_event_ms": 1738529381084, "behind_s": 0.065}
 }""",
@@ -397,6 +417,9 @@ NextItemFamily.surface = Surface(
             notes=(
                 "A shopper without events gets the items that are popular now.",
                 "Items that are out of stock or retired ([items](publishing.md#items)) are left out.",
+                "What is left out, pinned or limited is decided by [rules](rules.md), by placement. They always"
+                " hold: an answer has fewer than `n` items only if no more are allowed, and says how many each rule"
+                " left out.",
                 "The upper bound of `n` is also a [setting](settings.md#next_item), `recommendations_max`.",
             ),
         ),
@@ -426,7 +449,9 @@ NextItemFamily.surface = Surface(
     teaches=dict.fromkeys(LEARNED_TYPES, "that the visit goes on")
     | dict.fromkeys(CHOICE_EVENTS, "which item comes next, if it is new in the session, and its attributes")
     | dict.fromkeys(VIEW_EVENTS, "which item comes next, its attributes, and the drift of what is viewed")
-    | dict.fromkeys(TAKEN_BACK_BY, "one step less to the item, if the cart or the order taught it"),
+    | {"purchase": "which item comes next, if it is new in the session, its attributes, and that it was bought"}
+    | dict.fromkeys(TAKEN_BACK_BY, "one step less to the item, if the cart or the order taught it")
+    | {"refund": "one step less to the item, if the order taught it, and that it was not bought"},
     inputs={"view_item": "the drift of views has no input"},
     headlines=(
         (

@@ -166,9 +166,8 @@ class Rounds(Family):
 
     def move(self, move: Move) -> None:
         """Move a session's trail, and its part of the training data, to another shopper."""
-        session = self.browsing.move(move)
-        if session is not None:
-            self.training_set.move(move.from_shopper, move.to_shopper, session)
+        if moved := self.browsing.move(move):
+            self.training_set.move(move.from_shopper, move.to_shopper, moved[0])
 
     def observe(self, event: Event) -> Observed | None:
         """Return one step of an event as a question, with the fast learners' lists for it and its session.

@@ -1,26 +1,23 @@
 """Comparison of a run with the live shard, or with another run: state, quality, drift, rounds and answers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final
 
 import msgspec
-import structlog
 from msgspec import Struct, field
 
-from headrace.artifacts import Artifacts
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log, Partition, Record
 from headrace.log.scan import partition_records
-from headrace.sampling import fraction
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import restored
-from headrace.shard.journal import key_of
-from headrace.surface import FamilyScores, Now, Refused, Route
-from headrace.topics import EVENTS, JUDGEMENTS
+from headrace.surface import FamilyScores, Route
+from headrace.topics import JUDGEMENTS
 from learners.families import Placement
 from learners.shop import MakeShop, Shop
+from operators.asking import Asking, sampled_shoppers
 from operators.replay.fold import live_fold
 from operators.replay.plan import entry_number
 from operators.replay.run import Run, RunFolder
@@ -30,8 +27,6 @@ LIVE: Final = "live"
 """The name of the live shard's side."""
 top: Final = 20
 """Length of the answers that are compared."""
-inspected_events: Final = 1_000
-"""Number of the newest events of each partition whose shoppers are sampled."""
 
 
 class Quality(Struct):
@@ -99,7 +94,8 @@ def compare(
         second, against = _live(log, blobs, placement, run.read())
     else:
         second, against = _of_run(log, placement, other)
-    sample = _shoppers(log, shop, run.read(), shoppers)
+    folded = run.read().state
+    sample = sampled_shoppers(log, shoppers, folded.positions if folded else None)
     answers = [
         found
         for kind in placement.kinds
@@ -209,18 +205,6 @@ def _judgements(
                 yield number, record
 
 
-def _shoppers(log: Log, shop: Shop, run: Run, count: int) -> list[str]:
-    """Return a sample of the shoppers of the newest events before a run's end."""
-    positions = run.state.positions if run.state else {}
-    found = {
-        record.key.decode(errors="replace")
-        for place in log.partitions(EVENTS)
-        for record in log.newest(place, inspected_events, before=positions.get(key_of(place)))
-        if record.key
-    }
-    return sorted(found, key=lambda shopper: fraction(shopper, 0, "replay"))[:count]
-
-
 def _overlap(
     route: Route, name: str, first: tuple[Shop, Blobs], second: tuple[Shop, Blobs], shoppers: list[str]
 ) -> Overlap | None:
@@ -228,40 +212,15 @@ def _overlap(
     fields = {one.name for one in msgspec.structs.fields(route.query)}
     if "shopper" not in fields or "n" not in fields:
         return None
-    ask = [_Asking(route, name, *side) for side in (first, second)]
+    ask = [Asking(route, name, *side) for side in (first, second)]
     shares, equal = list[float](), 0
     for shopper in shoppers:
-        one, other = (answer({"shopper": shopper, "n": top}) for answer in ask)
+        one, other = (_items(answer({"shopper": shopper, "n": top})) for answer in ask)
         if longest := max(len(one), len(other)):
             shares.append(len({*one} & {*other}) / longest)
             equal += one == other
     return Overlap(route.path, len(shares), sum(shares) / len(shares), equal / len(shares)) if shares else None
 
 
-class _Asking:
-    """Asks one state for a route's answers, with the promoted model where there is one."""
-
-    def __init__(self, route: Route, name: str, shop: Shop, blobs: Blobs) -> None:
-        self._route, self._shop, self._family = route, shop, shop.families[name]
-        declared = self._family.surface.artifact
-        current = declared.current(self._family) if declared and route.prompt else None
-        self._artifact: Any = None
-        if declared and current:
-            artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
-            self._artifact = artifacts.get(current.blob)
-            if self._artifact is not None and declared.refresh:
-                declared.refresh(self._family, self._artifact)
-
-    def __call__(self, query: Mapping[str, Any]) -> list[str]:
-        """Return the items of an answer, the best first."""
-        route, asked = self._route, msgspec.convert(query, self._route.query)
-        now = Now(self._shop.time_ms, "replay")
-        try:
-            if self._artifact is not None and route.prompt and route.ask:
-                prompt = route.prompt(self._family, asked, now)
-                if prompt:
-                    now = now._replace(artifact_answer=route.ask(self._artifact, prompt))
-            answer: Any = route.call(self._family, asked, now)
-        except Refused:
-            return []
-        return [one.item_id for one in answer.items]
+def _items(answer: Any) -> list[str]:
+    return [] if answer is None else [one.item_id for one in answer.items]

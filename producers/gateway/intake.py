@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from headrace import events, items
+from headrace import events, items, rules
 from headrace.events import Event, Rejection, at
 from headrace.items import ignored
 from headrace.log.protocol import Outgoing, Record
@@ -19,7 +19,7 @@ from headrace.pseudonyms import Pseudonyms, Secret
 from headrace.topics import EVENTS, ITEMS, TRAITS
 from headrace.traits import Traits, traits_max
 from headrace.traits import encode as encode_traits
-from producers.gateway.made import Made, MadeEvent, MadeItem, MadeTraits, Refused, Unused
+from producers.gateway.made import Made, MadeEvent, MadeItem, MadeRules, MadeTraits, Refused, Unused
 from producers.values import as_text
 
 ids_max: Final = 65_536
@@ -159,6 +159,8 @@ class _Body:
                 return self._event(index, document)
             case MadeItem(item, document):
                 return self._item(index, item, document)
+            case MadeRules(placement, document):
+                return self._rules(index, placement, document)
             case MadeTraits(shopper, traits, consent):
                 if consent is not None and not consent:
                     return self._unused(index, "wanted traits of a shopper who consents to anything, found no consent")
@@ -228,6 +230,18 @@ class _Body:
             known = items.ItemDocument.__struct_fields__
             kept = msgspec.json.encode({name: one for name, one in (document or {}).items() if name in known})
         self._write(index, Outgoing(ITEMS, key, kept), ignored(kept) if kept else [])
+        return "accepted"
+
+    def _rules(self, index: int, placement: str, document: Any) -> str:
+        try:
+            value = None if document is None else msgspec.json.encode(document)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
+            return self._refuse(index, "not_json", str(error)[:200] or "nested too deeply", placement)
+        key = placement.encode(errors="surrogatepass")
+        found = rules.decode(Record(0, 0, self._received_ms, key, value))
+        if isinstance(found, Rejection):
+            return self._refuse(index, found.reason, found.detail, placement)
+        self._write(index, rules.record_of(found.placement, found.rules), [])
         return "accepted"
 
     def _shopper_traits(self, index: int, shopper: str, traits: Mapping[str, Any]) -> str:

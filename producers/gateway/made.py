@@ -33,6 +33,13 @@ class MadeTraits(NamedTuple):
     consent: list[str] | None = None
 
 
+class MadeRules(NamedTuple):
+    """Rules of a placement, a document of `headrace.rules`; None if it has none of its own."""
+
+    placement: str
+    document: Any
+
+
 class Unused(NamedTuple):
     """An entry that is right, and of which nothing is kept."""
 
@@ -46,7 +53,7 @@ class Refused(NamedTuple):
     detail: str
 
 
-Made: TypeAlias = MadeEvent | MadeItem | MadeTraits | Unused | Refused
+Made: TypeAlias = MadeEvent | MadeItem | MadeTraits | MadeRules | Unused | Refused
 
 
 class Request(NamedTuple):

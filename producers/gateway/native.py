@@ -4,8 +4,9 @@ import uuid
 from typing import Any
 
 from headrace.events import at
+from headrace.rules import EVERY
 from producers.gateway.fields import entries_of, json_of, kind_of, object_of, traits_of
-from producers.gateway.made import Made, MadeEvent, MadeItem, MadeTraits, Refused, Request
+from producers.gateway.made import Made, MadeEvent, MadeItem, MadeRules, MadeTraits, Refused, Request
 
 
 def take_events(request: Request) -> list[list[Made]]:
@@ -37,6 +38,17 @@ def take_traits(request: Request) -> list[list[Made]]:
     """Return the traits of the shopper whom the path names. Raises BadBody."""
     traits = object_of(json_of(request.body), "traits as an object")
     return [[MadeTraits(request.query.get("shopper", ""), traits_of(traits))]]
+
+
+def take_rules(request: Request) -> list[list[Made]]:
+    """Return the rules of the placement that the path names, or of every placement. Raises BadBody."""
+    document = {"by": request.shop, **object_of(json_of(request.body), "rules as an object")}
+    return [[MadeRules(request.query.get("placement", EVERY), document)]]
+
+
+def clear_rules(request: Request) -> list[list[Made]]:
+    """Return that a placement has no rules of its own."""
+    return [[MadeRules(request.query.get("placement", EVERY), None)]]
 
 
 def retire_item(request: Request) -> list[list[Made]]:

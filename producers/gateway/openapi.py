@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 import headrace
-from headrace import events, items
+from headrace import events, items, rules
 from producers.gateway.answer import Answer, Explanation, ProblemDocument
 from producers.gateway.fields import entries_max
 from producers.gateway.problem import MEDIA_TYPE, TITLES, Code
@@ -36,7 +36,11 @@ _ALWAYS: Final[tuple[Code, ...]] = (
 def document() -> dict[str, Any]:
     """Return the document."""
     answers, schemas = msgspec.json.schema_components((Answer, Explanation, ProblemDocument), ref_template=_REFS)
-    for title, schema in (("Event", events.json_schema()), ("ItemDocument", items.json_schema())):
+    for title, schema in (
+        ("Event", events.json_schema()),
+        ("ItemDocument", items.json_schema()),
+        ("RuleSet", rules.json_schema()),
+    ):
         schemas |= _moved(schema.pop("$defs"))
         schemas.setdefault(title, {})
     # What the gateway completes may be left out; the shop's own id of the shopper is in `subject`.
@@ -144,6 +148,8 @@ def _body(route: Route) -> dict[str, Any]:
             return {"anyOf": [event, many, wrapped]}
         case "/v1/items/{id}":
             return item
+        case "/v1/rules" | "/v1/rules/{placement}":
+            return {"$ref": "#/components/schemas/RuleSet"}
         case "/v1/items":
             many = {"type": "array", "items": {"allOf": [item, {"required": ["id"]}]}, "maxItems": entries_max}
             return {"anyOf": [many, {"type": "object", "required": ["items"], "properties": {"items": many}}]}

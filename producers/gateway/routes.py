@@ -35,6 +35,14 @@ ROUTES: Final = (
     Route("DELETE", "/v1/items/{id}", "operate", native.retire_item, "An item that is no longer sold."),
     Route("PUT", "/v1/items", "operate", merchant.many, "Many items: an array, `{items}`, or JSON lines."),
     Route("PUT", "/v1/shoppers/{shopper}/traits", "operate", native.take_traits, "What the shop states of a shopper."),
+    *(
+        route
+        for path, whose in (("/v1/rules/{placement}", "of a placement"), ("/v1/rules", "of every placement"))
+        for route in (
+            Route("PUT", path, "operate", native.take_rules, f"The rules {whose}; replaces what was."),
+            Route("DELETE", path, "operate", native.clear_rules, f"Take back all rules {whose}."),
+        )
+    ),
     Route("POST", "/mp/collect", "ingest", ga4.adapt, "Google Analytics 4, Measurement Protocol.", "ga4"),
     Route("POST", GA4_DEBUG, "ingest", ga4.adapt, "The same, only validated: nothing is written.", "ga4-debug"),
     *(

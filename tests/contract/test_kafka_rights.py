@@ -45,6 +45,7 @@ from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.metrics import ArchiveMetrics, ServingMetrics, ShardMetrics
 from headrace.process import run_with_retries
 from headrace.reading import ReadOnlyLog
+from headrace.rules import RuleSet
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Entry
@@ -58,6 +59,7 @@ from headrace.topics import (
     EVENTS_REPLAY,
     ITEMS,
     MODELS,
+    RULES,
     TOPICS,
     TRAITS,
     Right,
@@ -78,6 +80,7 @@ from operators.replay.fold import fold
 from operators.replay.pace import ByLiveLag
 from operators.replay.run import RunFolder
 from operators.requests import promote, roll_back, withdraw
+from operators.rules import state_rules, stated_rules, try_rules
 from operators.status import collect
 from operators.status_text import show
 from operators.terminal import Terminal
@@ -319,6 +322,14 @@ def replayed(log: Log, folder: Path) -> None:
     assert compare(log, blobs, placement, run, None, 1).equal
 
 
+def ruled(log: Log, folder: Path) -> None:
+    """State rules, and try others."""
+    deployment = Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)
+    state_rules(log, "cart", RuleSet(by="ann", why="recalled", hidden=("sku-1",)))
+    assert [one.placement for one in stated_rules(log)] == ["cart"]
+    assert try_rules(log, Blobs(folder), deployment, "cart", RuleSet(hidden=("sku-1",)), shoppers=3, n=5).shoppers
+
+
 def status(log: Log, folder: Path) -> None:
     shop = Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)
     show(collect(log, shop), Terminal(), FAMILIES)
@@ -340,7 +351,7 @@ def taken_in(log: Log, folder: Path) -> None:
     async def store() -> str:
         depot = Depot(lambda: log, Spool(Path(tempfile.mkdtemp(dir=folder)), bytes_max=10_000), patience_s=quick_s)
         running = asyncio.create_task(depot.run())
-        await depot.store([Outgoing(topic, b"key", b"{}") for topic in (EVENTS, ITEMS, TRAITS)])
+        await depot.store([Outgoing(topic, b"key", b"{}") for topic in (EVENTS, ITEMS, TRAITS, RULES)])
         depot.stop()
         await running
         return depot.fault
@@ -364,6 +375,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "withdraw": withdrawn,
     "history": history_read,
     "replay": replayed,
+    "rules": ruled,
     "status": status,
     "verify": verified,
     "backup": backed_up,

@@ -16,7 +16,7 @@ from headrace.shard.kept import HOUR_MS
 from headrace.topics import DAY_MS, EVENTS
 from learners.deep.model import DeepModel, DeepSettings
 from tests.filed_shop import COUNT, FiledShop, publish
-from tests.pages import DOCS, commands_of, run
+from tests.pages import DOCS, commands_of, files_of, run
 from tests.small_shop import said
 
 SETTINGS: Final = """\
@@ -84,6 +84,13 @@ def shop_to_replay(folder: Path) -> None:
     learned_shop(folder, 4, HOUR_MS).log.close()
 
 
+def shop_with_rules(folder: Path) -> None:
+    """Make a shop that has learned, and the files that the page shows."""
+    learned_shop(folder, 4, HOUR_MS).log.close()
+    for name, text in files_of(DOCS / "rules.md").items():
+        (folder / name).write_text(text)
+
+
 def shop_with_a_gateway(folder: Path) -> None:
     """Make the secret of pseudonyms, as a gateway does at its first start."""
     add_secret(folder / "headrace-data/pseudonyms.json", 0)
@@ -141,6 +148,18 @@ PAGES: Final = {
             (0, "entry"),
             (0, "with next_item.items_max=16"),
             (0, "small: "),
+        ],
+    ),
+    "rules.md": Page(
+        shop_with_rules,
+        [
+            (0, "of 20 answers, 19 would change, 3 would be shorter, and 0 would be empty gone: i3 15 new: "),
+            (0, "*: written; shards and servers obey as soon as they read it"),
+            (2, "wrong.json: wanted min of at most max, found 80 and 20 - at `$.price`"),
+            (0, "cart: the rules are valid; nothing was changed (--dry-run)"),
+            (0, "cart: written"),
+            (0, '*: version 0 { "by": "ann", "why": "the recall of i3", "bought": { "again_after_days": 30.0 }'),
+            (0, "cart: written"),
         ],
     ),
     "rollback.md": Page(

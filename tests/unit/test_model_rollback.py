@@ -11,7 +11,7 @@ from headrace.metrics import ServingMetrics
 from headrace.shard.blobs import Blobs
 from headrace.shard.loop import Loop
 from learners.deep.model import DeepModel, DeepSettings
-from learners.next_item.family import RecommendationQuery
+from learners.next_item.answering import RecommendationQuery
 from operators.requests import roll_back
 from serving.answers import Answers
 from tests.filed_shop import MAKE, SHARD, publish

@@ -36,7 +36,8 @@ from headrace.topics import EVENTS, ITEMS, Shard
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import Placement
 from learners.family import Family, Merges, Moment, NoSettings
-from learners.next_item.family import NextItemFamily, NextItemSettings, RecommendationQuery
+from learners.next_item.answering import RecommendationQuery
+from learners.next_item.family import NextItemFamily, NextItemSettings
 from learners.shop import MakeShop
 from learners.shop import Shop as Fold
 from serving.answers import Answers, ServedArtifact
@@ -457,7 +458,7 @@ def test_a_mistake_of_ours_is_answered_as_json_and_counted(
     def fail(*_: Any) -> None:
         raise AssertionError("an invariant is broken for shopper-1")
 
-    monkeypatch.setattr(NextItemFamily, "recommend", fail)
+    monkeypatch.setattr(NextItemFamily, "choose", fail)
     found = client.get("/v1/recommendations/shopper-1?n=3")
     assert (found.status_code, found.headers["content-type"]) == (500, "application/json")
     assert found.json() == {"error": "internal error: the server's log has its cause"}

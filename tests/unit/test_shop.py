@@ -212,7 +212,9 @@ def stamped(shop: Shop) -> tuple[State, Stamp]:
 def test_a_stamp_names_what_shapes_the_state() -> None:
     small = SMALL().stamp
     assert small.headrace == headrace.__version__
-    assert small.families["next_item"].settings == {"items_max": 64, "shoppers_max": 20}
+    assert small.families["next_item"].settings == {
+        "items_max": 64, "shoppers_max": 20, "bought_max": 500_000, "seen_max": 500_000
+    }  # fmt: skip
     assert small.families["next_item"].parts["catalogue"] == 1
     assert small == online(items_max=64, shoppers_max=20, judge_seed=7, recommendations_max=5)().stamp
     assert small != Shop(ONLINE.kinds).stamp

@@ -22,13 +22,14 @@ from headrace.topics import (
     TOPICS,
     Topic,
 )
+from headrace.topics import RULES as RULES_TOPIC
 
 batch_bytes_min: Final = 1_048_588
 """Least `max.message.bytes` with which every record that Headrace accepts can be written: Kafka's default."""
 journal_kept_ms_min: Final = 2 * DAY_MS
 """An idle shard writes an entry a day; without a newer one, retention would delete the entry that finds the state."""
 replicas_wanted: Final = 3
-EACH_RECORD_COUNTS: Final = (EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, ALARMS, PUBLISHED)
+EACH_RECORD_COUNTS: Final = (EVENTS, ITEMS, RULES_TOPIC, JOURNAL, JUDGEMENTS, MODELS, ALARMS, PUBLISHED)
 """Topics of which a fold anew, or a producer that continues, needs every record, whatever its key."""
 REPLICATION: Final = "replication factor"
 NOT_TOLD: Final = {

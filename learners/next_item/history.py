@@ -1,0 +1,244 @@
+"""What rules need to know beyond the running visit: what each shopper saw and bought when, and what items are."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from sys import intern
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+
+from headrace.events import Event, Item
+from headrace.state import State
+from learners.family import Move
+from learners.next_item.contexts import STEP_EVENTS
+
+shopper_items_max: Final = 1_000
+"""Most items that are remembered of one shopper; the one noted longest ago is forgotten first."""
+
+
+class ItemTimes:
+    """By shopper and item, how often something happened, and the newest shop time at which it did.
+
+    Bounded: the shopper whose newest note is longest ago is forgotten first. Items are kept by id, because a shopper
+    remembers what the catalogue has evicted.
+
+    Args:
+        entries_max: most items of all shoppers.
+
+    >>> bought = ItemTimes(entries_max=9)
+    >>> bought.note("ann", "boots", 5), bought.note("ann", "hat", 9), bought.take_back("ann", "hat")
+    (None, None, None)
+    >>> bought.after("ann", None), bought.after("ann", 5)
+    (['boots'], [])
+    """
+
+    def __init__(self, *, entries_max: int) -> None:
+        self.entries_max = entries_max
+        self._shoppers: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()  # each: the item noted last, last
+        self._entries = 0
+
+    def __contains__(self, shopper: str) -> bool:
+        return shopper in self._shoppers
+
+    def note(self, shopper: str, item: str, time_ms: int) -> None:
+        """Note that it happened at a shop time."""
+        self._put(shopper, item, time_ms, 1)
+        self._evict()
+
+    def take_back(self, shopper: str, item: str) -> None:
+        """Note that it did not happen once; what never happened then is forgotten."""
+        items = self._shoppers.get(shopper)
+        if items is None or item not in items:
+            return
+        time_ms, count = items[item]
+        if count > 1:
+            items[item] = time_ms, count - 1
+            return
+        del items[item]
+        self._entries -= 1
+        if not items:
+            del self._shoppers[shopper]
+
+    def after(self, shopper: str, time_ms: int | None) -> list[str]:
+        """Return the items to which it happened after a shop time, or ever."""
+        items = self._shoppers.get(shopper, {})
+        return [item for item, (newest_ms, _) in items.items() if time_ms is None or newest_ms > time_ms]
+
+    def move(self, from_shopper: str, to_shopper: str, items: Iterable[str] | None) -> None:
+        """Move what is noted of one shopper, of these items or of all, to another."""
+        known = self._shoppers.get(from_shopper)
+        if known is None or from_shopper == to_shopper:
+            return
+        for item in list(known) if items is None else dict.fromkeys(items):
+            if found := known.pop(item, None):
+                self._entries -= 1
+                self._put(to_shopper, item, *found)
+        if not known:
+            del self._shoppers[from_shopper]
+        self._evict()
+
+    def _put(self, shopper: str, item: str, time_ms: int, count: int) -> None:
+        items = self._shoppers.setdefault(shopper, {})
+        self._shoppers.move_to_end(shopper)
+        before = items.pop(item, None)
+        self._entries += before is None
+        newest_ms, sum_ = (time_ms, count) if before is None else (max(time_ms, before[0]), count + before[1])
+        items[intern(item)] = newest_ms, sum_
+        if len(items) > shopper_items_max:
+            del items[next(iter(items))]
+            self._entries -= 1
+
+    def _evict(self) -> None:
+        while self._entries > self.entries_max:
+            oldest = next(iter(self._shoppers))
+            items = self._shoppers[oldest]
+            if len(self._shoppers) > 1:
+                del self._shoppers[oldest]
+                self._entries -= len(items)
+            else:
+                del items[next(iter(items))]
+                self._entries -= 1
+
+    def use(self) -> tuple[int, int]:
+        """Return the number of items of all shoppers and the maximum."""
+        return self._entries, self.entries_max
+
+    def state(self) -> State:
+        """Return everything, the shopper who is forgotten first being the first."""
+        tables = self._shoppers.values()
+        values = [value for items in tables for value in items.values()]
+        return {
+            "shoppers": list(self._shoppers),
+            "lengths": np.array([len(items) for items in tables], np.int32),
+            "items": [item for items in tables for item in items],
+            "times_ms": np.array([time_ms for time_ms, _ in values], np.int64),
+            "counts": np.array([count for _, count in values], np.int64),
+        }
+
+    @classmethod
+    def from_state(cls, state: State, *, entries_max: int) -> Self:
+        """Return what continues where `state` was taken; of more items than the maximum, with the newest shoppers'."""
+        found, columns = cls(entries_max=entries_max), (state["times_ms"].tolist(), state["counts"].tolist())
+        noted = zip(state["items"], *columns, strict=True)
+        for shopper, length in zip(state["shoppers"], state["lengths"].tolist(), strict=True):
+            for _ in range(length):
+                found._put(shopper, *next(noted))
+        found._evict()
+        return found
+
+
+class Facts(NamedTuple):
+    """What is known of an item: "" and None where nothing is. `available` is whether it can be bought."""
+
+    brand: str = ""
+    category: str = ""
+    price: float | None = None
+    available: bool = True
+
+
+class LineFacts:
+    """What lines of events say of items. Bounded: the item whose line is longest ago is forgotten first.
+
+    Args:
+        items_max: most items.
+    """
+
+    def __init__(self, *, items_max: int) -> None:
+        self.items_max = items_max
+        self._items: OrderedDict[str, Facts] = OrderedDict()
+
+    def learn(self, line: Item) -> None:
+        """Learn from a line; what it lacks changes nothing."""
+        if not (line.item_brand or line.item_category or line.price is not None):
+            return
+        known = self._items.get(line.item_id) or Facts()
+        price = known.price if line.price is None else line.price
+        self._items[line.item_id] = Facts(
+            intern(line.item_brand) or known.brand, intern(line.item_category) or known.category, price
+        )
+        self._items.move_to_end(line.item_id)
+        if len(self._items) > self.items_max:
+            self._items.popitem(last=False)
+
+    def of(self, item: str) -> Facts | None:
+        """Return what lines said of an item; None if they said nothing."""
+        return self._items.get(item)
+
+    def use(self) -> tuple[int, int]:
+        """Return the number of items and the maximum."""
+        return len(self._items), self.items_max
+
+    def state(self) -> State:
+        """Return all items, the one that is forgotten first being the first."""
+        facts = self._items.values()
+        return {
+            "items": list(self._items),
+            "brands": [one.brand for one in facts],
+            "categories": [one.category for one in facts],
+            "prices": np.array([np.nan if one.price is None else one.price for one in facts], np.float64),
+        }
+
+    @classmethod
+    def from_state(cls, state: State, *, items_max: int) -> Self:
+        """Return what continues where `state` was taken; of more items than the maximum, with the newest."""
+        found = cls(items_max=items_max)
+        columns = zip(state["items"], state["brands"], state["categories"], state["prices"].tolist(), strict=True)
+        for item, brand, category, price in list(columns)[-items_max:]:
+            found._items[item] = Facts(intern(brand), intern(category), None if price != price else price)
+        return found
+
+
+class History:
+    """What shoppers saw and bought, and what lines say of items.
+
+    Args:
+        bought_max, seen_max: most items that all shoppers bought, and saw or bought.
+        items_max: most items of which is kept what lines say.
+    """
+
+    def __init__(self, *, bought_max: int, seen_max: int, items_max: int) -> None:
+        self.bought, self.seen = ItemTimes(entries_max=bought_max), ItemTimes(entries_max=seen_max)
+        self.lines = LineFacts(items_max=items_max)
+
+    def learn(self, event: Event) -> None:
+        """Learn from an event. A refund takes back one purchase of each of its items."""
+        kind, shopper, time_ms = event.type, event.shopper, event.time_ms
+        if kind == "refund":
+            for item in dict.fromkeys(line.item_id for line in event.data.items):
+                self.bought.take_back(shopper, item)
+        if kind not in STEP_EVENTS:
+            return
+        for item in dict.fromkeys(line.item_id for line in event.data.items):
+            self.seen.note(shopper, item, time_ms)
+            if kind == "purchase":
+                self.bought.note(shopper, item, time_ms)
+        if event.counts:
+            for line in event.data.items:
+                self.lines.learn(line)
+
+    def knows(self, shopper: str) -> bool:
+        """Return whether anything is kept of a shopper."""
+        return shopper in self.bought or shopper in self.seen
+
+    def move(self, move: Move, session: Iterable[str]) -> None:
+        """Move what a guest did to the shopper who logged in; what is taken back, only of the session's items."""
+        items = list(session) if move.taken_back else None
+        for table in (self.bought, self.seen):
+            table.move(move.from_shopper, move.to_shopper, items)
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Return, for each bounded table, how much is in use and the maximum."""
+        return {"bought_items": self.bought.use(), "seen_items": self.seen.use(), "line_items": self.lines.use()}
+
+    def state(self) -> State:
+        """Return the complete state."""
+        return {"bought": self.bought.state(), "seen": self.seen.state(), "lines": self.lines.state()}
+
+    @classmethod
+    def from_state(cls, state: State, *, bought_max: int, seen_max: int, items_max: int) -> Self:
+        """Return what continues where `state` was taken, within these bounds."""
+        history = cls(bought_max=bought_max, seen_max=seen_max, items_max=items_max)
+        history.bought = ItemTimes.from_state(state["bought"], entries_max=bought_max)
+        history.seen = ItemTimes.from_state(state["seen"], entries_max=seen_max)
+        history.lines = LineFacts.from_state(state["lines"], items_max=items_max)
+        return history

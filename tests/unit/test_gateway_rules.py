@@ -1,0 +1,52 @@
+"""The gateway takes rules of a placement, and of every placement, and refuses what shards could not use."""
+
+import json
+from typing import Any
+
+import pytest
+
+from headrace.log.protocol import Record
+from headrace.rules import EVERY, RuleSet, StatedRules, decode
+from headrace.topics import RULES
+from producers.gateway.intake import Intake, Taken
+from producers.gateway.made import Request
+from producers.gateway.routes import ROUTES
+
+
+def taken(method: str, path: str, body: Any = None, **query: str) -> Taken:
+    (route,) = [one for one in ROUTES if (one.method, one.path) == (method, path)]
+    assert route.role == "operate"
+    request = Request(json.dumps(body).encode(), query, 5, "acme")
+    return Intake(None, []).take(route.adapter(request), 5)
+
+
+def stated(found: Taken) -> Any:
+    (record,) = found.records
+    assert record.topic == RULES
+    return decode(Record(0, 7, 0, record.key, record.value))
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "placement"),
+    [("/v1/rules", {}, EVERY), ("/v1/rules/{placement}", {"placement": "cart"}, "cart")],
+)
+def test_rules_are_stated_and_taken_back(path: str, query: dict[str, str], placement: str) -> None:
+    rules = RuleSet(by="acme", hidden=("sku-1",))
+    assert stated(taken("PUT", path, {"hidden": ["sku-1"]}, **query)) == StatedRules(placement, 7, rules)
+    assert stated(taken("PUT", path, {"by": "ann", "seen": {}}, **query)).rules.by == "ann"
+    assert stated(taken("DELETE", path, **query)) == StatedRules(placement, 7, None)
+
+
+@pytest.mark.parametrize(
+    ("placement", "body", "reason", "detail"),
+    [
+        ("cart", {"hiden": ["a"]}, "schema", "unknown field `hiden`"),
+        ("cart", {"price": {"min": 3, "max": 1}}, "schema", "at `$.price`"),
+        ("a cart", {}, "key_invalid", "wanted a placement's name"),
+    ],
+)
+def test_what_no_shard_could_use_is_refused(placement: str, body: Any, reason: str, detail: str) -> None:
+    found = taken("PUT", "/v1/rules/{placement}", body, placement=placement)
+    assert (found.records, found.accepted) == ([], 0)
+    assert found.refused[0].reason == reason
+    assert detail in found.refused[0].detail
