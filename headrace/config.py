@@ -70,7 +70,11 @@ class ServeSettings(_Section):
     require_key: bool = False
     """Whether questions need an API key of the role `read` or `operate`."""
     stale_s_max: Seconds = 30.0
-    """Delay, in seconds, above which `/health/ready` returns 503."""
+    """Age, in seconds, of the oldest event that is not in the answers yet, above which `/health/ready` returns 503."""
+    connections_max: Annotated[int, Field(gt=0)] = 1_000
+    """Most open connections; a new one takes the place of the one that is idle longest."""
+    request_s_max: Seconds = 10.0
+    """Longest time, in seconds, for which a request may take to arrive."""
     retry_s: Seconds = 60.0
     """Time, in seconds, for which failed operations of the log or the disk are retried before the process exits."""
 

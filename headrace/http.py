@@ -53,8 +53,15 @@ def problem(status: int, text: str) -> Response:
     return json({"error": text}, status)
 
 
-def counted_route(requests: RequestCounter, path: str, handler: Callable[[Request], Response]) -> Route:
-    """Return a GET route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest."""
+def counted_route(
+    requests: RequestCounter, path: str, handler: Callable[[Request], Response], *, quick: bool = False
+) -> Route:
+    """Return a GET route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
+
+    Args:
+        quick: the handler never waits, so it is called by the server's loop; others take one of a few threads, for
+            which they may have to wait.
+    """
 
     def handle(request: Request) -> Response:
         began, status = time.perf_counter(), 500
@@ -65,9 +72,12 @@ def counted_route(requests: RequestCounter, path: str, handler: Callable[[Reques
             requests.count_request(path, status, time.perf_counter() - began)
         return response
 
+    async def handle_quickly(request: Request) -> Response:
+        return handle(request)
+
     # The requested path is already decoded, %2F too, so an id may contain slashes.
     pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
-    return Route(pattern, handle, methods=["GET"])
+    return Route(pattern, handle_quickly if quick else handle, methods=["GET"])
 
 
 def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Request, Exception], Response]:

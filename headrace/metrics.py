@@ -401,6 +401,18 @@ class ServingMetrics(ReaderMetrics):
             "headrace_follower_differs_total",
             "Times that the state of this server differed from a snapshot of its shard, from which it restored it.",
         )
+        self.waiting_s = self._gauge(
+            "headrace_oldest_waiting_event_seconds",
+            "Age of the oldest event that is not in the answers yet, by its append time; 0 if there is none.",
+        )
+        self.connections = self._gauge("headrace_http_connections", "Open connections.")
+        self._turned_away = self._counter(
+            "headrace_http_turned_away_total", "Connections that were ended, as too many were open, or for slowness."
+        )
+
+    def count_turned_away(self) -> None:
+        """Count a connection that was ended."""
+        self._turned_away.inc()
 
     def count_request(self, route: str, code: int, duration_s: float) -> None:
         """Count an answer. `route` is as declared (`/v1/recommendations/{shopper}`), never the requested path."""

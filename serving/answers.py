@@ -14,8 +14,8 @@ import structlog
 from msgspec import Struct
 
 from headrace.artifacts import Artifacts
-from headrace.clock import wall_ms
-from headrace.errors import Stopping
+from headrace.clock import Clock, wall_ms
+from headrace.errors import PositionLost, Stopping
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
@@ -29,9 +29,13 @@ from learners.families import Placement
 from learners.shop import MakeShop, Shop
 
 poll_s: Final = 0.05
+read_s_max: Final = 1.0
+"""Longest wait, in seconds, for a record that is there."""
 step_entries_max: Final = 1_000
 """Most entries folded in one step; a step with fewer has reached the end of the journal."""
 report_every_s: Final = 1.0
+unreachable_s: Final = 5.0
+"""Time since all commits had been folded from which on the log counts as unreachable, or the follower as too slow."""
 
 
 class Freshness(Struct, frozen=True):
@@ -41,6 +45,38 @@ class Freshness(Struct, frozen=True):
     entry: int
     newest_event_ms: int
     behind_s: float
+
+
+class Waiting:
+    """How old the oldest event is that no journal entry has yet. One thread looks, others ask.
+
+    Args:
+        clock: the wall clock, by which the log appends.
+    """
+
+    def __init__(self, log: Log, clock: Clock = wall_ms) -> None:
+        self._log, self._clock = log, clock
+        self._since: dict[Partition, tuple[int, int]] = {}  # position and append time of the first record that waits
+
+    def look(self, waiting: Mapping[Partition, int]) -> None:
+        """Look at the first records that wait, by the positions up to which events are folded."""
+        found = {}
+        for place, position in waiting.items():
+            known = self._since.get(place)
+            found[place] = known if known and known[0] == position else (position, self._appended_ms(place, position))
+        self._since = found
+
+    def _appended_ms(self, place: Partition, position: int) -> int:
+        """Return the append time of the record at a position, or now if it cannot be read or does not tell it."""
+        with closing(self._log.reader({place: position})) as reader, suppress(PositionLost):
+            for _, records in reader.read(1, read_s_max):
+                return records[0].time_ms or self._clock()
+        return self._clock()
+
+    def age_s(self) -> float:
+        """Return the age of the oldest event that waits, in seconds; 0 if none does."""
+        oldest_ms = min((appended_ms for _, appended_ms in self._since.values()), default=None)
+        return 0.0 if oldest_ms is None else max(0.0, (self._clock() - oldest_ms) / 1000)
 
 
 class YieldingLock:
@@ -160,6 +196,7 @@ class Answers:
         self._follower: Follower[Shop] | None = None
         self._served: dict[str, ServedArtifact] = {}
         self._caught_up_at = 0.0
+        self._waiting = Waiting(log)
         self._reported_at = 0.0
         self._ends: dict[Partition, tuple[int, int]] = {}  # each partition's end, and the one without markers
         self._renewed: dict[str, str] = {}
@@ -227,8 +264,11 @@ class Answers:
         self._metrics.strays.set(follower.strays)
         for one in self._served.values():
             self._metrics.champion_round.set(one.in_use.round if one.in_use else 0)
-        positions = [(place, position) for place, position in follower.positions.items() if place.topic == EVENTS]
-        self._metrics.set_lag({place: self._lag(place, position) for place, position in positions})
+        positions = {place: position for place, position in follower.positions.items() if place.topic == EVENTS}
+        lag = {place: self._lag(place, position) for place, position in positions.items()}
+        self._metrics.set_lag(lag)
+        self._waiting.look({place: positions[place] for place, records in lag.items() if records})
+        self._metrics.waiting_s.set(self._waiting.age_s())
         with self._lock.read():
             self._metrics.set_bounds(follower.fold.bounds())
 
@@ -239,6 +279,21 @@ class Answers:
             last = self._log.last(place)
             self._ends[place] = end, 0 if last is None else last.offset + 1
         return max(0, self._ends[place][1] - position) if end > position else 0
+
+    @property
+    def restored(self) -> bool:
+        """Whether there is a state to answer from."""
+        return self._follower is not None
+
+    def waiting_s(self) -> float:
+        """Return the age of the oldest event that is not in the answers yet; infinite before the first restore.
+
+        While the log is not reachable, nobody knows: it is the time since it was.
+        """
+        if self._follower is None:
+            return float("inf")
+        behind_s = self.behind_s()
+        return max(self._waiting.age_s(), behind_s if behind_s > unreachable_s else 0.0)
 
     def behind_s(self) -> float:
         """Return the time since all commits had been folded; infinite before the first time."""

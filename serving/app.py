@@ -1,10 +1,11 @@
 """The HTTP application: the routes that families declare, health and metrics."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import uvicorn
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,20 +13,22 @@ from starlette.routing import Route as HttpRoute
 
 from headrace import watchdog
 from headrace.config import ServeSettings
+from headrace.errors import BrokenWorld
 from headrace.http import counted_route, error_handler, failure, json, parse_query, problem, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
 from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
+from headrace.server import head_bytes_max, serving
 from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
 from serving.answers import Answers
 
 HEALTH: Final = ("/health/live", "/health/ready", "/metrics")
-answering_s_max: Final = 3
-"""Longest time, in seconds, that requests in progress have when the server stops."""
+tick_s: Final = 0.1
+"""Time, in seconds, between two looks at whether to stop."""
 hung_s: Final = 60.0
 """Time, in seconds, after which a server that does not stop is ended; longer than a log takes to say that it does not
 answer."""
@@ -58,17 +61,19 @@ def make_app(
 
     def ready(request: Request) -> Response:
         behind_s = max(answers.behind_s() for answers in followed)
-        if behind_s > settings.stale_s_max:
-            text = f"not caught up: wanted at most {settings.stale_s_max} s behind, found {behind_s:.1f}"
-            return problem(503, text)
-        return json({"ready": True, "behind_s": round(behind_s, 3)})
+        waiting_s = max(answers.waiting_s() for answers in followed)
+        if waiting_s > settings.stale_s_max:
+            wanted = f"wanted events of at most {settings.stale_s_max} s that are not in the answers"
+            return problem(503, f"not caught up: {wanted}, found one of {waiting_s:.1f} s")
+        return json({"ready": True, "behind_s": round(behind_s, 3), "waiting_s": round(waiting_s, 3)})
 
     def metrics_of(request: Request) -> Response:
         return scrape(metrics.registry)
 
     questions = [answering(answers, route) for answers in followed for route in answers.routes]
     others = [
-        counted_route(metrics, path, handler) for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
+        counted_route(metrics, path, handler, quick=handler is not metrics_of)
+        for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
     ]
     paths = [*(route.path for answers in followed for route in answers.routes), *HEALTH]
     refuse = error_handler(metrics, paths)
@@ -86,6 +91,22 @@ def _refused(keys: KeyRing, request: Request) -> Response | None:
         response.headers["www-authenticate"] = 'Bearer realm="headrace"'
         return response
     return None if key.may("read") else problem(403, f"wanted a key of the role read or operate, found {key.role}")
+
+
+class _Observer:
+    """Counts connections that are ended, and requests that are no HTTP."""
+
+    def __init__(self, metrics: ServingMetrics) -> None:
+        self._metrics = metrics
+
+    def count_turned_away(self) -> None:
+        self._metrics.count_turned_away()
+
+    def refuse(self) -> Response:
+        self._metrics.count_request("other", 400, 0.0)
+        answer = problem(400, f"wanted HTTP/1.1 with a head of at most {head_bytes_max} bytes")
+        answer.headers["connection"] = "close"
+        return answer
 
 
 def run(
@@ -108,8 +129,8 @@ def run(
         pseudonyms: see `Answers`.
 
     Raises:
-        BrokenWorld, Misconfigured: following failed after all retries, and the server has stopped. Errors of our own
-            also stop the server and are raised.
+        BrokenWorld, Misconfigured: following failed after all retries, and the server has stopped. One that has
+            restored a state goes on with it while the log is away. Errors of our own also stop it and are raised.
     """
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
     followed = [Answers(log, blobs, placement, sections, metrics, pseudonyms=pseudonyms) for placement in asked]
@@ -118,7 +139,14 @@ def run(
     def following(answers: Answers) -> Callable[[], None]:
         def follow() -> None:
             try:
-                run_with_retries(lambda: answers.follow(stop), stop, deadline_s=settings.retry_s)
+                while not stop.is_set():
+                    try:
+                        run_with_retries(lambda: answers.follow(stop), stop, deadline_s=settings.retry_s)
+                    except BrokenWorld as error:
+                        if not (error.retriable and answers.restored):
+                            raise
+                        # What was learned until now is better than no answers; `/health/ready` tells how old it is.
+                        structlog.get_logger().error("log away, answers go on", error=str(error))
             except (
                 Exception
             ) as error:  # any error: the main thread raises it, so that the process does not exit with success
@@ -128,27 +156,28 @@ def run(
 
         return follow
 
+    async def answer() -> None:
+        async with serving(
+            make_app(followed, metrics, settings, keys), listener, _Observer(metrics),
+            connections_max=settings.connections_max, request_s_max=settings.request_s_max,
+        ) as connections:  # fmt: skip
+            while not stop.is_set():
+                metrics.connections.set(len(connections))
+                await asyncio.sleep(tick_s)
+
     def answering() -> None:
         try:
-            server.run(sockets=[listener])
+            asyncio.run(answer())
         except Exception as error:  # as above
             failures.append(error)
         finally:
             stop.set()
 
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(followed, metrics, settings, keys), log_config=None, log_level="warning", access_log=False,
-            lifespan="off", timeout_graceful_shutdown=answering_s_max,
-        )
-    )  # fmt: skip
-    # Not in this thread, where the server would replace the process' own handling of signals.
     threads = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
     threads.append(threading.Thread(target=answering, name="http", daemon=True))
     for thread in threads:
         thread.start()
     stop.wait()
-    server.should_exit = True
     with watchdog.wait("the threads of the server", hung_s):
         for thread in threads:
             thread.join()

@@ -43,12 +43,13 @@ def gateway(
     from headrace.metrics import GatewayMetrics, MetricsServer
     from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
     from headrace.pseudonyms import Pseudonyms, ensure_secret
+    from headrace.server import raise_file_limit
     from headrace.spool import Spool
     from producers.gateway.app import Gateway, make_app
     from producers.gateway.depot import Depot
     from producers.gateway.doors import Doors
     from producers.gateway.intake import Intake
-    from producers.gateway.server import raise_file_limit, read_secret, serve, tls_context
+    from producers.gateway.server import read_secret, serve, tls_context
 
     own = settings.gateway
     log_to_stderr()

@@ -29,10 +29,12 @@ def serve(
     from headrace.metrics import ServingMetrics
     from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
     from headrace.pseudonyms import Pseudonyms
+    from headrace.server import raise_file_limit
     from headrace.shard.blobs import Blobs
     from headrace.watch import refuse_settings
     from serving import app as process
 
+    raise_file_limit(settings.serve.connections_max)
     log_to_stderr()
     collect_garbage_rarely()
     stop = stop_on_signals()

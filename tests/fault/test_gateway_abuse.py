@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from headrace.keys import look_every_s, revoke
-from producers.gateway.server import other_files
+from headrace.server import other_files
 from tests.gateway_process import (
     BODY_BYTES_MAX,
     BODY_S_MAX,

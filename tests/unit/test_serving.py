@@ -5,7 +5,8 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,12 +20,13 @@ from structlog.testing import capture_logs
 
 from headrace.announcement import Announcement
 from headrace.config import ServeSettings
+from headrace.errors import LogUnavailable
 from headrace.events import Data, Event, Item, at, encode
 from headrace.http import listen
 from headrace.keys import KeyRing, Role, create
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
-from headrace.log.protocol import Log, Outgoing
+from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.metrics import ServingMetrics
 from headrace.pseudonyms import Pseudonyms, add_secret
 from headrace.shard.blobs import Blobs
@@ -200,7 +202,7 @@ def test_an_answer_repeats_a_hostile_shopper_in_its_json_alone(client: httpx.Cli
         for head in heads:
             head.pop("date")
             head.pop("content-length")
-        assert heads[0] == heads[1] == {"content-type": "application/json", "server": "uvicorn"}
+        assert heads[0] == heads[1] == {"content-type": "application/json"}
         assert hostile.json()
         assert not any(sign < 0x20 for sign in hostile.content)
 
@@ -257,6 +259,78 @@ def test_questions_need_a_key_if_the_shop_says_so(tmp_path: Path) -> None:
     asked: list[dict[str, str]] = [{}, *({"authorization": f"Bearer {key}"} for key in ("nobody", sends, reads))]
     found = [asyncio.run(ask(**headers)) for headers in asked]
     assert found == [401, 401, 403, 503], "with the right key, it says that nothing is restored yet"
+
+
+@contextmanager
+def served(log: Log, folder: Path, **settings: Any) -> Iterator[httpx.Client]:
+    """Run a server with these settings in a thread."""
+    stop, listener = threading.Event(), listen("127.0.0.1", 0)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    options: dict[str, Any] = {"placements": [ONLINE], "sections": SECTIONS, "listener": listener}
+    blobs, made = Blobs(folder / "blobs"), ServeSettings(**settings)
+    serving = threading.Thread(target=partial(run, log, blobs, made, ServingMetrics([]), stop, **options))
+    serving.start()
+    try:
+        with httpx.Client(base_url=address, timeout=20) as client:
+            until(lambda: client.get("/v1/recommendations/ann?n=5").status_code == 200, "it answers")
+            yield client
+    finally:
+        stop.set()
+        serving.join(20)
+    assert not serving.is_alive()
+
+
+def test_it_is_not_ready_while_an_event_waits_for_a_shard_that_is_dead(shop: Shop, tmp_path: Path) -> None:
+    shop.view(("ann", "a"))
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log, served(log, tmp_path, stale_s_max=0.5) as client:
+        until(lambda: client.get("/health/ready").status_code == 200, "it is ready")
+        appender = shop.log.appender()
+        event = Event("waits", "test", "view_item", at(START_MS), Data([Item("b")]), "1.0", "ann")
+        appender.append(Outgoing(EVENTS, b"ann", encode(event)))
+        appender.close()
+        until(lambda: client.get("/health/ready").status_code == 503, "the event grows old")
+        assert "found one of" in client.get("/health/ready").json()["error"]
+        assert client.get("/v1/recommendations/ann?n=5").json()["fresh"]["behind_s"] < 5, "it has all that is committed"
+        shop.loop.run(lambda: shop.loop.fold.events >= 2)
+        until(lambda: client.get("/health/ready").status_code == 200, "the event is in the answers")
+        assert client.get("/health/ready").json()["waiting_s"] == 0
+
+
+class _Away:
+    """A log whose readers fail while it is away."""
+
+    def __init__(self, log: Log) -> None:
+        self._log, self.away = log, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def reader(self, positions: Mapping[Partition, int]) -> Any:
+        found = self._log.reader(positions)
+
+        def reading(*arguments: Any, **options: Any) -> Any:
+            if self.away:
+                raise LogUnavailable("the broker is away")
+            return type(found).read(found, *arguments, **options)
+
+        found.read = reading  # type: ignore[method-assign]
+        return found
+
+
+def test_answers_go_on_while_the_log_is_away(shop: Shop, tmp_path: Path) -> None:
+    shop.view(("ann", "a"), ("bob", "b"))
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+        away: Any = _Away(log)
+        with served(away, tmp_path, retry_s=0.2) as client, capture_logs() as lines:
+            away.away = True
+            until(lambda: any(line["event"] == "log away, answers go on" for line in lines), "the deadline has passed")
+            assert {one["item_id"] for one in client.get("/v1/recommendations/eve?n=5").json()["items"]} == {"a", "b"}
+            away.away = False
+            shop.view(("ann", "c"))
+            until(
+                lambda: "c" in {one["item_id"] for one in client.get("/v1/recommendations/eve?n=5").json()["items"]},
+                "it goes on with the log",
+            )
 
 
 def test_it_never_writes(client: httpx.Client) -> None:
