@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from headrace import events, items, traits
+from headrace import events, items, rules, traits
 from headrace.announcement import Announcement, Kind, announced
 from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
@@ -24,10 +24,11 @@ from headrace.letters import DeadLetter, LetterDecision
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Record, decode_json
 from headrace.records import Records
+from headrace.rules import StatedRules
 from headrace.shard.journal import Entry, judging_family
 from headrace.shard.merge import stamped
 from headrace.surface import FamilyScores, Surface, Watched
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, SCORES, TRAITS
+from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, RULES, SCORES, TRAITS
 from headrace.traits import StatedTraits
 
 FAMILIES: Final = "learners.families:families"
@@ -146,6 +147,18 @@ class ReadOnlyLog:
             return self._readable(TRAITS, traits.decode(record)) if is_wanted_key(record.key) else []
 
         return Records(self._log, TRAITS, StatedTraits, decode)
+
+    def rules(self, *, placements: Names = None) -> Records[StatedRules]:
+        """Return the rules that recommendations had to obey; of several records of a placement, the last one holds."""
+        is_wanted_key = _keys(placements)
+
+        def decode(record: Record) -> list[StatedRules]:
+            if not is_wanted_key(record.key):
+                return []
+            found = rules.decode(record)
+            return self._readable(RULES, None if isinstance(found, Rejection) else found)
+
+        return Records(self._log, RULES, StatedRules, decode)
 
     def models(self, *, kinds: Names = None) -> Records[Announcement]:
         """Return the announcements of models: candidates, verdicts, rollbacks, requests.

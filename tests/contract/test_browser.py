@@ -64,7 +64,7 @@ def visit(shop: SmallGateway, tmp_path: Path) -> Iterator[Callable[[str], None]]
 
 def wait(server: SmallGateway, until: Callable[[], bool]) -> None:
     with server.changed:
-        assert server.changed.wait_for(until, timeout=20), server.asked
+        assert server.changed.wait_for(until, timeout=60), server.asked
 
 
 def page(script: str) -> bytes:
