@@ -114,9 +114,8 @@ def plan_undo(log: Log, blobs: Blobs, shard: Shard, make: MakeShop) -> Plan:
     restated = last.snapshot.restated if last and last.snapshot else None
     if restated is None:
         raise Misconfigured(f"{shard.name}: wanted a rollback to undo, found none")
-    with closing(journal.entries_from(log, shard, restated.journal)) as entries:
-        first = next(entries, None)
-    if first and first.decision and first.decision.undo:
+    entry = journal.replacing(log, shard, restated)
+    if entry and entry.decision and entry.decision.undo:
         raise Misconfigured(
             f"{shard.name}: wanted a rollback to undo, found that the newest is undone; to return to what was learned"
             f" between: --state {restated.before[:blob_characters_shown]}"
@@ -188,13 +187,8 @@ def _plan(log: Log, shard: Shard, make: MakeShop, pointer: Pointer, text: str) -
 
 def _exactly(log: Log, blobs: Blobs, plan: Plan, time_ms: int) -> Plan:
     """Return a plan that also folds the entries up to a time; fold some, to know how long that takes."""
-    place, name = plan.shard.journal, plan.shard.name
-    entries = [
-        entry
-        for record in log.newest(place, journal.newest_inspected, before=log.position_at(place, time_ms + 1))
-        if (entry := journal.entry_in(record)) and entry.writer == name
-    ]
-    until = max((entry.number + 1 for entry in entries), default=0)
+    last = journal.newest(log, plan.shard, before=log.position_at(plan.shard.journal, time_ms + 1))
+    until = last.number + 1 if last and last.writer == plan.shard.name else 0
     count = until - plan.pointer.number
     if count <= 0:
         return plan
@@ -206,8 +200,8 @@ def _exactly(log: Log, blobs: Blobs, plan: Plan, time_ms: int) -> Plan:
         seconds = (time.perf_counter() - began) * count / tried
     learned = sum(
         run.end - run.start
-        for entry in journal.entries_from(log, plan.shard, plan.pointer.journal)
-        if plan.pointer.number <= entry.number < until
+        for entry in journal.entries_from(log, plan.shard, plan.pointer.journal, plan.pointer.number)
+        if entry.number < until
         for run in entry.runs
         if run.topic == EVENTS
     )

@@ -210,17 +210,19 @@ class JournalReader:
         self._reader = log.reader({shard.journal: position})
 
     def read(self, entries_max: int, timeout_s: float) -> Iterator[Entry]:
-        """Yield the entries that arrive within `timeout_s`."""
-        for place, records in self._reader.read(entries_max, timeout_s):
-            for record in records:
-                entry = journal.entry_in(record)
-                self.position = record.offset + 1
-                if entry is None or entry.writer != self._shard.name or entry.number < self._number:
-                    self.strays += 1
-                    warn_of_stray(place, record, self._shard)
-                else:
-                    self._number = entry.number + 1
-                    yield entry
+        """Yield the entries that arrive within `timeout_s`; those right behind strays, too."""
+        found = False
+        while not found and (batches := self._reader.read(entries_max, timeout_s)):
+            for place, records in batches:
+                for record in records:
+                    entry = journal.entry_in(record)
+                    self.position = record.offset + 1
+                    if entry is None or entry.writer != self._shard.name or entry.number < self._number:
+                        self.strays += 1
+                        warn_of_stray(place, record, self._shard)
+                    else:
+                        self._number, found = entry.number + 1, True
+                        yield entry
 
     def close(self) -> None:
         """Free connections. Safe to call twice."""

@@ -311,8 +311,7 @@ class Follower(Generic[F]):
         """Fold all entries that are committed now; regularly `report` the number folded and the total."""
         last = journal.newest(self._log, self._shard)
         while last and self.number <= last.number:
-            position = self.journal_position
-            if not self.step(arrival_timeout_s, report_entries) and self.journal_position == position:
+            if not self.step(arrival_timeout_s, report_entries):
                 raise LogUnavailable(
                     f"journal of {self._shard.name}: entry {last.number} is committed but cannot be read"
                 )

@@ -231,12 +231,17 @@ def newest(log: Log, shard: Shard, *, before: int | None = None) -> Entry | None
         wanted *= 8
 
 
-def entries_from(log: Log, shard: Shard, position: int) -> Generator[Entry, None, None]:
-    """Yield a shard's entries from a position in its journal on, up to its present end."""
+def entries_from(log: Log, shard: Shard, position: int, number: int = 0) -> Generator[Entry, None, None]:
+    """Yield a shard's entries from a position in its journal on, up to its present end.
+
+    Args:
+        number: that of the first entry, if it is known; copies of older ones are passed over.
+    """
     with closing(partition_records(log, shard.journal, start=position)) as records:
         for record in records:
             entry = entry_in(record)
-            if entry and entry.writer == shard.name:
+            if entry and entry.writer == shard.name and entry.number >= number:
+                number = entry.number + 1
                 yield entry
 
 
@@ -248,22 +253,25 @@ def former_snapshot(log: Log, shard: Shard, pointer: Pointer) -> Pointer | None:
 
 def origin_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None:
     """Return the snapshot with which the readable journal begins, as a loss was accepted there; None: with entry 0."""
-    return _replacing(log, shard, pointer.origin) if pointer and pointer.origin else None
+    entry = replacing(log, shard, pointer.origin) if pointer and pointer.origin else None
+    return entry.snapshot if entry else None
 
 
 def start_of(log: Log, shard: Shard, pointer: Pointer | None) -> Pointer | None:
     """Return the snapshot with which folds from the start begin, the newest that replaced the state; None: entry 0."""
     if pointer and pointer.restated:
-        return _replacing(log, shard, pointer.restated)
+        entry = replacing(log, shard, pointer.restated)
+        return entry.snapshot if entry else None
     return origin_of(log, shard, pointer)
 
 
-def _replacing(log: Log, shard: Shard, place: Origin | Restated) -> Pointer | None:
+def replacing(log: Log, shard: Shard, place: Origin | Restated) -> Entry | None:
+    """Return the entry that has replaced a shard's state at a place, None if it has expired."""
     with closing(entries_from(log, shard, place.journal)) as entries:
         for entry in entries:
             # Copies of entries before it may stand there, too; their snapshots do not name its place.
             if entry.snapshot and place in (entry.snapshot.origin, entry.snapshot.restated):
-                return entry.snapshot if entry.replaces_state else None
+                return entry if entry.replaces_state else None
     return None
 
 

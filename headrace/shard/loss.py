@@ -196,7 +196,7 @@ def _pointers(log: Log, blobs: Blobs, shard: Shard) -> Iterator[Pointer]:
 def _with_later_skips(log: Log, shard: Shard, pointer: Pointer) -> Pointer:
     """Return a pointer with the skips that were decided after its snapshot."""
     skips = dict(pointer.skipped)
-    for entry in journal.entries_from(log, shard, pointer.journal):
+    for entry in journal.entries_from(log, shard, pointer.journal, pointer.number):
         if entry.decision and entry.decision.skip:
             skips[entry.decision.skip] = entry.decision.why
     return msgspec.structs.replace(pointer, skipped=skips)

@@ -82,7 +82,8 @@ def _skippable(log: Log, shard: Shard, place: Partition, offset: int) -> tuple[S
     pointer = last.snapshot
     position = pointer.positions.get(key_of(place), 0) if pointer else 0
     pending = dict(pointer.skipped) if pointer else {}
-    for entry in journal.entries_from(log, shard, pointer.journal if pointer else log.first(shard.journal)):
+    begin, number = (pointer.journal, pointer.number) if pointer else (log.first(shard.journal), 0)
+    for entry in journal.entries_from(log, shard, begin, number):
         ends = [run.end for run in entry.runs if (run.topic, run.partition) == place]
         position = max([position, *ends])
         if entry.decision and entry.decision.skip:

@@ -19,7 +19,7 @@ from learners.families import Placement
 from operators.cli.app import merge_sets
 from operators.deployment import Deployment
 from operators.replay.judging import judging_again
-from operators.replay.plan import PlaceKind, Plan, entry_from, plan, start_of
+from operators.replay.plan import PlaceKind, Plan, first_entry, plan, start_of
 from operators.replay.run import Run, runs
 from operators.requests import standing
 
@@ -141,7 +141,7 @@ def estimate_text(run: Run, records: int | None, rate: float, placement: Placeme
 def _sections(log: Log, deployment: Deployment, placement: Placement, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the settings of each family: those of `--set`, else the live shard's, else those that are configured."""
     last = journal.newest(log, placement.shard)
-    first = entry_from(log, placement.shard, log.first(placement.shard.journal))
+    first = first_entry(log, placement.shard)
     stamp = last.snapshot.stamp if last and last.snapshot else first.stamp if first else None
     given = merge_sets(sets)
     found = {}

@@ -131,9 +131,7 @@ class _Folding:
         first, before, seconds = shadow.number, run.records, run.seconds
         began = saved = time.monotonic()
         while shadow.number < end:
-            position = shadow.journal_position
-            count = shadow.step(arrival_timeout_s, min(step_entries, end - shadow.number))
-            if not count and shadow.journal_position == position:
+            if not shadow.step(arrival_timeout_s, min(step_entries, end - shadow.number)):
                 raise LogUnavailable(f"journal of {run.shard}: entry {shadow.number} cannot be read")
             run.records, run.seconds = before + self._records, seconds + time.monotonic() - began
             report(shadow.number - first, end - first, self._records, time.monotonic() - began)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from headrace.archive.log import ArchivedLog
 from headrace.archive.store import open_store
@@ -14,15 +14,12 @@ from headrace.log.open import open_log
 from headrace.log.protocol import Log, Partition
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
-from headrace.shard.entries import JournalReader
 from headrace.shard.journal import Entry, Pointer, key_of, place_of_key, snapshots_kept
 from headrace.shard.kept import kept_snapshots
 from headrace.topics import Shard
 
 PlaceKind = Literal["", "time", "offset", "snapshot"]
 """How a place in the journal is given: a time, a number of entries, or a snapshot; "": by its form."""
-read_timeout_s: Final = 30.0
-"""How long the log may take to return an entry that it holds."""
 
 
 class Plan(NamedTuple):
@@ -60,17 +57,16 @@ def kept(log: Log, blobs: Blobs, shard: Shard) -> list[Pointer]:
     return sorted(own, key=lambda one: one.number, reverse=True)
 
 
-def entry_from(log: Log, shard: Shard, position: int) -> Entry | None:
-    """Return a shard's first entry at a position of its journal or after it, None if there is none."""
-    end = log.end(shard.journal)
-    with closing(JournalReader(log, shard, position, 0)) as reader:
-        while reader.position < end:
-            before = reader.position
-            for entry in reader.read(1, read_timeout_s):
-                return entry
-            if reader.position == before:  # only markers follow
-                return None
-    return None
+def first_entry(log: Log, shard: Shard) -> Entry | None:
+    """Return the first entry of a shard that the log holds, None if there is none."""
+    with closing(journal.entries_from(log, shard, log.first(shard.journal))) as entries:
+        return next(entries, None)
+
+
+def last_entry(log: Log, shard: Shard, before: int) -> Entry | None:
+    """Return a shard's last entry before a position of its journal, None if there is none."""
+    entry = journal.newest(log, shard, before=before)
+    return entry if entry and entry.writer == shard.name else None
 
 
 def entry_number(log: Log, shard: Shard, number: int) -> Entry | None:
@@ -78,14 +74,13 @@ def entry_number(log: Log, shard: Shard, number: int) -> Entry | None:
     low, high = log.first(shard.journal), log.end(shard.journal)
     while low < high:
         middle = (low + high) // 2
-        entry = entry_from(log, shard, middle)
-        if entry and entry.number == number:
-            return entry
-        if entry and entry.number < number:
-            low = middle + 1
-        else:
+        entry = last_entry(log, shard, middle + 1)
+        if entry and entry.number >= number:
             high = middle
-    return None
+        else:
+            low = middle + 1
+    entry = last_entry(log, shard, low + 1)
+    return entry if entry and entry.number == number else None
 
 
 def plan(
@@ -133,7 +128,7 @@ def _bases(log: Log, shard: Shard, pointers: list[Pointer]) -> list[Pointer | No
     if start:
         found.insert(sum(one.number < start.number for one in pointers), start)
         return found
-    first = entry_from(log, shard, log.first(shard.journal))
+    first = first_entry(log, shard)
     if first and first.number == 0:
         found = [None, *found]
     if not found:
@@ -169,7 +164,9 @@ def _place(name: str, log: Log, shard: Shard, pointers: list[Pointer], text: str
         raise Misconfigured(
             f"{name} {text}: wanted a time from the journal's begin on, {at(first.time_ms).isoformat()}"
         )
-    entry = entry_from(log, shard, log.position_at(shard.journal, time_ms))
+    if before := last_entry(log, shard, log.position_at(shard.journal, time_ms)):
+        return before.number + 1
+    entry = first_entry(log, shard)
     return entry.number if entry else ends
 
 

@@ -168,6 +168,11 @@ class FaultyWriter:
         self._offsets: list[int] | None = []  # of the last commit; None once it is aborted
         self._unsettled = False
 
+    @property
+    def fenced(self) -> bool:
+        """Whether another writer has taken over, which this one is told at its next commit."""
+        return self._writer._epoch != self._world.log._epochs[self._id]
+
     def commit(self, records: Sequence[Outgoing], positions: Mapping[Partition, int]) -> None:
         world = self._world
         self.settle()

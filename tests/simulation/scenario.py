@@ -28,7 +28,7 @@ from headrace.shard.loop import Loop, LoopSettings
 from headrace.shard.turn import Turn
 from headrace.state import digest
 from tests.simulation.disk import SimulatedBlobs, StepExecutor, lose_power
-from tests.simulation.faulty_log import FaultyLog
+from tests.simulation.faulty_log import FaultyLog, FaultyWriter
 from tests.simulation.folds import FINETUNE, ONLINE
 from tests.simulation.meddling import Meddling
 from tests.simulation.oracle import Oracle
@@ -43,8 +43,12 @@ REAL_SHARE = 0.02
 """Share of the seeds in which one shard folds the real families."""
 LOOP_ENDS = (LogUnavailable, Fenced, BlobUnwritable)
 """With these a loop may end."""
+FENCED_ENDS = (*LOOP_ENDS, PositionLost)
+"""With these a loop may end that is fenced: it reads on until its next commit, though nothing holds back retention."""
 FOLLOWER_ENDS = (LogUnavailable, PositionLost, StateUnreadable, BlobMissing)
 """With these a follower may end that is slower than retention, or that has read an old pointer."""
+OPERATOR_ENDS = (*LOOP_ENDS, BlobMissing)
+"""With these an operator's command may end that has read an old pointer."""
 LOSS_ENDS = (PositionLost, RecordsChanged, StateUnreadable, TopicReplaced)
 """With these a process may end while a loss is not accepted."""
 
@@ -199,7 +203,7 @@ class Scenario:
         elif one := self._idle(member.loops):
             if self.world.strikes("stop", one):
                 self._end(member, one, closing=True)
-            elif not self._guarded(one, one.loop.step, self._ends_of(member, LOOP_ENDS, after_loss=one.after_loss)):
+            elif not self._guarded(one, one.loop.step, self._loop_ends(member, one)):
                 self._end(member, one, closing=self.world.rng.random() < 0.5)
 
     def _start(self, member: Member) -> None:
@@ -229,6 +233,12 @@ class Scenario:
         self, member: Member, ends: tuple[type[BrokenWorld], ...], *, after_loss: bool = False
     ) -> tuple[type[BrokenWorld], ...]:
         return (*ends, *LOSS_ENDS) if after_loss or member.shard.name in self.world.lost else ends
+
+    def _loop_ends(self, member: Member, one: Running) -> tuple[type[BrokenWorld], ...]:
+        assert one.loop is not None
+        writer = one.loop._writer
+        assert isinstance(writer, FaultyWriter)
+        return self._ends_of(member, FENCED_ENDS if writer.fenced else LOOP_ENDS, after_loss=one.after_loss)
 
     def _follower_ends(self, member: Member) -> tuple[type[BrokenWorld], ...]:
         return self._ends_of(member, FOLLOWER_ENDS, after_loss=member.shard.name in self.world.accepted)
@@ -282,12 +292,12 @@ class Scenario:
             log = FaultyLog(world, one)
             self._guarded(one, lambda: log.writer(shard.name, shard.written), LOOP_ENDS)
         elif world.strikes("refold", shard.name):
-            ends = self._ends_of(member, (*LOOP_ENDS, StateUnreadable))
+            ends = self._ends_of(member, (*OPERATOR_ENDS, StateUnreadable))
             self._guarded(one, lambda: verbs.refold(shard, member.make), ends)
         elif not lost and world.strikes("verify", shard.name):
             self._guarded(one, lambda: verbs.verify(shard), (LogUnavailable,))
         elif (lost and world.rng.random() < 0.5) or world.strikes("accept-loss", shard.name):
-            self._guarded(one, lambda: verbs.accept_loss(shard, member.make), LOOP_ENDS)
+            self._guarded(one, lambda: verbs.accept_loss(shard, member.make), OPERATOR_ENDS)
         elif not world.lost and world.strikes("trim"):
             self._guarded(one, verbs.trim, LOOP_ENDS)
         elif world.quiet and world.strikes("loss"):

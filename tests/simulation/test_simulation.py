@@ -14,7 +14,9 @@ seeds_to_find = 120
 """Within so many seeds each planted bug is found."""
 MENDED = {
     4803: "a snapshot is damaged beside one that needs what was lost",
+    9388: "a loop that is fenced reads what its successor no longer needs",
     10300: "judgements expire while they are verified",
+    15520: "accept-loss reads an old pointer, as the newer entries cannot be read yet",
     16757: "events expire while they are verified",
     17831: "a copy of an older entry stands right before the one that accepts a loss",
 }

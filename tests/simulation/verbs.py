@@ -1,9 +1,11 @@
 """What operators do in a scenario: refold, verify, accept-loss and trim, each a process that may fail at any call."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from headrace.clock import Timer
-from headrace.errors import StateUnreadable
+from headrace.errors import BlobMissing, StateUnreadable
 from headrace.log.sqlite import SqliteLog
 from headrace.shard.blobs import Blobs
 from headrace.shard.decision import Author
@@ -33,7 +35,8 @@ class Verbs:
         """Fold a shard's journal anew. It may be refused only where something has expired, or nothing is there."""
         whole = self._world.log
         try:
-            refold(self._log, self._blobs, shard, make=make, timer=self._timer)
+            with self._reading(shard):
+                refold(self._log, self._blobs, shard, make=make, timer=self._timer)
         except StateUnreadable as error:
             expired = any(whole.first(place) for place in (shard.journal, shard.judgements, *shard.inputs(whole)))
             if expired or shard.name in self._world.lost or "found no entry" in str(error):
@@ -51,12 +54,24 @@ class Verbs:
     def accept_loss(self, shard: Shard, make: MakeFold[Any]) -> None:
         """Accept what was lost; where nothing was, nothing may be given up."""
         lost = shard.name in self._world.lost
-        found = accept_loss(self._log, self._blobs, shard, ANN, make=make, clock=self._world.wall_ms)
+        with self._reading(shard):
+            found = accept_loss(self._log, self._blobs, shard, ANN, make=make, clock=self._world.wall_ms)
         if found and not lost:
             raise Violation(f"accept-loss: nothing of {shard.name} is lost, and this was accepted: {found}")
         self._world.lost.discard(shard.name)
         self._world.accepted |= {shard.name} if found else set()
         self._world.note(f"accepted: {found}")
+
+    @contextmanager
+    def _reading(self, shard: Shard) -> Iterator[None]:
+        """Let a command miss only blobs that its shard, whose newer entries it could not see, has swept."""
+        try:
+            yield
+        except BlobMissing as error:
+            last = newest_entry(self._world.log, shard)
+            if last and last.snapshot and any(blob in str(error) for blob in last.snapshot.named):
+                raise Violation(f"a blob that {shard.name} names is missing: {error}") from error
+            raise
 
     def trim(self) -> None:
         """Delete what is old and needed by no shard. A shard that has never run needs nothing, so all must have run."""
