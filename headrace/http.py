@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.errors import Misconfigured
+from headrace.problem import Code, Problem
 from headrace.surface import Refused
 
 quoted_characters_max = 20
@@ -46,11 +47,6 @@ class RequestCounter(Protocol):
 def json(body: object, status: int = 200) -> Response:
     """Return a JSON answer."""
     return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-def problem(status: int, text: str) -> Response:
-    """Return an error: `{"error": text}`, whose text states what was wanted and what was found."""
-    return json({"error": text}, status)
 
 
 def counted_route(
@@ -86,16 +82,16 @@ def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Reque
     def handle(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         requests.count_request("other", status, 0.0)
-        return problem(status, f"wanted GET {', '.join(paths[:-1])} or {paths[-1]}")
+        code: Code = "method-not-allowed" if status == 405 else "not-found"
+        return Problem(code, f"wanted GET {', '.join(paths[:-1])} or {paths[-1]}").response()
 
     return handle
 
 
 def failure(request: Request, error: Exception) -> Response:
     """Answer a request whose handler raised an exception, without its text, which may contain data."""
-    answer = problem(500, "internal error: the server's log has its cause")
-    answer.headers["connection"] = "close"  # as the server does then: the client must not send another request on it
-    return answer
+    # The server closes the connection then: the client must not send another request on it.
+    return Problem("internal", "the server's log has the cause", closes=True).response()
 
 
 def scrape(registry: CollectorRegistry) -> Response:

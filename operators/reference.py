@@ -335,14 +335,20 @@ The last parameter of a path is the rest of the path, percent-encoded; it may co
 | status | when |
 | --- | --- |
 | 200 | an answer |
-| 400 | a parameter is missing, unknown or out of bounds; `{{"error": "n: wanted 1 to 100, found 101"}}` |
+| 400 | a parameter is missing, unknown or out of bounds; the `detail` says which: `n: wanted 1 to 100, found 101` |
+| 401, 403 | with [`require_key`](settings.md#serve): no key that works, or one that does not allow this |
 | 404, 405 | another path or method; the text names those that exist |
 | 503 | the newest snapshot is being restored |
 
-`/health/live` is 200 while the process answers. `/health/ready` is 200 with `behind_s`, or 503 while the answers are
-more than {ServeSettings().stale_s_max:g} s behind the stream ([`stale_s_max`](settings.md#serve)); such a server still
-answers from what it has folded. `/metrics` is for Prometheus. Several servers may run beside each other: they write
-nothing.
+Errors are problem documents (RFC 9457): `type`, `title`, `status`, `detail`. A `shopper` is the shop's own id, or as it
+is in the log ([how](gateway.md#pseudonyms)).
+
+`/health/live` is 200 while the process answers. `/health/ready` is 200 with `behind_s` and `waiting_s`, or 503 while an
+event that was appended more than {ServeSettings().stale_s_max:g} s ago is not in the answers
+([`stale_s_max`](settings.md#serve)), be it because this server, a shard or the log is slow or away; such a server still
+answers from what it has folded, for as long as its process lives. `/metrics` is for Prometheus. Several servers may run
+beside each other: they write nothing. Connections, requests and the time that they take to arrive are
+[bounded](settings.md#serve).
 
 ## In each answer
 

@@ -14,10 +14,11 @@ from starlette.routing import Route as HttpRoute
 from headrace import watchdog
 from headrace.config import ServeSettings
 from headrace.errors import BrokenWorld
-from headrace.http import counted_route, error_handler, failure, json, parse_query, problem, scrape
+from headrace.http import counted_route, error_handler, failure, json, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
+from headrace.problem import Problem
 from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
 from headrace.server import head_bytes_max, serving
@@ -32,6 +33,9 @@ tick_s: Final = 0.1
 hung_s: Final = 60.0
 """Time, in seconds, after which a server that does not stop is ended; longer than a log takes to say that it does not
 answer."""
+
+
+_RESTORING: Final = Problem("restoring", "the newest snapshot is being restored", retry_s=1)
 
 
 def make_app(
@@ -51,8 +55,8 @@ def make_app(
                 query = parse_query(route.query, [*request.query_params.multi_items(), *request.path_params.items()])
                 answer = answers.answer(route, query)
             except Refused as refused:
-                return problem(400, str(refused))
-            return json(answer) if answer else problem(503, "still restoring the newest snapshot")
+                return Problem("bad-query", str(refused)).response()
+            return json(answer) if answer else _RESTORING.response()
 
         return counted_route(metrics, route.path, handle)
 
@@ -64,7 +68,7 @@ def make_app(
         waiting_s = max(answers.waiting_s() for answers in followed)
         if waiting_s > settings.stale_s_max:
             wanted = f"wanted events of at most {settings.stale_s_max} s that are not in the answers"
-            return problem(503, f"not caught up: {wanted}, found one of {waiting_s:.1f} s")
+            return Problem("stale", f"{wanted}, found one of {waiting_s:.1f} s", retry_s=1).response()
         return json({"ready": True, "behind_s": round(behind_s, 3), "waiting_s": round(waiting_s, 3)})
 
     def metrics_of(request: Request) -> Response:
@@ -87,10 +91,10 @@ def _refused(keys: KeyRing, request: Request) -> Response | None:
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     key = keys.find(text.strip()) if scheme.lower() == "bearer" else None
     if key is None:
-        response = problem(401, "wanted Authorization: Bearer KEY with a key that works, found none")
-        response.headers["www-authenticate"] = 'Bearer realm="headrace"'
-        return response
-    return None if key.may("read") else problem(403, f"wanted a key of the role read or operate, found {key.role}")
+        return Problem("bad-key", "wanted Authorization: Bearer KEY with a key that works, found none").response()
+    if key.may("read"):
+        return None
+    return Problem("forbidden", f"wanted a key of the role read or operate, found {key.role}").response()
 
 
 class _Observer:
@@ -104,9 +108,8 @@ class _Observer:
 
     def refuse(self) -> Response:
         self._metrics.count_request("other", 400, 0.0)
-        answer = problem(400, f"wanted HTTP/1.1 with a head of at most {head_bytes_max} bytes")
-        answer.headers["connection"] = "close"
-        return answer
+        wanted = f"wanted HTTP/1.1 with a head of at most {head_bytes_max} bytes"
+        return Problem("bad-request", wanted, closes=True).response()
 
 
 def run(

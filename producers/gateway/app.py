@@ -22,6 +22,7 @@ from headrace.config import GatewaySettings
 from headrace.http import json
 from headrace.keys import Key
 from headrace.metrics import GatewayMetrics
+from headrace.problem import Problem
 from producers.gateway import ga4, openapi, segment, shopify
 from producers.gateway.answer import answer_of, counts_of, explanation_of
 from producers.gateway.body import leave_body, read_body
@@ -30,7 +31,6 @@ from producers.gateway.doors import Doors, key_text
 from producers.gateway.intake import Intake, Taken
 from producers.gateway.made import BadBody
 from producers.gateway.made import Request as Arrived
-from producers.gateway.problem import Problem
 from producers.gateway.routes import ROUTES, Route
 
 STATIC: Final = Path(__file__).parent / "static"

@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
-from producers.gateway.problem import Problem
+from headrace.problem import Problem
 
 drained_bytes_max: Final = 8 * 2**20
 """Most bytes of a body that is too large which are read and dropped, so that the client sees the answer."""

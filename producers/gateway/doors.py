@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from headrace.keys import Key, KeyRing, Role
-from producers.gateway.problem import Problem
+from headrace.problem import Problem
 
 key_characters_max: Final = 200
 """Longest text that is looked up as a key."""

@@ -10,9 +10,9 @@ import msgspec
 
 import headrace
 from headrace import events, items, rules
+from headrace.problem import MEDIA_TYPE, TITLES, Code
 from producers.gateway.answer import Answer, Explanation, ProblemDocument
 from producers.gateway.fields import entries_max
-from producers.gateway.problem import MEDIA_TYPE, TITLES, Code
 from producers.gateway.routes import GA4_DEBUG, ROUTES, Route
 
 POLICY: Final = (

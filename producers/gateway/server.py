@@ -13,11 +13,11 @@ from starlette.responses import Response
 from headrace.config import GatewaySettings
 from headrace.errors import Misconfigured
 from headrace.metrics import GatewayMetrics
+from headrace.problem import Problem
 from headrace.server import head_bytes_max, serving
 from producers.gateway.depot import Depot
 from producers.gateway.doors import Doors
 from producers.gateway.intake import Intake
-from producers.gateway.problem import Problem
 
 tick_s: Final = 0.5
 

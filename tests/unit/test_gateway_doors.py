@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from headrace.keys import Key, KeyRing, Role, create, look_every_s, revoke
+from headrace.problem import Problem
 from producers.gateway.doors import Doors, key_text, keys_counted_max
-from producers.gateway.problem import Problem
 
 NOW_MS = 1_772_359_200_000
 

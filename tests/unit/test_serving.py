@@ -178,13 +178,13 @@ def test_an_item_that_is_gone_leaves_the_answers_without_an_event(shop: Shop, cl
 def test_a_bad_n_is_refused(client: httpx.Client, n: str) -> None:
     answer = client.get("/v1/recommendations/ann", params={"n": n})
     assert answer.status_code == 400
-    assert "wanted 1 to 10" in answer.json()["error"]
+    assert "wanted 1 to 10" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("shopper", ["", "x" * 129])
 def test_a_shopper_that_no_event_can_have_is_refused(client: httpx.Client, shopper: str) -> None:
     answer = client.get(f"/v1/recommendations/{shopper}")
-    assert (answer.status_code, "1 to 128" in answer.json()["error"]) == (400, True)
+    assert (answer.status_code, "1 to 128" in answer.json()["detail"]) == (400, True)
 
 
 def test_a_shopper_may_have_any_characters(client: httpx.Client) -> None:
@@ -217,7 +217,7 @@ def test_no_header_repeats_a_path(client: httpx.Client, path: str) -> None:
 def test_other_paths_say_what_there_is(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
-    assert "/v1/recommendations/{shopper}" in answer.json()["error"]
+    assert "/v1/recommendations/{shopper}" in answer.json()["detail"]
 
 
 def test_a_shopper_is_asked_for_by_the_shop_s_own_id(shop: Shop, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_it_is_not_ready_while_an_event_waits_for_a_shard_that_is_dead(shop: Sho
         appender.append(Outgoing(EVENTS, b"ann", encode(event)))
         appender.close()
         until(lambda: client.get("/health/ready").status_code == 503, "the event grows old")
-        assert "found one of" in client.get("/health/ready").json()["error"]
+        assert "found one of" in client.get("/health/ready").json()["detail"]
         assert client.get("/v1/recommendations/ann?n=5").json()["fresh"]["behind_s"] < 5, "it has all that is committed"
         shop.loop.run(lambda: shop.loop.fold.events >= 2)
         until(lambda: client.get("/health/ready").status_code == 200, "the event is in the answers")
@@ -535,7 +535,7 @@ def test_a_mistake_of_ours_is_answered_as_json_and_counted(
     monkeypatch.setattr(NextItemFamily, "choose", fail)
     found = client.get("/v1/recommendations/shopper-1?n=3")
     assert (found.status_code, found.headers["content-type"]) == (500, "application/json")
-    assert found.json() == {"error": "internal error: the server's log has its cause"}
+    assert found.json()["detail"] == "the server's log has the cause"
     counted = {
         (sample.labels["route"], sample.labels["code"]): sample.value
         for family in text_string_to_metric_families(client.get("/metrics").text)

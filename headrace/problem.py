@@ -7,12 +7,13 @@ from starlette.responses import Response
 
 MEDIA_TYPE: Final = "application/problem+json"
 Code: TypeAlias = Literal[
-    "bad-request", "bad-body", "bad-key", "bad-signature", "forbidden", "all-refused", "not-found",
+    "bad-request", "bad-query", "bad-body", "bad-key", "bad-signature", "forbidden", "all-refused", "not-found",
     "method-not-allowed", "too-slow", "too-large", "bad-encoding", "too-many-events", "too-many-requests",
-    "unavailable", "internal",
+    "unavailable", "restoring", "stale", "internal",
 ]  # fmt: skip
 TITLES: Final[dict[Code, tuple[int, str]]] = {
     "bad-request": (400, "The request is no HTTP"),
+    "bad-query": (400, "A parameter cannot be used"),
     "bad-body": (400, "The body has another form"),
     "all-refused": (400, "Nothing in the body can be used"),
     "bad-key": (401, "No valid API key"),
@@ -27,6 +28,8 @@ TITLES: Final[dict[Code, tuple[int, str]]] = {
     "too-many-requests": (429, "Too many requests at a time with this key"),
     "internal": (500, "The server has failed"),
     "unavailable": (503, "Events cannot be taken now"),
+    "restoring": (503, "No state to answer from yet"),
+    "stale": (503, "Events are missing in the answers"),
 }
 """The status and the title of each problem; its `type` is `urn:headrace:problem:` and its code."""
 
