@@ -119,7 +119,8 @@ async def open_loop(
     async def send(body: bytes, due_s: float) -> None:
         nonlocal events
         connection = await free.get()
-        events += await connection.send(body)
+        taken = await connection.send(body)
+        events += taken
         times.append(time.monotonic() - due_s)
         free.put_nowait(connection)
 
