@@ -1,14 +1,17 @@
 """The retry loop of processes: which failures are retried, and until when."""
 
+import errno
+import io
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
+import structlog
 
 from headrace.errors import Fenced, LogUnavailable, Stopping
-from headrace.process import run_with_retries
+from headrace.process import log_to_stderr, run_with_retries
 
 
 def test_a_retriable_failure_is_retried_until_success() -> None:
@@ -101,3 +104,20 @@ def test_processes_start_without_the_libraries_that_take_seconds_to_load() -> No
     code = f"import sys, {started}; sys.exit(str(sorted({{'torch', 'river', 'scipy', 'kafka'}} & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr == "[]\n"
+
+
+class _FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_under_the_log_of_a_process_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _FullDisk())
+    log_to_stderr()
+    structlog.get_logger().warning("retrying", error="the disk is full")
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
+    structlog.get_logger().warning("there is room again")
+    assert "there is room again" in written.getvalue()
