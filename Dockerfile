@@ -15,7 +15,8 @@ RUN /opt/headrace/bin/uv pip install --no-cache --python /opt/headrace/bin/pytho
 FROM python:3.13-slim
 COPY --from=build /opt/headrace /opt/headrace
 # Blobs are shared by all processes: one user, one place. A named volume takes over the folder's owner.
-RUN useradd --uid 10001 --create-home headrace && install -d -o headrace -g headrace /blobs
+RUN useradd --uid 10001 --create-home headrace && install -d -o headrace -g headrace /blobs /spool && \
+    install -d -m 700 -o headrace -g headrace /secrets
 USER headrace
 WORKDIR /home/headrace
 ENV PATH=/opt/headrace/bin:$PATH PYTHONUNBUFFERED=1
