@@ -76,8 +76,9 @@ round_events_never: Final = 10_000_000
 event_days: Final = 2.0
 settle_s_max: Final = 180.0
 """Maximum time, in seconds, in which everything is learned once no fault is active."""
-EXITS: Final = ("ArchiveUnavailable", "LogUnavailable", "CommitExpired", "Fenced", "BlobUnwritable")
-"""Failures after which a process may exit with code 1, to be restarted."""
+EXITS: Final = ("ArchiveUnavailable", "LogUnavailable", "CommitExpired", "Fenced", "BlobUnwritable", "Hung")
+"""Failures after which a process may exit with code 1, to be restarted. `Hung`: a call of Kafka's client did not end
+while a broker was away, so that the watchdog ended the process."""
 tick_s: Final = 0.02
 backoff_s: Final = 0.5
 """Pause, in seconds, before a process that has failed is started again."""
