@@ -133,7 +133,7 @@ class _Connection(H11Protocol):
         """Whether it waits for an answer. One whose client does not read the answers waits for its client."""
         return self.asked and not self.flow.write_paused
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self.transport = transport
         self._admitted = self._all.admit(self)
         if not self._admitted:

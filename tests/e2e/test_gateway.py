@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,10 @@ def test_a_broker_that_is_away(tmp_path: Path, folder_children: Children) -> Non
         finally:
             os.kill(broker.pid, signal.SIGCONT)
         shop.start()
-        arrived: Callable[[], bool] = lambda: {one.id for one in shop.events()} == {f"e{n}" for n in range(6)}  # noqa: E731
+
+        def arrived() -> bool:
+            return {one.id for one in shop.events()} == {f"e{number}" for number in range(6)}
+
         folder_children.wait_until("all that was acknowledged is in the log", arrived)
         folder_children.wait_until(
             "it writes to the log again", lambda: shop.post("/v1/events", view(9, "ann", "b")).status_code == 200

@@ -308,7 +308,7 @@ def test_what_does_not_fit_is_an_error_and_what_fitted_is_kept(away: str, tmp_pa
     spool = tmp_path / "spool" if spooled else None
     sender = client(away, spool=spool, spool_bytes_max=1_000)
     sent = []
-    with pytest.raises(SpoolFull):  # noqa: PT012
+    with pytest.raises(SpoolFull):  # noqa: PT012 - which one is the first that does not fit is not known
         for number in range(10):
             sent.append(view(sender, number))
     assert 2 < len(sent) < 10
