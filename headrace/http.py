@@ -1,9 +1,10 @@
 """Shared parts of our HTTP servers: JSON answers, errors, query parsing, request metrics, and listening."""
 
+import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -11,13 +12,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from headrace.body import leave_body, read_body
 from headrace.errors import Misconfigured
 from headrace.problem import Code, Problem
 from headrace.surface import Refused
 
+body_bytes_max: Final = 1 * 2**20
+"""Most bytes of the body of a question."""
 quoted_characters_max = 20
 """Maximum number of characters of a refused value that an error repeats."""
 
@@ -49,41 +53,62 @@ def json(body: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
-def counted_route(
-    requests: RequestCounter, path: str, handler: Callable[[Request], Response], *, quick: bool = False
-) -> Route:
-    """Return a GET route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
+def json_lines(bodies: Iterable[object]) -> Response:
+    """Return an answer of JSON lines, each of which is made when the client has taken those before."""
 
-    Args:
-        quick: the handler never waits, so it is called by the server's loop; others take one of a few threads, for
-            which they may have to wait.
+    async def lines() -> AsyncIterator[bytes]:
+        for body in bodies:
+            yield msgspec.json.encode(body) + b"\n"
+            await asyncio.sleep(0)
+
+    return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+def counted_route(
+    requests: RequestCounter,
+    path: str,
+    handler: Callable[[Request, bytes], Response],
+    *,
+    method: str = "GET",
+    request_s_max: float = 10.0,
+) -> Route:
+    """Return a route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
+
+    The handler is given the request and its body. It is called by the server's loop, so it must not wait.
     """
 
-    def handle(request: Request) -> Response:
+    async def handle(request: Request) -> Response:
         began, status = time.perf_counter(), 500
         try:
-            response = handler(request)
+            body = b""
+            if method != "GET":
+                body = await read_body(request, bytes_max=body_bytes_max, seconds_max=request_s_max)
+                began = time.perf_counter()
+            response = handler(request, body)
+            status = response.status_code
+        except Problem as problem:
+            await leave_body(request, problem)
+            response = problem.response()
             status = response.status_code
         finally:  # an exception counts too; `failure` answers it, and the server logs it
             requests.count_request(path, status, time.perf_counter() - began)
         return response
 
-    async def handle_quickly(request: Request) -> Response:
-        return handle(request)
-
     # The requested path is already decoded, %2F too, so an id may contain slashes.
     pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
-    return Route(pattern, handle_quickly if quick else handle, methods=["GET"])
+    return Route(pattern, handle, methods=[method])
 
 
-def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Request, Exception], Response]:
-    """Return the handler of unknown paths and methods; its answer lists the known paths."""
+def error_handler(requests: RequestCounter, routes: list[tuple[str, str]]) -> Callable[[Request, Exception], Response]:
+    """Return the handler of unknown paths and methods; its answer lists the known methods and paths."""
+    known = [f"{method} {path}" for method, path in routes]
+    wanted = f"wanted {', '.join(known[:-1])} or {known[-1]}"
 
     def handle(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         requests.count_request("other", status, 0.0)
         code: Code = "method-not-allowed" if status == 405 else "not-found"
-        return Problem(code, f"wanted GET {', '.join(paths[:-1])} or {paths[-1]}").response()
+        return Problem(code, wanted, closes="content-length" in request.headers).response()
 
     return handle
 
@@ -143,6 +168,29 @@ def parse_query(query: type[Q], parameters: Iterable[tuple[str, str]]) -> Q:
                 shown = f"{len(values)} values"
             raise Refused(f"{name}: wanted {wanted}, found {shown}") from None
     return query(**found)
+
+
+def parse_body(query: type[Q], body: bytes, parameters: Mapping[str, str]) -> Q:
+    """Return the JSON object of a body, and the parameters of the path, as a typed query.
+
+    Raises:
+        Refused: it is no such object.
+
+    >>> class Some(Struct, forbid_unknown_fields=True):
+    ...     item: str
+    ...     n: int = 20
+    >>> parse_body(Some, b'{"n": 7}', {"item": "boots"})
+    Some(item='boots', n=7)
+    """
+    try:
+        if not parameters:
+            return msgspec.json.decode(body, type=query)
+        found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        found |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in parameters.items()}
+        return msgspec.json.decode(msgspec.json.encode(found), type=query)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        wanted = ", ".join(field.encode_name for field in msgspec.structs.fields(query))
+        raise Refused(f"wanted a JSON object of {wanted}, found: {str(error)[:200]}") from None
 
 
 def _plain(kind: Any) -> msgspec.inspect.Type:

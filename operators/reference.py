@@ -29,7 +29,7 @@ from headrace.config import (
 )
 from headrace.errors import Misconfigured
 from headrace.events import EventType
-from headrace.http import bounds_text
+from headrace.http import body_bytes_max, bounds_text
 from headrace.metrics import (
     LABELS,
     ArchiveMetrics,
@@ -336,8 +336,10 @@ The last parameter of a path is the rest of the path, percent-encoded; it may co
 | --- | --- |
 | 200 | an answer |
 | 400 | a parameter is missing, unknown or out of bounds; the `detail` says which: `n: wanted 1 to 100, found 101` |
+| 400 | the body is no JSON object of the parameters |
 | 401, 403 | with [`require_key`](settings.md#serve): no key that works, or one that does not allow this |
 | 404, 405 | another path or method; the text names those that exist |
+| 408, 413, 415 | a body that takes too long, has over {body_bytes_max >> 20} MiB, or is compressed, but not in gzip |
 | 503 | the newest snapshot is being restored |
 
 Errors are problem documents (RFC 9457): `type`, `title`, `status`, `detail`. A `shopper` is the shop's own id, or as it
@@ -370,7 +372,7 @@ def serving() -> str:
     lines = [_FRAME, *_table(["field", "type", "what"], added)]
     for kind in _asked():
         for route in kind.surface.routes:
-            lines += ["", f"## `GET {route.path}`", "", *_route(kind, route)]
+            lines += ["", f"## `{route.method} {route.path}`", "", *_route(kind, route)]
     return _page(lines)
 
 
@@ -384,16 +386,18 @@ def _route(kind: type[Family], route: Route) -> list[str]:
     fields = {field.name: field for field in msgspec.structs.fields(route.query)}
     for one in settings_of(route.query):
         field = fields[one.name]
-        name, place = field.encode_name, "path" if f"{{{field.encode_name}}}" in route.path else "query"
+        name, others = field.encode_name, "query" if route.method == "GET" else "body"
+        place = "path" if f"{{{field.encode_name}}}" in route.path else others
         parameters.append([f"`{name}`", place, bounds_text(field.type), _default(one.default), one.description])
-    path, shown = route.example
+    (path, _, body), shown = route.example[0].partition(" "), route.example[1]
+    call = f"curl 'localhost:8080{path}'" + (f" -d '{body}'" if body else "")
     answer = inspect.type_info(route.answer)
     assert isinstance(answer, inspect.StructType)
     described = list(dict.fromkeys(_documented(answer)))
     return [
         f"{route.doc} Of the family [`{kind.name}`](families.md#{kind.name}).",
         "",
-        *([f"    curl 'localhost:8080{path}'", "", "```json", shown, "```", ""] if path else []),
+        *([f"    {call}", "", "```json", shown, "```", ""] if path else []),
         *(f"- {note}" for note in route.notes),
         *([""] if route.notes else []),
         *_table(["parameter", "in", "value", "default", "what"], parameters),
@@ -581,7 +585,7 @@ def _parts(kind: type[Family]) -> list[str]:
     lines = ["", f"Settings: [`[{kind.name}]`](settings.md#{kind.name})", "", *_section(kind)]
     if surface.routes:
         lines += ["", "Routes ([serving](serving.md)):", ""]
-        lines += [f"- `GET {route.path}`: {route.doc}" for route in surface.routes]
+        lines += [f"- `{route.method} {route.path}`: {route.doc}" for route in surface.routes]
     if surface.metrics:
         lines += ["", "Metrics:", ""]
         lines += _table(

@@ -1,12 +1,10 @@
-"""Answers: followers of the shards whose families have routes, with their artifacts, for many reading threads."""
+"""Answers: followers of the shards whose families have routes, with their artifacts."""
 
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from types import TracebackType
 from typing import Any, Final
 
 import msgspec
@@ -26,11 +24,15 @@ from headrace.shard.follower import Follower
 from headrace.surface import Now, Route
 from headrace.topics import EVENTS
 from learners.families import Placement
+from learners.family import Family
 from learners.shop import MakeShop, Shop
+from serving.turns import Turns
 
 poll_s: Final = 0.05
 read_s_max: Final = 1.0
 """Longest wait, in seconds, for a record that is there."""
+piece_records: Final = 8
+"""Records folded in one turn; these take about a millisecond."""
 step_entries_max: Final = 1_000
 """Most entries folded in one step; a step with fewer has reached the end of the journal."""
 report_every_s: Final = 1.0
@@ -79,43 +81,6 @@ class Waiting:
         return 0.0 if oldest_ms is None else max(0.0, (self._clock() - oldest_ms) / 1000)
 
 
-class YieldingLock:
-    """A lock that its holder yields to waiting readers; a plain lock would be acquired again before they wake."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers_waiting: deque[None] = deque()  # of which `append` and `pop` are atomic, unlike a sum
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-        if self._readers_waiting:
-            time.sleep(0.001)
-
-    def read(self) -> "_Reading":
-        """Return a context manager in which a reader holds the lock."""
-        return _Reading(self)
-
-
-class _Reading:
-    def __init__(self, owner: YieldingLock) -> None:
-        self._owner = owner
-
-    def __enter__(self) -> None:
-        self._owner._readers_waiting.append(None)
-        self._owner._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._owner._readers_waiting.pop()
-        self._owner._lock.release()
-
-
 class _InUse(Struct, frozen=True):
     """The artifact that a family's answers use now, the one that the fold named last."""
 
@@ -125,19 +90,19 @@ class _InUse(Struct, frozen=True):
 
 
 class ServedArtifact:
-    """One family's artifact while it is served: the follower changes it, readers ask it.
+    """One family's artifact while it is served.
 
     Attributes:
         in_use: what answers use now, None if there is nothing.
-        waits: whether the promoted artifact waits for its library to be imported.
+        waits: whether the promoted artifact waits for its library to be imported, or for another try to load it.
     """
 
-    def __init__(self, name: str, shop: Shop, blobs: Blobs) -> None:
+    def __init__(self, name: str, shop: Shop, blobs: Blobs, turns: Turns) -> None:
         declared = shop.families[name].surface.artifact
         assert declared is not None
         self._name, self._declared = name, declared
         self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
-        self._lock = threading.Lock()
+        self._turns = turns
         self.in_use: _InUse | None = None
         self.waits = False
 
@@ -153,32 +118,27 @@ class ServedArtifact:
                 self._artifacts.prepare()
             self.waits = True
             return
-        self.waits = False
         self._artifacts.retain((current.blob,) if current else ())
         artifact = self._artifacts.get(current.blob) if current else None
+        self.waits = current is not None and artifact is None and self._artifacts.retries(current.blob)
         if current is None or artifact is None:
             self.in_use = None
             return
-        if self._declared.refresh:
-            with self._lock:
+        with self._turns:
+            if self._declared.refresh:
                 self._declared.refresh(family, artifact)
-        if self.in_use is None or self.in_use.artifact is not artifact:
-            self.in_use = _InUse(current.version, current.round, artifact)
-            structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
-
-    def ask(self, in_use: _InUse, route: Route, prompt: Any) -> Any:
-        """Return the artifact's answer to a prompt."""
-        assert route.ask is not None
-        with self._lock:
-            return route.ask(in_use.artifact, prompt)
+            if self.in_use is None or self.in_use.artifact is not artifact:
+                self.in_use = _InUse(current.version, current.round, artifact)
+                structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
 
 
 class Answers:
-    """One shard's answers. One thread follows (`follow`), others answer (`answer`). It never writes.
+    """One shard's answers. One thread follows (`follow`), another one answers (`answer`). It never writes.
 
-    The version and the artifact are replaced together, so an answer names the artifact that it used.
+    Everything that an answer uses is as it was at one moment between two events, the artifact and its version included.
 
     Args:
+        turns: of the two threads.
         compare_s: least time between two comparisons of the state with a snapshot of the shard.
         pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the
             log.
@@ -186,13 +146,13 @@ class Answers:
 
     def __init__(
         self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
-        *, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
+        *, turns: Turns | None = None, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
     ) -> None:  # fmt: skip
         self._pseudonyms = pseudonyms
         self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
         self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
-        self._lock = YieldingLock()
+        self._turns = turns or Turns()
         self._follower: Follower[Shop] | None = None
         self._served: dict[str, ServedArtifact] = {}
         self._caught_up_at = 0.0
@@ -213,21 +173,22 @@ class Answers:
 
     def _differs(self, stop: threading.Event, comparison: Comparison) -> bool:
         """Restore, then fold until `stop` is set; return true at once if the state differs from a snapshot."""
-        shard, make, lock = self._placement.shard, self._make, self._lock
+        shard, make, turns = self._placement.shard, self._make, self._turns
         follower = Follower(
-            self._log, self._blobs, shard, make=make, lock=lock, stop=stop.is_set, comparison=comparison
+            self._log, self._blobs, shard, make=make, lock=turns, piece_records=piece_records, stop=stop.is_set,
+            comparison=comparison,
         )  # fmt: skip
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
         with closing(follower), suppress(Stopping):
             follower.catch_up()
             served = {
-                name: ServedArtifact(name, follower.fold, self._blobs)
+                name: ServedArtifact(name, follower.fold, self._blobs, turns)
                 for name in dict.fromkeys(self.routes.values())
                 if follower.fold.families[name].surface.artifact
             }
             for one in served.values():
                 one.update(follower.fold)
-            with self._lock.read():
+            with turns:
                 self._follower, self._served = follower, served
             while not stop.is_set():
                 before = time.monotonic()
@@ -269,8 +230,9 @@ class Answers:
         self._metrics.set_lag(lag)
         self._waiting.look({place: positions[place] for place, records in lag.items() if records})
         self._metrics.waiting_s.set(self._waiting.age_s())
-        with self._lock.read():
-            self._metrics.set_bounds(follower.fold.bounds())
+        with self._turns:
+            bounds = follower.fold.bounds()
+        self._metrics.set_bounds(bounds)
 
     def _lag(self, place: Partition, position: int) -> int:
         """Return how many records follow a position; those that end in markers, as transactions do, count without."""
@@ -305,29 +267,49 @@ class Answers:
         Raises:
             Refused: the query cannot be answered.
         """
-        follower, name = self._follower, self.routes[route]
-        if follower is None:
-            return None
-        shop, served = follower.fold, self._served.get(name)
-        family, in_use = shop.families[name], served.in_use if served else None
+        with self._turns.answering():
+            if self._follower is None:
+                return None
+            return self._body(route, route.call(*self._asked(route, query)))
+
+    def stream(self, route: Route, query: Struct) -> Iterator[dict[str, Any]] | None:
+        """Return the answers of a route that streams, each of which is made when it is asked for; else as `answer`."""
+        with self._turns.answering():
+            if self._follower is None:
+                return None
+            found = route.call(*self._asked(route, query))
+        return self._streamed(route, found)
+
+    def _asked(self, route: Route, query: Struct) -> tuple[Family, Struct, Now]:
+        assert self._follower is not None
+        shop, name = self._follower.fold, self.routes[route]
+        served = self._served.get(name)
+        artifact = served.in_use.artifact if served and served.in_use else None
         # Event time, not wall-clock time: a session ends by the shop's event time.
-        now = Now(shop.time_ms, uuid.uuid4().hex)
-        asked: str | None = getattr(query, "shopper", None)
-        if asked is not None:
-            names = self._pseudonyms.names_of(asked) if self._pseudonyms else [asked]
-            with self._lock.read():
-                query = msgspec.structs.replace(query, shopper=shop.known_as(names))
-        if served and in_use and route.prompt:
-            with self._lock.read():
-                prompt = route.prompt(family, query, now)
-            if prompt:
-                now = now._replace(artifact_answer=served.ask(in_use, route, prompt))
-        with self._lock.read():
-            found = route.call(family, query, now._replace(time_ms=shop.time_ms))
-            fresh = Freshness(follower.number, shop.time_ms, round(min(1e9, self.behind_s()), 3))
+        return shop.families[name], query, Now(shop.time_ms, uuid.uuid4().hex, artifact, self._known_as)
+
+    def _known_as(self, asked: str) -> str:
+        """Return the name under which the fold knows a shopper, by the shop's own id or as it is in the log."""
+        assert self._follower is not None
+        names = self._pseudonyms.names_of(asked) if self._pseudonyms else [asked]
+        return self._follower.fold.known_as(names)
+
+    def _streamed(self, route: Route, found: Iterator[Struct]) -> Iterator[dict[str, Any]]:
+        while True:
+            with self._turns.answering():
+                one = next(found, None)
+                if one is None:
+                    return
+                body = self._body(route, one)
+            yield body
+
+    def _body(self, route: Route, found: Struct) -> dict[str, Any]:
+        """Return an answer with the version of the artifact that it used, and how fresh it is."""
+        assert self._follower is not None
         body: dict[str, Any] = msgspec.structs.asdict(found)
-        if "shopper" in body:
-            body["shopper"] = asked
-        if served:
-            body["model"] = in_use.version if in_use else ""
-        return {**body, "fresh": fresh}
+        if served := self._served.get(self.routes[route]):
+            body["model"] = served.in_use.version if served.in_use else ""
+        body["fresh"] = Freshness(
+            self._follower.number, self._follower.fold.time_ms, round(min(1e9, self.behind_s()), 3)
+        )
+        return body

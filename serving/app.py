@@ -14,7 +14,7 @@ from starlette.routing import Route as HttpRoute
 from headrace import watchdog
 from headrace.config import ServeSettings
 from headrace.errors import BrokenWorld
-from headrace.http import counted_route, error_handler, failure, json, parse_query, scrape
+from headrace.http import counted_route, error_handler, failure, json, json_lines, parse_body, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
@@ -26,6 +26,7 @@ from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
 from serving.answers import Answers
+from serving.turns import Turns
 
 HEALTH: Final = ("/health/live", "/health/ready", "/metrics")
 tick_s: Final = 0.1
@@ -41,29 +42,36 @@ _RESTORING: Final = Problem("restoring", "the newest snapshot is being restored"
 def make_app(
     followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings, keys: KeyRing | None = None
 ) -> Starlette:
-    """Return the application. Its handlers run in threads; `Answers` is thread-safe.
+    """Return the application. Its handlers run in the event loop's thread, which answers while no other thread folds.
 
     Args:
         keys: those with which questions may be asked; None if anybody may.
     """
 
     def answering(answers: Answers, route: Route) -> HttpRoute:
-        def handle(request: Request) -> Response:
+        def handle(request: Request, body: bytes) -> Response:
             if keys and (refused := _refused(keys, request)):
                 return refused
             try:
-                query = parse_query(route.query, [*request.query_params.multi_items(), *request.path_params.items()])
+                if route.method == "POST":
+                    query = parse_body(route.query, body, request.path_params)
+                else:
+                    given = [*request.query_params.multi_items(), *request.path_params.items()]
+                    query = parse_query(route.query, given)
+                if route.streams:
+                    stream = answers.stream(route, query)
+                    return _RESTORING.response() if stream is None else json_lines(stream)
                 answer = answers.answer(route, query)
             except Refused as refused:
                 return Problem("bad-query", str(refused)).response()
             return json(answer) if answer else _RESTORING.response()
 
-        return counted_route(metrics, route.path, handle)
+        return counted_route(metrics, route.path, handle, method=route.method, request_s_max=settings.request_s_max)
 
-    def live(request: Request) -> Response:
+    def live(request: Request, body: bytes) -> Response:
         return json({"live": True})
 
-    def ready(request: Request) -> Response:
+    def ready(request: Request, body: bytes) -> Response:
         behind_s = max(answers.behind_s() for answers in followed)
         waiting_s = max(answers.waiting_s() for answers in followed)
         if waiting_s > settings.stale_s_max:
@@ -71,16 +79,15 @@ def make_app(
             return Problem("stale", f"{wanted}, found one of {waiting_s:.1f} s", retry_s=1).response()
         return json({"ready": True, "behind_s": round(behind_s, 3), "waiting_s": round(waiting_s, 3)})
 
-    def metrics_of(request: Request) -> Response:
+    def metrics_of(request: Request, body: bytes) -> Response:
         return scrape(metrics.registry)
 
     questions = [answering(answers, route) for answers in followed for route in answers.routes]
     others = [
-        counted_route(metrics, path, handler, quick=handler is not metrics_of)
-        for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
+        counted_route(metrics, path, handler) for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
     ]
-    paths = [*(route.path for answers in followed for route in answers.routes), *HEALTH]
-    refuse = error_handler(metrics, paths)
+    asked = [(route.method, route.path) for answers in followed for route in answers.routes]
+    refuse = error_handler(metrics, [*asked, *(("GET", path) for path in HEALTH)])
     app = Starlette(routes=[*questions, *others], exception_handlers={404: refuse, 405: refuse, 500: failure})
     app.router.redirect_slashes = False  # a redirect would repeat the request's path and host in a header
     return app
@@ -135,8 +142,11 @@ def run(
         BrokenWorld, Misconfigured: following failed after all retries, and the server has stopped. One that has
             restored a state goes on with it while the log is away. Errors of our own also stop it and are raised.
     """
+    turns = Turns()
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
-    followed = [Answers(log, blobs, placement, sections, metrics, pseudonyms=pseudonyms) for placement in asked]
+    followed = [
+        Answers(log, blobs, placement, sections, metrics, turns=turns, pseudonyms=pseudonyms) for placement in asked
+    ]
     failures: list[Exception] = []
 
     def following(answers: Answers) -> Callable[[], None]:
@@ -164,9 +174,13 @@ def run(
             make_app(followed, metrics, settings, keys), listener, _Observer(metrics),
             connections_max=settings.connections_max, request_s_max=settings.request_s_max,
         ) as connections:  # fmt: skip
-            while not stop.is_set():
-                metrics.connections.set(len(connections))
-                await asyncio.sleep(tick_s)
+            turns.attach(asyncio.get_running_loop())
+            try:
+                while not stop.is_set():
+                    metrics.connections.set(len(connections))
+                    await asyncio.sleep(tick_s)
+            finally:
+                turns.detach()
 
     def answering() -> None:
         try:

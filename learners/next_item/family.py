@@ -3,7 +3,7 @@
 The fold does not use torch: the deep model's answers are contained in judgements and, over HTTP, are an argument.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
@@ -320,7 +320,10 @@ class NextItemFamily(Family):
             raise Refused(f"n: wanted 1 to {most}, found {query.n}")
         rules = self.rulebook.of(query.placement)
         unwanted = excluded(query.exclude)
-        found = self.choose(query.shopper, now.time_ms, query.n, now.artifact_answer, rules, unwanted)
+        shopper = now.known_as(query.shopper)
+        prompt = self.prompt(shopper, now.time_ms) if now.artifact else []
+        deep: Listed | None = now.artifact.predict([prompt], list_length)[0] if prompt else None
+        found = self.choose(shopper, now.time_ms, query.n, deep, rules, unwanted)
         items = [Recommended(*one) for one in found.items]
         return Recommendations(now.id, query.shopper, query.placement, items, applied(rules.version, found))
 
@@ -348,11 +351,6 @@ def _tiles(scores: NextItemScores) -> Iterable[tuple[str, str]]:
 def _judged_point(one: judgement.Judgement, *, recall: bool) -> tuple[int, float, Mapping[str, float]]:
     gains = {name: float(rank > 0) if recall else (1 / rank if rank else 0.0) for name, rank in one.ranks.items()}
     return one.time_ms, 1 / one.inclusion, gains
-
-
-def _ask(model: Any, prompt: Sequence[str]) -> Listed:
-    answer: Listed = model.predict([prompt], list_length)[0]
-    return answer
 
 
 NextItemFamily.surface = Surface(
@@ -396,8 +394,6 @@ NextItemFamily.surface = Surface(
             query=RecommendationQuery,
             answer=Recommendations,
             call=NextItemFamily.answer,
-            prompt=lambda family, query, now: family.prompt(query.shopper, now.time_ms),
-            ask=_ask,
             example=(
                 "/v1/recommendations/shopper-1?n=3",
                 """{

@@ -44,6 +44,7 @@ from learners.shop import MakeShop
 from learners.shop import Shop as Fold
 from serving.answers import Answers, ServedArtifact
 from serving.app import make_app, run
+from serving.turns import Turns
 from tests.hostile import HOSTILE, wire
 from tests.shards import FINETUNE, ONLINE, next_item, online
 
@@ -409,7 +410,7 @@ def test_a_model_that_cannot_be_had_is_done_without(
     good, lost = blobs.put("model", model.to_bytes()), f"model-{'0' * 64}"
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
     fold = shop.loop.fold
-    served_model = ServedArtifact("next_item", fold, blobs)
+    served_model = ServedArtifact("next_item", fold, blobs, Turns())
 
     def served(kind: Any, version: str, blob: str) -> str:
         next_item(fold).champion = Announcement(
@@ -421,7 +422,7 @@ def test_a_model_that_cannot_be_had_is_done_without(
     assert served("promoted", "r1", good) == "r1"
     with capture_logs() as told:
         assert served("rolled_back", "r0", lost) == served("rolled_back", "r0", lost) == "", "not the one before"
-    assert [one["event"] for one in told] == ["artifact is missing"], "looked for once"
+    assert [one["event"] for one in told] == ["artifact is missing, trying again"], "told once"
     assert served("promoted", "r1", good) == "r1"
     assert served("rolled_back", "r0", lost) == "", "not the one that came between"
     assert served("promoted", "r1", good) == "r1"
@@ -605,8 +606,9 @@ Slow.surface = Surface(
     routes=(
         Route(
             path="/v1/slow", doc="Slow.", query=NoSettings, answer=SlowAnswer,
-            call=lambda family, query, now: SlowAnswer(family.begun != family.done, bool(now.artifact_answer)),
-            prompt=lambda family, query, now: "ask", ask=lambda artifact, prompt: artifact.ask(),
+            call=lambda family, query, now: SlowAnswer(
+                family.begun != family.done, now.artifact is not None and now.artifact.ask()
+            ),
         ),
     ),
 )  # fmt: skip
