@@ -50,6 +50,17 @@ class AnsweringModel(Vocabulary):
         """
         return [self._predict(self.rows(prefix)[-self.settings.context :], n) for prefix in prefixes]
 
+    def similar(self, item: str, n: int) -> list[str]:
+        """Return the n items whose vectors are nearest to an item's by cosine, best first; none if it is unknown."""
+        rows = self.rows([item])
+        if not rows:
+            return []
+        cosines = self._units @ self._units[rows[0]]
+        cosines[rows[0]] = -np.inf
+        n = min(n, len(cosines) - 1)
+        best = np.argpartition(-cosines, n)[:n] if n < len(cosines) - 1 else np.flatnonzero(np.isfinite(cosines))
+        return self.named(best[np.argsort(-cosines[best], kind="stable")].tolist())
+
     def _predict(self, rows: list[int], n: int) -> Listed:
         if not rows:
             return [], np.zeros(0, np.float32)

@@ -4,8 +4,8 @@ Both shards fold it: the online one for its answers, the fine-tuner for its sequ
 that a first candidate is compared with.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,10 @@ from learners.next_item.judgement import list_length, without_item
 from learners.next_item.members import KINDS
 from learners.next_item.recent import Recent
 from learners.next_item.traits import Traits
-from learners.protocol import Context, Listed, NextItem, Question, top
+from learners.protocol import Context, Listed, NextItem, Question, Scores, top
+
+Allows: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
+"""Returns which slots are allowed. Shape: as the slots"""
 
 
 class ItemStep(NamedTuple):
@@ -47,8 +50,17 @@ class AcceptsLateItems(Protocol):
         """Add items; `attributes_of` returns the attributes of any items."""
 
 
+class Forgets(Protocol):
+    """A table by slots of the catalogue."""
+
+    def forget(self, slots: Sequence[int], /) -> None:
+        """Delete what is stored for these slots, which will be reused for other items."""
+
+
 class Browsing:
     """Catalogue, contexts, fast learners, traits and attributes, updated together.
+
+    `dependants` are other tables by the catalogue's slots.
 
     Args:
         items_max: items that the catalogue may hold.
@@ -64,6 +76,7 @@ class Browsing:
         self.choices = Choices()
         self.traits = Traits()
         self.attributes = Attributes()
+        self.dependants: list[Forgets] = []
 
     def learn(self, event: Event) -> list[str]:
         """Learn the steps of an event; return the items of those that all shoppers' learners learned, in order."""
@@ -147,7 +160,8 @@ class Browsing:
     def _forget(self, evicted: Sequence[int]) -> None:
         """Delete what is stored for slots that the catalogue has evicted."""
         if evicted:
-            for table in (self.contexts, self.recent, self.choices):
+            tables: list[Forgets] = [self.contexts, self.recent, self.choices, *self.dependants]
+            for table in tables:
                 table.forget(evicted)
             for member in self.members.values():
                 member.forget(evicted)
@@ -182,16 +196,23 @@ class Browsing:
         item = self.catalogue.item
         return [item(slot) for slot in slots]
 
-    def lists(self, context: Context) -> dict[str, Listed]:
+    def lists(self, context: Context, allows: Allows | None = None) -> dict[str, Listed]:
         """Return each fast learner's best candidates for a context: item ids and scores, best first.
 
         The item viewed last is left out, because a repeated view of it is not a step
         (`learners.next_item.contexts.steps`).
+
+        Args:
+            allows: returns which slots may be candidates; None: all may.
         """
         last = self.last(context)
         found = {}
         for name, member in self.members.items():
-            slots, scores = top(member.predict(context), list_length + 1)
+            candidates = member.predict(context)
+            if allows is not None:
+                kept = allows(candidates.slots)
+                candidates = Scores(candidates.slots[kept], candidates.scores[kept])
+            slots, scores = top(candidates, list_length + 1)
             found[name] = without_item((self.ids(slots.tolist()), scores), last)
         return found
 

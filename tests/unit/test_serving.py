@@ -38,8 +38,8 @@ from headrace.topics import EVENTS, ITEMS, Shard
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import Placement
 from learners.family import Family, Merges, Moment, NoSettings
-from learners.next_item.answering import RecommendationQuery
-from learners.next_item.family import NextItemFamily, NextItemSettings
+from learners.next_item.family import NextItemSettings
+from learners.next_item.questions import RecommendationQuery
 from learners.shop import MakeShop
 from learners.shop import Shop as Fold
 from serving.answers import Answers, ServedArtifact
@@ -235,7 +235,7 @@ def test_a_shopper_is_asked_for_by_the_shop_s_own_id(shop: Shop, tmp_path: Path)
     following.start()
 
     def asked(shopper: str) -> dict[str, Any]:
-        found = answers.answer(route, RecommendationQuery(shopper, 2))
+        found = answers.answer(route, RecommendationQuery(shopper=shopper, n=2))
         return found or {}
 
     until(lambda: bool(asked("ann")), "it answers")
@@ -378,7 +378,7 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     shop.view(("ann", "a1"), ("ann", "b1"), ("ann", "a-before"))
     log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
     answers = Answers(log, blobs, ONLINE, SECTIONS, ServingMetrics())
-    (route,) = [route for route, family in answers.routes.items() if family == "next_item"]
+    (route,) = [route for route in answers.routes if route.query is RecommendationQuery]
     thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
     thread.start()
 
@@ -387,7 +387,7 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
         return list(served.in_use.artifact.late_items) if served and served.in_use else []
 
     def recommended(shopper: str) -> list[str]:
-        answer = answers.answer(route, RecommendationQuery(shopper, 5))
+        answer = answers.answer(route, RecommendationQuery(shopper=shopper, n=5))
         return [one.item_id for one in answer["items"]] if answer else []
 
     until(lambda: late_items() == ["a-before"], "the model was not told when it was loaded")
@@ -451,7 +451,7 @@ def test_a_state_that_differs_from_its_shards_is_restored(shop: Shop, tmp_path: 
     metrics, stop = ServingMetrics([kind.surface for kind in ONLINE.kinds]), threading.Event()
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
     answers = Answers(log, Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, metrics, compare_s=0.0)
-    (route,) = [route for route, family in answers.routes.items() if family == "next_item"]
+    (route,) = [route for route in answers.routes if route.query is RecommendationQuery]
     thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
 
     def follower() -> Follower[Fold]:
@@ -464,7 +464,7 @@ def test_a_state_that_differs_from_its_shards_is_restored(shop: Shop, tmp_path: 
     def learn_until(condition: Callable[[], bool], what: str) -> None:
         def met() -> bool:
             shop.view(("ann", f"i{shop.loop.number % 5}"))
-            assert answers.answer(route, RecommendationQuery("ann", 5))
+            assert answers.answer(route, RecommendationQuery(shopper="ann", n=5))
             return condition()
 
         until(met, what)
@@ -492,7 +492,7 @@ def test_this_visit_is_known_though_who_asks_names_no_session(shop: Shop) -> Non
         data = Data([Item(item)], session_id=visit)
         fold.learn(Event(f"n{n}", "t", "view_item", at(START_MS + n), data, "1.0", "ann", START_MS + n), 0, n)
     family = next_item(fold)
-    assert family.prompt("ann", START_MS + 9) == ["c", "d", "a"]
+    assert family.browsing.prefix(family.browsing.contexts.newest("ann", START_MS + 9)) == ["c", "d", "a"]
     assert family.recommend("ann", START_MS + 9, 5) == [], "all were seen just now, whatever the session is named"
     assert [item for item, _ in family.recommend("bob", START_MS + 9, 5)][:1] == ["a"]
 
@@ -535,7 +535,7 @@ def test_a_mistake_of_ours_is_answered_as_json_and_counted(
     def fail(*_: Any) -> None:
         raise AssertionError("an invariant is broken for shopper-1")
 
-    monkeypatch.setattr(NextItemFamily, "choose", fail)
+    monkeypatch.setattr("learners.next_item.answering.Answering._list", fail)
     found = client.get("/v1/recommendations/shopper-1?n=3")
     assert (found.status_code, found.headers["content-type"]) == (500, "application/problem+json")
     assert found.json()["detail"] == "the server's log has the cause"
