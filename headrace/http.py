@@ -195,6 +195,8 @@ def parse_body(query: type[Q], body: bytes, parameters: Mapping[str, str]) -> Q:
 
 def _plain(kind: Any) -> msgspec.inspect.Type:
     info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.UnionType):  # of a type and None
+        info = next(one for one in info.types if not isinstance(one, msgspec.inspect.NoneType))
     return info.type if isinstance(info, msgspec.inspect.Metadata) else info
 
 
@@ -204,20 +206,22 @@ def bounds_text(kind: Any) -> str:
     >>> from typing import Annotated
     >>> bounds_text(Annotated[str, msgspec.Meta(min_length=1, max_length=9)])
     '1 to 9 characters'
+    >>> bounds_text(Annotated[float, msgspec.Meta(ge=0, le=9.5)] | None)
+    '0 to 9.5'
     """
     info = _plain(kind)
     if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
         low = info.ge if info.ge is not None else info.gt
         high = info.le if info.le is not None else info.lt
         if low is not None and high is not None:
-            return f"{low} to {high}"
+            return f"{low:,} to {high:,}"
         return "a number" if low is None else f"a number from {low}"
     if isinstance(info, msgspec.inspect.StrType) and info.max_length is not None:
         return f"{info.min_length or 0} to {info.max_length} characters"
     if isinstance(info, msgspec.inspect.ListType) and info.max_length is not None:
         return f"{info.min_length or 0} to {info.max_length} values"
     if isinstance(info, msgspec.inspect.LiteralType):
-        return " or ".join(map(str, info.values))
+        return " or ".join(str(value) or "empty" for value in info.values)
     return "another value"
 
 

@@ -370,9 +370,11 @@ def serving() -> str:
         [f"`{fresh['behind_s']}`", "number", "Seconds since the answers last included everything that was committed."],
     ]  # fmt: skip
     lines = [_FRAME, *_table(["field", "type", "what"], added)]
+    documented: dict[type[Struct], str] = {}
     for kind in _asked():
         for route in kind.surface.routes:
-            lines += ["", f"## `{route.method} {route.path}`", "", *_route(kind, route)]
+            title = f"`{route.method} {route.path}`"
+            lines += ["", f"## {title}", "", *_route(kind, route, documented.setdefault(route.answer, title))]
     return _page(lines)
 
 
@@ -380,8 +382,12 @@ def _asked() -> list[type[Family]]:
     return [kind for kind in FAMILIES if kind.surface.routes]
 
 
-def _route(kind: type[Family], route: Route) -> list[str]:
-    """Return the documentation of a route: its parameters with their bounds, and the fields of its answer."""
+def _route(kind: type[Family], route: Route, documented: str) -> list[str]:
+    """Return the documentation of a route: its parameters with their bounds, and the fields of its answer.
+
+    Args:
+        documented: the title of the first route with an answer of this type, which has the fields.
+    """
     parameters = []
     fields = {field.name: field for field in msgspec.structs.fields(route.query)}
     for one in settings_of(route.query):
@@ -394,17 +400,23 @@ def _route(kind: type[Family], route: Route) -> list[str]:
     answer = inspect.type_info(route.answer)
     assert isinstance(answer, inspect.StructType)
     described = list(dict.fromkeys(_documented(answer)))
+    each = "Each line" if route.streams else "The answer"
+    fields_of_answer = [
+        *(f"- {text}" for text in described), "",
+        *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(answer))),
+    ]  # fmt: skip
+    if documented != f"`{route.method} {route.path}`":
+        fields_of_answer = [f"{each} has the fields of that of {documented}."]
     return [
         f"{route.doc} Of the family [`{kind.name}`](families.md#{kind.name}).",
         "",
-        *([f"    {call}", "", "```json", shown, "```", ""] if path else []),
+        *([f"    {call}", ""] if path else []),
+        *(["```json", shown, "```", ""] if shown else []),
         *(f"- {note}" for note in route.notes),
         *([""] if route.notes else []),
         *_table(["parameter", "in", "value", "default", "what"], parameters),
         "",
-        *(f"- {text}" for text in described),
-        "",
-        *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(answer))),
+        *fields_of_answer,
     ]
 
 

@@ -60,8 +60,12 @@ class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Texts, Meta(max_length=50, description="Only items of one of these categories, or below it; may be repeated.")
     ] = []
     brand: Annotated[Texts, Meta(max_length=50, description="Only items of one of these brands; may be repeated.")] = []
-    price_min: Annotated[float, Meta(ge=0, le=1e9, description="Least price, in the shop's currency.")] | None = None
-    price_max: Annotated[float, Meta(ge=0, le=1e9, description="Highest price, in the shop's currency.")] | None = None
+    price_min: (
+        Annotated[float, Meta(ge=0, le=1_000_000_000, description="Least price, in the shop's currency.")] | None
+    ) = None
+    price_max: (
+        Annotated[float, Meta(ge=0, le=1_000_000_000, description="Highest price, in the shop's currency.")] | None
+    ) = None
     availability: Annotated[
         Literal["", "in_stock"],
         Meta(
