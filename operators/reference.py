@@ -12,7 +12,7 @@ from textwrap import wrap
 from typing import Any, Final, get_args
 
 import msgspec
-from msgspec import inspect
+from msgspec import Struct, inspect
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 

@@ -20,6 +20,7 @@ shown_max: Final = 1_000
 _mark_bytes: Final = 5
 """Length of the hash by which a page remembers an item; two of 1,000 items are equal once in two million times."""
 
+Amount: TypeAlias = Annotated[float, Meta(ge=0, le=1_000_000_000)]
 Texts: TypeAlias = list[Annotated[str, Meta(max_length=10_000)]]
 ItemId: TypeAlias = Annotated[Id, Meta(description="The item's id, percent-encoded.")]
 ShopperId: TypeAlias = Annotated[
