@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -12,9 +12,11 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import compile_path
 
+from headrace.direct import DirectRoute
 from headrace.errors import Misconfigured
+from headrace.exchange import question_bytes_max
 from headrace.problem import Code, Problem
 from headrace.surface import Refused
 
@@ -35,6 +37,9 @@ class _RestOfPath(Convertor[str]):
 
 
 register_url_convertor("whole", _RestOfPath())
+_TOO_LARGE: Final = Problem(
+    "too-large", f"wanted a body of at most {question_bytes_max} bytes, found more", closes=True
+)
 
 
 class RequestCounter(Protocol):
@@ -50,30 +55,25 @@ def json(body: object, status: int = 200) -> Response:
 
 
 def counted_route(
-    requests: RequestCounter, path: str, handler: Callable[[Request], Response], *, quick: bool = False
-) -> Route:
-    """Return a GET route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
+    requests: RequestCounter, path: str, handler: Callable[[Request, bytes], Response], *, method: str = "GET"
+) -> DirectRoute:
+    """Return a route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
 
-    Args:
-        quick: the handler never waits, so it is called by the server's loop; others take one of a few threads, for
-            which they may have to wait.
+    The handler is given the request and its body. It is called in the server's loop, so it must not wait.
     """
 
-    def handle(request: Request) -> Response:
+    def handle(request: Request, body: bytes | None) -> Response:
         began, status = time.perf_counter(), 500
         try:
-            response = handler(request)
+            response = _TOO_LARGE.response() if body is None else handler(request, body)
             status = response.status_code
-        finally:  # an exception counts too; `failure` answers it, and the server logs it
+        finally:  # an exception counts too
             requests.count_request(path, status, time.perf_counter() - began)
         return response
 
-    async def handle_quickly(request: Request) -> Response:
-        return handle(request)
-
     # The requested path is already decoded, %2F too, so an id may contain slashes.
     pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
-    return Route(pattern, handle_quickly if quick else handle, methods=["GET"])
+    return DirectRoute(method, compile_path(pattern)[0], handle)
 
 
 def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Request, Exception], Response]:
@@ -86,12 +86,6 @@ def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Reque
         return Problem(code, f"wanted GET {', '.join(paths[:-1])} or {paths[-1]}").response()
 
     return handle
-
-
-def failure(request: Request, error: Exception) -> Response:
-    """Answer a request whose handler raised an exception, without its text, which may contain data."""
-    # The server closes the connection then: the client must not send another request on it.
-    return Problem("internal", "the server's log has the cause", closes=True).response()
 
 
 def scrape(registry: CollectorRegistry) -> Response:

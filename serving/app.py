@@ -6,22 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
-from starlette.applications import Starlette
+import uvloop
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route as HttpRoute
 
 from headrace import watchdog
 from headrace.config import ServeSettings
+from headrace.connection import head_bytes_max
+from headrace.direct import Direct, DirectRoute
 from headrace.errors import BrokenWorld
-from headrace.http import counted_route, error_handler, failure, json, parse_query, scrape
+from headrace.http import counted_route, error_handler, json, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
 from headrace.problem import Problem
 from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
-from headrace.server import head_bytes_max, serving
+from headrace.server import serving
 from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
@@ -40,15 +41,15 @@ _RESTORING: Final = Problem("restoring", "the newest snapshot is being restored"
 
 def make_app(
     followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings, keys: KeyRing | None = None
-) -> Starlette:
-    """Return the application. Its handlers run in threads; `Answers` is thread-safe.
+) -> Direct:
+    """Return the application. Its handlers run in the thread of the server's loop.
 
     Args:
         keys: those with which questions may be asked; None if anybody may.
     """
 
-    def answering(answers: Answers, route: Route) -> HttpRoute:
-        def handle(request: Request) -> Response:
+    def answering(answers: Answers, route: Route) -> DirectRoute:
+        def handle(request: Request, body: bytes) -> Response:
             if keys and (refused := _refused(keys, request)):
                 return refused
             try:
@@ -60,10 +61,10 @@ def make_app(
 
         return counted_route(metrics, route.path, handle)
 
-    def live(request: Request) -> Response:
+    def live(request: Request, body: bytes) -> Response:
         return json({"live": True})
 
-    def ready(request: Request) -> Response:
+    def ready(request: Request, body: bytes) -> Response:
         behind_s = max(answers.behind_s() for answers in followed)
         waiting_s = max(answers.waiting_s() for answers in followed)
         if waiting_s > settings.stale_s_max:
@@ -71,19 +72,15 @@ def make_app(
             return Problem("stale", f"{wanted}, found one of {waiting_s:.1f} s", retry_s=1).response()
         return json({"ready": True, "behind_s": round(behind_s, 3), "waiting_s": round(waiting_s, 3)})
 
-    def metrics_of(request: Request) -> Response:
+    def metrics_of(request: Request, body: bytes) -> Response:
         return scrape(metrics.registry)
 
     questions = [answering(answers, route) for answers in followed for route in answers.routes]
     others = [
-        counted_route(metrics, path, handler, quick=handler is not metrics_of)
-        for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
+        counted_route(metrics, path, handler) for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
     ]
     paths = [*(route.path for answers in followed for route in answers.routes), *HEALTH]
-    refuse = error_handler(metrics, paths)
-    app = Starlette(routes=[*questions, *others], exception_handlers={404: refuse, 405: refuse, 500: failure})
-    app.router.redirect_slashes = False  # a redirect would repeat the request's path and host in a header
-    return app
+    return Direct([*questions, *others], error_handler(metrics, paths))
 
 
 def _refused(keys: KeyRing, request: Request) -> Response | None:
@@ -170,7 +167,7 @@ def run(
 
     def answering() -> None:
         try:
-            asyncio.run(answer())
+            uvloop.run(answer())
         except Exception as error:  # as above
             failures.append(error)
         finally:
