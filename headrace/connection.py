@@ -7,6 +7,7 @@ RFC 9112, "HTTP/1.1".
 import asyncio
 import ssl
 from collections import OrderedDict, deque
+from email.utils import formatdate
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -61,7 +62,7 @@ class Connections:
         self._most, self.observer = connections_max, observer
         self._open: OrderedDict[Connection, None] = OrderedDict()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.date = b""
+        self.tell_date()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -86,6 +87,10 @@ class Connections:
     def leave(self, connection: "Connection") -> None:
         """Note that a connection has ended."""
         self._open.pop(connection, None)
+
+    def tell_date(self) -> None:
+        """Let answers have the date of now."""
+        self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
 
     def end_late(self, now_s: float) -> None:
         """End those whose time is over."""
@@ -232,9 +237,7 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Parse what has come as far as it is wanted, and begin the answer whose turn it is."""
         while self._rest and self._hungry and not self._closing:
-            piece, self._rest = self._rest[:feed_bytes], self._rest[feed_bytes:]
-            if not self._over:
-                self._feed(piece)
+            self._feed()
         if self._closing:
             return
         if self._exchanges and self._writable.is_set():
@@ -261,21 +264,27 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
-    def _feed(self, piece: memoryview) -> None:
-        self._idle_bytes += len(piece)
+    def _feed(self) -> None:
+        """Parse a piece of what has come. Raises what a method that the parser calls has raised by mistake."""
+        piece = self._rest[:feed_bytes]
+        parsed = len(piece)
+        self._idle_bytes += parsed
         try:
-            self._parser.feed_data(piece)
-            if self._idle_bytes > head_bytes_max:
-                raise _NoHttp
+            if not self._over:  # what follows the last request is dropped
+                self._parser.feed_data(piece)
+                if self._idle_bytes > head_bytes_max:
+                    raise _NoHttp
         except httptools.HttpParserUpgrade as offset:
-            self._stay(piece[offset.args[0] :])
+            parsed = offset.args[0]
+            self._stay()
         except (httptools.HttpParserError, _NoHttp) as error:
-            cause = error.__context__
-            if cause is not None and not isinstance(cause, _NoHttp):
-                raise cause from None  # a mistake in what the parser has called
+            mistake = error.__context__
+            if mistake is not None and not isinstance(mistake, _NoHttp):
+                raise mistake from None
             self._refuse()
+        self._rest = self._rest[parsed:]
 
-    def _stay(self, rest: memoryview) -> None:
+    def _stay(self) -> None:
         """Go on with HTTP/1.1 where a client offers another protocol, as Java's does by default.
 
         The parser would leave the body to that protocol, so that a new one reads it.
@@ -284,8 +293,6 @@ class Connection(asyncio.Protocol):
         framing = [pair for pair in self._incoming.scope["headers"] if pair[0] in _FRAMING]
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % pair for pair in framing))
-        if rest:
-            self._feed(rest)
 
     def on_message_begin(self) -> None:
         """Called by the parser, as are the methods below."""
@@ -382,7 +389,8 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     def read_on(self) -> None:
-        self._go_on()
+        if self._rest or not self._reading:
+            self._loop.call_soon(self._go_on)
 
     def spawn(self, task: asyncio.Task[None]) -> None:
         self._all.tasks.add(task)

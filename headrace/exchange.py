@@ -72,12 +72,14 @@ class Exchange:
         gone: whether nobody waits for the answer any more.
     """
 
+    begun = whole = started = done = gone = False
+    _mute = _chunked = False
+    _left = 0  # bytes of the answer's body by its Content-Length
+    _head: tuple[int, Iterable[tuple[bytes, bytes]]]  # of an ASGI answer, until its body begins
+
     def __init__(self, wire: Wire, scope: dict[str, Any], *, keeps: bool = True, expects: bool = False) -> None:
         self._wire, self.scope, self.keeps, self._expects = wire, scope, keeps, expects
-        self.begun = self.whole = self.started = self.done = self.gone = False
         self._body, self._news = bytearray(), asyncio.Event()
-        self._mute = self._chunked = False
-        self._left = 0  # bytes of the answer's body by its Content-Length
 
     @property
     def ready(self) -> bool:

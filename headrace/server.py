@@ -6,7 +6,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from email.utils import formatdate
 from functools import partial
 from typing import Final
 
@@ -64,7 +63,7 @@ async def serving(
 
     async def tick() -> None:
         while True:
-            connections.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+            connections.tell_date()
             connections.end_late(loop.time())
             await asyncio.sleep(tick_s)
 
