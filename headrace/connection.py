@@ -6,14 +6,13 @@ RFC 9112, "HTTP/1.1".
 
 import asyncio
 import ssl
-from collections import OrderedDict, deque
-from email.utils import formatdate
+from collections import deque
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import httptools
-from starlette.responses import Response
 
+from headrace.connections import Connections
 from headrace.exchange import Exchange, FunctionExchange
 
 keep_alive_s: Final = 20.0
@@ -30,82 +29,11 @@ answer_s_max: Final = 20.0
 """Longest time, in seconds, after that for a request to arrive, until it is answered; then its connection is cut."""
 
 
-class Observer(Protocol):
-    """Is told what the server does with connections."""
-
-    def count_turned_away(self) -> None:
-        """Count a connection that was ended, as too many were open, or for slowness."""
-
-    def refuse(self) -> Response:
-        """Count what is no HTTP, and return its answer."""
-
-
 class MakeExchange(Protocol):
     """Makes the exchange of a request that begins to arrive."""
 
     def __call__(self, wire: "Connection", scope: dict[str, Any], *, keeps: bool, expects: bool) -> Exchange:
         """Return the exchange."""
-
-
-class Connections:
-    """The open connections, those without a request in progress in the order in which they became idle.
-
-    Where as many are open as may be, a new one takes the place of the one that has been idle longest, so that whoever
-    holds connections open does not keep others out; only if none is idle, the new one is closed at once.
-
-    Attributes:
-        tasks: those that answer.
-        date: the header `date`, as a line.
-    """
-
-    def __init__(self, connections_max: int, observer: Observer) -> None:
-        self._most, self.observer = connections_max, observer
-        self._open: OrderedDict[Connection, None] = OrderedDict()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.tell_date()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def admit(self, connection: "Connection") -> bool:
-        """Return whether a new connection may stay."""
-        if len(self._open) >= self._most:
-            idle = next((one for one in self._open if not one.busy), None)
-            self.observer.count_turned_away()
-            if idle is None:
-                return False
-            self.leave(idle)
-            idle.cut()
-        self._open[connection] = None
-        return True
-
-    def used(self, connection: "Connection") -> None:
-        """Note that a connection has become idle."""
-        if connection in self._open:
-            self._open.move_to_end(connection)
-
-    def leave(self, connection: "Connection") -> None:
-        """Note that a connection has ended."""
-        self._open.pop(connection, None)
-
-    def tell_date(self) -> None:
-        """Let answers have the date of now."""
-        self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
-
-    def end_late(self, now_s: float) -> None:
-        """End those whose time is over."""
-        for connection in [one for one in self._open if one.deadline_s <= now_s]:
-            connection.end_late()
-
-    def stop(self) -> None:
-        """Let each end after the request that it answers."""
-        for connection in list(self._open):
-            connection.stop()
-
-    def cut(self) -> None:
-        """End all."""
-        for connection in list(self._open):
-            connection.cut()
 
 
 _FRAMING: Final = (b"content-length", b"transfer-encoding")

@@ -11,7 +11,8 @@ from typing import Final
 
 from starlette.types import ASGIApp
 
-from headrace.connection import Connection, Connections, MakeExchange, Observer
+from headrace.connection import Connection, MakeExchange
+from headrace.connections import Connections, Observer
 from headrace.direct import Direct
 from headrace.errors import Misconfigured
 from headrace.exchange import AppExchange, FunctionExchange

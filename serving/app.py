@@ -94,7 +94,7 @@ def _refused(keys: KeyRing, request: Request) -> Response | None:
     return Problem("forbidden", f"wanted a key of the role read or operate, found {key.role}").response()
 
 
-class _Observer:
+class Observer:
     """Counts connections that are ended, and requests that are no HTTP."""
 
     def __init__(self, metrics: ServingMetrics) -> None:
@@ -158,7 +158,7 @@ def run(
 
     async def answer() -> None:
         async with serving(
-            make_app(followed, metrics, settings, keys), listener, _Observer(metrics),
+            make_app(followed, metrics, settings, keys), listener, Observer(metrics),
             connections_max=settings.connections_max, request_s_max=settings.request_s_max,
         ) as connections:  # fmt: skip
             while not stop.is_set():

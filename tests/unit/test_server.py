@@ -26,7 +26,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from headrace.connection import Connection, Connections, feed_bytes, head_bytes_max
+from headrace.connection import Connection, feed_bytes, head_bytes_max
+from headrace.connections import Connections
 from headrace.direct import Direct, DirectRoute
 from headrace.exchange import FunctionExchange, dropped_bytes_max, question_bytes_max
 from headrace.http import counted_route, error_handler, listen
@@ -563,6 +564,7 @@ def test_few_requests_are_parsed_while_one_waits() -> None:
         until(lambda: bool(running.connections.tasks), "the first has begun")
         time.sleep(0.1)
         (one,) = running.connections._open
+        assert isinstance(one, Connection)
         assert len(one._exchanges) <= 2 * feed_bytes / len(NEXT)
         assert not one._transport.is_reading()
         answer.set()
