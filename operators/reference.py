@@ -29,7 +29,8 @@ from headrace.config import (
 )
 from headrace.errors import Misconfigured
 from headrace.events import EventType
-from headrace.http import body_bytes_max, bounds_text
+from headrace.exchange import question_bytes_max
+from headrace.http import bounds_text
 from headrace.metrics import (
     LABELS,
     ArchiveMetrics,
@@ -339,7 +340,7 @@ The last parameter of a path is the rest of the path, percent-encoded; it may co
 | 400 | the body is no JSON object of the parameters |
 | 401, 403 | with [`require_key`](settings.md#serve): no key that works, or one that does not allow this |
 | 404, 405 | another path or method; the text names those that exist |
-| 408, 413, 415 | a body that takes too long, has over {body_bytes_max >> 20} MiB, or is compressed, but not in gzip |
+| 413 | the body has over {question_bytes_max >> 20} MiB |
 | 503 | the newest snapshot is being restored |
 
 Errors are problem documents (RFC 9457): `type`, `title`, `status`, `detail`. A `shopper` is the shop's own id, or as it

@@ -6,22 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
-from starlette.applications import Starlette
+import uvloop
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route as HttpRoute
 
 from headrace import watchdog
 from headrace.config import ServeSettings
+from headrace.connection import head_bytes_max
+from headrace.direct import Direct, DirectRoute
 from headrace.errors import BrokenWorld
-from headrace.http import counted_route, error_handler, failure, json, json_lines, parse_body, parse_query, scrape
+from headrace.http import counted_route, error_handler, json, json_lines, parse_body, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
 from headrace.problem import Problem
 from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
-from headrace.server import head_bytes_max, serving
+from headrace.server import serving
 from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
@@ -41,14 +42,14 @@ _RESTORING: Final = Problem("restoring", "the newest snapshot is being restored"
 
 def make_app(
     followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings, keys: KeyRing | None = None
-) -> Starlette:
+) -> Direct:
     """Return the application. Its handlers run in the event loop's thread, which answers while no other thread folds.
 
     Args:
         keys: those with which questions may be asked; None if anybody may.
     """
 
-    def answering(answers: Answers, route: Route) -> HttpRoute:
+    def answering(answers: Answers, route: Route) -> DirectRoute:
         def handle(request: Request, body: bytes) -> Response:
             if keys and (refused := _refused(keys, request)):
                 return refused
@@ -66,7 +67,7 @@ def make_app(
                 return Problem("bad-query", str(refused)).response()
             return json(answer) if answer else _RESTORING.response()
 
-        return counted_route(metrics, route.path, handle, method=route.method, request_s_max=settings.request_s_max)
+        return counted_route(metrics, route.path, handle, method=route.method)
 
     def live(request: Request, body: bytes) -> Response:
         return json({"live": True})
@@ -87,10 +88,7 @@ def make_app(
         counted_route(metrics, path, handler) for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
     ]
     asked = [(route.method, route.path) for answers in followed for route in answers.routes]
-    refuse = error_handler(metrics, [*asked, *(("GET", path) for path in HEALTH)])
-    app = Starlette(routes=[*questions, *others], exception_handlers={404: refuse, 405: refuse, 500: failure})
-    app.router.redirect_slashes = False  # a redirect would repeat the request's path and host in a header
-    return app
+    return Direct([*questions, *others], error_handler(metrics, [*asked, *(("GET", path) for path in HEALTH)]))
 
 
 def _refused(keys: KeyRing, request: Request) -> Response | None:
@@ -104,7 +102,7 @@ def _refused(keys: KeyRing, request: Request) -> Response | None:
     return Problem("forbidden", f"wanted a key of the role read or operate, found {key.role}").response()
 
 
-class _Observer:
+class Observer:
     """Counts connections that are ended, and requests that are no HTTP."""
 
     def __init__(self, metrics: ServingMetrics) -> None:
@@ -171,7 +169,7 @@ def run(
 
     async def answer() -> None:
         async with serving(
-            make_app(followed, metrics, settings, keys), listener, _Observer(metrics),
+            make_app(followed, metrics, settings, keys), listener, Observer(metrics),
             connections_max=settings.connections_max, request_s_max=settings.request_s_max,
         ) as connections:  # fmt: skip
             turns.attach(asyncio.get_running_loop())
@@ -184,7 +182,7 @@ def run(
 
     def answering() -> None:
         try:
-            asyncio.run(answer())
+            uvloop.run(answer())
         except Exception as error:  # as above
             failures.append(error)
         finally:
