@@ -3,15 +3,16 @@
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
 from headrace.rules import RuleSet, Seen
 from headrace.surface import Now, Refused
+from learners.desk.family import Desk
 from learners.next_item import ranking
 from learners.next_item.contexts import pushed, steps_of
-from learners.next_item.history import Facts
+from learners.next_item.history import Facts, History
 from learners.next_item.questions import (
     BatchQuery,
     CartQuery,
@@ -26,13 +27,11 @@ from learners.next_item.questions import (
     Wanted,
     items_in,
 )
-from learners.next_item.ranking import PINNED, Ask, Candidates, Mask, Reason, first_max
+from learners.next_item.ranking import PINNED, Ask, Candidates, Learned, Mask, Reason, first_max
+from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import EXCLUDE, Answer, Rules
 from learners.next_item.shelf import Shelf
 from learners.protocol import Context
-
-if TYPE_CHECKING:
-    from learners.next_item.family import NextItemFamily
 
 hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
@@ -116,13 +115,19 @@ class _Want(NamedTuple):
 
 
 class Answering:
-    """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold."""
+    """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold.
 
-    def __init__(self, family: "NextItemFamily") -> None:
-        self._family = family
-        self._shelf = Shelf(
-            family.browsing.catalogue, family.history, family.browsing.traits, family.desk
-        )  # fmt: skip
+    Args:
+        desk: None where the shard has none.
+        n_max: most items of a list.
+    """
+
+    def __init__(
+        self, learned: Learned, history: History, rulebook: Rulebook, desk: Desk | None, *, n_max: int
+    ) -> None:  # fmt: skip
+        self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
+        browsing = learned.browsing
+        self._shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
 
     # The routes
 
@@ -183,7 +188,7 @@ class Answering:
     def rerank(self, query: RerankQuery, now: Now) -> ItemList:
         """Return given items in the order in which a shopper is likely to want them."""
         shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
-        rules = self._family.rulebook.of(query.placement)
+        rules = self._rulebook.of(query.placement)
         # Search results must not lack what was just seen, unless a rule says so.
         seen = rules.stated.seen or Seen(leave_out=False)
         gone = self._gone(shopper, now.time_ms, rules.stated, seen, query.events, ())
@@ -225,15 +230,14 @@ class Answering:
         return self._chosen(want, self._ask(Now(time_ms, artifact=model), shopper), [])[0]
 
     def _check_n(self, n: int) -> None:
-        most = self._family.settings.recommendations_max
-        if n > most:
-            raise Refused(f"n: wanted 1 to {most}, found {n}")
+        if n > self._n_max:
+            raise Refused(f"n: wanted 1 to {self._n_max}, found {n}")
 
     def _ask(
         self, now: Now, shopper: str = _NOBODY, events: Sequence[Happened] = (), on_item: str = ""
     ) -> Ask:  # fmt: skip
         """Return for whom a list is made. Events of the request are the whole visit; what was before it stays known."""
-        browsing = self._family.browsing
+        browsing = self._learned.browsing
         context = browsing.contexts.newest(shopper, now.time_ms)
         if events:
             items, start = list(context.items[: context.start]), context.start
@@ -256,7 +260,7 @@ class Answering:
         events: Sequence[Happened] = (), *, items: Sequence[str] = (), on_item: str = "", taken: Collection[str] = (),
     ) -> ItemList:  # fmt: skip
         self._check_n(query.n)
-        rules = self._family.rulebook.of(query.placement)
+        rules = self._rulebook.of(query.placement)
         exclude = [*items_in(query.exclude), *items, *taken, *([on_item] if on_item else [])]
         gone = self._gone(shopper, ask.time_ms, rules.stated, rules.stated.seen or Seen(), events, exclude)
         want = _Want(
@@ -304,14 +308,14 @@ class Answering:
         return answer, candidates
 
     def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Candidates:
-        family, shelf = self._family, self._shelf
+        learned, shelf = self._learned, self._shelf
         if kind == "reranked":
-            return ranking.reranked(family, shelf, ask, allowed, items)
+            return ranking.reranked(learned, shelf, ask, allowed, items)
         if kind == "similar":
-            return ranking.similar(family, shelf, ask, allowed, items[0])
+            return ranking.similar(learned, shelf, ask, allowed, items[0])
         if kind == "bought_together":
-            return ranking.bought_together(family, shelf, ask, allowed, items)
-        return _KINDS[kind](family, shelf, ask, allowed)
+            return ranking.bought_together(learned, shelf, ask, allowed, items)
+        return _KINDS[kind](learned, shelf, ask, allowed)
 
     def _applied(self, want: _Want, candidates: Candidates, allowed: Mask | None) -> Answer:
         shown, shelf = want.shown, self._shelf
@@ -331,7 +335,7 @@ class Answering:
         exclude: Collection[str],
     ) -> dict[str, str]:  # fmt: skip
         """Return the items that a shopper must not get at a shop time, each with the name of the rule."""
-        browsing, history, gone = self._family.browsing, self._family.history, dict[str, str]()
+        browsing, history, gone = self._learned.browsing, self._history, dict[str, str]()
         if rules.bought and rules.bought.leave_out:
             days = rules.bought.again_after_days
             after_ms = None if days is None else time_ms - int(days * day_ms)

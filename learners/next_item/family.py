@@ -30,6 +30,7 @@ from learners.next_item.history import History
 from learners.next_item.history import from_version_1 as history_from_version_1
 from learners.next_item.judgement import Pooled
 from learners.next_item.members import KINDS
+from learners.next_item.ranking import Learned
 from learners.next_item.routes import ROUTES
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.together import Together
@@ -172,7 +173,10 @@ class NextItemFamily(Family):
     def answering(self) -> Answering:
         """What answers requests from this fold."""
         if self._answering is None:
-            self._answering = Answering(self)
+            learned = Learned(self.browsing, self.blend, self.together)
+            self._answering = Answering(
+                learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
+            )
         return self._answering
 
     def recommend(self, shopper: str, time_ms: int, n: int, model: Any = None) -> list[tuple[str, float]]:
