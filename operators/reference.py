@@ -63,7 +63,7 @@ from operators.cli.look import watch_s
 from operators.doctor.examination import CHECKS, LOG, SETTINGS, deadline_s
 from operators.doctor.finding import Finding, newest_entries
 from operators.status import Status, newest_max
-from serving.answers import Freshness
+from serving.freshness import Freshness
 
 WRITTEN: Final = "Written by `python -m operators.reference`."
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import structlog
 import uvloop
 from starlette.requests import Request
@@ -26,10 +27,12 @@ from headrace.server import serving
 from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
+from learners.family import Family
 from serving.answers import Answers
+from serving.openapi import OPEN, document
 from serving.turns import Turns
 
-HEALTH: Final = ("/health/live", "/health/ready", "/metrics")
+OTHERS: Final = tuple(path for path, *_ in OPEN)
 tick_s: Final = 0.1
 """Time, in seconds, between two looks at whether to stop."""
 hung_s: Final = 60.0
@@ -83,12 +86,21 @@ def make_app(
     def metrics_of(request: Request, body: bytes) -> Response:
         return scrape(metrics.registry)
 
+    described = msgspec.json.encode(document(one for answers in followed for one in _declared(answers)))
+
+    def openapi(request: Request, body: bytes) -> Response:
+        return Response(described, media_type="application/json")
+
     questions = [answering(answers, route) for answers in followed for route in answers.routes]
-    others = [
-        counted_route(metrics, path, handler) for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
-    ]
+    handlers = (live, ready, metrics_of, openapi)
+    others = [counted_route(metrics, path, handler) for path, handler in zip(OTHERS, handlers, strict=True)]
     asked = [(route.method, route.path) for answers in followed for route in answers.routes]
-    return Direct([*questions, *others], error_handler(metrics, [*asked, *(("GET", path) for path in HEALTH)]))
+    return Direct([*questions, *others], error_handler(metrics, [*asked, *(("GET", path) for path in OTHERS)]))
+
+
+def _declared(answers: Answers) -> Iterator[tuple[type[Family], Route]]:
+    for route, family in answers.kinds.items():
+        yield family, route
 
 
 def _refused(keys: KeyRing, request: Request) -> Response | None:
