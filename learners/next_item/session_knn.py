@@ -90,7 +90,7 @@ class SessionKnn:
     def predict(self, context: Context) -> Scores:
         """Return the items of the most similar sessions; nothing for an empty session."""
         items = context.items[max(context.start, len(context.items) - self.prefix_max) :]
-        rows, steps, similarity = self._neighbours(items, context.session)
+        rows, similarity, steps = self._neighbours(items, context.session)
         if not len(rows):
             return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
         votes = similarity * self._weights.take(steps) * (1.0 + _newest_bonus / len(rows) * np.arange(len(rows)))
@@ -107,40 +107,40 @@ class SessionKnn:
 
     def _neighbours(
         self, items: Sequence[int], session: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         """Return the sessions that are most similar to a session with these items, the oldest first.
 
         Shapes:
-            returns rows of the ring, steps back to the newest shared item, similarities: (up to k,) each
+            returns rows of the ring, similarities, steps back to the newest shared item: (up to k,) each
         """
         steps_back: dict[int, int] = {}
         for back, item in enumerate(reversed(items)):
-            steps_back.setdefault(item, back)
+            if item in self._index:
+                steps_back.setdefault(item, back)
+        if not steps_back:
+            return _NO_ROWS, np.empty(0), _NO_ROWS
         # The oldest item first, so that a session's last posting is that of the newest item that it shares.
-        found = [
-            (np.frombuffer(posting, np.int64)[-self.candidates_max :], back)
-            for item, back in reversed(steps_back.items())
-            if (posting := self._index.get(item)) is not None
-        ]
-        if not found:
-            return _NO_ROWS, _NO_ROWS, np.empty(0)
-        numbers = np.concatenate([posting for posting, _ in found])
-        steps = np.repeat([back for _, back in found], [len(posting) for posting, _ in found])
+        shared, steps = [*steps_back][::-1], np.array([*steps_back.values()][::-1])
+        postings = [np.frombuffer(self._index[item], np.int64)[-self.candidates_max :] for item in shared]
+        ends = np.cumsum([len(posting) for posting in postings])
+        numbers = np.concatenate(postings)
         rows = numbers & (self.sessions_max - 1)
         is_kept = self._numbers.take(rows) == numbers
         if not is_kept.all():
-            numbers, steps, rows = numbers[is_kept], steps[is_kept], rows[is_kept]
+            numbers, rows = numbers[is_kept], rows[is_kept]
+            ends = np.cumsum(is_kept)[ends - 1]
         last = self._equal_rows.last_places(rows)
-        distinct = (last == np.arange(len(last))).nonzero()[0]
-        numbers = numbers.take(distinct)
+        places = (last == np.arange(len(last))).nonzero()[0]
+        numbers = numbers.take(places)
         numbers[numbers == session] = _empty
         newest = (numbers >= max(0, _least(numbers, self.candidates_max))).nonzero()[0]
-        numbers, distinct = numbers.take(newest), distinct.take(newest)
-        shared = np.bincount(last, self._weights.take(steps)).take(distinct)
-        rows, steps = rows.take(distinct), steps.take(distinct)
-        similarity = shared / np.sqrt(self._lengths.take(rows))
+        numbers, places = numbers.take(newest), places.take(newest)
+        weights = np.repeat(self._weights.take(steps), np.diff(ends, prepend=0))
+        rows = rows.take(places)
+        similarity = np.bincount(last, weights).take(places) / np.sqrt(self._lengths.take(rows))
         chosen = numbers.argsort() if len(rows) <= self.k else self._most_similar(similarity, numbers)
-        return rows.take(chosen), steps.take(chosen), similarity.take(chosen)
+        steps = steps.take(np.searchsorted(ends, places.take(chosen), side="right"))
+        return rows.take(chosen), similarity.take(chosen), steps
 
     def _most_similar(self, similarity: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return the places of the k most similar of more sessions, of equal ones the newest, the oldest first."""
