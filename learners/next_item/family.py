@@ -34,7 +34,7 @@ from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_o
 from learners.next_item.choices import TAKEN_BACK_BY
 from learners.next_item.contexts import CHOICE_EVENTS, VIEW_EVENTS
 from learners.next_item.history import History
-from learners.next_item.judgement import Pooled, list_length, pool
+from learners.next_item.judgement import list_length
 from learners.next_item.members import KINDS
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import Answer, Rules
@@ -177,14 +177,10 @@ class NextItemFamily(Family):
         context = self.browsing.contexts.newest(shopper, time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = context._replace(start=0)
-        lists = self.browsing.lists(context)
-        if deep is not None:
-            lists[DEEP] = deep
-        pooled = pool(lists)
-        remembered = self.browsing.ids(context.items)
-        traits = self.browsing.traits_of(pooled.candidates, remembered, context.start, time_ms)
-        best = top(self.blended(pooled, len(context.items) - context.start, traits), len(pooled.candidates))
-        named = [(pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True)]
+        candidates = self.browsing.candidates(context, deep)
+        traits = self.browsing.traits.of(candidates.slots, context)
+        best = self.blended(candidates.lists, len(context.items) - context.start, traits)
+        named = candidates.named(top(best, len(candidates.slots)), self.browsing.catalogue)
         shelf = Shelf(self.browsing, self.history, self._desk if isinstance(self._desk, Desk) else None)
         gone = shelf.gone(shopper, time_ms, rules.stated, exclude)
         return rules.apply(named, shelf.more(context), shelf.facts, gone, n)
@@ -193,9 +189,9 @@ class NextItemFamily(Family):
         """Return the deep model's input for a shopper; it is empty for a shopper without a context."""
         return self.browsing.prefix(self.browsing.contexts.newest(shopper, time_ms))
 
-    def blended(self, pooled: Pooled, prefix: int, traits: NDArray[np.uint8]) -> Scores:
-        """Return the blend's scores of pooled candidates with these traits (`Browsing.traits_of`)."""
-        return self.blend.predict(pooled.lists, prefix, traits.__getitem__)
+    def blended(self, lists: Mapping[str, Scores], prefix: int, traits: NDArray[np.uint8]) -> Scores:
+        """Return the blend's scores of pooled candidates, whose slots are indices into their traits."""
+        return self.blend.predict(lists, prefix, traits.__getitem__)
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has a context, or a history."""

@@ -82,7 +82,7 @@ class Names:
         codes = self._codes.take(self._words.take(mine, axis=0).T)
         self._codes[flat] = 0
         found = np.zeros((len(theirs), len(mine)))
-        shared = codes.any(axis=0).nonzero()[0]  # names that share a word with one of theirs
+        shared = np.flatnonzero(codes.any(axis=0))  # names that share a word with one of theirs
         if len(shared):
             products = table.take(codes.take(shared, axis=1), axis=1) * self._weights_of(mine.take(shared)).T
             while products.shape[1] > 1:  # pairs of pairs, as numpy adds eight numbers in a row
