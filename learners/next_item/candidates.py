@@ -29,9 +29,12 @@ class Candidates(NamedTuple):
 
     def named(self, ranked: Scores, catalogue: Catalogue) -> list[tuple[str, float]]:
         """Return the item ids and the scores of ranked candidates, whose slots are indices into `slots`."""
-        items = catalogue.items_at(self.slots.take(ranked.slots).tolist())
+        slots = self.slots.take(ranked.slots).tolist()
         if self.unknown:
-            items = [self.unknown.get(index, item) for index, item in zip(ranked.slots.tolist(), items, strict=True)]
+            indices = zip(ranked.slots.tolist(), slots, strict=True)
+            items = [self.unknown[index] if slot < 0 else catalogue.item(slot) for index, slot in indices]
+        else:
+            items = catalogue.items_at(slots)
         return list(zip(items, ranked.scores.tolist(), strict=True))
 
 
