@@ -27,7 +27,7 @@ from learners.next_item.questions import (
     Wanted,
     items_in,
 )
-from learners.next_item.ranking import PINNED, Ask, Candidates, Learned, Mask, Reason, first_max
+from learners.next_item.ranking import PINNED, Ask, Learned, Mask, Ranked, Reason, first_max
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import EXCLUDE, Answer, Rules
 from learners.next_item.shelf import Shelf
@@ -282,7 +282,7 @@ class Answering:
         applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out))
         return ItemList(id_, want.kind, asked, placement, shown, next_page, applied)
 
-    def _chosen(self, want: _Want, ask: Ask, items: Sequence[str]) -> tuple[Answer, Candidates]:
+    def _chosen(self, want: _Want, ask: Ask, items: Sequence[str]) -> tuple[Answer, Ranked]:
         """Return the items that obey the rules.
 
         Rules that forbid much are applied to all candidates before the best ones are taken, if too few of the best ones
@@ -307,7 +307,7 @@ class Answering:
             return Answer(filled.items, answer.left_out | left_out), wider
         return answer, candidates
 
-    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Candidates:
+    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
         learned, shelf = self._learned, self._shelf
         if kind == "reranked":
             return ranking.reranked(learned, shelf, ask, allowed, items)
@@ -317,7 +317,7 @@ class Answering:
             return ranking.bought_together(learned, shelf, ask, allowed, items)
         return _KINDS[kind](learned, shelf, ask, allowed)
 
-    def _applied(self, want: _Want, candidates: Candidates, allowed: Mask | None) -> Answer:
+    def _applied(self, want: _Want, candidates: Ranked, allowed: Mask | None) -> Answer:
         shown, shelf = want.shown, self._shelf
         pool = [one for one in candidates.pool if one[0] not in shown] if len(shown) else candidates.pool
         more = (item for item in candidates.more if item not in shown) if len(shown) else candidates.more
@@ -369,7 +369,7 @@ class Answering:
         return text
 
 
-_KINDS: Final[Mapping[str, Callable[..., Candidates]]] = {
+_KINDS: Final[Mapping[str, Callable[..., Ranked]]] = {
     "recommended": ranking.recommended, "trending": ranking.trending, "new": ranking.new, "popular": ranking.popular,
 }  # fmt: skip
 _WITH_ITEM: Final = frozenset({"similar", "bought_together"})

@@ -28,7 +28,6 @@ from learners.next_item.choices import TAKEN_BACK_BY
 from learners.next_item.contexts import CHOICE_EVENTS, VIEW_EVENTS
 from learners.next_item.history import History
 from learners.next_item.history import from_version_1 as history_from_version_1
-from learners.next_item.judgement import Pooled
 from learners.next_item.members import KINDS
 from learners.next_item.ranking import Learned
 from learners.next_item.routes import ROUTES
@@ -183,9 +182,9 @@ class NextItemFamily(Family):
         """Return the blend's n best items for a shopper, best first, with scores, by the rules of every placement."""
         return self.answering.choose(shopper, time_ms, n, model, self.rulebook.of(EVERY)).items
 
-    def blended(self, pooled: Pooled, prefix: int, traits: NDArray[np.uint8]) -> Scores:
-        """Return the blend's scores of pooled candidates with these traits (`Browsing.traits_of`)."""
-        return self.blend.predict(pooled.lists, prefix, traits.__getitem__)
+    def blended(self, lists: Mapping[str, Scores], prefix: int, traits: NDArray[np.uint8]) -> Scores:
+        """Return the blend's scores of pooled candidates, whose slots are indices into their traits."""
+        return self.blend.predict(lists, prefix, traits.__getitem__)
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has a context, or a history."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from learners.next_item.blend import Blend
 from learners.next_item.browsing import Browsing
-from learners.next_item.judgement import Pooled, list_length, pool
+from learners.next_item.judgement import list_length
 from learners.next_item.popularity import Popularity
 from learners.next_item.shelf import Shelf
 from learners.next_item.together import Together
@@ -50,35 +50,38 @@ class Ask(NamedTuple):
     model: Any = None
 
 
-class Candidates(NamedTuple):
-    """Candidates with scores, best first; further ones without a score; and why an item is among them."""
+class Ranked(NamedTuple):
+    """Ranked with scores, best first; further ones without a score; and why an item is among them."""
 
     pool: Sequence[tuple[str, float]]
     more: Iterable[str]
     why: Callable[[Sequence[str]], list[Reason]]
 
 
-def recommended(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def recommended(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return what the blend ranks for a context; then what is popular.
 
     Args:
         allowed: which rows of the shelf may be candidates; None: all.
     """
     browsing, context = learned.browsing, ask.context
-    lists = browsing.lists(context, None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)])
-    prefix = browsing.prefix(context)
+    prefix, deep = browsing.prefix(context), None
     if ask.model is not None and prefix:
-        lists[DEEP] = _deep(ask.model, prefix, shelf, allowed)
-    pooled = pool(lists)
-    traits = browsing.traits_of(pooled.candidates, browsing.ids(context.items), context.start, ask.time_ms)
+        deep = _deep(ask.model, prefix, shelf, allowed)
+    allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
+    candidates = browsing.candidates(context, deep, allows)
+    traits = browsing.traits.of(candidates.slots, context)
     length = len(context.items) - context.start
-    best = top(learned.blend.predict(pooled.lists, length, traits.__getitem__), len(pooled.candidates))
-    named = [(pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True)]
+    best = top(learned.blend.predict(candidates.lists, length, traits.__getitem__), len(candidates.slots))
+    named = candidates.named(best, browsing.catalogue)
 
     def why(items: Sequence[str]) -> list[Reason]:
-        return _reasons(learned, pooled, context, items, traits)
+        places = dict(zip((item for item, _ in named), best.slots.tolist(), strict=True))
+        ranked = [places[item] for item in items if item in places]
+        members = iter(learned.blend.decisive(candidates.lists, length, ranked, traits.__getitem__))
+        return [_reason(learned, context, item, next(members)) if item in places else POPULAR for item in items]
 
-    return Candidates(named, popular_items(learned, shelf, allowed), why)
+    return Ranked(named, popular_items(learned, shelf, allowed), why)
 
 
 def _deep(model: Any, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
@@ -90,24 +93,16 @@ def _deep(model: Any, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> 
     return [items[place] for place in kept], scores[kept]
 
 
-def _reasons(
-    learned: Learned, pooled: Pooled, context: Context, items: Sequence[str], traits: NDArray[np.uint8]
-) -> list[Reason]:
-    places = {item: place for place, item in enumerate(pooled.candidates)}
-    ranked = [places[item] for item in items if item in places]
-    length = len(context.items) - context.start
-    members = iter(learned.blend.decisive(pooled.lists, length, ranked, traits.__getitem__))
-    found = []
-    for item in items:
-        reason = _MEMBERS.get(next(members), POPULAR) if item in places else POPULAR
-        if reason.code == VIEWED_TOGETHER:
-            slot, member = learned.browsing.catalogue.slot(item), learned.browsing.members[Transitions.name]
-            assert isinstance(member, Transitions)
-            with_slot = None if slot is None else member.because(context, slot)
-            item_of = learned.browsing.catalogue.item
-            reason = SIMILAR_VISITS if with_slot is None else Reason(VIEWED_TOGETHER, item_of(with_slot))
-        found.append(reason)
-    return found
+def _reason(learned: Learned, context: Context, item: str, member: str) -> Reason:
+    """Return the reason for an item that a member has decided about."""
+    reason = _MEMBERS.get(member, POPULAR)
+    if reason.code != VIEWED_TOGETHER:
+        return reason
+    browsing = learned.browsing
+    slot, transitions = browsing.catalogue.slot(item), browsing.members[Transitions.name]
+    assert isinstance(transitions, Transitions)
+    other = None if slot is None else transitions.because(context, slot)
+    return SIMILAR_VISITS if other is None else Reason(VIEWED_TOGETHER, browsing.catalogue.item(other))
 
 
 def popular_items(learned: Learned, shelf: Shelf, allowed: Mask | None) -> Iterator[str]:
@@ -137,12 +132,12 @@ def _in_order(shelf: Shelf, rows: NDArray[np.int64], values: NDArray[np.float64]
     yield from shelf.named(rows[np.lexsort((rows, shelf.slot[rows], -values))].tolist())
 
 
-def popular(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def popular(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return all items, the most popular first."""
-    return Candidates((), popular_items(learned, shelf, allowed), lambda items: [POPULAR] * len(items))
+    return Ranked((), popular_items(learned, shelf, allowed), lambda items: [POPULAR] * len(items))
 
 
-def trending(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def trending(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return the items whose share of the steps rises most significantly; then what is popular."""
     slots, rises = learned.browsing.traits.rises(ask.time_ms)
     rows = shelf.rows_of(slots)
@@ -154,10 +149,10 @@ def trending(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> 
     def why(items: Sequence[str]) -> list[Reason]:
         return [TRENDING if item in names else POPULAR for item in items]
 
-    return Candidates(rising, popular_items(learned, shelf, allowed), why)
+    return Ranked(rising, popular_items(learned, shelf, allowed), why)
 
 
-def new(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def new(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return all items, the one that was first stated or viewed last first; of equal ones, the more popular first."""
 
     def newest() -> Iterator[str]:
@@ -169,10 +164,10 @@ def new(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candi
         order = np.lexsort((rows, -counts, -since_ms))
         yield from shelf.named(rows[order[(counts > 0)[order] | shelf.stated[rows[order]]]].tolist())
 
-    return Candidates((), newest(), lambda items: [NEW] * len(items))
+    return Ranked((), newest(), lambda items: [NEW] * len(items))
 
 
-def bought_together(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Candidates:
+def bought_together(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
     """Return what is bought in one order with items. There are no others."""
     catalogue = learned.browsing.catalogue
     slots = [slot for item in dict.fromkeys(items) if (slot := catalogue.slot(item)) is not None]
@@ -183,10 +178,10 @@ def bought_together(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | No
     def why(companions: Sequence[str]) -> list[Reason]:
         return [Reason(BOUGHT_TOGETHER, items[0]) for _ in companions]
 
-    return Candidates(named, (), why)
+    return Ranked(named, (), why)
 
 
-def similar(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, item: str) -> Candidates:
+def similar(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, item: str) -> Ranked:
     """Return items that stand for an item: viewed with it, near it in the deep model, or like it in name and price.
 
     The three lists are joined by reciprocal rank fusion. Items of its category follow, the most popular first.
@@ -226,7 +221,7 @@ def similar(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, item
     def why(items: Sequence[str]) -> list[Reason]:
         return [Reason(codes.get(one, SAME_CATEGORY), item) for one in items]
 
-    return Candidates(found, more, why)
+    return Ranked(found, more, why)
 
 
 def _like_it(learned: Learned, shelf: Shelf, row: int, siblings: NDArray[np.int64]) -> list[str]:
@@ -247,12 +242,12 @@ def _like_it(learned: Learned, shelf: Shelf, row: int, siblings: NDArray[np.int6
     return shelf.named(siblings[order].tolist())
 
 
-def reranked(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Candidates:
+def reranked(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
     """Return given items in the blend's order; those of which it knows nothing keep their order, behind the others."""
     mask = shelf.mask_of(items)
     found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed)
     wanted = set(items)
-    return Candidates([one for one in found.pool if one[0] in wanted], items, found.why)
+    return Ranked([one for one in found.pool if one[0] in wanted], items, found.why)
 
 
 def _allowed(scores: Scores, shelf: Shelf, allowed: Mask | None) -> Scores:
