@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from headrace.impressions import Shown
 from headrace.topics import Topic
 
 STATE_INDEPENDENT: Final[dict[str, Any]] = {"shapes_state": False}
@@ -116,8 +117,9 @@ class Route(Struct, frozen=True, kw_only=True):
     the type of the body. A parameter `shopper` is the id that the shop knows; `call` is given the name under which
     the fold knows this shopper, and an answer's `shopper` is the id that was asked for. `call(family, query, now)`
     is pure; it raises `Refused` for what the types cannot express. Before it, unless `prompt(family, query, now)`
-    is empty, `ask(artifact, prompt)` runs the family's artifact, while the fold goes on. `example` is a request's
-    path and its answer in JSON, `notes` are sentences for the docs page.
+    is empty, `ask(artifact, prompt)` runs the family's artifact, while the fold goes on. `shows(answer, query)` returns
+    the lists that an answer shows, each with an id, for the topic `impressions`; it states the propensity of each item.
+    `example` is a request's path and its answer in JSON, `notes` are sentences for the docs page.
     """
 
     path: str
@@ -127,6 +129,7 @@ class Route(Struct, frozen=True, kw_only=True):
     call: Callable[[Any, Any, Now], Struct]
     prompt: Callable[[Any, Any, Now], Any] | None = None
     ask: Callable[[Any, Any], Any] | None = None
+    shows: Callable[[Any, Any], Shown | Iterable[Shown] | None] | None = None
     example: tuple[str, str] = ("", "")
     notes: tuple[str, ...] = ()
 

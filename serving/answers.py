@@ -4,7 +4,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from types import TracebackType
 from typing import Any, Final
@@ -16,6 +16,7 @@ from msgspec import Struct
 from headrace.artifacts import Artifacts
 from headrace.clock import Clock, wall_ms
 from headrace.errors import PositionLost, Stopping
+from headrace.impressions import Impression, Shown
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
@@ -27,6 +28,7 @@ from headrace.surface import Now, Route
 from headrace.topics import EVENTS
 from learners.families import Placement
 from learners.shop import MakeShop, Shop
+from serving.impressions import Impressions
 
 poll_s: Final = 0.05
 read_s_max: Final = 1.0
@@ -174,7 +176,7 @@ class ServedArtifact:
 
 
 class Answers:
-    """One shard's answers. One thread follows (`follow`), others answer (`answer`). It never writes.
+    """One shard's answers. One thread follows (`follow`), others answer (`answer`). It writes nothing but impressions.
 
     The version and the artifact are replaced together, so an answer names the artifact that it used.
 
@@ -182,13 +184,15 @@ class Answers:
         compare_s: least time between two comparisons of the state with a snapshot of the shard.
         pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the
             log.
+        impressions: takes what answers show; None: it is not logged.
     """
 
     def __init__(
         self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
         *, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
+        impressions: Impressions | None = None,
     ) -> None:  # fmt: skip
-        self._pseudonyms = pseudonyms
+        self._pseudonyms, self._impressions = pseudonyms, impressions
         self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
         self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
@@ -330,4 +334,21 @@ class Answers:
             body["shopper"] = asked
         if served:
             body["model"] = in_use.version if in_use else ""
+        if route.shows:
+            body["logged"] = self._is_logged(route, route.shows(found, query), query, body.get("model", ""), fresh)
         return {**body, "fresh": fresh}
+
+    def _is_logged(
+        self, route: Route, shown: Shown | Iterable[Shown] | None, query: Struct, model: str, fresh: Freshness
+    ) -> bool:
+        """Offer what an answer shows to the log; return whether it was accepted."""
+        if self._impressions is None:
+            return False
+        shopper, now_ms, shard = getattr(query, "shopper", ""), wall_ms(), self._placement.shard.name
+        return self._impressions.offer([
+            Impression(
+                one.recommendation_id, now_ms, route.path, list(one.items), one.placement, model, shopper, shard,
+                fresh.entry, fresh.newest_event_ms,
+            )
+            for one in ((shown,) if isinstance(shown, Shown) else shown or ())
+        ])  # fmt: skip

@@ -26,6 +26,7 @@ from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
 from serving.answers import Answers
+from serving.impressions import Impressions, flush_s
 
 HEALTH: Final = ("/health/live", "/health/ready", "/metrics")
 tick_s: Final = 0.1
@@ -136,7 +137,12 @@ def run(
             restored a state goes on with it while the log is away. Errors of our own also stop it and are raised.
     """
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
-    followed = [Answers(log, blobs, placement, sections, metrics, pseudonyms=pseudonyms) for placement in asked]
+    queue_max = settings.impressions_queue_max
+    impressions = Impressions(log, metrics, records_max=queue_max) if settings.impressions else None
+    followed = [
+        Answers(log, blobs, placement, sections, metrics, pseudonyms=pseudonyms, impressions=impressions)
+        for placement in asked
+    ]
     failures: list[Exception] = []
 
     def following(answers: Answers) -> Callable[[], None]:
@@ -166,6 +172,8 @@ def run(
         ) as connections:  # fmt: skip
             while not stop.is_set():
                 metrics.connections.set(len(connections))
+                if impressions:
+                    metrics.set_bounds(impressions.bounds())
                 await asyncio.sleep(tick_s)
 
     def answering() -> None:
@@ -176,13 +184,26 @@ def run(
         finally:
             stop.set()
 
+    answered = threading.Event()
+
+    def writing() -> None:
+        try:
+            if impressions:
+                impressions.run(answered)
+        except Exception as error:  # as above
+            failures.append(error)
+            stop.set()
+
     threads = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
     threads.append(threading.Thread(target=answering, name="http", daemon=True))
-    for thread in threads:
+    writer = threading.Thread(target=writing, name="impressions", daemon=True)
+    for thread in [*threads, writer]:
         thread.start()
     stop.wait()
     with watchdog.wait("the threads of the server", hung_s):
         for thread in threads:
             thread.join()
+    answered.set()  # no answer follows, so that the queue is complete
+    writer.join(flush_s + 1.0)  # not longer, as a log that hangs keeps the process from its end
     if failures:
         raise failures[0]

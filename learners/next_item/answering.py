@@ -59,7 +59,7 @@ class AppliedRules(Struct, frozen=True):
 
 
 class Recommendations(Struct, frozen=True):
-    """Recommendations for a shopper. `recommendation_id` is new for each answer, for use in logs of your own."""
+    """Recommendations for a shopper. `recommendation_id` is new for each answer; events name it as what led to them."""
 
     recommendation_id: str
     shopper: str

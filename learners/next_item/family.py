@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headrace.announcement import Announcement, announced, unusable
 from headrace.events import LEARNED_TYPES, Event, Item, Rejection
+from headrace.impressions import Shown, ShownItem
 from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import State
@@ -350,6 +351,11 @@ def _judged_point(one: judgement.Judgement, *, recall: bool) -> tuple[int, float
     return one.time_ms, 1 / one.inclusion, gains
 
 
+def _shown(answer: Recommendations, query: RecommendationQuery) -> Shown:
+    """Return what an answer shows; the ranking is deterministic."""
+    return Shown(answer.recommendation_id, [ShownItem(one.item_id) for one in answer.items], answer.placement)
+
+
 def _ask(model: Any, prompt: Sequence[str]) -> Listed:
     answer: Listed = model.predict([prompt], list_length)[0]
     return answer
@@ -398,6 +404,7 @@ NextItemFamily.surface = Surface(
             call=NextItemFamily.answer,
             prompt=lambda family, query, now: family.prompt(query.shopper, now.time_ms),
             ask=_ask,
+            shows=_shown,
             example=(
                 "/v1/recommendations/shopper-1?n=3",
                 """{
@@ -411,6 +418,7 @@ NextItemFamily.surface = Surface(
   ],
   "rules": {"version": null, "left_out": {"seen": 2}, "left_nothing": []},
   "model": "r0005-fefda4b4",
+  "logged": true,
   "fresh": {"entry": 153, "newest_event_ms": 1738529381084, "behind_s": 0.065}
 }""",
             ),
