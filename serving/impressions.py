@@ -104,7 +104,7 @@ class Impressions:
     def _append(self) -> None:
         """Append the batch. A record that the log refuses for ever is dropped, and the others are written."""
         appender = self._appender = self._appender or self._log.appender()
-        refused = sum(_is_refused(partial(appender.append, record_of(one))) for one in self._batch)
+        refused = sum(_is_refused(partial(_append, appender, one)) for one in self._batch)
         refused += _is_refused(appender.flush)
         self._metrics.count_unlogged("refused", refused)
         self._metrics.impressions.inc(len(self._batch) - refused)
@@ -127,8 +127,12 @@ class Impressions:
         self._close()
 
 
+def _append(appender: Appender, one: Impression) -> None:
+    appender.append(record_of(one))
+
+
 def _is_refused(act: Callable[[], None]) -> bool:
-    """Return whether the log refuses a record for ever, be it the one that is appended or one before it."""
+    """Return whether a record is refused for ever, be it the one that is appended or one before it."""
     try:
         act()
     except ValueError as error:

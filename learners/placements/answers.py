@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from struct import pack
 from typing import Any, Final, Self
 from zlib import crc32
 
@@ -42,7 +43,7 @@ class Answer(Struct, gc=False):
 
 def codes_of(items: Sequence[str]) -> bytes:
     """Return the codes of items."""
-    return b"".join([crc32(item.encode()).to_bytes(_code_bytes, "little") for item in items])
+    return pack(f"<{len(items)}I", *[crc32(item.encode()) for item in items])
 
 
 class Answers:

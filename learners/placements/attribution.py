@@ -108,12 +108,12 @@ class Attribution:
 
     def _take(self, name: str, uses: Uses) -> None:
         """Apply the uses of an answer, or hold those of one that is not known."""
-        if name in self.answers:
-            self._apply(name, uses)
-            return
-        if known := [line for line in uses.lines if line.group]:
+        is_known = name in self.answers
+        known = [line for line in uses.lines if is_known or line.group]
+        if known:
             self._apply(name, uses._replace(lines=known))
-        if unknown := [line for line in uses.lines if not line.group]:
+        if len(known) < len(uses.lines):
+            unknown = [line for line in uses.lines if not line.group]
             self._held.setdefault(name, []).append(uses._replace(lines=unknown))
             self._count += len(unknown)
             self._evict()
@@ -170,22 +170,24 @@ class Attribution:
             self.outcomes[outcome] += 1
 
     def _apply_order(self, answer: Answer | None, lines: Iterable[Use]) -> None:
+        """Count what was bought of one answer; it is None where all lines know their group, which is then the same."""
         bought: list[Use] = []
-        group = answer.group if answer else None
+        group: Group | None = None
         for line in lines:
             outcome: Outcome = "attributed"
-            if line.group:
-                group = line.group
-            else:
-                assert answer, "lines whose group is not known are held until their answer is known"
+            if not line.group:
+                assert answer, "lines that do not know their group are held until their answer is known"
                 outcome, _ = _judged(answer, line)
             if outcome == "attributed":
                 bought.append(line)
+                group = line.group or (answer.group if answer else None)
             else:
                 self.outcomes[outcome] += 1
-        tally = self.tallies.get(group) if group else None
+        if not group:
+            return
+        tally = self.tallies.get(group)
         self.outcomes["attributed" if tally else "unknown"] += len(bought)
-        if tally and bought:
+        if tally:
             tally.orders += 1
             for line in bought:
                 tally.units += line.units
