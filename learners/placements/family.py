@@ -198,7 +198,7 @@ def _metric(field: str, name: str, text: str, kind: Any = "counter") -> Metric:
         for one in family.attribution.tallies:
             yield one.group, value(one)
 
-    return Metric(name=name, help=text, kind=kind, labels=GROUP, read=read, read_interval_s=1.0)
+    return Metric(name=name, help=text, kind=kind, labels=GROUP, read=read)
 
 
 def _rows(scores: PlacementScores) -> Iterable[tuple[Any, ...]]:

@@ -1,6 +1,5 @@
 """Placements: what counts for an answer, what is remembered, and what its metrics say."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -248,9 +247,7 @@ def test_prices_are_in_the_shop_s_currency_and_a_repeated_order_counts_once() ->
 
 
 def test_metrics_tell_totals_and_forget_groups_that_are_evicted() -> None:
-    seconds = itertools.count(1_000)  # each metric is read once a second
-    story = Story(groups_max=2)
-    metrics = ShardMetrics([PlacementsFamily.surface], clock=lambda: next(seconds) * 1_000)
+    story, metrics = Story(groups_max=2), ShardMetrics([PlacementsFamily.surface])
     declared = metrics.family_metrics
     declared.baseline(PlacementsFamily.surface, story.family)
 
