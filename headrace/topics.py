@@ -147,7 +147,7 @@ TOPICS = {
               "shards, serve, replay, archive, rules, status, verify",
               "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
               " before"),
-        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, verify",
+        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, status, verify",
               "what answers showed, with the propensity of each item; one list a record"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),

@@ -176,27 +176,25 @@ def run(
                     metrics.set_bounds(impressions.bounds())
                 await asyncio.sleep(tick_s)
 
-    def answering() -> None:
-        try:
-            asyncio.run(answer())
-        except Exception as error:  # as above
-            failures.append(error)
-        finally:
-            stop.set()
+    def to_the_end(act: Callable[[], None]) -> Callable[[], None]:
+        def run_and_stop() -> None:
+            try:
+                act()
+            except Exception as error:  # as above
+                failures.append(error)
+            finally:
+                stop.set()
+
+        return run_and_stop
 
     answered = threading.Event()
 
-    def writing() -> None:
-        try:
-            if impressions:
-                impressions.run(answered)
-        except Exception as error:  # as above
-            failures.append(error)
-            stop.set()
+    def write() -> None:
+        (impressions.run if impressions else threading.Event.wait)(answered)
 
     threads = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
-    threads.append(threading.Thread(target=answering, name="http", daemon=True))
-    writer = threading.Thread(target=writing, name="impressions", daemon=True)
+    threads.append(threading.Thread(target=to_the_end(lambda: asyncio.run(answer())), name="http", daemon=True))
+    writer = threading.Thread(target=to_the_end(write), name="impressions", daemon=True)
     for thread in [*threads, writer]:
         thread.start()
     stop.wait()

@@ -172,7 +172,7 @@ def test_status_shows_placements(tmp_path: Path, folder_children: Children) -> N
     url = f"sqlite:{tmp_path / 'log.db'}"
     shop = Shop(url, tmp_path, folder_children)
     shop.load(*(shop.event("view_item", f"s{n % 7}", [f"i{n % 5}"]) for n in range(60)))
-    folder_children.wait_until("there are answers", lambda: shop.ask("ann", "home").get("logged"), 60)
+    folder_children.wait_until("there are answers", lambda: shop.ask("ann", "home").get("logged", False) is True, 60)
     shop.wait("one is counted", "answers_total", "home", 1)
     shop.load(*(shop.event("view_item", f"s{n % 7}", [f"i{n % 5}"]) for n in range(1_000)))
     folder_children.wait_until("status has them", lambda: "home, no model" in shop.run("status"), 60)

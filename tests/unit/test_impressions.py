@@ -104,11 +104,11 @@ def test_they_are_read_by_shopper_and_placement() -> None:
 
 
 class Failing:
-    """A log whose appenders fail while `error` is set; `wrote` counts their writes."""
+    """A log, and its appender, that fails while `error` is set; `opened` counts how often it was opened."""
 
     def __init__(self, log: MemoryLog) -> None:
-        self._log, self.error, self.opened = log, None, 0
-        self.error: Exception | None
+        self._log, self.opened = log, 0
+        self.error: Exception | None = None
 
     def appender(self) -> "Failing":
         self._appender = self._log.appender()

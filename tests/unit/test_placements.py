@@ -272,3 +272,18 @@ def test_a_record_of_scores_has_the_groups_that_answered_last() -> None:
         story.show(f"r{number}", ["a"], f"p{number}")
     assert [one.placement for one in story.family.scores().groups] == [f"p{n}" for n in range(24, 4, -1)]
     assert story.family.attribution.tallies.get(Group(ROUTE, "p0", "r1"))
+
+
+def test_status_and_report_show_the_groups() -> None:
+    story = Story()
+    for name, placement, model in (("r1", "home", "r1"), ("r2", "", ""), ("r3", "home", "r2")):
+        story.show(name, ["a"], placement, model)
+    story.do("select_item", ["a"], "r3")
+    scores = story.family.scores()
+    surface = PlacementsFamily.surface
+    assert [row[:4] for row in surface.tables[0].rows(scores)] == [
+        ("home, r2", 1, 1.0, 1), (f"{ROUTE}, no model", 1, 0.0, 0), ("home, r1", 1, 0.0, 0),
+    ]  # fmt: skip
+    lines = surface.charts[0].lines
+    assert lines
+    assert lines(scores) == {"home": 1.0, ROUTE: 0.0}
