@@ -356,17 +356,18 @@ class DeclaredMetrics:
         return True
 
     def _export(self, metric: Metric, series: Iterable[tuple[tuple[str, ...], float]], teller: str) -> None:
-        told = set()
+        told, told_before = set(), self._told.get((metric.name, teller), set())
         for labels, value in series:
             told.add(labels)
             if metric.kind == "counter":
                 before = self._totals.get((metric.name, labels), 0.0)
                 self._totals[metric.name, labels] = value
-                if value != before:  # a total that is lower has begun anew: the family had forgotten this series
-                    self.report(metric.name, value - before if value > before else value, *labels)
+                step = value - before if value >= before else value  # one that is lower has begun anew
+                if step or labels not in told_before:  # a new series exists before it counts
+                    self.report(metric.name, step, *labels)
             else:
                 self.report(metric.name, value, *labels)
-        for labels in self._told.get((metric.name, teller), set()) - told:
+        for labels in told_before - told:
             self._forget(metric, labels)
         self._told[metric.name, teller] = told
 
@@ -393,7 +394,7 @@ class DeclaredMetrics:
         one = made.labels(*values) if values else made
         if isinstance(one, Counter):
             one.inc(value)
-            for metric in self._metrics.values():
+            for metric in self._metrics.values() if value else ():
                 if metric.last_increase_of == name:
                     self.report(metric.name, self._clock() / 1000)
         elif isinstance(one, Gauge):

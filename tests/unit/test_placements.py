@@ -260,6 +260,8 @@ def test_metrics_tell_totals_and_forget_groups_that_are_evicted() -> None:
     story.show("r2", ["a"], "home")
     story.show("r3", ["a"], "cart")
     assert exported() == {"home": 2, "cart": 1}
+    (revenue,) = [one for one in metrics.registry.collect() if one.name == "headrace_placement_revenue"]
+    assert {one.labels["placement"]: one.value for one in revenue.samples} == {"home": 0, "cart": 0}, "before any order"
     story.show("r4", ["a"], "mail")
     assert exported() == {"cart": 1, "mail": 1}
     story.show("r5", ["a"], "home")
