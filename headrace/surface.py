@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from headrace.impressions import Shown
 from headrace.topics import Topic
 
 STATE_INDEPENDENT: Final[dict[str, Any]] = {"shapes_state": False}
@@ -127,8 +128,9 @@ class Route(Struct, frozen=True, kw_only=True):
     the query string of a GET, and in the JSON object that is the body of a POST. `answer` is the type of the body.
     `call(family, query, now)` is pure, and asks the artifact by itself; it raises `Refused` for what the types cannot
     express. One that streams returns an iterator of answers, which are sent as JSON lines while they are made.
-    `example` is a request and its answer in JSON: the path, and behind a blank the body of a POST. `notes` are
-    sentences for the docs page.
+    `shows(answer)` returns the lists that an answer shows, each with an id, for the topic `impressions`; it states the
+    propensity of each item. `example` is a request and its answer in JSON: the path, and behind a blank the body of a
+    POST. `notes` are sentences for the docs page.
     """
 
     path: str
@@ -138,6 +140,7 @@ class Route(Struct, frozen=True, kw_only=True):
     answer: type[Struct]
     call: Callable[[Any, Any, Now], Any]
     streams: bool = False
+    shows: Callable[[Any], Iterable[Shown]] | None = None
     example: tuple[str, str] = ("", "")
     notes: tuple[str, ...] = ()
 

@@ -350,8 +350,27 @@ is in the log ([how](gateway.md#pseudonyms)).
 event that was appended more than {ServeSettings().stale_s_max:g} s ago is not in the answers
 ([`stale_s_max`](settings.md#serve)), be it because this server, a shard or the log is slow or away; such a server still
 answers from what it has folded, for as long as its process lives. `/metrics` is for Prometheus. Several servers may run
-beside each other: they write nothing. Connections, requests and the time that they take to arrive are
+beside each other: they write nothing but impressions. Connections, requests and the time that they take to arrive are
 [bounded](settings.md#serve).
+
+## Impressions
+
+What an answer shows goes to the topic [`impressions`](topics.md), one record for each list: its `recommendation_id`,
+the items in order with the propensity of each (the probability with which it was chosen for its position; 1, as the
+rankings are deterministic), route, placement, model, shopper (as in the log), and which state chose them (`shard`,
+`entry`, `newest_event_ms`). Servers write them [without making an answer wait](settings.md#serve): up to
+`serve.impressions_queue_max` wait in a queue, from which one thread writes every 0.1 s.
+
+`logged` in an answer is true if what it shows was accepted into the queue while the last write to the log had
+succeeded. It is false while the log is away (which a failed write tells, on Kafka after up to 30 s), if the queue is
+full, or with `serve.impressions = false`. Such impressions are dropped, and counted by reason in
+[`headrace_impressions_dropped_total`](metrics.md). Logging goes on by itself when the log is back. Of what was
+accepted, a server that is stopped writes all that it can in three seconds. What waits when it is killed (`kill -9`), or
+when the log stays away until the stop, is lost. A record may be written twice; its `recommendation_id` tells.
+
+Events that name a `recommendation_id` (`data.recommendation_id`) become clicks, carts, orders and revenue of its
+placement and model: family [`placements`](families.md#placements)
+([why so](decisions/0034-impressions-and-what-came-of-them.md)).
 
 ## In each answer
 
@@ -365,6 +384,9 @@ def serving() -> str:
     added = [
         ["`model`", "string", "The version of the promoted artifact that was used, empty if there is none. Only in the"
          f" answers of families with an artifact: {_codes(kind.name for kind in _asked() if kind.surface.artifact)}."],
+        ["`logged`", "boolean", "Whether what the answer shows was accepted [to be logged](#impressions). Only in the"
+         " answers of routes that show items:"
+         f" {_codes(route.path for kind in _asked() for route in kind.surface.routes if route.shows)}."],
         [f"`{fresh['entry']}`", "integer", "How many entries of the shard's journal the answer includes."],
         [f"`{fresh['newest_event_ms']}`", "integer", "The shop's time at the newest event that the answer includes,"
          " in milliseconds since the epoch."],

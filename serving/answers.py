@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from msgspec import Struct
 from headrace.artifacts import Artifacts
 from headrace.clock import Clock, wall_ms
 from headrace.errors import PositionLost, Stopping
+from headrace.impressions import Impression, Shown
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
@@ -27,6 +28,7 @@ from learners.families import Placement
 from learners.family import Family
 from learners.shop import MakeShop, Shop
 from serving.freshness import Freshness
+from serving.impressions import Impressions
 from serving.turns import Turns
 
 poll_s: Final = 0.05
@@ -125,7 +127,7 @@ class ServedArtifact:
 
 
 class Answers:
-    """One shard's answers. One thread follows (`follow`), another one answers (`answer`). It never writes.
+    """One shard's answers. One thread follows (`follow`), another one answers (`answer`). Only impressions are written.
 
     Everything that an answer uses is as it was at one moment between two events, the artifact and its version included.
 
@@ -134,18 +136,21 @@ class Answers:
         compare_s: least time between two comparisons of the state with a snapshot of the shard.
         pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the
             log.
+        impressions: takes what answers show; None: it is not logged.
     """
 
     def __init__(
         self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
         *, turns: Turns | None = None, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
+        impressions: Impressions | None = None,
     ) -> None:  # fmt: skip
-        self._pseudonyms = pseudonyms
+        self._pseudonyms, self._impressions = pseudonyms, impressions
         self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
         self.kinds = {route: kind for kind in placement.kinds for route in kind.surface.routes}
         self.routes = {route: kind.name for route, kind in self.kinds.items()}
         self._turns = turns or Turns()
+        self._known: dict[str, str] = {}  # the names of the shoppers of the newest request
         self._follower: Follower[Shop] | None = None
         self._served: dict[str, ServedArtifact] = {}
         self._caught_up_at = 0.0
@@ -263,7 +268,7 @@ class Answers:
         with self._turns.answering():
             if self._follower is None:
                 return None
-            return self._body(route, route.call(*self._asked(route, query)))
+            return self._body(route, query, route.call(*self._asked(route, query)))
 
     def stream(self, route: Route, query: Struct) -> Iterator[dict[str, Any]] | None:
         """Return the answers of a route that streams, each of which is made when it is asked for; else as `answer`."""
@@ -271,38 +276,59 @@ class Answers:
             if self._follower is None:
                 return None
             found = route.call(*self._asked(route, query))
-        return self._streamed(route, found)
+        return self._streamed(route, query, found)
 
     def _asked(self, route: Route, query: Struct) -> tuple[Family, Struct, Now]:
         assert self._follower is not None
         shop, name = self._follower.fold, self.routes[route]
         served = self._served.get(name)
         artifact = served.in_use.artifact if served and served.in_use else None
+        self._known.clear()
         # Event time, not wall-clock time: a session ends by the shop's event time.
         return shop.families[name], query, Now(shop.time_ms, uuid.uuid4().hex, artifact, self._known_as)
 
     def _known_as(self, asked: str) -> str:
         """Return the name under which the fold knows a shopper, by the shop's own id or as it is in the log."""
         assert self._follower is not None
-        names = self._pseudonyms.names_of(asked) if self._pseudonyms else [asked]
-        return self._follower.fold.known_as(names)
+        if asked not in self._known:
+            names = self._pseudonyms.names_of(asked) if self._pseudonyms else [asked]
+            self._known[asked] = self._follower.fold.known_as(names)
+        return self._known[asked]
 
-    def _streamed(self, route: Route, found: Iterator[Struct]) -> Iterator[dict[str, Any]]:
+    def _streamed(self, route: Route, query: Struct, found: Iterator[Struct]) -> Iterator[dict[str, Any]]:
         while True:
             with self._turns.answering():
                 one = next(found, None)
                 if one is None:
                     return
-                body = self._body(route, one)
+                body = self._body(route, query, one)
             yield body
 
-    def _body(self, route: Route, found: Struct) -> dict[str, Any]:
+    def _body(self, route: Route, query: Struct, found: Struct) -> dict[str, Any]:
         """Return an answer with the version of the artifact that it used, and how fresh it is."""
         assert self._follower is not None
         body: dict[str, Any] = msgspec.structs.asdict(found)
         if served := self._served.get(self.routes[route]):
             body["model"] = served.in_use.version if served.in_use else ""
-        body["fresh"] = Freshness(
-            self._follower.number, self._follower.fold.time_ms, round(min(1e9, self.behind_s()), 3)
-        )
+        fresh = Freshness(self._follower.number, self._follower.fold.time_ms, round(min(1e9, self.behind_s()), 3))
+        if route.shows:
+            body["logged"] = self._is_logged(route, query, route.shows(found), body.get("model", ""), fresh)
+        body["fresh"] = fresh
         return body
+
+    def _is_logged(
+        self, route: Route, query: Struct, shown: Iterable[Shown], model: str, fresh: Freshness
+    ) -> bool:  # fmt: skip
+        """Offer what an answer shows to the log; return whether it was accepted."""
+        if self._impressions is None:
+            return False
+        now_ms, shard = wall_ms(), self._placement.shard.name
+        device, country = getattr(query, "device", ""), getattr(query, "country", "")
+        return self._impressions.offer([
+            Impression(
+                one.recommendation_id, now_ms, route.path, list(one.items), one.placement, model,
+                self._known_as(one.shopper) if one.shopper else "", shard, fresh.entry, fresh.newest_event_ms, device,
+                country,
+            )
+            for one in shown
+        ])  # fmt: skip

@@ -29,6 +29,7 @@ from headrace.surface import Refused, Route
 from learners.families import Placement
 from learners.family import Family
 from serving.answers import Answers
+from serving.impressions import Impressions, flush_s
 from serving.openapi import OPEN, document
 from serving.turns import Turns
 
@@ -154,8 +155,11 @@ def run(
     """
     turns = Turns()
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
+    queue_max = settings.impressions_queue_max
+    impressions = Impressions(log, metrics, records_max=queue_max) if settings.impressions else None
     followed = [
-        Answers(log, blobs, placement, sections, metrics, turns=turns, pseudonyms=pseudonyms) for placement in asked
+        Answers(log, blobs, placement, sections, metrics, turns=turns, pseudonyms=pseudonyms, impressions=impressions)
+        for placement in asked
     ]
     failures: list[Exception] = []
 
@@ -188,25 +192,38 @@ def run(
             try:
                 while not stop.is_set():
                     metrics.connections.set(len(connections))
+                    if impressions:
+                        metrics.set_bounds(impressions.bounds())
                     await asyncio.sleep(tick_s)
             finally:
                 turns.detach()
 
-    def answering() -> None:
-        try:
-            uvloop.run(answer())
-        except Exception as error:  # as above
-            failures.append(error)
-        finally:
-            stop.set()
+    def to_the_end(act: Callable[[], None]) -> Callable[[], None]:
+        def run_and_stop() -> None:
+            try:
+                act()
+            except Exception as error:  # as above
+                failures.append(error)
+            finally:
+                stop.set()
+
+        return run_and_stop
+
+    answered = threading.Event()
+
+    def write() -> None:
+        (impressions.run if impressions else threading.Event.wait)(answered)
 
     threads = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
-    threads.append(threading.Thread(target=answering, name="http", daemon=True))
-    for thread in threads:
+    threads.append(threading.Thread(target=to_the_end(lambda: uvloop.run(answer())), name="http", daemon=True))
+    writer = threading.Thread(target=to_the_end(write), name="impressions", daemon=True)
+    for thread in [*threads, writer]:
         thread.start()
     stop.wait()
     with watchdog.wait("the threads of the server", hung_s):
         for thread in threads:
             thread.join()
+    answered.set()  # no answer follows, so that the queue is complete
+    writer.join(flush_s + 1.0)  # not longer, as a log that hangs keeps the process from its end
     if failures:
         raise failures[0]

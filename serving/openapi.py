@@ -94,6 +94,9 @@ def _operation(family: type[Family], route: Route, query: Mapping[str, Any]) -> 
     added: dict[str, Any] = {"fresh": {"$ref": _REFS.format(name=Freshness.__name__)}}
     if family.surface.artifact:
         added["model"] = {"type": "string", "description": "The version of the model that was used, empty for none."}
+    if route.shows:
+        logged = "Whether what was shown was accepted for the topic impressions while the log was reachable."
+        added["logged"] = {"type": "boolean", "description": logged}
     answer = {
         "allOf": [
             {"$ref": _REFS.format(name=route.answer.__name__)},

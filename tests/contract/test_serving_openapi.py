@@ -115,4 +115,4 @@ def test_every_field_of_an_answer_is_described(server: Child) -> None:
     with urllib.request.urlopen(f"{server.address}/v1/recommendations/ann?n=1", timeout=10) as answer:
         found = json.load(answer)
     described = DOCUMENT["components"]["schemas"]["ItemList"]["properties"]
-    assert set(found) == set(chain(described, ("model", "fresh")))
+    assert set(found) == set(chain(described, ("model", "logged", "fresh")))

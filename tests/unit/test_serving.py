@@ -1,6 +1,7 @@
 """The server over a real log: what it answers, while an online loop learns beside it."""
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.metrics import ServingMetrics
 from headrace.pseudonyms import Pseudonyms, add_secret
+from headrace.reading import ReadOnlyLog
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower, freeze
 from headrace.shard.loop import Loop, LoopSettings
@@ -323,6 +325,26 @@ class _Away:
         found.read = reading  # type: ignore[method-assign]  # this reader alone fails
         return found
 
+    def appender(self) -> Any:
+        if self.away:
+            raise LogUnavailable("the broker is away")
+        return _AwayAppender(self, self._log.appender())
+
+
+class _AwayAppender:
+    """An appender that fails while its log is away."""
+
+    def __init__(self, log: _Away, appender: Any) -> None:
+        self._log, self._appender = log, appender
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._appender, name)
+
+    def flush(self) -> None:
+        if self._log.away:
+            raise LogUnavailable("the broker is away")
+        self._appender.flush()
+
 
 def test_answers_go_on_while_the_log_is_away(shop: Shop, tmp_path: Path) -> None:
     shop.view(("ann", "a"), ("bob", "b"))
@@ -340,7 +362,39 @@ def test_answers_go_on_while_the_log_is_away(shop: Shop, tmp_path: Path) -> None
             )
 
 
-def test_it_never_writes(client: httpx.Client) -> None:
+def test_what_answers_show_is_logged_unless_the_log_is_away(shop: Shop, tmp_path: Path) -> None:
+    shop.view(("ann", "a"), ("bob", "b"))
+    path = "/v1/recommendations/eve?n=5&placement=home"
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+        away: Any = _Away(log)
+        with served(away, tmp_path) as client:
+            until(lambda: client.get("/health/ready").status_code == 200, "it is ready")
+            first = client.get(path).json()
+            assert first["logged"]
+            away.away = True
+            until(lambda: not client.get(path).json()["logged"], "the failed write is noticed")
+            dropped = client.get(path).json()["recommendation_id"]
+            away.away = False
+            until(lambda: client.get(path).json()["logged"], "it goes on with the log")
+            text = client.get("/metrics").text
+        found = {one.value.recommendation_id: one.value for one in ReadOnlyLog(log, {}).impressions(placements="home")}
+    assert re.search(r'headrace_impressions_dropped_total{reason="log_away"} [1-9]', text)
+    assert dropped not in found
+    logged = found[first["recommendation_id"]]
+    assert [item.item_id for item in logged.items] == [item["item_id"] for item in first["items"]]
+    assert (logged.shopper, logged.shard, logged.model) == ("eve", "online", first["model"])
+    assert (logged.entry, logged.newest_event_ms) == (first["fresh"]["entry"], first["fresh"]["newest_event_ms"])
+
+
+def test_nothing_is_logged_if_the_shop_says_so(shop: Shop, tmp_path: Path) -> None:
+    shop.view(("ann", "a"))
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+        with served(log, tmp_path, impressions=False) as client:
+            assert client.get("/v1/recommendations/eve?n=5").json()["logged"] is False
+        assert list(ReadOnlyLog(log, {}).impressions()) == []
+
+
+def test_it_never_writes_what_it_is_sent(client: httpx.Client) -> None:
     answer = client.post("/v1/recommendations/ann")
     assert answer.status_code == 405
     assert "detail" in answer.json()
