@@ -42,6 +42,7 @@ class Artifacts(Generic[A]):
         self.blobs, self._warn = blobs, warn
         self._load = load
         self._importing: threading.Thread | None = None
+        self._loading: _Loading[A] | None = None
         self._loaded: dict[str, A | None] = {}
 
     @property
@@ -67,12 +68,35 @@ class Artifacts(Generic[A]):
         A refold cannot restore it, and the fast learners must go on without it.
         """
         if blob not in self._loaded:
-            try:
-                self._loaded[blob] = resolve(self._load)(self.blobs.get(blob))
-            except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
-                self._warn("artifact is missing", blob=blob, error=str(error))
-                self._loaded[blob] = None
+            self._loaded[blob] = self._read(blob)
         return self._loaded[blob]
+
+    def load(self, blob: str, wait_s: float) -> bool:
+        """Have an artifact loaded by a thread, beside what this one does; return whether `get` will not have to wait.
+
+        One is loaded at a time: another is begun by the first call after that.
+
+        Args:
+            wait_s: longest wait for it in this call.
+        """
+        if blob in self._loaded:
+            return True
+        if self._loading is None:
+            self._loading = _Loading(self._read, blob)
+        begun = self._loading
+        if not begun.finished(wait_s):
+            return False
+        self._loading = None
+        self._loaded |= begun.found
+        return begun.blob == blob  # one that failed is not found: `get` raises the error
+
+    def _read(self, blob: str) -> A | None:
+        try:
+            artifact: A = resolve(self._load)(self.blobs.get(blob))
+        except (BlobMissing, BlobCorrupt, StateUnreadable) as error:
+            self._warn("artifact is missing", blob=blob, error=str(error))
+            return None
+        return artifact
 
     def add(self, blob: str, artifact: A) -> None:
         """Keep an artifact that was just made or loaded, under its blob's name."""
@@ -85,3 +109,26 @@ class Artifacts(Generic[A]):
     def loaded(self) -> list[A]:
         """Return the artifacts in use."""
         return [artifact for artifact in self._loaded.values() if artifact is not None]
+
+
+class _Loading(Generic[A]):
+    """An artifact that a thread loads.
+
+    Attributes:
+        found: the artifact by its blob's name, once it is loaded.
+    """
+
+    def __init__(self, read: Callable[[str], A | None], blob: str) -> None:
+        self.blob, self._read = blob, read
+        self.found: dict[str, A | None] = {}
+        self._thread = threading.Thread(target=self._run, name=f"load of {blob}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(Misconfigured):  # `Artifacts.get` raises it
+            self.found[self.blob] = self._read(self.blob)
+
+    def finished(self, wait_s: float) -> bool:
+        """Return whether the thread has ended, after a wait of at most `wait_s`."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
