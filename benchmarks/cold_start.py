@@ -15,10 +15,11 @@ half-life of a day. `random` is the expectation of a random order.
 
 In DIGINETICA a shopper is a session, a period counts as a week, and its clicks are spread evenly. In Online Retail the
 items of the current invoice are left out of the answers. Neither file has categories, so the deep model adds no late
-items. Of each file there are two parts: settings may be chosen by the first alone.
+items. Of each file there are two parts, and settings may be chosen by the first alone. A part is learned in a process
+of its own; of each group of steps a seeded sample is tested.
 """
 
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -27,8 +28,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from benchmarks import report
 from benchmarks.basket import load as load_baskets
@@ -72,7 +71,7 @@ class Asked(NamedTuple):
 
 
 def asked(steps: Sequence[LoggedStep], part: Part) -> dict[int, Asked]:
-    """Return the tested steps by their numbers."""
+    """Return the steps that can be tested by their numbers."""
     old = {step.item for step in steps[: part.start]}
     counts: dict[int, int] = {}
     found = {}
@@ -157,44 +156,53 @@ def deep_lists(deep: DeepLearner, steps: Sequence[LoggedStep], numbers: Sequence
             yield at, Scores(np.array([int(item) for item in items], np.int32), values)
 
 
+def grouped(found: Mapping[int, Asked], most: int, seed: int) -> dict[str, dict[int, list[int]]]:
+    """Return the tested steps of each group: a sample of at most `most`, in order."""
+    rng = np.random.default_rng(seed)
+
+    def sample(group: list[int]) -> list[int]:
+        return np.sort(rng.choice(group, min(most, len(group)), replace=False)).tolist() if group else []
+
+    return {
+        "shopper": {count: sample([at for at, one in found.items() if one.shopper == count]) for count in KNOWN},
+        "new item": {count: sample([at for at, one in found.items() if one.item == count]) for count in KNOWN},
+    }
+
+
 def run_part(
-    steps: Sequence[LoggedStep], part: Part, *, once: bool, judged: int, seed: int, tick: Callable[[int], None]
+    steps: Sequence[LoggedStep], part: Part, *, once: bool, judged: int, most: int, seed: int
 ) -> dict[str, Any]:
     """Return the figures of a part, by what is known of shoppers and of new items.
 
     Args:
         judged: number of steps from which the blends learn before the stretch.
-        tick: called with the number of steps that were learned.
+        most: most tested steps of each group.
     """
     from learners.deep.model import threads
 
-    began = time.perf_counter()
+    began = time.process_time()
     known = [at for at in range(part.warm, part.start) if steps[at].context.items]
     chosen = np.random.default_rng(seed).choice(known, min(judged, len(known)), replace=False)
-    tested = asked(steps, part)
+    groups = grouped(asked(steps, part), most, seed)
+    tested = sorted({at for of in groups.values() for group in of.values() for at in group})
     deep = DeepLearner(seed=seed)
     with threads(1):
         deep.begin(steps[: part.warm])
         taught = dict(deep_lists(deep, steps, np.sort(chosen).tolist()))
         deep.follow(steps[part.warm : part.start])
         deep.update()
-        answers = dict(deep_lists(deep, steps, list(tested)))
+        answers = dict(deep_lists(deep, steps, tested))
     learners = Learners(once=once)
     ranks: dict[int, dict[str, float]] = {}
     expected: dict[int, tuple[float, float]] = {}
     for at, step in enumerate(steps[: part.end]):
         if at in taught:
             learners.teach(step, taught[at])
-        if at in tested:
+        if at in answers:
             ranks[at], expected[at] = learners.ranks(step, answers[at]), learners.expected(step)
         learners.learn(step)
-        tick(at)
-    groups = {
-        "shopper": {count: [at for at, one in tested.items() if one.shopper == count] for count in KNOWN},
-        "new item": {count: [at for at, one in tested.items() if one.item == count] for count in KNOWN},
-    }
     found = {kind: {f"{n}": _figures(group, ranks, expected) for n, group in of.items()} for kind, of in groups.items()}
-    return {**found, "part": part._asdict(), "seconds": time.perf_counter() - began}
+    return {**found, "part": part._asdict(), "processor_s": time.process_time() - began}
 
 
 def _figures(
@@ -213,6 +221,23 @@ def _figures(
     return found
 
 
+def run_diginetica(data: Path | None, name: str, options: Mapping[str, int]) -> dict[str, Any]:
+    """Return the figures of a part of DIGINETICA: period 3 or 6."""
+    periods = load(data)
+    last = {"chosen": 3, "judged": 6}[name]
+    ends = np.cumsum([len(found) for found in periods.clicks]).tolist()
+    return run_part(list(clicks(periods, last)), Part(*ends[last - 2 : last + 1]), once=False, **options)
+
+
+def run_retail(data: Path, name: str, options: Mapping[str, int]) -> dict[str, Any]:
+    """Return the figures of a part of Online Retail: the sixth or the last tenth of its lines."""
+    steps = list(lines(load_baskets(data)))
+    last = {"chosen": 6, "judged": 10}[name]
+    return run_part(
+        steps, Part(*(tenth * len(steps) // 10 for tenth in (last - 2, last - 1, last))), once=True, **options
+    )
+
+
 def main(arguments: Sequence[str] | None) -> None:
     """Run from the command line."""
     parser = report.parser("What shoppers of whom little is known are shown, and how soon new items are.")
@@ -220,29 +245,21 @@ def main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--retail", type=Path, help="Online Retail's CSV file, plain or gzipped (default: left out)")
     parser.add_argument("--parts", default="chosen,judged", help="the parts that are tested, separated by commas")
     parser.add_argument("--judged", type=int, default=10_000, help="steps from which the blends learn")
-    parser.add_argument("--seed", type=int, default=0, help="of the deep model and of the steps that are judged")
+    parser.add_argument("--most", type=int, default=3_000, help="most tested steps of each group")
+    parser.add_argument("--seed", type=int, default=0, help="of the deep model and of the samples")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     options = parser.parse_args(arguments)
-    periods = load(options.data)
-    ends = np.cumsum([len(found) for found in periods.clicks]).tolist()
-    logs = {"DIGINETICA": list(clicks(periods, 6))}
-    parts = {"DIGINETICA": {"chosen": Part(ends[1], ends[2], ends[3]), "judged": Part(ends[4], ends[5], ends[6])}}
+    names = report.names(options.parts, ("chosen", "judged"))
+    chosen = {name: getattr(options, name) for name in ("judged", "most", "seed")}
+    runs = {"DIGINETICA": partial(run_diginetica, options.data)}
     if options.retail:
-        retail = logs["Online Retail"] = list(lines(load_baskets(options.retail)))
-        size = len(retail)
-        cuts = [Part(*(int(share * size) for share in shares)) for shares in ((0.4, 0.5, 0.6), (0.8, 0.9, 1.0))]
-        parts["Online Retail"] = dict(zip(("chosen", "judged"), cuts, strict=True))
-    result: dict[str, Any] = {}
-    with Progress(console=Console(file=sys.stderr)) as bars:
-        for data, steps in logs.items():
-            for name in report.names(options.parts, ("chosen", "judged")):
-                part = parts[data][name]
-                task = bars.add_task(f"{data}, {name}", total=part.end)
-                result.setdefault(data, {})[name] = run_part(
-                    steps, part, once=data != "DIGINETICA", judged=options.judged, seed=options.seed,
-                    tick=lambda at, task=task: bars.update(task, completed=at),  # type: ignore[misc]
-                )  # fmt: skip
+        runs["Online Retail"] = partial(run_retail, options.retail)
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        begun = {(data, name): pool.apply_async(run, (name, chosen)) for data, run in runs.items() for name in names}
+        found = {key: one.get() for key, one in begun.items()}
+    result = {data: {name: found[data, name] for name in names} for data in runs}
     show(result)
-    report.write(options.out, {**result, "options": {"judged": options.judged, "seed": options.seed}})
+    report.write(options.out, {**result, "options": chosen})
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -54,10 +54,10 @@ def test_a_log_whose_right_answers_are_known() -> None:
     many = [[item, item + 1, item + 2, item + 3] for item in range(1, 200, 4)]
     steps = visits(600, many)
     end = len(steps)
-    found = run_part(steps, Part(end // 2, 3 * end // 4, end), once=False, judged=300, seed=0, tick=lambda at: None)
+    found = run_part(steps, Part(end // 2, 3 * end // 4, end), once=False, judged=300, most=100, seed=0)
     assert found["shopper"]["1"]["transitions"]["recall@20"] == 1.0
     assert found["shopper"]["1"]["blend"]["recall@20"] == 1.0
-    assert found["shopper"]["0"]["predictions"] == 150
+    assert found["shopper"]["0"]["predictions"] == 100
     assert found["shopper"]["0"]["deep"]["recall@20"] == 0.0, "it is not asked without an item"
     assert 0.05 < found["shopper"]["0"]["random"]["recall@20"] < 0.15
     assert found["shopper"]["10"] == {"predictions": 0}
