@@ -49,6 +49,7 @@ class Artifacts(Generic[A]):
         self._load = load
         self._importing: threading.Thread | None = None
         self._timer = timer
+        self._loading: _Loading[A] | None = None
         self._loaded: dict[str, A | None] = {}
         self._tries: dict[str, tuple[int, float]] = {}  # how often a blob could not be read, and when to try again
 
@@ -76,18 +77,13 @@ class Artifacts(Generic[A]):
         readable later (a full table of open files, a folder that is mounted again): it is tried again, at growing
         intervals. What its bytes say does not change.
         """
-        if blob in self._loaded:
-            return self._loaded[blob]
-        tries, next_s = self._tries.get(blob, (0, 0.0))
-        if tries and self._timer.monotonic() < next_s:
-            return None
+        if blob in self._loaded or self._waits(blob):
+            return self._loaded.get(blob)
         try:
-            self._loaded[blob] = resolve(self._load)(self.blobs.get(blob))
+            self._loaded[blob] = self._read(blob)
             self._tries.pop(blob, None)
-        except (BlobCorrupt, StateUnreadable) as error:
-            self._warn("artifact is unusable", blob=blob, error=str(error))
-            self._loaded[blob] = None
         except BlobMissing as error:
+            tries, _ = self._tries.get(blob, (0, 0.0))
             if not tries:
                 self._warn("artifact is missing, trying again", blob=blob, error=str(error))
             pause_s = min(retry_s_max, retry_s * 2**tries)
@@ -97,6 +93,39 @@ class Artifacts(Generic[A]):
     def retries(self, blob: str) -> bool:
         """Return whether an artifact that `get` does not return may be readable later."""
         return blob in self._tries
+
+    def _waits(self, blob: str) -> bool:
+        """Return whether a blob could not be read, and is not to be tried again yet."""
+        tries, next_s = self._tries.get(blob, (0, 0.0))
+        return bool(tries) and self._timer.monotonic() < next_s
+
+    def load(self, blob: str, wait_s: float) -> bool:
+        """Have an artifact loaded by a thread, beside what this one does; return whether `get` will not have to wait.
+
+        One is loaded at a time: another is begun by the first call after that.
+
+        Args:
+            wait_s: longest wait for it in this call.
+        """
+        if blob in self._loaded or self._waits(blob):
+            return True
+        if self._loading is None:
+            self._loading = _Loading(self._read, blob)
+        begun = self._loading
+        if not begun.finished(wait_s):
+            return False
+        self._loading = None
+        self._loaded |= begun.found
+        return begun.blob == blob  # one that failed is not found: `get` raises the error
+
+    def _read(self, blob: str) -> A | None:
+        """Return an artifact; None, with a warning, if its bytes are unusable. Raises BlobMissing."""
+        try:
+            artifact: A = resolve(self._load)(self.blobs.get(blob))
+        except (BlobCorrupt, StateUnreadable) as error:
+            self._warn("artifact is unusable", blob=blob, error=str(error))
+            return None
+        return artifact
 
     def add(self, blob: str, artifact: A) -> None:
         """Keep an artifact that was just made or loaded, under its blob's name."""
@@ -110,3 +139,26 @@ class Artifacts(Generic[A]):
     def loaded(self) -> list[A]:
         """Return the artifacts in use."""
         return [artifact for artifact in self._loaded.values() if artifact is not None]
+
+
+class _Loading(Generic[A]):
+    """An artifact that a thread loads.
+
+    Attributes:
+        found: the artifact by its blob's name, once it is loaded.
+    """
+
+    def __init__(self, read: Callable[[str], A | None], blob: str) -> None:
+        self.blob, self._read = blob, read
+        self.found: dict[str, A | None] = {}
+        self._thread = threading.Thread(target=self._run, name=f"load of {blob}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(Misconfigured, BlobMissing):  # `Artifacts.get` meets them, too
+            self.found[self.blob] = self._read(self.blob)
+
+    def finished(self, wait_s: float) -> bool:
+        """Return whether the thread has ended, after a wait of at most `wait_s`."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()

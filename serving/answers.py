@@ -4,7 +4,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from typing import Any, Final
 
 import msgspec
@@ -38,6 +38,8 @@ piece_records: Final = 8
 """Records folded in one turn; these take about a millisecond."""
 step_entries_max: Final = 1_000
 """Most entries folded in one step; a step with fewer has reached the end of the journal."""
+load_s_max: Final = 0.5
+"""Longest wait, in seconds, for an artifact that is being loaded. One that takes longer is in use later."""
 report_every_s: Final = 1.0
 unreachable_s: Final = 5.0
 """Time since all commits had been folded from which on the log counts as unreachable, or the follower as too slow."""
@@ -88,7 +90,7 @@ class ServedArtifact:
 
     Attributes:
         in_use: what answers use now, None if there is nothing.
-        waits: whether the promoted artifact waits for its library to be imported, or for another try to load it.
+        waits: whether the promoted artifact is being loaded, or waits for another try.
     """
 
     def __init__(self, name: str, shop: Shop, blobs: Blobs, turns: Turns) -> None:
@@ -103,14 +105,15 @@ class ServedArtifact:
     def update(self, shop: Shop) -> None:
         """Load the promoted artifact if it has changed; bring the one in use up to date.
 
-        Until the library that it needs is imported, which takes seconds, there is none in use.
+        A large artifact takes longer to load than events may wait, so a thread loads it, and the former one stays in
+        use until then.
         """
         family = shop.families[self._name]
         current = self._declared.current(family)
-        if current and not self._artifacts.prepared:
-            if self.waits:  # not at the first time: the import would delay the first answers
-                self._artifacts.prepare()
-            self.waits = True
+        self.waits = current is not None and not self._artifacts.load(current.blob, load_s_max)
+        if self.waits:
+            if self.in_use:
+                self._refresh(family, self.in_use.artifact)
             return
         self._artifacts.retain((current.blob,) if current else ())
         artifact = self._artifacts.get(current.blob) if current else None
@@ -118,12 +121,17 @@ class ServedArtifact:
         if current is None or artifact is None:
             self.in_use = None
             return
+        self._refresh(family, artifact)
         with self._turns:
-            if self._declared.refresh:
-                self._declared.refresh(family, artifact)
             if self.in_use is None or self.in_use.artifact is not artifact:
                 self.in_use = _InUse(current.version, current.round, artifact)
                 structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
+
+    def _refresh(self, family: Family, artifact: Any) -> None:
+        if self._declared.refresh:
+            asked = self.in_use is not None and self.in_use.artifact is artifact
+            with self._turns if asked else nullcontext():  # the first time takes long, and nobody asks it yet
+                self._declared.refresh(family, artifact)
 
 
 class Answers:

@@ -96,3 +96,46 @@ def test_what_stays_away_is_tried_at_growing_intervals_and_forgotten_when_it_is_
     assert max(after - before for before, after in pairwise(reads)) <= 60.5
     artifacts.retain(())
     assert not artifacts.retries("model-0")
+
+
+SLOW_LOAD = """
+import time
+from pathlib import Path
+def load(data):
+    while not Path(__file__).with_name(data.decode()).exists():
+        time.sleep(0.01)
+    return data.decode()
+"""
+
+
+def test_a_thread_loads_one_artifact_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_load.py").write_text(SLOW_LOAD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    blobs = Blobs(tmp_path / "blobs")
+    first, second = blobs.put("text", b"first"), blobs.put("text", b"second")
+    artifacts: Artifacts[str] = Artifacts(blobs, "slow_load:load", print)
+    assert not artifacts.load(first, 0.0)
+    assert not artifacts.load(second, 0.0), "the first one is still being loaded"
+    (tmp_path / "first").touch()
+    assert not artifacts.load(second, 60.0), "the first one was waited for"
+    assert artifacts.loaded() == ["first"]
+    assert not artifacts.load(second, 0.0)
+    assert artifacts.load(first, 0.0), "it is kept meanwhile"
+    (tmp_path / "second").touch()
+    assert artifacts.load(second, 60.0)
+    artifacts.retain([second])
+    assert artifacts.get(second) == "second"
+
+
+def test_an_artifact_that_a_thread_cannot_load_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    blobs = Blobs(tmp_path)
+    lost: Artifacts[str] = Artifacts(blobs, "builtins:bytes", lambda event, **_: told.append(event))
+    assert lost.load(f"text-{'0' * 64}", 60.0)
+    assert lost.get(f"text-{'0' * 64}") is None
+    assert told == ["artifact is missing, trying again"], "once"
+    unknown: Artifacts[str] = Artifacts(blobs, "no_such_library:load", print)
+    blob = blobs.put("text", b"x")
+    assert unknown.load(blob, 60.0)
+    with pytest.raises(Misconfigured, match="no_such_library:load: wanted module:name"):
+        unknown.get(blob)

@@ -1,6 +1,7 @@
 """The server over a real log: what it answers, while an online loop learns beside it."""
 
 import hashlib
+import os
 import re
 import threading
 import time
@@ -457,6 +458,44 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     thread.join(20)
     assert not thread.is_alive()
     log.close()
+
+
+def test_while_a_model_is_loaded_the_former_one_is_in_use_and_told_of_items(shop: Shop, tmp_path: Path) -> None:
+    blobs, fold = Blobs(tmp_path / "blobs"), shop.loop.fold
+    served = ServedArtifact("next_item", fold, blobs, Turns())
+    shop.view(("ann", "a1"), ("ann", "b1"))
+
+    def stored(seed: int) -> str:
+        model = DeepModel(DeepSettings(width=16), seed)
+        model.grow(["a1", "b1"])
+        return blobs.put("model", model.to_bytes())
+
+    def promote(version: str, blob: str) -> None:
+        next_item(fold).champion = Announcement(
+            id=version, kind="promoted", round=1, at_events=0, time_ms=0, blob=blob, version=version
+        )
+
+    def uses(version: str) -> bool:
+        served.update(fold)
+        return served.in_use is not None and served.in_use.version == version
+
+    former, slow = stored(1), stored(2)
+    path = tmp_path / "blobs" / slow
+    data = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)  # a read of it waits until its bytes are written
+    promote("r1", former)
+    until(lambda: uses("r1"), "the first model is not in use")
+    promote("r2", slow)
+    shop.view(("bob", "a-new"))
+    assert uses("r1")
+    assert served.waits
+    assert served.in_use
+    assert served.in_use.artifact.late_items == ["a-new"]
+    path.write_bytes(data)
+    until(lambda: uses("r2"), "the second model is not in use")
+    assert not served.waits
+    assert served.in_use.artifact.late_items == ["a-new"]
 
 
 def test_a_model_that_cannot_be_had_is_done_without(
