@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from headrace.artifacts import Artifacts
 from headrace.clock import Clock, wall_ms
-from headrace.errors import PositionLost, Stopping
+from headrace.errors import BlobCorrupt, BlobMissing, PositionLost, Stopping
 from headrace.impressions import Impression, Shown
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
@@ -21,7 +21,8 @@ from headrace.process import warn_of_renewed
 from headrace.pseudonyms import Pseudonyms
 from headrace.shard.blobs import Blobs
 from headrace.shard.comparison import Comparison, comparison_interval_s
-from headrace.shard.follower import Follower
+from headrace.shard.follower import Follower, restored
+from headrace.shard.kept import stored_pointers
 from headrace.surface import Now, Route
 from headrace.topics import EVENTS
 from learners.families import Placement
@@ -134,12 +135,20 @@ class ServedArtifact:
                 self._declared.refresh(family, artifact)
 
 
+class _Kept(NamedTuple):
+    """A state that a snapshot keeps, after so many entries of the journal."""
+
+    fold: Shop
+    number: int
+
+
 class Answers:
     """One shard's answers. One thread follows (`follow`), another one answers (`answer`). Only impressions are written.
 
     Everything that an answer uses is as it was at one moment between two events, the artifact and its version included.
 
     Args:
+        log: None as long as it is not open; set the attribute then.
         turns: of the two threads.
         compare_s: least time between two comparisons of the state with a snapshot of the shard.
         pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the
@@ -148,21 +157,21 @@ class Answers:
     """
 
     def __init__(
-        self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
+        self, log: Log | None, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
         *, turns: Turns | None = None, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
         impressions: Impressions | None = None,
     ) -> None:  # fmt: skip
         self._pseudonyms, self._impressions = pseudonyms, impressions
-        self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
+        self.log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
         self.kinds = {route: kind for kind in placement.kinds for route in kind.surface.routes}
         self.routes = {route: kind.name for route, kind in self.kinds.items()}
         self._turns = turns or Turns()
         self._known: dict[str, str] = {}  # the names of the shoppers of the newest request
-        self._follower: Follower[Shop] | None = None
+        self._follower: Follower[Shop] | _Kept | None = None
         self._served: dict[str, ServedArtifact] = {}
         self._caught_up_at = 0.0
-        self._waiting = Waiting(log)
+        self._waiting: Waiting | None = None
         self._reported_at = 0.0
         self._ends: dict[Partition, tuple[int, int]] = {}  # each partition's end, and the one without markers
         self._renewed: dict[str, str] = {}
@@ -179,23 +188,18 @@ class Answers:
 
     def _differs(self, stop: threading.Event, comparison: Comparison) -> bool:
         """Restore, then fold until `stop` is set; return true at once if the state differs from a snapshot."""
-        shard, make, turns = self._placement.shard, self._make, self._turns
+        log, shard, make, turns = self.log, self._placement.shard, self._make, self._turns
+        assert log is not None
         follower = Follower(
-            self._log, self._blobs, shard, make=make, lock=turns, piece_records=piece_records, stop=stop.is_set,
+            log, self._blobs, shard, make=make, lock=turns, piece_records=piece_records, stop=stop.is_set,
             comparison=comparison,
         )  # fmt: skip
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
         with closing(follower), suppress(Stopping):
             follower.catch_up()
-            served = {
-                name: ServedArtifact(name, follower.fold, self._blobs, turns)
-                for name in dict.fromkeys(self.routes.values())
-                if follower.fold.families[name].surface.artifact
-            }
-            for one in served.values():
-                one.update(follower.fold)
+            served, waiting = self._artifacts_of(follower.fold), Waiting(log)
             with turns:
-                self._follower, self._served = follower, served
+                self._follower, self._served, self._waiting = follower, served, waiting
             while not stop.is_set():
                 before = time.monotonic()
                 count = follower.step(poll_s, step_entries_max)
@@ -207,10 +211,38 @@ class Answers:
                     self._metrics.freshness.observe([now_ms - appended_ms for appended_ms in follower.appended_ms])
                 if count < step_entries_max:
                     self._caught_up_at = before
-                self._report(follower)
+                self._report(log, follower, waiting)
                 if self._report_comparison(comparison.result()):
                     return True
         return False
+
+    def restore_kept(self) -> None:
+        """Answer from the newest snapshot that is kept beside the log, which is away; do nothing if there is none.
+
+        Raises:
+            StateUnreadable: a newer release wrote it.
+        """
+        for pointer in stored_pointers(self._blobs, self._placement.shard.name):
+            with suppress(BlobMissing, BlobCorrupt):
+                fold, _ = restored(self._blobs, self._make, pointer)
+                served = self._artifacts_of(fold)
+                with self._turns:
+                    self._follower, self._served = _Kept(fold, pointer.number), served
+                structlog.get_logger().warning(
+                    "answers come from a snapshot", shard=self._placement.shard.name, entry=pointer.number
+                )
+                return
+
+    def _artifacts_of(self, fold: Shop) -> dict[str, ServedArtifact]:
+        """Return the artifacts of a fold's families, loaded if that is quick."""
+        found = {
+            name: ServedArtifact(name, fold, self._blobs, self._turns)
+            for name in dict.fromkeys(self.routes.values())
+            if fold.families[name].surface.artifact
+        }
+        for one in found.values():
+            one.update(fold)
+        return found
 
     def _report_comparison(self, equal: bool | None) -> bool:
         """Report a comparison (None: there was none); return whether the state differs."""
@@ -220,7 +252,7 @@ class Answers:
             structlog.get_logger().error("state differs, restoring it", shard=self._placement.shard.name)
         return equal is False
 
-    def _report(self, follower: Follower[Shop]) -> None:
+    def _report(self, log: Log, follower: Follower[Shop], waiting: Waiting) -> None:
         if time.monotonic() - self._reported_at < report_every_s:
             return
         self._reported_at = time.monotonic()
@@ -232,19 +264,19 @@ class Answers:
         for one in self._served.values():
             self._metrics.champion_round.set(one.in_use.round if one.in_use else 0)
         positions = {place: position for place, position in follower.positions.items() if place.topic == EVENTS}
-        lag = {place: self._lag(place, position) for place, position in positions.items()}
+        lag = {place: self._lag(log, place, position) for place, position in positions.items()}
         self._metrics.set_lag(lag)
-        self._waiting.look({place: positions[place] for place, records in lag.items() if records})
-        self._metrics.waiting_s.set(self._waiting.age_s())
+        waiting.look({place: positions[place] for place, records in lag.items() if records})
+        self._metrics.waiting_s.set(waiting.age_s())
         with self._turns:
             bounds = follower.fold.bounds()
         self._metrics.set_bounds(bounds)
 
-    def _lag(self, place: Partition, position: int) -> int:
+    def _lag(self, log: Log, place: Partition, position: int) -> int:
         """Return how many records follow a position; those that end in markers, as transactions do, count without."""
-        end = self._log.end(place)
+        end = log.end(place)
         if end > position and end != self._ends.get(place, (0, 0))[0]:
-            last = self._log.last(place)
+            last = log.last(place)
             self._ends[place] = end, 0 if last is None else last.offset + 1
         return max(0, self._ends[place][1] - position) if end > position else 0
 
@@ -258,7 +290,7 @@ class Answers:
 
         While the log is not reachable, nobody knows: it is the time since it was.
         """
-        if self._follower is None:
+        if self._waiting is None:
             return float("inf")
         behind_s = self.behind_s()
         return max(self._waiting.age_s(), behind_s if behind_s > unreachable_s else 0.0)

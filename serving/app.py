@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +17,7 @@ from headrace import watchdog
 from headrace.config import ServeSettings
 from headrace.connection import head_bytes_max
 from headrace.direct import Direct, DirectRoute
-from headrace.errors import BrokenWorld
+from headrace.errors import BrokenWorld, LogUnavailable
 from headrace.http import counted_route, error_handler, json, json_lines, parse_body, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
@@ -36,6 +38,8 @@ from serving.turns import Turns
 OTHERS: Final = tuple(path for path, *_ in OPEN)
 tick_s: Final = 0.1
 """Time, in seconds, between two looks at whether to stop."""
+reopen_s: Final = 2.0
+"""Pause, in seconds, between two tries to open a log that is away."""
 hung_s: Final = 60.0
 """Time, in seconds, after which a server that does not stop is ended; longer than a log takes to say that it does not
 answer."""
@@ -115,6 +119,32 @@ def _refused(keys: KeyRing, request: Request) -> Response | None:
     return Problem("forbidden", f"wanted a key of the role read or operate, found {key.role}").response()
 
 
+def _opened(
+    open_log: Callable[[], AbstractContextManager[Log]], followed: Sequence[Answers], retry_s: float,
+    stop: threading.Event, stack: ExitStack,
+) -> Log | None:  # fmt: skip
+    """Return the log once it can be opened, None if `stop` is set before. Meanwhile answers come from snapshots.
+
+    Raises:
+        LogUnavailable: it could not be opened for so long, and there are no snapshots.
+    """
+    since_s, told = time.monotonic(), False
+    while not stop.is_set():
+        try:
+            return stack.enter_context(open_log())
+        except LogUnavailable as error:
+            if not told:
+                structlog.get_logger().error("log away, trying again", error=str(error))
+                told = True
+            for answers in followed:
+                if not answers.restored:
+                    answers.restore_kept()
+            if not all(answers.restored for answers in followed) and time.monotonic() - since_s > retry_s:
+                raise
+            stop.wait(reopen_s)
+    return None
+
+
 class Observer:
     """Counts connections that are ended, and requests that are no HTTP."""
 
@@ -131,7 +161,7 @@ class Observer:
 
 
 def run(
-    log: Log,
+    open_log: Callable[[], AbstractContextManager[Log]],
     blobs: Blobs,
     settings: ServeSettings,
     metrics: ServingMetrics,
@@ -145,20 +175,24 @@ def run(
 ) -> None:
     """Serve until `stop` is set: follow each shard that has a family with routes, and answer requests.
 
+    While the log cannot be opened, answers come from the newest snapshots.
+
     Args:
+        open_log: opens the log, which is closed at the end.
         keys: see `make_app`.
         pseudonyms: see `Answers`.
 
     Raises:
         BrokenWorld, Misconfigured: following failed after all retries, and the server has stopped. One that has
             restored a state goes on with it while the log is away. Errors of our own also stop it and are raised.
+            Of a log that cannot be opened and without snapshots: as well.
     """
     turns = Turns()
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
     queue_max = settings.impressions_queue_max
-    impressions = Impressions(log, metrics, records_max=queue_max) if settings.impressions else None
+    impressions = Impressions(None, metrics, records_max=queue_max) if settings.impressions else None
     followed = [
-        Answers(log, blobs, placement, sections, metrics, turns=turns, pseudonyms=pseudonyms, impressions=impressions)
+        Answers(None, blobs, placement, sections, metrics, turns=turns, pseudonyms=pseudonyms, impressions=impressions)
         for placement in asked
     ]
     failures: list[Exception] = []
@@ -211,19 +245,37 @@ def run(
 
     answered = threading.Event()
 
-    def write() -> None:
-        (impressions.run if impressions else threading.Event.wait)(answered)
+    def follow_all() -> None:
+        with ExitStack() as stack:
+            log = _opened(open_log, followed, settings.retry_s, stop, stack)
+            if log is None:
+                return
+            for answers in followed:
+                answers.log = log
+            followers = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
+            writer: threading.Thread | None = None
+            if impressions:
+                impressions.log = log
+                writer = threading.Thread(
+                    target=to_the_end(lambda: impressions.run(answered)), name="impressions", daemon=True
+                )
+                writer.start()
+            for thread in followers:
+                thread.start()
+            for thread in followers:
+                thread.join()
+            answered.wait()
+            if writer:
+                writer.join(flush_s + 1.0)  # not longer, as a log that hangs keeps the process from its end
 
-    threads = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
-    threads.append(threading.Thread(target=to_the_end(lambda: uvloop.run(answer())), name="http", daemon=True))
-    writer = threading.Thread(target=to_the_end(write), name="impressions", daemon=True)
-    for thread in [*threads, writer]:
+    following_all = threading.Thread(target=to_the_end(follow_all), name="log", daemon=True)
+    http = threading.Thread(target=to_the_end(lambda: uvloop.run(answer())), name="http", daemon=True)
+    for thread in (following_all, http):
         thread.start()
     stop.wait()
     with watchdog.wait("the threads of the server", hung_s):
-        for thread in threads:
-            thread.join()
-    answered.set()  # no answer follows, so that the queue is complete
-    writer.join(flush_s + 1.0)  # not longer, as a log that hangs keeps the process from its end
+        http.join()
+        answered.set()  # no answer follows, so that the queue of impressions is complete
+        following_all.join()
     if failures:
         raise failures[0]

@@ -35,18 +35,25 @@ class Impressions:
     """A bounded queue of impressions, and the thread that writes them (`run`). `offer` may be called from any thread.
 
     Args:
+        log: None as long as it is not open: then nothing is accepted. Set the attribute before `run`.
         records_max: most impressions that wait; further ones are dropped.
     """
 
     def __init__(
-        self, log: Log, metrics: ServingMetrics, *, records_max: int, retry_s: float = retry_s, flush_s: float = flush_s
+        self,
+        log: Log | None,
+        metrics: ServingMetrics,
+        *,
+        records_max: int,
+        retry_s: float = retry_s,
+        flush_s: float = flush_s,
     ) -> None:
-        self._log, self._metrics, self._records_max = log, metrics, records_max
+        self.log, self._metrics, self._records_max = log, metrics, records_max
         self._retry_s, self._flush_s = retry_s, flush_s
         self._queue: deque[Impression] = deque()  # of which `append` and `popleft` are atomic
         self._batch: list[Impression] = []
         self._appender: Appender | None = None
-        self._away = False
+        self._away = log is None
 
     def offer(self, shown: Sequence[Impression]) -> bool:
         """Return whether impressions were accepted; count them as dropped if not. Never waits."""
@@ -65,6 +72,8 @@ class Impressions:
 
     def run(self, stop: threading.Event) -> None:
         """Write what is offered until `stop` is set; then write what waits, for a bounded time."""
+        assert self.log is not None
+        self._away = False
         try:
             while not stop.is_set():
                 stop.wait(pause_s if self._write() else self._retry_s)
@@ -99,7 +108,8 @@ class Impressions:
 
     def _append(self) -> None:
         """Append the batch. A record that the log refuses for ever is dropped, and the others are written."""
-        appender = self._appender = self._appender or self._log.appender()
+        assert self.log is not None
+        appender = self._appender = self._appender or self.log.appender()
         refused = sum(_is_refused(partial(_append, appender, one)) for one in self._batch)
         refused += _is_refused(appender.flush)
         self._metrics.count_unlogged("refused", refused)

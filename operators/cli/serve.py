@@ -22,10 +22,13 @@ def serve(
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host, serve={"port": port}))
     settings = deployment.settings
     print_starting("serve", settings)
+    from collections.abc import Iterator
+    from contextlib import contextmanager
     from pathlib import Path
 
     from headrace.http import listen
     from headrace.keys import KeyRing
+    from headrace.log.protocol import Log
     from headrace.metrics import ServingMetrics
     from headrace.process import collect_garbage_rarely, log_to_stderr, stop_on_signals
     from headrace.pseudonyms import Pseudonyms
@@ -38,14 +41,20 @@ def serve(
     log_to_stderr()
     collect_garbage_rarely()
     stop = stop_on_signals()
-    with listen(settings.host, settings.serve.port) as listener, opened_log(settings) as log_:
-        refuse_settings(log_)
+
+    @contextmanager
+    def open_log() -> Iterator[Log]:
+        with opened_log(settings) as opened:
+            refuse_settings(opened)
+            yield opened
+
+    with listen(settings.host, settings.serve.port) as listener:
         routes = [route.path for kind in deployment.kinds for route in kind.surface.routes]
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         say(f"serve: {address}{', '.join(routes)}, log {settings.log}")
         metrics = ServingMetrics([kind.surface for kind in deployment.kinds])
         process.run(
-            log_, Blobs(settings.blobs), settings.serve, metrics, stop,
+            open_log, Blobs(settings.blobs), settings.serve, metrics, stop,
             placements=list(deployment.placements.values()), sections=deployment.sections, listener=listener,
             keys=KeyRing(Path(settings.keys)) if settings.serve.require_key else None,
             pseudonyms=Pseudonyms(Path(settings.pseudonyms)),

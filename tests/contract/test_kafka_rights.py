@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -594,7 +594,7 @@ def test_serving_that_loses_a_right_ends(walked: Guarded, folder: Path) -> None:
         loss.start()
         with pytest.raises(Misconfigured, match="denies Read"):
             serve(
-                log, Blobs(folder), ServeSettings(), metrics, stop,
+                lambda: nullcontext(log), Blobs(folder), ServeSettings(), metrics, stop,
                 placements=list(PLACEMENTS.values()), sections={}, listener=listener,
             )  # fmt: skip
         loss.join()

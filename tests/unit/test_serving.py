@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -35,6 +35,7 @@ from headrace.pseudonyms import Pseudonyms, add_secret
 from headrace.reading import ReadOnlyLog
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower, freeze
+from headrace.shard.kept import stored_pointers
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.state import State, digest
 from headrace.surface import Artifact, Route, Surface
@@ -119,7 +120,7 @@ def client(shop: Shop, tmp_path: Path) -> Iterator[httpx.Client]:
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     settings = ServeSettings()
     server = threading.Thread(
-        target=run, args=(log, Blobs(tmp_path / "blobs"), settings, ServingMetrics(), stop),
+        target=run, args=(lambda: nullcontext(log), Blobs(tmp_path / "blobs"), settings, ServingMetrics(), stop),
         kwargs={"placements": [ONLINE, FINETUNE], "sections": SECTIONS, "listener": listener}, daemon=True,
     )  # fmt: skip
     server.start()
@@ -272,13 +273,16 @@ def test_questions_need_a_key_if_the_shop_says_so(tmp_path: Path) -> None:
 
 
 @contextmanager
-def served(log: Log, folder: Path, **settings: Any) -> Iterator[httpx.Client]:
+def served(
+    log: Log | Callable[[], AbstractContextManager[Log]], folder: Path, **settings: Any
+) -> Iterator[httpx.Client]:
     """Run a server with these settings in a thread."""
+    opened = log if callable(log) else lambda: nullcontext(log)
     stop, listener = threading.Event(), listen("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     options: dict[str, Any] = {"placements": [ONLINE], "sections": SECTIONS, "listener": listener}
     blobs, made = Blobs(folder / "blobs"), ServeSettings(**settings)
-    serving = threading.Thread(target=partial(run, log, blobs, made, ServingMetrics([]), stop, **options))
+    serving = threading.Thread(target=partial(run, opened, blobs, made, ServingMetrics([]), stop, **options))
     serving.start()
     try:
         with httpx.Client(base_url=address, timeout=20) as client:
@@ -399,6 +403,47 @@ def test_it_never_writes_what_it_is_sent(client: httpx.Client) -> None:
     answer = client.post("/v1/recommendations/ann")
     assert answer.status_code == 405
     assert "detail" in answer.json()
+
+
+def test_it_begins_from_a_snapshot_while_the_log_is_away(shop: Shop, tmp_path: Path) -> None:
+    shop.loop._snapshots.interval_s = 0.0
+    blobs = Blobs(tmp_path / "blobs")
+
+    def kept() -> bool:
+        shop.view(("ann", "a"), ("eve", "b"))
+        return bool(list(stored_pointers(blobs, ONLINE.shard.name)))
+
+    until(kept, "a snapshot is kept")
+    there = threading.Event()
+
+    @contextmanager
+    def opened() -> Iterator[Log]:
+        if not there.is_set():
+            raise LogUnavailable("the broker is away")
+        with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+            yield log
+
+    with served(opened, tmp_path) as client:
+        found = client.get("/v1/recommendations/bob?n=5").json()
+        assert {item["item_id"] for item in found["items"]} & {"a", "b"}
+        assert found["logged"] is False
+        assert client.get("/health/ready").status_code == 503
+        there.set()
+        until(lambda: client.get("/health/ready").status_code == 200, "it follows the log")
+        shop.view(("ann", "c"))
+        until(lambda: '"c"' in client.get("/v1/recommendations/bob?n=5").text, "it learns again")
+        assert client.get("/v1/recommendations/bob?n=5").json()["logged"] is True
+
+
+def test_without_a_log_and_without_a_snapshot_it_ends(tmp_path: Path) -> None:
+    def opened() -> AbstractContextManager[Log]:
+        raise LogUnavailable("the broker is away")
+
+    with listen("127.0.0.1", 0) as listener, pytest.raises(LogUnavailable, match="the broker is away"):
+        run(
+            opened, Blobs(tmp_path), ServeSettings(retry_s=0.1), ServingMetrics(), threading.Event(),
+            placements=[ONLINE], sections=SECTIONS, listener=listener,
+        )  # fmt: skip
 
 
 def test_health(client: httpx.Client) -> None:
@@ -552,7 +597,7 @@ def test_a_state_that_differs_from_its_shards_is_restored(shop: Shop, tmp_path: 
     thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
 
     def follower() -> Follower[Fold]:
-        assert answers._follower is not None
+        assert isinstance(answers._follower, Follower)
         return answers._follower
 
     def counted(what: str) -> float:
@@ -604,7 +649,7 @@ def test_our_own_mistakes_end_it_and_are_no_success(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Answers, "follow", mistaken)
     with listen("127.0.0.1", 0) as listener, pytest.raises(KeyError, match="a mistake"):
         run(
-            log, Blobs(tmp_path), ServeSettings(), ServingMetrics(), threading.Event(),
+            lambda: nullcontext(log), Blobs(tmp_path), ServeSettings(), ServingMetrics(), threading.Event(),
             placements=[ONLINE], sections=SECTIONS, listener=listener,
         )  # fmt: skip
     log.close()
