@@ -78,8 +78,8 @@ def run_with_retries(
     before it failed starts a new series.
 
     Raises:
-        BrokenWorld: it is not retriable, or the deadline has passed; the process should exit, and its supervisor
-            should restart it.
+        BrokenWorld: it is not retriable, or the deadline has passed, or `body` was to stop, so that what it had not
+            committed is left to the next start; the process should exit, and its supervisor should restart it.
     """
     logger = structlog.get_logger()
     first_failure_s: float | None = None
@@ -96,7 +96,7 @@ def run_with_retries(
             if now_s - started_s > healthy_attempt_s:
                 first_failure_s, pause_s = None, first_pause_s
             first_failure_s = first_failure_s or now_s
-            if not error.retriable or now_s - first_failure_s > deadline_s:
+            if not error.retriable or now_s - first_failure_s > deadline_s or stop.is_set():
                 raise
             logger.warning("retrying", error=str(error), pause_s=pause_s)
             stop.wait(pause_s)

@@ -204,7 +204,7 @@ def run(
                     try:
                         run_with_retries(lambda: answers.follow(stop), stop, deadline_s=settings.retry_s)
                     except BrokenWorld as error:
-                        if not (error.retriable and answers.restored):
+                        if stop.is_set() or not (error.retriable and answers.restored):
                             raise
                         # What was learned until now is better than no answers; `/health/ready` tells how old it is.
                         structlog.get_logger().error("log away, answers go on", error=str(error))

@@ -36,7 +36,7 @@ class EntryRecords:
 
     Attributes:
         positions: the ends of the runs that were read.
-        judgements_position: the position after the last judgement that was read.
+        judgements_position: the position before which no later entry names a judgement.
         chain: the running digest of what was read.
         strays: number of judgements that were passed over, as another program wrote them.
     """
@@ -116,8 +116,8 @@ class EntryRecords:
                 taken.append(record)
         for record in taken:
             self.chain.add_judgement(record.value or b"")
-        if taken:
-            self.judgements_position = taken[-1].offset + 1
+        # Also past those before it that no entry counts: a snapshot taken here needs no more than an earlier one.
+        self.judgements_position = taken[-1].offset + 1 if taken else max(self.judgements_position, entry.judgements)
         return taken
 
     def check(self, entry: Entry) -> None:

@@ -224,7 +224,7 @@ class Follower(Generic[F]):
 
     @property
     def judgements_position(self) -> int:
-        """The position after the last judgement that was folded."""
+        """The position before which no later entry names a judgement."""
         return self._records.judgements_position
 
     @property

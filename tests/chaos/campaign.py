@@ -126,6 +126,7 @@ class Campaign:
         self.tally.add(fault, audited, now.done, self._log_bytes(shop), _size(shop.folder / "blobs"))
         self.tally.kills[fault] += shop.kills
         self.tally.exits[fault] += shop.exits
+        self.tally.forced[fault] += shop.forced
         self.tally.recoveries_s += shop.recoveries_s
         self.tally.resident_mib |= {role: int(size) for role, size in shop.resident_mib.items()}
 

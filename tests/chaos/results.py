@@ -17,7 +17,8 @@ class Tally:
     """The counts of a campaign, by fault."""
 
     def __init__(self) -> None:
-        self.rounds, self.kills, self.exits = Counter[str](), Counter[str](), Counter[str]()
+        self.rounds, self.kills = Counter[str](), Counter[str]()
+        self.exits, self.forced = Counter[str](), Counter[str]()
         self.done, self.audited = Counter[str](), Counter[str]()
         self.recoveries_s: list[float] = []
         self.resident_mib: Counter[str] = Counter()
@@ -38,7 +39,8 @@ class Tally:
         recoveries = self.recoveries_s or [0.0]
         return {
             "rounds": dict(self.rounds), "kills": self.kills.total(), "kills_by_fault": dict(self.kills),
-            "exits_restarted": self.exits.total(), "faults": dict(self.done), "audited": dict(self.audited),
+            "exits_restarted": self.exits.total(), "stops_forced": self.forced.total(),
+            "faults": dict(self.done), "audited": dict(self.audited),
             "lost": 0, "double": 0, "digests_equal": True,
             "recovery_s": {"median": round(median(recoveries), 2), "max": round(max(recoveries), 2)},
             "resident_mib_max": {role: round(size) for role, size in self.resident_mib.items()},
@@ -60,6 +62,7 @@ def show(title: str, figures: dict[str, Any]) -> None:
         *([name, f"{count:,}"] for name, count in sorted(figures["faults"].items())),
         *([f"{name} audited".replace("_", " "), f"{count:,}"] for name, count in figures["audited"].items()),
         ["processes that exited with code 1 and were restarted", f"{figures['exits_restarted']:,}"],
+        ["processes that did not stop in order at a round's end", f"{figures['stops_forced']:,}"],
         ["kill of online to its next commit, median (s)", f"{recovery['median']:.2f}"],
         ["the same, longest (s)", f"{recovery['max']:.2f}"],
         *([f"largest resident size of {role} (MiB)", str(mib)] for role, mib in figures["resident_mib_max"].items()),

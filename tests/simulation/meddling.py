@@ -9,7 +9,7 @@ from headrace.log.protocol import Outgoing, Partition
 from headrace.shard.journal import Pointer, key_of, place_of_key, snapshots_kept
 from headrace.topics import EVENTS, JOURNAL, Shard
 from tests.simulation.faulty_log import resolve
-from tests.simulation.oracle import Oracle
+from tests.simulation.oracle import Oracle, needs_of
 from tests.simulation.publishing import NOISE, Publishing
 from tests.simulation.world import START_MS, World
 
@@ -83,8 +83,7 @@ class Meddling:
     def _holds(self, shard: Shard, pointer: Pointer) -> bool:
         """Return whether the log holds what follows a snapshot."""
         log = self._world.log
-        needed = {shard.journal: pointer.journal, shard.judgements: pointer.judgements}
-        needed |= {place: pointer.positions.get(key_of(place), 0) for place in shard.inputs(log)}
+        needed = {**dict.fromkeys(shard.inputs(log), 0), **needs_of(shard, pointer)}
         return all(log.first(place) <= position for place, position in needed.items())
 
     def _expire(self) -> None:

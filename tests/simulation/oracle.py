@@ -13,7 +13,7 @@ from headrace.log.protocol import Partition, Record
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower, MakeFold
-from headrace.shard.journal import Entry, Pointer, key_of
+from headrace.shard.journal import Entry, Pointer, key_of, place_of_key
 from headrace.topics import EVENTS, Shard
 from tests.simulation.faulty_log import FaultyLog
 from tests.simulation.folds import HashingFold
@@ -97,6 +97,12 @@ def era_of(topic: str, era: int) -> int:
     return era if topic == EVENTS else 0
 
 
+def needs_of(shard: Shard, pointer: Pointer) -> dict[Partition, int]:
+    """Return the first position of each partition that a fold from a snapshot reads, as far as the snapshot says."""
+    inputs = {place_of_key(name): position for name, position in pointer.positions.items()}
+    return {**inputs, shard.journal: pointer.journal, shard.judgements: pointer.judgements}
+
+
 class Oracle:
     """Folds a shard's journal as it grows, and checks each entry and each snapshot that an entry names.
 
@@ -151,6 +157,7 @@ class Oracle:
             return
         if pointer is None or (self.pointers and pointer == self.pointers[-1]):
             return
+        self._check_needs(pointer)
         self.pointers.append(pointer)
         self.renewed = bool(entry.renewed)
         number = pointer.number
@@ -159,6 +166,17 @@ class Oracle:
         positions = {key_of(place): position for place, position in self._stands[number].positions.items()}
         if any(positions.get(name, position) != position for name, position in pointer.positions.items()):
             raise Violation(f"{self.shard.name}: {pointer.positions} is not where entry {number} begins: {positions}")
+
+    def _check_needs(self, pointer: Pointer) -> None:
+        """Check that a fold from a snapshot reads nothing that one from an earlier snapshot does not read."""
+        needs = needs_of(self.shard, pointer)
+        for earlier in (one for one in self.pointers if one.number < pointer.number):
+            for place, position in needs_of(self.shard, earlier).items():
+                if needs.get(place, position) < position:
+                    raise Violation(
+                        f"{self.shard.name}: the snapshot after {pointer.number} entries needs {key_of(place)} from"
+                        f" {needs[place]} on, the one after {earlier.number} from {position} on"
+                    )
 
     def _stand(self) -> Stand:
         return Stand(self._world.era, dict(self.follower.positions))

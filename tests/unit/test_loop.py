@@ -1102,6 +1102,32 @@ def test_judgements_that_no_entry_counted_are_skipped(opened: Log, blobs: Blobs)
     assert len(judged) == 122
 
 
+def test_a_refold_needs_no_judgement_that_an_earlier_snapshot_does_not_need(opened: Log, blobs: Blobs) -> None:
+    place = Partition(JUDGEMENTS, 0)
+    append(opened, shopping(10))
+    with closing(start(opened, blobs, judge=EchoJudge())) as loop:
+        catch_up(opened, loop)
+    with closing(opened.writer(SHARD.name)) as orphan:  # as if an entry was lost that counted it
+        orphan.commit([Outgoing(JUDGEMENTS, b"online", b"orphan", place.number)], {})
+        orphan.settle()
+    with closing(start(opened, blobs, judge=Judges({}))) as loop:  # it goes on behind the orphan, and judges nothing
+        for first in (10, 20):
+            append(opened, shopping(10, first=first))
+            catch_up(opened, loop)
+            stored(loop)
+    last = journal.newest(opened, SHARD)
+    assert last is not None
+    assert last.snapshot is not None
+    made = refold(opened, blobs, SHARD, make=make_diary)
+    assert made.judgements == last.snapshot.judgements == opened.end(place)
+    opened.delete_before(place, last.snapshot.judgements)  # as trimming does, while that snapshot is kept
+    append(opened, shopping(10, first=30))
+    with closing(start(opened, blobs, judge=EchoJudge())) as loop:
+        catch_up(opened, loop)
+    with closing(start(opened, blobs)) as loop:
+        assert len(loop.fold.lines) == 60, "40 events and 20 judgements"
+
+
 def test_what_others_write_to_a_shard_s_own_topics_is_passed_over(opened: Log, blobs: Blobs) -> None:
     """Copies and garbage, between entries and at the end, while a follower reads and before a restart."""
     judged, entries = Partition(JUDGEMENTS, 0), SHARD.journal

@@ -76,12 +76,26 @@ def test_an_attempt_that_only_waited_longer_than_the_deadline_starts_no_new_seri
 
 def test_a_stop_between_attempts_returns_without_an_error() -> None:
     stop = threading.Event()
+    timer = threading.Timer(0.05, stop.set)
+
+    def body() -> None:
+        timer.start()
+        raise LogUnavailable("down")  # the next attempt is 0.2 s later
+
+    run_with_retries(body, stop, deadline_s=60.0)
+    assert timer.finished.is_set()
+
+
+def test_a_failure_while_it_stops_is_no_success() -> None:
+    """What was to be committed is not: the exit code must tell."""
+    stop = threading.Event()
 
     def body() -> None:
         stop.set()
         raise LogUnavailable("down")
 
-    run_with_retries(body, stop, deadline_s=60.0)
+    with pytest.raises(LogUnavailable):
+        run_with_retries(body, stop, deadline_s=60.0)
 
 
 def test_failed_assertions_are_not_retried() -> None:

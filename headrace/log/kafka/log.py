@@ -64,6 +64,8 @@ deadline_s_default = 30.0
 """Time without an answer after which LogUnavailable is raised. Leader elections take seconds."""
 hidden_timeout_s = 2.0
 """How long a look for open transactions waits for partitions without a leader; the caller looks again later."""
+probe_deadlines = 3.0
+"""The brokers are probed up to twice, each time with a deadline of its own; longer than so many deadlines is a hang."""
 administration_deadlines = 6.0
 """A use of the administration client that lasts for longer than so many deadlines hangs; creating topics takes several
 calls, each with a deadline of its own."""
@@ -92,9 +94,10 @@ class KafkaLog:
             raise Misconfigured(f"log kafka:{servers}: wanted only the option prefix, found {', '.join(unknown)}")
         security = security or read_security()
         tls = security.tls()
-        probe_brokers(addresses, security, tls, deadline_s)
         common = common_options(addresses, security, tls, deadline_s)
         self._client = Client(common, options.get("prefix", [""])[-1], deadline_s, {})
+        with self._client.wait("a broker that answers", probe_deadlines):
+            probe_brokers(addresses, security, tls, deadline_s)
         self._admin: KafkaAdminClient | None = None
         self._closed = False
         self._allowed: dict[str, Collection[str]] | None = None
