@@ -430,7 +430,9 @@ def _member_features(values: NDArray[np.float64], sizes: NDArray[np.int64], log:
     np.not_equal(ordered[1:], ordered[:-1], out=ends_tie[:-1])
     ends_tie[last - 1] = True
     ends = ends_tie.nonzero()[0]
-    rank = np.repeat(ends, np.diff(ends, prepend=-1))  # equal scores have the last rank of them
+    tied = ends + 1
+    tied[1:] -= tied[:-1].copy()  # numbers of equal scores, which have the last rank of them
+    rank = np.repeat(ends, tied)
     if order is not None:
         ranks = np.empty(len(values), np.int64)
         ranks[order] = rank

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import chain
 from math import inf
@@ -53,6 +53,7 @@ class Rules:
         price = stated.price or PriceLimits()
         self._prices = None if price == PriceLimits() else (price.min or 0.0, inf if price.max is None else price.max)
         self._at_most = stated.at_most or AtMost()
+        self._limits = self._at_most != AtMost()
         self._pinned = sorted(stated.pinned or (), key=lambda pin: pin.place)
         self._boosts = [
             (boost.factor, frozenset(boost.items), _levels_of(boost.categories), _folded(boost.brands))
@@ -83,7 +84,7 @@ class Rules:
 
     def apply(
         self,
-        pool: Sequence[tuple[str, float]],
+        pool: Iterable[tuple[str, float]],
         more: Iterable[str],
         facts: Callable[[str], Facts | None],
         gone: Mapping[str, str],
@@ -95,7 +96,7 @@ class Rules:
         Behind the last item there is no gap: an item pinned farther behind moves up.
 
         Args:
-            pool: candidates with their scores, best first.
+            pool: candidates with their scores, best first; without pins and boosts, read only as far as needed.
             more: candidates without a score, best first; read only as far as the pool leaves places open.
             facts: returns what is known of an item, None if it is not known.
             gone: items that this request must not get, each with the name of the rule that says so.
@@ -103,6 +104,8 @@ class Rules:
         left_out: Counter[str] = Counter()
         limited = Limited(self._at_most, lines_max=n)
 
+        if self._pinned or self._boosts:
+            pool = list(pool)
         scores = dict(pool) if self._pinned else {}
         pins, given = dict[int, tuple[str, float]](), set[str]()
         for pin in self._pinned:
@@ -119,6 +122,7 @@ class Rules:
                 pins[pin.place] = pin.item, score
         wanted, waiting = n - len(pins), 0
         named, forbids = ((item, 0.0) for item in more), self.forbids
+        line = _line if self._limits else _unlimited_line
         for rank, (item, score) in enumerate(chain(self._boosted(pool, facts), named)):
             if len(limited.lines) >= wanted:
                 break
@@ -129,7 +133,7 @@ class Rules:
             if why := gone.get(item) or forbids(item, known):  # of most items, where rules leave little
                 left_out[why] += 1
             else:
-                waiting += not limited.take(_line(rank, item, score, known))
+                waiting += not limited.take(line(rank, item, score, known))
         before = len(limited.lines)
         limited.fill(wanted)
         if waiting := waiting - (len(limited.lines) - before):
@@ -137,8 +141,8 @@ class Rules:
         return Answer(_placed(pins, [(line.item, line.score) for line in limited.lines]), dict(left_out))
 
     def _boosted(
-        self, pool: Sequence[tuple[str, float]], facts: Callable[[str], Facts | None]
-    ) -> Sequence[tuple[str, float]]:
+        self, pool: Iterable[tuple[str, float]], facts: Callable[[str], Facts | None]
+    ) -> Iterable[tuple[str, float]]:
         """Return the pool in the order of the multiplied scores; of equal ones, as before."""
         if not self._boosts:
             return pool
@@ -147,6 +151,10 @@ class Rules:
 
 def _line(rank: int, item: str, score: float, facts: Facts) -> Line:
     return Line(rank, item, score, facts.brand.strip().casefold(), " > ".join(levels(facts.category)))
+
+
+def _unlimited_line(rank: int, item: str, score: float, facts: Facts) -> Line:
+    return Line(rank, item, score)
 
 
 def _placed(pins: Mapping[int, tuple[str, float]], rest: list[tuple[str, float]]) -> list[tuple[str, float]]:
