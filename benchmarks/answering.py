@@ -117,7 +117,7 @@ def measure(load: str, path: Path, items: int, questions: int) -> Figures:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     model.predict(short[:1], list_length)
-    first_s, memory_mib = time.perf_counter() - before, _memory_mib()
+    first_s, held_mib = time.perf_counter() - before, memory_mib()
 
     def ms(*calls: list[list[str]]) -> list[float]:
         spent = []
@@ -130,12 +130,12 @@ def measure(load: str, path: Path, items: int, questions: int) -> Figures:
     one_short = ms(*([prefix] for prefix in short))
     batches = [(short * BATCH)[start : start + BATCH] for start in range(0, 5 * BATCH, BATCH)]
     return Figures(
-        first_s, memory_mib, float(np.median(one_short)), float(np.quantile(one_short, 0.99)),
+        first_s, held_mib, float(np.median(one_short)), float(np.quantile(one_short, 0.99)),
         float(np.median(ms(*([prefix] for prefix in long)))), float(np.median(ms(*batches))),
     )  # fmt: skip
 
 
-def _memory_mib() -> float:
+def memory_mib() -> float:
     """Return the memory that this process holds."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kib,) = [int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]

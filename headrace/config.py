@@ -77,6 +77,10 @@ class ServeSettings(_Section):
     """Longest time, in seconds, for which a request may take to arrive."""
     retry_s: Seconds = 60.0
     """Time, in seconds, for which failed operations of the log or the disk are retried before the process exits."""
+    impressions: bool = True
+    """Whether what answers show is written to the topic `impressions` ([how](serving.md#impressions))."""
+    impressions_queue_max: Annotated[int, Field(gt=0)] = 10_000
+    """Most impressions that wait to be written; further ones are dropped."""
 
 
 class GatewaySettings(_Section):

@@ -1,9 +1,10 @@
 """Shared parts of our HTTP servers: JSON answers, errors, query parsing, request metrics, and listening."""
 
+import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -11,10 +12,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import compile_path
 
+from headrace.direct import DirectRoute
 from headrace.errors import Misconfigured
+from headrace.exchange import question_bytes_max
 from headrace.problem import Code, Problem
 from headrace.surface import Refused
 
@@ -35,6 +38,9 @@ class _RestOfPath(Convertor[str]):
 
 
 register_url_convertor("whole", _RestOfPath())
+_TOO_LARGE: Final = Problem(
+    "too-large", f"wanted a body of at most {question_bytes_max} bytes, found more", closes=True
+)
 
 
 class RequestCounter(Protocol):
@@ -49,49 +55,51 @@ def json(body: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
-def counted_route(
-    requests: RequestCounter, path: str, handler: Callable[[Request], Response], *, quick: bool = False
-) -> Route:
-    """Return a GET route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
+def json_lines(bodies: Iterable[object]) -> Response:
+    """Return an answer of JSON lines, each of which is made when the client has taken those before."""
 
-    Args:
-        quick: the handler never waits, so it is called by the server's loop; others take one of a few threads, for
-            which they may have to wait.
+    async def lines() -> AsyncIterator[bytes]:
+        for body in bodies:
+            yield msgspec.json.encode(body) + b"\n"
+            await asyncio.sleep(0)
+
+    return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+def counted_route(
+    requests: RequestCounter, path: str, handler: Callable[[Request, bytes], Response], *, method: str = "GET"
+) -> DirectRoute:
+    """Return a route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
+
+    The handler is given the request and its body. It is called in the server's loop, so it must not wait.
     """
 
-    def handle(request: Request) -> Response:
+    def handle(request: Request, body: bytes | None) -> Response:
         began, status = time.perf_counter(), 500
         try:
-            response = handler(request)
+            response = _TOO_LARGE.response() if body is None else handler(request, body)
             status = response.status_code
-        finally:  # an exception counts too; `failure` answers it, and the server logs it
+        finally:  # an exception counts too
             requests.count_request(path, status, time.perf_counter() - began)
         return response
 
-    async def handle_quickly(request: Request) -> Response:
-        return handle(request)
-
     # The requested path is already decoded, %2F too, so an id may contain slashes.
     pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
-    return Route(pattern, handle_quickly if quick else handle, methods=["GET"])
+    return DirectRoute(method, compile_path(pattern)[0], handle)
 
 
-def error_handler(requests: RequestCounter, paths: list[str]) -> Callable[[Request, Exception], Response]:
-    """Return the handler of unknown paths and methods; its answer lists the known paths."""
+def error_handler(requests: RequestCounter, routes: list[tuple[str, str]]) -> Callable[[Request, Exception], Response]:
+    """Return the handler of unknown paths and methods; its answer lists the known methods and paths."""
+    known = [f"{method} {path}" for method, path in routes]
+    wanted = f"wanted {', '.join(known[:-1])} or {known[-1]}"
 
     def handle(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         requests.count_request("other", status, 0.0)
         code: Code = "method-not-allowed" if status == 405 else "not-found"
-        return Problem(code, f"wanted GET {', '.join(paths[:-1])} or {paths[-1]}").response()
+        return Problem(code, wanted, closes="content-length" in request.headers).response()
 
     return handle
-
-
-def failure(request: Request, error: Exception) -> Response:
-    """Answer a request whose handler raised an exception, without its text, which may contain data."""
-    # The server closes the connection then: the client must not send another request on it.
-    return Problem("internal", "the server's log has the cause", closes=True).response()
 
 
 def scrape(registry: CollectorRegistry) -> Response:
@@ -145,8 +153,33 @@ def parse_query(query: type[Q], parameters: Iterable[tuple[str, str]]) -> Q:
     return query(**found)
 
 
+def parse_body(query: type[Q], body: bytes, parameters: Mapping[str, str]) -> Q:
+    """Return the JSON object of a body, and the parameters of the path, as a typed query.
+
+    Raises:
+        Refused: it is no such object.
+
+    >>> class Some(Struct, forbid_unknown_fields=True):
+    ...     item: str
+    ...     n: int = 20
+    >>> parse_body(Some, b'{"n": 7}', {"item": "boots"})
+    Some(item='boots', n=7)
+    """
+    try:
+        if not parameters:
+            return msgspec.json.decode(body, type=query)
+        found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        found |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in parameters.items()}
+        return msgspec.json.decode(msgspec.json.encode(found), type=query)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        wanted = ", ".join(field.encode_name for field in msgspec.structs.fields(query))
+        raise Refused(f"wanted a JSON object of {wanted}, found: {str(error)[:200]}") from None
+
+
 def _plain(kind: Any) -> msgspec.inspect.Type:
     info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.UnionType):  # of a type and None
+        info = next(one for one in info.types if not isinstance(one, msgspec.inspect.NoneType))
     return info.type if isinstance(info, msgspec.inspect.Metadata) else info
 
 
@@ -156,6 +189,8 @@ def bounds_text(kind: Any) -> str:
     >>> from typing import Annotated
     >>> bounds_text(Annotated[str, msgspec.Meta(min_length=1, max_length=9)])
     '1 to 9 characters'
+    >>> bounds_text(Annotated[float, msgspec.Meta(ge=0, le=9.5)] | None)
+    '0 to 9.5'
     """
     info = _plain(kind)
     if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
@@ -169,7 +204,7 @@ def bounds_text(kind: Any) -> str:
     if isinstance(info, msgspec.inspect.ListType) and info.max_length is not None:
         return f"{info.min_length or 0} to {info.max_length} values"
     if isinstance(info, msgspec.inspect.LiteralType):
-        return " or ".join(map(str, info.values))
+        return " or ".join(str(value) or "empty" for value in info.values)
     return "another value"
 
 

@@ -89,6 +89,8 @@ class ItemRecord(Struct, frozen=True):
     prices: Mapping[str, float] = {}
     available: bool = True
     retired: bool = False
+    link: str = ""
+    image_link: str = ""
 
 
 _decode = msgspec.json.Decoder(ItemDocument).decode
@@ -122,6 +124,7 @@ def decode(record: Record) -> ItemRecord | Rejection:
     return ItemRecord(
         item, document.title or "", document.brand or "", document.product_type or "", _prices(document),
         not retired and document.availability not in ("out_of_stock", "out of stock"), retired,
+        document.link or "", document.image_link or "",
     )  # fmt: skip
 
 

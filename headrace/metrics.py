@@ -40,7 +40,7 @@ LABELS: Final = {
     "learner": "the learners in the code",
     "metric": "the prequential metrics in the code",
     "partition": "partitions of the topics table",
-    "reason": "`headrace.events.Reason`, and the codes in the gateway's adapters",
+    "reason": "`headrace.events.Reason`, `headrace.metrics.Unlogged`, and the codes in the gateway's adapters",
     "result": "`headrace.metrics.Result`; of the gateway, what `headrace_gateway_entries_total` names",
     "route": "the server's routes as declared, never the requested path",
     "table": "bounded tables in the code",
@@ -51,6 +51,9 @@ LABELS: Final = {
 """Each label, and what bounds its values."""
 
 Result = Literal["learned", "duplicate", "unused", "rejected"]
+Unlogged = Literal["queue_full", "log_away", "refused", "stopped"]
+"""Why an impression was dropped: too many waited, the log was away, it refused the record for ever, or the server ended
+before it was written."""
 RENEWED: Final = ("migrated", "set", "folded", "begun")
 """How a part of a state was renewed: the first word of what `headrace.shard.follower.Fold.renewed` says."""
 
@@ -322,6 +325,7 @@ class DeclaredMetrics:
         self._totals: dict[tuple[str, tuple[str, ...]], float] = {}  # the value of each counter when it was last read
         self._read_at: dict[str, float] = {}
         self._series: dict[str, set[tuple[str, ...]]] = {}
+        self._told: dict[tuple[str, str], set[tuple[str, ...]]] = {}  # by metric and family, what was read last
         self._metrics: dict[str, Metric] = {}
         labels = {**LABELS, **{label: bound for surface in surfaces for label, bound in surface.labels.items()}}
         for surface in surfaces:
@@ -340,7 +344,7 @@ class DeclaredMetrics:
         """Read a family's metrics that are due."""
         for metric in surface.metrics:
             if metric.read and self._due(metric):
-                self._export(metric, metric.read(family))
+                self._export(metric, metric.read(family), type(family).__name__)
 
     def _due(self, metric: Metric) -> bool:
         if not metric.read_interval_s:
@@ -351,15 +355,30 @@ class DeclaredMetrics:
         self._read_at[metric.name] = now
         return True
 
-    def _export(self, metric: Metric, series: Iterable[tuple[tuple[str, ...], float]]) -> None:
+    def _export(self, metric: Metric, series: Iterable[tuple[tuple[str, ...], float]], teller: str) -> None:
+        told, told_before = set(), self._told.get((metric.name, teller), set())
         for labels, value in series:
+            told.add(labels)
             if metric.kind == "counter":
-                step = value - self._totals.get((metric.name, labels), 0.0)
+                before = self._totals.get((metric.name, labels), 0.0)
                 self._totals[metric.name, labels] = value
-                if step:
+                step = value - before if value >= before else value  # one that is lower has begun anew
+                if step or labels not in told_before:  # a new series exists before it counts
                     self.report(metric.name, step, *labels)
             else:
                 self.report(metric.name, value, *labels)
+        for labels in told_before - told:
+            self._forget(metric, labels)
+        self._told[metric.name, teller] = told
+
+    def _forget(self, metric: Metric, labels: tuple[str, ...]) -> None:
+        """Remove a series that its family no longer has, so that another one can take its place."""
+        self._totals.pop((metric.name, labels), None)
+        values = _shown(labels)
+        series = self._series.get(metric.name, set())
+        if values in series and labels not in [(value,) for value in metric.label_values]:
+            series.remove(values)
+            self._made[metric.name].remove(*values)
 
     def report(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge, add to a counter, or observe a histogram's value.
@@ -367,7 +386,7 @@ class DeclaredMetrics:
         Labels are escaped and shortened. A metric has at most `series_max` series; the value of another one is dropped.
         """
         made = self._made[name]
-        values = tuple(visible(label, label_characters_max) for label in labels)
+        values = _shown(labels)
         series = self._series.setdefault(name, set())
         if len(series) >= series_max and values not in series:
             return
@@ -375,13 +394,18 @@ class DeclaredMetrics:
         one = made.labels(*values) if values else made
         if isinstance(one, Counter):
             one.inc(value)
-            for metric in self._metrics.values():
+            for metric in self._metrics.values() if value else ():
                 if metric.last_increase_of == name:
                     self.report(metric.name, self._clock() / 1000)
         elif isinstance(one, Gauge):
             one.set(value)
         else:
             one.observe(value)
+
+
+def _shown(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the values of labels as they are exported."""
+    return tuple(visible(label, label_characters_max) for label in labels)
 
 
 class ServingMetrics(ReaderMetrics):
@@ -393,6 +417,7 @@ class ServingMetrics(ReaderMetrics):
         self._duration = self._histogram(
             "headrace_http_request_duration_seconds", "Answering a request.", QUICK_S, "route"
         )
+        self._series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.comparisons = self._counter(
             "headrace_follower_compared_total",
             "Comparisons of this server's state with a snapshot of its shard, at most one in ten minutes for each.",
@@ -409,15 +434,34 @@ class ServingMetrics(ReaderMetrics):
         self._turned_away = self._counter(
             "headrace_http_turned_away_total", "Connections that were ended, as too many were open, or for slowness."
         )
+        self.impressions = self._counter(
+            "headrace_impressions_total", "Impressions that this server has written to the log."
+        )
+        self._unlogged = self._counter(
+            "headrace_impressions_dropped_total",
+            "Impressions that this server has not written, by reason: too many waited, the log was away, it refused the"
+            " record, or the server ended.",
+            "reason",
+            values=get_args(Unlogged),
+        )
 
     def count_turned_away(self) -> None:
         """Count a connection that was ended."""
         self._turned_away.inc()
 
+    def count_unlogged(self, reason: Unlogged, count: int = 1) -> None:
+        """Count impressions that were dropped."""
+        self._unlogged.labels(reason).inc(count)
+
     def count_request(self, route: str, code: int, duration_s: float) -> None:
         """Count an answer. `route` is as declared (`/v1/recommendations/{shopper}`), never the requested path."""
-        self._requests.labels(route, code).inc()
-        self._duration.labels(route).observe(duration_s)
+        series = self._series.get((route, code))
+        if series is None:  # looking both up takes longer than all else that is done here
+            series = self._requests.labels(route, code), self._duration.labels(route)
+            self._series[route, code] = series
+        requests, duration = series
+        requests.inc()
+        duration.observe(duration_s)
 
 
 class GatewayMetrics(ProcessMetrics):

@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from headrace import events, items, rules, traits
+from headrace import events, impressions, items, rules, traits
 from headrace.announcement import Announcement, Kind, announced
 from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
@@ -19,6 +19,7 @@ from headrace.clock import wall_ms
 from headrace.config import archive_of, own_families
 from headrace.errors import Misconfigured
 from headrace.events import Event, EventType, Reason, Rejection
+from headrace.impressions import Impression
 from headrace.items import ItemRecord
 from headrace.letters import DeadLetter, LetterDecision
 from headrace.log.open import open_log
@@ -28,7 +29,19 @@ from headrace.rules import StatedRules
 from headrace.shard.journal import Entry, judging_family
 from headrace.shard.merge import stamped
 from headrace.surface import FamilyScores, Surface, Watched
-from headrace.topics import ALARMS, DEAD_LETTERS, EVENTS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, RULES, SCORES, TRAITS
+from headrace.topics import (
+    ALARMS,
+    DEAD_LETTERS,
+    EVENTS,
+    IMPRESSIONS,
+    ITEMS,
+    JOURNAL,
+    JUDGEMENTS,
+    MODELS,
+    RULES,
+    SCORES,
+    TRAITS,
+)
 from headrace.traits import StatedTraits
 
 FAMILIES: Final = "learners.families:families"
@@ -159,6 +172,19 @@ class ReadOnlyLog:
             return self._readable(RULES, None if isinstance(found, Rejection) else found)
 
         return Records(self._log, RULES, StatedRules, decode)
+
+    def impressions(self, *, shoppers: Names = None, placements: Names = None) -> Records[Impression]:
+        """Return what answers showed, with the propensity of each item."""
+        is_wanted_key, is_wanted = _keys(shoppers), _names("placement", placements)
+
+        def decode(record: Record) -> list[Impression]:
+            if not is_wanted_key(record.key):
+                return []
+            found = impressions.decode(record)
+            readable = self._readable(IMPRESSIONS, None if isinstance(found, Rejection) else found)
+            return [one for one in readable if is_wanted(one.placement)]
+
+        return Records(self._log, IMPRESSIONS, Impression, decode)
 
     def models(self, *, kinds: Names = None) -> Records[Announcement]:
         """Return the announcements of models: candidates, verdicts, rollbacks, requests.

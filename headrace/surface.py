@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from headrace.impressions import Shown
 from headrace.topics import Topic
 
 STATE_INDEPENDENT: Final[dict[str, Any]] = {"shapes_state": False}
@@ -100,33 +101,46 @@ class Refused(Exception):
     """A query that cannot be answered; the text states what was wanted and what was found."""
 
 
+def _as_it_is(shopper: str) -> str:
+    return shopper
+
+
 class Now(NamedTuple):
-    """The moment of a request: the fold's newest event time (ms), an id that is unique to the request and, where an
-    artifact is in use, its answer to `Route.prompt`."""
+    """The moment of a request.
+
+    Attributes:
+        time_ms: the fold's newest event time.
+        id: unique to the request.
+        artifact: the family's artifact in use, None if there is none.
+        known_as: returns the name under which the fold knows a shopper, given the id that was asked for.
+    """
 
     time_ms: int
     id: str = ""
-    artifact_answer: Any = None
+    artifact: Any = None
+    known_as: Callable[[str], str] = _as_it_is
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """An HTTP route: `GET path`.
+    """An HTTP route: `method path`.
 
-    `query` has a field for each parameter of the path and of the query string; its types state the bounds. `answer` is
-    the type of the body. A parameter `shopper` is the id that the shop knows; `call` is given the name under which
-    the fold knows this shopper, and an answer's `shopper` is the id that was asked for. `call(family, query, now)`
-    is pure; it raises `Refused` for what the types cannot express. Before it, unless `prompt(family, query, now)`
-    is empty, `ask(artifact, prompt)` runs the family's artifact, while the fold goes on. `example` is a request's
-    path and its answer in JSON, `notes` are sentences for the docs page.
+    `query` has a field for each parameter; its types state the bounds. Those of the path are in the path, the others in
+    the query string of a GET, and in the JSON object that is the body of a POST. `answer` is the type of the body.
+    `call(family, query, now)` is pure, and asks the artifact by itself; it raises `Refused` for what the types cannot
+    express. One that streams returns an iterator of answers, which are sent as JSON lines while they are made.
+    `shows(answer)` returns the lists that an answer shows, each with an id, for the topic `impressions`; it states the
+    propensity of each item. `example` is a request and its answer in JSON: the path, and behind a blank the body of a
+    POST. `notes` are sentences for the docs page.
     """
 
     path: str
+    method: Literal["GET", "POST"] = "GET"
     doc: str
     query: type[Struct]
     answer: type[Struct]
-    call: Callable[[Any, Any, Now], Struct]
-    prompt: Callable[[Any, Any, Now], Any] | None = None
-    ask: Callable[[Any, Any], Any] | None = None
+    call: Callable[[Any, Any, Now], Any]
+    streams: bool = False
+    shows: Callable[[Any], Iterable[Shown]] | None = None
     example: tuple[str, str] = ("", "")
     notes: tuple[str, ...] = ()
 

@@ -50,6 +50,7 @@ ALARMS = "alarms"
 ITEMS = "items"
 TRAITS = "traits"
 RULES = "rules"
+IMPRESSIONS = "impressions"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
 PUBLISHED = "published"
@@ -59,7 +60,7 @@ ARCHIVE = "archive"
 PUBLISHER_PREFIX = "publish-"
 """How the writer ids of publishers begin; the rest tells how their input begins."""
 
-SCALABLE = (EVENTS, ITEMS, EVENTS_REPLAY)
+SCALABLE = (EVENTS, ITEMS, IMPRESSIONS, EVENTS_REPLAY)
 """Topics that may have any number of partitions, as a shop made them, and may get more while processes run: records say
 by their keys to whom they belong. The others have the partitions that the table states."""
 
@@ -146,6 +147,8 @@ TOPICS = {
               "shards, serve, replay, archive, rules, status, verify",
               "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
               " before"),
+        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, status, verify",
+              "what answers showed, with the propensity of each item; one list a record"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
         Topic(PUBLISHED, 1, KEPT_FOR_EVER, "origin", "load, simulate", "load, simulate",

@@ -15,10 +15,11 @@ from headrace.topics import ALARMS, DEAD_LETTERS, SCORES, TOPICS, Shard, registe
 from learners.desk.family import Desk
 from learners.family import EVERY_SHARD, Family
 from learners.next_item.family import NextItemFamily
+from learners.placements.family import PlacementsFamily
 from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
 
-FAMILIES: Final[tuple[type[Family], ...]] = (Desk, NextItemFamily, PurchaseFamily, Rounds)
+FAMILIES: Final[tuple[type[Family], ...]] = (Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, Rounds)
 """Our families, in the order in which a shard folds them."""
 
 

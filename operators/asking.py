@@ -42,7 +42,7 @@ class Asking:
     def __init__(self, route: Route, name: str, shop: Shop, blobs: Blobs) -> None:
         self._route, self._shop, self._family = route, shop, shop.families[name]
         declared = self._family.surface.artifact
-        current = declared.current(self._family) if declared and route.prompt else None
+        current = declared.current(self._family) if declared else None
         self._artifact: Any = None
         if declared and current:
             artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
@@ -53,12 +53,9 @@ class Asking:
     def __call__(self, query: Mapping[str, Any]) -> Struct | None:
         """Return the answer to a query, None if it is refused."""
         route, asked = self._route, msgspec.convert(query, self._route.query)
-        now = Now(self._shop.time_ms, "replay")
+        now = Now(self._shop.time_ms, "replay", self._artifact)
         try:
-            if self._artifact is not None and route.prompt and route.ask:
-                prompt = route.prompt(self._family, asked, now)
-                if prompt:
-                    now = now._replace(artifact_answer=route.ask(self._artifact, prompt))
-            return route.call(self._family, asked, now)
+            answer: Struct = route.call(self._family, asked, now)
+            return answer
         except Refused:
             return None

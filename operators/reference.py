@@ -12,7 +12,7 @@ from textwrap import wrap
 from typing import Any, Final, get_args
 
 import msgspec
-from msgspec import inspect
+from msgspec import Struct, inspect
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -29,6 +29,7 @@ from headrace.config import (
 )
 from headrace.errors import Misconfigured
 from headrace.events import EventType
+from headrace.exchange import question_bytes_max
 from headrace.http import bounds_text
 from headrace.metrics import (
     LABELS,
@@ -62,7 +63,7 @@ from operators.cli.look import watch_s
 from operators.doctor.examination import CHECKS, LOG, SETTINGS, deadline_s
 from operators.doctor.finding import Finding, newest_entries
 from operators.status import Status, newest_max
-from serving.answers import Freshness
+from serving.freshness import Freshness
 
 WRITTEN: Final = "Written by `python -m operators.reference`."
 
@@ -336,8 +337,10 @@ The last parameter of a path is the rest of the path, percent-encoded; it may co
 | --- | --- |
 | 200 | an answer |
 | 400 | a parameter is missing, unknown or out of bounds; the `detail` says which: `n: wanted 1 to 100, found 101` |
+| 400 | the body is no JSON object of the parameters |
 | 401, 403 | with [`require_key`](settings.md#serve): no key that works, or one that does not allow this |
 | 404, 405 | another path or method; the text names those that exist |
+| 413 | the body has over {question_bytes_max >> 20} MiB |
 | 503 | the newest snapshot is being restored |
 
 Errors are problem documents (RFC 9457): `type`, `title`, `status`, `detail`. A `shopper` is the shop's own id, or as it
@@ -347,8 +350,27 @@ is in the log ([how](gateway.md#pseudonyms)).
 event that was appended more than {ServeSettings().stale_s_max:g} s ago is not in the answers
 ([`stale_s_max`](settings.md#serve)), be it because this server, a shard or the log is slow or away; such a server still
 answers from what it has folded, for as long as its process lives. `/metrics` is for Prometheus. Several servers may run
-beside each other: they write nothing. Connections, requests and the time that they take to arrive are
+beside each other: they write nothing but impressions. Connections, requests and the time that they take to arrive are
 [bounded](settings.md#serve).
+
+## Impressions
+
+What an answer shows goes to the topic [`impressions`](topics.md), one record for each list: its `recommendation_id`,
+the items in order with the propensity of each (the probability with which it was chosen for its position; 1, as the
+rankings are deterministic), route, placement, model, shopper (as in the log), and which state chose them (`shard`,
+`entry`, `newest_event_ms`). Servers write them [without making an answer wait](settings.md#serve): up to
+`serve.impressions_queue_max` wait in a queue, from which one thread writes every 0.1 s.
+
+`logged` in an answer is true if what it shows was accepted into the queue while the last write to the log had
+succeeded. It is false while the log is away (which a failed write tells, on Kafka after up to 30 s), if the queue is
+full, or with `serve.impressions = false`. Such impressions are dropped, and counted by reason in
+[`headrace_impressions_dropped_total`](metrics.md). Logging goes on by itself when the log is back. Of what was
+accepted, a server that is stopped writes all that it can in three seconds. What waits when it is killed (`kill -9`), or
+when the log stays away until the stop, is lost. A record may be written twice; its `recommendation_id` tells.
+
+Events that name a `recommendation_id` (`data.recommendation_id`) become clicks, carts, orders and revenue of its
+placement and model: family [`placements`](families.md#placements)
+([why so](decisions/0034-impressions-and-what-came-of-them.md)).
 
 ## In each answer
 
@@ -362,15 +384,20 @@ def serving() -> str:
     added = [
         ["`model`", "string", "The version of the promoted artifact that was used, empty if there is none. Only in the"
          f" answers of families with an artifact: {_codes(kind.name for kind in _asked() if kind.surface.artifact)}."],
+        ["`logged`", "boolean", "Whether what the answer shows was accepted [to be logged](#impressions). Only in the"
+         " answers of routes that show items:"
+         f" {_codes(route.path for kind in _asked() for route in kind.surface.routes if route.shows)}."],
         [f"`{fresh['entry']}`", "integer", "How many entries of the shard's journal the answer includes."],
         [f"`{fresh['newest_event_ms']}`", "integer", "The shop's time at the newest event that the answer includes,"
          " in milliseconds since the epoch."],
         [f"`{fresh['behind_s']}`", "number", "Seconds since the answers last included everything that was committed."],
     ]  # fmt: skip
     lines = [_FRAME, *_table(["field", "type", "what"], added)]
+    documented: dict[type[Struct], str] = {}
     for kind in _asked():
         for route in kind.surface.routes:
-            lines += ["", f"## `GET {route.path}`", "", *_route(kind, route)]
+            title = f"`{route.method} {route.path}`"
+            lines += ["", f"## {title}", "", *_route(kind, route, documented.setdefault(route.answer, title))]
     return _page(lines)
 
 
@@ -378,29 +405,41 @@ def _asked() -> list[type[Family]]:
     return [kind for kind in FAMILIES if kind.surface.routes]
 
 
-def _route(kind: type[Family], route: Route) -> list[str]:
-    """Return the documentation of a route: its parameters with their bounds, and the fields of its answer."""
+def _route(kind: type[Family], route: Route, documented: str) -> list[str]:
+    """Return the documentation of a route: its parameters with their bounds, and the fields of its answer.
+
+    Args:
+        documented: the title of the first route with an answer of this type, which has the fields.
+    """
     parameters = []
     fields = {field.name: field for field in msgspec.structs.fields(route.query)}
     for one in settings_of(route.query):
         field = fields[one.name]
-        name, place = field.encode_name, "path" if f"{{{field.encode_name}}}" in route.path else "query"
+        name, others = field.encode_name, "query" if route.method == "GET" else "body"
+        place = "path" if f"{{{field.encode_name}}}" in route.path else others
         parameters.append([f"`{name}`", place, bounds_text(field.type), _default(one.default), one.description])
-    path, shown = route.example
+    (path, _, body), shown = route.example[0].partition(" "), route.example[1]
+    call = f"curl 'localhost:8080{path}'" + (f" -d '{body}'" if body else "")
     answer = inspect.type_info(route.answer)
     assert isinstance(answer, inspect.StructType)
     described = list(dict.fromkeys(_documented(answer)))
+    each = "Each line" if route.streams else "The answer"
+    fields_of_answer = [
+        *(f"- {text}" for text in described), "",
+        *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(answer))),
+    ]  # fmt: skip
+    if documented != f"`{route.method} {route.path}`":
+        fields_of_answer = [f"{each} has the fields of that of {documented}."]
     return [
         f"{route.doc} Of the family [`{kind.name}`](families.md#{kind.name}).",
         "",
-        *([f"    curl 'localhost:8080{path}'", "", "```json", shown, "```", ""] if path else []),
+        *([f"    {call}", ""] if path else []),
+        *(["```json", shown, "```", ""] if shown else []),
         *(f"- {note}" for note in route.notes),
         *([""] if route.notes else []),
         *_table(["parameter", "in", "value", "default", "what"], parameters),
         "",
-        *(f"- {text}" for text in described),
-        "",
-        *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(answer))),
+        *fields_of_answer,
     ]
 
 
@@ -581,7 +620,7 @@ def _parts(kind: type[Family]) -> list[str]:
     lines = ["", f"Settings: [`[{kind.name}]`](settings.md#{kind.name})", "", *_section(kind)]
     if surface.routes:
         lines += ["", "Routes ([serving](serving.md)):", ""]
-        lines += [f"- `GET {route.path}`: {route.doc}" for route in surface.routes]
+        lines += [f"- `{route.method} {route.path}`: {route.doc}" for route in surface.routes]
     if surface.metrics:
         lines += ["", "Metrics:", ""]
         lines += _table(

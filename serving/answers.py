@@ -1,12 +1,10 @@
-"""Answers: followers of the shards whose families have routes, with their artifacts, for many reading threads."""
+"""Answers: followers of the shards whose families have routes, with their artifacts."""
 
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Mapping
-from contextlib import closing, suppress
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext, suppress
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +14,7 @@ from msgspec import Struct
 from headrace.artifacts import Artifacts
 from headrace.clock import Clock, wall_ms
 from headrace.errors import PositionLost, Stopping
+from headrace.impressions import Impression, Shown
 from headrace.log.protocol import Log, Partition
 from headrace.metrics import ServingMetrics
 from headrace.process import warn_of_renewed
@@ -26,25 +25,24 @@ from headrace.shard.follower import Follower
 from headrace.surface import Now, Route
 from headrace.topics import EVENTS
 from learners.families import Placement
+from learners.family import Family
 from learners.shop import MakeShop, Shop
+from serving.freshness import Freshness
+from serving.impressions import Impressions
+from serving.turns import Turns
 
 poll_s: Final = 0.05
 read_s_max: Final = 1.0
 """Longest wait, in seconds, for a record that is there."""
+piece_records: Final = 8
+"""Records folded in one turn; these take about a millisecond."""
 step_entries_max: Final = 1_000
 """Most entries folded in one step; a step with fewer has reached the end of the journal."""
+load_s_max: Final = 0.5
+"""Longest wait, in seconds, for an artifact that is being loaded. One that takes longer is in use later."""
 report_every_s: Final = 1.0
 unreachable_s: Final = 5.0
 """Time since all commits had been folded from which on the log counts as unreachable, or the follower as too slow."""
-
-
-class Freshness(Struct, frozen=True):
-    """How fresh an answer is: how many journal entries it includes, the shop's time at the newest event (ms since the
-    epoch), and how long ago it included all commits."""
-
-    entry: int
-    newest_event_ms: int
-    behind_s: float
 
 
 class Waiting:
@@ -79,43 +77,6 @@ class Waiting:
         return 0.0 if oldest_ms is None else max(0.0, (self._clock() - oldest_ms) / 1000)
 
 
-class YieldingLock:
-    """A lock that its holder yields to waiting readers; a plain lock would be acquired again before they wake."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers_waiting: deque[None] = deque()  # of which `append` and `pop` are atomic, unlike a sum
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-        if self._readers_waiting:
-            time.sleep(0.001)
-
-    def read(self) -> "_Reading":
-        """Return a context manager in which a reader holds the lock."""
-        return _Reading(self)
-
-
-class _Reading:
-    def __init__(self, owner: YieldingLock) -> None:
-        self._owner = owner
-
-    def __enter__(self) -> None:
-        self._owner._readers_waiting.append(None)
-        self._owner._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._owner._readers_waiting.pop()
-        self._owner._lock.release()
-
-
 class _InUse(Struct, frozen=True):
     """The artifact that a family's answers use now, the one that the fold named last."""
 
@@ -125,74 +86,79 @@ class _InUse(Struct, frozen=True):
 
 
 class ServedArtifact:
-    """One family's artifact while it is served: the follower changes it, readers ask it.
+    """One family's artifact while it is served.
 
     Attributes:
         in_use: what answers use now, None if there is nothing.
-        waits: whether the promoted artifact waits for its library to be imported.
+        waits: whether the promoted artifact is being loaded, or waits for another try.
     """
 
-    def __init__(self, name: str, shop: Shop, blobs: Blobs) -> None:
+    def __init__(self, name: str, shop: Shop, blobs: Blobs, turns: Turns) -> None:
         declared = shop.families[name].surface.artifact
         assert declared is not None
         self._name, self._declared = name, declared
         self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
-        self._lock = threading.Lock()
+        self._turns = turns
         self.in_use: _InUse | None = None
         self.waits = False
 
     def update(self, shop: Shop) -> None:
         """Load the promoted artifact if it has changed; bring the one in use up to date.
 
-        Until the library that it needs is imported, which takes seconds, there is none in use.
+        A large artifact takes longer to load than events may wait, so a thread loads it, and the former one stays in
+        use until then.
         """
         family = shop.families[self._name]
         current = self._declared.current(family)
-        if current and not self._artifacts.prepared:
-            if self.waits:  # not at the first time: the import would delay the first answers
-                self._artifacts.prepare()
-            self.waits = True
+        self.waits = current is not None and not self._artifacts.load(current.blob, load_s_max)
+        if self.waits:
+            if self.in_use:
+                self._refresh(family, self.in_use.artifact)
             return
-        self.waits = False
         self._artifacts.retain((current.blob,) if current else ())
         artifact = self._artifacts.get(current.blob) if current else None
+        self.waits = current is not None and artifact is None and self._artifacts.retries(current.blob)
         if current is None or artifact is None:
             self.in_use = None
             return
-        if self._declared.refresh:
-            with self._lock:
-                self._declared.refresh(family, artifact)
-        if self.in_use is None or self.in_use.artifact is not artifact:
-            self.in_use = _InUse(current.version, current.round, artifact)
-            structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
+        self._refresh(family, artifact)
+        with self._turns:
+            if self.in_use is None or self.in_use.artifact is not artifact:
+                self.in_use = _InUse(current.version, current.round, artifact)
+                structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
 
-    def ask(self, in_use: _InUse, route: Route, prompt: Any) -> Any:
-        """Return the artifact's answer to a prompt."""
-        assert route.ask is not None
-        with self._lock:
-            return route.ask(in_use.artifact, prompt)
+    def _refresh(self, family: Family, artifact: Any) -> None:
+        if self._declared.refresh:
+            asked = self.in_use is not None and self.in_use.artifact is artifact
+            with self._turns if asked else nullcontext():  # the first time takes long, and nobody asks it yet
+                self._declared.refresh(family, artifact)
 
 
 class Answers:
-    """One shard's answers. One thread follows (`follow`), others answer (`answer`). It never writes.
+    """One shard's answers. One thread follows (`follow`), another one answers (`answer`). Only impressions are written.
 
-    The version and the artifact are replaced together, so an answer names the artifact that it used.
+    Everything that an answer uses is as it was at one moment between two events, the artifact and its version included.
 
     Args:
+        turns: of the two threads.
         compare_s: least time between two comparisons of the state with a snapshot of the shard.
         pseudonyms: those of the gateway, so that a query's `shopper` may be the shop's own id; None: it is as in the
             log.
+        impressions: takes what answers show; None: it is not logged.
     """
 
     def __init__(
         self, log: Log, blobs: Blobs, placement: Placement, sections: Mapping[str, Any], metrics: ServingMetrics,
-        *, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
+        *, turns: Turns | None = None, compare_s: float = comparison_interval_s, pseudonyms: Pseudonyms | None = None,
+        impressions: Impressions | None = None,
     ) -> None:  # fmt: skip
-        self._pseudonyms = pseudonyms
+        self._pseudonyms, self._impressions = pseudonyms, impressions
         self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
-        self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
-        self._lock = YieldingLock()
+        self.kinds = {route: kind for kind in placement.kinds for route in kind.surface.routes}
+        self.routes = {route: kind.name for route, kind in self.kinds.items()}
+        self._turns = turns or Turns()
+        self._known: dict[str, str] = {}  # the names of the shoppers of the newest request
         self._follower: Follower[Shop] | None = None
         self._served: dict[str, ServedArtifact] = {}
         self._caught_up_at = 0.0
@@ -213,21 +179,22 @@ class Answers:
 
     def _differs(self, stop: threading.Event, comparison: Comparison) -> bool:
         """Restore, then fold until `stop` is set; return true at once if the state differs from a snapshot."""
-        shard, make, lock = self._placement.shard, self._make, self._lock
+        shard, make, turns = self._placement.shard, self._make, self._turns
         follower = Follower(
-            self._log, self._blobs, shard, make=make, lock=lock, stop=stop.is_set, comparison=comparison
+            self._log, self._blobs, shard, make=make, lock=turns, piece_records=piece_records, stop=stop.is_set,
+            comparison=comparison,
         )  # fmt: skip
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
         with closing(follower), suppress(Stopping):
             follower.catch_up()
             served = {
-                name: ServedArtifact(name, follower.fold, self._blobs)
+                name: ServedArtifact(name, follower.fold, self._blobs, turns)
                 for name in dict.fromkeys(self.routes.values())
                 if follower.fold.families[name].surface.artifact
             }
             for one in served.values():
                 one.update(follower.fold)
-            with self._lock.read():
+            with turns:
                 self._follower, self._served = follower, served
             while not stop.is_set():
                 before = time.monotonic()
@@ -269,8 +236,9 @@ class Answers:
         self._metrics.set_lag(lag)
         self._waiting.look({place: positions[place] for place, records in lag.items() if records})
         self._metrics.waiting_s.set(self._waiting.age_s())
-        with self._lock.read():
-            self._metrics.set_bounds(follower.fold.bounds())
+        with self._turns:
+            bounds = follower.fold.bounds()
+        self._metrics.set_bounds(bounds)
 
     def _lag(self, place: Partition, position: int) -> int:
         """Return how many records follow a position; those that end in markers, as transactions do, count without."""
@@ -305,29 +273,70 @@ class Answers:
         Raises:
             Refused: the query cannot be answered.
         """
-        follower, name = self._follower, self.routes[route]
-        if follower is None:
-            return None
-        shop, served = follower.fold, self._served.get(name)
-        family, in_use = shop.families[name], served.in_use if served else None
+        with self._turns.answering():
+            if self._follower is None:
+                return None
+            return self._body(route, query, route.call(*self._asked(route, query)))
+
+    def stream(self, route: Route, query: Struct) -> Iterator[dict[str, Any]] | None:
+        """Return the answers of a route that streams, each of which is made when it is asked for; else as `answer`."""
+        with self._turns.answering():
+            if self._follower is None:
+                return None
+            found = route.call(*self._asked(route, query))
+        return self._streamed(route, query, found)
+
+    def _asked(self, route: Route, query: Struct) -> tuple[Family, Struct, Now]:
+        assert self._follower is not None
+        shop, name = self._follower.fold, self.routes[route]
+        served = self._served.get(name)
+        artifact = served.in_use.artifact if served and served.in_use else None
+        self._known.clear()
         # Event time, not wall-clock time: a session ends by the shop's event time.
-        now = Now(shop.time_ms, uuid.uuid4().hex)
-        asked: str | None = getattr(query, "shopper", None)
-        if asked is not None:
+        return shop.families[name], query, Now(shop.time_ms, uuid.uuid4().hex, artifact, self._known_as)
+
+    def _known_as(self, asked: str) -> str:
+        """Return the name under which the fold knows a shopper, by the shop's own id or as it is in the log."""
+        assert self._follower is not None
+        if asked not in self._known:
             names = self._pseudonyms.names_of(asked) if self._pseudonyms else [asked]
-            with self._lock.read():
-                query = msgspec.structs.replace(query, shopper=shop.known_as(names))
-        if served and in_use and route.prompt:
-            with self._lock.read():
-                prompt = route.prompt(family, query, now)
-            if prompt:
-                now = now._replace(artifact_answer=served.ask(in_use, route, prompt))
-        with self._lock.read():
-            found = route.call(family, query, now._replace(time_ms=shop.time_ms))
-            fresh = Freshness(follower.number, shop.time_ms, round(min(1e9, self.behind_s()), 3))
+            self._known[asked] = self._follower.fold.known_as(names)
+        return self._known[asked]
+
+    def _streamed(self, route: Route, query: Struct, found: Iterator[Struct]) -> Iterator[dict[str, Any]]:
+        while True:
+            with self._turns.answering():
+                one = next(found, None)
+                if one is None:
+                    return
+                body = self._body(route, query, one)
+            yield body
+
+    def _body(self, route: Route, query: Struct, found: Struct) -> dict[str, Any]:
+        """Return an answer with the version of the artifact that it used, and how fresh it is."""
+        assert self._follower is not None
         body: dict[str, Any] = msgspec.structs.asdict(found)
-        if "shopper" in body:
-            body["shopper"] = asked
-        if served:
-            body["model"] = in_use.version if in_use else ""
-        return {**body, "fresh": fresh}
+        if served := self._served.get(self.routes[route]):
+            body["model"] = served.in_use.version if served.in_use else ""
+        fresh = Freshness(self._follower.number, self._follower.fold.time_ms, round(min(1e9, self.behind_s()), 3))
+        if route.shows:
+            body["logged"] = self._is_logged(route, query, route.shows(found), body.get("model", ""), fresh)
+        body["fresh"] = fresh
+        return body
+
+    def _is_logged(
+        self, route: Route, query: Struct, shown: Iterable[Shown], model: str, fresh: Freshness
+    ) -> bool:  # fmt: skip
+        """Offer what an answer shows to the log; return whether it was accepted."""
+        if self._impressions is None:
+            return False
+        now_ms, shard = wall_ms(), self._placement.shard.name
+        device, country = getattr(query, "device", ""), getattr(query, "country", "")
+        return self._impressions.offer([
+            Impression(
+                one.recommendation_id, now_ms, route.path, list(one.items), one.placement, model,
+                self._known_as(one.shopper) if one.shopper else "", shard, fresh.entry, fresh.newest_event_ms, device,
+                country,
+            )
+            for one in shown
+        ])  # fmt: skip

@@ -2,32 +2,38 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import structlog
-from starlette.applications import Starlette
+import uvloop
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route as HttpRoute
 
 from headrace import watchdog
 from headrace.config import ServeSettings
+from headrace.connection import head_bytes_max
+from headrace.direct import Direct, DirectRoute
 from headrace.errors import BrokenWorld
-from headrace.http import counted_route, error_handler, failure, json, parse_query, scrape
+from headrace.http import counted_route, error_handler, json, json_lines, parse_body, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
 from headrace.problem import Problem
 from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
-from headrace.server import head_bytes_max, serving
+from headrace.server import serving
 from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route
 from learners.families import Placement
+from learners.family import Family
 from serving.answers import Answers
+from serving.impressions import Impressions, flush_s
+from serving.openapi import OPEN, document
+from serving.turns import Turns
 
-HEALTH: Final = ("/health/live", "/health/ready", "/metrics")
+OTHERS: Final = tuple(path for path, *_ in OPEN)
 tick_s: Final = 0.1
 """Time, in seconds, between two looks at whether to stop."""
 hung_s: Final = 60.0
@@ -40,30 +46,37 @@ _RESTORING: Final = Problem("restoring", "the newest snapshot is being restored"
 
 def make_app(
     followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings, keys: KeyRing | None = None
-) -> Starlette:
-    """Return the application. Its handlers run in threads; `Answers` is thread-safe.
+) -> Direct:
+    """Return the application. Its handlers run in the event loop's thread, which answers while no other thread folds.
 
     Args:
         keys: those with which questions may be asked; None if anybody may.
     """
 
-    def answering(answers: Answers, route: Route) -> HttpRoute:
-        def handle(request: Request) -> Response:
+    def answering(answers: Answers, route: Route) -> DirectRoute:
+        def handle(request: Request, body: bytes) -> Response:
             if keys and (refused := _refused(keys, request)):
                 return refused
             try:
-                query = parse_query(route.query, [*request.query_params.multi_items(), *request.path_params.items()])
+                if route.method == "POST":
+                    query = parse_body(route.query, body, request.path_params)
+                else:
+                    given = [*request.query_params.multi_items(), *request.path_params.items()]
+                    query = parse_query(route.query, given)
+                if route.streams:
+                    stream = answers.stream(route, query)
+                    return _RESTORING.response() if stream is None else json_lines(stream)
                 answer = answers.answer(route, query)
             except Refused as refused:
                 return Problem("bad-query", str(refused)).response()
             return json(answer) if answer else _RESTORING.response()
 
-        return counted_route(metrics, route.path, handle)
+        return counted_route(metrics, route.path, handle, method=route.method)
 
-    def live(request: Request) -> Response:
+    def live(request: Request, body: bytes) -> Response:
         return json({"live": True})
 
-    def ready(request: Request) -> Response:
+    def ready(request: Request, body: bytes) -> Response:
         behind_s = max(answers.behind_s() for answers in followed)
         waiting_s = max(answers.waiting_s() for answers in followed)
         if waiting_s > settings.stale_s_max:
@@ -71,19 +84,24 @@ def make_app(
             return Problem("stale", f"{wanted}, found one of {waiting_s:.1f} s", retry_s=1).response()
         return json({"ready": True, "behind_s": round(behind_s, 3), "waiting_s": round(waiting_s, 3)})
 
-    def metrics_of(request: Request) -> Response:
+    def metrics_of(request: Request, body: bytes) -> Response:
         return scrape(metrics.registry)
 
+    described = msgspec.json.encode(document(one for answers in followed for one in _declared(answers)))
+
+    def openapi(request: Request, body: bytes) -> Response:
+        return Response(described, media_type="application/json")
+
     questions = [answering(answers, route) for answers in followed for route in answers.routes]
-    others = [
-        counted_route(metrics, path, handler, quick=handler is not metrics_of)
-        for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
-    ]
-    paths = [*(route.path for answers in followed for route in answers.routes), *HEALTH]
-    refuse = error_handler(metrics, paths)
-    app = Starlette(routes=[*questions, *others], exception_handlers={404: refuse, 405: refuse, 500: failure})
-    app.router.redirect_slashes = False  # a redirect would repeat the request's path and host in a header
-    return app
+    handlers = (live, ready, metrics_of, openapi)
+    others = [counted_route(metrics, path, handler) for path, handler in zip(OTHERS, handlers, strict=True)]
+    asked = [(route.method, route.path) for answers in followed for route in answers.routes]
+    return Direct([*questions, *others], error_handler(metrics, [*asked, *(("GET", path) for path in OTHERS)]))
+
+
+def _declared(answers: Answers) -> Iterator[tuple[type[Family], Route]]:
+    for route, family in answers.kinds.items():
+        yield family, route
 
 
 def _refused(keys: KeyRing, request: Request) -> Response | None:
@@ -97,7 +115,7 @@ def _refused(keys: KeyRing, request: Request) -> Response | None:
     return Problem("forbidden", f"wanted a key of the role read or operate, found {key.role}").response()
 
 
-class _Observer:
+class Observer:
     """Counts connections that are ended, and requests that are no HTTP."""
 
     def __init__(self, metrics: ServingMetrics) -> None:
@@ -135,8 +153,14 @@ def run(
         BrokenWorld, Misconfigured: following failed after all retries, and the server has stopped. One that has
             restored a state goes on with it while the log is away. Errors of our own also stop it and are raised.
     """
+    turns = Turns()
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
-    followed = [Answers(log, blobs, placement, sections, metrics, pseudonyms=pseudonyms) for placement in asked]
+    queue_max = settings.impressions_queue_max
+    impressions = Impressions(log, metrics, records_max=queue_max) if settings.impressions else None
+    followed = [
+        Answers(log, blobs, placement, sections, metrics, turns=turns, pseudonyms=pseudonyms, impressions=impressions)
+        for placement in asked
+    ]
     failures: list[Exception] = []
 
     def following(answers: Answers) -> Callable[[], None]:
@@ -161,28 +185,45 @@ def run(
 
     async def answer() -> None:
         async with serving(
-            make_app(followed, metrics, settings, keys), listener, _Observer(metrics),
+            make_app(followed, metrics, settings, keys), listener, Observer(metrics),
             connections_max=settings.connections_max, request_s_max=settings.request_s_max,
         ) as connections:  # fmt: skip
-            while not stop.is_set():
-                metrics.connections.set(len(connections))
-                await asyncio.sleep(tick_s)
+            turns.attach(asyncio.get_running_loop())
+            try:
+                while not stop.is_set():
+                    metrics.connections.set(len(connections))
+                    if impressions:
+                        metrics.set_bounds(impressions.bounds())
+                    await asyncio.sleep(tick_s)
+            finally:
+                turns.detach()
 
-    def answering() -> None:
-        try:
-            asyncio.run(answer())
-        except Exception as error:  # as above
-            failures.append(error)
-        finally:
-            stop.set()
+    def to_the_end(act: Callable[[], None]) -> Callable[[], None]:
+        def run_and_stop() -> None:
+            try:
+                act()
+            except Exception as error:  # as above
+                failures.append(error)
+            finally:
+                stop.set()
+
+        return run_and_stop
+
+    answered = threading.Event()
+
+    def write() -> None:
+        (impressions.run if impressions else threading.Event.wait)(answered)
 
     threads = [threading.Thread(target=following(one), name="follower", daemon=True) for one in followed]
-    threads.append(threading.Thread(target=answering, name="http", daemon=True))
-    for thread in threads:
+    threads.append(threading.Thread(target=to_the_end(lambda: uvloop.run(answer())), name="http", daemon=True))
+    writer = threading.Thread(target=to_the_end(write), name="impressions", daemon=True)
+    for thread in [*threads, writer]:
         thread.start()
     stop.wait()
     with watchdog.wait("the threads of the server", hung_s):
         for thread in threads:
             thread.join()
+    answered.set()  # no answer follows, so that the queue is complete
+    writer.join(flush_s + 1.0)  # not longer, as a log that hangs keeps the process from its end
     if failures:
         raise failures[0]

@@ -140,8 +140,8 @@ class Follower(Generic[F]):
         fold_anew: fold what cannot be restored from the journal's start, if the log still holds all of it. Otherwise,
             and without this, it begins empty.
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
-        lock: held while the fold changes, for at most `piece_records_max` records at once. A reader of
-            the fold must hold it. It is not held while the state is frozen for `comparison`.
+        lock: held while the fold changes, for at most `piece_records` records at once. A reader of the fold must hold
+            it. It is not held while the state is frozen for `comparison`.
         stop: whether folding is to be given up, asked before each piece; then `Stopping` is raised.
         comparison: compares the state with the shard's snapshots.
 
@@ -168,6 +168,7 @@ class Follower(Generic[F]):
         fold_anew: bool = False,
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
+        piece_records: int | None = None,
         stop: Callable[[], bool] = never,
         comparison: Comparison | None = None,
         timer: Timer = TIMER,
@@ -187,7 +188,7 @@ class Follower(Generic[F]):
         begin, judgements = log.first(shard.journal), log.first(shard.judgements)
         self.identities, self.skips = Identities(log, shard, timer), Skips({})
         firsts = {place: log.first(place) for place in shard.inputs(log)}
-        self._records = EntryRecords(log, shard, firsts, judgements, timer)
+        self._records = EntryRecords(log, shard, firsts, judgements, timer, piece_records)
         last = journal.newest(log, shard)
         if last and last.writer != shard.name:
             raise Misconfigured(

@@ -85,6 +85,7 @@ def one_of_each_type(time_ms: int, shopper: str, item: str) -> list[Event]:
     for kind in get_args(EventType):
         made = _event(kind, shopper, item, "category-1", time_ms, 10.0)
         made.data.search_term, made.data.rating, made.data.transaction_id = "shoes", 5.0, "order-1"
+        made.data.recommendation_id = "answer-1"
         made.data.session_id = "session-1"
         made.data.former_shopper = "shopper-before"
         found.append(made)

@@ -3,7 +3,7 @@
 It reads the bytes that `learners.deep.model.DeepModel` writes; its probabilities are those of `DeepModel.predict` up to
 rounding (docs/decisions/0031-answers-without-torch.md). The network is described in `learners.deep.network`.
 
-Letters of shapes: L items of a prefix, D width, H heads, C context, V items of the vocabulary, G late items.
+Letters of shapes: L items of a prefix, D width, H heads, C context.
 """
 
 import math
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from learners.deep import artifact
 from learners.deep.artifact import ITEMS, NETWORK, Contents
-from learners.deep.vocabulary import SPARE_ROWS, Vocabulary
+from learners.deep.retrieval import Retrieval, indexed_from
+from learners.deep.vocabulary import Vocabulary
 from learners.protocol import Listed
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -56,14 +57,18 @@ class _Block(NamedTuple):
 
 class AnsweringModel(Vocabulary):
     """A trained model that answers. `predict` changes nothing, so that several threads may call it at once, but not
-    beside `add_late_items`."""
+    beside `add_late_items`.
 
-    def __init__(self, contents: Contents) -> None:
+    Args:
+        index_from: see `learners.deep.retrieval.indexed_from`.
+    """
+
+    def __init__(self, contents: Contents, *, index_from: int = indexed_from) -> None:
         super().__init__(contents.vocabulary, contents.row)
         self.settings = contents.settings
         weights = {name.removeprefix(NETWORK): weight for name, weight in contents.weights.items()}
-        self._units = _normalised(weights.pop(ITEMS))
-        self._buffer = self._units
+        units = _normalised(weights.pop(ITEMS))
+        self._retrieval = Retrieval(units, contents.settings.temperature, index_from=index_from)
         self._blocks = [
             _Block(
                 self._attention(weights, f"{name}.attention", f"{name}.norm_attention"),
@@ -88,37 +93,40 @@ class AnsweringModel(Vocabulary):
         return _Attention(project, bias)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes, *, index_from: int = indexed_from) -> Self:
         """Return the model that `DeepModel.to_bytes` wrote. Verify the blob's hash before.
 
         Raises:
             StateUnreadable: see `learners.deep.artifact.read`.
         """
-        return cls(artifact.read(data, to_train=False))
+        return cls(artifact.read(data, to_train=False), index_from=index_from)
 
     def predict(self, prefixes: Sequence[Sequence[str]], n: int = 20) -> list[Listed]:
         """Return, for each prefix (oldest item first), the n most probable next items, best first, with probabilities.
 
         Unknown items are skipped; a prefix without a known item has an empty answer. Items of the prefix may be
-        recommended again. Of equally probable items the one with the lower row comes first.
+        recommended again. Of equally probable items the one with the lower row comes first. Of many items the answer is
+        approximate (`learners.deep.retrieval`).
         """
         return [self._predict(self.rows(prefix)[-self.settings.context :], n) for prefix in prefixes]
+
+    def similar(self, item: str, n: int) -> list[str]:
+        """Return the n items whose vectors are nearest to an item's by cosine, best first; none if it is unknown."""
+        rows = self.rows([item])
+        if not rows:
+            return []
+        best, _ = self._retrieval.nearest(self._retrieval.units[rows[0]], n + 1)
+        return self.named([row for row in best.tolist() if row != rows[0]][:n])
 
     def _predict(self, rows: list[int], n: int) -> Listed:
         if not rows:
             return [], np.zeros(0, np.float32)
-        odds = self._units @ (self._session(rows) / np.float32(self.settings.temperature))
-        odds -= odds.max()
-        np.exp(odds, out=odds)
-        n = min(n, len(odds))
-        least = np.partition(odds, -n)[-n]
-        found = (odds >= least).nonzero()[0]  # more than n if some are equally probable
-        best = found[np.argsort(-odds[found], kind="stable")[:n]]
-        return self.named(best.tolist()), odds[best] / odds.sum()
+        best, probabilities = self._retrieval.nearest(self._session(rows), n)
+        return self.named(best.tolist()), probabilities
 
     def _session(self, rows: list[int]) -> Floats:
         """Return (D,): the session's vector after the last item."""
-        items = self._units[rows]
+        items = self._retrieval.units[rows]
         x = items * math.sqrt(items.shape[1])
         for block in self._blocks:
             x = self._mapped(block, x)
@@ -142,16 +150,10 @@ class AnsweringModel(Vocabulary):
         return x
 
     def _unit_vectors(self) -> Floats:
-        return self._units
+        return self._retrieval.units
 
     def _place(self, rows: list[int], vectors: Floats) -> None:
-        units, size = self._units, max(len(self._units), rows[-1] + 1)
-        if len(self._buffer) < size:
-            self._buffer = np.concatenate(
-                [units, np.empty((size - len(units) + SPARE_ROWS, units.shape[1]), np.float32)]
-            )
-        self._buffer[rows] = vectors
-        self._units = self._buffer[:size]
+        self._retrieval.place(rows, vectors)
 
 
 def _linear(weights: Mapping[str, Floats], name: str, *, norm: str = "") -> _Linear:

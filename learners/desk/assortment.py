@@ -1,13 +1,16 @@
 """The assortment: what the shop states of its items. It completes the lines of events that state less."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from sys import intern
 from typing import Any, Self
 
+import numpy as np
 from msgspec.structs import astuple, replace
 
 from headrace.events import Event
 from headrace.items import ItemRecord
+from headrace.state import State
 from learners.desk.currency import Currency
 
 
@@ -19,10 +22,13 @@ class Assortment:
     Args:
         items_max: most items.
 
+    Attributes:
+        watch: is told each item of which something else is stated now.
+
     >>> assortment = Assortment(items_max=2)
     >>> boots = ItemRecord("boots", "Red boots", available=False)
-    >>> assortment.note(boots), assortment.note(boots)
-    (True, False)
+    >>> assortment.note(boots, 5), assortment.note(boots, 9), assortment.since_ms("boots")
+    (True, False, 5)
     >>> assortment.available("boots"), assortment.available("never-stated")
     (False, True)
     """
@@ -30,6 +36,8 @@ class Assortment:
     def __init__(self, *, items_max: int) -> None:
         self.items_max = items_max
         self._items: OrderedDict[str, ItemRecord] = OrderedDict()  # least recently changed or used first
+        self._since_ms: dict[str, int] = {}
+        self.watch: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -38,15 +46,31 @@ class Assortment:
         """Return what is stated of an item, None if nothing is."""
         return self._items.get(item)
 
-    def note(self, stated: ItemRecord) -> bool:
+    def since_ms(self, item: str) -> int | None:
+        """Return the shop time at which an item was stated first, None if it is not stated."""
+        return self._since_ms.get(item)
+
+    def items(self) -> list[str]:
+        """Return the items that are stated, the one least recently changed or used first."""
+        return list(self._items)
+
+    def note(self, stated: ItemRecord, time_ms: int) -> bool:
         """Note what the shop states of an item; return whether it differs from what was stated before."""
         if self._items.get(stated.id) == stated:
             return False
+        self._since_ms.setdefault(stated.id, time_ms)
         self._items[stated.id] = replace(stated, brand=intern(stated.brand), category=intern(stated.category))
         self._items.move_to_end(stated.id)
         if len(self._items) > self.items_max:
-            self._items.popitem(last=False)
+            self._forget(next(iter(self._items)))
+        if self.watch:
+            self.watch(stated.id)
         return True
+
+    def _forget(self, item: str) -> None:
+        del self._items[item], self._since_ms[item]
+        if self.watch:
+            self.watch(item)
 
     def available(self, item: str) -> bool:
         """Return whether an item can be bought, as far as is stated: it is neither out of stock nor retired."""
@@ -71,14 +95,24 @@ class Assortment:
         """Return the number of items and the maximum."""
         return {"items": (len(self._items), self.items_max)}
 
-    def state(self) -> list[Any]:
+    def state(self) -> State:
         """Return all records, the one least recently changed or used first."""
-        return [list(astuple(stated)) for stated in self._items.values()]
+        return {
+            "records": [list(astuple(stated)) for stated in self._items.values()],
+            "since_ms": np.fromiter((self._since_ms[item] for item in self._items), np.int64, len(self._items)),
+        }
 
     @classmethod
-    def from_state(cls, state: list[Any], *, items_max: int) -> Self:
+    def from_state(cls, state: State, *, items_max: int) -> Self:
         """Return an assortment that continues where `state` was taken; of more items than the maximum, the newest."""
         assortment = cls(items_max=items_max)
-        for fields in state[-items_max:]:
-            assortment.note(ItemRecord(*fields))
+        for fields, since_ms in zip(
+            state["records"][-items_max:], state["since_ms"][-items_max:].tolist(), strict=True
+        ):
+            assortment.note(ItemRecord(*fields), since_ms)
         return assortment
+
+
+def from_version_1(state: list[Any]) -> State:
+    """Return the state of an assortment of today; one of version 1 knew no links and no times."""
+    return {"records": [[*fields, "", ""] for fields in state], "since_ms": np.zeros(len(state), np.int64)}

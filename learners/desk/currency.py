@@ -46,6 +46,11 @@ class Currency:
         if not self._shop:
             self._shop = next(filter(None, prices), "")
 
+    @property
+    def shop(self) -> str:
+        """The shop's currency, "" as long as it is not known."""
+        return self._shop
+
     def price(self, prices: Mapping[str, float]) -> float | None:
         """Return an item's price in the shop's currency: its own, else the first that has a rate, else None.
 

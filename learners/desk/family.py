@@ -18,6 +18,7 @@ from headrace.state import State
 from headrace.surface import Metric, Surface
 from headrace.topics import ITEMS
 from learners.desk.assortment import Assortment
+from learners.desk.assortment import from_version_1 as assortment_from_version_1
 from learners.desk.budget import Budget
 from learners.desk.currency import Currency
 from learners.desk.joins import Joins
@@ -87,9 +88,10 @@ class Desk(Preparer):
     merges: ClassVar[Merges] = Merges(
         "not", per_shopper="orders, steps of the day", why="a session may be of a guest and a shopper in two slices"
     )
-    parts: ClassVar[Mapping[str, Part]] = dict.fromkeys(
-        ("orders", "joins", "budget", "currency", "assortment", "renames"), Part()
-    )
+    parts: ClassVar[Mapping[str, Part]] = {
+        **dict.fromkeys(("orders", "joins", "budget", "currency", "renames"), Part()),
+        "assortment": Part(2, {1: assortment_from_version_1}),
+    }
 
     def __init__(self, settings: DeskSettings, reads: Mapping[str, Family]) -> None:
         self._settings, self._consent = settings, settings.consent
@@ -134,7 +136,7 @@ class Desk(Preparer):
             self.rejected[stated.reason] += 1
             return stated
         self.currency.adopt(stated.prices)
-        if self.assortment.note(stated):
+        if self.assortment.note(stated, now.time_ms):
             price = self.currency.price(stated.prices)
             now.items.append(Item(stated.id, stated.title, stated.brand, stated.category, price))
         return None
@@ -189,8 +191,8 @@ class Desk(Preparer):
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
-        """Return an empty desk: shards of 0.3.0 had none."""
-        return {}, cls(DeskSettings(), {}).state()
+        """Return an empty desk, in the versions 1 of its parts: shards of 0.3.0 had none."""
+        return {}, {**cls(DeskSettings(), {}).state(), "assortment": []}
 
     def dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield the number of events whose amounts were dropped."""

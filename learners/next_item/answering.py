@@ -1,49 +1,72 @@
-"""What a request for recommendations asks and is answered, and what rules are applied to beside the blend's ranking."""
+"""Answers to requests for items: candidates of a kind, chosen by rules, with what a page needs to show them."""
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Final
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from headrace.rules import PLACEMENT, RuleSet, Seen
+from headrace.rules import RuleSet, Seen
+from headrace.surface import Now, Refused
 from learners.desk.family import Desk
-from learners.next_item.browsing import Browsing
+from learners.next_item import ranking
+from learners.next_item.contexts import pushed, steps_of
 from learners.next_item.history import Facts, History
-from learners.next_item.popularity import Popularity
-from learners.next_item.rules import EXCLUDE, Answer
-from learners.protocol import Context, top
+from learners.next_item.questions import (
+    BatchQuery,
+    CartQuery,
+    Happened,
+    ItemQuery,
+    ListQuery,
+    PageQuery,
+    RecommendationQuery,
+    RerankQuery,
+    SessionQuery,
+    Shown,
+    Wanted,
+    items_in,
+)
+from learners.next_item.ranking import PINNED, Ask, Learned, Mask, Ranked, Reason, first_max
+from learners.next_item.rulebook import Rulebook
+from learners.next_item.rules import EXCLUDE, Answer, Rules
+from learners.next_item.shelf import Shelf
+from learners.protocol import Context
 
 hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
+_NOTHING: Final = Facts()
+_NOBODY: Final = ""
 
 
-class RecommendationQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters of a request for recommendations."""
+class Because(Struct, frozen=True):
+    """Why an item is in a list: a code, for shops that have texts of their own, the item that it goes with, and a text.
 
-    shopper: Annotated[str, Meta(min_length=1, max_length=128, description="The shopper's id, percent-encoded.")]
-    n: Annotated[int, Meta(ge=1, le=1_000, description="Number of items to return.")] = 20
-    placement: Annotated[
-        str,
-        Meta(
-            max_length=64,
-            pattern=f"^$|{PLACEMENT}",
-            description="Where the items will be shown; decides which [rules](rules.md) hold.",
-        ),
-    ] = ""
-    exclude: Annotated[
-        list[Annotated[str, Meta(max_length=10_000)]],
-        Meta(
-            max_length=500,
-            description="Ids of items that are not wanted, separated by commas; may be repeated.",
-        ),
-    ] = []
+    The codes are `popular`, `trending`, `new`, `viewed_together`, `similar_visits`, `viewed_before`, `taste`,
+    `bought_together`, `like`, `same_category` and `pinned`.
+    """
+
+    code: str
+    item_id: str
+    text: str
 
 
-class Recommended(Struct, frozen=True):
-    """One recommended item. `score` is the blend's probability of it; popular items that fill up a list have 0."""
+class ListedItem(Struct, frozen=True):
+    """An item of a list. What is not known is empty or null; prices are in the shop's `currency`.
+
+    In recommendations `score` is the blend's probability of the item; items that fill up a list have 0.
+    """
 
     item_id: str
     score: float
+    reason: Because
+    name: str
+    brand: str
+    category: str
+    price: float | None
+    currency: str
+    link: str
+    image_link: str
 
 
 class AppliedRules(Struct, frozen=True):
@@ -58,73 +81,309 @@ class AppliedRules(Struct, frozen=True):
     left_nothing: list[str]
 
 
-class Recommendations(Struct, frozen=True):
-    """Recommendations for a shopper. `recommendation_id` is new for each answer, for use in logs of your own."""
+class ItemList(Struct, frozen=True):
+    """A list of items. `recommendation_id` is new for each: later events name it, so that clicks can be told.
+
+    `next_page`, as `page` of the same request, brings further items; it is empty if there are none.
+    """
 
     recommendation_id: str
+    kind: str
     shopper: str
     placement: str
-    items: list[Recommended]
+    items: list[ListedItem]
+    next_page: str
     rules: AppliedRules
 
 
-def applied(version: int | None, answer: Answer) -> AppliedRules:
-    """Return what an answer says of the rules of a version."""
-    left_out = dict(sorted(answer.left_out.items()))
-    return AppliedRules(version, left_out, [] if answer.items else list(left_out))
+class Page(Struct, frozen=True):
+    """The lists of a page."""
+
+    lists: list[ItemList]
 
 
-def excluded(texts: Iterable[str]) -> set[str]:
-    """Return the items that a request excludes; an id may have a comma if it is given alone.
+class _Want(NamedTuple):
+    """What is wanted of one list, whatever request it comes from."""
 
-    >>> sorted(excluded(["a,b", "c"]))
-    ['a', 'a,b', 'b', 'c']
-    """
-    return {item for text in texts for item in (text, *text.split(",")) if item}
+    kind: str
+    n: int
+    rules: Rules
+    filter: Rules | None
+    in_stock: bool
+    shown: Shown
+    gone: Mapping[str, str]
 
 
-class Shelf:
-    """What answers choose from beside the blend's candidates, and what is known of all of them.
+class Answering:
+    """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold.
 
     Args:
-        desk: None where the shard has none; then all items are available.
+        desk: None where the shard has none.
+        n_max: most items of a list.
     """
 
-    def __init__(self, browsing: Browsing, history: History, desk: Desk | None) -> None:
-        self._browsing, self._history, self._desk = browsing, history, desk
+    def __init__(
+        self, learned: Learned, history: History, rulebook: Rulebook, desk: Desk | None, *, n_max: int
+    ) -> None:  # fmt: skip
+        self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
+        browsing = learned.browsing
+        self._shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
 
-    def facts(self, item: str) -> Facts | None:
-        """Return what the shop states of an item, before what lines of events said; None if it is not known."""
-        said = self._history.lines.of(item)
-        stated = self._desk.stated(item) if self._desk else None
-        if stated is None:
-            return None if said is None and self._browsing.catalogue.slot(item) is None else said or Facts()
-        said = said or Facts()
-        assert self._desk is not None
-        price = self._desk.price(stated)
-        return Facts(
-            stated.brand or said.brand, stated.category or said.category, said.price if price is None else price,
-            stated.available,
+    # The routes
+
+    def recommend(self, query: RecommendationQuery, now: Now) -> ItemList:
+        """Return recommendations for a shopper."""
+        shopper = now.known_as(query.shopper)
+        ask = self._ask(now, shopper, (), query.on_item)
+        return self._wanted(query, "recommended", ask, now.id, query.shopper, shopper, on_item=query.on_item)
+
+    def recommend_in_visit(self, query: SessionQuery, now: Now) -> ItemList:
+        """Return recommendations for a visit whose events are in the request."""
+        shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
+        ask = self._ask(now, shopper, query.events, query.on_item)
+        return self._wanted(
+            query, "recommended", ask, now.id, query.shopper, shopper, query.events, on_item=query.on_item
+        )
+
+    def recommend_to_many(self, query: BatchQuery, now: Now) -> Iterator[ItemList]:
+        """Yield recommendations for many shoppers, one after the other."""
+        self._check_n(query.n)
+        query.filter()
+        return self._for_each(query, now)
+
+    def _for_each(self, query: BatchQuery, now: Now) -> Iterator[ItemList]:
+        for number, asked in enumerate(query.shoppers, 1):
+            shopper = now.known_as(asked)
+            ask = self._ask(now, shopper)
+            yield self._wanted(query, "recommended", ask, f"{now.id}-{number}", asked, shopper)
+
+    def similar(self, query: ItemQuery, now: Now) -> ItemList:
+        """Return items that stand for an item."""
+        return self._with_item(query, "similar", [query.item], now)
+
+    def bought_together(self, query: CartQuery, now: Now) -> ItemList:
+        """Return items that are bought in one order with others."""
+        return self._with_item(query, "bought_together", [query.item, *items_in(query.cart)], now)
+
+    def _with_item(self, query: ItemQuery, kind: str, items: list[str], now: Now) -> ItemList:
+        shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
+        return self._wanted(query, kind, self._ask(now), now.id, query.shopper, shopper, items=items)
+
+    def trending(self, query: ListQuery, now: Now) -> ItemList:
+        """Return the items that rise."""
+        return self._for_all(query, "trending", now)
+
+    def new(self, query: ListQuery, now: Now) -> ItemList:
+        """Return the newest items."""
+        return self._for_all(query, "new", now)
+
+    def popular(self, query: ListQuery, now: Now) -> ItemList:
+        """Return the most popular items."""
+        return self._for_all(query, "popular", now)
+
+    def _for_all(self, query: ListQuery, kind: str, now: Now) -> ItemList:
+        shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
+        return self._wanted(query, kind, self._ask(now), now.id, query.shopper, shopper)
+
+    def rerank(self, query: RerankQuery, now: Now) -> ItemList:
+        """Return given items in the order in which a shopper is likely to want them."""
+        shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
+        rules = self._rulebook.of(query.placement)
+        # Search results must not lack what was just seen, unless a rule says so.
+        seen = rules.stated.seen or Seen(leave_out=False)
+        gone = self._gone(shopper, now.time_ms, rules.stated, seen, query.events, ())
+        ask = self._ask(now, shopper, query.events, query.on_item)
+        want = _Want("reranked", query.n, rules, None, False, Shown.of(""), gone)
+        items = list(dict.fromkeys(query.items))
+        return self._list(want, ask, now.id, query.shopper, query.placement, items)
+
+    def page(self, query: PageQuery, now: Now) -> Page:
+        """Return the lists of a page; no item is in two of them."""
+        shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
+        ask, taken, lists = self._ask(now, shopper, query.events, query.on_item), set[str](), list[ItemList]()
+        for number, one in enumerate(query.lists, 1):
+            if one.kind in _WITH_ITEM and not (one.item or query.on_item):
+                raise Refused(f"lists: wanted an item for the list {one.kind}, found none")
+            found = self._wanted(
+                one, one.kind, ask, f"{now.id}-{number}", query.shopper, shopper, query.events,
+                items=[one.item or query.on_item] if one.kind in _WITH_ITEM else (), on_item=query.on_item, taken=taken,
+            )  # fmt: skip
+            taken.update(item.item_id for item in found.items)
+            lists.append(found)
+        return Page(lists)
+
+    # What they share
+
+    def choose(
+        self, shopper: str, time_ms: int, n: int, model: Any, rules: Rules, exclude: Collection[str] = ()
+    ) -> Answer:
+        """Return the best n items for a shopper that obey the rules, and what each rule left out.
+
+        Fewer are returned only if there are no more. An unknown shopper gets popular items.
+
+        Args:
+            shopper: as the fold knows the shopper.
+            model: the deep model in use, None if there is none.
+        """
+        gone = self._gone(shopper, time_ms, rules.stated, rules.stated.seen or Seen(), (), exclude)
+        want = _Want("recommended", n, rules, None, False, Shown.of(""), gone)
+        return self._chosen(want, self._ask(Now(time_ms, artifact=model), shopper), [])[0]
+
+    def _check_n(self, n: int) -> None:
+        if n > self._n_max:
+            raise Refused(f"n: wanted 1 to {self._n_max}, found {n}")
+
+    def _ask(
+        self, now: Now, shopper: str = _NOBODY, events: Sequence[Happened] = (), on_item: str = ""
+    ) -> Ask:  # fmt: skip
+        """Return for whom a list is made. Events of the request are the whole visit; what was before it stays known."""
+        browsing = self._learned.browsing
+        context = browsing.contexts.newest(shopper, now.time_ms)
+        if events:
+            items, start = list(context.items[: context.start]), context.start
+            seen: list[str] = []
+            for event in events:
+                for item in steps_of(event.type, event.items, seen):
+                    seen.append(item)
+                    if (slot := browsing.catalogue.slot(item)) is not None:
+                        items, start = pushed(items, start, slot)
+            context = Context(items, start, context.session if shopper else -1, now.time_ms)
+        slot = browsing.catalogue.slot(on_item) if on_item else None
+        if slot is not None and (context.start == len(context.items) or context.items[-1] != slot):
+            context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
+        if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
+            context = context._replace(start=0)
+        return Ask(context, now.time_ms, now.artifact)
+
+    def _wanted(
+        self, query: Wanted, kind: str, ask: Ask, id_: str, asked: str, shopper: str,
+        events: Sequence[Happened] = (), *, items: Sequence[str] = (), on_item: str = "", taken: Collection[str] = (),
+    ) -> ItemList:  # fmt: skip
+        self._check_n(query.n)
+        rules = self._rulebook.of(query.placement)
+        exclude = [*items_in(query.exclude), *items, *taken, *([on_item] if on_item else [])]
+        gone = self._gone(shopper, ask.time_ms, rules.stated, rules.stated.seen or Seen(), events, exclude)
+        want = _Want(
+            kind, query.n, rules, query.filter(), query.availability == "in_stock", Shown.of(query.page), gone
         )  # fmt: skip
+        return self._list(want, ask, id_, asked, query.placement, items)
 
-    def more(self, context: Context) -> Iterator[str]:
-        """Yield all items that somebody viewed or chose, the most popular first; some twice."""
-        popularity = self._browsing.members[Popularity.name]
-        assert isinstance(popularity, Popularity)
-        yield from self._browsing.ids(top(popularity.predict(context), popularity.leaders_max)[0].tolist())
-        yield from self._browsing.ids(popularity.ranked().tolist())
+    def _list(
+        self, want: _Want, ask: Ask, id_: str, asked: str, placement: str, items: Sequence[str]
+    ) -> ItemList:  # fmt: skip
+        answer, candidates = self._chosen(want, ask, items)
+        names = [item for item, _ in answer.items]
+        pinned = {pin.item for pin in want.rules.stated.pinned or ()}
+        whys = zip(names, candidates.why(names), strict=True)
+        reasons = [Reason(PINNED) if item in pinned else why for item, why in whys]
+        shown = [self._shown(item, score, reason) for (item, score), reason in zip(answer.items, reasons, strict=True)]
+        next_page = want.shown.and_these(names) if len(names) == want.n and want.kind != "reranked" else ""
+        left_out = dict(sorted(answer.left_out.items()))
+        applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out))
+        return ItemList(id_, want.kind, asked, placement, shown, next_page, applied)
 
-    def gone(self, shopper: str, time_ms: int, rules: RuleSet, exclude: Iterable[str]) -> dict[str, str]:
+    def _chosen(self, want: _Want, ask: Ask, items: Sequence[str]) -> tuple[Answer, Ranked]:
+        """Return the items that obey the rules.
+
+        Rules that forbid much are applied to all candidates before the best ones are taken, if too few of the best ones
+        obey them.
+        """
+        shelf = self._shelf
+        shelf.sync()
+        allowed = want.filter.mask(shelf) if want.filter else None
+        if want.in_stock:
+            stocked = shelf.stated & shelf.available
+            allowed = stocked if allowed is None else allowed & stocked
+        candidates = self._candidates(want.kind, ask, allowed, items)
+        if want.kind == "reranked":
+            return self._applied(want, candidates, allowed), candidates
+        first = islice(candidates.more, 0 if want.kind == "recommended" else first_max)
+        answer = self._applied(want, candidates._replace(more=first), allowed)
+        if len(answer.items) < want.n:
+            mask = want.rules.mask(shelf)
+            wider = self._candidates(want.kind, ask, mask if allowed is None else mask & allowed, items)
+            filled = self._applied(want, wider, allowed)
+            left_out = {name: max(answer.left_out.get(name, 0), count) for name, count in filled.left_out.items()}
+            return Answer(filled.items, answer.left_out | left_out), wider
+        return answer, candidates
+
+    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
+        learned, shelf = self._learned, self._shelf
+        if kind == "reranked":
+            return ranking.reranked(learned, shelf, ask, allowed, items)
+        if kind == "similar":
+            return ranking.similar(learned, shelf, ask, allowed, items[0])
+        if kind == "bought_together":
+            return ranking.bought_together(learned, shelf, ask, allowed, items)
+        return _KINDS[kind](learned, shelf, ask, allowed)
+
+    def _applied(self, want: _Want, candidates: Ranked, allowed: Mask | None) -> Answer:
+        shown, shelf = want.shown, self._shelf
+        pool = [one for one in candidates.pool if one[0] not in shown] if len(shown) else candidates.pool
+        more = (item for item in candidates.more if item not in shown) if len(shown) else candidates.more
+        facts = shelf.facts
+        if len(shown) or allowed is not None:  # pinned items must be in the filter, and on the first page
+
+            def facts(item: str) -> Facts | None:
+                inside = item not in shown and (allowed is None or ((row := shelf.row(item)) >= 0 and allowed[row]))
+                return shelf.facts(item) if inside else None
+
+        return want.rules.apply(pool, more, facts, want.gone, want.n)
+
+    def _gone(
+        self, shopper: str, time_ms: int, rules: RuleSet, seen: Seen, events: Sequence[Happened],
+        exclude: Collection[str],
+    ) -> dict[str, str]:  # fmt: skip
         """Return the items that a shopper must not get at a shop time, each with the name of the rule."""
-        gone: dict[str, str] = {}
+        browsing, history, gone = self._learned.browsing, self._history, dict[str, str]()
         if rules.bought and rules.bought.leave_out:
             days = rules.bought.again_after_days
             after_ms = None if days is None else time_ms - int(days * day_ms)
-            gone |= dict.fromkeys(self._history.bought.after(shopper, after_ms), "bought")
-        seen = rules.seen or Seen()
+            gone |= dict.fromkeys(history.bought.after(shopper, after_ms), "bought")
+            if bought := [item for event in events if event.type == "purchase" for item in event.items]:
+                gone |= dict.fromkeys(bought, "bought")
         if seen.leave_out:
-            gone |= dict.fromkeys(self._browsing.ids([*self._browsing.recent.slots(shopper, time_ms)]), "seen")
+            gone |= dict.fromkeys(browsing.ids([*browsing.recent.slots(shopper, time_ms)]), "seen")
+            gone |= dict.fromkeys((item for event in events for item in event.items), "seen")
             if seen.within_hours is not None:
                 after_ms = time_ms - int(seen.within_hours * hour_ms)
-                gone |= dict.fromkeys(self._history.seen.after(shopper, after_ms), "seen")
+                gone |= dict.fromkeys(history.seen.after(shopper, after_ms), "seen")
         return gone | dict.fromkeys(exclude, EXCLUDE)
+
+    def _shown(self, item: str, score: float, reason: Reason) -> ListedItem:
+        shelf = self._shelf
+        facts, stated = shelf.facts(item) or _NOTHING, shelf.stated_of(item)
+        return ListedItem(
+            item, score, Because(*reason, self._text(reason, facts.category)), facts.name, facts.brand, facts.category,
+            facts.price, "" if facts.price is None else shelf.currency, stated.link if stated else "",
+            stated.image_link if stated else "",
+        )  # fmt: skip
+
+    def _text(self, reason: Reason, category: str) -> str:
+        text = _TEXTS[reason.code]
+        if reason.item:
+            return text.format((self._shelf.facts(reason.item) or _NOTHING).name or reason.item)
+        if reason.code in _BY_CATEGORY and category:
+            names = [name for part in re.split("[>/]", category) if (name := part.strip())]
+            return f"{text} in {names[-1]}" if names else text
+        return text
+
+
+_KINDS: Final[Mapping[str, Callable[..., Ranked]]] = {
+    "recommended": ranking.recommended, "trending": ranking.trending, "new": ranking.new, "popular": ranking.popular,
+}  # fmt: skip
+_WITH_ITEM: Final = frozenset({"similar", "bought_together"})
+_TEXTS: Final[Mapping[str, str]] = {
+    "popular": "popular this week",
+    "trending": "viewed more and more",
+    "new": "new",
+    "viewed_together": "often viewed together with {}",
+    "similar_visits": "viewed in visits like this one",
+    "viewed_before": "viewed earlier in this visit",
+    "taste": "fits what was viewed before",
+    "bought_together": "bought together with {}",
+    "like": "like {}",
+    "same_category": "of the same kind as {}",
+    PINNED: "chosen by the shop",
+}
+_BY_CATEGORY: Final = frozenset({"popular", "trending", "new"})

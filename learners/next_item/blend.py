@@ -309,6 +309,32 @@ class Blend:
     def _best(self, scores: Scores) -> Scores:
         return scores if len(scores.slots) <= self.candidates_max else top(scores, self.candidates_max)
 
+    def decisive(
+        self,
+        candidates: Mapping[str, Scores],
+        context_length: int,
+        items: Sequence[int],
+        traits: TraitLookup | None = None,
+    ) -> list[str]:
+        """Return for each of these candidates the member without which its utility would be lowest; "" if none is.
+
+        The arguments are those of `predict`; `items` must be among the candidates.
+        """
+        joined = self._joined(candidates)
+        if joined is None or not items:
+            return [""] * len(items)
+        slots, inputs = self._inputs(joined, traits, np.log)
+        mine = inputs[np.searchsorted(slots, items)]
+        without = np.repeat(mine[None], 1 + len(self.members), axis=0)
+        features = without[:, :, : self._member_inputs].reshape(*without.shape[:2], len(self.members), -1, copy=False)
+        for place in range(len(self.members)):
+            features[place, :, place] = 0.0
+        group = _length_group(context_length)
+        lost = self._predicted_utility(without.reshape(-1, without.shape[2]), group).reshape(without.shape[:2])
+        least = lost[:-1].argmin(axis=0)
+        falls = lost[least, np.arange(len(items))] < lost[-1]
+        return [self.members[place] if fall else "" for place, fall in zip(least.tolist(), falls.tolist(), strict=True)]
+
     def weights(self) -> dict[str, float]:
         """Return each member's influence, for reports.
 

@@ -4,8 +4,8 @@ Both shards fold it: the online one for its answers, the fine-tuner for its sequ
 that a first candidate is compared with.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from learners.next_item.members import KINDS
 from learners.next_item.recent import Recent
 from learners.next_item.traits import Traits
 from learners.protocol import DEEP, Context, Listed, NextItem, Question, Scores, top
+
+Allows: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
+"""Returns which slots are allowed. Shape: as the slots"""
 
 
 class ItemStep(NamedTuple):
@@ -49,8 +52,17 @@ class AcceptsLateItems(Protocol):
         """Add items; `attributes_of` returns the attributes of any items."""
 
 
+class Forgets(Protocol):
+    """A table by slots of the catalogue."""
+
+    def forget(self, slots: Sequence[int], /) -> None:
+        """Delete what is stored for these slots, which will be reused for other items."""
+
+
 class Browsing:
     """Catalogue, contexts, fast learners, traits and attributes, updated together.
+
+    `dependants` are other tables by the catalogue's slots.
 
     Args:
         items_max: items that the catalogue may hold.
@@ -66,6 +78,7 @@ class Browsing:
         self.choices = Choices()
         self.traits = Traits()
         self.attributes = Attributes()
+        self.dependants: list[Forgets] = []
         # What a member returned last, and its best: popularity returns the same object until it changes.
         self._ranked: dict[str, tuple[Scores, Scores]] = {}
         self._equal = EqualKeys()
@@ -154,7 +167,8 @@ class Browsing:
     def _forget(self, evicted: Sequence[int]) -> None:
         """Delete what is stored for slots that the catalogue has evicted."""
         if evicted:
-            for table in (self.contexts, self.recent, self.choices):
+            tables: list[Forgets] = [self.contexts, self.recent, self.choices, *self.dependants]
+            for table in tables:
                 table.forget(evicted)
             for member in self.members.values():
                 member.forget(evicted)
@@ -192,25 +206,32 @@ class Browsing:
         """Return `best` in item ids."""
         return {name: (self.ids(slots.tolist()), scores) for name, (slots, scores) in self.best(context).items()}
 
-    def best(self, context: Context) -> dict[str, Scores]:
+    def best(self, context: Context, allows: Allows | None = None) -> dict[str, Scores]:
         """Return each fast learner's best candidates for a context, best first.
 
         The item viewed last is left out, because a repeated view of it is not a step
         (`learners.next_item.contexts.steps`).
+
+        Args:
+            allows: returns which slots may be candidates; None: all may.
         """
         last = context.items[-1] if len(context.items) > context.start else -1
         found = {}
         for name, member in self.members.items():
             scores = member.predict(context)
+            if allows is not None:
+                kept = allows(scores.slots)
+                found[name] = _without(top(Scores(scores.slots[kept], scores.scores[kept]), list_length + 1), last)
+                continue
             ranked = self._ranked.get(name)
             if ranked is None or ranked[0] is not scores:
                 ranked = self._ranked[name] = scores, top(scores, list_length + 1)
             found[name] = _without(ranked[1], last)
         return found
 
-    def candidates(self, context: Context, deep: "Listed | None") -> Candidates:
-        """Return the candidates for a context: those of the fast learners, and of the deep model's answer."""
-        lists, unknown = self.best(context), list[str]()
+    def candidates(self, context: Context, deep: "Listed | None", allows: Allows | None = None) -> Candidates:
+        """Return the candidates for a context: those of the fast learners (`best`), and of the deep model's answer."""
+        lists, unknown = self.best(context, allows), list[str]()
         if deep is not None:
             lists[DEEP], unknown = in_slots(deep, self.catalogue)
         return pool(lists, unknown, self.catalogue.slots_end, self._equal)

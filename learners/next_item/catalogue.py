@@ -1,7 +1,7 @@
 """The catalogue: the items that a shard knows. Each has a slot, a small number that indexes arrays. Bounded."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice, repeat
 from typing import Final, Self
 
@@ -14,7 +14,7 @@ newest_max: Final = 10_000
 class Catalogue:
     """Maps item ids to slots. When it is full, a sixteenth of the items, the least recently seen, are evicted at once.
 
-    `admitted` counts how often an item was given a slot or renewed.
+    `admitted` counts how often an item was given a slot or renewed. `watch` is told each item that comes or goes.
 
     `admit` reuses the slots that `evict` returns, so all tables indexed by slot must forget them before it is called.
 
@@ -32,6 +32,7 @@ class Catalogue:
         self._free: list[int] = []
         self._newest: deque[str] = deque(maxlen=newest_max)
         self.admitted = 0
+        self.watch: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -68,8 +69,12 @@ class Catalogue:
         return self._evict(max(1, self.items_max // 16))
 
     def _evict(self, count: int) -> list[int]:
-        gone = [self._slots.pop(item) for item in list(islice(self._slots, count))]
+        items = list(islice(self._slots, count))
+        gone = [self._slots.pop(item) for item in items]
         self._free.extend(reversed(gone))
+        if self.watch:
+            for item in items:
+                self.watch(item)
         return gone
 
     def resize(self, items_max: int) -> list[int]:
@@ -80,6 +85,7 @@ class Catalogue:
     def admit(self, item: str) -> int:
         """Return an item's slot, assigning one if the item is new. Marks the item as seen now."""
         slot = self._slots.pop(item, None)
+        new = slot is None
         if slot is None:
             assert len(self._slots) < self.items_max, "evict before admitting to a full catalogue"
             if self._free:
@@ -91,6 +97,8 @@ class Catalogue:
             self._newest.append(item)
             self.admitted += 1
         self._slots[item] = slot
+        if new and self.watch:
+            self.watch(item)
         return slot
 
     def renew(self, item: str) -> None:

@@ -235,7 +235,12 @@ def own_clock(event: Event) -> int:
 
 
 def steps(event: Event, session: Sequence[str]) -> list[str]:
-    """Return, in order, the items that an event adds to a session that already has the items `session`.
+    """Return, in order, the items that an event adds to a session that already has the items `session`."""
+    return steps_of(event.type, [line.item_id for line in event.data.items], session)
+
+
+def steps_of(kind: str, items: Sequence[str], session: Sequence[str]) -> list[str]:
+    """Return, in order, those of an event's items that are steps, in a session that already has the items `session`.
 
     A step is the move of a shopper to an item. Viewing the last item again is no step, and neither is adding to the
     cart, to the wishlist or buying an item of the session. An invoice without earlier views adds each of its lines. For
@@ -243,15 +248,15 @@ def steps(event: Event, session: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     last = session[-1] if session else None
-    if event.type in VIEW_EVENTS:
-        for item in event.data.items:
-            if item.item_id != last:
-                last = item.item_id
-                found.append(last)
-    elif event.type in CHOICE_EVENTS:
+    if kind in VIEW_EVENTS:
+        for item in items:
+            if item != last:
+                last = item
+                found.append(item)
+    elif kind in CHOICE_EVENTS:
         held = set(session)
-        for item in event.data.items:
-            if item.item_id not in held:
-                held.add(item.item_id)
-                found.append(item.item_id)
+        for item in items:
+            if item not in held:
+                held.add(item)
+                found.append(item)
     return found

@@ -3,7 +3,7 @@
 The fold does not use torch: the deep model's answers are contained in judgements and, over HTTP, are an argument.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
@@ -16,34 +16,30 @@ from headrace.events import LEARNED_TYPES, Event, Item, Rejection
 from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import State
-from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Now, Refused, Route, Surface, Table, Watched
+from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Surface, Table, Watched
 from headrace.topics import MODELS, RULES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item import judgement
-from learners.next_item.answering import (
-    RecommendationQuery,
-    Recommendations,
-    Recommended,
-    Shelf,
-    applied,
-    excluded,
-)
+from learners.next_item.answering import Answering
 from learners.next_item.blend import Blend
 from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.choices import TAKEN_BACK_BY
 from learners.next_item.contexts import CHOICE_EVENTS, VIEW_EVENTS
 from learners.next_item.history import History
-from learners.next_item.judgement import list_length
+from learners.next_item.history import from_version_1 as history_from_version_1
 from learners.next_item.members import KINDS
+from learners.next_item.ranking import Learned
+from learners.next_item.routes import ROUTES
 from learners.next_item.rulebook import Rulebook
-from learners.next_item.rules import Answer, Rules
+from learners.next_item.together import Together
 from learners.parts.drift import DISTANCES, LOSS_TESTS, InputDrift, LossDrift
 from learners.parts.prequential import Ranking
-from learners.protocol import BLEND, DEEP, Listed, Scores, top
+from learners.protocol import BLEND, DEEP, Scores
 from learners.succession import Succession
 
 MISS: Final = "blend_miss"
+ORDER_EVENTS: Final = frozenset({"purchase", "refund"})
 RANKED: Final = (*KINDS, DEEP, BLEND)
 
 watched_prefix_max: Final = 3
@@ -127,7 +123,9 @@ class NextItemFamily(Family):
     # Version 2 of the blend has the same form; its arithmetic no longer depends on the processor.
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(2, {1: lambda state: state}),
-        "ranking": Part(), "input_drift": Part(), "miss_drift": Part(), "history": Part(), "rules": Part(),
+        "ranking": Part(), "input_drift": Part(), "miss_drift": Part(), "rules": Part(),
+        "history": Part(2, {1: history_from_version_1}),
+        "together": Part(needs=("catalogue",)),
     }  # fmt: skip
 
     def __init__(self, settings: NextItemSettings, reads: Mapping[str, Family]) -> None:
@@ -141,7 +139,11 @@ class NextItemFamily(Family):
         self.miss_drift = LossDrift(MISS)
         self.history = History(**self._history_bounds)
         self.rulebook = Rulebook()
-        self._desk = reads.get(Desk.name)
+        self.together = Together()
+        self.browsing.dependants = [self.together]
+        desk = reads.get(Desk.name)
+        self.desk = desk if isinstance(desk, Desk) else None
+        self._answering: Answering | None = None
 
     @property
     def _history_bounds(self) -> dict[str, int]:
@@ -157,37 +159,28 @@ class NextItemFamily(Family):
                 now.alarm(alarm)
         self.browsing.learn(event)
         self.history.learn(event)
+        if event.counts and event.type in ORDER_EVENTS:
+            lines = dict.fromkeys(line.item_id for line in event.data.items)
+            slots = [slot for item in lines if (slot := self.browsing.catalogue.slot(item)) is not None]
+            if event.type == "purchase":
+                self.together.learn(slots, event.time_ms)
+            else:
+                for slot in slots:
+                    self.together.take_back(slot, event.time_ms)
 
-    def recommend(self, shopper: str, time_ms: int, n: int, deep: "Listed | None" = None) -> list[tuple[str, float]]:
+    @property
+    def answering(self) -> Answering:
+        """What answers requests from this fold."""
+        if self._answering is None:
+            learned = Learned(self.browsing, self.blend, self.together)
+            self._answering = Answering(
+                learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
+            )
+        return self._answering
+
+    def recommend(self, shopper: str, time_ms: int, n: int, model: Any = None) -> list[tuple[str, float]]:
         """Return the blend's n best items for a shopper, best first, with scores, by the rules of every placement."""
-        return self.choose(shopper, time_ms, n, deep, self.rulebook.of(EVERY)).items
-
-    def choose(
-        self, shopper: str, time_ms: int, n: int, deep: "Listed | None", rules: Rules, exclude: Collection[str] = ()
-    ) -> Answer:
-        """Return the blend's n best items for a shopper that obey the rules, and what each rule left out.
-
-        Fewer are returned only if there are no more. An unknown shopper gets popular items; they also fill up a list
-        that is too short. Changes nothing.
-
-        Args:
-            deep: the deep model's items and scores for this shopper's context, if there is a model.
-            exclude: items that are not wanted.
-        """
-        context = self.browsing.contexts.newest(shopper, time_ms)
-        if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
-            context = context._replace(start=0)
-        candidates = self.browsing.candidates(context, deep)
-        traits = self.browsing.traits.of(candidates.slots, context)
-        best = self.blended(candidates.lists, len(context.items) - context.start, traits)
-        named = candidates.named(top(best, len(candidates.slots)), self.browsing.catalogue)
-        shelf = Shelf(self.browsing, self.history, self._desk if isinstance(self._desk, Desk) else None)
-        gone = shelf.gone(shopper, time_ms, rules.stated, exclude)
-        return rules.apply(named, shelf.more(context), shelf.facts, gone, n)
-
-    def prompt(self, shopper: str, time_ms: int) -> list[str]:
-        """Return the deep model's input for a shopper; it is empty for a shopper without a context."""
-        return self.browsing.prefix(self.browsing.contexts.newest(shopper, time_ms))
+        return self.answering.choose(shopper, time_ms, n, model, self.rulebook.of(EVERY)).items
 
     def blended(self, lists: Mapping[str, Scores], prefix: int, traits: NDArray[np.uint8]) -> Scores:
         """Return the blend's scores of pooled candidates, whose slots are indices into their traits."""
@@ -252,7 +245,8 @@ class NextItemFamily(Family):
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
-        return self.browsing.bounds() | self.history.bounds() | self.rulebook.bounds()
+        together = {f"together_{table}": use for table, use in self.together.bounds().items()}
+        return self.browsing.bounds() | self.history.bounds() | self.rulebook.bounds() | together
 
     def state(self) -> State:
         """Return the complete state."""
@@ -266,14 +260,19 @@ class NextItemFamily(Family):
             "miss_drift": self.miss_drift.state(),
             "history": self.history.state(),
             "rules": self.rulebook.state(),
+            "together": self.together.state(),
         }
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken."""
+        self._answering = None
         if "champion" in state:
             self.champion = msgspec.convert(state["champion"], Announcement | None)
         if "succession" in state:
             self.succession = Succession.from_state(state["succession"])
+        if "together" in state:
+            self.together = Together.from_state(state["together"])
+            self.browsing.dependants = [self.together]
         self.browsing.restore(state)
         if "blend" in state:
             self.blend = Blend.from_state(state["blend"], self.blend.members)
@@ -299,6 +298,7 @@ class NextItemFamily(Family):
         # What was bought and seen before is not known then: folding all anew would cost more than it brings.
         empty = cls(NextItemSettings(), {})
         parts |= {"history": empty.history.state(), "rules": empty.rulebook.state()}
+        parts |= {"together": empty.together.state()}
         return fold["settings"], {**parts, **parts_of_0_3_0(fold["browsing"])}
 
     def shares(self) -> dict[str, float]:
@@ -308,17 +308,6 @@ class NextItemFamily(Family):
         return {member: utility / total if total else 0.0 for member, utility in utilities.items()}
 
     # Functions that the surface names, so that the declaration below is data.
-
-    def answer(self, query: RecommendationQuery, now: Now) -> Recommendations:
-        """Return the answer to a request over HTTP."""
-        most = self.settings.recommendations_max
-        if query.n > most:
-            raise Refused(f"n: wanted 1 to {most}, found {query.n}")
-        rules = self.rulebook.of(query.placement)
-        unwanted = excluded(query.exclude)
-        found = self.choose(query.shopper, now.time_ms, query.n, now.artifact_answer, rules, unwanted)
-        items = [Recommended(*one) for one in found.items]
-        return Recommendations(now.id, query.shopper, query.placement, items, applied(rules.version, found))
 
     def series(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield the scores as a metric's series: learner, metric, length of the list, and part of the stream."""
@@ -344,11 +333,6 @@ def _tiles(scores: NextItemScores) -> Iterable[tuple[str, str]]:
 def _judged_point(one: judgement.Judgement, *, recall: bool) -> tuple[int, float, Mapping[str, float]]:
     gains = {name: float(rank > 0) if recall else (1 / rank if rank else 0.0) for name, rank in one.ranks.items()}
     return one.time_ms, 1 / one.inclusion, gains
-
-
-def _ask(model: Any, prompt: Sequence[str]) -> Listed:
-    answer: Listed = model.predict([prompt], list_length)[0]
-    return answer
 
 
 NextItemFamily.surface = Surface(
@@ -385,41 +369,7 @@ NextItemFamily.surface = Surface(
     ),
     labels={"k": "lengths of lists that are scored: 10 and 20"},
     detectors=(*DISTANCES, *(f"{MISS}_{test}" for test in LOSS_TESTS)),
-    routes=(
-        Route(
-            path="/v1/recommendations/{shopper}",
-            doc="The items that a shopper is most likely to view or buy next, best first.",
-            query=RecommendationQuery,
-            answer=Recommendations,
-            call=NextItemFamily.answer,
-            prompt=lambda family, query, now: family.prompt(query.shopper, now.time_ms),
-            ask=_ask,
-            example=(
-                "/v1/recommendations/shopper-1?n=3",
-                """{
-  "recommendation_id": "6cbea72fe100429386c64a1e6b768be2",
-  "shopper": "shopper-1",
-  "placement": "",
-  "items": [
-    {"item_id": "item-00853", "score": 0.0154},
-    {"item_id": "item-00847", "score": 0.0110},
-    {"item_id": "item-00888", "score": 0.0108}
-  ],
-  "rules": {"version": null, "left_out": {"seen": 2}, "left_nothing": []},
-  "model": "r0005-fefda4b4",
-  "fresh": {"entry": 153, "newest_event_ms": 1738529381084, "behind_s": 0.065}
-}""",
-            ),
-            notes=(
-                "A shopper without events gets the items that are popular now.",
-                "Items that are out of stock or retired ([items](publishing.md#items)) are left out.",
-                "What is left out, pinned or limited is decided by [rules](rules.md), by placement. They always"
-                " hold: an answer has fewer than `n` items only if no more are allowed, and says how many each rule"
-                " left out.",
-                "The upper bound of `n` is also a [setting](settings.md#next_item), `recommendations_max`.",
-            ),
-        ),
-    ),
+    routes=ROUTES,
     tables=(
         Table(
             title="Learners",

@@ -1,7 +1,7 @@
 """What rules need to know beyond the running visit: what each shopper saw and bought when, and what items are."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from sys import intern
 from typing import Final, NamedTuple, Self
 
@@ -134,6 +134,7 @@ class Facts(NamedTuple):
     category: str = ""
     price: float | None = None
     available: bool = True
+    name: str = ""
 
 
 class LineFacts:
@@ -141,24 +142,36 @@ class LineFacts:
 
     Args:
         items_max: most items.
+
+    Attributes:
+        watch: is told each item of which something else is known now.
     """
 
     def __init__(self, *, items_max: int) -> None:
         self.items_max = items_max
         self._items: OrderedDict[str, Facts] = OrderedDict()
+        self.watch: Callable[[str], None] | None = None
 
     def learn(self, line: Item) -> None:
         """Learn from a line; what it lacks changes nothing."""
-        if not (line.item_brand or line.item_category or line.price is not None):
+        if not (line.item_brand or line.item_category or line.item_name or line.price is not None):
             return
         known = self._items.get(line.item_id) or Facts()
         price = known.price if line.price is None else line.price
-        self._items[line.item_id] = Facts(
-            intern(line.item_brand) or known.brand, intern(line.item_category) or known.category, price
-        )
+        said = Facts(
+            intern(line.item_brand) or known.brand, intern(line.item_category) or known.category, price,
+            name=known.name if line.item_name == known.name else line.item_name or known.name,
+        )  # fmt: skip
+        self._items[line.item_id] = said
         self._items.move_to_end(line.item_id)
-        if len(self._items) > self.items_max:
-            self._items.popitem(last=False)
+        gone = self._items.popitem(last=False)[0] if len(self._items) > self.items_max else ""
+        if self.watch and (said != known or gone):
+            self.watch(line.item_id)
+            self.watch(gone)
+
+    def items(self) -> list[str]:
+        """Return the items of which lines said something."""
+        return list(self._items)
 
     def of(self, item: str) -> Facts | None:
         """Return what lines said of an item; None if they said nothing."""
@@ -176,15 +189,16 @@ class LineFacts:
             "brands": [one.brand for one in facts],
             "categories": [one.category for one in facts],
             "prices": np.array([np.nan if one.price is None else one.price for one in facts], np.float64),
+            "names": [one.name for one in facts],
         }
 
     @classmethod
     def from_state(cls, state: State, *, items_max: int) -> Self:
         """Return what continues where `state` was taken; of more items than the maximum, with the newest."""
         found = cls(items_max=items_max)
-        columns = zip(state["items"], state["brands"], state["categories"], state["prices"].tolist(), strict=True)
-        for item, brand, category, price in list(columns)[-items_max:]:
-            found._items[item] = Facts(intern(brand), intern(category), None if price != price else price)
+        texts = (state[name] for name in ("items", "brands", "categories", "names"))
+        for item, brand, category, name, price in list(zip(*texts, state["prices"].tolist(), strict=True))[-items_max:]:
+            found._items[item] = Facts(intern(brand), intern(category), None if price != price else price, name=name)
         return found
 
 
@@ -242,3 +256,9 @@ class History:
         history.seen = ItemTimes.from_state(state["seen"], entries_max=seen_max)
         history.lines = LineFacts.from_state(state["lines"], items_max=items_max)
         return history
+
+
+def from_version_1(state: State) -> State:
+    """Return the state of a history of today; one of version 1 knew no names."""
+    lines = state["lines"]
+    return {**state, "lines": {**lines, "names": [""] * len(lines["items"])}}

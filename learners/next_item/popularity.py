@@ -65,10 +65,12 @@ class Popularity:
             array.setflags(write=False)
         return best
 
-    def ranked(self) -> NDArray[np.int32]:
-        """Return all counted slots, the most popular first. Sorts them all, unlike `predict`."""
-        slots = np.flatnonzero(self._counts)
-        return slots[np.lexsort((slots, -self._counts[slots]))].astype(np.int32)
+    def counts_of(self, slots: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return the counts of slots. Shape: as `slots`"""
+        known = slots < len(self._counts)
+        found = np.zeros(len(slots))
+        found[known] = self._counts[slots[known]]
+        return found
 
     def learn(self, context: Context, item: int) -> None:
         """Count the item at the context's time."""

@@ -8,9 +8,13 @@ from itertools import chain
 from math import inf
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headrace.rules import AtMost, Brands, Categories, PriceLimits, RuleSet
 from learners.next_item.at_most import Limited, Line
 from learners.next_item.history import Facts
+from learners.next_item.shelf import Shelf
 
 UNKNOWN: Final = "unknown"
 OUT_OF_STOCK: Final = "out_of_stock"
@@ -52,6 +56,7 @@ class Rules:
         self._brand_forbidden = _remembered(_admits_brand, _folded(brands.only), _folded(brands.never))
         price = stated.price or PriceLimits()
         self._prices = None if price == PriceLimits() else (price.min or 0.0, inf if price.max is None else price.max)
+        self._mask: tuple[Shelf, int, NDArray[np.bool_]] | None = None
         self._at_most = stated.at_most or AtMost()
         self._limits = self._at_most != AtMost()
         self._pinned = sorted(stated.pinned or (), key=lambda pin: pin.place)
@@ -73,6 +78,24 @@ class Rules:
         if self._prices and (facts.price is None or not self._prices[0] <= facts.price <= self._prices[1]):
             return "price"
         return ""
+
+    def mask(self, shelf: Shelf) -> NDArray[np.bool_]:
+        """Return which rows of the shelf `forbids` allows. Shape: (rows,)"""
+        if self._mask is None or self._mask[0] is not shelf or self._mask[1] != shelf.version:
+            allowed = shelf.present & shelf.available
+            if self._hidden:
+                allowed &= ~shelf.mask_of(self._hidden)
+            for forbidden, names, column in (
+                (self._category_forbidden, shelf.categories, shelf.category),
+                (self._brand_forbidden, shelf.brands, shelf.brand),
+            ):
+                free = np.array([not forbidden(name) for name in names.names], np.bool_)
+                if not free.all():
+                    allowed &= free[column]
+            if self._prices:
+                allowed &= (shelf.price >= self._prices[0]) & (shelf.price <= self._prices[1])
+            self._mask = shelf, shelf.version, allowed
+        return self._mask[2]
 
     def boost(self, item: str, facts: Facts) -> float:
         """Return the product of the factors by which an item's score is multiplied."""

@@ -120,6 +120,34 @@ class Traits:
         # numpy keeps the last value written to a repeated index: in reverse order this is the first time.
         self._first_ms[slots[new][::-1]] = times_ms[new][::-1]
 
+    def first_ms(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the shop times of items' first steps, -1 for an item without one. Shape: as `slots`"""
+        known = slots < len(self._first_ms)
+        found = np.full(len(slots), -1, np.int64)
+        found[known] = self._first_ms[slots[known]]
+        return found
+
+    def name_likeness(self, slots: NDArray[np.int32], slot: int) -> NDArray[np.float64]:
+        """Return the similarity of items' names to one item's, 0 where one is unknown. Shape: (len(slots),)"""
+        return self._names.similarity(slots.astype(np.int64), [slot])[:, 0]
+
+    def rises(self, time_ms: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return the items to which shoppers step more often lately than before, and how significantly, in deviations.
+
+        An item's share of the fast counts is compared with its share of the slow ones, as counts of a Poisson process.
+
+        Shapes:
+            returns (N,), (N,)
+        """
+        slow, fast = (
+            counts / max(decay.weight(time_ms), _weight_min)
+            for counts, decay in zip(self._counts, self._decays, strict=True)
+        )
+        expected = slow * (fast.sum() / max(slow.sum(), _weight_min))
+        rise = (fast - expected) / np.sqrt(expected + 1.0)
+        slots = np.flatnonzero(rise > 0)
+        return slots.astype(np.int32), rise[slots]
+
     def of(self, slots: Sequence[int] | NDArray[np.int32], context: Context) -> NDArray[np.uint8]:
         """Return the traits of items, each from 0 to 255.
 

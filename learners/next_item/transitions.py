@@ -124,6 +124,19 @@ class Transitions:
         found = self._arrays[item] = _Arrays(np.fromiter(table, np.int32, len(table)), counts, total)
         return found
 
+    def because(self, context: Context, item: int) -> int | None:
+        """Return which of the newest items contributes most to an item's share; None if none does."""
+        newest = context.items[max(context.start, len(context.items) - self.reach) :]
+        smoothing = self.smoothing * self._decay.weight(context.time_ms)
+        best, found = 0.0, None
+        for back, last in enumerate(reversed(newest)):
+            table = self._companions.get(last)
+            if table and item in table:
+                share = table[item] * self.step_back**back / (sum(table.values()) + smoothing)
+                if share > best:
+                    best, found = share, last
+        return found
+
     def learn(self, context: Context, item: int) -> None:
         """Count `item` as a companion of the session's newest items, and these as companions of `item`."""
         assert 0 <= item <= slot_max, f"slot {item} is outside 0 to {slot_max}"

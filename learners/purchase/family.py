@@ -131,7 +131,7 @@ class PurchaseFamily(Family):
 
     def answer(self, query: PurchaseQuery, now: Now) -> Chances:
         """Return the answer to a request over HTTP; an item that is out of stock or retired cannot be bought."""
-        chances = self.propensity.visit_chances(query.shopper, now.time_ms)
+        chances = self.propensity.visit_chances(now.known_as(query.shopper), now.time_ms)
         if isinstance(desk := self._desk, Desk):
             chances = [one for one in chances if desk.available(one.item_id)]
         sums = self.probability.histograms("window")

@@ -32,6 +32,7 @@ from learners.next_item.popularity import Popularity
 from learners.next_item.revisits import Revisits
 from learners.next_item.session_knn import SessionKnn
 from learners.next_item.transitions import Transitions
+from learners.placements.family import PlacementsFamily
 from learners.protocol import Context
 from learners.purchase.family import PurchaseFamily
 from learners.purchase.propensity import Propensity
@@ -80,6 +81,26 @@ def knows(shop: Shop, category: str) -> float:
     return chance
 
 
+def names_unknown_answers(fold: FamilyFold) -> bool:
+    """Return whether all that is not held of the lesson's clicks was given up."""
+    assert isinstance(fold.family, PlacementsFamily)
+    return fold.family.attribution.outcomes == {"unknown": 40 - 16}
+
+
+def clicks_on_answers() -> list[Event]:
+    """Return a lesson of 40 clicks within a second, each of which names an answer that nobody logged."""
+    lesson = [
+        Event(
+            f"click-{n}", "checks", "select_item", at(1_750_000_000_000 + n), Data([Item(f"item-{n}")]), "1.0",
+            f"shopper-{n}", 1_750_000_000_000 + n,
+        )
+        for n in range(40)
+    ]  # fmt: skip
+    for n, one in enumerate(lesson):
+        one.data.recommendation_id = f"answer-{n}"
+    return lesson
+
+
 def orders_paid_twice() -> list[Event]:
     """Return a lesson of 40 orders, each of which is sent twice."""
     lesson = [one for one in stream(400) if one.type == "purchase"][:40]
@@ -98,6 +119,9 @@ FAMILIES = {
     ),
     "next_item": family(NextItemFamily, knows_what_is_popular, items_max=64, shoppers_max=16),
     "purchase": family(PurchaseFamily, knows_what_sells),
+    "placements": family(
+        PlacementsFamily, names_unknown_answers, clicks_on_answers(), touches_max=64, held_max=16, groups_max=4
+    ),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500
     ),

@@ -37,6 +37,7 @@ from headrace.config import ArchiveSettings, ServeSettings
 from headrace.config import settings as read_settings
 from headrace.errors import Flooded, LogUnavailable, Misconfigured
 from headrace.http import listen
+from headrace.impressions import Impression
 from headrace.letters import DeadLetter
 from headrace.log.kafka.log import KafkaLog
 from headrace.log.kafka.reader import KafkaReader
@@ -92,6 +93,7 @@ from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 from serving.answers import Answers
 from serving.app import run as serve
+from serving.impressions import Impressions
 from tests.brokers import own_broker
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -300,8 +302,11 @@ def learned(log: Log, folder: Path, name: str) -> None:
 
 
 def served(log: Log, folder: Path) -> None:
-    stop = Stop()
+    """Follow each shard that answers, and log what an answer shows."""
+    stop, impressions = Stop(), Impressions(log, ServingMetrics(), records_max=1)
+    assert impressions.offer([Impression("r1", 0, "/v1/x", [])])
     stop.set()  # once it has caught up
+    impressions.run(stop)
     for placement in PLACEMENTS.values():
         if any(kind.surface.routes for kind in placement.kinds):
             Answers(log, Blobs(folder), placement, {}, ServingMetrics()).follow(stop)

@@ -22,7 +22,6 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_covered, check_folds, committed_records
 from headrace.topics import DEAD_LETTERS, EVENTS, MODELS, TOPICS, partitions_of
 from learners.deep.model import DeepModel
-from learners.next_item.judgement import list_length
 from learners.shop import MakeShop
 from operators.child import Child, Children, total
 from operators.deployment import read_deployment
@@ -285,9 +284,8 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
     family = next_item(shop)
     model = DeepModel.from_bytes(road.blobs.get(promoted.blob))
     shopper = "u7"
-    deep = model.predict([family.prompt(shopper, shop.time_ms)], list_length)[0]
     answered = [one["item_id"] for one in road.answer(shopper)["items"]]
-    assert answered == [item for item, _ in family.recommend(shopper, shop.time_ms, 10, deep)]
+    assert answered == [item for item, _ in family.recommend(shopper, shop.time_ms, 10, model)]
     assert answered != [item for item, _ in family.recommend(shopper, shop.time_ms, 10)]
 
     # A model with weights that are not finite is refused at once; one that is worse, by the gate. The server dies.

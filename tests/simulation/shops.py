@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from consumers.shard import Judges
 from headrace.artifacts import Artifacts
+from headrace.clock import Timer
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import MakeFold
 from headrace.shard.loop import ShardJudge
@@ -17,6 +18,7 @@ from learners.shop import MakeShop
 from tests.simulation.folds import HashingJudge, MakeHashing
 
 SMALL = NextItemSettings(items_max=64, shoppers_max=4)
+STILL = Timer(monotonic=lambda: 0.0)
 
 
 class Kind(NamedTuple):
@@ -37,7 +39,7 @@ def real() -> Kind:
     placement = default_placements()["online"]
 
     def judge(blobs: Blobs) -> ShardJudge:
-        judging = Judging(SMALL, Artifacts(blobs, "builtins:bytes", _silent), lambda: 0.0, _silent, _silent)
+        judging = Judging(SMALL, Artifacts(blobs, "builtins:bytes", _silent, STILL), lambda: 0.0, _silent, _silent)
         return Judges({"next_item": NextItemJudge(judging, fixed=0.5)})
 
     return Kind(placement.shard, MakeShop(placement.kinds, {"next_item": SMALL}), judge)

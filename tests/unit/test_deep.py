@@ -193,7 +193,7 @@ def test_consumers_ignore_a_model_of_another_format(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("learners.deep.artifact.FORMAT", FORMAT + 1)
     artifacts: Artifacts[DeepModel] = Artifacts(blobs, JUDGED, warn)
     assert [artifacts.get(blob) for _ in range(2)] == [None, None]
-    assert warned == ["artifact is missing"], "looked for once"
+    assert warned == ["artifact is unusable"], "told once"
 
 
 @readers

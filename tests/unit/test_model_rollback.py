@@ -11,7 +11,7 @@ from headrace.metrics import ServingMetrics
 from headrace.shard.blobs import Blobs
 from headrace.shard.loop import Loop
 from learners.deep.model import DeepModel, DeepSettings
-from learners.next_item.answering import RecommendationQuery
+from learners.next_item.questions import RecommendationQuery
 from operators.requests import roll_back
 from serving.answers import Answers
 from tests.filed_shop import MAKE, SHARD, publish
@@ -35,7 +35,7 @@ def test_the_first_answers_from_a_former_model_come_soon_after_the_request(
             blob = blobs.put("model", model.to_bytes())
             appender.append(said("promoted", seed, version=f"r{seed}", blob=blob).record())
     answers = Answers(open_log(url), blobs, ONLINE, {}, ServingMetrics())
-    (route,) = [route for route, family in answers.routes.items() if family == "next_item"]
+    (route,) = [route for route in answers.routes if route.query is RecommendationQuery]
     stop, seconds = threading.Event(), dict[str, float]()
 
     def learn() -> None:
@@ -44,7 +44,7 @@ def test_the_first_answers_from_a_former_model_come_soon_after_the_request(
 
     def wait_for(model: str) -> None:
         began = time.monotonic()
-        while (answers.answer(route, RecommendationQuery("s1", 5)) or {}).get("model") != model:
+        while (answers.answer(route, RecommendationQuery(shopper="s1", n=5)) or {}).get("model") != model:
             assert time.monotonic() - began < wait_s_max, f"no answer from {model!r}"
             time.sleep(0.005)
         seconds[model or "none"] = round(time.monotonic() - began, 3)

@@ -251,7 +251,10 @@ def test_noise_is_left_out_and_counted(value: bytes | None, log: Log, clock: Clo
         (lambda log: log.rejected(reasons=["no"]), "reason no: wanted one of empty,"),
         (lambda log: log.dead_letters(reasons=["no"]), "reason no: wanted one of empty,"),
         (lambda log: log.models(kinds="champion"), "kind champion: wanted one of schedule,"),
-        (lambda log: log.scores("nobody"), "family nobody: wanted one of desk, next_item, purchase, rounds"),
+        (
+            lambda log: log.scores("nobody"),
+            "family nobody: wanted one of desk, next_item, purchase, placements, rounds",
+        ),
         (lambda log: log.scores("rounds"), "family rounds: wanted one that has scores"),
         (
             lambda log: log.judgements("desk"),

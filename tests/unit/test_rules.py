@@ -13,9 +13,10 @@ from headrace.state import digest, encode
 from headrace.surface import Now
 from headrace.topics import ITEMS, RULES
 from learners.family import Move
-from learners.next_item.answering import RecommendationQuery, Recommendations
+from learners.next_item.answering import ItemList
 from learners.next_item.family import NextItemFamily, NextItemSettings
 from learners.next_item.history import ItemTimes, shopper_items_max
+from learners.next_item.questions import RecommendationQuery
 from learners.next_item.rulebook import placements_max
 from learners.shop import Shop
 from tests.shards import ONLINE, next_item
@@ -56,8 +57,10 @@ class Asked:
             self.shop.learn(event, 0, self.count)
         self.shop.emit()
 
-    def answer(self, shopper: str = "stranger", n: int = 20, **query: Any) -> Recommendations:
-        return self.family.answer(RecommendationQuery(shopper, n, **query), Now(self.time_ms, "id"))
+    def answer(self, shopper: str = "stranger", n: int = 20, **more: Any) -> ItemList:
+        return self.family.answering.recommend(
+            RecommendationQuery(shopper=shopper, n=n, **more), Now(self.time_ms, "id")
+        )
 
     def items(self, shopper: str = "stranger", n: int = 20, **query: Any) -> list[str]:
         return [one.item_id for one in self.answer(shopper, n, **query).items]
@@ -132,9 +135,9 @@ def test_what_the_shop_states_of_an_item_counts_before_what_events_say(shop: Ask
     assert (shop.items(), shop.answer().rules.left_nothing) == ([], ["brands", "out_of_stock"])
 
 
-def test_an_item_that_nobody_viewed_is_answered_only_where_it_is_pinned(shop: Asked) -> None:
+def test_an_item_that_nobody_viewed_is_answered_last_unless_it_is_pinned(shop: Asked) -> None:
     shop.state_item("new", title="New")
-    assert shop.items() == ALL
+    assert shop.items() == [*ALL, "new"]
     shop.state_rules(pinned=[{"item": "new", "place": 1}])
     assert shop.items(n=2) == ["new", "i0"]
     shop.state_item("new", title="New", availability="out_of_stock")

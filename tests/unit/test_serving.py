@@ -1,7 +1,8 @@
 """The server over a real log: what it answers, while an online loop learns beside it."""
 
-import asyncio
 import hashlib
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +17,12 @@ import httpx
 import pytest
 from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from headrace.announcement import Announcement
 from headrace.config import ServeSettings
+from headrace.direct import Direct
 from headrace.errors import LogUnavailable
 from headrace.events import Data, Event, Item, at, encode
 from headrace.http import listen
@@ -29,6 +32,7 @@ from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.metrics import ServingMetrics
 from headrace.pseudonyms import Pseudonyms, add_secret
+from headrace.reading import ReadOnlyLog
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower, freeze
 from headrace.shard.loop import Loop, LoopSettings
@@ -38,12 +42,13 @@ from headrace.topics import EVENTS, ITEMS, Shard
 from learners.deep.model import DeepModel, DeepSettings
 from learners.families import Placement
 from learners.family import Family, Merges, Moment, NoSettings
-from learners.next_item.answering import RecommendationQuery
-from learners.next_item.family import NextItemFamily, NextItemSettings
+from learners.next_item.family import NextItemSettings
+from learners.next_item.questions import RecommendationQuery
 from learners.shop import MakeShop
 from learners.shop import Shop as Fold
 from serving.answers import Answers, ServedArtifact
 from serving.app import make_app, run
+from serving.turns import Turns
 from tests.hostile import HOSTILE, wire
 from tests.shards import FINETUNE, ONLINE, next_item, online
 
@@ -234,7 +239,7 @@ def test_a_shopper_is_asked_for_by_the_shop_s_own_id(shop: Shop, tmp_path: Path)
     following.start()
 
     def asked(shopper: str) -> dict[str, Any]:
-        found = answers.answer(route, RecommendationQuery(shopper, 2))
+        found = answers.answer(route, RecommendationQuery(shopper=shopper, n=2))
         return found or {}
 
     until(lambda: bool(asked("ann")), "it answers")
@@ -246,6 +251,13 @@ def test_a_shopper_is_asked_for_by_the_shop_s_own_id(shop: Shop, tmp_path: Path)
     following.join()
 
 
+def status(app: Direct, path: str, **headers: str) -> int:
+    """Return the status of an application's answer."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": raw}
+    return app(Request(scope), b"").status_code
+
+
 def test_questions_need_a_key_if_the_shop_says_so(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     roles: tuple[Role, Role] = ("read", "ingest")
@@ -253,13 +265,9 @@ def test_questions_need_a_key_if_the_shop_says_so(tmp_path: Path) -> None:
     answers = Answers(MemoryLog(), Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, ServingMetrics([]))
     app = make_app([answers], ServingMetrics([]), ServeSettings(), KeyRing(path))
 
-    async def ask(**headers: str) -> int:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
-            assert (await client.get("/health/live")).status_code == 200
-            return (await client.get("/v1/recommendations/ann", headers=headers)).status_code
-
+    assert status(app, "/health/live") == 200
     asked: list[dict[str, str]] = [{}, *({"authorization": f"Bearer {key}"} for key in ("nobody", sends, reads))]
-    found = [asyncio.run(ask(**headers)) for headers in asked]
+    found = [status(app, "/v1/recommendations/ann", **headers) for headers in asked]
     assert found == [401, 401, 403, 503], "with the right key, it says that nothing is restored yet"
 
 
@@ -318,6 +326,26 @@ class _Away:
         found.read = reading  # type: ignore[method-assign]  # this reader alone fails
         return found
 
+    def appender(self) -> Any:
+        if self.away:
+            raise LogUnavailable("the broker is away")
+        return _AwayAppender(self, self._log.appender())
+
+
+class _AwayAppender:
+    """An appender that fails while its log is away."""
+
+    def __init__(self, log: _Away, appender: Any) -> None:
+        self._log, self._appender = log, appender
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._appender, name)
+
+    def flush(self) -> None:
+        if self._log.away:
+            raise LogUnavailable("the broker is away")
+        self._appender.flush()
+
 
 def test_answers_go_on_while_the_log_is_away(shop: Shop, tmp_path: Path) -> None:
     shop.view(("ann", "a"), ("bob", "b"))
@@ -335,7 +363,39 @@ def test_answers_go_on_while_the_log_is_away(shop: Shop, tmp_path: Path) -> None
             )
 
 
-def test_it_never_writes(client: httpx.Client) -> None:
+def test_what_answers_show_is_logged_unless_the_log_is_away(shop: Shop, tmp_path: Path) -> None:
+    shop.view(("ann", "a"), ("bob", "b"))
+    path = "/v1/recommendations/eve?n=5&placement=home"
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+        away: Any = _Away(log)
+        with served(away, tmp_path) as client:
+            until(lambda: client.get("/health/ready").status_code == 200, "it is ready")
+            first = client.get(path).json()
+            assert first["logged"]
+            away.away = True
+            until(lambda: not client.get(path).json()["logged"], "the failed write is noticed")
+            dropped = client.get(path).json()["recommendation_id"]
+            away.away = False
+            until(lambda: client.get(path).json()["logged"], "it goes on with the log")
+            text = client.get("/metrics").text
+        found = {one.value.recommendation_id: one.value for one in ReadOnlyLog(log, {}).impressions(placements="home")}
+    assert re.search(r'headrace_impressions_dropped_total{reason="log_away"} [1-9]', text)
+    assert dropped not in found
+    logged = found[first["recommendation_id"]]
+    assert [item.item_id for item in logged.items] == [item["item_id"] for item in first["items"]]
+    assert (logged.shopper, logged.shard, logged.model) == ("eve", "online", first["model"])
+    assert (logged.entry, logged.newest_event_ms) == (first["fresh"]["entry"], first["fresh"]["newest_event_ms"])
+
+
+def test_nothing_is_logged_if_the_shop_says_so(shop: Shop, tmp_path: Path) -> None:
+    shop.view(("ann", "a"))
+    with closing(open_log(f"sqlite:{tmp_path / 'log.db'}")) as log:
+        with served(log, tmp_path, impressions=False) as client:
+            assert client.get("/v1/recommendations/eve?n=5").json()["logged"] is False
+        assert list(ReadOnlyLog(log, {}).impressions()) == []
+
+
+def test_it_never_writes_what_it_is_sent(client: httpx.Client) -> None:
     answer = client.post("/v1/recommendations/ann")
     assert answer.status_code == 405
     assert "detail" in answer.json()
@@ -377,7 +437,7 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     shop.view(("ann", "a1"), ("ann", "b1"), ("ann", "a-before"))
     log, stop = open_log(f"sqlite:{tmp_path / 'log.db'}"), threading.Event()
     answers = Answers(log, blobs, ONLINE, SECTIONS, ServingMetrics())
-    (route,) = [route for route, family in answers.routes.items() if family == "next_item"]
+    (route,) = [route for route in answers.routes if route.query is RecommendationQuery]
     thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
     thread.start()
 
@@ -386,7 +446,7 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
         return list(served.in_use.artifact.late_items) if served and served.in_use else []
 
     def recommended(shopper: str) -> list[str]:
-        answer = answers.answer(route, RecommendationQuery(shopper, 5))
+        answer = answers.answer(route, RecommendationQuery(shopper=shopper, n=5))
         return [one.item_id for one in answer["items"]] if answer else []
 
     until(lambda: late_items() == ["a-before"], "the model was not told when it was loaded")
@@ -400,6 +460,44 @@ def test_a_model_is_told_of_items_as_soon_as_they_are_folded(shop: Shop, tmp_pat
     log.close()
 
 
+def test_while_a_model_is_loaded_the_former_one_is_in_use_and_told_of_items(shop: Shop, tmp_path: Path) -> None:
+    blobs, fold = Blobs(tmp_path / "blobs"), shop.loop.fold
+    served = ServedArtifact("next_item", fold, blobs, Turns())
+    shop.view(("ann", "a1"), ("ann", "b1"))
+
+    def stored(seed: int) -> str:
+        model = DeepModel(DeepSettings(width=16), seed)
+        model.grow(["a1", "b1"])
+        return blobs.put("model", model.to_bytes())
+
+    def promote(version: str, blob: str) -> None:
+        next_item(fold).champion = Announcement(
+            id=version, kind="promoted", round=1, at_events=0, time_ms=0, blob=blob, version=version
+        )
+
+    def uses(version: str) -> bool:
+        served.update(fold)
+        return served.in_use is not None and served.in_use.version == version
+
+    former, slow = stored(1), stored(2)
+    path = tmp_path / "blobs" / slow
+    data = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)  # a read of it waits until its bytes are written
+    promote("r1", former)
+    until(lambda: uses("r1"), "the first model is not in use")
+    promote("r2", slow)
+    shop.view(("bob", "a-new"))
+    assert uses("r1")
+    assert served.waits
+    assert served.in_use
+    assert served.in_use.artifact.late_items == ["a-new"]
+    path.write_bytes(data)
+    until(lambda: uses("r2"), "the second model is not in use")
+    assert not served.waits
+    assert served.in_use.artifact.late_items == ["a-new"]
+
+
 def test_a_model_that_cannot_be_had_is_done_without(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,7 +507,7 @@ def test_a_model_that_cannot_be_had_is_done_without(
     good, lost = blobs.put("model", model.to_bytes()), f"model-{'0' * 64}"
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
     fold = shop.loop.fold
-    served_model = ServedArtifact("next_item", fold, blobs)
+    served_model = ServedArtifact("next_item", fold, blobs, Turns())
 
     def served(kind: Any, version: str, blob: str) -> str:
         next_item(fold).champion = Announcement(
@@ -421,7 +519,7 @@ def test_a_model_that_cannot_be_had_is_done_without(
     assert served("promoted", "r1", good) == "r1"
     with capture_logs() as told:
         assert served("rolled_back", "r0", lost) == served("rolled_back", "r0", lost) == "", "not the one before"
-    assert [one["event"] for one in told] == ["artifact is missing"], "looked for once"
+    assert [one["event"] for one in told] == ["artifact is missing, trying again"], "told once"
     assert served("promoted", "r1", good) == "r1"
     assert served("rolled_back", "r0", lost) == "", "not the one that came between"
     assert served("promoted", "r1", good) == "r1"
@@ -450,7 +548,7 @@ def test_a_state_that_differs_from_its_shards_is_restored(shop: Shop, tmp_path: 
     metrics, stop = ServingMetrics([kind.surface for kind in ONLINE.kinds]), threading.Event()
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
     answers = Answers(log, Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, metrics, compare_s=0.0)
-    (route,) = [route for route, family in answers.routes.items() if family == "next_item"]
+    (route,) = [route for route in answers.routes if route.query is RecommendationQuery]
     thread = threading.Thread(target=answers.follow, args=(stop,), daemon=True)
 
     def follower() -> Follower[Fold]:
@@ -463,7 +561,7 @@ def test_a_state_that_differs_from_its_shards_is_restored(shop: Shop, tmp_path: 
     def learn_until(condition: Callable[[], bool], what: str) -> None:
         def met() -> bool:
             shop.view(("ann", f"i{shop.loop.number % 5}"))
-            assert answers.answer(route, RecommendationQuery("ann", 5))
+            assert answers.answer(route, RecommendationQuery(shopper="ann", n=5))
             return condition()
 
         until(met, what)
@@ -491,7 +589,7 @@ def test_this_visit_is_known_though_who_asks_names_no_session(shop: Shop) -> Non
         data = Data([Item(item)], session_id=visit)
         fold.learn(Event(f"n{n}", "t", "view_item", at(START_MS + n), data, "1.0", "ann", START_MS + n), 0, n)
     family = next_item(fold)
-    assert family.prompt("ann", START_MS + 9) == ["c", "d", "a"]
+    assert family.browsing.prefix(family.browsing.contexts.newest("ann", START_MS + 9)) == ["c", "d", "a"]
     assert family.recommend("ann", START_MS + 9, 5) == [], "all were seen just now, whatever the session is named"
     assert [item for item, _ in family.recommend("bob", START_MS + 9, 5)][:1] == ["a"]
 
@@ -518,13 +616,8 @@ def test_before_anything_is_restored_it_says_so(tmp_path: Path) -> None:
     metrics = ServingMetrics()
     answers = Answers(log, Blobs(tmp_path), ONLINE, SECTIONS, metrics)
     app = make_app([answers], metrics, ServeSettings())
-
-    async def codes() -> list[int]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            paths = ("/v1/recommendations/ann", "/health/ready", "/health/live")
-            return [(await client.get(path)).status_code for path in paths]
-
-    assert asyncio.run(codes()) == [503, 503, 200]
+    paths = ("/v1/recommendations/ann", "/health/ready", "/health/live")
+    assert [status(app, path) for path in paths] == [503, 503, 200]
     log.close()
 
 
@@ -534,7 +627,7 @@ def test_a_mistake_of_ours_is_answered_as_json_and_counted(
     def fail(*_: Any) -> None:
         raise AssertionError("an invariant is broken for shopper-1")
 
-    monkeypatch.setattr(NextItemFamily, "choose", fail)
+    monkeypatch.setattr("learners.next_item.answering.Answering._list", fail)
     found = client.get("/v1/recommendations/shopper-1?n=3")
     assert (found.status_code, found.headers["content-type"]) == (500, "application/problem+json")
     assert found.json()["detail"] == "the server's log has the cause"
@@ -605,8 +698,9 @@ Slow.surface = Surface(
     routes=(
         Route(
             path="/v1/slow", doc="Slow.", query=NoSettings, answer=SlowAnswer,
-            call=lambda family, query, now: SlowAnswer(family.begun != family.done, bool(now.artifact_answer)),
-            prompt=lambda family, query, now: "ask", ask=lambda artifact, prompt: artifact.ask(),
+            call=lambda family, query, now: SlowAnswer(
+                family.begun != family.done, now.artifact is not None and now.artifact.ask()
+            ),
         ),
     ),
 )  # fmt: skip

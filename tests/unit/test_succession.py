@@ -84,7 +84,7 @@ def test_a_request_for_a_blob_that_is_no_model_is_obeyed_and_breaks_nothing(blob
     told: list[str] = []
     models: Artifacts[Any] = Artifacts(Blobs(tmp_path), JUDGED, lambda event, **_: told.append(event))
     assert models.get(blob) is None
-    assert told == ["artifact is missing"]
+    assert told == ["artifact is missing, trying again"]
     learn_views(fold, 200, trainer=(trainer := rounds_judge(Blobs(tmp_path), RULES)))
     judged = map(as_evidence, trainer.judge(fold.family, 0))
     (began,) = [one for one in judged if isinstance(one, Began)]  # beside comparisons: the model is watched

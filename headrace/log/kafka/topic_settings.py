@@ -13,6 +13,7 @@ from headrace.topics import (
     ALARMS,
     DAY_MS,
     EVENTS,
+    IMPRESSIONS,
     ITEMS,
     JOURNAL,
     JUDGEMENTS,
@@ -29,7 +30,9 @@ batch_bytes_min: Final = 1_048_588
 journal_kept_ms_min: Final = 2 * DAY_MS
 """An idle shard writes an entry a day; without a newer one, retention would delete the entry that finds the state."""
 replicas_wanted: Final = 3
-EACH_RECORD_COUNTS: Final = (EVENTS, ITEMS, RULES_TOPIC, JOURNAL, JUDGEMENTS, MODELS, ALARMS, PUBLISHED)
+EACH_RECORD_COUNTS: Final = (
+    EVENTS, IMPRESSIONS, ITEMS, RULES_TOPIC, JOURNAL, JUDGEMENTS, MODELS, ALARMS, PUBLISHED,
+)  # fmt: skip
 """Topics of which a fold anew, or a producer that continues, needs every record, whatever its key."""
 REPLICATION: Final = "replication factor"
 NOT_TOLD: Final = {

@@ -1,0 +1,106 @@
+"""Impressions: what an answer showed, with the probability of each item, decoded and validated in one pass.
+
+A record of the topic `impressions` is one list that a server showed. Its key is the shopper as in the log; without a
+shopper it has none. Its value is one compact JSON document. `decode` returns an `Impression` or a `Rejection` and never
+raises, whatever the bytes are. Unknown fields are ignored, so that a newer server can write for an older shard.
+
+`shard` and `entry` name the state that chose the items: the fold of that shard's journal up to that entry. With the
+model's version, the items that were chosen, and the propensity of each, an off-policy evaluation has all that it needs.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from headrace.events import Id, Rejection
+from headrace.log.protocol import RECORD_BYTES_MAX, Outgoing, Record
+from headrace.topics import IMPRESSIONS
+
+items_max: Final = 1_000
+"""Most items of one impression: the most that a request may ask for."""
+
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Name = Annotated[str, Meta(max_length=128)]
+
+
+class ShownItem(Struct, frozen=True, gc=False, array_like=True):
+    """An item that was shown, as `[item_id, propensity]`.
+
+    `propensity` is the probability with which it was chosen for its position; 1 where the ranking is deterministic.
+    """
+
+    item_id: Id
+    propensity: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+
+class Shown(Struct, frozen=True, gc=False):
+    """One list that an answer shows, as its family states it.
+
+    `recommendation_id` is the id in the answer's body; an answer with several lists has an id for each. `items` are in
+    the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's.
+    """
+
+    recommendation_id: str
+    items: Iterable[ShownItem]
+    placement: str = ""
+    shopper: str = ""
+
+
+class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The value of a record: one list that was shown, best first, and what chose it.
+
+    `time_ms` is when it was answered, by the server's clock, in milliseconds since the epoch. `route` is the path of
+    the route as declared, `model` the version of the promoted artifact that was used ("" for none). `shard` and `entry`
+    are the journal and the number of its entries that the answer includes, `newest_event_ms` the shop's time at the
+    newest event of these. `device` and `country` are the shopper's, as the request states them.
+    """
+
+    recommendation_id: Id
+    time_ms: _Count
+    route: Annotated[str, Meta(min_length=1, max_length=128)]
+    items: Annotated[list[ShownItem], Meta(max_length=items_max)]
+    placement: _Name = ""
+    model: _Name = ""
+    shopper: _Name = ""
+    shard: _Name = ""
+    entry: _Count = 0
+    newest_event_ms: _Count = 0
+    device: _Name = ""
+    country: _Name = ""
+
+
+_decode = msgspec.json.Decoder(Impression).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def record_of(impression: Impression) -> Outgoing:
+    """Return the record of an impression."""
+    return Outgoing(IMPRESSIONS, impression.shopper.encode() or None, _encode(impression))
+
+
+def decode(record: Record) -> Impression | Rejection:
+    """Return a record's impression, or the reason why it cannot be used.
+
+    >>> value = b'{"recommendation_id":"r1","time_ms":5,"route":"/v1/x","items":[["a",0.5]]}'
+    >>> decode(Record(0, 0, 0, None, value)).items
+    [ShownItem(item_id='a', propensity=0.5)]
+    >>> decode(Record(0, 0, 0, None, b"noise")).reason
+    'not_json'
+    """
+    value = record.value
+    if not value:
+        return Rejection("empty", "wanted a JSON document, found an empty value")
+    if len(value) > RECORD_BYTES_MAX:
+        return Rejection("too_large", f"wanted at most {RECORD_BYTES_MAX} bytes, found {len(value)}")
+    try:
+        return _decode(value)
+    except msgspec.ValidationError as error:
+        return Rejection("schema", str(error)[:300])
+    except msgspec.DecodeError as error:
+        return Rejection("not_json", str(error)[:300])
+    except UnicodeDecodeError as error:
+        return Rejection("bad_utf8", str(error)[:300])
+    except RecursionError:
+        return Rejection("too_deep", "wanted a document of at most a few levels, found one nested too deeply")

@@ -1,0 +1,268 @@
+"""Rankings: the candidates of each kind of list, best first, before rules are applied. All are pure."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learners.next_item.blend import Blend
+from learners.next_item.browsing import Browsing
+from learners.next_item.judgement import list_length
+from learners.next_item.popularity import Popularity
+from learners.next_item.shelf import Shelf
+from learners.next_item.together import Together
+from learners.next_item.transitions import Transitions
+from learners.protocol import DEEP, Context, Listed, Scores, top
+
+deep_within_max: Final = 1_000
+"""Best items of the deep model among which those that a filter allows are looked for."""
+first_max: Final = 256
+"""Items that are sorted first where a whole catalogue is ranked; the others only if these do not suffice."""
+siblings_max: Final = 500
+"""Most items of a category, the most popular ones, that are compared with an item."""
+fusion: Final = 60
+"""The constant of reciprocal rank fusion, as its source has it."""
+
+Mask = NDArray[np.bool_]
+
+
+class Learned(NamedTuple):
+    """What rankings follow from."""
+
+    browsing: Browsing
+    blend: Blend
+    together: Together
+
+
+class Reason(NamedTuple):
+    """Why an item is in a list: a code, and the item that it goes with, "" if there is none."""
+
+    code: str
+    item: str = ""
+
+
+class Ask(NamedTuple):
+    """For whom a list is made: a shopper's context at a shop time, and the deep model in use, None if there is none."""
+
+    context: Context
+    time_ms: int
+    model: Any = None
+
+
+class Ranked(NamedTuple):
+    """Ranked with scores, best first; further ones without a score; and why an item is among them."""
+
+    pool: Sequence[tuple[str, float]]
+    more: Iterable[str]
+    why: Callable[[Sequence[str]], list[Reason]]
+
+
+def recommended(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
+    """Return what the blend ranks for a context; then what is popular.
+
+    Args:
+        allowed: which rows of the shelf may be candidates; None: all.
+    """
+    browsing, context = learned.browsing, ask.context
+    prefix, deep = browsing.prefix(context), None
+    if ask.model is not None and prefix:
+        deep = _deep(ask.model, prefix, shelf, allowed)
+    allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
+    candidates = browsing.candidates(context, deep, allows)
+    traits = browsing.traits.of(candidates.slots, context)
+    length = len(context.items) - context.start
+    best = top(learned.blend.predict(candidates.lists, length, traits.__getitem__), len(candidates.slots))
+    named = candidates.named(best, browsing.catalogue)
+
+    def why(items: Sequence[str]) -> list[Reason]:
+        places = dict(zip((item for item, _ in named), best.slots.tolist(), strict=True))
+        ranked = [places[item] for item in items if item in places]
+        members = iter(learned.blend.decisive(candidates.lists, length, ranked, traits.__getitem__))
+        return [_reason(learned, context, item, next(members)) if item in places else POPULAR for item in items]
+
+    return Ranked(named, popular_items(learned, shelf, allowed), why)
+
+
+def _deep(model: Any, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
+    if allowed is None:
+        listed: Listed = model.predict([prefix], list_length)[0]
+        return listed
+    items, scores = model.predict([prefix], deep_within_max)[0]
+    kept = [place for place, item in enumerate(items) if (row := shelf.row(item)) >= 0 and allowed[row]][:list_length]
+    return [items[place] for place in kept], scores[kept]
+
+
+def _reason(learned: Learned, context: Context, item: str, member: str) -> Reason:
+    """Return the reason for an item that a member has decided about."""
+    reason = _MEMBERS.get(member, POPULAR)
+    if reason.code != VIEWED_TOGETHER:
+        return reason
+    browsing = learned.browsing
+    slot, transitions = browsing.catalogue.slot(item), browsing.members[Transitions.name]
+    assert isinstance(transitions, Transitions)
+    other = None if slot is None else transitions.because(context, slot)
+    return SIMILAR_VISITS if other is None else Reason(VIEWED_TOGETHER, browsing.catalogue.item(other))
+
+
+def popular_items(learned: Learned, shelf: Shelf, allowed: Mask | None) -> Iterator[str]:
+    """Yield all items that somebody viewed or chose, the most popular first; then what else is stated, newest first.
+
+    An item of which all steps were taken back, and which the shop does not state, is not among them.
+    """
+    rows = np.flatnonzero(shelf.present if allowed is None else shelf.present & allowed)
+    member = learned.browsing.members[Popularity.name]
+    assert isinstance(member, Popularity)
+    placed = rows[shelf.slot[rows] >= 0]
+    counts = member.counts_of(shelf.slot[placed])
+    counted = counts > 0
+    yield from _in_order(shelf, placed[counted], counts[counted])
+    others = np.concatenate([placed[~counted], rows[shelf.slot[rows] < 0]])
+    others = others[shelf.stated[others]]
+    yield from _in_order(shelf, others, shelf.since_ms(others).astype(np.float64))
+
+
+def _in_order(shelf: Shelf, rows: NDArray[np.int64], values: NDArray[np.float64]) -> Iterator[str]:
+    """Yield the items of rows by falling values, of equal ones the lower slot and row first."""
+    if len(rows) > 2 * first_max:
+        least = np.partition(values, -first_max)[-first_max]
+        first = values > least
+        yield from _in_order(shelf, rows[first], values[first])
+        rows, values = rows[~first], values[~first]
+    yield from shelf.named(rows[np.lexsort((rows, shelf.slot[rows], -values))].tolist())
+
+
+def popular(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
+    """Return all items, the most popular first."""
+    return Ranked((), popular_items(learned, shelf, allowed), lambda items: [POPULAR] * len(items))
+
+
+def trending(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
+    """Return the items whose share of the steps rises most significantly; then what is popular."""
+    slots, rises = learned.browsing.traits.rises(ask.time_ms)
+    rows = shelf.rows_of(slots)
+    kept = np.flatnonzero(rows >= 0 if allowed is None else (rows >= 0) & allowed[rows])
+    best = top(Scores(slots[kept], rises[kept].astype(np.float32)), first_max)
+    rising = list(zip(learned.browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True))
+    names = {item for item, _ in rising}
+
+    def why(items: Sequence[str]) -> list[Reason]:
+        return [TRENDING if item in names else POPULAR for item in items]
+
+    return Ranked(rising, popular_items(learned, shelf, allowed), why)
+
+
+def new(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
+    """Return all items, the one that was first stated or viewed last first; of equal ones, the more popular first."""
+
+    def newest() -> Iterator[str]:
+        rows = np.flatnonzero(shelf.present if allowed is None else shelf.present & allowed)
+        since_ms, slots = shelf.since_ms(rows), shelf.slot[rows]
+        member, counts = learned.browsing.members[Popularity.name], np.zeros(len(rows))
+        assert isinstance(member, Popularity)
+        counts[slots >= 0] = member.counts_of(slots[slots >= 0])
+        order = np.lexsort((rows, -counts, -since_ms))
+        yield from shelf.named(rows[order[(counts > 0)[order] | shelf.stated[rows[order]]]].tolist())
+
+    return Ranked((), newest(), lambda items: [NEW] * len(items))
+
+
+def bought_together(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
+    """Return what is bought in one order with items. There are no others."""
+    catalogue = learned.browsing.catalogue
+    slots = [slot for item in dict.fromkeys(items) if (slot := catalogue.slot(item)) is not None]
+    found = _allowed(learned.together.companions(slots, ask.time_ms), shelf, allowed)
+    best = top(found, len(found.slots))
+    named = list(zip(learned.browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True))
+
+    def why(companions: Sequence[str]) -> list[Reason]:
+        return [Reason(BOUGHT_TOGETHER, items[0]) for _ in companions]
+
+    return Ranked(named, (), why)
+
+
+def similar(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, item: str) -> Ranked:
+    """Return items that stand for an item: viewed with it, near it in the deep model, or like it in name and price.
+
+    The three lists are joined by reciprocal rank fusion. Items of its category follow, the most popular first.
+
+    Source: Cormack, Clarke & Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
+    methods", SIGIR 2009.
+    """
+    slot, row = learned.browsing.catalogue.slot(item), shelf.row(item)
+    lists: dict[str, list[str]] = {}
+    if slot is not None:
+        viewed = learned.browsing.members[Transitions.name].predict(Context((slot,), 0, -1, ask.time_ms))
+        viewed = top(_allowed(viewed, shelf, allowed), 2 * list_length)
+        lists[VIEWED_TOGETHER] = learned.browsing.ids(viewed.slots.tolist())
+    if ask.model is not None:
+        near = ask.model.similar(item, deep_within_max if allowed is not None else 2 * list_length)
+        lists[LIKE] = [
+            one for one in near if (of := shelf.row(one)) >= 0 and (allowed is None or allowed[of])
+        ][: 2 * list_length]  # fmt: skip
+    category = int(shelf.category[row]) if row >= 0 else -1
+    siblings = np.zeros(0, np.int64)
+    if row >= 0 and shelf.categories.names[category]:
+        same = shelf.present & (shelf.category == category)
+        siblings = np.flatnonzero(same if allowed is None else same & allowed)
+        lists[SAME_CATEGORY] = _like_it(learned, shelf, row, siblings)
+    scores: dict[str, float] = {}
+    codes: dict[str, str] = {}
+    for code, ranked in lists.items():
+        for rank, one in enumerate(ranked, 1):
+            if one != item:
+                scores[one] = scores.get(one, 0.0) + 1 / (fusion + rank)
+                codes.setdefault(one, code)
+    found = sorted(scores.items(), key=lambda one: -one[1])
+    mask = np.zeros(len(shelf.present), np.bool_)
+    mask[siblings] = True
+    more = (one for one in popular_items(learned, shelf, mask) if one != item)
+
+    def why(items: Sequence[str]) -> list[Reason]:
+        return [Reason(codes.get(one, SAME_CATEGORY), item) for one in items]
+
+    return Ranked(found, more, why)
+
+
+def _like_it(learned: Learned, shelf: Shelf, row: int, siblings: NDArray[np.int64]) -> list[str]:
+    """Return the items of a category in the order of how like an item they are, in name and price."""
+    slots = shelf.slot[siblings]
+    if len(siblings) > siblings_max:
+        member = learned.browsing.members[Popularity.name]
+        assert isinstance(member, Popularity)
+        counts = np.zeros(len(siblings))
+        counts[slots >= 0] = member.counts_of(slots[slots >= 0])
+        most = np.argpartition(-counts, siblings_max)[:siblings_max]
+        siblings, slots = siblings[most], slots[most]
+    ratio = np.abs(np.log(np.maximum(shelf.price[siblings], 0.01)) - np.log(max(shelf.price[row], 0.01)))
+    likeness = np.nan_to_num(1 / (1 + ratio))
+    if shelf.slot[row] >= 0:
+        likeness += learned.browsing.traits.name_likeness(slots, int(shelf.slot[row]))
+    order = np.lexsort((siblings, -likeness))[: 2 * list_length]
+    return shelf.named(siblings[order].tolist())
+
+
+def reranked(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
+    """Return given items in the blend's order; those of which it knows nothing keep their order, behind the others."""
+    mask = shelf.mask_of(items)
+    found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed)
+    wanted = set(items)
+    return Ranked([one for one in found.pool if one[0] in wanted], items, found.why)
+
+
+def _allowed(scores: Scores, shelf: Shelf, allowed: Mask | None) -> Scores:
+    if allowed is None:
+        return scores
+    kept = allowed[shelf.rows_of(scores.slots)]
+    return Scores(scores.slots[kept], scores.scores[kept])
+
+
+PINNED, SAME_CATEGORY, BOUGHT_TOGETHER, VIEWED_TOGETHER, LIKE = (
+    "pinned", "same_category", "bought_together", "viewed_together", "like",
+)  # fmt: skip
+POPULAR, TRENDING, NEW = Reason("popular"), Reason("trending"), Reason("new")
+SIMILAR_VISITS: Final = Reason("similar_visits")
+_MEMBERS: Final = {
+    Popularity.name: POPULAR, Transitions.name: Reason(VIEWED_TOGETHER), "session_knn": SIMILAR_VISITS,
+    "revisits": Reason("viewed_before"), DEEP: Reason("taste"),
+}  # fmt: skip

@@ -1,0 +1,174 @@
+"""The routes of the family: which request is answered by which function, with an example of each."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from headrace.impressions import Shown, ShownItem
+from headrace.surface import Now, Route
+from learners.next_item.answering import Answering, ItemList, Page
+from learners.next_item.questions import (
+    BatchQuery,
+    CartQuery,
+    ItemQuery,
+    ListQuery,
+    PageQuery,
+    RecommendationQuery,
+    RerankQuery,
+    SessionQuery,
+)
+
+_EXAMPLE: Final = """{
+  "recommendation_id": "6cbea72fe100429386c64a1e6b768be2",
+  "kind": "recommended",
+  "shopper": "shopper-1",
+  "placement": "",
+  "items": [
+    {
+      "item_id": "item-00853", "score": 0.0154,
+      "reason": {
+        "code": "viewed_together", "item_id": "item-00847", "text": "often viewed together with Linen shirt 847"
+      },
+      "name": "Linen shirt 853", "brand": "brand-07", "category": "shirts", "price": 39.9, "currency": "EUR",
+      "link": "", "image_link": ""
+    }
+  ],
+  "next_page": "r2q0bXU",
+  "rules": {"version": null, "left_out": {"seen": 2}, "left_nothing": []},
+  "model": "r0005-fefda4b4",
+  "logged": true,
+  "fresh": {"entry": 153, "newest_event_ms": 1738529381084, "behind_s": 0.065}
+}"""
+
+
+def _by(call: Callable[[Answering, Any, Now], Any]) -> Callable[[Any, Any, Now], Any]:
+    return lambda family, query, now: call(family.answering, query, now)
+
+
+def _shown(answer: ItemList) -> list[Shown]:
+    """Return what an answer shows; the ranking is deterministic."""
+    items = [ShownItem(one.item_id) for one in answer.items]
+    return [Shown(answer.recommendation_id, items, answer.placement, answer.shopper)]
+
+
+def _shown_on_page(page: Page) -> list[Shown]:
+    return [shown for one in page.lists for shown in _shown(one)]
+
+
+ROUTES: Final = (
+    Route(
+        path="/v1/recommendations/{shopper}",
+        doc="The items that a shopper is most likely to view or buy next, best first.",
+        query=RecommendationQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.recommend),
+        example=("/v1/recommendations/shopper-1?n=1", _EXAMPLE),
+        notes=(
+            "A shopper without events gets the items that are popular now.",
+            "Items that are out of stock or retired ([items](publishing.md#items)) are left out.",
+            "What is left out, pinned or limited is decided by [rules](rules.md), by placement. They always hold: an"
+            " answer has fewer than `n` items only if no more are allowed, and says how many each rule left out.",
+            "The upper bound of `n` is also a [setting](settings.md#next_item), `recommendations_max`.",
+        ),
+    ),
+    Route(
+        path="/v1/recommendations",
+        method="POST",
+        doc="Recommendations for a visit whose events are in the request, known to the log or not.",
+        query=SessionQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.recommend_in_visit),
+        example=('/v1/recommendations {"events": [{"type": "view_item", "items": ["item-00847"]}], "n": 1}', ""),
+        notes=("The events are learned only if they are published, too.",),
+    ),
+    Route(
+        path="/v1/similar/{item}",
+        doc="Items that can stand for an item: viewed with it, near it for the deep model, like it in name and price.",
+        query=ItemQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.similar),
+        example=("/v1/similar/item-00847?n=3", ""),
+        notes=("If these do not suffice, items of its category follow, the most popular first; then the list ends.",),
+    ),
+    Route(
+        path="/v1/bought-together/{item}",
+        doc="Items that are bought in one order with an item, or with what is in a cart.",
+        query=CartQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.bought_together),
+        example=("/v1/bought-together/item-00847?n=3", ""),
+        notes=("Only these: the list is as long as there are such items.",),
+    ),
+    Route(
+        path="/v1/trending",
+        doc="Items whose share of all steps rises, the most significant rise first; then popular ones.",
+        query=ListQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.trending),
+        example=("/v1/trending?category=shirts&n=3", ""),
+    ),
+    Route(
+        path="/v1/new",
+        doc="Items, the one that was first stated or viewed last first.",
+        query=ListQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.new),
+        example=("/v1/new?category=shirts&n=3", ""),
+    ),
+    Route(
+        path="/v1/popular",
+        doc="Items, the most popular first; counts lose half of their weight in a week.",
+        query=ListQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.popular),
+        example=("/v1/popular?category=shirts&n=3", ""),
+    ),
+    Route(
+        path="/v1/rerank",
+        method="POST",
+        doc="Given items, such as a page of search results, in the order in which a shopper is likely to want them.",
+        query=RerankQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.rerank),
+        example=('/v1/rerank {"shopper": "shopper-1", "items": ["item-00853", "item-00847"]}', ""),
+        notes=(
+            "Rules hold, apart from the one that leaves out what was just seen, unless it is stated for the placement.",
+            "Items of which nothing is known, and the one viewed last, keep their order, behind the others.",
+        ),
+    ),
+    Route(
+        path="/v1/lists",
+        method="POST",
+        doc="All lists of a page in one request; no item is in two of them.",
+        query=PageQuery,
+        answer=Page,
+        shows=_shown_on_page,
+        call=_by(Answering.page),
+        example=(
+            '/v1/lists {"shopper": "shopper-1", "lists": [{"placement": "home.top"}, {"kind": "trending", "n": 5}]}',
+            "",
+        ),
+        notes=(
+            "`kind` is `recommended`, `similar`, `bought_together`, `trending`, `new` or `popular`; the other fields of"
+            " a list are those of its own route.",
+        ),
+    ),
+    Route(
+        path="/v1/bulk",
+        method="POST",
+        doc="Recommendations for many shoppers, as for e-mails, one JSON line each, sent while they are made.",
+        query=BatchQuery,
+        answer=ItemList,
+        shows=_shown,
+        call=_by(Answering.recommend_to_many),
+        streams=True,
+        example=('/v1/bulk {"shoppers": ["shopper-1", "shopper-2"], "n": 3}', ""),
+    ),
+)

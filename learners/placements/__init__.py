@@ -1,0 +1,1 @@
+"""The family of placements: what became of what answers showed."""

@@ -1,0 +1,126 @@
+"""Turns: one thread answers, others fold, never two at once, and each gets its share of the time.
+
+Both work in Python, of which one thread runs at a time anyway. Threads that compete for it switch every 5 ms, and a
+lock is polite in the wrong direction: readers starved the follower, or waited for it. Here the thread that answers
+decides. It is the thread of an event loop; between two answers it waits while a piece of the fold is done, of about a
+millisecond. Under load the fold gets most of the time for as long as it is behind, because answers that are late are
+better than answers that are old.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Protocol
+
+fold_share: Final = 4.0
+"""How much time folding gets, while it is behind, for each second of answering: 80 % of both."""
+fold_s_max: Final = 0.02
+"""Longest time, in seconds, that all answers wait while several pieces are folded."""
+next_piece_s: Final = 0.001
+"""Longest time, in seconds, until a thread that goes on folding asks for its next turn."""
+detached_s: Final = 0.5
+"""Time, in seconds, after which a thread that waits for its turn looks whether the loop has ended."""
+
+
+class EventLoop(Protocol):
+    """The part of asyncio's event loop that is used here."""
+
+    def call_soon_threadsafe(self, callback: Callable[[], object], /) -> object:
+        """Have a function called by the loop's thread."""
+
+
+class Turns:
+    """Shares one state between the thread that answers and those that fold.
+
+    A thread folds within `with turns:`, about a millisecond at a time, and answers are made within
+    `with turns.answering():`. Without an event loop it is a lock.
+    """
+
+    def __init__(self) -> None:
+        self._state = threading.Lock()
+        self._loop: EventLoop | None = None
+        self._asks, self._begin, self._done = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
+        self._folders = threading.Lock()
+        self._granted = self._scheduled = False
+        self.answering_s = 0.0
+        self._answering = _Answering(self, self._state)
+
+    def attach(self, loop: EventLoop) -> None:
+        """Let the event loop's thread, which answers, say when to fold. Called by that thread."""
+        self._loop, self._scheduled = loop, False
+
+    def detach(self) -> None:
+        """Let folding go on without the event loop, which ends. Called by its thread."""
+        self._loop = None
+
+    def answering(self) -> "_Answering":
+        """Return a context manager in which the state may be read."""
+        return self._answering
+
+    def __enter__(self) -> None:
+        self._folders.acquire()
+        loop, self._granted = self._loop, False
+        if loop is not None:
+            self._asks.release()
+            if not self._scheduled:
+                self._schedule(loop)
+            while not self._granted and self._loop is not None:
+                self._granted = self._begin.acquire(timeout=detached_s)
+            if not self._granted:
+                self._asks.acquire(blocking=False)
+        self._state.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._state.release()
+        if self._granted:
+            self._done.release()
+        elif self._answering.waits:  # a lock would be acquired again before that thread wakes
+            time.sleep(next_piece_s)
+        self._folders.release()
+
+    def _grant(self) -> None:
+        """Wait while what was asked for is folded, and what follows at once, for as long as folding has a claim to."""
+        asked = self._asks.acquire(blocking=False)
+        until = time.perf_counter() + min(fold_s_max, fold_share * self.answering_s)
+        self.answering_s = 0.0
+        while asked:
+            self._begin.release()
+            self._done.acquire()
+            asked = time.perf_counter() < until and self._asks.acquire(timeout=next_piece_s)
+        self._scheduled = False
+        if self._asks.acquire(blocking=False):  # it saw that this function was scheduled
+            self._asks.release()
+            if self._loop is not None:
+                self._schedule(self._loop)
+
+    def _schedule(self, loop: EventLoop) -> None:
+        self._scheduled = True
+        with suppress(RuntimeError):  # it has just been closed
+            loop.call_soon_threadsafe(self._grant)
+
+
+class _Answering:
+    """The context in which the state may be read; it measures the time that answers take.
+
+    `waits` is whether the thread that answers waits for the state.
+    """
+
+    __slots__ = ("_began", "_state", "_turns", "waits")
+
+    def __init__(self, turns: Turns, state: threading.Lock) -> None:
+        self._turns, self._state, self._began, self.waits = turns, state, 0.0, False
+
+    def __enter__(self) -> None:
+        self.waits = True
+        self._state.acquire()
+        self.waits, self._began = False, time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turns.answering_s += time.perf_counter() - self._began
+        self._state.release()

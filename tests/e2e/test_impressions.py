@@ -1,0 +1,178 @@
+"""From what a server showed to revenue by placement, on each kind of log, while the shard that counts it is killed."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from headrace.log.open import open_log
+from headrace.log.protocol import Log
+from headrace.reading import ReadOnlyLog
+from headrace.shard.blobs import Blobs
+from headrace.shard.checks import check_folds
+from headrace.shard.follower import Follower
+from learners.families import FAMILIES, placed
+from learners.placements.family import PlacementsFamily
+from learners.shop import MakeShop
+from operators.child import Child, Children, headrace
+
+OWN_SHARD = """
+[shards.shown]
+families = ["placements"]
+partition = 2
+"""
+PLACEMENT = placed(FAMILIES, {"online": 0, "finetune": 1, "shown": 2}, {"shown": ["placements"]})["shown"]
+ROUTE = "/v1/recommendations/{shopper}"
+
+
+class Shop:
+    """A folder with a log, a server, and the shard of placements alone."""
+
+    def __init__(self, url: str, folder: Path, children: Children) -> None:
+        self.url, self.folder, self._children, self._count = url, folder, children, 0
+        (folder / "headrace.toml").write_text(OWN_SHARD)
+        self._common = ["--log", url, "--blobs", str(folder / "blobs")]
+        self.online = children.start("online", "online", *self._common, "--metrics-port", "0", up=False)
+        self.serve = children.start("serve", "serve", *self._common, "--port", "0", up=False)
+        self.shown = self.start_shard()
+        for child in (self.online, self.serve):
+            child.wait_until_up()
+
+    def start_shard(self) -> Child:
+        options = [*self._common, "--metrics-port", "0", "--snapshot-interval-s", "0.2"]
+        return self._children.start("shown", "learn", "placements", *options)
+
+    def event(self, kind: str, shopper: str, items: list[str], answer: str = "") -> dict[str, Any]:
+        self._count += 1
+        lines = [{"item_id": item, "price": 12.5, "quantity": 2} for item in items]
+        return {
+            "id": f"e{self._count}", "source": "shop", "type": kind, "time": datetime.now(UTC).isoformat(),
+            "specversion": "1.0", "subject": shopper, "data": {"items": lines, "recommendation_id": answer},
+        }  # fmt: skip
+
+    def load(self, *events: dict[str, Any]) -> None:
+        """Publish events by `headrace load`."""
+        path = self.folder / f"events-{self._count}.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in events))
+        self.run("load", str(path), "--metrics-port", "0")
+
+    def run(self, *command: str) -> str:
+        """Run a command to its end, and return what it says."""
+        done = subprocess.run(
+            headrace(*command, "--log", self.url), cwd=self.folder, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, shopper: str, placement: str) -> dict[str, Any]:
+        answer = httpx.get(
+            f"{self.serve.address}/v1/recommendations/{shopper}", params={"n": 3, "placement": placement}, timeout=20
+        )
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def metric(self, name: str, placement: str) -> float:
+        """Return a series of the shard's process, of answers without a model."""
+        labels = {("route", ROUTE), ("placement", placement), ("model", "")}
+        for (found, values), value in self.shown.scrape().items():
+            if found == f"headrace_placement_{name}" and set(values) == labels:
+                return value
+        return 0.0
+
+    def wait(self, what: str, name: str, placement: str, value: float) -> None:
+        self._children.wait_until(what, lambda: self.metric(name, placement) == value, 60)
+
+
+@pytest.fixture
+def folder_children(tmp_path: Path) -> Iterator[Children]:
+    """Start processes in the test's folder, from which they read `headrace.toml`."""
+    with Children(tmp_path, cwd=tmp_path) as started:
+        yield started
+        print(started.tails())
+
+
+@pytest.mark.timeout(240)
+def test_from_the_answer_to_the_revenue(log_url: str, tmp_path: Path, folder_children: Children) -> None:
+    shop = Shop(log_url, tmp_path, folder_children)
+    shop.load(*(shop.event("view_item", f"s{n % 7}", [f"i{n % 5}"]) for n in range(60)))
+    folder_children.wait_until("there are answers", lambda: len(shop.ask("ann", "first").get("items", ())) == 3, 60)
+    answers = [shop.ask(f"v{n}", "home" if n < 6 else "cart") for n in range(8)]
+    assert all(one["logged"] for one in answers)
+    names = [one["recommendation_id"] for one in answers]
+    shown = [[item["item_id"] for item in one["items"]] for one in answers]
+    shop.load(
+        shop.event("select_item", "v0", shown[0][:1], names[0]),
+        shop.event("view_item", "v0", shown[0][:1], names[0]),
+        shop.event("select_item", "v1", ["never shown"], names[1]),
+        shop.event("add_to_cart", "v7", shown[7][1:2], names[7]),
+    )
+    shop.wait("the answers and the click are counted", "clicks_total", "home", 1)
+    shop.wait("the cart is counted", "carts_total", "cart", 1)
+    assert [shop.metric("answers_total", one) for one in ("home", "cart")] == [6, 2]
+    assert shop.metric("items_total", "home") == 18
+    assert shop.metric("click_through_ratio", "home") == pytest.approx(1 / 6, rel=0.01)
+
+    # It is killed; what happens meanwhile is counted after its restart, with what it remembers of before.
+    shop.shown.kill()
+    shop.load(
+        shop.event("purchase", "v0", [*shown[0][:1], "something else"]),
+        shop.event("purchase", "v2", shown[2][:2], names[2]),
+        shop.event("purchase", "v7", shown[7][1:2]),
+    )
+    shop.shown = shop.start_shard()
+    shop.wait("the orders are counted", "orders_total", "home", 2)
+    shop.wait("the other placement's, too", "orders_total", "cart", 1)
+    assert [shop.metric("revenue_total", one) for one in ("home", "cart")] == [75, 25]
+
+    # And again in the middle of many clicks: each counts once.
+    more = [shop.ask(f"t{n}", "mail") for n in range(60)]
+    assert all(one["logged"] for one in more)
+    clicks = [
+        shop.event("select_item", f"t{n}", [item["item_id"]], one["recommendation_id"])
+        for n, one in enumerate(more) for item in one["items"]
+    ]  # fmt: skip
+    loading = threading.Thread(target=shop.load, args=clicks)
+    loading.start()
+    while loading.is_alive():
+        shop.shown.kill()
+        shop.shown = shop.start_shard()
+        loading.join(0.5)
+    with closing(open_log(log_url)) as log:
+        folder_children.wait_until("all is counted", lambda: told(log, tmp_path).get("mail") == (60, 180, 0), 60)
+        found = told(log, tmp_path)
+        assert [found[one] for one in ("home", "cart", "mail")] == [(6, 1, 2), (2, 0, 1), (60, 180, 0)]
+        check_folds(log, Blobs(tmp_path / "blobs"), PLACEMENT.shard, make=MakeShop(PLACEMENT.kinds))
+        records = [one.value for one in ReadOnlyLog(log, {}).impressions(placements=["home", "cart"])]
+    assert {one.recommendation_id: [item.item_id for item in one.items] for one in records} == dict(
+        zip(names, shown, strict=True)
+    )
+    assert {(one.shopper, one.route, one.shard) for one in records} == {(f"v{n}", ROUTE, "online") for n in range(8)}
+    assert {item.propensity for one in records for item in one.items} == {1.0}
+
+
+def told(log: Log, folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Return answers, clicks and orders by placement, as a follower of the shard has them."""
+    make = MakeShop(PLACEMENT.kinds)
+    with closing(Follower(log, Blobs(folder / "blobs"), PLACEMENT.shard, make=make)) as follower:
+        follower.catch_up()
+        family = follower.fold.families["placements"]
+    assert isinstance(family, PlacementsFamily)
+    return {one.placement: (one.answers, one.clicks, one.orders) for one in family.scores().groups}
+
+
+@pytest.mark.timeout(120)
+def test_status_shows_placements(tmp_path: Path, folder_children: Children) -> None:
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    shop = Shop(url, tmp_path, folder_children)
+    shop.load(*(shop.event("view_item", f"s{n % 7}", [f"i{n % 5}"]) for n in range(60)))
+    folder_children.wait_until("there are answers", lambda: shop.ask("ann", "home").get("logged", False) is True, 60)
+    shop.wait("one is counted", "answers_total", "home", 1)
+    shop.load(*(shop.event("view_item", f"s{n % 7}", [f"i{n % 5}"]) for n in range(1_000)))
+    folder_children.wait_until("status has them", lambda: "home, no model" in shop.run("status"), 60)

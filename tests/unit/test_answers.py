@@ -1,0 +1,332 @@
+"""Every kind of list that is answered, from a fold to the answer."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from headrace.events import Data, Event, Item, at
+from headrace.http import parse_body, parse_query
+from headrace.log.protocol import Record
+from headrace.rules import EVERY
+from headrace.state import digest
+from headrace.surface import Now, Refused, Route
+from headrace.topics import ITEMS, RULES
+from learners.deep.answering import AnsweringModel
+from learners.deep.model import DeepModel, DeepSettings
+from learners.next_item.answering import ItemList
+from learners.next_item.routes import ROUTES
+from tests.shards import next_item, online
+
+START_MS = 1_736_121_600_000
+MINUTE_MS, DAY_MS = 60_000, 86_400_000
+BY_PATH = {route.path: route for route in ROUTES if route.path != "/v1/recommendations/{shopper}"} | {
+    "/v1/recommendations/": next(route for route in ROUTES if route.path == "/v1/recommendations/{shopper}")
+}
+
+
+class Asked:
+    """A shop that learns events and is asked as over HTTP."""
+
+    def __init__(self) -> None:
+        self.shop = online()(None)
+        self.time_ms, self.count = START_MS, 0
+        self.model: AnsweringModel | None = None
+
+    def state(self, item: str, **fields: Any) -> None:
+        self.shop.now.time_ms = self.time_ms
+        assert self.shop.hear(ITEMS, Record(0, 0, 0, item.encode(), json.dumps(fields).encode())) is None
+
+    def rules(self, placement: str = EVERY, /, **rules: Any) -> None:
+        self.count += 1
+        record = Record(0, self.count, 0, placement.encode(), json.dumps(rules).encode())
+        assert self.shop.hear(RULES, record) is None
+
+    def learn(self, shopper: str, *items: str | Item, kind: Any = "view_item", **data: Any) -> None:
+        self.time_ms += MINUTE_MS
+        self.count += 1
+        lines = [Item(one) if isinstance(one, str) else one for one in items]
+        event = Event(
+            f"e{self.count}", "test", kind, at(self.time_ms), Data(lines, **data), "1.0", shopper, self.time_ms
+        )
+        if self.shop.prepare(event):
+            self.shop.learn(event, 0, self.count)
+        self.shop.emit()
+
+    def order(self, shopper: str, *items: str | Item) -> None:
+        self.learn(shopper, *items, kind="purchase", transaction_id=f"T{self.count}")
+
+    def ask(self, path: str, /, *of: str, **query: Any) -> Any:
+        route = BY_PATH[path]
+        name = route.path.rpartition("{")[2].rstrip("}") if of else ""
+        return route.call(next_item(self.shop), _query(route, query, {name: of[0]} if of else {}), self.now)
+
+    @property
+    def now(self) -> Now:
+        return Now(self.time_ms, "id", self.model, lambda shopper: shopper)
+
+    def items(self, path: str, /, *of: str, **query: Any) -> list[str]:
+        return named(self.ask(path, *of, **query))
+
+
+def _query(route: Route, query: dict[str, Any], parameters: dict[str, str]) -> Any:
+    if route.method == "POST":
+        return parse_body(route.query, json.dumps(query).encode(), parameters)
+    given = [
+        (name, str(one)) for name, value in query.items() for one in (value if isinstance(value, list) else [value])
+    ]
+    return parse_query(route.query, [*given, *parameters.items()])
+
+
+def named(found: ItemList) -> list[str]:
+    return [one.item_id for one in found.items]
+
+
+@pytest.fixture
+def shop() -> Asked:
+    """A shop with shoes and hats, of which red ones are viewed and bought together."""
+    asked = Asked()
+    for number in range(6):
+        for kind, price in (("shoes", 50.0), ("hats", 20.0)):
+            asked.state(
+                f"{kind}-{number}", title=f"Red {kind} {number}", brand=f"b{number % 2}", product_type=f"Wear > {kind}",
+                price=f"{price + number} EUR", link=f"https://shop.example/{kind}-{number}",
+                image_link=f"https://shop.example/{kind}-{number}.jpg",
+            )  # fmt: skip
+    for number in range(5):
+        for visitor in range(12 - 2 * number):
+            asked.learn(f"s{visitor}", f"shoes-{number}")
+            asked.learn(f"s{visitor}", f"hats-{number}")
+    for visitor in range(8):
+        asked.order(f"buyer{visitor}", "shoes-0", "hats-3")
+        asked.order(f"other{visitor}", "hats-0")
+    return asked
+
+
+def test_an_item_comes_with_what_a_page_shows(shop: Asked) -> None:
+    (found,) = shop.ask("/v1/recommendations/", "stranger", n=1).items
+    assert found.item_id == "hats-0"
+    assert (found.name, found.brand, found.category) == ("Red hats 0", "b0", "Wear > hats")
+    assert (found.price, found.currency) == (20.0, "EUR")
+    assert (found.link, found.image_link) == ("https://shop.example/hats-0", "https://shop.example/hats-0.jpg")
+    assert (found.reason.code, found.reason.text) == ("popular", "popular this week in hats")
+
+
+def test_what_lines_say_is_shown_where_the_shop_states_nothing() -> None:
+    shop = Asked()
+    shop.learn("ann", Item("mug", "Blue mug", "acme", "Kitchen", 8.5))
+    (found,) = shop.ask("/v1/recommendations/", "bob", n=1).items
+    assert (found.name, found.brand, found.category, found.price, found.link) == (
+        "Blue mug",
+        "acme",
+        "Kitchen",
+        8.5,
+        "",
+    )
+
+
+def test_a_visit_in_the_request_is_answered_as_one_that_was_learned(shop: Asked) -> None:
+    unlearned = shop.ask("/v1/recommendations", events=[{"type": "view_item", "items": ["shoes-1"]}], n=5)
+    shop.learn("ann", "shoes-1")
+    learned = shop.ask("/v1/recommendations/", "ann", n=5)
+    assert named(unlearned) == named(learned)
+    assert "shoes-1" not in named(unlearned), "it was just seen"
+    assert unlearned.items[0].reason.code in ("viewed_together", "similar_visits")
+    assert named(shop.ask("/v1/recommendations", n=3)) == named(shop.ask("/v1/recommendations/", "stranger", n=3))
+
+
+def test_events_that_teach_nothing_and_items_that_are_not_known_do_no_harm(shop: Asked) -> None:
+    events = [{"type": "scroll", "items": []}, {"type": "view_item", "items": ["never-seen"]}]
+    assert shop.items("/v1/recommendations", events=events, n=3) == shop.items("/v1/recommendations", n=3)
+    with pytest.raises(Refused, match="JSON object"):
+        shop.ask("/v1/recommendations", events=[{"type": "view_item"}])
+    with pytest.raises(Refused, match="unknown field `colour`"):
+        shop.ask("/v1/recommendations", colour="red")
+
+
+def test_the_item_of_a_page_counts_as_viewed_and_is_not_in_the_list(shop: Asked) -> None:
+    there = shop.items("/v1/recommendations/", "stranger", on_item="shoes-4", n=5)
+    viewed = shop.items("/v1/recommendations", events=[{"type": "view_item", "items": ["shoes-4"]}], n=5)
+    assert there == viewed
+    assert there != shop.items("/v1/recommendations/", "stranger", n=5)
+    assert "shoes-4" not in there
+
+
+def test_filters(shop: Asked) -> None:
+    ask = "/v1/recommendations/"
+    assert shop.items(ask, "x", category="shoes", n=20) == []
+    shoes = shop.items(ask, "x", category="Wear > Shoes", n=20)
+    assert shoes == [f"shoes-{number}" for number in range(6)], "also the one that nobody viewed"
+    assert set(shop.items(ask, "x", category=["wear/hats"], brand=["b1"])) == {"hats-1", "hats-3", "hats-5"}
+    assert set(shop.items(ask, "x", price_min=52, price_max=54)) == {"shoes-2", "shoes-3", "shoes-4"}
+    shop.learn("ann", Item("unstated"))
+    assert "unstated" in shop.items(ask, "x", n=20)
+    assert "unstated" not in shop.items(ask, "x", n=20, availability="in_stock")
+    shop.state("shoes-2", title="Red shoes 2", product_type="Wear > shoes", availability="out_of_stock")
+    assert "shoes-2" not in shop.items(ask, "x", category="Wear > shoes", n=20)
+    with pytest.raises(Refused, match="price_min: wanted at most price_max, found 9 and 3"):
+        shop.ask(ask, "x", price_min=9, price_max=3)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/recommendations/", "/v1/similar/{item}", "/v1/trending", "/v1/new", "/v1/popular"]
+)
+def test_pages_repeat_nothing_and_miss_nothing(shop: Asked, path: str) -> None:
+    of = {"/v1/recommendations/": ["x"], "/v1/similar/{item}": ["shoes-0"]}.get(path, [])
+    whole = shop.items(path, *of, n=100)
+    assert len(whole) > 5
+    seen, page = list[str](), ""
+    while True:
+        found = shop.ask(path, *of, n=2, page=page)
+        seen += named(found)
+        page = found.next_page
+        if not page:
+            break
+    assert len(seen) == len(set(seen))
+    assert set(seen) == set(whole)
+
+
+@pytest.mark.parametrize("page", ["x", "%%%", "AAAA", "ä"])
+def test_a_page_that_no_answer_gave_is_refused(shop: Asked, page: str) -> None:
+    with pytest.raises(Refused, match="page: wanted the next_page of an answer"):
+        shop.ask("/v1/popular", page=page)
+
+
+def test_a_pinned_item_is_on_the_first_page_alone(shop: Asked) -> None:
+    shop.rules(pinned=[{"item": "hats-4", "place": 1}])
+    first = shop.ask("/v1/popular", n=2)
+    assert named(first)[0] == "hats-4"
+    assert (first.items[0].reason.code, first.items[0].reason.text) == ("pinned", "chosen by the shop")
+    assert "hats-4" not in shop.items("/v1/popular", n=2, page=first.next_page)
+    assert "hats-4" not in shop.items("/v1/popular", n=9, category="Wear > shoes"), "the filter holds, too"
+
+
+def test_similar_items_are_of_the_same_kind_first(shop: Asked) -> None:
+    found = shop.ask("/v1/similar/{item}", "hats-5", n=4)
+    assert set(named(found)) <= {f"hats-{number}" for number in range(5)}
+    assert {one.reason.text for one in found.items} == {"of the same kind as Red hats 5"}
+    assert shop.items("/v1/similar/{item}", "never-seen") == []
+    assert "shoes-1" not in shop.items("/v1/similar/{item}", "shoes-1", n=50)
+
+
+def test_similar_items_come_from_the_deep_model_too(shop: Asked) -> None:
+    model = DeepModel(DeepSettings(width=16), 1)
+    model.grow([f"{kind}-{number}" for kind in ("shoes", "hats") for number in range(6)])
+    shop.model = answering = AnsweringModel.from_bytes(model.to_bytes())
+    near = answering.similar("shoes-5", 3)
+    assert len(near) == 3
+    assert "shoes-5" not in near
+    assert answering.similar("never-seen", 3) == []
+    assert set(near) <= set(shop.items("/v1/similar/{item}", "shoes-5", n=12))
+    assert shop.items("/v1/similar/{item}", "shoes-5", category="Wear > hats", n=50) != []
+
+
+def test_what_is_bought_together_and_nothing_else(shop: Asked) -> None:
+    found = shop.ask("/v1/bought-together/{item}", "shoes-0")
+    assert named(found) == ["hats-3"]
+    assert (found.items[0].reason.code, found.items[0].reason.item_id) == ("bought_together", "shoes-0")
+    assert found.items[0].reason.text == "bought together with Red shoes 0"
+    assert shop.items("/v1/bought-together/{item}", "hats-0") == []
+    shop.order("eve", "hats-1", "shoes-2")
+    assert shop.items("/v1/bought-together/{item}", "shoes-0", cart="hats-1") == ["hats-3", "shoes-2"]
+    assert shop.items("/v1/bought-together/{item}", "shoes-0", cart=["hats-3"]) == []
+
+
+def test_what_rises_is_told_from_what_is_popular() -> None:
+    shop = Asked()
+    for number in range(400):
+        shop.learn(f"a{number}", "always")
+    shop.time_ms += 30 * DAY_MS
+    for number in range(60):
+        shop.learn(f"b{number}", "always")
+        shop.learn(f"c{number % 20}", "rising")
+    found = shop.ask("/v1/trending", n=2)
+    assert [(one.item_id, one.reason.code) for one in found.items] == [("rising", "trending"), ("always", "popular")]
+    assert shop.items("/v1/popular", n=2)[0] == "always"
+
+
+def test_new_items_are_those_first_stated_or_viewed_last(shop: Asked) -> None:
+    shop.time_ms += DAY_MS
+    shop.state("shirt", title="Shirt", product_type="Wear > shirts")
+    shop.time_ms += DAY_MS
+    shop.learn("ann", "unstated")
+    shop.state("hats-1", title="Red hats 1, now with a band", product_type="Wear > hats")
+    found = shop.ask("/v1/new", n=3)
+    assert named(found)[:2] == ["unstated", "shirt"]
+    assert found.items[1].reason.text == "new in shirts"
+    assert shop.items("/v1/new", category="wear > hats", n=1) == ["hats-0"], "restating makes nothing new"
+
+
+def test_given_items_are_ordered_and_what_is_not_known_stays_behind(shop: Asked) -> None:
+    shop.learn("ann", "shoes-1")
+    given = ["what", "hats-4", "is", "hats-1", "shoes-1"]
+    found = shop.items("/v1/rerank", items=given, shopper="ann")
+    assert set(found) == set(given), "what was just seen stays, too"
+    assert found.index("hats-1") < found.index("hats-4")
+    assert found[-3:] == ["what", "is", "shoes-1"], "the item viewed last is not the next one"
+    assert shop.items("/v1/rerank", items=given, shopper="ann", n=1) == found[:1]
+    shop.rules(hidden=["hats-4"], seen={})
+    assert set(shop.items("/v1/rerank", items=given, shopper="ann")) == {"what", "is", "hats-1"}
+    shop.rules(categories={"only": ["Wear"]}, seen={"leave_out": False})
+    assert set(shop.items("/v1/rerank", items=given, shopper="ann")) == {"hats-4", "hats-1", "shoes-1"}
+
+
+def test_a_page_has_no_item_twice(shop: Asked) -> None:
+    lists = [
+        {"placement": "top", "n": 3},
+        {"kind": "similar", "item": "shoes-1", "n": 4},
+        {"kind": "bought_together", "item": "shoes-0", "n": 3},
+        {"kind": "trending", "n": 2},
+        {"kind": "new", "n": 2},
+        {"kind": "popular", "n": 12},
+    ]
+    found = shop.ask("/v1/lists", shopper="x", lists=lists).lists
+    items = [item for one in found for item in named(one)]
+    assert len(items) == len(set(items))
+    assert [one.kind for one in found] == [one.get("kind", "recommended") for one in lists]
+    assert len({one.recommendation_id for one in found}) == len(lists)
+    assert found[0].placement == "top"
+    with pytest.raises(Refused, match="wanted an item for the list similar, found none"):
+        shop.ask("/v1/lists", lists=[{"kind": "similar"}])
+    (beside,) = shop.ask("/v1/lists", on_item="shoes-0", lists=[{"kind": "bought_together"}]).lists
+    assert named(beside) == ["hats-3"]
+
+
+def test_many_shoppers_get_a_list_each(shop: Asked) -> None:
+    found = shop.ask("/v1/bulk", shoppers=["s1", "x", "s1"], n=3)
+    assert isinstance(found, Iterator)
+    first, stranger, again = found
+    assert [one.shopper for one in (first, stranger, again)] == ["s1", "x", "s1"]
+    assert named(first) == named(again) == shop.items("/v1/recommendations/", "s1", n=3)
+    assert named(stranger) == shop.items("/v1/recommendations/", "x", n=3)
+    assert len({one.recommendation_id for one in (first, stranger, again)}) == 3
+    with pytest.raises(Refused, match="n: wanted 1 to 100, found 101"):
+        shop.ask("/v1/bulk", shoppers=["x"], n=101)
+
+
+def test_answers_change_nothing_and_are_repeatable(shop: Asked) -> None:
+    before = digest(shop.shop.state())
+    paths: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("/v1/recommendations/", ["s3"], {"n": 5}), ("/v1/similar/{item}", ["hats-1"], {}), ("/v1/trending", [], {}),
+        ("/v1/new", [], {}), ("/v1/popular", [], {}), ("/v1/rerank", [], {"items": ["hats-1", "hats-2"]}),
+    ]  # fmt: skip
+    first = [shop.ask(path, *of, **query) for path, of, query in paths]
+    assert [shop.ask(path, *of, **query) for path, of, query in paths] == first
+    assert digest(shop.shop.state()) == before
+
+
+def test_rules_that_forbid_nearly_everything_find_the_rest() -> None:
+    """The few items that are allowed are far behind all candidates of the learners."""
+    shop = Asked()
+    for number in range(600):
+        for visitor in range(2 if number < 590 else 1):
+            shop.learn(
+                f"v{visitor}-{number // 20}", Item(f"i{number}", item_category="rare" if number >= 590 else "common")
+            )
+    shop.time_ms += DAY_MS
+    shop.rules(categories={"only": ["rare"]})
+    found = shop.ask("/v1/recommendations/", "v0-1", n=10)
+    assert set(named(found)) == {f"i{number}" for number in range(590, 600)}
+    assert found.rules.left_out["categories"] > 50
+    assert set(shop.items("/v1/popular", n=10)) == set(named(found))
