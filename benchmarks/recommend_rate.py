@@ -23,7 +23,6 @@ from benchmarks.contestants import Fast, Tuning
 from benchmarks.continual import learn_traits
 from benchmarks.periods import load
 from benchmarks.registry import FACTORIES
-from headrace.rules import EVERY
 from learners.deep.answering import AnsweringModel
 from learners.next_item.blend import Blend
 from learners.next_item.family import NextItemFamily, NextItemSettings
@@ -75,12 +74,9 @@ def main(arguments: Sequence[str] | None) -> None:
     items = periods.items[: min(options.deep_items, periods.seen[options.periods])]
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # torch would take memory and cache in this process
         model = AnsweringModel.from_bytes(pool.apply(_new_model, (items,)))
-    rules = family.rulebook.of(EVERY)
 
     def wholly(row: int, *, deeply: bool) -> None:
-        shopper = str(row)
-        listed = model.predict([family.prompt(shopper, time_ms)], list_length)[0] if deeply else None
-        family.choose(shopper, time_ms, answered, listed, rules)
+        family.recommend(str(row), time_ms, answered, model if deeply else None)
 
     answers: dict[str, Callable[[int], object]] = {
         **members,

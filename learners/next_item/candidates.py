@@ -1,6 +1,6 @@
 """The candidates of an answer: the members' lists over one set of items, in slots, so that only answers need ids."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +27,15 @@ class Candidates(NamedTuple):
     lists: dict[str, Scores]
     unknown: dict[int, str]
 
-    def named(self, ranked: Scores, catalogue: Catalogue) -> Iterator[tuple[str, float]]:
-        """Yield the item ids and the scores of ranked candidates, whose slots are indices into `slots`."""
-        slots, item = self.slots.take(ranked.slots).tolist(), catalogue.item
-        for index, slot, score in zip(ranked.slots.tolist(), slots, ranked.scores.tolist(), strict=True):
-            yield (item(slot) if slot >= 0 else self.unknown[index]), score
+    def named(self, ranked: Scores, catalogue: Catalogue) -> list[tuple[str, float]]:
+        """Return the item ids and the scores of ranked candidates, whose slots are indices into `slots`."""
+        slots = self.slots.take(ranked.slots).tolist()
+        if self.unknown:
+            indices = zip(ranked.slots.tolist(), slots, strict=True)
+            items = [self.unknown[index] if slot < 0 else catalogue.item(slot) for index, slot in indices]
+        else:
+            items = catalogue.items_at(slots)
+        return list(zip(items, ranked.scores.tolist(), strict=True))
 
 
 def in_slots(listed: Listed, catalogue: Catalogue) -> tuple[Scores, list[str]]:

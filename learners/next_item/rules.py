@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from math import inf
@@ -107,7 +107,7 @@ class Rules:
 
     def apply(
         self,
-        pool: Iterable[tuple[str, float]],
+        pool: Sequence[tuple[str, float]],
         more: Iterable[str],
         facts: Callable[[str], Facts | None],
         gone: Mapping[str, str],
@@ -119,7 +119,7 @@ class Rules:
         Behind the last item there is no gap: an item pinned farther behind moves up.
 
         Args:
-            pool: candidates with their scores, best first; without pins and boosts, read only as far as needed.
+            pool: candidates with their scores, best first.
             more: candidates without a score, best first; read only as far as the pool leaves places open.
             facts: returns what is known of an item, None if it is not known.
             gone: items that this request must not get, each with the name of the rule that says so.
@@ -127,8 +127,6 @@ class Rules:
         left_out: Counter[str] = Counter()
         limited = Limited(self._at_most, lines_max=n)
 
-        if self._pinned or self._boosts:
-            pool = list(pool)
         scores = dict(pool) if self._pinned else {}
         pins, given = dict[int, tuple[str, float]](), set[str]()
         for pin in self._pinned:
@@ -164,8 +162,8 @@ class Rules:
         return Answer(_placed(pins, [(line.item, line.score) for line in limited.lines]), dict(left_out))
 
     def _boosted(
-        self, pool: Iterable[tuple[str, float]], facts: Callable[[str], Facts | None]
-    ) -> Iterable[tuple[str, float]]:
+        self, pool: Sequence[tuple[str, float]], facts: Callable[[str], Facts | None]
+    ) -> Sequence[tuple[str, float]]:
         """Return the pool in the order of the multiplied scores; of equal ones, as before."""
         if not self._boosts:
             return pool

@@ -97,7 +97,7 @@ class SessionKnn:
             return _nothing()
         # The oldest item first, so that a session's last posting is that of the newest item that it shares.
         known, steps = np.array(list(steps_back)[::-1]), list(steps_back.values())[::-1]
-        weights: NDArray[np.float64] = self._weights.take(steps)
+        weights = self._weights.take(steps)
         rows, similarity, newest = self._neighbours(known.tolist(), weights, context.session)
         if not len(rows):
             return _nothing()
@@ -114,7 +114,7 @@ class SessionKnn:
         return Scores(slots, scores.astype(np.float32))
 
     def _neighbours(
-        self, items: Sequence[int], weights: NDArray[np.float64], session: int
+        self, items: Sequence[int], weights: NDArray[np.floating[Any]], session: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         """Return the sessions that are most similar to one with these items, which have postings, the oldest first.
 
