@@ -104,10 +104,11 @@ class _ForwardPass(NamedTuple):
 
 
 class _PredictingWeights(NamedTuple):
-    """The weights of one length group. The last unit is the linear part, which has no bias and is not rectified.
+    """The weights of one length group. The last two units are the linear part and its negative, so that all units can be
+    rectified: x = max(x, 0) - max(-x, 0).
 
     Shapes:
-        units: (F, units + 1); biases: (units + 1,); output: (units + 1,)
+        units: (F, units + 2); biases: (units + 2,); output: (units + 2,)
     """
 
     units: NDArray[np.float64]
@@ -239,15 +240,16 @@ class Blend:
         """Return the candidates' utilities by the averaged weights, with one matrix product. Shapes: (C, F) to (C,)."""
         if group not in self._predicting:
             linear, hidden, bias, output = self._average_layers
+            linear_part = linear[0] + linear[1 + group]
             self._predicting[group] = _PredictingWeights(
-                np.column_stack([hidden, linear[0] + linear[1 + group]]),
-                np.append(bias[0] + bias[1 + group], 0.0),
-                np.append(output, 1.0),
+                np.column_stack([hidden, linear_part, -linear_part]),
+                np.append(bias[0] + bias[1 + group], [0.0, 0.0]),
+                np.append(output, [1.0, -1.0]),
             )
         weights, biases, output = self._predicting[group]
         units = inputs @ weights
         units += biases
-        np.maximum(units[:, :_units], 0.0, out=units[:, :_units])
+        np.maximum(units, 0.0, out=units)
         utility: NDArray[np.float64] = units @ output
         return utility
 
@@ -456,7 +458,9 @@ def _member_features(values: NDArray[np.float64], sizes: NDArray[np.int64], log:
     np.not_equal(ordered[1:], ordered[:-1], out=ends_tie[:-1])
     ends_tie[last - 1] = True
     ends = ends_tie.nonzero()[0]
-    rank = np.repeat(ends, np.diff(ends, prepend=-1))  # equal scores have the last rank of them
+    tied = ends + 1
+    tied[1:] -= tied[:-1].copy()  # numbers of equal scores, which have the last rank of them
+    rank = np.repeat(ends, tied)
     if order is not None:
         ranks = np.empty(len(values), np.int64)
         ranks[order] = rank

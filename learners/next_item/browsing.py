@@ -317,10 +317,8 @@ class Browsing:
 
 def _without(ranked: Scores, slot: int) -> Scores:
     """Return the first `list_length` candidates of a ranked list without one slot (-1 removes nothing)."""
-    slots, scores = ranked
-    if place := (slots == slot).nonzero()[0].tolist():
-        slots, scores = np.delete(slots, place), np.delete(scores, place)
-    return Scores(slots[:list_length], scores[:list_length])
+    kept = (ranked.slots != slot).nonzero()[0][:list_length]
+    return Scores(ranked.slots.take(kept), ranked.scores.take(kept))
 
 
 def _contexts_2(state: State) -> State:

@@ -58,6 +58,7 @@ class Rules:
         self._prices = None if price == PriceLimits() else (price.min or 0.0, inf if price.max is None else price.max)
         self._mask: tuple[Shelf, int, NDArray[np.bool_]] | None = None
         self._at_most = stated.at_most or AtMost()
+        self._limits = self._at_most != AtMost()
         self._pinned = sorted(stated.pinned or (), key=lambda pin: pin.place)
         self._boosts = [
             (boost.factor, frozenset(boost.items), _levels_of(boost.categories), _folded(boost.brands))
@@ -142,6 +143,7 @@ class Rules:
                 pins[pin.place] = pin.item, score
         wanted, waiting = n - len(pins), 0
         named, forbids = ((item, 0.0) for item in more), self.forbids
+        line = _line if self._limits else _unlimited_line
         for rank, (item, score) in enumerate(chain(self._boosted(pool, facts), named)):
             if len(limited.lines) >= wanted:
                 break
@@ -152,7 +154,7 @@ class Rules:
             if why := gone.get(item) or forbids(item, known):  # of most items, where rules leave little
                 left_out[why] += 1
             else:
-                waiting += not limited.take(_line(rank, item, score, known))
+                waiting += not limited.take(line(rank, item, score, known))
         before = len(limited.lines)
         limited.fill(wanted)
         if waiting := waiting - (len(limited.lines) - before):
@@ -170,6 +172,10 @@ class Rules:
 
 def _line(rank: int, item: str, score: float, facts: Facts) -> Line:
     return Line(rank, item, score, facts.brand.strip().casefold(), " > ".join(levels(facts.category)))
+
+
+def _unlimited_line(rank: int, item: str, score: float, facts: Facts) -> Line:
+    return Line(rank, item, score)
 
 
 def _placed(pins: Mapping[int, tuple[str, float]], rest: list[tuple[str, float]]) -> list[tuple[str, float]]:

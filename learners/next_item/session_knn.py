@@ -17,7 +17,6 @@ _step_weight: Final = 0.8
 _before_weight: Final = 0.7
 """Weight factor of a neighbour's items that precede the shared item."""
 _newest_bonus: Final = 1e-3
-_NO_ROWS: Final = np.empty(0, np.int64)
 
 
 class SessionKnn:
@@ -90,57 +89,59 @@ class SessionKnn:
     def predict(self, context: Context) -> Scores:
         """Return the items of the most similar sessions; nothing for an empty session."""
         items = context.items[max(context.start, len(context.items) - self.prefix_max) :]
-        rows, similarity, steps = self._neighbours(items, context.session)
+        steps_back: dict[int, int] = {}
+        for back, item in enumerate(reversed(items)):
+            if item in self._index:
+                steps_back.setdefault(item, back)
+        if not steps_back:
+            return _nothing()
+        # The oldest item first, so that a session's last posting is that of the newest item that it shares.
+        known, steps = np.array(list(steps_back)[::-1]), list(steps_back.values())[::-1]
+        weights = self._weights.take(steps)
+        rows, similarity, newest = self._neighbours(known.tolist(), weights, context.session)
         if not len(rows):
-            return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
-        votes = similarity * self._weights.take(steps) * (1.0 + _newest_bonus / len(rows) * np.arange(len(rows)))
-        neighbours, width = self._items[rows], self.session_items_max
+            return _nothing()
+        votes = similarity * weights.take(newest) * (1.0 + _newest_bonus / len(rows) * np.arange(len(rows)))
+        neighbours, width = self._items.take(rows, axis=0), self.session_items_max
         places = (neighbours != _empty).ravel().nonzero()[0]  # in the flat array, `width` for each neighbour
         neighbour = places // width
         scores = votes.take(neighbour)
         if self.places:
-            shared = np.array(items)[len(items) - 1 - steps]
+            shared = known.take(newest)
             at = (neighbours == shared[:, None]).ravel().nonzero()[0]  # each neighbour has its shared item once
             scores *= self._fading.take(places - at.take(neighbour) + (width - 1))
         slots, scores = self._equal_slots.sums(neighbours.ravel().take(places), scores)
         return Scores(slots, scores.astype(np.float32))
 
     def _neighbours(
-        self, items: Sequence[int], session: int
+        self, items: Sequence[int], weights: NDArray[np.floating[Any]], session: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-        """Return the sessions that are most similar to a session with these items, the oldest first.
+        """Return the sessions that are most similar to one with these items, which have postings, the oldest first.
+
+        Args:
+            weights: of the items, the newest item last.
+            session: the session's own number.
 
         Shapes:
-            returns rows of the ring, similarities, steps back to the newest shared item: (up to k,) each
+            weights: (items,); returns rows of the ring, similarities, places of the newest shared items: (up to k,)
         """
-        steps_back: dict[int, int] = {}
-        for back, item in enumerate(reversed(items)):
-            if item in self._index:
-                steps_back.setdefault(item, back)
-        if not steps_back:
-            return _NO_ROWS, np.empty(0), _NO_ROWS
-        # The oldest item first, so that a session's last posting is that of the newest item that it shares.
-        shared, steps = [*steps_back][::-1], np.array([*steps_back.values()][::-1])
-        postings = [np.frombuffer(self._index[item], np.int64)[-self.candidates_max :] for item in shared]
-        ends = np.cumsum([len(posting) for posting in postings])
+        postings = [np.frombuffer(self._index[item], np.int64)[-self.candidates_max :] for item in items]
+        item = np.repeat(np.arange(len(items)), [len(posting) for posting in postings])
         numbers = np.concatenate(postings)
         rows = numbers & (self.sessions_max - 1)
         is_kept = self._numbers.take(rows) == numbers
         if not is_kept.all():
-            numbers, rows = numbers[is_kept], rows[is_kept]
-            ends = np.cumsum(is_kept)[ends - 1]
+            numbers, rows, item = numbers[is_kept], rows[is_kept], item[is_kept]
         last = self._equal_rows.last_places(rows)
         places = (last == np.arange(len(last))).nonzero()[0]
         numbers = numbers.take(places)
         numbers[numbers == session] = _empty
         newest = (numbers >= max(0, _least(numbers, self.candidates_max))).nonzero()[0]
         numbers, places = numbers.take(newest), places.take(newest)
-        weights = np.repeat(self._weights.take(steps), np.diff(ends, prepend=0))
-        rows = rows.take(places)
-        similarity = np.bincount(last, weights).take(places) / np.sqrt(self._lengths.take(rows))
+        rows, shared = rows.take(places), np.bincount(last, weights.take(item)).take(places)
+        similarity = shared / np.sqrt(self._lengths.take(rows))
         chosen = numbers.argsort() if len(rows) <= self.k else self._most_similar(similarity, numbers)
-        steps = steps.take(np.searchsorted(ends, places.take(chosen), side="right"))
-        return rows.take(chosen), similarity.take(chosen), steps
+        return rows.take(chosen), similarity.take(chosen), item.take(places.take(chosen))
 
     def _most_similar(self, similarity: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return the places of the k most similar of more sessions, of equal ones the newest, the oldest first."""
@@ -249,6 +250,10 @@ class SessionKnn:
             learner._index[item] = array("q", state["postings"][start:end].tobytes())
         learner._postings = len(state["postings"])
         return learner
+
+
+def _nothing() -> Scores:
+    return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
 
 
 def _least(values: NDArray[Any], count: int) -> Any:

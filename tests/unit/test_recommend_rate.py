@@ -17,5 +17,6 @@ def test_the_command_writes_a_rate_for_each_learner(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found["options"]["questions"] == 40
     rates = found["recommendations_per_s"]
-    assert set(rates) == {*recommend_rate.FAST, "blend", "all fast and blend"}
-    assert 0 < rates.pop("all fast and blend") < min(rates.values())
+    assert set(rates) == {*recommend_rate.FAST, "blend", "all fast and blend", *recommend_rate.WHOLE}
+    assert all(rate > 0 for rate in rates.values())
+    assert rates["all fast and blend"] < min(rates[name] for name in (*recommend_rate.FAST, "blend"))
