@@ -266,6 +266,7 @@ class Answers:
 
         Raises:
             Refused: the query cannot be answered.
+            Unknown: nothing is known of what it asks for.
         """
         with self._turns.answering():
             if self._follower is None:

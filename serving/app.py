@@ -23,7 +23,7 @@ from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
 from headrace.server import head_bytes_max, serving
 from headrace.shard.blobs import Blobs
-from headrace.surface import Refused, Route
+from headrace.surface import Refused, Route, Unknown
 from learners.families import Placement
 from serving.answers import Answers
 from serving.turns import Turns
@@ -64,6 +64,8 @@ def make_app(
                 answer = answers.answer(route, query)
             except Refused as refused:
                 return Problem("bad-query", str(refused)).response()
+            except Unknown as unknown:
+                return Problem("unknown", str(unknown)).response()
             return json(answer) if answer else _RESTORING.response()
 
         return counted_route(metrics, route.path, handle, method=route.method, request_s_max=settings.request_s_max)

@@ -116,11 +116,15 @@ class _Want(NamedTuple):
 
 
 class Answering:
-    """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold."""
+    """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold.
+
+    Attributes:
+        shelf: all items that are known; `sync` it before it is read.
+    """
 
     def __init__(self, family: "NextItemFamily") -> None:
         self._family = family
-        self._shelf = Shelf(
+        self.shelf = Shelf(
             family.browsing.catalogue, family.history, family.browsing.traits, family.desk
         )  # fmt: skip
 
@@ -284,7 +288,7 @@ class Answering:
         Rules that forbid much are applied to all candidates before the best ones are taken, if too few of the best ones
         obey them.
         """
-        shelf = self._shelf
+        shelf = self.shelf
         shelf.sync()
         allowed = want.filter.mask(shelf) if want.filter else None
         if want.in_stock:
@@ -304,7 +308,7 @@ class Answering:
         return answer, candidates
 
     def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Candidates:
-        family, shelf = self._family, self._shelf
+        family, shelf = self._family, self.shelf
         if kind == "reranked":
             return ranking.reranked(family, shelf, ask, allowed, items)
         if kind == "similar":
@@ -314,7 +318,7 @@ class Answering:
         return _KINDS[kind](family, shelf, ask, allowed)
 
     def _applied(self, want: _Want, candidates: Candidates, allowed: Mask | None) -> Answer:
-        shown, shelf = want.shown, self._shelf
+        shown, shelf = want.shown, self.shelf
         pool = [one for one in candidates.pool if one[0] not in shown] if len(shown) else candidates.pool
         more = (item for item in candidates.more if item not in shown) if len(shown) else candidates.more
         facts = shelf.facts
@@ -347,7 +351,7 @@ class Answering:
         return gone | dict.fromkeys(exclude, EXCLUDE)
 
     def _shown(self, item: str, score: float, reason: Reason) -> ListedItem:
-        shelf = self._shelf
+        shelf = self.shelf
         facts, stated = shelf.facts(item) or _NOTHING, shelf.stated_of(item)
         return ListedItem(
             item, score, Because(*reason, self._text(reason, facts.category)), facts.name, facts.brand, facts.category,
@@ -358,7 +362,7 @@ class Answering:
     def _text(self, reason: Reason, category: str) -> str:
         text = _TEXTS[reason.code]
         if reason.item:
-            return text.format((self._shelf.facts(reason.item) or _NOTHING).name or reason.item)
+            return text.format((self.shelf.facts(reason.item) or _NOTHING).name or reason.item)
         if reason.code in _BY_CATEGORY and category:
             names = [name for part in re.split("[>/]", category) if (name := part.strip())]
             return f"{text} in {names[-1]}" if names else text
