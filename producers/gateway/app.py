@@ -32,7 +32,7 @@ from producers.gateway.depot import Depot, DepotFull, RecordRefused
 from producers.gateway.doors import Doors, key_text
 from producers.gateway.gorse.asked import Asked
 from producers.gateway.gorse.feedback import FeedbackTypes
-from producers.gateway.gorse.forms import Success
+from producers.gateway.gorse.forms import GorseSuccess
 from producers.gateway.intake import Intake, Taken
 from producers.gateway.made import BadBody
 from producers.gateway.made import Request as Arrived
@@ -183,7 +183,7 @@ class Gateway:
     async def _stored(self, route: Route, taken: Taken) -> Response:
         spooled = await self._kept(route.path, taken, whole=route.reply == "gorse")
         if route.reply == "gorse":  # its clients know no other status than 200
-            return json(Success(taken.accepted + taken.repeated + taken.unused))
+            return json(GorseSuccess(taken.accepted + taken.repeated + taken.unused))
         if route.reply == "ga4":
             return Response(status_code=204)
         answer = answer_of(taken, spooled=spooled)

@@ -14,7 +14,7 @@ from headrace import events, items, rules
 from headrace.problem import MEDIA_TYPE, TITLES, Code
 from producers.gateway.answer import Answer, Explanation, ProblemDocument
 from producers.gateway.fields import entries_max
-from producers.gateway.gorse.forms import Success
+from producers.gateway.gorse.forms import GorseSuccess
 from producers.gateway.route import Call, Route, Unoffered
 from producers.gateway.routes import CALLS, GA4_DEBUG, ROUTES, UNOFFERED
 
@@ -45,7 +45,7 @@ _ALWAYS: Final[tuple[Code, ...]] = (
 
 def document() -> dict[str, Any]:
     """Return the document."""
-    kept = (Answer, Explanation, ProblemDocument, Success, *(call.answer for call in CALLS))
+    kept = (Answer, Explanation, ProblemDocument, GorseSuccess, *(call.answer for call in CALLS))
     answers, schemas = msgspec.json.schema_components(kept, ref_template=_REFS)
     for title, schema in (
         ("Event", events.json_schema()),
@@ -130,7 +130,7 @@ def _question(call: Call, answer: Any, kinds: dict[str, Any]) -> dict[str, Any]:
     ]
     given = {"description": "What Gorse would answer.", "content": {"application/json": {"schema": answer}}}
     if call.answer == list[str]:
-        scores = {"type": "array", "items": {"$ref": _REFS.format(name="Score")}}
+        scores = {"type": "array", "items": {"$ref": _REFS.format(name="GorseScore")}}
         given["content"] = {"application/json": {"schema": {"anyOf": [answer, scores]}}}
         version = {"name": "X-API-Version", "in": "header", "required": False, "schema": {"enum": ["2"]}}
         parameters.append(version | {"description": "With 2, items have scores."})

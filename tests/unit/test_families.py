@@ -114,7 +114,7 @@ def test_no_module_outside_writes_a_familys_names(kind: type[Family]) -> None:
 
 COMMON = {"items_max", "shoppers_max", "learning_rate"}
 """Names of settings that are names of other things, too: bounds of tables, a parameter of every gradient descent."""
-WRITTEN_TO = {"/v1/items", "/v1/shoppers"}
+WRITTEN_TO = {"/v1/items", "/v1/shoppers", "/v1/shoppers/{shopper}"}
 """Paths under which the gateway takes what the server tells by a GET."""
 OTHER_ROUNDS = {"produce.py", "demo.py", "picture.py"}
 """Where `rounds` is not the family: the pace of a producer, and the rail of a picture that shows verdicts."""
@@ -254,7 +254,7 @@ def test_a_family_may_move_to_a_shard_of_its_own(own: str) -> None:
     }  # fmt: skip
     assert [kind.name for kind in here["third"].own_kinds] == ["purchase"]
     third = here["third"].shard
-    assert (third.number, third.hears, third.writes) == (5, ("items",), ("scores", "alarms"))
+    assert (third.number, third.hears, third.writes) == (5, ("items", "traits"), ("scores", "alarms"))
     assert [one.quarantines for one in here.values()] == [True, False, False]
     assert set(placed(FAMILIES, numbers)) == {"online", "finetune"}, "a shard without families has no process"
 

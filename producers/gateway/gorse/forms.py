@@ -15,20 +15,20 @@ NO_TIME: Final = "0001-01-01T00:00:00Z"
 """How Go writes a time that is not known."""
 
 
-class Success(Struct, rename="pascal"):
+class GorseSuccess(Struct, rename="pascal"):
     """How many entries were taken."""
 
     row_affected: int
 
 
-class Score(Struct, rename="pascal"):
+class GorseScore(Struct, rename="pascal"):
     """An item of a list."""
 
     id: str
     score: float
 
 
-class Feedback(Struct, rename="pascal"):
+class GorseFeedback(Struct, rename="pascal"):
     """What a user did with an item; `value` is how often, `timestamp` the newest time."""
 
     feedback_type: str
@@ -39,7 +39,7 @@ class Feedback(Struct, rename="pascal"):
     comment: str = ""
 
 
-class Item(Struct, rename="pascal"):
+class GorseItem(Struct, rename="pascal"):
     """An item. The name is the comment; labels have the names of an item's document."""
 
     item_id: str
@@ -50,7 +50,7 @@ class Item(Struct, rename="pascal"):
     comment: str
 
 
-class User(Struct, rename="pascal"):
+class GorseUser(Struct, rename="pascal"):
     """A user; labels are the traits that are kept."""
 
     user_id: str
@@ -58,25 +58,25 @@ class User(Struct, rename="pascal"):
     comment: str = ""
 
 
-class Items(Struct, rename="pascal"):
+class GorseItems(Struct, rename="pascal"):
     """A page of items."""
 
     cursor: str
-    items: list[Item]
+    items: list[GorseItem]
 
 
-class Users(Struct, rename="pascal"):
+class GorseUsers(Struct, rename="pascal"):
     """A page of users."""
 
     cursor: str
-    users: list[User]
+    users: list[GorseUser]
 
 
-class Feedbacks(Struct, rename="pascal"):
+class GorseFeedbacks(Struct, rename="pascal"):
     """A page of feedback."""
 
     cursor: str
-    feedback: list[Feedback]
+    feedback: list[GorseFeedback]
 
 
 class ListedItem(Struct):
@@ -109,13 +109,13 @@ class KnownItem(Struct):
     retired: bool
     first_ms: int
 
-    def gorse(self) -> Item:
+    def gorse(self) -> GorseItem:
         """Return it as Gorse has it."""
         labels = {
             "brand": self.brand, "price": self.price, "currency": self.currency, "link": self.link,
             "image_link": self.image_link,
         }  # fmt: skip
-        return Item(
+        return GorseItem(
             self.item_id, not self.available, self.category.split(BETWEEN) if self.category else [],
             rfc3339(self.first_ms) if self.first_ms else NO_TIME,
             {name: value for name, value in labels.items() if value not in (None, "")}, self.name,
@@ -156,7 +156,7 @@ class KnownShopper(Struct):
     wished: list[Done]
     bought: list[Done]
 
-    def feedback(self, user: str, types: FeedbackTypes, type_: str = "", item: str = "") -> list[Feedback]:
+    def feedback(self, user: str, types: FeedbackTypes, type_: str = "", item: str = "") -> list[GorseFeedback]:
         """Return what a user did, of all types or of one, with all items or with one; the newest first."""
         kinds = {"seen": self.seen, "carted": self.carted, "wished": self.wished, "bought": self.bought}
         wanted = types.kind(type_)
@@ -169,7 +169,7 @@ class KnownShopper(Struct):
         ]
         found.sort(key=lambda one: -one[0].newest_ms)
         return [
-            Feedback(name, user, done.item_id, done.times, rfc3339(done.newest_ms)) for done, name in found
+            GorseFeedback(name, user, done.item_id, done.times, rfc3339(done.newest_ms)) for done, name in found
         ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import msgspec
 from headrace.problem import Problem
 from producers.gateway.fields import json_of, object_of
 from producers.gateway.gorse.asked import Asked, Outcome, usual_n
-from producers.gateway.gorse.forms import Item, ItemPage, Items, KnownItem, Success
+from producers.gateway.gorse.forms import GorseItem, GorseItems, GorseSuccess, ItemPage, KnownItem
 from producers.gateway.gorse.writes import BETWEEN, document_of
 from producers.gateway.made import MadeItem
 
@@ -31,13 +31,13 @@ async def _known(asked: Asked, item: str) -> KnownItem:
 async def items(asked: Asked) -> Outcome:
     """List the items, or with `q` those whose id or name has these words."""
     n, words = asked.number("n", usual_n, 1), asked.query.get("q", "").strip()
-    found, cursor = list[Item](), asked.query.get("cursor", "")
+    found, cursor = list[GorseItem](), asked.query.get("cursor", "")
     while True:  # where all of a page are no longer sold, or have not the words, there may be others behind it
         page = await asked.get(ItemPage, "v1", "items", n=n - len(found), after=cursor, words=words)
         found += [one.gorse() for one in page.items if not one.retired]
         cursor = page.next
         if len(found) >= n or not cursor:
-            return Outcome(Items(cursor, found))
+            return Outcome(GorseItems(cursor, found))
 
 
 async def patch_item(asked: Asked) -> Outcome:
@@ -67,7 +67,7 @@ async def _categories(asked: Asked) -> list[str]:
 
 
 async def _changed(asked: Asked, change: Mapping[str, Any], item: str) -> Outcome:
-    return Outcome(Success(1), [[MadeItem(item, {**await _document(asked, item), **change})]])
+    return Outcome(GorseSuccess(1), [[MadeItem(item, {**await _document(asked, item), **change})]])
 
 
 async def _document(asked: Asked, item: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from headrace.problem import Problem
 from producers.gateway.fields import entries_of, id_of, json_of, mapping, time_ms_of, words_of
 from producers.gateway.gorse.asked import Asked, Outcome, listed_max, usual_n
-from producers.gateway.gorse.forms import ItemList, ListedItem, Score
+from producers.gateway.gorse.forms import GorseScore, ItemList, ListedItem
 from producers.gateway.gorse.writes import made_event
 from producers.gateway.made import Made
 from producers.values import Unusable
@@ -105,5 +105,5 @@ def _span(asked: Asked) -> tuple[int, int]:
     return n, offset
 
 
-def _scores(items: Sequence[ListedItem]) -> list[Score]:
-    return [Score(one.item_id, one.score) for one in items]
+def _scores(items: Sequence[ListedItem]) -> list[GorseScore]:
+    return [GorseScore(one.item_id, one.score) for one in items]

@@ -11,14 +11,14 @@ from producers.gateway.fields import rfc3339
 from producers.gateway.gorse.asked import Asked, Outcome, listed_max, usual_n
 from producers.gateway.gorse.forms import (
     Entry,
-    Feedback,
-    Feedbacks,
+    GorseFeedback,
+    GorseFeedbacks,
+    GorseSuccess,
+    GorseUser,
+    GorseUsers,
     HistoryPage,
     KnownShopper,
     ShopperPage,
-    Success,
-    User,
-    Users,
 )
 from producers.gateway.gorse.writes import made_event
 
@@ -26,21 +26,21 @@ from producers.gateway.gorse.writes import made_event
 async def user(asked: Asked) -> Outcome:
     """Tell what is known of a user."""
     known = await _shopper(asked, asked.query["id"], 1)
-    return Outcome(User(asked.query["id"], known.traits))
+    return Outcome(GorseUser(asked.query["id"], known.traits))
 
 
 async def users(asked: Asked) -> Outcome:
     """List the users, by their pseudonyms."""
     n = asked.number("n", usual_n, 1)
     page = await asked.get(ShopperPage, "v1", "shoppers", n=n, after=asked.query.get("cursor", ""))
-    return Outcome(Users(page.next, [User(one.shopper, one.traits) for one in page.shoppers]))
+    return Outcome(GorseUsers(page.next, [GorseUser(one.shopper, one.traits) for one in page.shoppers]))
 
 
 async def _shopper(asked: Asked, user: str, n: int = listed_max) -> KnownShopper:
     return await asked.get(KnownShopper, "v1", "shoppers", user, n=n)
 
 
-async def _feedback(asked: Asked, type_: str = "", item: str = "") -> list[Feedback]:
+async def _feedback(asked: Asked, type_: str = "", item: str = "") -> list[GorseFeedback]:
     """Return a user's feedback; none of one of whom nothing is known, as Gorse answers. Raises Problem."""
     user = asked.query["user"]
     if type_ and asked.types.kind(type_) is None:
@@ -81,12 +81,12 @@ async def feedback(asked: Asked) -> Outcome:
         raise Problem("unknown", f"wanted a type of which something is kept, found {type_[:50]!r}")
     page = await asked.get(HistoryPage, "v1", "history", n=n, after=asked.query.get("cursor", ""))
     found = [_of_entry(asked, one) for one in page.entries if not type_ or one.kind == kind]
-    return Outcome(Feedbacks(page.next, found))
+    return Outcome(GorseFeedbacks(page.next, found))
 
 
-def _of_entry(asked: Asked, one: Entry) -> Feedback:
+def _of_entry(asked: Asked, one: Entry) -> GorseFeedback:
     named = asked.query.get("type") or asked.types.name(one.kind)
-    return Feedback(named, one.shopper, one.item_id, one.times, rfc3339(one.newest_ms))
+    return GorseFeedback(named, one.shopper, one.item_id, one.times, rfc3339(one.newest_ms))
 
 
 async def delete_feedback(asked: Asked) -> Outcome:
@@ -100,7 +100,7 @@ async def delete_feedback(asked: Asked) -> Outcome:
         what = f"{one.feedback_type}\0{one.user_id}\0{item}\0deleted"
         event = made_event(asked.request, _TAKEN_BACK_BY[kind], one.user_id, [item], asked.request.received_ms, what)
         made.append([event])
-    return Outcome(Success(len(made)), made)
+    return Outcome(GorseSuccess(len(made)), made)
 
 
 _TAKEN_BACK_BY: Final[Mapping[str | None, str]] = {"carted": "remove_from_cart", "bought": "refund"}
