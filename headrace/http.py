@@ -13,15 +13,14 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import compile_path
 
-from headrace.body import leave_body, read_body
+from headrace.direct import DirectRoute
 from headrace.errors import Misconfigured
+from headrace.exchange import question_bytes_max
 from headrace.problem import Code, Problem
 from headrace.surface import Refused
 
-body_bytes_max: Final = 1 * 2**20
-"""Most bytes of the body of a question."""
 quoted_characters_max = 20
 """Maximum number of characters of a refused value that an error repeats."""
 
@@ -39,6 +38,9 @@ class _RestOfPath(Convertor[str]):
 
 
 register_url_convertor("whole", _RestOfPath())
+_TOO_LARGE: Final = Problem(
+    "too-large", f"wanted a body of at most {question_bytes_max} bytes, found more", closes=True
+)
 
 
 class RequestCounter(Protocol):
@@ -65,38 +67,25 @@ def json_lines(bodies: Iterable[object]) -> Response:
 
 
 def counted_route(
-    requests: RequestCounter,
-    path: str,
-    handler: Callable[[Request, bytes], Response],
-    *,
-    method: str = "GET",
-    request_s_max: float = 10.0,
-) -> Route:
+    requests: RequestCounter, path: str, handler: Callable[[Request, bytes], Response], *, method: str = "GET"
+) -> DirectRoute:
     """Return a route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
 
-    The handler is given the request and its body. It is called by the server's loop, so it must not wait.
+    The handler is given the request and its body. It is called in the server's loop, so it must not wait.
     """
 
-    async def handle(request: Request) -> Response:
+    def handle(request: Request, body: bytes | None) -> Response:
         began, status = time.perf_counter(), 500
         try:
-            body = b""
-            if method != "GET":
-                body = await read_body(request, bytes_max=body_bytes_max, seconds_max=request_s_max)
-                began = time.perf_counter()
-            response = handler(request, body)
+            response = _TOO_LARGE.response() if body is None else handler(request, body)
             status = response.status_code
-        except Problem as problem:
-            await leave_body(request, problem)
-            response = problem.response()
-            status = response.status_code
-        finally:  # an exception counts too; `failure` answers it, and the server logs it
+        finally:  # an exception counts too
             requests.count_request(path, status, time.perf_counter() - began)
         return response
 
     # The requested path is already decoded, %2F too, so an id may contain slashes.
     pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
-    return Route(pattern, handle, methods=[method])
+    return DirectRoute(method, compile_path(pattern)[0], handle)
 
 
 def error_handler(requests: RequestCounter, routes: list[tuple[str, str]]) -> Callable[[Request, Exception], Response]:
@@ -111,12 +100,6 @@ def error_handler(requests: RequestCounter, routes: list[tuple[str, str]]) -> Ca
         return Problem(code, wanted, closes="content-length" in request.headers).response()
 
     return handle
-
-
-def failure(request: Request, error: Exception) -> Response:
-    """Answer a request whose handler raised an exception, without its text, which may contain data."""
-    # The server closes the connection then: the client must not send another request on it.
-    return Problem("internal", "the server's log has the cause", closes=True).response()
 
 
 def scrape(registry: CollectorRegistry) -> Response:
@@ -195,6 +178,8 @@ def parse_body(query: type[Q], body: bytes, parameters: Mapping[str, str]) -> Q:
 
 def _plain(kind: Any) -> msgspec.inspect.Type:
     info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.UnionType):  # of a type and None
+        info = next(one for one in info.types if not isinstance(one, msgspec.inspect.NoneType))
     return info.type if isinstance(info, msgspec.inspect.Metadata) else info
 
 
@@ -204,6 +189,8 @@ def bounds_text(kind: Any) -> str:
     >>> from typing import Annotated
     >>> bounds_text(Annotated[str, msgspec.Meta(min_length=1, max_length=9)])
     '1 to 9 characters'
+    >>> bounds_text(Annotated[float, msgspec.Meta(ge=0, le=9.5)] | None)
+    '0 to 9.5'
     """
     info = _plain(kind)
     if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
@@ -217,7 +204,7 @@ def bounds_text(kind: Any) -> str:
     if isinstance(info, msgspec.inspect.ListType) and info.max_length is not None:
         return f"{info.min_length or 0} to {info.max_length} values"
     if isinstance(info, msgspec.inspect.LiteralType):
-        return " or ".join(map(str, info.values))
+        return " or ".join(str(value) or "empty" for value in info.values)
     return "another value"
 
 

@@ -393,6 +393,7 @@ class ServingMetrics(ReaderMetrics):
         self._duration = self._histogram(
             "headrace_http_request_duration_seconds", "Answering a request.", QUICK_S, "route"
         )
+        self._series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.comparisons = self._counter(
             "headrace_follower_compared_total",
             "Comparisons of this server's state with a snapshot of its shard, at most one in ten minutes for each.",
@@ -416,8 +417,13 @@ class ServingMetrics(ReaderMetrics):
 
     def count_request(self, route: str, code: int, duration_s: float) -> None:
         """Count an answer. `route` is as declared (`/v1/recommendations/{shopper}`), never the requested path."""
-        self._requests.labels(route, code).inc()
-        self._duration.labels(route).observe(duration_s)
+        series = self._series.get((route, code))
+        if series is None:  # looking both up takes longer than all else that is done here
+            series = self._requests.labels(route, code), self._duration.labels(route)
+            self._series[route, code] = series
+        requests, duration = series
+        requests.inc()
+        duration.observe(duration_s)
 
 
 class GatewayMetrics(ProcessMetrics):

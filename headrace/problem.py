@@ -68,3 +68,9 @@ class Problem(Exception):
         if status == 401:
             headers["www-authenticate"] = 'Bearer realm="headrace"'
         return Response(msgspec.json.encode(document), status, headers, MEDIA_TYPE)
+
+
+def failure() -> Response:
+    """Return the answer to a request at which the server has failed, without the cause, which may contain data."""
+    # The server closes the connection then: the client must not send another request on it.
+    return Problem("internal", "the server's log has the cause", closes=True).response()

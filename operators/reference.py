@@ -12,7 +12,7 @@ from textwrap import wrap
 from typing import Any, Final, get_args
 
 import msgspec
-from msgspec import inspect
+from msgspec import Struct, inspect
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -29,7 +29,8 @@ from headrace.config import (
 )
 from headrace.errors import Misconfigured
 from headrace.events import EventType
-from headrace.http import body_bytes_max, bounds_text
+from headrace.exchange import question_bytes_max
+from headrace.http import bounds_text
 from headrace.metrics import (
     LABELS,
     ArchiveMetrics,
@@ -62,7 +63,7 @@ from operators.cli.look import watch_s
 from operators.doctor.examination import CHECKS, LOG, SETTINGS, deadline_s
 from operators.doctor.finding import Finding, newest_entries
 from operators.status import Status, newest_max
-from serving.answers import Freshness
+from serving.freshness import Freshness
 
 WRITTEN: Final = "Written by `python -m operators.reference`."
 
@@ -340,7 +341,7 @@ The last parameter of a path is the rest of the path, percent-encoded; it may co
 | 401, 403 | with [`require_key`](settings.md#serve): no key that works, or one that does not allow this |
 | 404, 405 | another path or method; the text names those that exist |
 | 404 | `unknown`: nothing is known of the item or shopper that a path names |
-| 408, 413, 415 | a body that takes too long, has over {body_bytes_max >> 20} MiB, or is compressed, but not in gzip |
+| 413 | the body has over {question_bytes_max >> 20} MiB |
 | 503 | the newest snapshot is being restored |
 
 Errors are problem documents (RFC 9457): `type`, `title`, `status`, `detail`. A `shopper` is the shop's own id, or as it
@@ -371,9 +372,11 @@ def serving() -> str:
         [f"`{fresh['behind_s']}`", "number", "Seconds since the answers last included everything that was committed."],
     ]  # fmt: skip
     lines = [_FRAME, *_table(["field", "type", "what"], added)]
+    documented: dict[type[Struct], str] = {}
     for kind in _asked():
         for route in kind.surface.routes:
-            lines += ["", f"## `{route.method} {route.path}`", "", *_route(kind, route)]
+            title = f"`{route.method} {route.path}`"
+            lines += ["", f"## {title}", "", *_route(kind, route, documented.setdefault(route.answer, title))]
     return _page(lines)
 
 
@@ -381,8 +384,12 @@ def _asked() -> list[type[Family]]:
     return [kind for kind in FAMILIES if kind.surface.routes]
 
 
-def _route(kind: type[Family], route: Route) -> list[str]:
-    """Return the documentation of a route: its parameters with their bounds, and the fields of its answer."""
+def _route(kind: type[Family], route: Route, documented: str) -> list[str]:
+    """Return the documentation of a route: its parameters with their bounds, and the fields of its answer.
+
+    Args:
+        documented: the title of the first route with an answer of this type, which has the fields.
+    """
     parameters = []
     fields = {field.name: field for field in msgspec.structs.fields(route.query)}
     for one in settings_of(route.query):
@@ -395,17 +402,23 @@ def _route(kind: type[Family], route: Route) -> list[str]:
     answer = inspect.type_info(route.answer)
     assert isinstance(answer, inspect.StructType)
     described = list(dict.fromkeys(_documented(answer)))
+    each = "Each line" if route.streams else "The answer"
+    fields_of_answer = [
+        *(f"- {text}" for text in described), "",
+        *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(answer))),
+    ]  # fmt: skip
+    if documented != f"`{route.method} {route.path}`":
+        fields_of_answer = [f"{each} has the fields of that of {documented}."]
     return [
         f"{route.doc} Of the family [`{kind.name}`](families.md#{kind.name}).",
         "",
-        *([f"    {call}", "", "```json", shown, "```", ""] if path else []),
+        *([f"    {call}", ""] if path else []),
+        *(["```json", shown, "```", ""] if shown else []),
         *(f"- {note}" for note in route.notes),
         *([""] if route.notes else []),
         *_table(["parameter", "in", "value", "default", "what"], parameters),
         "",
-        *(f"- {text}" for text in described),
-        "",
-        *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(answer))),
+        *fields_of_answer,
     ]
 
 

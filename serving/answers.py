@@ -26,6 +26,7 @@ from headrace.topics import EVENTS
 from learners.families import Placement
 from learners.family import Family
 from learners.shop import MakeShop, Shop
+from serving.freshness import Freshness
 from serving.turns import Turns
 
 poll_s: Final = 0.05
@@ -38,15 +39,6 @@ step_entries_max: Final = 1_000
 report_every_s: Final = 1.0
 unreachable_s: Final = 5.0
 """Time since all commits had been folded from which on the log counts as unreachable, or the follower as too slow."""
-
-
-class Freshness(Struct, frozen=True):
-    """How fresh an answer is: how many journal entries it includes, the shop's time at the newest event (ms since the
-    epoch), and how long ago it included all commits."""
-
-    entry: int
-    newest_event_ms: int
-    behind_s: float
 
 
 class Waiting:
@@ -151,7 +143,8 @@ class Answers:
         self._pseudonyms = pseudonyms
         self._log, self._blobs, self._metrics, self._compare_s = log, blobs, metrics, compare_s
         self._placement, self._make = placement, MakeShop(placement.kinds, sections)
-        self.routes = {route: kind.name for kind in placement.kinds for route in kind.surface.routes}
+        self.kinds = {route: kind for kind in placement.kinds for route in kind.surface.routes}
+        self.routes = {route: kind.name for route, kind in self.kinds.items()}
         self._turns = turns or Turns()
         self._follower: Follower[Shop] | None = None
         self._served: dict[str, ServedArtifact] = {}

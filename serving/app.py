@@ -2,33 +2,37 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import structlog
-from starlette.applications import Starlette
+import uvloop
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route as HttpRoute
 
 from headrace import watchdog
 from headrace.config import ServeSettings
+from headrace.connection import head_bytes_max
+from headrace.direct import Direct, DirectRoute
 from headrace.errors import BrokenWorld
-from headrace.http import counted_route, error_handler, failure, json, json_lines, parse_body, parse_query, scrape
+from headrace.http import counted_route, error_handler, json, json_lines, parse_body, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
 from headrace.problem import Problem
 from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
-from headrace.server import head_bytes_max, serving
+from headrace.server import serving
 from headrace.shard.blobs import Blobs
 from headrace.surface import Refused, Route, Unknown
 from learners.families import Placement
+from learners.family import Family
 from serving.answers import Answers
+from serving.openapi import OPEN, document
 from serving.turns import Turns
 
-HEALTH: Final = ("/health/live", "/health/ready", "/metrics")
+OTHERS: Final = tuple(path for path, *_ in OPEN)
 tick_s: Final = 0.1
 """Time, in seconds, between two looks at whether to stop."""
 hung_s: Final = 60.0
@@ -41,14 +45,14 @@ _RESTORING: Final = Problem("restoring", "the newest snapshot is being restored"
 
 def make_app(
     followed: Sequence[Answers], metrics: ServingMetrics, settings: ServeSettings, keys: KeyRing | None = None
-) -> Starlette:
+) -> Direct:
     """Return the application. Its handlers run in the event loop's thread, which answers while no other thread folds.
 
     Args:
         keys: those with which questions may be asked; None if anybody may.
     """
 
-    def answering(answers: Answers, route: Route) -> HttpRoute:
+    def answering(answers: Answers, route: Route) -> DirectRoute:
         def handle(request: Request, body: bytes) -> Response:
             if keys and (refused := _refused(keys, request)):
                 return refused
@@ -68,7 +72,7 @@ def make_app(
                 return Problem("unknown", str(unknown)).response()
             return json(answer) if answer else _RESTORING.response()
 
-        return counted_route(metrics, route.path, handle, method=route.method, request_s_max=settings.request_s_max)
+        return counted_route(metrics, route.path, handle, method=route.method)
 
     def live(request: Request, body: bytes) -> Response:
         return json({"live": True})
@@ -84,15 +88,21 @@ def make_app(
     def metrics_of(request: Request, body: bytes) -> Response:
         return scrape(metrics.registry)
 
+    described = msgspec.json.encode(document(one for answers in followed for one in _declared(answers)))
+
+    def openapi(request: Request, body: bytes) -> Response:
+        return Response(described, media_type="application/json")
+
     questions = [answering(answers, route) for answers in followed for route in answers.routes]
-    others = [
-        counted_route(metrics, path, handler) for path, handler in zip(HEALTH, (live, ready, metrics_of), strict=True)
-    ]
+    handlers = (live, ready, metrics_of, openapi)
+    others = [counted_route(metrics, path, handler) for path, handler in zip(OTHERS, handlers, strict=True)]
     asked = [(route.method, route.path) for answers in followed for route in answers.routes]
-    refuse = error_handler(metrics, [*asked, *(("GET", path) for path in HEALTH)])
-    app = Starlette(routes=[*questions, *others], exception_handlers={404: refuse, 405: refuse, 500: failure})
-    app.router.redirect_slashes = False  # a redirect would repeat the request's path and host in a header
-    return app
+    return Direct([*questions, *others], error_handler(metrics, [*asked, *(("GET", path) for path in OTHERS)]))
+
+
+def _declared(answers: Answers) -> Iterator[tuple[type[Family], Route]]:
+    for route, family in answers.kinds.items():
+        yield family, route
 
 
 def _refused(keys: KeyRing, request: Request) -> Response | None:
@@ -106,7 +116,7 @@ def _refused(keys: KeyRing, request: Request) -> Response | None:
     return Problem("forbidden", f"wanted a key of the role read or operate, found {key.role}").response()
 
 
-class _Observer:
+class Observer:
     """Counts connections that are ended, and requests that are no HTTP."""
 
     def __init__(self, metrics: ServingMetrics) -> None:
@@ -173,7 +183,7 @@ def run(
 
     async def answer() -> None:
         async with serving(
-            make_app(followed, metrics, settings, keys), listener, _Observer(metrics),
+            make_app(followed, metrics, settings, keys), listener, Observer(metrics),
             connections_max=settings.connections_max, request_s_max=settings.request_s_max,
         ) as connections:  # fmt: skip
             turns.attach(asyncio.get_running_loop())
@@ -186,7 +196,7 @@ def run(
 
     def answering() -> None:
         try:
-            asyncio.run(answer())
+            uvloop.run(answer())
         except Exception as error:  # as above
             failures.append(error)
         finally:

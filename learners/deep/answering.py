@@ -3,12 +3,12 @@
 It reads the bytes that `learners.deep.model.DeepModel` writes; its probabilities are those of `DeepModel.predict` up to
 rounding (docs/decisions/0031-answers-without-torch.md). The network is described in `learners.deep.network`.
 
-Letters of shapes: L items of a prefix, D width, H heads, V items of the vocabulary, G late items.
+Letters of shapes: L items of a prefix, D width, H heads, C context, V items of the vocabulary, G late items.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final, Self, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,38 @@ Floats: TypeAlias = NDArray[np.float32]
 _NORM_EPSILON: Final = 1e-5
 
 
+class _Linear(NamedTuple):
+    """A linear layer, its weight ready for the product. Shapes: weight (from, to), bias (to,)."""
+
+    weight: Floats
+    bias: Floats
+
+    def __call__(self, x: Floats) -> Floats:
+        mapped: Floats = x @ self.weight
+        mapped += self.bias
+        return mapped
+
+
+class _Attention(NamedTuple):
+    """The projection to queries, keys and, in blocks, values, and the bias of each query's position for each key's.
+
+    Shapes:
+        bias: (H, C, C), for C positions of the context; minus infinity for keys after the query
+    """
+
+    project: _Linear
+    bias: Floats
+
+
+class _Block(NamedTuple):
+    """One layer (`learners.deep.network.Block`). The projection and the first mixing layer include their norm."""
+
+    attention: _Attention
+    out: _Linear
+    widen: _Linear
+    narrow: _Linear
+
+
 class AnsweringModel(Vocabulary):
     """A trained model that answers. `predict` changes nothing, so that several threads may call it at once, but not
     beside `add_late_items`."""
@@ -29,9 +61,31 @@ class AnsweringModel(Vocabulary):
     def __init__(self, contents: Contents) -> None:
         super().__init__(contents.vocabulary, contents.row)
         self.settings = contents.settings
-        self._weights = {name.removeprefix(NETWORK): weight for name, weight in contents.weights.items()}
-        self._units = _normalised(self._weights.pop(ITEMS))
+        weights = {name.removeprefix(NETWORK): weight for name, weight in contents.weights.items()}
+        self._units = _normalised(weights.pop(ITEMS))
         self._buffer = self._units
+        self._blocks = [
+            _Block(
+                self._attention(weights, f"{name}.attention", f"{name}.norm_attention"),
+                _linear(weights, f"{name}.out"),
+                _linear(weights, f"{name}.mix.0", norm=f"{name}.norm_mix"),
+                _linear(weights, f"{name}.mix.2"),
+            )
+            for name in (f"blocks.{layer}" for layer in range(self.settings.layers))
+        ]
+        self._pool = self._attention(weights, "pool", "norm")
+
+    @staticmethod
+    def _attention(weights: Mapping[str, Floats], name: str, norm: str) -> _Attention:
+        recency = weights[f"{name}.recency"]
+        step = np.arange(recency.shape[1])
+        back = step[:, None] - step
+        bias = np.where(back < 0, np.float32(-math.inf), recency[:, np.maximum(back, 0)])
+        project, heads = _linear(weights, f"{name}.project", norm=norm), len(recency)
+        width = project.weight.shape[0]
+        for part in project:  # scale the logits by scaling the queries
+            part[..., :width] /= math.sqrt(width // heads)
+        return _Attention(project, bias)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -64,63 +118,39 @@ class AnsweringModel(Vocabulary):
     def _predict(self, rows: list[int], n: int) -> Listed:
         if not rows:
             return [], np.zeros(0, np.float32)
-        probabilities = _softmax(self._units @ self._session(rows) / self.settings.temperature)
-        n = min(n, len(probabilities))
-        least = np.partition(probabilities, -n)[-n]
-        found = np.flatnonzero(probabilities >= least)  # more than n if some are equally probable
-        best = found[np.argsort(-probabilities[found], kind="stable")[:n]]
-        return self.named(best.tolist()), probabilities[best]
+        odds = self._units @ (self._session(rows) / np.float32(self.settings.temperature))
+        odds -= odds.max()
+        np.exp(odds, out=odds)
+        n = min(n, len(odds))
+        least = np.partition(odds, -n)[-n]
+        found = (odds >= least).nonzero()[0]  # more than n if some are equally probable
+        best = found[np.argsort(-odds[found], kind="stable")[:n]]
+        return self.named(best.tolist()), odds[best] / odds.sum()
 
     def _session(self, rows: list[int]) -> Floats:
         """Return (D,): the session's vector after the last item."""
         items = self._units[rows]
-        step = np.arange(len(rows))
-        back = step[:, None] - step
         x = items * math.sqrt(items.shape[1])
-        for layer in range(self.settings.layers):
-            x = self._block(f"blocks.{layer}", x, back)
-        query, key = self._projected("pool", self._norm("norm", x), heads=1)
-        weights = self._attention("pool", query[:, -1:], key, back[-1:])
-        return _normalised(weights[0, 0] @ items)
+        for block in self._blocks:
+            x = self._mapped(block, x)
+        parts = self._pool.project(_standardised(x))
+        width = x.shape[1]
+        logits = parts[:, width:] @ parts[-1, :width]
+        logits += self._pool.bias[0, len(rows) - 1, : len(rows)]
+        return _normalised(_softmax(logits) @ items)
 
-    def _block(self, name: str, x: Floats, back: NDArray[np.int64]) -> Floats:
-        """Map (L, D) to (L, D): one layer (`learners.deep.network.Block`)."""
-        query, key, value = self._projected(
-            f"{name}.attention", self._norm(f"{name}.norm_attention", x), self.settings.heads
-        )
-        gathered = self._attention(f"{name}.attention", query, key, back) @ value
-        x = x + self._linear(f"{name}.out", gathered.transpose(1, 0, 2).reshape(x.shape))
-        return x + self._linear(
-            f"{name}.mix.2", _gelu(self._linear(f"{name}.mix.0", self._norm(f"{name}.norm_mix", x)))
-        )
-
-    def _projected(self, name: str, x: Floats, heads: int) -> Floats:
-        """Return queries, keys and, if the attention has them, values: (2 or 3, H, L, D / H)."""
+    def _mapped(self, block: _Block, x: Floats) -> Floats:
+        """Map (L, D) to (L, D): one layer."""
         length, width = x.shape
-        parts = self._linear(f"{name}.project", x).reshape(length, -1, heads, width // heads)
-        return parts.transpose(1, 2, 0, 3)
-
-    def _attention(self, name: str, query: Floats, key: Floats, back: NDArray[np.int64]) -> Floats:
-        """Return the attention weights of each query over the positions up to its own.
-
-        Args:
-            back: how many steps before each query's position each key's position is.
-
-        Shapes:
-            query: (H, Q, D / H), key: (H, L, D / H), back: (Q, L); returns (H, Q, L), rows sum to 1
-        """
-        logits = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[2])
-        bias = self._weights[f"{name}.recency"][:, np.maximum(back, 0)]
-        return _softmax(np.where(back < 0, np.float32(-math.inf), logits + bias))
-
-    def _linear(self, name: str, x: Floats) -> Floats:
-        mapped: Floats = x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
-        return mapped
-
-    def _norm(self, name: str, x: Floats) -> Floats:
-        centred = x - x.mean(axis=1, keepdims=True)
-        scaled: Floats = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + _NORM_EPSILON)
-        return scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        heads = self.settings.heads
+        parts = block.attention.project(_standardised(x)).reshape(length, 3, heads, width // heads)
+        query, key, value = parts.transpose(1, 2, 0, 3)
+        logits = query @ key.transpose(0, 2, 1)
+        logits += block.attention.bias[:, :length, :length]
+        gathered = _softmax(logits) @ value
+        x = x + block.out(gathered.transpose(1, 0, 2).reshape(length, width))
+        x += block.narrow(_gelu(block.widen(_standardised(x))))
+        return x
 
     def _unit_vectors(self) -> Floats:
         return self._units
@@ -135,6 +165,24 @@ class AnsweringModel(Vocabulary):
         self._units = self._buffer[:size]
 
 
+def _linear(weights: Mapping[str, Floats], name: str, *, norm: str = "") -> _Linear:
+    """Return a linear layer; with a norm, the scale and the shift behind its standardisation are part of it."""
+    weight, bias = weights[f"{name}.weight"].T, weights[f"{name}.bias"]
+    if norm:
+        bias = bias + weights[f"{norm}.bias"] @ weight
+        weight = weights[f"{norm}.weight"][:, None] * weight
+    return _Linear(np.array(weight, order="C"), np.array(bias))
+
+
+def _standardised(x: Floats) -> Floats:
+    """Return rows with mean 0 and variance 1."""
+    width = np.float32(x.shape[1])
+    centred: Floats = x - (x.sum(axis=1) / width)[:, None]
+    variance = np.einsum("ij,ij->i", centred, centred) / width
+    centred /= np.sqrt(variance + np.float32(_NORM_EPSILON))[:, None]
+    return centred
+
+
 def _normalised(x: Floats) -> Floats:
     """Return rows of unit length; a row of zeros stays as it is."""
     unit: Floats = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
@@ -142,23 +190,32 @@ def _normalised(x: Floats) -> Floats:
 
 
 def _softmax(x: Floats) -> Floats:
-    """Return probabilities along the last axis."""
-    powers: Floats = np.exp(x - x.max(axis=-1, keepdims=True))
-    powers /= powers.sum(axis=-1, keepdims=True)
-    return powers
+    """Replace logits by probabilities along the last axis."""
+    x -= x.max(axis=-1, keepdims=True)
+    np.exp(x, out=x)
+    x /= x.sum(axis=-1, keepdims=True)
+    return x
 
 
 def _gelu(x: Floats) -> Floats:
-    """Return x times the normal distribution function of x.
+    """Return x times the normal distribution function of x, which is max(x, 0) - |x| times that of -|x|.
 
     Source: Abramowitz & Stegun, Handbook of Mathematical Functions, 7.1.26; its error is at most 1.5e-7, as large as
     that of a sum in float32. NumPy has no error function.
     """
-    z = np.abs(x) * math.sqrt(0.5)
-    t = 1 / (1 + 0.3275911 * z)
-    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    tail = 0.5 * series * np.exp(-z * z)  # the distribution function of -|x|
-    product: Floats = x * np.where(x < 0, tail, 1 - tail)
+    size: Floats = np.abs(x)
+    t: Floats = size * np.float32(0.3275911 * math.sqrt(0.5))
+    t += 1
+    np.reciprocal(t, out=t)
+    tail: Floats = t * np.float32(0.5 * 1.061405429)  # the distribution function of -|x|
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        tail += 0.5 * coefficient
+        tail *= t
+    np.square(size, out=t)
+    t *= -0.5
+    tail *= np.exp(t, out=t)
+    tail *= size
+    product: Floats = np.maximum(x, 0) - tail
     return product
 
 

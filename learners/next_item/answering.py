@@ -3,15 +3,16 @@
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
 from headrace.rules import RuleSet, Seen
 from headrace.surface import Now, Refused
+from learners.desk.family import Desk
 from learners.next_item import ranking
 from learners.next_item.contexts import pushed, steps_of
-from learners.next_item.history import Facts
+from learners.next_item.history import Facts, History
 from learners.next_item.questions import (
     BatchQuery,
     CartQuery,
@@ -26,13 +27,11 @@ from learners.next_item.questions import (
     Wanted,
     items_in,
 )
-from learners.next_item.ranking import PINNED, Ask, Candidates, Mask, Reason, first_max
+from learners.next_item.ranking import PINNED, Ask, Learned, Mask, Ranked, Reason, first_max
+from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import EXCLUDE, Answer, Rules
 from learners.next_item.shelf import Shelf
 from learners.protocol import Context
-
-if TYPE_CHECKING:
-    from learners.next_item.family import NextItemFamily
 
 hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
@@ -118,15 +117,20 @@ class _Want(NamedTuple):
 class Answering:
     """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold.
 
+    Args:
+        desk: None where the shard has none.
+        n_max: most items of a list.
+
     Attributes:
         shelf: all items that are known; `sync` it before it is read.
     """
 
-    def __init__(self, family: "NextItemFamily") -> None:
-        self._family = family
-        self.shelf = Shelf(
-            family.browsing.catalogue, family.history, family.browsing.traits, family.desk
-        )  # fmt: skip
+    def __init__(
+        self, learned: Learned, history: History, rulebook: Rulebook, desk: Desk | None, *, n_max: int
+    ) -> None:  # fmt: skip
+        self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
+        browsing = learned.browsing
+        self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
 
     # The routes
 
@@ -187,7 +191,7 @@ class Answering:
     def rerank(self, query: RerankQuery, now: Now) -> ItemList:
         """Return given items in the order in which a shopper is likely to want them."""
         shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
-        rules = self._family.rulebook.of(query.placement)
+        rules = self._rulebook.of(query.placement)
         # Search results must not lack what was just seen, unless a rule says so.
         seen = rules.stated.seen or Seen(leave_out=False)
         gone = self._gone(shopper, now.time_ms, rules.stated, seen, query.events, ())
@@ -229,15 +233,14 @@ class Answering:
         return self._chosen(want, self._ask(Now(time_ms, artifact=model), shopper), [])[0]
 
     def _check_n(self, n: int) -> None:
-        most = self._family.settings.recommendations_max
-        if n > most:
-            raise Refused(f"n: wanted 1 to {most}, found {n}")
+        if n > self._n_max:
+            raise Refused(f"n: wanted 1 to {self._n_max}, found {n}")
 
     def _ask(
         self, now: Now, shopper: str = _NOBODY, events: Sequence[Happened] = (), on_item: str = ""
     ) -> Ask:  # fmt: skip
         """Return for whom a list is made. Events of the request are the whole visit; what was before it stays known."""
-        browsing = self._family.browsing
+        browsing = self._learned.browsing
         context = browsing.contexts.newest(shopper, now.time_ms)
         if events:
             items, start = list(context.items[: context.start]), context.start
@@ -260,7 +263,7 @@ class Answering:
         events: Sequence[Happened] = (), *, items: Sequence[str] = (), on_item: str = "", taken: Collection[str] = (),
     ) -> ItemList:  # fmt: skip
         self._check_n(query.n)
-        rules = self._family.rulebook.of(query.placement)
+        rules = self._rulebook.of(query.placement)
         exclude = [*items_in(query.exclude), *items, *taken, *([on_item] if on_item else [])]
         gone = self._gone(shopper, ask.time_ms, rules.stated, rules.stated.seen or Seen(), events, exclude)
         want = _Want(
@@ -282,7 +285,7 @@ class Answering:
         applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out))
         return ItemList(id_, want.kind, asked, placement, shown, next_page, applied)
 
-    def _chosen(self, want: _Want, ask: Ask, items: Sequence[str]) -> tuple[Answer, Candidates]:
+    def _chosen(self, want: _Want, ask: Ask, items: Sequence[str]) -> tuple[Answer, Ranked]:
         """Return the items that obey the rules.
 
         Rules that forbid much are applied to all candidates before the best ones are taken, if too few of the best ones
@@ -307,17 +310,17 @@ class Answering:
             return Answer(filled.items, answer.left_out | left_out), wider
         return answer, candidates
 
-    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Candidates:
-        family, shelf = self._family, self.shelf
+    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
+        learned, shelf = self._learned, self.shelf
         if kind == "reranked":
-            return ranking.reranked(family, shelf, ask, allowed, items)
+            return ranking.reranked(learned, shelf, ask, allowed, items)
         if kind == "similar":
-            return ranking.similar(family, shelf, ask, allowed, items[0])
+            return ranking.similar(learned, shelf, ask, allowed, items[0])
         if kind == "bought_together":
-            return ranking.bought_together(family, shelf, ask, allowed, items)
-        return _KINDS[kind](family, shelf, ask, allowed)
+            return ranking.bought_together(learned, shelf, ask, allowed, items)
+        return _KINDS[kind](learned, shelf, ask, allowed)
 
-    def _applied(self, want: _Want, candidates: Candidates, allowed: Mask | None) -> Answer:
+    def _applied(self, want: _Want, candidates: Ranked, allowed: Mask | None) -> Answer:
         shown, shelf = want.shown, self.shelf
         pool = [one for one in candidates.pool if one[0] not in shown] if len(shown) else candidates.pool
         more = (item for item in candidates.more if item not in shown) if len(shown) else candidates.more
@@ -335,7 +338,7 @@ class Answering:
         exclude: Collection[str],
     ) -> dict[str, str]:  # fmt: skip
         """Return the items that a shopper must not get at a shop time, each with the name of the rule."""
-        browsing, history, gone = self._family.browsing, self._family.history, dict[str, str]()
+        browsing, history, gone = self._learned.browsing, self._history, dict[str, str]()
         if rules.bought and rules.bought.leave_out:
             days = rules.bought.again_after_days
             after_ms = None if days is None else time_ms - int(days * day_ms)
@@ -369,7 +372,7 @@ class Answering:
         return text
 
 
-_KINDS: Final[Mapping[str, Callable[..., Candidates]]] = {
+_KINDS: Final[Mapping[str, Callable[..., Ranked]]] = {
     "recommended": ranking.recommended, "trending": ranking.trending, "new": ranking.new, "popular": ranking.popular,
 }  # fmt: skip
 _WITH_ITEM: Final = frozenset({"similar", "bought_together"})

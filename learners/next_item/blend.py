@@ -19,6 +19,7 @@ from learners.protocol import Scores, top
 
 TraitLookup: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 """Returns the traits of slots, as `learners.next_item.traits` tells them. Shapes: (C,) to (C, len(TRAITS))."""
+Elementwise: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _lengths: Final = (1, 2, 3, 4, 6, 10)
 """Session lengths at which the next length group begins; below the first one, the session is empty."""
@@ -102,6 +103,18 @@ class _ForwardPass(NamedTuple):
     probabilities: NDArray[np.float64]
 
 
+class _PredictingWeights(NamedTuple):
+    """The weights of one length group. The last unit is the linear part, which has no bias and is not rectified.
+
+    Shapes:
+        units: (F, units + 1); biases: (units + 1,); output: (units + 1,)
+    """
+
+    units: NDArray[np.float64]
+    biases: NDArray[np.float64]
+    output: NDArray[np.float64]
+
+
 class Blend:
     """A small network that ranks the union of the members' candidates.
 
@@ -165,6 +178,7 @@ class Blend:
         self._layers = _Layers.of(self._flat, inputs)
         self._average = np.zeros_like(self._flat)
         self._average_layers = _Layers.of(self._average, inputs)
+        self._predicting: dict[int, _PredictingWeights] = {}  # by length group, made of the average until it changes
         self._slopes = np.zeros_like(self._flat)  # scratch space of `_gradient`: splitting an array takes long
         self._slope_layers = _Layers.of(self._slopes, inputs)
         trust = self._layers.linear[0, : self._member_inputs].reshape(len(self.members), len(_features))
@@ -193,9 +207,9 @@ class Blend:
         joined = self._joined(candidates)
         if joined is None:
             return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
-        slots, inputs = self._inputs(joined, traits)
+        slots, inputs = self._inputs(joined, traits, np.log)
         group = _length_group(context_length)
-        utility, _ = _utility(self._average_layers, inputs, group, np.matmul)
+        utility = self._predicted_utility(inputs, group)
         odds = np.exp(utility - utility.max())
         softmax = odds / odds.sum()
         probabilities = softmax * (self._hits[group] / self._tries[group])
@@ -215,11 +229,27 @@ class Blend:
         self._hits[group] = self.fading * self._hits[group] + listed
         self._tries[group] = self.fading * self._tries[group] + 1.0
         if joined is not None and listed:
-            slots, inputs = self._inputs(joined, traits)
+            slots, inputs = self._inputs(joined, traits, portable.log)
             forward = _forward(self._layers, inputs, group)
             error = forward.probabilities
             error[np.searchsorted(slots, item)] -= 1.0
             self._step(self._gradient(forward, error, group))
+
+    def _predicted_utility(self, inputs: NDArray[np.float64], group: int) -> NDArray[np.float64]:
+        """Return the candidates' utilities by the averaged weights, with one matrix product. Shapes: (C, F) to (C,)."""
+        if group not in self._predicting:
+            linear, hidden, bias, output = self._average_layers
+            self._predicting[group] = _PredictingWeights(
+                np.column_stack([hidden, linear[0] + linear[1 + group]]),
+                np.append(bias[0] + bias[1 + group], 0.0),
+                np.append(output, 1.0),
+            )
+        weights, biases, output = self._predicting[group]
+        units = inputs @ weights
+        units += biases
+        np.maximum(units[:, :_units], 0.0, out=units[:, :_units])
+        utility: NDArray[np.float64] = units @ output
+        return utility
 
     def _gradient(self, forward: _ForwardPass, error: NDArray[np.float64], group: int) -> NDArray[np.float64]:
         """Return the gradient of the cross-entropy, until the next call.
@@ -247,6 +277,7 @@ class Blend:
         np.clip(self._flat, -_weight_max, _weight_max, out=self._flat)
         share, most = _averaged
         self._average += (self._flat - self._average) / min(max(1.0, share * self._steps), most)
+        self._predicting.clear()
 
     def _joined(self, candidates: Mapping[str, Scores]) -> _Joined | None:
         """Return the best candidates of the members whose scores are valid, None if there are no such members."""
@@ -259,7 +290,9 @@ class Blend:
         found = {place: self._best(scores) for place, scores in found.items() if _valid(scores)}
         return _Joined.of(found) if found else None
 
-    def _inputs(self, joined: _Joined, traits: TraitLookup | None) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    def _inputs(
+        self, joined: _Joined, traits: TraitLookup | None, log: Elementwise
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return the union of the members' candidates, in ascending order, and the features of each.
 
         Shapes:
@@ -268,7 +301,7 @@ class Blend:
         slots, index = _union(joined.slots)
         inputs = np.zeros((len(slots), self._member_inputs + len(TRAITS)))
         features = inputs[:, : self._member_inputs].reshape(len(slots), len(self.members), len(_features), copy=False)
-        features[index, np.repeat(joined.places, joined.sizes)] = _member_features(joined.values, joined.sizes)
+        features[index, np.repeat(joined.places, joined.sizes)] = _member_features(joined.values, joined.sizes, log)
         if traits is not None:
             inputs[:, self._member_inputs :] = traits(slots) / 255
         return slots, inputs
@@ -290,15 +323,14 @@ class Blend:
         joined = self._joined(candidates)
         if joined is None or not items:
             return [""] * len(items)
-        slots, inputs = self._inputs(joined, traits)
+        slots, inputs = self._inputs(joined, traits, np.log)
         mine = inputs[np.searchsorted(slots, items)]
         without = np.repeat(mine[None], 1 + len(self.members), axis=0)
         features = without[:, :, : self._member_inputs].reshape(*without.shape[:2], len(self.members), -1, copy=False)
         for place in range(len(self.members)):
             features[place, :, place] = 0.0
         group = _length_group(context_length)
-        utility, _ = _utility(self._average_layers, without.reshape(-1, without.shape[2]), group, np.matmul)
-        lost = utility.reshape(without.shape[:2])
+        lost = self._predicted_utility(without.reshape(-1, without.shape[2]), group).reshape(without.shape[:2])
         least = lost[:-1].argmin(axis=0)
         falls = lost[least, np.arange(len(items))] < lost[-1]
         return [self.members[place] if fall else "" for place, fall in zip(least.tolist(), falls.tolist(), strict=True)]
@@ -400,16 +432,14 @@ def _valid(scores: Scores) -> bool:
 
 def _union(slots: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the distinct slots in ascending order, and the index of each given slot in them."""
-    order = np.argsort(slots, kind="stable")
-    ordered = slots[order]
-    first = np.ones(len(slots), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    index = np.empty(len(slots), np.int64)
-    index[order] = np.cumsum(first) - 1
-    return ordered[first], index
+    table = np.zeros(int(slots.max()) + 1, np.int64)
+    table[slots] = 1
+    distinct = table.nonzero()[0]
+    table[distinct] = np.arange(len(distinct))
+    return distinct.astype(np.int32), table.take(slots)
 
 
-def _member_features(values: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+def _member_features(values: NDArray[np.float64], sizes: NDArray[np.int64], log: Elementwise) -> NDArray[np.float64]:
     """Return the features that follow from members' scores. The scores are concatenated, `sizes` of each member.
 
     Shapes:
@@ -419,17 +449,20 @@ def _member_features(values: NDArray[np.float64], sizes: NDArray[np.int64]) -> N
     starts = last - sizes
     member = np.repeat(np.arange(len(sizes)), sizes)
     peak = np.maximum(values / np.maximum.reduceat(values, starts)[member], _floor)
-    order = np.lexsort((-peak, member))
-    ordered, ends_tie = peak[order], np.ones(len(values), np.bool_)
+    rises = peak[1:] > peak[:-1]
+    rises[last[:-1] - 1] = False
+    order = np.lexsort((-peak, member)) if rises.any() else None  # members' lists are best first, judgements' are not
+    ordered, ends_tie = peak if order is None else peak[order], np.ones(len(values), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=ends_tie[:-1])
     ends_tie[last - 1] = True
-    ends = np.flatnonzero(ends_tie)
-    tied = ends + 1
-    tied[1:] -= tied[:-1].copy()  # numbers of equal scores
-    rank = np.empty(len(values))
-    rank[order] = np.repeat(ends, tied)
+    ends = ends_tie.nonzero()[0]
+    rank = np.repeat(ends, np.diff(ends, prepend=-1))  # equal scores have the last rank of them
+    if order is not None:
+        ranks = np.empty(len(values), np.int64)
+        ranks[order] = rank
+        rank = ranks
     found = np.ones((len(values), len(_features)))
     found[:, 0] = peak / np.add.reduceat(peak, starts)[member]
-    found[:, 1] = 1.0 - portable.log(peak) / _log_floor
+    found[:, 1] = 1.0 - log(peak) / _log_floor
     found[:, 2] = 1.0 / (rank - starts[member] + 1)
     return found

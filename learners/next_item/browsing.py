@@ -14,15 +14,17 @@ from headrace.events import Event, Item
 from headrace.state import State
 from learners.family import Move, Part
 from learners.next_item.attributes import AttributeLookup, Attributes, ItemAttributes
+from learners.next_item.candidates import Candidates, in_slots, pool
 from learners.next_item.catalogue import Catalogue
 from learners.next_item.choices import TAKEN_BACK_BY, Choices
 from learners.next_item.contexts import CHOICE_EVENTS, STEP_EVENTS, VIEW_EVENTS, Contexts, own_clock, pushed, steps
 from learners.next_item.contexts import from_version_1 as contexts_from_version_1
-from learners.next_item.judgement import list_length, without_item
+from learners.next_item.equal import EqualKeys
+from learners.next_item.judgement import list_length
 from learners.next_item.members import KINDS
 from learners.next_item.recent import Recent
 from learners.next_item.traits import Traits
-from learners.protocol import Context, Listed, NextItem, Question, Scores, top
+from learners.protocol import DEEP, Context, Listed, NextItem, Question, Scores, top
 
 Allows: TypeAlias = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
 """Returns which slots are allowed. Shape: as the slots"""
@@ -77,6 +79,9 @@ class Browsing:
         self.traits = Traits()
         self.attributes = Attributes()
         self.dependants: list[Forgets] = []
+        # What a member returned last, and its best: popularity returns the same object until it changes.
+        self._ranked: dict[str, tuple[Scores, Scores]] = {}
+        self._equal = EqualKeys()
 
     def learn(self, event: Event) -> list[str]:
         """Learn the steps of an event; return the items of those that all shoppers' learners learned, in order."""
@@ -90,7 +95,9 @@ class Browsing:
         context = self.contexts.context(shopper, time_ms, name, own_ms)
         found = self._steps(event, context)
         # Somebody who sees one item again and again in a visit is no crowd.
-        counts = event.counts and all(self.recent.count(shopper, slot) < repeats_max for slot in self._slots(found))
+        counts = event.counts and all(
+            self.recent.count(shopper, slot) < repeats_max for slot in self.catalogue.slots_of(found)
+        )
         if counts:
             lines = {line.item_id: line for line in event.data.items}
             for item in found:
@@ -110,10 +117,10 @@ class Browsing:
                     self.choices.note(shopper, slot, time_ms, ordered=False)
                 context = after
         else:  # only what is known is added to the shopper's own context
-            for slot in self._slots(found):
+            for slot in self.catalogue.slots_of(found):
                 if slot >= 0:
                     self.contexts.push(shopper, slot, time_ms, name, own_ms)
-        for slot in self._slots([line.item_id for line in event.data.items]):
+        for slot in self.catalogue.slots_of([line.item_id for line in event.data.items]):
             if slot >= 0:
                 self.recent.note(shopper, slot, time_ms, own_ms)
                 if kind == "purchase":
@@ -193,11 +200,14 @@ class Browsing:
 
     def ids(self, slots: Sequence[int]) -> list[str]:
         """Return the item ids of slots in use."""
-        item = self.catalogue.item
-        return [item(slot) for slot in slots]
+        return self.catalogue.items_at(slots)
 
-    def lists(self, context: Context, allows: Allows | None = None) -> dict[str, Listed]:
-        """Return each fast learner's best candidates for a context: item ids and scores, best first.
+    def lists(self, context: Context) -> dict[str, Listed]:
+        """Return `best` in item ids."""
+        return {name: (self.ids(slots.tolist()), scores) for name, (slots, scores) in self.best(context).items()}
+
+    def best(self, context: Context, allows: Allows | None = None) -> dict[str, Scores]:
+        """Return each fast learner's best candidates for a context, best first.
 
         The item viewed last is left out, because a repeated view of it is not a step
         (`learners.next_item.contexts.steps`).
@@ -205,16 +215,26 @@ class Browsing:
         Args:
             allows: returns which slots may be candidates; None: all may.
         """
-        last = self.last(context)
+        last = context.items[-1] if len(context.items) > context.start else -1
         found = {}
         for name, member in self.members.items():
-            candidates = member.predict(context)
+            scores = member.predict(context)
             if allows is not None:
-                kept = allows(candidates.slots)
-                candidates = Scores(candidates.slots[kept], candidates.scores[kept])
-            slots, scores = top(candidates, list_length + 1)
-            found[name] = without_item((self.ids(slots.tolist()), scores), last)
+                kept = allows(scores.slots)
+                found[name] = _without(top(Scores(scores.slots[kept], scores.scores[kept]), list_length + 1), last)
+                continue
+            ranked = self._ranked.get(name)
+            if ranked is None or ranked[0] is not scores:
+                ranked = self._ranked[name] = scores, top(scores, list_length + 1)
+            found[name] = _without(ranked[1], last)
         return found
+
+    def candidates(self, context: Context, deep: "Listed | None", allows: Allows | None = None) -> Candidates:
+        """Return the candidates for a context: those of the fast learners (`best`), and of the deep model's answer."""
+        lists, unknown = self.best(context, allows), list[str]()
+        if deep is not None:
+            lists[DEEP], unknown = in_slots(deep, self.catalogue)
+        return pool(lists, unknown, self.catalogue.slots_end, self._equal)
 
     def traits_of(self, items: Sequence[str], remembered: Sequence[str], start: int, time_ms: int) -> NDArray[np.uint8]:
         """Return the settled traits of items for a shopper.
@@ -222,11 +242,12 @@ class Browsing:
         Args:
             remembered: the shopper's remembered items, oldest first; those from `start` on are of this session.
         """
-        return self.traits.of(self._slots(items), Context(self._slots(remembered), start, 0, time_ms))
+        slots_of = self.catalogue.slots_of
+        return self.traits.of(slots_of(items), Context(slots_of(remembered), start, 0, time_ms))
 
     def attributes_of(self, items: Sequence[str]) -> ItemAttributes:
         """Return the categories and prices of items."""
-        return self.attributes.of(self._slots(items))
+        return self.attributes.of(self.catalogue.slots_of(items))
 
     def add_late_items_to(self, model: AcceptsLateItems) -> None:
         """Add to a model the items that the catalogue admitted since the last call, and move those of a new category.
@@ -236,10 +257,6 @@ class Browsing:
         if model.admissions_seen < self.catalogue.admitted:
             model.add_late_items(self.catalogue.since(model.admissions_seen), self.attributes_of)
             model.admissions_seen = self.catalogue.admitted
-
-    def _slots(self, items: Sequence[str]) -> list[int]:
-        """Return the slots of items, -1 for those without one."""
-        return [-1 if (slot := self.catalogue.slot(item)) is None else slot for item in items]
 
     def question(self, step: ItemStep) -> Question:
         """Return a step as the question that a deep model is asked, in item ids."""
@@ -296,6 +313,14 @@ class Browsing:
         if "attributes" in state:
             self.attributes = Attributes.from_state(state["attributes"])
         self._forget(self.catalogue.resize(self._items_max))
+
+
+def _without(ranked: Scores, slot: int) -> Scores:
+    """Return the first `list_length` candidates of a ranked list without one slot (-1 removes nothing)."""
+    slots, scores = ranked
+    if place := (slots == slot).nonzero()[0].tolist():
+        slots, scores = np.delete(slots, place), np.delete(scores, place)
+    return Scores(slots[:list_length], scores[:list_length])
 
 
 def _contexts_2(state: State) -> State:

@@ -1,8 +1,8 @@
 """The catalogue: the items that a shard knows. Each has a slot, a small number that indexes arrays. Bounded."""
 
 from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
+from itertools import islice, repeat
 from typing import Final, Self
 
 from headrace.state import State
@@ -44,6 +44,19 @@ class Catalogue:
     def item(self, slot: int) -> str:
         """Return the item at a slot in use."""
         return self._items[slot]
+
+    def items_at(self, slots: Iterable[int]) -> list[str]:
+        """Return the items at slots in use."""
+        return list(map(self._items.__getitem__, slots))
+
+    def slots_of(self, items: Iterable[str]) -> list[int]:
+        """Return the slots of items, -1 for those that are not known."""
+        return list(map(self._slots.get, items, repeat(-1)))
+
+    @property
+    def slots_end(self) -> int:
+        """The first number that is no slot: every slot is below it."""
+        return len(self._items)
 
     def items(self) -> list[str]:
         """Return the known items, the least recently seen first."""

@@ -30,8 +30,8 @@ from learners.next_item.history import History
 from learners.next_item.history import from_version_1 as history_from_version_1
 from learners.next_item.history import from_version_2 as history_from_version_2
 from learners.next_item.inspecting import Inspecting
-from learners.next_item.judgement import Pooled
 from learners.next_item.members import KINDS
+from learners.next_item.ranking import Learned
 from learners.next_item.routes import ROUTES
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.together import Together
@@ -176,23 +176,26 @@ class NextItemFamily(Family):
     def answering(self) -> Answering:
         """What answers requests from this fold."""
         if self._answering is None:
-            self._answering = Answering(self)
+            learned = Learned(self.browsing, self.blend, self.together)
+            self._answering = Answering(
+                learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
+            )
         return self._answering
 
     @property
     def inspecting(self) -> Inspecting:
         """What says what this fold knows."""
         if self._inspecting is None:
-            self._inspecting = Inspecting(self)
+            self._inspecting = Inspecting(self.browsing, self.history, self.desk, self.answering.shelf)
         return self._inspecting
 
     def recommend(self, shopper: str, time_ms: int, n: int, model: Any = None) -> list[tuple[str, float]]:
         """Return the blend's n best items for a shopper, best first, with scores, by the rules of every placement."""
         return self.answering.choose(shopper, time_ms, n, model, self.rulebook.of(EVERY)).items
 
-    def blended(self, pooled: Pooled, prefix: int, traits: NDArray[np.uint8]) -> Scores:
-        """Return the blend's scores of pooled candidates with these traits (`Browsing.traits_of`)."""
-        return self.blend.predict(pooled.lists, prefix, traits.__getitem__)
+    def blended(self, lists: Mapping[str, Scores], prefix: int, traits: NDArray[np.uint8]) -> Scores:
+        """Return the blend's scores of pooled candidates, whose slots are indices into their traits."""
+        return self.blend.predict(lists, prefix, traits.__getitem__)
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has a context, or a history."""

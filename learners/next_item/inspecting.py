@@ -10,7 +10,7 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,13 +18,12 @@ from msgspec import Meta, Struct
 
 from headrace.surface import Now, Refused, Unknown
 from headrace.traits import Value
-from learners.next_item.history import Facts, ItemTimes
+from learners.desk.family import Desk
+from learners.next_item.browsing import Browsing
+from learners.next_item.history import Facts, History, ItemTimes
 from learners.next_item.popularity import Popularity
 from learners.next_item.questions import ItemId, ShopperId
 from learners.next_item.shelf import Shelf
-
-if TYPE_CHECKING:
-    from learners.next_item.family import NextItemFamily
 
 page_max: Final = 1_000
 search_items_max: Final = 20_000
@@ -174,10 +173,15 @@ class HistoryPage(Struct, frozen=True):
 
 
 class Inspecting:
-    """Says what a fold knows. It changes nothing."""
+    """Says what a fold knows. It changes nothing.
 
-    def __init__(self, family: "NextItemFamily") -> None:
-        self._family = family
+    Args:
+        desk: None where the shard has none.
+        shelf: all items that are known.
+    """
+
+    def __init__(self, browsing: Browsing, history: History, desk: Desk | None, shelf: Shelf) -> None:
+        self._browsing, self._history, self._desk, self._shelf = browsing, history, desk, shelf
 
     # The routes
 
@@ -208,11 +212,11 @@ class Inspecting:
 
     def shopper(self, query: ShopperQuery, now: Now) -> KnownShopper:
         """Return what is known of a shopper. Raises Unknown."""
-        shopper, family = now.known_as(query.shopper), self._family
+        shopper, browsing = now.known_as(query.shopper), self._browsing
         traits = self._traits(shopper)
-        if traits is None and not family.knows(shopper):
+        if traits is None and shopper not in browsing.contexts and not self._history.knows(shopper):
             raise Unknown("wanted a shopper of an event, or of whom the shop states something, found none of this id")
-        visit = family.browsing.ids([*family.browsing.recent.slots(shopper, now.time_ms)])
+        visit = browsing.ids([*browsing.recent.slots(shopper, now.time_ms)])
         done = {kind: [Done(item, times, at_ms) for item, at_ms, times in table.of(shopper)[: query.n]]
                 for kind, table in self._tables.items()}  # fmt: skip
         return KnownShopper(query.shopper, dict(traits or {}), visit, **done)
@@ -220,7 +224,7 @@ class Inspecting:
     def shoppers(self, query: ShoppersQuery, now: Now) -> ShopperPage:
         """Return a page of shoppers."""
         names, more = self._names(query.after, query.n)
-        history = self._family.history
+        history = self._history
         found = [
             ListedShopper(
                 name, dict(self._traits(name) or {}), len(history.seen.of(name)), len(history.bought.of(name))
@@ -241,23 +245,18 @@ class Inspecting:
     # What they share
 
     @property
-    def _shelf(self) -> Shelf:
-        return self._family.answering.shelf
-
-    @property
     def _tables(self) -> dict[Deed, ItemTimes]:
-        history = self._family.history
+        history = self._history
         return {"seen": history.seen, "carted": history.carted, "wished": history.wished, "bought": history.bought}
 
     def _traits(self, shopper: str) -> Mapping[str, Value] | None:
-        desk = self._family.desk
-        return desk.profiles.of(shopper) if desk else None
+        return self._desk.profiles.of(shopper) if self._desk else None
 
     def _item(self, item: str) -> KnownItem:
         shelf = self._shelf
         facts, stated = shelf.facts(item) or _NOTHING, shelf.stated_of(item)
         row = shelf.row(item)
-        slot, popular = int(shelf.slot[row]), self._family.browsing.members[Popularity.name]
+        slot, popular = int(shelf.slot[row]), self._browsing.members[Popularity.name]
         assert isinstance(popular, Popularity)
         count = float(popular.counts_of(np.array([slot], np.int32))[0]) if slot >= 0 else 0.0
         return KnownItem(
@@ -273,15 +272,14 @@ class Inspecting:
 
     def _names(self, after: str, n: int) -> tuple[list[str], bool]:
         """Return the first n names of shoppers behind one, and whether there are more."""
-        family = self._family
-        profiles = family.desk.profiles if family.desk else ()
-        names = {name for name in chain(family.history.seen, profiles) if name > after}
+        profiles = self._desk.profiles if self._desk else ()
+        names = {name for name in chain(self._history.seen, profiles) if name > after}
         found = heapq.nsmallest(n + 1, names)
         return found[:n], len(found) > n
 
     def _entries(self, shopper: str, n: int) -> Iterator[Entry]:
         """Yield what n shoppers did, those of a name and behind it; each did something, so n entries are among them."""
-        names = heapq.nsmallest(n + 1, (name for name in self._family.history.seen if name >= shopper))
+        names = heapq.nsmallest(n + 1, (name for name in self._history.seen if name >= shopper))
         for name in names:
             entries = [
                 Entry(name, item, kind, times, at_ms)

@@ -123,7 +123,7 @@ class NextItemJudge:
         start = len(one.remembered) - prefix
         traits = family.browsing.traits_of(pooled.candidates, one.remembered, start, one.time_ms)
         ranks = {name: pooled.rank(name, item) for name in pooled.lists}
-        ranks[BLEND] = rank_of(family.blended(pooled, prefix, traits), pooled.candidates, item)
+        ranks[BLEND] = rank_of(family.blended(pooled.lists, prefix, traits), pooled.candidates, item)
         return Judgement(
             partition=one.partition, offset=one.offset, step=one.number, time_ms=one.time_ms,
             session_length=prefix,

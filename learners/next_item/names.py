@@ -36,9 +36,14 @@ class Names:
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[int, ...]] = {}
-        self._words = np.full((1024, words_max), _none, np.int32)
+        # The last row, which no slot has, is that of an item without a name.
+        self._words = np.full((1025, words_max), _none, np.int32)
         self._counts = np.zeros(buckets + 1, np.int32)  # the last entry is the padding's
-        self._word_weights = np.zeros(buckets + 1)  # scratch space of `similarity`, otherwise all 0
+        # Each name's IDF weights, computed when they are asked for: they change whenever a name comes or goes.
+        self._weights = np.zeros(self._words.shape)
+        self._weighed = np.zeros(len(self._words), np.int64)  # the value of `_changes` when they were computed
+        self._changes = 1
+        self._codes = np.zeros(buckets + 1, np.intp)  # scratch space of `similarity`, otherwise all 0
 
     def __bool__(self) -> bool:
         return bool(self._kept)
@@ -52,9 +57,11 @@ class Names:
 
     def _put(self, slot: int, words: tuple[int, ...]) -> None:
         self._kept[slot] = words
-        if slot >= len(self._words):
-            more = max(slot + 1, 2 * len(self._words)) - len(self._words)
+        self._changes += 1
+        if slot >= len(self._words) - 1:
+            more = max(slot + 2, 2 * len(self._words)) - len(self._words)
             self._words = np.pad(self._words, ((0, more), (0, 0)), constant_values=_none)
+            self._weights, self._weighed = np.pad(self._weights, ((0, more), (0, 0))), np.pad(self._weighed, (0, more))
         self._words[slot, : len(words)] = words
         self._counts[list(words)] += 1
 
@@ -65,30 +72,44 @@ class Names:
             returns (len(asked), len(others))
         """
         mine, theirs = self._rows(asked), self._rows(others)
-        weights, their_weights = self._weights(mine), self._weights(theirs)
-        found = np.empty((len(mine), len(theirs)))
-        for column, (row, its) in enumerate(zip(theirs, their_weights, strict=True)):
-            self._word_weights[row] = its
-            found[:, column] = (self._word_weights[mine] * weights).sum(axis=1)
-            self._word_weights[row] = 0.0
-        return found
+        their_words, their_weights = self._words.take(theirs, axis=0), self._weights_of(theirs)
+        # Their words are numbered, so that a small table has the weight of each in each of their names.
+        flat = their_words.ravel()
+        self._codes[flat] = np.arange(1, len(flat) + 1)
+        self._codes[_none] = 0
+        table = np.zeros((len(theirs), len(flat) + 1))
+        table[np.arange(len(theirs))[:, None], self._codes.take(their_words)] = their_weights
+        codes = self._codes.take(self._words.take(mine, axis=0).T)
+        self._codes[flat] = 0
+        found = np.zeros((len(theirs), len(mine)))
+        shared = np.flatnonzero(codes.any(axis=0))  # names that share a word with one of theirs
+        if len(shared):
+            products = table.take(codes.take(shared, axis=1), axis=1) * self._weights_of(mine.take(shared)).T
+            while products.shape[1] > 1:  # pairs of pairs, as numpy adds eight numbers in a row
+                products = products[:, 0::2] + products[:, 1::2]
+            found[:, shared] = products[:, 0]
+        return found.T
 
-    def _weights(self, rows: NDArray[np.int32]) -> NDArray[np.float64]:
+    def _weights_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return IDF weights, each name's scaled to length 1."""
-        weights = np.log((1 + len(self._kept)) / np.maximum(self._counts[rows], 1)) * (rows != _none)
-        return np.asarray(weights / np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), _tiny))
+        old = self._weighed.take(rows) != self._changes
+        if old.any():
+            again = rows[old]
+            words = self._words.take(again, axis=0)
+            weights = np.log((1 + len(self._kept)) / np.maximum(self._counts.take(words), 1)) * (words != _none)
+            weights /= np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), _tiny)
+            self._weights[again], self._weighed[again] = weights, self._changes
+        return self._weights.take(rows, axis=0)
 
-    def _rows(self, slots: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int32]:
-        asked = np.asarray(slots, np.int64)
-        rows = np.full((len(asked), words_max), _none, np.int32)
-        known = (asked >= 0) & (asked < len(self._words))
-        rows[known] = self._words[asked[known]]
-        return rows
+    def _rows(self, slots: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of slots; -1 and slots without a row have the last one."""
+        return np.minimum(np.asarray(slots, np.int64), len(self._words) - 1)
 
     def forget(self, slots: Sequence[int]) -> None:
         """Drop the names of these slots, which will be reused for other items."""
         for slot in slots:
             if words := self._kept.pop(slot, None):
+                self._changes += 1
                 self._counts[list(words)] -= 1
                 self._words[slot] = _none
 

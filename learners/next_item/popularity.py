@@ -45,13 +45,25 @@ class Popularity:
         self._total = 0.0
         self._leaders: dict[int, None] = {}
         self._floor = 0.0
+        self._best: Scores | None = None  # what `predict` returns, None if counts have changed
 
     def predict(self, context: Context) -> Scores:
-        """Return the most popular items; the context is ignored."""
+        """Return the most popular items, best first; the context is ignored. The arrays are read-only.
+
+        Until the next step is learned, it returns the same object.
+        """
+        if self._best is None:
+            self._best = self._ranked_leaders()
+        return self._best
+
+    def _ranked_leaders(self) -> Scores:
         slots = np.fromiter(self._leaders, np.int32, len(self._leaders))
         shares = (self._counts[slots] / self._total if self._total else self._counts[slots]).astype(np.float32)
         above = shares > 0
-        return top(Scores(slots[above], shares[above]), self.leaders_max)
+        best = top(Scores(slots[above], shares[above]), self.leaders_max)
+        for array in best:
+            array.setflags(write=False)
+        return best
 
     def counts_of(self, slots: NDArray[np.int32]) -> NDArray[np.float64]:
         """Return the counts of slots. Shape: as `slots`"""
@@ -63,6 +75,7 @@ class Popularity:
     def learn(self, context: Context, item: int) -> None:
         """Count the item at the context's time."""
         assert 0 <= item < self.items_max, f"slot {item} is outside 0 to {self.items_max - 1}"
+        self._best = None
         if item >= len(self._counts):
             grown = np.zeros(min(self.items_max, max(item + 1, 2 * len(self._counts))))
             grown[: len(self._counts)] = self._counts
@@ -82,6 +95,7 @@ class Popularity:
 
     def take_back(self, item: int, time_ms: int) -> None:
         """Subtract the step's weight from the item's count."""
+        self._best = None
         if item < len(self._counts):
             weight = min(float(self._counts[item]), self._decay.weight(time_ms))
             left = self._counts[item] - weight
@@ -90,6 +104,7 @@ class Popularity:
 
     def forget(self, slots: Sequence[int]) -> None:
         """Set the counts of these slots to 0."""
+        self._best = None
         known = [slot for slot in slots if slot < len(self._counts)]
         self._total = max(0.0, self._total - float(self._counts[known].sum()))
         self._counts[known] = 0.0

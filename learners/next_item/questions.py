@@ -20,6 +20,7 @@ shown_max: Final = 1_000
 _mark_bytes: Final = 5
 """Length of the hash by which a page remembers an item; two of 1,000 items are equal once in two million times."""
 
+Amount: TypeAlias = Annotated[float, Meta(ge=0, le=1_000_000_000)]
 Texts: TypeAlias = list[Annotated[str, Meta(max_length=10_000)]]
 ItemId: TypeAlias = Annotated[Id, Meta(description="The item's id, percent-encoded.")]
 ShopperId: TypeAlias = Annotated[
@@ -60,8 +61,12 @@ class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Texts, Meta(max_length=50, description="Only items of one of these categories, or below it; may be repeated.")
     ] = []
     brand: Annotated[Texts, Meta(max_length=50, description="Only items of one of these brands; may be repeated.")] = []
-    price_min: Annotated[float, Meta(ge=0, le=1e9, description="Least price, in the shop's currency.")] | None = None
-    price_max: Annotated[float, Meta(ge=0, le=1e9, description="Highest price, in the shop's currency.")] | None = None
+    price_min: (
+        Annotated[float, Meta(ge=0, le=1_000_000_000, description="Least price, in the shop's currency.")] | None
+    ) = None
+    price_max: (
+        Annotated[float, Meta(ge=0, le=1_000_000_000, description="Highest price, in the shop's currency.")] | None
+    ) = None
     availability: Annotated[
         Literal["", "in_stock"],
         Meta(

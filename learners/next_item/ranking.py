@@ -1,19 +1,19 @@
 """Rankings: the candidates of each kind of list, best first, before rules are applied. All are pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learners.next_item.judgement import Pooled, list_length, pool
+from learners.next_item.blend import Blend
+from learners.next_item.browsing import Browsing
+from learners.next_item.judgement import list_length
 from learners.next_item.popularity import Popularity
 from learners.next_item.shelf import Shelf
+from learners.next_item.together import Together
 from learners.next_item.transitions import Transitions
 from learners.protocol import DEEP, Context, Listed, Scores, top
-
-if TYPE_CHECKING:
-    from learners.next_item.family import NextItemFamily
 
 deep_within_max: Final = 1_000
 """Best items of the deep model among which those that a filter allows are looked for."""
@@ -25,6 +25,14 @@ fusion: Final = 60
 """The constant of reciprocal rank fusion, as its source has it."""
 
 Mask = NDArray[np.bool_]
+
+
+class Learned(NamedTuple):
+    """What rankings follow from."""
+
+    browsing: Browsing
+    blend: Blend
+    together: Together
 
 
 class Reason(NamedTuple):
@@ -42,35 +50,38 @@ class Ask(NamedTuple):
     model: Any = None
 
 
-class Candidates(NamedTuple):
-    """Candidates with scores, best first; further ones without a score; and why an item is among them."""
+class Ranked(NamedTuple):
+    """Ranked with scores, best first; further ones without a score; and why an item is among them."""
 
     pool: Sequence[tuple[str, float]]
     more: Iterable[str]
     why: Callable[[Sequence[str]], list[Reason]]
 
 
-def recommended(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def recommended(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return what the blend ranks for a context; then what is popular.
 
     Args:
         allowed: which rows of the shelf may be candidates; None: all.
     """
-    browsing, context = family.browsing, ask.context
-    lists = browsing.lists(context, None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)])
-    prefix = browsing.prefix(context)
+    browsing, context = learned.browsing, ask.context
+    prefix, deep = browsing.prefix(context), None
     if ask.model is not None and prefix:
-        lists[DEEP] = _deep(ask.model, prefix, shelf, allowed)
-    pooled = pool(lists)
-    traits = browsing.traits_of(pooled.candidates, browsing.ids(context.items), context.start, ask.time_ms)
+        deep = _deep(ask.model, prefix, shelf, allowed)
+    allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
+    candidates = browsing.candidates(context, deep, allows)
+    traits = browsing.traits.of(candidates.slots, context)
     length = len(context.items) - context.start
-    best = top(family.blended(pooled, length, traits), len(pooled.candidates))
-    named = [(pooled.candidates[slot], float(score)) for slot, score in zip(*best, strict=True)]
+    best = top(learned.blend.predict(candidates.lists, length, traits.__getitem__), len(candidates.slots))
+    named = candidates.named(best, browsing.catalogue)
 
     def why(items: Sequence[str]) -> list[Reason]:
-        return _reasons(family, pooled, context, items, traits)
+        places = dict(zip((item for item, _ in named), best.slots.tolist(), strict=True))
+        ranked = [places[item] for item in items if item in places]
+        members = iter(learned.blend.decisive(candidates.lists, length, ranked, traits.__getitem__))
+        return [_reason(learned, context, item, next(members)) if item in places else POPULAR for item in items]
 
-    return Candidates(named, popular_items(family, shelf, allowed), why)
+    return Ranked(named, popular_items(learned, shelf, allowed), why)
 
 
 def _deep(model: Any, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
@@ -82,33 +93,25 @@ def _deep(model: Any, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> 
     return [items[place] for place in kept], scores[kept]
 
 
-def _reasons(
-    family: "NextItemFamily", pooled: Pooled, context: Context, items: Sequence[str], traits: NDArray[np.uint8]
-) -> list[Reason]:
-    places = {item: place for place, item in enumerate(pooled.candidates)}
-    ranked = [places[item] for item in items if item in places]
-    length = len(context.items) - context.start
-    members = iter(family.blend.decisive(pooled.lists, length, ranked, traits.__getitem__))
-    found = []
-    for item in items:
-        reason = _MEMBERS.get(next(members), POPULAR) if item in places else POPULAR
-        if reason.code == VIEWED_TOGETHER:
-            slot, member = family.browsing.catalogue.slot(item), family.browsing.members[Transitions.name]
-            assert isinstance(member, Transitions)
-            with_slot = None if slot is None else member.because(context, slot)
-            item_of = family.browsing.catalogue.item
-            reason = SIMILAR_VISITS if with_slot is None else Reason(VIEWED_TOGETHER, item_of(with_slot))
-        found.append(reason)
-    return found
+def _reason(learned: Learned, context: Context, item: str, member: str) -> Reason:
+    """Return the reason for an item that a member has decided about."""
+    reason = _MEMBERS.get(member, POPULAR)
+    if reason.code != VIEWED_TOGETHER:
+        return reason
+    browsing = learned.browsing
+    slot, transitions = browsing.catalogue.slot(item), browsing.members[Transitions.name]
+    assert isinstance(transitions, Transitions)
+    other = None if slot is None else transitions.because(context, slot)
+    return SIMILAR_VISITS if other is None else Reason(VIEWED_TOGETHER, browsing.catalogue.item(other))
 
 
-def popular_items(family: "NextItemFamily", shelf: Shelf, allowed: Mask | None) -> Iterator[str]:
+def popular_items(learned: Learned, shelf: Shelf, allowed: Mask | None) -> Iterator[str]:
     """Yield all items that somebody viewed or chose, the most popular first; then what else is stated, newest first.
 
     An item of which all steps were taken back, and which the shop does not state, is not among them.
     """
     rows = np.flatnonzero(shelf.present if allowed is None else shelf.present & allowed)
-    member = family.browsing.members[Popularity.name]
+    member = learned.browsing.members[Popularity.name]
     assert isinstance(member, Popularity)
     placed = rows[shelf.slot[rows] >= 0]
     counts = member.counts_of(shelf.slot[placed])
@@ -129,58 +132,56 @@ def _in_order(shelf: Shelf, rows: NDArray[np.int64], values: NDArray[np.float64]
     yield from shelf.named(rows[np.lexsort((rows, shelf.slot[rows], -values))].tolist())
 
 
-def popular(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def popular(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return all items, the most popular first."""
-    return Candidates((), popular_items(family, shelf, allowed), lambda items: [POPULAR] * len(items))
+    return Ranked((), popular_items(learned, shelf, allowed), lambda items: [POPULAR] * len(items))
 
 
-def trending(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def trending(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return the items whose share of the steps rises most significantly; then what is popular."""
-    slots, rises = family.browsing.traits.rises(ask.time_ms)
+    slots, rises = learned.browsing.traits.rises(ask.time_ms)
     rows = shelf.rows_of(slots)
     kept = np.flatnonzero(rows >= 0 if allowed is None else (rows >= 0) & allowed[rows])
     best = top(Scores(slots[kept], rises[kept].astype(np.float32)), first_max)
-    rising = list(zip(family.browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True))
+    rising = list(zip(learned.browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True))
     names = {item for item, _ in rising}
 
     def why(items: Sequence[str]) -> list[Reason]:
         return [TRENDING if item in names else POPULAR for item in items]
 
-    return Candidates(rising, popular_items(family, shelf, allowed), why)
+    return Ranked(rising, popular_items(learned, shelf, allowed), why)
 
 
-def new(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | None) -> Candidates:
+def new(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return all items, the one that was first stated or viewed last first; of equal ones, the more popular first."""
 
     def newest() -> Iterator[str]:
         rows = np.flatnonzero(shelf.present if allowed is None else shelf.present & allowed)
         since_ms, slots = shelf.since_ms(rows), shelf.slot[rows]
-        member, counts = family.browsing.members[Popularity.name], np.zeros(len(rows))
+        member, counts = learned.browsing.members[Popularity.name], np.zeros(len(rows))
         assert isinstance(member, Popularity)
         counts[slots >= 0] = member.counts_of(slots[slots >= 0])
         order = np.lexsort((rows, -counts, -since_ms))
         yield from shelf.named(rows[order[(counts > 0)[order] | shelf.stated[rows[order]]]].tolist())
 
-    return Candidates((), newest(), lambda items: [NEW] * len(items))
+    return Ranked((), newest(), lambda items: [NEW] * len(items))
 
 
-def bought_together(
-    family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]
-) -> Candidates:
+def bought_together(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
     """Return what is bought in one order with items. There are no others."""
-    catalogue = family.browsing.catalogue
+    catalogue = learned.browsing.catalogue
     slots = [slot for item in dict.fromkeys(items) if (slot := catalogue.slot(item)) is not None]
-    found = _allowed(family.together.companions(slots, ask.time_ms), shelf, allowed)
+    found = _allowed(learned.together.companions(slots, ask.time_ms), shelf, allowed)
     best = top(found, len(found.slots))
-    named = list(zip(family.browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True))
+    named = list(zip(learned.browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True))
 
     def why(companions: Sequence[str]) -> list[Reason]:
         return [Reason(BOUGHT_TOGETHER, items[0]) for _ in companions]
 
-    return Candidates(named, (), why)
+    return Ranked(named, (), why)
 
 
-def similar(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | None, item: str) -> Candidates:
+def similar(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, item: str) -> Ranked:
     """Return items that stand for an item: viewed with it, near it in the deep model, or like it in name and price.
 
     The three lists are joined by reciprocal rank fusion. Items of its category follow, the most popular first.
@@ -188,12 +189,12 @@ def similar(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | No
     Source: Cormack, Clarke & Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
     methods", SIGIR 2009.
     """
-    slot, row = family.browsing.catalogue.slot(item), shelf.row(item)
+    slot, row = learned.browsing.catalogue.slot(item), shelf.row(item)
     lists: dict[str, list[str]] = {}
     if slot is not None:
-        viewed = family.browsing.members[Transitions.name].predict(Context((slot,), 0, -1, ask.time_ms))
+        viewed = learned.browsing.members[Transitions.name].predict(Context((slot,), 0, -1, ask.time_ms))
         viewed = top(_allowed(viewed, shelf, allowed), 2 * list_length)
-        lists[VIEWED_TOGETHER] = family.browsing.ids(viewed.slots.tolist())
+        lists[VIEWED_TOGETHER] = learned.browsing.ids(viewed.slots.tolist())
     if ask.model is not None:
         near = ask.model.similar(item, deep_within_max if allowed is not None else 2 * list_length)
         lists[LIKE] = [
@@ -204,7 +205,7 @@ def similar(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | No
     if row >= 0 and shelf.categories.names[category]:
         same = shelf.present & (shelf.category == category)
         siblings = np.flatnonzero(same if allowed is None else same & allowed)
-        lists[SAME_CATEGORY] = _like_it(family, shelf, row, siblings)
+        lists[SAME_CATEGORY] = _like_it(learned, shelf, row, siblings)
     scores: dict[str, float] = {}
     codes: dict[str, str] = {}
     for code, ranked in lists.items():
@@ -215,19 +216,19 @@ def similar(family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | No
     found = sorted(scores.items(), key=lambda one: -one[1])
     mask = np.zeros(len(shelf.present), np.bool_)
     mask[siblings] = True
-    more = (one for one in popular_items(family, shelf, mask) if one != item)
+    more = (one for one in popular_items(learned, shelf, mask) if one != item)
 
     def why(items: Sequence[str]) -> list[Reason]:
         return [Reason(codes.get(one, SAME_CATEGORY), item) for one in items]
 
-    return Candidates(found, more, why)
+    return Ranked(found, more, why)
 
 
-def _like_it(family: "NextItemFamily", shelf: Shelf, row: int, siblings: NDArray[np.int64]) -> list[str]:
+def _like_it(learned: Learned, shelf: Shelf, row: int, siblings: NDArray[np.int64]) -> list[str]:
     """Return the items of a category in the order of how like an item they are, in name and price."""
     slots = shelf.slot[siblings]
     if len(siblings) > siblings_max:
-        member = family.browsing.members[Popularity.name]
+        member = learned.browsing.members[Popularity.name]
         assert isinstance(member, Popularity)
         counts = np.zeros(len(siblings))
         counts[slots >= 0] = member.counts_of(slots[slots >= 0])
@@ -236,19 +237,17 @@ def _like_it(family: "NextItemFamily", shelf: Shelf, row: int, siblings: NDArray
     ratio = np.abs(np.log(np.maximum(shelf.price[siblings], 0.01)) - np.log(max(shelf.price[row], 0.01)))
     likeness = np.nan_to_num(1 / (1 + ratio))
     if shelf.slot[row] >= 0:
-        likeness += family.browsing.traits.name_likeness(slots, int(shelf.slot[row]))
+        likeness += learned.browsing.traits.name_likeness(slots, int(shelf.slot[row]))
     order = np.lexsort((siblings, -likeness))[: 2 * list_length]
     return shelf.named(siblings[order].tolist())
 
 
-def reranked(
-    family: "NextItemFamily", shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]
-) -> Candidates:
+def reranked(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
     """Return given items in the blend's order; those of which it knows nothing keep their order, behind the others."""
     mask = shelf.mask_of(items)
-    found = recommended(family, shelf, ask, mask if allowed is None else mask & allowed)
+    found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed)
     wanted = set(items)
-    return Candidates([one for one in found.pool if one[0] in wanted], items, found.why)
+    return Ranked([one for one in found.pool if one[0] in wanted], items, found.why)
 
 
 def _allowed(scores: Scores, shelf: Shelf, allowed: Mask | None) -> Scores:

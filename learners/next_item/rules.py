@@ -126,7 +126,8 @@ class Rules:
         left_out: Counter[str] = Counter()
         limited = Limited(self._at_most, lines_max=n)
 
-        scores, pins, given = dict(pool), dict[int, tuple[str, float]](), set[str]()
+        scores = dict(pool) if self._pinned else {}
+        pins, given = dict[int, tuple[str, float]](), set[str]()
         for pin in self._pinned:
             if pin.place > n:
                 break

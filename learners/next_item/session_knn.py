@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.state import State
+from learners.next_item.equal import EqualKeys
 from learners.protocol import Context, Scores
 
 _empty: Final = -1
@@ -16,6 +17,7 @@ _step_weight: Final = 0.8
 _before_weight: Final = 0.7
 """Weight factor of a neighbour's items that precede the shared item."""
 _newest_bonus: Final = 1e-3
+_NO_ROWS: Final = np.empty(0, np.int64)
 
 
 class SessionKnn:
@@ -35,7 +37,7 @@ class SessionKnn:
         candidates_max: newest sessions that are compared.
         prefix_max: last distinct items of the session that are used.
         items_max: number of slots; every slot is below it.
-        sessions_max: sessions kept.
+        sessions_max: sessions kept, a power of two.
         session_items_max: distinct items kept per session, the first ones; longer sessions are mostly robots'.
         places: whether an item's position in a neighbour matters.
 
@@ -66,6 +68,7 @@ class SessionKnn:
         session_items_max: int = 24,
         places: bool = True,
     ) -> None:
+        assert sessions_max & (sessions_max - 1) == 0, f"sessions_max: wanted a power of two, found {sessions_max}"
         self.k = k
         self.candidates_max = candidates_max
         self.prefix_max = prefix_max
@@ -82,42 +85,70 @@ class SessionKnn:
         self._index: dict[int, array[int]] = {}
         self._postings = 0
         self._swept = 0
+        self._equal_rows, self._equal_slots = EqualKeys(), EqualKeys()
 
     def predict(self, context: Context) -> Scores:
         """Return the items of the most similar sessions; nothing for an empty session."""
         items = context.items[max(context.start, len(context.items) - self.prefix_max) :]
-        steps_back = {item: len(items) - position for position, item in enumerate(items, 1)}
-        found = [
-            (np.frombuffer(self._index[item], np.int64)[-self.candidates_max :], steps)
-            for item, steps in steps_back.items()
-            if item in self._index
-        ]
-        nothing = Scores(np.empty(0, np.int32), np.empty(0, np.float32))
-        if not found:
-            return nothing
-        numbers = np.concatenate([posting for posting, _ in found])
-        steps = np.repeat([steps for _, steps in found], [len(posting) for posting, _ in found])
-        numbers, (similarity, newest) = _gather(numbers, (np.add, self._weights[steps]), (np.minimum, steps))
-        rows = numbers % self.sessions_max
-        alive = np.flatnonzero((self._numbers[rows] == numbers) & (numbers != context.session))[-self.candidates_max :]
-        if not len(alive):
-            return nothing
-        rows, newest = rows[alive], newest[alive]
-        similarity = similarity[alive] / np.sqrt(self._lengths[rows])
-        if len(rows) > self.k:  # a stable sort with the newest first prefers the newest of equal sessions
-            chosen = len(rows) - 1 - np.argsort(-similarity[::-1], kind="stable")[: self.k]
-            chosen.sort()
-            rows, newest, similarity = rows[chosen], newest[chosen], similarity[chosen]
-        votes = similarity * self._weights[newest] * (1.0 + _newest_bonus / len(newest) * np.arange(len(newest)))
-        candidates = self._items[rows, : self._lengths[rows].max()]
-        neighbours, places = np.nonzero(candidates != _empty)
-        scores = votes[neighbours]
+        rows, similarity, steps = self._neighbours(items, context.session)
+        if not len(rows):
+            return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
+        votes = similarity * self._weights.take(steps) * (1.0 + _newest_bonus / len(rows) * np.arange(len(rows)))
+        neighbours, width = self._items[rows], self.session_items_max
+        places = (neighbours != _empty).ravel().nonzero()[0]  # in the flat array, `width` for each neighbour
+        neighbour = places // width
+        scores = votes.take(neighbour)
         if self.places:
-            shared = np.array(items)[len(items) - 1 - newest]
-            at = (candidates == shared[:, None]).argmax(axis=1)
-            scores *= self._fading[places - at[neighbours] + self.session_items_max - 1]
-        slots, (scores,) = _gather(candidates[neighbours, places], (np.add, scores))
+            shared = np.array(items)[len(items) - 1 - steps]
+            at = (neighbours == shared[:, None]).ravel().nonzero()[0]  # each neighbour has its shared item once
+            scores *= self._fading.take(places - at.take(neighbour) + (width - 1))
+        slots, scores = self._equal_slots.sums(neighbours.ravel().take(places), scores)
         return Scores(slots, scores.astype(np.float32))
+
+    def _neighbours(
+        self, items: Sequence[int], session: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """Return the sessions that are most similar to a session with these items, the oldest first.
+
+        Shapes:
+            returns rows of the ring, similarities, steps back to the newest shared item: (up to k,) each
+        """
+        steps_back: dict[int, int] = {}
+        for back, item in enumerate(reversed(items)):
+            if item in self._index:
+                steps_back.setdefault(item, back)
+        if not steps_back:
+            return _NO_ROWS, np.empty(0), _NO_ROWS
+        # The oldest item first, so that a session's last posting is that of the newest item that it shares.
+        shared, steps = [*steps_back][::-1], np.array([*steps_back.values()][::-1])
+        postings = [np.frombuffer(self._index[item], np.int64)[-self.candidates_max :] for item in shared]
+        ends = np.cumsum([len(posting) for posting in postings])
+        numbers = np.concatenate(postings)
+        rows = numbers & (self.sessions_max - 1)
+        is_kept = self._numbers.take(rows) == numbers
+        if not is_kept.all():
+            numbers, rows = numbers[is_kept], rows[is_kept]
+            ends = np.cumsum(is_kept)[ends - 1]
+        last = self._equal_rows.last_places(rows)
+        places = (last == np.arange(len(last))).nonzero()[0]
+        numbers = numbers.take(places)
+        numbers[numbers == session] = _empty
+        newest = (numbers >= max(0, _least(numbers, self.candidates_max))).nonzero()[0]
+        numbers, places = numbers.take(newest), places.take(newest)
+        weights = np.repeat(self._weights.take(steps), np.diff(ends, prepend=0))
+        rows = rows.take(places)
+        similarity = np.bincount(last, weights).take(places) / np.sqrt(self._lengths.take(rows))
+        chosen = numbers.argsort() if len(rows) <= self.k else self._most_similar(similarity, numbers)
+        steps = steps.take(np.searchsorted(ends, places.take(chosen), side="right"))
+        return rows.take(chosen), similarity.take(chosen), steps
+
+    def _most_similar(self, similarity: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Return the places of the k most similar of more sessions, of equal ones the newest, the oldest first."""
+        least = _least(similarity, self.k)
+        chosen, tied = (similarity > least).nonzero()[0], (similarity == least).nonzero()[0]
+        tied = tied.take(numbers.take(tied).argsort()[len(chosen) - self.k :])
+        chosen = np.concatenate([chosen, tied])
+        return chosen.take(numbers.take(chosen).argsort())
 
     def learn(self, context: Context, item: int) -> None:
         """Add the item to its session; does nothing if the ring has already overwritten the session."""
@@ -220,14 +251,6 @@ class SessionKnn:
         return learner
 
 
-def _gather(keys: NDArray[Any], *columns: tuple[np.ufunc, NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-    """Return the distinct keys in ascending order and, for each column, its values reduced per key.
-
-    There must be at least one key.
-    """
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    first = np.ones(len(keys), np.bool_)
-    np.not_equal(keys[1:], keys[:-1], out=first[1:])
-    starts = np.flatnonzero(first)
-    return keys[starts], [fold.reduceat(values[order], starts) for fold, values in columns]
+def _least(values: NDArray[Any], count: int) -> Any:
+    """Return the least of the `count` highest values, or of all if there are fewer."""
+    return np.partition(values, -count)[-count] if len(values) > count else values.min(initial=_empty)

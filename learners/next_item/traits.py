@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.state import State
+from learners.next_item.equal import EqualKeys
 from learners.next_item.names import Names
 from learners.parts.decay import Decay
 from learners.protocol import Context
@@ -35,6 +36,9 @@ _age_max_h: Final = 24_000
 """Counts and ages (hours) that map to 1. The scale is logarithmic, so that both minutes and years are distinguished."""
 _named_max: Final = 8
 """Newest items of a session whose names are compared."""
+_FRACTIONS: Final = [*range(3), *range(8, 11)]
+"""The places in `TRAITS` of those that are no yes or no."""
+_SCALES: Final = np.array([[math.log1p(_count_max)]] * 2 + [[math.log1p(_age_max_h)]])
 _weight_min: Final = 1e-300
 """Lower bound of a decay weight, for times so long before the first count that the weight underflows to 0."""
 
@@ -61,6 +65,7 @@ class Traits:
 
     def __init__(self, *, half_lives_ms: tuple[int, int] = (90 * day_ms, 7 * day_ms)) -> None:
         self._decays = [Decay(half_life_ms) for half_life_ms in half_lives_ms]
+        # The last entry of these arrays, which no slot has, is that of items that are not known.
         self._counts = np.zeros((len(self._decays), 1024))
         self._first_ms = np.full(1024, -1, np.int64)
         self._categories = np.zeros(1024, np.uint32)
@@ -68,6 +73,7 @@ class Traits:
         self._learned: list[tuple[int, int, int]] = []
         self._named: dict[int, str] = {}
         self._taken: list[tuple[int, int]] = []
+        self._equal = EqualKeys()
 
     def learn(self, slot: int, category: str, time_ms: int, name: str = "") -> None:
         """Count a step to an item; category and name are "" if the event has none."""
@@ -152,34 +158,47 @@ class Traits:
         Shapes:
             returns (len(slots), len(TRAITS))
         """
+        asked = np.asarray(slots, np.int64)
+        has_slot = asked >= 0
+        if has_slot.all():
+            return self._of(asked, context) if len(asked) else np.zeros((0, len(TRAITS)), np.uint8)
+        found = np.zeros((len(asked), len(TRAITS)), np.uint8)
+        if has_slot.any():
+            found[has_slot] = self._of(asked[has_slot], context)
+        return found
+
+    def _of(self, asked: NDArray[np.int64], context: Context) -> NDArray[np.uint8]:
         items, start = context.items, context.start
         last = items[-1] if len(items) > start else -1
-        asked = np.asarray(slots, np.int64)
-        known = (asked >= 0) & (asked < len(self._categories))
-        found = np.zeros((len(asked), len(TRAITS)))
-        if known.any():
-            rows = asked[known]
-            weights = [max(decay.weight(context.time_ms), _weight_min) for decay in self._decays]
-            ages_h = np.where(self._first_ms[rows] < 0, 0, (context.time_ms - self._first_ms[rows]).clip(0)) / 3_600_000
-            categories = self._categories[rows]
-            found[known, 0:2] = np.log1p(self._counts[:, rows].T / weights) / math.log1p(_count_max)
-            found[known, 2] = np.log1p(ages_h) / math.log1p(_age_max_h)
-            if 0 <= last < len(self._categories):
-                found[known, 3] = (categories == self._categories[last]) & (categories > 0)
+        found = np.zeros((len(TRAITS), len(asked)), np.uint8)
+        rows = np.minimum(asked, len(self._categories) - 1)
+        weights = [[max(decay.weight(context.time_ms), _weight_min)] for decay in self._decays]
+        first_ms = self._first_ms.take(rows)
+        values = np.zeros((len(_FRACTIONS), len(asked)))
+        np.divide(self._counts.take(rows, axis=1), weights, out=values[:2])
+        values[2] = np.where(first_ms < 0, 0, np.maximum(context.time_ms - first_ms, 0)) / 3_600_000
+        np.log1p(values[:3], out=values[:3])
+        values[:3] /= _SCALES
         if items:
-            places = [place for place, slot in enumerate(items) if slot == last]
-            after = [items[place + 1] for place in places if place + 1 < len(items)]
-            before = [items[place - 1] for place in places if place]
-            found[:, 4] = asked == last
-            for column, group in enumerate((after, before, items[:start]), 5):
-                if group:  # with so few items, comparing all is faster than np.isin
-                    found[:, column] = (asked[:, None] == np.array(group)).any(axis=1)
+            category = self._categories[min(last, len(self._categories) - 1)] if last >= 0 else 0
+            if category:
+                np.multiply(self._categories.take(rows) == category, 255, out=found[3], casting="unsafe")
+            places, is_asked = self._equal.find(np.array(items, np.int64), asked)
+            at_last = [place for place, slot in enumerate(items) if slot == last]
+            after = [place + 1 for place in at_last if place + 1 < len(items)]
+            before = [place - 1 for place in at_last if place]
+            for trait, group in ((4, at_last), (5, after), (6, before)):
+                for place in group:
+                    if is_asked[place]:
+                        found[trait, places[place]] = 255
+            found[7, places[:start][is_asked[:start]]] = 255
             if self._names and last >= 0:
-                similarity = self._names.similarity(asked, items[max(start, len(items) - _named_max) :])
-                found[:, 8], found[:, 9] = similarity[:, -1], similarity.mean(axis=1)
-                found[:, 10] = similarity.max(axis=1)
-            found[asked < 0] = 0
-        return (255 * found.clip(0, 1)).astype(np.uint8)
+                similarity = self._names.similarity(asked, items[max(start, len(items) - _named_max) :]).T
+                values[3], values[4], values[5] = similarity[-1], similarity.mean(axis=0), similarity.max(axis=0)
+        np.minimum(values, 1.0, out=values)
+        values *= 255
+        found[_FRACTIONS] = values
+        return np.ascontiguousarray(found.T)
 
     def forget(self, slots: Sequence[int]) -> None:
         """Drop all data of these slots, settled or not. Unsettled steps of other slots stay unsettled."""
@@ -192,8 +211,8 @@ class Traits:
         self._counts[:, known], self._first_ms[known], self._categories[known] = 0.0, -1, 0
 
     def _grow(self, size: int) -> None:
-        if size > len(self._categories):
-            more = max(size, 2 * len(self._categories)) - len(self._categories)
+        if size >= len(self._categories):
+            more = max(size + 1, 2 * len(self._categories)) - len(self._categories)
             self._counts = np.pad(self._counts, ((0, 0), (0, more)))
             self._first_ms = np.pad(self._first_ms, (0, more), constant_values=-1)
             self._categories = np.pad(self._categories, (0, more))

@@ -2,17 +2,30 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.state import State
+from learners.next_item.equal import EqualKeys
 from learners.next_item.traits import day_ms
 from learners.parts.decay import Decay
 from learners.protocol import Context, Scores
 
 slot_max: Final = 2**31 - 1
 _newest_bonus: Final = 1e-3
+_arrays_max: Final = 8_192
+"""Most items whose companions are kept as arrays: at most 20 MB with 199 companions each."""
+_NO_SLOTS: Final = np.empty(0, np.int32)
+
+
+class _Arrays(NamedTuple):
+    """An item's companions: their slots, their counts with the bonus of those counted last, and the sum without it."""
+
+    slots: NDArray[np.int32]
+    counts: NDArray[np.float64]
+    total: float
 
 
 class Transitions:
@@ -74,6 +87,9 @@ class Transitions:
         self.companions_max = companions_max
         self._decay = Decay(half_life_ms)
         self._companions: OrderedDict[int, dict[int, float]] = OrderedDict()
+        # What predictions made of `_companions`; whatever changes an item's companions drops its arrays.
+        self._arrays: dict[int, _Arrays] = {}
+        self._equal = EqualKeys()
 
     def predict(self, context: Context) -> Scores:
         """Return the companions of the session's newest items and their shares."""
@@ -81,26 +97,32 @@ class Transitions:
         smoothing = self.smoothing * self._decay.weight(context.time_ms)
         found, weights = [], []
         for back, last in enumerate(reversed(newest)):
-            table = self._companions.get(last)
-            if table:
-                counts = np.fromiter(table.values(), np.float64, len(table))
-                total = counts.sum()
-                if total > 0:
-                    counts *= np.linspace(1.0, 1.0 + _newest_bonus, len(counts))
-                    found.append(np.fromiter(table, np.int32, len(table)))
-                    weights.append(counts * (self.step_back**back / (total + smoothing)))
+            slots, counts, total = self._arrays.get(last) or self._arrays_of(last)
+            if total > 0:
+                found.append(slots)
+                weights.append(counts * (self.step_back**back / (total + smoothing)))
         if not found:
-            return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
+            return Scores(_NO_SLOTS, np.empty(0, np.float32))
         slots, shares = found[0], weights[0]
         if len(found) > 1:
-            slots, place = np.unique(np.concatenate(found), return_inverse=True)
-            shares = np.bincount(place, np.concatenate(weights))
+            slots, shares = self._equal.sums(np.concatenate(found), np.concatenate(weights))
         if context.start and self.familiar != 1.0:
-            known = set(context.items[: context.start])
-            shares *= [self.familiar if slot in known else 1.0 for slot in slots.tolist()]
+            places, found_there = self._equal.find(np.array(context.items[: context.start]), slots)
+            shares[places[found_there]] *= self.familiar  # once, even if an item is there twice
         values = (shares / shares.sum()).astype(np.float32)
         above = values > 0
-        return Scores(slots[above], values[above])
+        return Scores(slots, values) if above.all() else Scores(slots[above], values[above])
+
+    def _arrays_of(self, item: int) -> _Arrays:
+        """Return an item's companions, and keep them until the item is counted or too many are kept."""
+        table = self._companions.get(item) or {}
+        counts = np.fromiter(table.values(), np.float64, len(table))
+        total = float(counts.sum())
+        counts *= np.linspace(1.0, 1.0 + _newest_bonus, len(counts))
+        if len(self._arrays) >= _arrays_max:
+            self._arrays.clear()
+        found = self._arrays[item] = _Arrays(np.fromiter(table, np.int32, len(table)), counts, total)
+        return found
 
     def because(self, context: Context, item: int) -> int | None:
         """Return which of the newest items contributes most to an item's share; None if none does."""
@@ -124,6 +146,7 @@ class Transitions:
         time_ms = context.time_ms
         factor = self._decay.advance(time_ms)
         if factor != 1.0:
+            self._arrays.clear()
             for counts in self._companions.values():
                 for slot in counts:
                     counts[slot] *= factor
@@ -135,11 +158,14 @@ class Transitions:
             weight *= self.step_back
 
     def _count(self, item: int, companion: int, weight: float) -> None:
+        if self._arrays:
+            self._arrays.pop(item, None)
         table = self._companions.get(item)
         if table is None:
             table = self._companions[item] = {}
             if len(self._companions) > self.items_max:
-                self._companions.popitem(last=False)
+                gone, _ = self._companions.popitem(last=False)
+                self._arrays.pop(gone, None)
         else:
             self._companions.move_to_end(item)
         table[companion] = table.pop(companion, 0.0) + weight  # keeps the order of the last count, newest last
@@ -153,6 +179,7 @@ class Transitions:
 
     def forget(self, slots: Sequence[int]) -> None:
         """Drop these slots as items and as companions. Scans the whole table, so call it with many slots at once."""
+        self._arrays.clear()
         gone = set(slots)
         for slot in slots:
             self._companions.pop(slot, None)

@@ -35,6 +35,8 @@ def gateway(
     import asyncio
     from contextlib import ExitStack, closing, nullcontext
 
+    import uvloop
+
     from headrace.clock import wall_ms
     from headrace.http import listen
     from headrace.keys import KeyRing
@@ -94,7 +96,8 @@ def gateway(
         address = f"{'https' if tls else 'http'}://{settings.host}:{listener.getsockname()[1]}"
         scraping = f"metrics on http://{scraped.host}:{scraped.port}/metrics"
         say(f"gateway: takes {address}/v1/events, {scraping}, log {settings.log}")
-        asyncio.run(run())
+        # uvloop reads from a new connection before TLS is begun on it.
+        (asyncio.run if tls else uvloop.run)(run())
 
 
 @keys.command("create")

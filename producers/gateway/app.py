@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route as HttpRoute
 
-from headrace.body import leave_body, read_body
 from headrace.clock import Clock, wall_ms
 from headrace.config import GatewaySettings
 from headrace.http import json
@@ -28,6 +27,7 @@ from headrace.problem import Problem
 from producers.gateway import ga4, openapi, segment, shopify
 from producers.gateway.answer import answer_of, counts_of, explanation_of
 from producers.gateway.asking import Asking
+from producers.gateway.body import leave_body, read_body
 from producers.gateway.depot import Depot, DepotFull, RecordRefused
 from producers.gateway.doors import Doors, key_text
 from producers.gateway.gorse.asked import Asked

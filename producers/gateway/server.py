@@ -11,10 +11,11 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 
 from headrace.config import GatewaySettings
+from headrace.connection import head_bytes_max
 from headrace.errors import Misconfigured
 from headrace.metrics import GatewayMetrics
 from headrace.problem import Problem
-from headrace.server import head_bytes_max, serving
+from headrace.server import serving
 from producers.gateway.depot import Depot
 from producers.gateway.doors import Doors
 from producers.gateway.intake import Intake

@@ -5,8 +5,6 @@ The server ends with the campaign, whatever ends that one, and all processes end
 
 import os
 
-import uvicorn
-
 import consumers.shard
 import headrace.log.kafka.log
 import headrace.log.sqlite
@@ -24,7 +22,7 @@ import tests.chaos.processes
 from headrace.tied import die_with
 from tests.chaos.processes import PARENT
 
-__all__ = ["consumers", "headrace", "learners", "operators", "producers", "serving", "tests", "uvicorn"]
+__all__ = ["consumers", "headrace", "learners", "operators", "producers", "serving", "tests"]
 
 if os.environ.get(PARENT) == str(os.getppid()):
     die_with(os.getppid())

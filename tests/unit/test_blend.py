@@ -162,7 +162,7 @@ def test_the_gradient_is_that_of_the_cross_entropy() -> None:
         blend.learn(lists, 3, 4, traits.__getitem__)
     joined = blend._joined(lists)
     assert joined is not None
-    slots, inputs = blend._inputs(joined, traits.__getitem__)
+    slots, inputs = blend._inputs(joined, traits.__getitem__, np.log)
     true = slots.tolist().index(int(lists["b"].slots[0]))
 
     def loss() -> float:
@@ -195,7 +195,7 @@ def test_member_features_agree_with_their_definition() -> None:
                 (peak / sum(peaks), 1 - math.log(peak) / math.log(1e-4), 1 / sum(one >= peak for one in peaks), 1.0)
                 for peak in peaks
             ]
-        found = _member_features(np.concatenate(members), np.array([len(scores) for scores in members]))
+        found = _member_features(np.concatenate(members), np.array([len(scores) for scores in members]), np.log)
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -260,3 +260,40 @@ def test_learns_from_traits() -> None:
     traits[[0, 2]] = traits[[2, 0]]
     assert ranked(blend.predict(other, 1, traits.__getitem__))[0] == 0
     assert ranked(blend.predict(lists, 1)), "it works without traits"
+
+
+def test_predictions_are_those_of_the_averaged_weights_after_each_step() -> None:
+    blend, rng = Blend(("a", "b", "c")), np.random.default_rng(3)
+    traits = rng.integers(0, 256, (30, len(TRAITS))).astype(np.uint8)
+    for step in range(60):
+        lists = {
+            name: top(scored({n: float(rng.integers(1, 9)) for n in rng.choice(30, 12, replace=False).tolist()}), 12)
+            for name in "abc"
+        }
+        length = step % 8
+        joined = blend._joined(lists)
+        assert joined is not None
+        slots, inputs = blend._inputs(joined, traits.__getitem__, np.log)
+        for group in (_length_group(length), _length_group(0)):
+            wanted = _forward(blend._average_layers, inputs, group).probabilities
+            wanted *= blend._hits[group] / blend._tries[group]
+            found = blend.predict(lists, length if group else 0, traits.__getitem__)
+            assert found.slots.tolist() == slots.tolist()
+            np.testing.assert_allclose(found.scores, wanted, rtol=1e-6)
+        blend.learn(lists, length, int(lists["a"].slots[step % 12]), traits.__getitem__)
+
+
+def test_the_order_of_a_members_candidates_does_not_matter() -> None:
+    """Lists that are best first are not sorted again."""
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        sizes = rng.integers(1, 9, 3)
+        members = [np.sort(rng.integers(1, 6, size))[::-1].astype(np.float64) for size in sizes.tolist()]
+        orders = [rng.permutation(size) for size in sizes.tolist()]
+        found = _member_features(np.concatenate(members), sizes, np.log)
+        mixed = _member_features(
+            np.concatenate([one[order] for one, order in zip(members, orders, strict=True)]), sizes, np.log
+        )
+        starts = np.cumsum(sizes) - sizes
+        order = np.concatenate([start + order for start, order in zip(starts.tolist(), orders, strict=True)])
+        np.testing.assert_allclose(mixed, found[order], rtol=1e-12)

@@ -299,7 +299,8 @@ def test_few_handlers_catch_everything() -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"})
     ]
-    assert len(broad) <= 9, broad  # each hands on what it catches, or keeps one check from ending the others
+    # Each hands on what it catches, or keeps one check or request from ending the others.
+    assert len(broad) <= 11, broad
 
 
 def test_every_module_begins_with_a_sentence() -> None:

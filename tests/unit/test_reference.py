@@ -80,13 +80,14 @@ def test_every_route_says_what_it_answers_and_what_it_is_asked() -> None:
     text = page("serving.md")
     for kind in FAMILIES:
         for route in kind.surface.routes:
-            (section,) = re.findall(rf"## `GET {re.escape(route.path)}`\n(.*?)(?=\n## |\Z)", text, re.DOTALL)
+            (section,) = re.findall(rf"## `{route.method} {re.escape(route.path)}`\n(.*?)(?=\n## |\Z)", text, re.DOTALL)
             assert route.doc in section
             for parameter in settings_of(route.query):
                 assert parameter.description
-                assert re.search(rf"\| `{parameter.name}` \| (path|query) \| \d+ to \d+", section), parameter.name
-            for name in route.answer.__struct_fields__:
-                assert f"| `{name}` | " in section, name
+                value = r"(\d+ to \d+|[a-z_]+( or [a-z_]+)+)"
+                assert re.search(rf"\| `{parameter.name}` \| (path|query|body) \| {value}", section), parameter.name
+            fields = all(f"| `{name}` | " in section for name in route.answer.__struct_fields__)
+            assert fields != (" has the fields of that of `" in section), route.path
 
 
 def test_every_family_says_how_it_merges_and_why() -> None:

@@ -1,6 +1,5 @@
 """The server over a real log: what it answers, while an online loop learns beside it."""
 
-import asyncio
 import hashlib
 import threading
 import time
@@ -16,10 +15,12 @@ import httpx
 import pytest
 from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from headrace.announcement import Announcement
 from headrace.config import ServeSettings
+from headrace.direct import Direct
 from headrace.errors import LogUnavailable
 from headrace.events import Data, Event, Item, at, encode
 from headrace.http import listen
@@ -247,6 +248,13 @@ def test_a_shopper_is_asked_for_by_the_shop_s_own_id(shop: Shop, tmp_path: Path)
     following.join()
 
 
+def status(app: Direct, path: str, **headers: str) -> int:
+    """Return the status of an application's answer."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": raw}
+    return app(Request(scope), b"").status_code
+
+
 def test_questions_need_a_key_if_the_shop_says_so(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     roles: tuple[Role, Role] = ("read", "ingest")
@@ -254,13 +262,9 @@ def test_questions_need_a_key_if_the_shop_says_so(tmp_path: Path) -> None:
     answers = Answers(MemoryLog(), Blobs(tmp_path / "blobs"), ONLINE, SECTIONS, ServingMetrics([]))
     app = make_app([answers], ServingMetrics([]), ServeSettings(), KeyRing(path))
 
-    async def ask(**headers: str) -> int:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
-            assert (await client.get("/health/live")).status_code == 200
-            return (await client.get("/v1/recommendations/ann", headers=headers)).status_code
-
+    assert status(app, "/health/live") == 200
     asked: list[dict[str, str]] = [{}, *({"authorization": f"Bearer {key}"} for key in ("nobody", sends, reads))]
-    found = [asyncio.run(ask(**headers)) for headers in asked]
+    found = [status(app, "/v1/recommendations/ann", **headers) for headers in asked]
     assert found == [401, 401, 403, 503], "with the right key, it says that nothing is restored yet"
 
 
@@ -519,13 +523,8 @@ def test_before_anything_is_restored_it_says_so(tmp_path: Path) -> None:
     metrics = ServingMetrics()
     answers = Answers(log, Blobs(tmp_path), ONLINE, SECTIONS, metrics)
     app = make_app([answers], metrics, ServeSettings())
-
-    async def codes() -> list[int]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            paths = ("/v1/recommendations/ann", "/health/ready", "/health/live")
-            return [(await client.get(path)).status_code for path in paths]
-
-    assert asyncio.run(codes()) == [503, 503, 200]
+    paths = ("/v1/recommendations/ann", "/health/ready", "/health/live")
+    assert [status(app, path) for path in paths] == [503, 503, 200]
     log.close()
 
 

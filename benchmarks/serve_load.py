@@ -1,0 +1,446 @@
+"""How quickly a server answers, and how many requests a second, while events flow in and models are swapped.
+
+    python -m benchmarks.serve_load --data online_retail.csv.gz --out benchmarks/results/serve_load.json
+
+The server has one core to itself; the shard that learns, whoever publishes events, and the clients share another one.
+A shop has learned the first 20,000 events of Online Retail; a deep model of all items is promoted. While 500 events/s
+flow in:
+
+- requests come at fixed times, 500 a second, whether those before are answered or not: half of them ask for 10
+  recommendations of one of many shoppers, half have 100 items re-ranked. The time of an answer begins when its request
+  was due. In the middle another model is promoted; each answer must name one model, and none may fail;
+- wrk asks as fast as it is answered, by kept connections: recommendations, re-ranking, and both in turn, and
+  `/health/live`, which costs what HTTP alone does;
+- the server is stopped while 8,000 events are learned, and goes on: how quickly does it fold them, without any request
+  and while wrk asks as much as it can?
+
+The shares of a core that the server and the clients use are read from /proc.
+"""
+
+import asyncio
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from benchmarks import report
+from benchmarks.gateway_load import resident_mib
+from headrace.announcement import Announcement
+from headrace.errors import Misconfigured
+from headrace.log.open import open_log
+from headrace.log.protocol import Log, Outgoing
+from headrace.shard import journal
+from headrace.shard.blobs import Blobs
+from headrace.topics import EVENTS
+from learners.families import default_placements
+from operators.child import Child, Children, headrace, total
+
+learned_events: Final = 20_000
+flow_per_s: Final = 500
+asked_per_s: Final = 500
+ranked: Final = 100
+"""Items of a request to re-rank."""
+backlog_events: Final = 8_000
+ONLINE: Final = default_placements()["online"]
+stopped_s_max: Final = 120.0
+
+SCRIPT: Final = """
+local paths, bodies, turn, both = %(paths)s, %(bodies)s, 0, "%(what)s"
+request = function()
+  turn = turn + 1
+  if both == "recommend" or (both == "mixed" and turn %% 2 == 0) then
+    return wrk.format("GET", paths[turn %% #paths + 1])
+  end
+  return wrk.format("POST", "/v1/rerank", {["Content-Type"] = "application/json"}, bodies[turn %% #bodies + 1])
+end
+"""
+
+
+class Times(NamedTuple):
+    """Times of answers in milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    answers: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Times":
+        """Summarise times in seconds."""
+        ordered = sorted(seconds)
+        return cls(
+            1000 * statistics.median(ordered), 1000 * ordered[int(0.99 * (len(ordered) - 1))], 1000 * ordered[-1],
+            len(ordered),
+        )  # fmt: skip
+
+
+class Requests:
+    """The requests: paths for recommendations, and bodies to re-rank. Made from a log's events, seeded."""
+
+    def __init__(self, log: Log, count: int, seed: int = 0) -> None:
+        shoppers, items = dict[str, None](), dict[str, None]()
+        for place in log.partitions(EVENTS):
+            with closing(log.reader({place: 0})) as reader:
+                while found := reader.read(5_000, 0.1):
+                    for record in (one for _, records in found for one in records):
+                        shoppers[(record.key or b"").decode()] = None
+                        items |= dict.fromkeys(
+                            line["item_id"] for line in json.loads(record.value or b"{}")["data"]["items"]
+                        )
+        chance = random.Random(seed)
+        self.items = list(items)
+        asked = [chance.choice(list(shoppers)) for _ in range(count)]
+        self.paths = [f"/v1/recommendations/{shopper}?n=10" for shopper in asked]
+        self.bodies = [
+            json.dumps({"shopper": shopper, "items": chance.sample(self.items, ranked), "n": 10}) for shopper in asked
+        ]
+
+    def script(self, what: str) -> str:
+        """Return a script of wrk."""
+        values = {"paths": self.paths[:2_000], "bodies": self.bodies[:500]}
+        texts = {name: "{" + ",".join(json.dumps(one) for one in lines) + "}" for name, lines in values.items()}
+        return SCRIPT % {**texts, "what": what}
+
+
+def promote(log: Log, blobs: Blobs, items: Sequence[str], number: int) -> None:
+    """Promote a deep model of these items, as the fine-tuner does. What it has learned changes no time."""
+    from learners.deep.model import DeepModel, DeepSettings
+
+    model = DeepModel(DeepSettings(), seed=number)
+    model.grow(items)
+    blob = blobs.put("model", model.to_bytes())
+    announced = Announcement(
+        id=f"benchmark/{number}", kind="promoted", round=number, at_events=0, time_ms=0, blob=blob,
+        version=f"r{number:04d}",
+    )  # fmt: skip
+    with closing(log.appender()) as appender:
+        appender.append(announced.record())
+
+
+@contextmanager
+def flowing(log: Log, records: Iterator[Outgoing]) -> Iterator[None]:
+    """Publish `flow_per_s` events a second, evenly."""
+    stop = threading.Event()
+
+    def publish() -> None:
+        with closing(log.appender()) as appender:
+            began, sent = time.monotonic(), 0
+            while not stop.wait(0.05):
+                due = int((time.monotonic() - began) * flow_per_s)
+                for _ in range(due - sent):
+                    appender.append(next(records))
+                appender.flush()
+                sent = due
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Client:
+    """A kept connection."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+
+    async def open(self) -> None:
+        """Connect."""
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Return the status and the body of the answer."""
+        self._writer.write(request)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        return int(head[9:12]), await self._reader.readexactly(length)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._writer.close()
+
+
+async def at_fixed_times(
+    address: tuple[str, int], requests: Requests, seconds: float, halfway: Callable[[], None]
+) -> dict[str, Any]:
+    """Ask `asked_per_s` times a second; return the times by kind, the errors, and the models that were named."""
+    free: asyncio.Queue[Client] = asyncio.Queue()
+    for _ in range(32):
+        client = Client(*address)
+        await client.open()
+        free.put_nowait(client)
+    head = f"Host: {address[0]}\r\n"
+    times: dict[str, list[float]] = {"recommend 10": [], "re-rank 100": []}
+    models, errors, tasks = Counter[str](), Counter[int](), list[asyncio.Task[None]]()
+
+    async def ask(kind: str, request: bytes, due_s: float) -> None:
+        client = await free.get()
+        status, body = await client.ask(request)
+        times[kind].append(time.monotonic() - due_s)
+        free.put_nowait(client)
+        if status == 200:
+            models[json.loads(body)["model"]] += 1
+        else:
+            errors[status] += 1
+
+    cpu_s, began_s, count = time.process_time(), time.monotonic() + 0.1, int(seconds * asked_per_s)
+    for number in range(count):
+        due_s = began_s + number / asked_per_s
+        if (wait_s := due_s - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
+        if number == count // 2:
+            threading.Thread(target=halfway).start()
+        if number % 2:
+            body = requests.bodies[number % len(requests.bodies)].encode()
+            request = f"POST /v1/rerank HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+            tasks.append(asyncio.create_task(ask("re-rank 100", request, due_s)))
+        else:
+            request = f"GET {requests.paths[number % len(requests.paths)]} HTTP/1.1\r\n{head}\r\n".encode()
+            tasks.append(asyncio.create_task(ask("recommend 10", request, due_s)))
+    await asyncio.gather(*tasks)
+    spent_s = time.monotonic() - began_s
+    while not free.empty():
+        free.get_nowait().close()
+    return {
+        "times": {kind: Times.of(found)._asdict() for kind, found in times.items()}, "errors": dict(errors),
+        "answers_by_model": dict(models), "client_cpu": (time.process_time() - cpu_s) / spent_s,
+    }  # fmt: skip
+
+
+def wrk(address: str, script: Path | None, connections: int, seconds: int, core: int) -> dict[str, Any]:
+    """Return what wrk found: requests a second, times, and errors."""
+    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+    command += ["-s", str(script), address] if script else [f"{address}/health/live"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def ms(name: str) -> float:
+        value, unit = re.findall(rf"{name}\s+([\d.]+)(us|ms|s)", text)[0]
+        return float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
+
+    refused = re.findall(r"Non-2xx or 3xx responses: (\d+)", text)
+    broken = re.findall(r"Socket errors: (.*)", text)
+    return {
+        "requests_per_s": float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]), "p50_ms": ms("50%"),
+        "p99_ms": ms("99%"), "errors": int(refused[0]) if refused else 0, "socket_errors": broken[0] if broken else "",
+    }  # fmt: skip
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def lag(process: Child) -> float:
+    """Return the number of events that a process has not learned; infinite before it says so."""
+    scraped = process.scrape()
+    known = any(name == "headrace_lag_records" for name, *_ in scraped)
+    return total(scraped, "headrace_lag_records", topic=EVENTS) if known else math.inf
+
+
+def folding_rate(
+    server: Child, learner: Child, log: Log, records: Iterator[Outgoing], path: str, work: Callable[[], Any]
+) -> float:
+    """Return how many events a second a server folds of a backlog, while `work` is done."""
+    os.kill(server.pid, signal.SIGSTOP)
+    with closing(log.appender()) as appender:
+        for _ in range(backlog_events):
+            appender.append(next(records))
+        appender.flush()
+    deadline_s = time.monotonic() + stopped_s_max
+    while lag(learner) > 0:
+        if time.monotonic() > deadline_s:
+            raise SystemExit("wanted the shard to learn the backlog, found that it lags")
+        time.sleep(0.2)
+    time.sleep(1.0)
+    last = journal.newest(log, ONLINE.shard)
+    assert last is not None
+    worker = threading.Thread(target=work)
+    worker.start()
+    began_s = time.monotonic()
+    os.kill(server.pid, signal.SIGCONT)
+    while answer(server, path)["fresh"]["entry"] <= last.number:
+        if time.monotonic() > began_s + stopped_s_max:
+            raise SystemExit("wanted the backlog folded, found that it is not")
+        time.sleep(0.02)
+    spent_s = time.monotonic() - began_s
+    worker.join()
+    return backlog_events / spent_s
+
+
+def answer(server: Child, path: str) -> Any:
+    """Return the JSON body of an answer, None if the server refuses."""
+    try:
+        with urllib.request.urlopen(f"{server.address}{path}", timeout=60) as found:
+            return json.loads(found.read())
+    except urllib.error.HTTPError:
+        return None
+
+
+def events_of(path: Path, folder: Path) -> list[Outgoing]:
+    """Return the records of all events of a file, as `headrace load` publishes them."""
+    log = open_log(f"sqlite:{folder / 'all.db'}")
+    subprocess.run(
+        headrace(
+            "load", str(path), "--log", f"sqlite:{folder / 'all.db'}", "--limit", str(learned_events + 100_000),
+            "--metrics-port", "0",
+        ),
+        check=True, capture_output=True,
+    )  # fmt: skip
+    found = []
+    for place in log.partitions(EVENTS):
+        with closing(log.reader({place: 0})) as reader:
+            while batches := reader.read(10_000, 0.1):
+                found += [one for _, records in batches for one in records]
+    found.sort(key=lambda record: json.loads(record.value or b"{}")["time"])
+    log.close()
+    return [Outgoing(EVENTS, record.key, record.value) for record in found]
+
+
+def main(arguments: Sequence[str] | None) -> None:
+    """Run the benchmark."""
+    parser = report.parser("Speed of answers, while events flow in and models are swapped.")
+    report.add_data(parser)
+    parser.add_argument("--seconds", type=int, default=15, help="of each measurement")
+    parser.add_argument("--connections", type=int, default=8, help="of wrk")
+    options = parser.parse_args(arguments)
+    if shutil.which("wrk") is None:
+        raise Misconfigured("serve_load: wanted wrk, found none (apt-get install wrk)")
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        waiting = iter(events_of(options.data, folder))
+        url, blobs = f"sqlite:{folder / 'log.db'}", Blobs(folder / "blobs")
+        log = open_log(url)
+        log.create()
+        with closing(log.appender()) as appender:
+            for _ in range(learned_events):
+                appender.append(next(waiting))
+        requests = Requests(log, 5_000)
+        promote(log, blobs, requests.items, 1)
+        with Children(folder, cwd=folder) as children:
+            base = ("--log", url, "--blobs", str(blobs.folder))
+            learner = children.start("online", "online", *base, "--metrics-port", "0")
+            children.wait_until("the shard has learned", lambda: lag(learner) == 0, timeout_s=600)
+            server = children.start("serve", "serve", *base, "--port", "0")
+            pin(server.pid, cores[-1])
+            pin(learner.pid, cores[0])
+            os.sched_setaffinity(0, {cores[0]})
+            children.wait_until("the server has a model", lambda: has_model(server, requests))
+            figures = measure(server, learner, log, blobs, requests, waiting, options, folder, cores[0])
+    show(figures)
+    report.write(options.out, figures)
+
+
+def has_model(server: Child, requests: Requests) -> bool:
+    """Return whether the server's answers name a model."""
+    found = answer(server, requests.paths[0])
+    return bool(found and found["model"])
+
+
+def pin(pid: int, core: int) -> None:
+    """Let all threads of a process, and those that they start, run on one core."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {core})
+
+
+def measure(
+    server: Child, learner: Child, log: Log, blobs: Blobs, requests: Requests, waiting: Iterator[Outgoing],
+    options: Any, folder: Path, core: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return all figures."""
+    host, port = server.address.removeprefix("http://").split(":")
+    memory, found = [resident_mib(server.pid)], dict[str, Any]()
+    swap = threading.Event()
+
+    def promote_another() -> None:
+        promote(log, blobs, requests.items, 2)
+        swap.set()
+
+    with flowing(log, waiting):
+        used_s, began_s = cpu_s(server.pid), time.monotonic()
+        found["fixed"] = asyncio.run(
+            at_fixed_times((host, int(port)), requests, options.seconds, promote_another)
+        )  # fmt: skip
+        found["fixed"]["server_cpu"] = (cpu_s(server.pid) - used_s) / (time.monotonic() - began_s)
+        memory.append(resident_mib(server.pid))
+        found["saturated"] = {}
+        for what in ("recommend", "rerank", "mixed"):
+            script = folder / f"{what}.lua"
+            script.write_text(requests.script(what))
+            found["saturated"][what] = wrk(server.address, script, options.connections, options.seconds, core)
+            memory.append(resident_mib(server.pid))
+        found["live"] = wrk(server.address, None, options.connections, min(5, options.seconds), core)
+    swap.wait(60)
+    found["folding"] = {
+        "alone_per_s": folding_rate(server, learner, log, waiting, requests.paths[0], lambda: None),
+        "saturated_per_s": folding_rate(
+            server,
+            learner,
+            log,
+            waiting,
+            requests.paths[0],
+            lambda: wrk(server.address, folder / "mixed.lua", options.connections, 10, core),
+        ),
+    }
+    memory.append(resident_mib(server.pid))
+    found["memory_mib"] = memory
+    found["options"] = {
+        "seconds": options.seconds, "connections": options.connections, "items": len(requests.items),
+        "flow_per_s": flow_per_s, "asked_per_s": asked_per_s,
+    }  # fmt: skip
+    return found
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the tables."""
+    fixed = figures["fixed"]
+    report.show(
+        f"At {asked_per_s} requests/s, {flow_per_s} events/s flowing in, a model swapped",
+        ["request", "p50 (ms)", "p99 (ms)", "max (ms)"],
+        [
+            [kind, *(f"{times[name]:.2f}" for name in ("p50_ms", "p99_ms", "max_ms"))]
+            for kind, times in fixed["times"].items()
+        ],
+    )
+    print(
+        f"errors {fixed['errors'] or 'none'}; answers by model {fixed['answers_by_model']};"
+        f" server {fixed['server_cpu']:.0%} of its core, client {fixed['client_cpu']:.0%} of the other"
+    )
+    rows = {**figures["saturated"], "/health/live": figures["live"]}
+    report.show(
+        f"wrk, {figures['options']['connections']} kept connections",
+        ["request", "requests/s", "p50 (ms)", "p99 (ms)", "errors"],
+        [
+            [what, f"{one['requests_per_s']:,.0f}", f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", str(one["errors"])]
+            for what, one in rows.items()
+        ],
+    )
+    folding = figures["folding"]
+    ratio = folding["saturated_per_s"] / folding["alone_per_s"]
+    print(
+        f"folding: {folding['alone_per_s']:,.0f} events/s alone, {folding['saturated_per_s']:,.0f} beside wrk"
+        f" ({ratio:.2f}); memory {figures['memory_mib'][0]:.0f} to {figures['memory_mib'][-1]:.0f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    report.run(main)
