@@ -12,7 +12,7 @@ family has a section of its own, whose type it declares. Unknown names are rejec
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +26,10 @@ from headrace.topics import SHARDS_MAX
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+FeedbackEvent = Literal[
+    "view_item", "select_item", "add_to_cart", "add_to_wishlist", "purchase", "view_item_list", ""
+]  # fmt: skip
+"""What a type of Gorse's feedback may mean; "" for nothing that is used."""
 
 DEFAULT_LOG = "sqlite:headrace-data/log.db"
 FILE = "headrace.toml"
@@ -96,6 +100,12 @@ class GatewaySettings(_Section):
     """Names of the traits of shoppers that are kept; all others are dropped."""
     origins: tuple[str, ...] = ()
     """Web pages that may send with any key, such as `https://shop.example`, beside those that keys name."""
+    answers: str = ""
+    """URL of `headrace serve`, such as `http://localhost:8080`, for the questions of Gorse's clients ([how](gorse.md));
+    without it they are refused."""
+    gorse_feedback: dict[str, FeedbackEvent] = {}
+    """Types of Gorse's feedback beside the [usual ones](gorse.md#feedback), and the event that each is, such as
+    `{share = "select_item"}`; an empty text for feedback that is not used."""
     shopify_secret_file: str = ""
     """File with the secret by which Shopify signs its webhooks; without it they are refused."""
     certificate: str = ""

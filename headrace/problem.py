@@ -8,8 +8,8 @@ from starlette.responses import Response
 MEDIA_TYPE: Final = "application/problem+json"
 Code: TypeAlias = Literal[
     "bad-request", "bad-query", "bad-body", "bad-key", "bad-signature", "forbidden", "all-refused", "not-found",
-    "method-not-allowed", "too-slow", "too-large", "bad-encoding", "too-many-events", "too-many-requests",
-    "unavailable", "restoring", "stale", "internal",
+    "unknown", "method-not-allowed", "too-slow", "too-large", "bad-encoding", "too-many-events", "too-many-requests",
+    "unavailable", "restoring", "stale", "no-answers", "not-offered", "internal",
 ]  # fmt: skip
 TITLES: Final[dict[Code, tuple[int, str]]] = {
     "bad-request": (400, "The request is no HTTP"),
@@ -20,6 +20,7 @@ TITLES: Final[dict[Code, tuple[int, str]]] = {
     "bad-signature": (401, "The signature is not that of the body"),
     "forbidden": (403, "The key does not allow this"),
     "not-found": (404, "No such route"),
+    "unknown": (404, "Nothing is known of it"),
     "method-not-allowed": (405, "The route has other methods"),
     "too-slow": (408, "The body took too long to arrive"),
     "too-large": (413, "The body is too large"),
@@ -27,9 +28,11 @@ TITLES: Final[dict[Code, tuple[int, str]]] = {
     "too-many-events": (429, "Too many events with this key"),
     "too-many-requests": (429, "Too many requests at a time with this key"),
     "internal": (500, "The server has failed"),
+    "not-offered": (501, "This is not offered"),
     "unavailable": (503, "Events cannot be taken now"),
     "restoring": (503, "No state to answer from yet"),
     "stale": (503, "Events are missing in the answers"),
+    "no-answers": (503, "The server of answers does not answer"),
 }
 """The status and the title of each problem; its `type` is `urn:headrace:problem:` and its code."""
 

@@ -101,6 +101,10 @@ class Refused(Exception):
     """A query that cannot be answered; the text states what was wanted and what was found."""
 
 
+class Unknown(Refused):
+    """A query for something of which nothing is known."""
+
+
 def _as_it_is(shopper: str) -> str:
     return shopper
 

@@ -340,6 +340,7 @@ The last parameter of a path is the rest of the path, percent-encoded; it may co
 | 400 | the body is no JSON object of the parameters |
 | 401, 403 | with [`require_key`](settings.md#serve): no key that works, or one that does not allow this |
 | 404, 405 | another path or method; the text names those that exist |
+| 404 | `unknown`: nothing is known of the item or shopper that a path names |
 | 413 | the body has over {question_bytes_max >> 20} MiB |
 | 503 | the newest snapshot is being restored |
 

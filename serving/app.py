@@ -27,7 +27,7 @@ from headrace.process import run_with_retries
 from headrace.pseudonyms import Pseudonyms
 from headrace.server import serving
 from headrace.shard.blobs import Blobs
-from headrace.surface import Refused, Route
+from headrace.surface import Refused, Route, Unknown
 from learners.families import Placement
 from learners.family import Family
 from serving.answers import Answers
@@ -72,7 +72,7 @@ def make_app(
                     return _RESTORING.response() if stream is None else json_lines(stream)
                 answer = answers.answer(route, query)
             except Refused as refused:
-                return Problem("bad-query", str(refused)).response()
+                return Problem("unknown" if isinstance(refused, Unknown) else "bad-query", str(refused)).response()
             return json(answer) if answer else _RESTORING.response()
 
         return counted_route(metrics, route.path, handle, method=route.method)

@@ -29,7 +29,7 @@ OPEN: Final = (
 """The routes without a key: what they give, and its media type."""
 _REFS: Final = "#/components/schemas/{name}"
 _PROBLEMS: Final[tuple[Code, ...]] = (
-    "bad-query", "bad-key", "forbidden", "too-large", "internal", "restoring",
+    "bad-query", "bad-key", "forbidden", "unknown", "too-large", "internal", "restoring",
 )  # fmt: skip
 
 

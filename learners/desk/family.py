@@ -2,7 +2,7 @@
 
 It completes and corrects events by what it remembers: a transaction is bought once, amounts are in the shop's currency,
 a guest who logs in is the shopper, one shopper counts only so much, and lines have what the shop states of their items.
-It learns nothing else.
+It keeps what the shop states of its shoppers for answers. It learns nothing else.
 """
 
 from collections import Counter
@@ -16,13 +16,15 @@ from headrace.items import ItemReason, ItemRecord, decode
 from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import Metric, Surface
-from headrace.topics import ITEMS
+from headrace.topics import ITEMS, TRAITS
+from headrace.traits import decode as decode_traits
 from learners.desk.assortment import Assortment
 from learners.desk.assortment import from_version_1 as assortment_from_version_1
 from learners.desk.budget import Budget
 from learners.desk.currency import Currency
 from learners.desk.joins import Joins
 from learners.desk.orders import Orders
+from learners.desk.profiles import Profiles
 from learners.desk.renames import Renames
 from learners.family import Family, Merges, Moment, Move, Part, Preparer
 
@@ -60,6 +62,9 @@ class DeskSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shoppers_max: Annotated[int, Meta(ge=1, description="Most shoppers of a day whose steps are counted.")] = 200_000
     login_sessions_max: Annotated[int, Meta(ge=1, description="Most sessions that a login can join.")] = 100_000
     renames_max: Annotated[int, Meta(ge=1, description="Most shoppers of whom a newer pseudonym is known.")] = 200_000
+    profiles_max: Annotated[
+        int, Meta(ge=1, description="Most shoppers of whom it is remembered what the shop states.")
+    ] = 100_000
     consent: Annotated[
         Purpose | Literal[""],
         Meta(
@@ -91,6 +96,7 @@ class Desk(Preparer):
     parts: ClassVar[Mapping[str, Part]] = {
         **dict.fromkeys(("orders", "joins", "budget", "currency", "renames"), Part()),
         "assortment": Part(2, {1: assortment_from_version_1}),
+        "profiles": Part(),
     }
 
     def __init__(self, settings: DeskSettings, reads: Mapping[str, Family]) -> None:
@@ -103,6 +109,7 @@ class Desk(Preparer):
         self.currency = Currency(settings.currency, settings.rates)
         self.assortment = Assortment(items_max=settings.items_max)
         self.renames = Renames(shoppers_max=settings.renames_max)
+        self.profiles = Profiles(shoppers_max=settings.profiles_max)
         self.rejected: Counter[str] = Counter()
 
     def prepare(self, event: Event, now: Moment) -> bool:
@@ -110,6 +117,7 @@ class Desk(Preparer):
         kind = event.type
         if kind == "shopper_renamed":
             self.renames.note(event.data.former_shopper, event.shopper)
+            self.profiles.rename(event.shopper, self.renames.name(event.shopper))
             return False
         if self.renames:
             self.renames.follow(event)
@@ -130,7 +138,13 @@ class Desk(Preparer):
         """Do nothing: all was noted when the event was prepared."""
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
-        """Note what the shop states of an item, and tell the other families if that is new."""
+        """Note what the shop states of a shopper, or of an item, and tell the other families if an item is new."""
+        if topic == TRAITS:
+            said = decode_traits(record)
+            if said is None:
+                return Rejection("schema", "wanted traits by name, with a time, under the shopper's id; found another")
+            self.profiles.note(self.renames.name(said.shopper), said.traits)
+            return None
         stated = decode(record)
         if isinstance(stated, Rejection):
             self.rejected[stated.reason] += 1
@@ -140,6 +154,10 @@ class Desk(Preparer):
             price = self.currency.price(stated.prices)
             now.items.append(Item(stated.id, stated.title, stated.brand, stated.category, price))
         return None
+
+    def knows(self, shopper: str) -> bool:
+        """Return whether the shop states something of a shopper."""
+        return shopper in self.profiles
 
     def available(self, item: str) -> bool:
         """Return whether an item can be bought, as far as is stated: it is neither out of stock nor retired."""
@@ -159,7 +177,7 @@ class Desk(Preparer):
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
         tables = self.orders.bounds() | self.joins.bounds() | self.budget.bounds() | self.assortment.bounds()
-        tables |= self.renames.bounds()
+        tables |= self.renames.bounds() | self.profiles.bounds()
         return {f"desk_{table}": use for table, use in tables.items()}
 
     def state(self) -> State:
@@ -167,6 +185,7 @@ class Desk(Preparer):
         return {
             "orders": self.orders.state(), "joins": self.joins.state(), "budget": self.budget.state(),
             "currency": self.currency.state(), "assortment": self.assortment.state(), "renames": self.renames.state(),
+            "profiles": self.profiles.state(),
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -184,6 +203,8 @@ class Desk(Preparer):
             self.assortment = Assortment.from_state(state["assortment"], items_max=settings.items_max)
         if "renames" in state:
             self.renames = Renames.from_state(state["renames"], shoppers_max=settings.renames_max)
+        if "profiles" in state:
+            self.profiles = Profiles.from_state(state["profiles"], shoppers_max=settings.profiles_max)
 
     def renamed(self, shopper: str) -> str:
         """Return the name under which a shopper is known."""
@@ -206,10 +227,10 @@ class Desk(Preparer):
 
 Desk.surface = Surface(
     doc="What every event passes first: orders, currency, logins, how much one shopper counts, and what the shop states"
-    " of its items.",
+    " of its items and shoppers.",
     settings=DeskSettings,
-    hears=(ITEMS,),
-    full_by_design=("desk_orders", "desk_order_lines", "desk_sessions"),
+    hears=(ITEMS, TRAITS),
+    full_by_design=("desk_orders", "desk_order_lines", "desk_sessions", "desk_profiles"),
     teaches=dict.fromkeys(LEARNED_TYPES, "whose the session is")
     | dict.fromkeys(STEPS, "whose the session is, and the shopper's steps of the day")
     | {

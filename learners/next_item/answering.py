@@ -120,6 +120,9 @@ class Answering:
     Args:
         desk: None where the shard has none.
         n_max: most items of a list.
+
+    Attributes:
+        shelf: all items that are known; `sync` it before it is read.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Answering:
     ) -> None:  # fmt: skip
         self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
         browsing = learned.browsing
-        self._shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
+        self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
 
     # The routes
 
@@ -288,7 +291,7 @@ class Answering:
         Rules that forbid much are applied to all candidates before the best ones are taken, if too few of the best ones
         obey them.
         """
-        shelf = self._shelf
+        shelf = self.shelf
         shelf.sync()
         allowed = want.filter.mask(shelf) if want.filter else None
         if want.in_stock:
@@ -308,7 +311,7 @@ class Answering:
         return answer, candidates
 
     def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
-        learned, shelf = self._learned, self._shelf
+        learned, shelf = self._learned, self.shelf
         if kind == "reranked":
             return ranking.reranked(learned, shelf, ask, allowed, items)
         if kind == "similar":
@@ -318,7 +321,7 @@ class Answering:
         return _KINDS[kind](learned, shelf, ask, allowed)
 
     def _applied(self, want: _Want, candidates: Ranked, allowed: Mask | None) -> Answer:
-        shown, shelf = want.shown, self._shelf
+        shown, shelf = want.shown, self.shelf
         pool = [one for one in candidates.pool if one[0] not in shown] if len(shown) else candidates.pool
         more = (item for item in candidates.more if item not in shown) if len(shown) else candidates.more
         facts = shelf.facts
@@ -351,7 +354,7 @@ class Answering:
         return gone | dict.fromkeys(exclude, EXCLUDE)
 
     def _shown(self, item: str, score: float, reason: Reason) -> ListedItem:
-        shelf = self._shelf
+        shelf = self.shelf
         facts, stated = shelf.facts(item) or _NOTHING, shelf.stated_of(item)
         return ListedItem(
             item, score, Because(*reason, self._text(reason, facts.category)), facts.name, facts.brand, facts.category,
@@ -362,7 +365,7 @@ class Answering:
     def _text(self, reason: Reason, category: str) -> str:
         text = _TEXTS[reason.code]
         if reason.item:
-            return text.format((self._shelf.facts(reason.item) or _NOTHING).name or reason.item)
+            return text.format((self.shelf.facts(reason.item) or _NOTHING).name or reason.item)
         if reason.code in _BY_CATEGORY and category:
             names = [name for part in re.split("[>/]", category) if (name := part.strip())]
             return f"{text} in {names[-1]}" if names else text

@@ -28,6 +28,8 @@ from learners.next_item.choices import TAKEN_BACK_BY
 from learners.next_item.contexts import CHOICE_EVENTS, VIEW_EVENTS
 from learners.next_item.history import History
 from learners.next_item.history import from_version_1 as history_from_version_1
+from learners.next_item.history import from_version_2 as history_from_version_2
+from learners.next_item.inspecting import Inspecting
 from learners.next_item.members import KINDS
 from learners.next_item.ranking import Learned
 from learners.next_item.routes import ROUTES
@@ -78,7 +80,8 @@ class NextItemSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             ge=1,
             description="Most items that are remembered as seen, of all shoppers, for the rule `seen`; those of the"
-            " shopper who saw one least recently are forgotten first.",
+            " shopper who saw one least recently are forgotten first. As many are remembered as put into carts, and as"
+            " put on wishlists.",
         ),
     ] = 500_000
     recommendations_max: Annotated[
@@ -124,7 +127,7 @@ class NextItemFamily(Family):
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(2, {1: lambda state: state}),
         "ranking": Part(), "input_drift": Part(), "miss_drift": Part(), "rules": Part(),
-        "history": Part(2, {1: history_from_version_1}),
+        "history": Part(3, {1: history_from_version_1, 2: history_from_version_2}),
         "together": Part(needs=("catalogue",)),
     }  # fmt: skip
 
@@ -144,6 +147,7 @@ class NextItemFamily(Family):
         desk = reads.get(Desk.name)
         self.desk = desk if isinstance(desk, Desk) else None
         self._answering: Answering | None = None
+        self._inspecting: Inspecting | None = None
 
     @property
     def _history_bounds(self) -> dict[str, int]:
@@ -177,6 +181,13 @@ class NextItemFamily(Family):
                 learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
             )
         return self._answering
+
+    @property
+    def inspecting(self) -> Inspecting:
+        """What says what this fold knows."""
+        if self._inspecting is None:
+            self._inspecting = Inspecting(self.browsing, self.history, self.desk, self.answering.shelf)
+        return self._inspecting
 
     def recommend(self, shopper: str, time_ms: int, n: int, model: Any = None) -> list[tuple[str, float]]:
         """Return the blend's n best items for a shopper, best first, with scores, by the rules of every placement."""
@@ -265,7 +276,7 @@ class NextItemFamily(Family):
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken."""
-        self._answering = None
+        self._answering = self._inspecting = None
         if "champion" in state:
             self.champion = msgspec.convert(state["champion"], Announcement | None)
         if "succession" in state:
@@ -343,7 +354,7 @@ NextItemFamily.surface = Surface(
     judge="learners.next_item.judge:NextItemJudge",
     judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),
-    full_by_design=(*FULL_BY_DESIGN, "bought_items", "seen_items"),
+    full_by_design=(*FULL_BY_DESIGN, "bought_items", "seen_items", "carted_items", "wished_items"),
     artifact=Artifact(
         "model",
         current=lambda family: family.champion,

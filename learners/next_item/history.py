@@ -1,7 +1,7 @@
-"""What rules need to know beyond the running visit: what each shopper saw and bought when, and what items are."""
+"""What is known beyond the running visit: what each shopper saw, put into the cart and bought when; what items are."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from sys import intern
 from typing import Final, NamedTuple, Self
 
@@ -63,6 +63,15 @@ class ItemTimes:
         """Return the items to which it happened after a shop time, or ever."""
         items = self._shoppers.get(shopper, {})
         return [item for item, (newest_ms, _) in items.items() if time_ms is None or newest_ms > time_ms]
+
+    def of(self, shopper: str) -> list[tuple[str, int, int]]:
+        """Return a shopper's items, the one noted last first, each with its newest shop time and how often it was."""
+        items = self._shoppers.get(shopper, {})
+        return [(item, *items[item]) for item in reversed(items)]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the shoppers, the one who is forgotten first being the first."""
+        return iter(self._shoppers)
 
     def move(self, from_shopper: str, to_shopper: str, items: Iterable[str] | None) -> None:
         """Move what is noted of one shopper, of these items or of all, to another."""
@@ -203,29 +212,38 @@ class LineFacts:
 
 
 class History:
-    """What shoppers saw and bought, and what lines say of items.
+    """What shoppers did with items, and what lines say of items.
 
     Args:
-        bought_max, seen_max: most items that all shoppers bought, and saw or bought.
+        bought_max: most items that all shoppers bought.
+        seen_max: most items that all shoppers viewed or chose; most that they put into carts; most on wishlists.
         items_max: most items of which is kept what lines say.
+
+    Attributes:
+        seen: items viewed or chosen in any way.
+        carted, wished: items put into the cart and not removed from it; items put on the wishlist.
+        bought: items bought and not returned.
     """
 
     def __init__(self, *, bought_max: int, seen_max: int, items_max: int) -> None:
         self.bought, self.seen = ItemTimes(entries_max=bought_max), ItemTimes(entries_max=seen_max)
+        self.carted, self.wished = ItemTimes(entries_max=seen_max), ItemTimes(entries_max=seen_max)
         self.lines = LineFacts(items_max=items_max)
 
     def learn(self, event: Event) -> None:
-        """Learn from an event. A refund takes back one purchase of each of its items."""
+        """Learn from an event. A refund takes back one purchase of each of its items, a removal one that was carted."""
         kind, shopper, time_ms = event.type, event.shopper, event.time_ms
-        if kind == "refund":
+        taken_back = self.bought if kind == "refund" else self.carted if kind == "remove_from_cart" else None
+        if taken_back is not None:
             for item in dict.fromkeys(line.item_id for line in event.data.items):
-                self.bought.take_back(shopper, item)
+                taken_back.take_back(shopper, item)
         if kind not in STEP_EVENTS:
             return
+        chosen = {"add_to_cart": self.carted, "add_to_wishlist": self.wished, "purchase": self.bought}.get(kind)
         for item in dict.fromkeys(line.item_id for line in event.data.items):
             self.seen.note(shopper, item, time_ms)
-            if kind == "purchase":
-                self.bought.note(shopper, item, time_ms)
+            if chosen is not None:
+                chosen.note(shopper, item, time_ms)
         if event.counts:
             for line in event.data.items:
                 self.lines.learn(line)
@@ -237,28 +255,41 @@ class History:
     def move(self, move: Move, session: Iterable[str]) -> None:
         """Move what a guest did to the shopper who logged in; what is taken back, only of the session's items."""
         items = list(session) if move.taken_back else None
-        for table in (self.bought, self.seen):
+        for table in (self.bought, self.seen, self.carted, self.wished):
             table.move(move.from_shopper, move.to_shopper, items)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
-        return {"bought_items": self.bought.use(), "seen_items": self.seen.use(), "line_items": self.lines.use()}
+        return {
+            "bought_items": self.bought.use(), "seen_items": self.seen.use(), "carted_items": self.carted.use(),
+            "wished_items": self.wished.use(), "line_items": self.lines.use(),
+        }  # fmt: skip
 
     def state(self) -> State:
         """Return the complete state."""
-        return {"bought": self.bought.state(), "seen": self.seen.state(), "lines": self.lines.state()}
+        return {
+            "bought": self.bought.state(), "seen": self.seen.state(), "carted": self.carted.state(),
+            "wished": self.wished.state(), "lines": self.lines.state(),
+        }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: State, *, bought_max: int, seen_max: int, items_max: int) -> Self:
         """Return what continues where `state` was taken, within these bounds."""
         history = cls(bought_max=bought_max, seen_max=seen_max, items_max=items_max)
         history.bought = ItemTimes.from_state(state["bought"], entries_max=bought_max)
-        history.seen = ItemTimes.from_state(state["seen"], entries_max=seen_max)
+        for name in ("seen", "carted", "wished"):
+            setattr(history, name, ItemTimes.from_state(state[name], entries_max=seen_max))
         history.lines = LineFacts.from_state(state["lines"], items_max=items_max)
         return history
 
 
 def from_version_1(state: State) -> State:
-    """Return the state of a history of today; one of version 1 knew no names."""
+    """Return the state of a history of version 2; one of version 1 knew no names."""
     lines = state["lines"]
     return {**state, "lines": {**lines, "names": [""] * len(lines["items"])}}
+
+
+def from_version_2(state: State) -> State:
+    """Return the state of a history of today; one of version 2 knew nothing of carts and wishlists."""
+    empty = ItemTimes(entries_max=1).state()
+    return {**state, "carted": empty, "wished": empty}

@@ -6,6 +6,19 @@ from typing import Any, Final
 from headrace.impressions import Shown, ShownItem
 from headrace.surface import Now, Route
 from learners.next_item.answering import Answering, ItemList, Page
+from learners.next_item.inspecting import (
+    HistoryPage,
+    HistoryQuery,
+    Inspecting,
+    ItemPage,
+    ItemsQuery,
+    KnownItem,
+    KnownItemQuery,
+    KnownShopper,
+    ShopperPage,
+    ShopperQuery,
+    ShoppersQuery,
+)
 from learners.next_item.questions import (
     BatchQuery,
     CartQuery,
@@ -52,6 +65,10 @@ def _shown(answer: ItemList) -> list[Shown]:
 
 def _shown_on_page(page: Page) -> list[Shown]:
     return [shown for one in page.lists for shown in _shown(one)]
+
+
+def _known_by(call: Callable[[Inspecting, Any, Now], Any]) -> Callable[[Any, Any, Now], Any]:
+    return lambda family, query, now: call(family.inspecting, query, now)
 
 
 ROUTES: Final = (
@@ -170,5 +187,45 @@ ROUTES: Final = (
         call=_by(Answering.recommend_to_many),
         streams=True,
         example=('/v1/bulk {"shoppers": ["shopper-1", "shopper-2"], "n": 3}', ""),
+    ),
+    Route(
+        path="/v1/items/{item}",
+        doc="What is known of an item.",
+        query=KnownItemQuery,
+        answer=KnownItem,
+        call=_known_by(Inspecting.item),
+        example=("/v1/items/item-00847", ""),
+    ),
+    Route(
+        path="/v1/items",
+        doc="The items that are known, in the order of their ids.",
+        query=ItemsQuery,
+        answer=ItemPage,
+        call=_known_by(Inspecting.items),
+        example=("/v1/items?n=2", ""),
+    ),
+    Route(
+        path="/v1/shoppers/{shopper}",
+        doc="What is known of a shopper: traits, the current visit, and what was done with which items.",
+        query=ShopperQuery,
+        answer=KnownShopper,
+        call=_known_by(Inspecting.shopper),
+        example=("/v1/shoppers/shopper-1?n=2", ""),
+    ),
+    Route(
+        path="/v1/shoppers",
+        doc="The shoppers that are known, by their names in the log, in the order of these.",
+        query=ShoppersQuery,
+        answer=ShopperPage,
+        call=_known_by(Inspecting.shoppers),
+        example=("/v1/shoppers?n=2", ""),
+    ),
+    Route(
+        path="/v1/history",
+        doc="What shoppers did with items, by the shoppers' names in the log.",
+        query=HistoryQuery,
+        answer=HistoryPage,
+        call=_known_by(Inspecting.history),
+        example=("/v1/history?n=2", ""),
     ),
 )

@@ -28,12 +28,12 @@ def gateway(
     metrics_port: MetricsPort = None,
     sets: Set = None,
 ) -> None:
-    """Take events, items and traits over HTTP, and write them to the log."""
+    """Take events, items and traits over HTTP, and write them to the log; answer the clients of Gorse."""
     options = merge_sets(sets, log=log, host=host, gateway={"port": port, "metrics_port": metrics_port})
     settings = read_settings(**options).common
     print_starting("gateway", settings)
     import asyncio
-    from contextlib import ExitStack, closing
+    from contextlib import ExitStack, closing, nullcontext
 
     import uvloop
 
@@ -48,6 +48,7 @@ def gateway(
     from headrace.server import raise_file_limit
     from headrace.spool import Spool
     from producers.gateway.app import Gateway, make_app
+    from producers.gateway.asking import Asking
     from producers.gateway.depot import Depot
     from producers.gateway.doors import Doors
     from producers.gateway.intake import Intake
@@ -80,10 +81,13 @@ def gateway(
     )  # fmt: skip
     intake = Intake(names, own.traits)
 
+    asking = Asking(own.answers) if own.answers else None
+
     async def run() -> None:
         depot = Depot(opened, Spool(Path(own.spool), bytes_max=own.spool_bytes_max))
-        made = make_app(Gateway(doors, intake, depot, metrics, own, shopify_secret=secret), metrics)
-        await serve(made, listener, depot, doors, intake, metrics, own, stop)
+        made = make_app(Gateway(doors, intake, depot, metrics, own, shopify_secret=secret, asking=asking), metrics)
+        with closing(asking) if asking else nullcontext():
+            await serve(made, listener, depot, doors, intake, metrics, own, stop)
 
     with (
         listen(settings.host, own.port) as listener,

@@ -1,7 +1,8 @@
 """The HTTP application of the gateway: from a request to its answer, in one place.
 
 1 find the key and let the request in, before anything of its body is read; 2 read the body within its bounds; 3 let the
-route's adapter say what it means; 4 pseudonymise and validate; 5 make the records safe; 6 remember their ids, answer.
+route's adapter say what it means, or its call ask the server of answers; 4 pseudonymise and validate; 5 make the
+records safe; 6 remember their ids, answer.
 """
 
 import time
@@ -25,13 +26,19 @@ from headrace.metrics import GatewayMetrics
 from headrace.problem import Problem
 from producers.gateway import ga4, openapi, segment, shopify
 from producers.gateway.answer import answer_of, counts_of, explanation_of
+from producers.gateway.asking import Asking
 from producers.gateway.body import leave_body, read_body
 from producers.gateway.depot import Depot, DepotFull, RecordRefused
 from producers.gateway.doors import Doors, key_text
+from producers.gateway.gorse.asked import Asked
+from producers.gateway.gorse.feedback import FeedbackTypes
+from producers.gateway.gorse.forms import GorseSuccess
 from producers.gateway.intake import Intake, Taken
 from producers.gateway.made import BadBody
 from producers.gateway.made import Request as Arrived
-from producers.gateway.routes import ROUTES, Route
+from producers.gateway.route import Call, Route, Unoffered
+from producers.gateway.routes import CALLS, ROUTES, UNOFFERED
+from producers.values import Unusable
 
 STATIC: Final = Path(__file__).parent / "static"
 SNIPPET: Final = "/headrace.js"
@@ -50,12 +57,14 @@ class Gateway:
 
     Args:
         shopify_secret: by which Shopify signs its webhooks; empty to refuse them.
+        asking: asks the server of answers; None to refuse questions.
     """
 
     def __init__(
         self, doors: Doors, intake: Intake, depot: Depot, metrics: GatewayMetrics, settings: GatewaySettings,
-        *, shopify_secret: bytes = b"", clock: Clock = wall_ms,
+        *, shopify_secret: bytes = b"", asking: Asking | None = None, clock: Clock = wall_ms,
     ) -> None:  # fmt: skip
+        self._asking, self._feedback = asking, FeedbackTypes(settings.gorse_feedback)
         self._doors, self._intake, self._depot, self._metrics = doors, intake, depot, metrics
         self._settings, self._shopify_secret, self._clock = settings, shopify_secret, clock
 
@@ -72,6 +81,31 @@ class Gateway:
         key = self._key(route, text, request.headers)
         with self._doors.entered(key):
             return await self._answered(route, key, request.headers, query, await self._body(request))
+
+    async def ask(self, call: Call, request: Request) -> Response:
+        """Answer a request to a route that asks the server of answers. Raises Problem."""
+        query = {**request.query_params, **request.path_params}
+        text = key_text(request.headers, query)
+        origin = request.headers.get("origin")
+        key = self._doors.key(text, call.role, None if origin in self._settings.origins else origin)
+        with self._doors.entered(key):
+            body = await self._body(request) if call.body else b""
+            self._doors.charge(key, max(1.0, len(body) / charged_bytes))
+            arrived = Arrived(body, query, self._clock(), key.shop, self._feedback)
+            categories = [one for one in (*request.query_params.getlist("category"), query.get("category", "")) if one]
+            scored = request.headers.get("x-api-version") == "2"
+            asked = Asked(arrived, list(dict.fromkeys(categories)), scored, self._intake.stated, self._asking, text)
+            try:
+                found = await call.run(asked)
+            except BadBody as error:
+                raise Problem("bad-body", str(error)) from None
+            except Unusable as error:
+                raise Problem("bad-query", f"{error.reason}: {error.detail}") from None
+            if found.made:
+                if not key.may("ingest"):
+                    raise Problem("forbidden", f"wanted a key of the role operate, found one of {key.role}")
+                await self._kept(call.path, self._intake.take(found.made, arrived.received_ms), whole=True)
+            return json(found.body)
 
     async def _body(self, request: Request, bytes_max: int | None = None) -> bytes:
         bytes_max = min(bytes_max or self._settings.body_bytes_max, self._settings.body_bytes_max)
@@ -105,7 +139,7 @@ class Gateway:
         What is parsed lives only here: while a request waits for the log, its records alone are kept.
         """
         received_ms = self._clock()
-        entries = route.adapter(Arrived(body, query, received_ms, key.shop))
+        entries = route.adapter(Arrived(body, query, received_ms, key.shop, self._feedback))
         self._doors.charge(key, max(0.0, len(entries) - len(body) / charged_bytes))
         return self._intake.take(entries, received_ms, explain=explain)
 
@@ -121,8 +155,18 @@ class Gateway:
         if not shopify.signature_valid(self._shopify_secret, body, headers.get("x-shopify-hmac-sha256", "")):
             raise Problem("bad-signature", "wanted X-Shopify-Hmac-Sha256 of the body by the shop's secret")
 
-    async def _stored(self, route: Route, taken: Taken) -> Response:
+    async def _kept(self, path: str, taken: Taken, *, whole: bool) -> bool:
+        """Make what was taken safe; return whether it waits on disk.
+
+        Args:
+            whole: whether nothing is taken if an entry is refused.
+
+        Raises:
+            Problem: it cannot be taken now, or not at all.
+        """
         spooled = False
+        if whole and taken.refused:
+            raise _all_refused(taken)
         if taken.records:
             try:
                 spooled = await self._depot.store(taken.records) == "spool"
@@ -130,19 +174,23 @@ class Gateway:
                 raise Problem("unavailable", str(error), retry_s=retry_s) from None
             except RecordRefused as error:
                 raise Problem("too-large", str(error)) from None
-            self._intake.remember(taken)
-        self._metrics.count_entries(route.path, counts_of(taken), (one.reason for one in taken.refused))
+            self._intake.remember(taken, self._clock())
+        self._metrics.count_entries(path, counts_of(taken), (one.reason for one in taken.refused))
         if spooled:
             self._metrics.spooled.inc(len(taken.records))
+        return spooled
+
+    async def _stored(self, route: Route, taken: Taken) -> Response:
+        spooled = await self._kept(route.path, taken, whole=route.reply == "gorse")
+        if route.reply == "gorse":  # its clients know no other status than 200
+            return json(GorseSuccess(taken.accepted + taken.repeated + taken.unused))
         if route.reply == "ga4":
             return Response(status_code=204)
         answer = answer_of(taken, spooled=spooled)
         if route.reply == "segment":
             return json({"success": True, **msgspec.structs.asdict(answer)})
         if taken.refused and not (taken.accepted or taken.repeated or taken.unused) and route.reply == "headrace":
-            first = taken.refused[0]
-            detail = f"{len(taken.refused)} refused; the first: {first.reason}: {first.detail}"
-            raise Problem("all-refused", detail, refused=taken.refused)
+            raise _all_refused(taken)
         return json(answer, 202 if spooled else 200)
 
     def ready(self) -> Response:
@@ -184,9 +232,19 @@ def make_app(gateway: Gateway, metrics: GatewayMetrics) -> Starlette:
         async def take(request: Request) -> Response:
             return await gateway.take(route, request)
 
-        # An id may have slashes: what is in braces takes all up to the text that follows.
-        pattern = route.path.replace("{id}", "{id:whole}").replace("{shopper}", "{shopper:whole}")
-        return HttpRoute(pattern, answered(route.path, take), methods=[route.method])
+        return HttpRoute(_pattern(route.path), answered(route.path, take), methods=[route.method])
+
+    def asking(call: Call) -> HttpRoute:
+        async def ask(request: Request) -> Response:
+            return await gateway.ask(call, request)
+
+        return HttpRoute(_pattern(call.path), answered(call.path, ask), methods=[call.method])
+
+    def refusing(route: Unoffered) -> HttpRoute:
+        async def refuse(request: Request) -> Response:
+            raise Problem("not-offered", route.why)
+
+        return HttpRoute(_pattern(route.path), answered(route.path, refuse), methods=[route.method])
 
     def giving(path: str, answer: Callable[[], Response]) -> HttpRoute:
         async def give(request: Request) -> Response:
@@ -199,7 +257,8 @@ def make_app(gateway: Gateway, metrics: GatewayMetrics) -> Starlette:
             return _preflight(gateway, request)
         status = error.status_code if isinstance(error, HTTPException) else 500
         metrics.count_request("other", status, 0.0)
-        paths = sorted({f"{route.method} {route.path}" for route in ROUTES})
+        known = [*((one.method, one.path) for one in ROUTES), *((one.method, one.path) for one in CALLS)]
+        paths = sorted({f"{method} {path}" for method, path in known})
         wanted = f"wanted one of {', '.join(paths)}; /openapi.json describes them"
         response = Problem("method-not-allowed" if status == 405 else "not-found", wanted, closes=True).response()
         if isinstance(error, HTTPException) and error.headers:
@@ -212,6 +271,8 @@ def make_app(gateway: Gateway, metrics: GatewayMetrics) -> Starlette:
 
     app = Starlette(
         routes=[
+            *(refusing(route) for route in UNOFFERED),  # the longer paths of Gorse first
+            *(asking(call) for call in CALLS),
             *(taking(route) for route in ROUTES),
             giving("/health/live", lambda: json({"live": True})),
             giving("/health/ready", gateway.ready),
@@ -222,6 +283,19 @@ def make_app(gateway: Gateway, metrics: GatewayMetrics) -> Starlette:
     )
     app.router.redirect_slashes = False  # a redirect would repeat the request's path and host in a header
     return app
+
+
+def _pattern(path: str) -> str:
+    """Return a path as Starlette has it: an id or a category may have slashes, and takes all up to what follows."""
+    for name in ("id", "shopper", "category"):
+        path = path.replace(f"{{{name}}}", f"{{{name}:whole}}")
+    return path
+
+
+def _all_refused(taken: Taken) -> Problem:
+    first = taken.refused[0]
+    detail = f"{len(taken.refused)} refused; the first: {first.reason}: {first.detail}"
+    return Problem("all-refused", detail, refused=taken.refused)
 
 
 def _share(gateway: Gateway, request: Request, response: Response) -> None:
@@ -239,8 +313,8 @@ def _preflight(gateway: Gateway, request: Request) -> Response:
     if origin and gateway.allows(origin):
         headers |= {
             "access-control-allow-origin": origin,
-            "access-control-allow-methods": "POST, PUT, DELETE",
-            "access-control-allow-headers": "authorization, content-type, content-encoding",
+            "access-control-allow-methods": "GET, POST, PUT, PATCH, DELETE",
+            "access-control-allow-headers": "authorization, content-type, content-encoding, x-api-key, x-api-version",
             "access-control-max-age": str(preflight_s),
         }
     return Response(status_code=204, headers=headers)

@@ -66,7 +66,7 @@ class Doors:
             Problem: there is none that works, or it does not allow this, or not on this page.
         """
         if not text:
-            wanted = "wanted Authorization: Bearer KEY, a user of basic authentication, or the parameter key"
+            wanted = "wanted Authorization: Bearer KEY, a user of basic authentication, X-API-Key, or the parameter key"
             raise Problem("bad-key", f"{wanted}, found none")
         key = self._keys.find(text) if len(text) <= key_characters_max else None
         if key is None:
@@ -125,10 +125,12 @@ class Doors:
 def key_text(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
     """Return the text of a request's key; empty if it has none.
 
-    It is a bearer token, the user of basic authentication (as Segment's libraries send it), or the parameter `key` or
-    `api_secret` (for beacons, which cannot set headers, and as Google Analytics' clients send it).
+    It is a bearer token, the user of basic authentication (as Segment's libraries send it), the header `X-API-Key` (as
+    Gorse's clients send it), or the parameter `key` or `api_secret` (for beacons, which cannot set headers, and as
+    Google Analytics' clients send it).
     """
-    return _bearer(headers.get("authorization", "")) or query.get("key") or query.get("api_secret") or ""
+    in_header = _bearer(headers.get("authorization", "")) or headers.get("x-api-key")
+    return in_header or query.get("key") or query.get("api_secret") or ""
 
 
 def _bearer(header: str) -> str:

@@ -20,6 +20,7 @@ from headrace.topics import EVENTS, ITEMS, TRAITS
 from headrace.traits import Traits, traits_max
 from headrace.traits import encode as encode_traits
 from producers.gateway.made import Made, MadeEvent, MadeItem, MadeRules, MadeTraits, Refused, Unused
+from producers.gateway.stated import StatedItems
 from producers.values import as_text
 
 ids_max: Final = 65_536
@@ -79,17 +80,22 @@ class Intake:
     Args:
         pseudonyms: None to pass ids on as they are given.
         traits: names of the traits that are kept.
+
+    Attributes:
+        stated: the items whose records became safe a moment ago.
     """
 
     def __init__(self, pseudonyms: Pseudonyms | None, traits: Sequence[str]) -> None:
         self._pseudonyms, self._traits = pseudonyms, frozenset(traits)
         self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._linked: OrderedDict[str, None] = OrderedDict()
+        self.stated = StatedItems()
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
         return {
             "gateway_event_ids": (len(self._ids), ids_max), "gateway_linked": (len(self._linked), linked_max),
+            "gateway_stated_items": self.stated.use(),
         }  # fmt: skip
 
     def take(self, entries: Sequence[Sequence[Made]], received_ms: int, *, explain: bool = False) -> Taken:
@@ -104,8 +110,11 @@ class Intake:
             one.add(index, entry)
         return one.taken()
 
-    def remember(self, taken: Taken) -> None:
+    def remember(self, taken: Taken, now_ms: int) -> None:
         """Remember what is safe now."""
+        for record in taken.records:
+            if record.topic == ITEMS and record.key:
+                self.stated.note(record.key.decode(), record.value, now_ms)
         _remember(self._ids, taken.ids, ids_max)
         _remember(self._linked, taken.links, linked_max)
 
@@ -161,10 +170,10 @@ class _Body:
                 return self._item(index, item, document)
             case MadeRules(placement, document):
                 return self._rules(index, placement, document)
-            case MadeTraits(shopper, traits, consent):
+            case MadeTraits(shopper, traits, consent, announces):
                 if consent is not None and not consent:
                     return self._unused(index, "wanted traits of a shopper who consents to anything, found no consent")
-                return self._shopper_traits(index, shopper, traits)
+                return self._shopper_traits(index, shopper, traits, announces=announces)
             case Unused(detail):
                 return self._unused(index, detail)
             case Refused(reason, detail):
@@ -244,7 +253,7 @@ class _Body:
         self._write(index, rules.record_of(found.placement, found.rules), [])
         return "accepted"
 
-    def _shopper_traits(self, index: int, shopper: str, traits: Mapping[str, Any]) -> str:
+    def _shopper_traits(self, index: int, shopper: str, traits: Mapping[str, Any], *, announces: bool) -> str:
         if not 1 <= len(shopper) <= 128:
             wanted = "wanted the shopper's id of 1 to 128 characters"
             return self._refuse(index, "key_missing", f"{wanted}, found {len(shopper) or 'none'}")
@@ -252,7 +261,7 @@ class _Body:
             name: value for name, value in traits.items() if name in self._intake.trait_names and _is_trait(value)
         }  # fmt: skip
         left = [f"{name[:50]}: not kept" for name in traits if name not in kept][:traits_max]
-        if not kept:
+        if not kept and not announces:
             return self._unused(index, f"wanted one of the traits {', '.join(sorted(self._intake.trait_names))}")
         key = self._secrets[-1].shopper(shopper) if self._secrets else shopper
         stated = Traits(at(self._received_ms), dict(list(kept.items())[:traits_max]))

@@ -6,7 +6,9 @@ all formats.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from producers.gateway.gorse.feedback import FeedbackTypes
 
 
 class MadeEvent(NamedTuple):
@@ -26,11 +28,13 @@ class MadeTraits(NamedTuple):
     """What the shop states of a shopper, whose id is the shop's own: short texts, numbers and truth values by name.
 
     `consent` lists the purposes to which the shopper consents, as `data.consent` of an event; None if it is not stated.
+    `announces` is whether it is also said that there is such a shopper, so that it counts even if no trait is kept.
     """
 
     shopper: str
     traits: dict[str, Any]
     consent: list[str] | None = None
+    announces: bool = False
 
 
 class MadeRules(NamedTuple):
@@ -56,17 +60,22 @@ class Refused(NamedTuple):
 Made: TypeAlias = MadeEvent | MadeItem | MadeTraits | MadeRules | Unused | Refused
 
 
+_USUAL: Final = FeedbackTypes({})
+
+
 class Request(NamedTuple):
     """What an adapter sees of a request.
 
     `body` is decompressed; `query` has the parameters of the address; `received_ms` is the server's clock at its
-    arrival; `shop` is the name of the key's shop, which begins the `source` of made events.
+    arrival; `shop` is the name of the key's shop, which begins the `source` of made events; `feedback` are the types of
+    Gorse's feedback that the shop uses.
     """
 
     body: bytes
     query: Mapping[str, str]
     received_ms: int
     shop: str
+    feedback: FeedbackTypes = _USUAL
 
 
 class BadBody(Exception):

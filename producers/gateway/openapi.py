@@ -4,6 +4,7 @@ Source: OpenAPI Specification 3.1.1.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,9 @@ from headrace import events, items, rules
 from headrace.problem import MEDIA_TYPE, TITLES, Code
 from producers.gateway.answer import Answer, Explanation, ProblemDocument
 from producers.gateway.fields import entries_max
-from producers.gateway.routes import GA4_DEBUG, ROUTES, Route
+from producers.gateway.gorse.forms import GorseSuccess
+from producers.gateway.route import Call, Route, Unoffered
+from producers.gateway.routes import CALLS, GA4_DEBUG, ROUTES, UNOFFERED
 
 POLICY: Final = (
     "The number in a path is the version of the API. Within a version, fields and routes are added, and nothing that"
@@ -27,6 +30,13 @@ OPEN: Final = (
     ("/headrace.js", "The snippet for pages of a shop.", "text/javascript"),
 )
 """The routes without a key: what they give, and its media type."""
+_KEYS: Final[list[dict[str, list[str]]]] = [
+    {"bearer": []},
+    {"basic": []},
+    {"x_api_key": []},
+    {"key": []},
+    {"api_secret": []},
+]
 _REFS: Final = "#/components/schemas/{name}"
 _ALWAYS: Final[tuple[Code, ...]] = (
     "bad-body", "too-slow", "too-large", "bad-encoding", "too-many-events", "unavailable", "internal",
@@ -35,7 +45,8 @@ _ALWAYS: Final[tuple[Code, ...]] = (
 
 def document() -> dict[str, Any]:
     """Return the document."""
-    answers, schemas = msgspec.json.schema_components((Answer, Explanation, ProblemDocument), ref_template=_REFS)
+    kept = (Answer, Explanation, ProblemDocument, GorseSuccess, *(call.answer for call in CALLS))
+    answers, schemas = msgspec.json.schema_components(kept, ref_template=_REFS)
     for title, schema in (
         ("Event", events.json_schema()),
         ("ItemDocument", items.json_schema()),
@@ -51,10 +62,14 @@ def document() -> dict[str, Any]:
         " repetition is not recognised; without a time, it is that of arrival."
     )
     stated["properties"]["subject"] = {"type": "string", "minLength": 1, "maxLength": 128}
-    kinds = dict(zip(("answer", "explanation", "problem"), answers, strict=True))
+    kinds = dict(zip(("answer", "explanation", "problem", "success"), answers, strict=False))
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, kinds)
+    for call, answer in zip(CALLS, answers[len(kinds) :], strict=True):
+        paths.setdefault(call.path, {})[call.method.lower()] = _question(call, answer, kinds)
+    for refused in UNOFFERED:
+        paths.setdefault(refused.path, {})[refused.method.lower()] = _unoffered(refused, kinds)
     for path, doc, media_type in OPEN:
         content = {media_type: {"schema": {"type": "object"} if media_type == "application/json" else {}}}
         answered: dict[str, Any] = {"200": {"description": "Yes." if "health" in path else "It.", "content": content}}
@@ -71,6 +86,7 @@ def document() -> dict[str, Any]:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "basic": {"type": "http", "scheme": "basic", "description": "The key is the user."},
+                "x_api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "As Gorse has it."},
                 "key": {"type": "apiKey", "in": "query", "name": "key", "description": "For beacons of browsers."},
                 "api_secret": {"type": "apiKey", "in": "query", "name": "api_secret", "description": "As GA4 has it."},
                 "shopify": {"type": "apiKey", "in": "header", "name": "X-Shopify-Hmac-Sha256"},
@@ -80,12 +96,8 @@ def document() -> dict[str, Any]:
 
 
 def _operation(route: Route, kinds: dict[str, Any]) -> dict[str, Any]:
-    name = re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_").lower()
-    operation: dict[str, Any] = {"summary": route.doc, "operationId": name}
-    parameters: list[dict[str, Any]] = [
-        {"name": one, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1, "maxLength": 128}}
-        for one in re.findall(r"{(\w+)}", route.path)
-    ]
+    operation: dict[str, Any] = {"summary": route.doc, "operationId": _name(route)}
+    parameters = _in_path(route.path)
     if route.path != GA4_DEBUG:
         parameters.append(
             {
@@ -100,8 +112,58 @@ def _operation(route: Route, kinds: dict[str, Any]) -> dict[str, Any]:
     operation["parameters"] = parameters
     if route.method != "DELETE":
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(route)}}}
-    problems = [*_ALWAYS, "bad-signature"] if route.role is None else [*_ALWAYS, "bad-key", "forbidden"]
-    responses: dict[str, Any] = {
+    problems: Sequence[Code] = [*_ALWAYS, "bad-signature"] if route.role is None else [*_ALWAYS, "bad-key", "forbidden"]
+    operation["responses"] = _refused(problems, kinds) | _good(route, kinds)
+    if route.role is None:
+        operation["security"] = [{"shopify": []}]
+    else:
+        operation["security"] = _KEYS
+        operation["description"] = f"Needs a key of the role {route.role} or operate."
+    return operation
+
+
+def _question(call: Call, answer: Any, kinds: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a call, whose answers the server of answers gives."""
+    parameters = _in_path(call.path) + [
+        {"name": one, "in": "query", "required": False, "schema": {"type": "string", "maxLength": 200}}
+        for one in call.query
+    ]
+    given = {"description": "What Gorse would answer.", "content": {"application/json": {"schema": answer}}}
+    if call.answer == list[str]:
+        scores = {"type": "array", "items": {"$ref": _REFS.format(name="GorseScore")}}
+        given["content"] = {"application/json": {"schema": {"anyOf": [answer, scores]}}}
+        version = {"name": "X-API-Version", "in": "header", "required": False, "schema": {"enum": ["2"]}}
+        parameters.append(version | {"description": "With 2, items have scores."})
+    body = {"type": call.body, **({"items": {"type": "object"}} if call.body == "array" else {})}
+    stated = {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}} if call.body else {}
+    problems = (*_ALWAYS, "bad-query", "bad-key", "forbidden", "unknown", "too-many-requests", "not-offered")
+    return {
+        "summary": call.doc, "operationId": _name(call), "parameters": parameters, **stated,
+        "responses": _refused(problems, kinds) | {"200": given}, "security": _KEYS,
+        "description": f"Needs a key of the role {call.role} or operate.",
+    }  # fmt: skip
+
+
+def _unoffered(route: Unoffered, kinds: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "summary": f"Not offered: {route.why}.", "operationId": _name(route), "parameters": _in_path(route.path),
+        "responses": _refused(["not-offered"], kinds),
+    }  # fmt: skip
+
+
+def _name(route: Route | Call | Unoffered) -> str:
+    return re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_").lower()
+
+
+def _in_path(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": one, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1, "maxLength": 128}}
+        for one in re.findall(r"{(\w+)}", path)
+    ]
+
+
+def _refused(problems: Iterable[Code], kinds: dict[str, Any]) -> dict[str, Any]:
+    return {
         str(status): {
             "description": title,
             "content": {MEDIA_TYPE: {"schema": kinds["problem"]}},
@@ -109,14 +171,6 @@ def _operation(route: Route, kinds: dict[str, Any]) -> dict[str, Any]:
         }
         for status, title in (TITLES[code] for code in problems)
     }
-    responses |= _good(route, kinds)
-    operation["responses"] = responses
-    if route.role is None:
-        operation["security"] = [{"shopify": []}]
-    else:
-        operation["security"] = [{"bearer": []}, {"basic": []}, {"key": []}, {"api_secret": []}]
-        operation["description"] = f"Needs a key of the role {route.role} or operate."
-    return operation
 
 
 def _good(route: Route, kinds: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +187,9 @@ def _good(route: Route, kinds: dict[str, Any]) -> dict[str, Any]:
             }}}}}  # fmt: skip
         case "segment":
             return {"200": said}
+        case "gorse":
+            shown = {"anyOf": [kinds["success"], kinds["explanation"]]}
+            return {"200": {"description": "It is safe.", "content": {"application/json": {"schema": shown}}}}
         case _:
             spooled = {**said, "description": "The same, and it waits on the gateway's disk until the log answers."}
             return {"200": said, "202": spooled}
@@ -158,6 +215,8 @@ def _body(route: Route) -> dict[str, Any]:
             return {"type": "object", "required": ["events"], "properties": {"events": events_}}
         case "/v1/shopify/pixel":
             return {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}
+        case "/api/feedback" | "/api/users" | "/api/items":
+            return {"type": "array", "items": {"type": "object"}, "maxItems": entries_max}
         case "/v1/batch" | "/v1/b" | "/v1/import":
             return {"type": "object", "required": ["batch"], "properties": {"batch": {"type": "array"}}}
         case _:

@@ -1,31 +1,13 @@
-"""The routes of the gateway as data: who may ask, and which adapter reads the body."""
+"""The routes of the gateway as data: who may ask, and which adapter reads the body, or which call answers."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
-from headrace.keys import Role
 from producers.gateway import ga4, merchant, native, segment, shopify
-from producers.gateway.made import Adapter
+from producers.gateway.gorse import routes as gorse
+from producers.gateway.route import Call, Route, Unoffered
 
 SHOPIFY_WEBHOOK: Final = "/v1/shopify/webhooks"
 GA4_DEBUG: Final = "/debug/mp/collect"
-
-
-class Route(NamedTuple):
-    """A route that takes a body.
-
-    Attributes:
-        role: of the key; None where the body is signed instead.
-        reply: whose answer it gives: `headrace` says per entry what became of it; the others as the format's own
-            server answers, so that its clients understand it.
-    """
-
-    method: str
-    path: str
-    role: Role | None
-    adapter: Adapter
-    doc: str
-    reply: str = "headrace"
-
 
 ROUTES: Final = (
     Route(
@@ -51,4 +33,7 @@ ROUTES: Final = (
     ),
     Route("POST", "/v1/shopify/pixel", "ingest", shopify.pixel, "Events of a Shopify web pixel: one, or an array."),
     Route("POST", SHOPIFY_WEBHOOK, None, shopify.webhook, "Shopify's webhooks, by their signature.", "shopify"),
+    *gorse.ROUTES,
 )
+CALLS: Final[tuple[Call, ...]] = gorse.CALLS
+UNOFFERED: Final[tuple[Unoffered, ...]] = gorse.UNOFFERED

@@ -105,6 +105,11 @@ def test_every_kind_of_answer(shop: Shop) -> None:
             for item in one["items"]
         ],
         "POST /v1/bulk": lambda: [line["shopper"] for line in shop.lines("/v1/bulk", shoppers=["s1", "s2"], n=3)],
+        "GET /v1/items/{item}": lambda: [shop.ask("/v1/items/i4")["item_id"]],
+        "GET /v1/items": lambda: shop.items("/v1/items?n=5"),
+        "GET /v1/shoppers/{shopper}": lambda: [shop.ask("/v1/shoppers/s1")["shopper"]],
+        "GET /v1/shoppers": lambda: [json.dumps(shop.ask("/v1/shoppers?n=5"))],
+        "GET /v1/history": lambda: [json.dumps(shop.ask("/v1/history?n=5"))],
         "GET /v1/purchase/{shopper}": lambda: [shop.ask("/v1/purchase/s1")["shopper"]],
     }
     declared = {f"{route.method} {route.path}" for kind in ONLINE.kinds for route in kind.surface.routes}

@@ -97,6 +97,7 @@ def shop_with_a_gateway(folder: Path) -> None:
 
 
 PAGES: Final = {
+    "gorse.md": Page(shop_with_a_gateway, [(0, "hr_")]),
     "gateway.md": Page(
         shop_with_a_gateway,
         [
