@@ -116,6 +116,7 @@ class Now(NamedTuple):
         time_ms: the fold's newest event time.
         id: unique to the request.
         artifact: the family's artifact in use, None if there is none.
+        clock_s: a clock that never goes back, for what may be reused for a moment; 0 where nothing may.
         known_as: returns the name under which the fold knows a shopper, given the id that was asked for.
     """
 
@@ -123,6 +124,7 @@ class Now(NamedTuple):
     id: str = ""
     artifact: Any = None
     known_as: Callable[[str], str] = _as_it_is
+    clock_s: float = 0.0
 
 
 class Route(Struct, frozen=True, kw_only=True):

@@ -325,7 +325,9 @@ class Answers:
         artifact = served.in_use.artifact if served and served.in_use else None
         self._known.clear()
         # Event time, not wall-clock time: a session ends by the shop's event time.
-        return shop.families[name], query, Now(shop.time_ms, uuid.uuid4().hex, artifact, self._known_as)
+        return shop.families[name], query, Now(
+            shop.time_ms, uuid.uuid4().hex, artifact, self._known_as, time.monotonic()
+        )  # fmt: skip
 
     def _known_as(self, asked: str) -> str:
         """Return the name under which the fold knows a shopper, by the shop's own id or as it is in the log."""

@@ -21,6 +21,8 @@ from learners.protocol import Listed
 
 Floats: TypeAlias = NDArray[np.float32]
 _NORM_EPSILON: Final = 1e-5
+sessions_max: Final = 8_192
+"""Most sessions whose vectors are remembered; those are all forgotten then, and when a vector of an item changes."""
 
 
 class _Linear(NamedTuple):
@@ -79,6 +81,7 @@ class AnsweringModel(Vocabulary):
             for name in (f"blocks.{layer}" for layer in range(self.settings.layers))
         ]
         self._pool = self._attention(weights, "pool", "norm")
+        self._sessions: dict[tuple[int, ...], Floats] = {}
 
     @staticmethod
     def _attention(weights: Mapping[str, Floats], name: str, norm: str) -> _Attention:
@@ -110,6 +113,18 @@ class AnsweringModel(Vocabulary):
         """
         return [self._predict(self.rows(prefix)[-self.settings.context :], n) for prefix in prefixes]
 
+    def among(self, prefix: Sequence[str], items: Sequence[str]) -> Listed:
+        """Return some items, those that are known, the most probable first, with their probabilities among all."""
+        rows, known = self.rows(prefix)[-self.settings.context :], self.rows(items)
+        if not rows or not known:
+            return [], np.zeros(0, np.float32)
+        session, units = self._session(rows), self._retrieval.units
+        (best,), (most,) = self._retrieval.nearest(session, 1)
+        above = (units[known] - units[best]) @ session / np.float32(self.settings.temperature)
+        probabilities: Floats = most * np.exp(above)
+        order = np.argsort(-probabilities, kind="stable")
+        return self.named([known[place] for place in order.tolist()]), probabilities[order]
+
     def similar(self, item: str, n: int) -> list[str]:
         """Return the n items whose vectors are nearest to an item's by cosine, best first; none if it is unknown."""
         rows = self.rows([item])
@@ -125,7 +140,16 @@ class AnsweringModel(Vocabulary):
         return self.named(best.tolist()), probabilities
 
     def _session(self, rows: list[int]) -> Floats:
-        """Return (D,): the session's vector after the last item."""
+        """Return (D,): the session's vector after the last item. A page asks for several lists of one session."""
+        key = tuple(rows)
+        found = self._sessions.get(key)
+        if found is None:
+            if len(self._sessions) >= sessions_max:
+                self._sessions.clear()
+            found = self._sessions[key] = self._computed(rows)
+        return found
+
+    def _computed(self, rows: list[int]) -> Floats:
         items = self._retrieval.units[rows]
         x = items * math.sqrt(items.shape[1])
         for block in self._blocks:
@@ -153,6 +177,7 @@ class AnsweringModel(Vocabulary):
         return self._retrieval.units
 
     def _place(self, rows: list[int], vectors: Floats) -> None:
+        self._sessions.clear()
         self._retrieval.place(rows, vectors)
 
 

@@ -35,6 +35,10 @@ from learners.protocol import Context
 
 hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
+reuse_s: Final = 0.5
+"""Longest time, in seconds, for which a context's candidates are reused, while others' events change them a little."""
+reused_max: Final = 4_096
+"""Most contexts whose candidates are kept."""
 _NOTHING: Final = Facts()
 _NOBODY: Final = ""
 
@@ -114,6 +118,14 @@ class _Want(NamedTuple):
     gone: Mapping[str, str]
 
 
+class _Reused(NamedTuple):
+    """Candidates that may be reused until a time; the model is kept so that no other one has its address."""
+
+    until_s: float
+    ranked: Ranked
+    model: Any
+
+
 class Answering:
     """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold.
 
@@ -131,6 +143,7 @@ class Answering:
         self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
         browsing = learned.browsing
         self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
+        self._reused: dict[Any, _Reused] = {}
 
     # The routes
 
@@ -256,7 +269,7 @@ class Answering:
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = context._replace(start=0)
-        return Ask(context, now.time_ms, now.artifact)
+        return Ask(context, now.time_ms, now.artifact, now.clock_s)
 
     def _wanted(
         self, query: Wanted, kind: str, ask: Ask, id_: str, asked: str, shopper: str,
@@ -318,7 +331,24 @@ class Answering:
             return ranking.similar(learned, shelf, ask, allowed, items[0])
         if kind == "bought_together":
             return ranking.bought_together(learned, shelf, ask, allowed, items)
+        if kind == "recommended" and allowed is None and ask.clock_s:
+            return self._recommended(ask)
         return _KINDS[kind](learned, shelf, ask, allowed)
+
+    def _recommended(self, ask: Ask) -> Ranked:
+        """Return the candidates for a context, which are reused for a moment: a page asks for several lists.
+
+        What the shopper does makes another context, and rules are applied to each answer.
+        """
+        context = ask.context
+        key = tuple(context.items), context.start, context.session, id(ask.model)
+        found = self._reused.get(key)
+        if found is None or ask.clock_s > found.until_s:
+            if len(self._reused) >= reused_max:
+                self._reused.clear()
+            ranked = ranking.recommended(self._learned, self.shelf, ask, None)
+            found = self._reused[key] = _Reused(ask.clock_s + reuse_s, ranked, ask.model)
+        return found.ranked._replace(more=ranking.popular_items(self._learned, self.shelf, None))
 
     def _applied(self, want: _Want, candidates: Ranked, allowed: Mask | None) -> Answer:
         shown, shelf = want.shown, self.shelf

@@ -48,6 +48,7 @@ class Ask(NamedTuple):
     context: Context
     time_ms: int
     model: Any = None
+    clock_s: float = 0.0
 
 
 class Ranked(NamedTuple):
@@ -58,15 +59,18 @@ class Ranked(NamedTuple):
     why: Callable[[Sequence[str]], list[Reason]]
 
 
-def recommended(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
+def recommended(
+    learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, deep: "Listed | None" = None
+) -> Ranked:  # fmt: skip
     """Return what the blend ranks for a context; then what is popular.
 
     Args:
         allowed: which rows of the shelf may be candidates; None: all.
+        deep: the deep model's answer, if it is known.
     """
     browsing, context = learned.browsing, ask.context
-    prefix, deep = browsing.prefix(context), None
-    if ask.model is not None and prefix:
+    prefix = browsing.prefix(context)
+    if ask.model is not None and prefix and deep is None:
         deep = _deep(ask.model, prefix, shelf, allowed)
     allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
     candidates = browsing.candidates(context, deep, allows)
@@ -243,11 +247,13 @@ def _like_it(learned: Learned, shelf: Shelf, row: int, siblings: NDArray[np.int6
 
 
 def reranked(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
-    """Return given items in the blend's order; those of which it knows nothing keep their order, behind the others."""
-    mask = shelf.mask_of(items)
-    found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed)
+    """Return given items in the blend's order, then in the deep model's, and those that neither knows as they were."""
+    mask, prefix = shelf.mask_of(items), learned.browsing.prefix(ask.context)
+    deep = ask.model.among(prefix, items) if ask.model is not None and prefix else None
+    best = None if deep is None else (deep[0][:list_length], deep[1][:list_length])
+    found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed, best)
     wanted = set(items)
-    return Ranked([one for one in found.pool if one[0] in wanted], items, found.why)
+    return Ranked([one for one in found.pool if one[0] in wanted], [*(deep[0] if deep else ()), *items], found.why)
 
 
 def _allowed(scores: Scores, shelf: Shelf, allowed: Mask | None) -> Scores:

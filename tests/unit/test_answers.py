@@ -16,6 +16,7 @@ from headrace.topics import ITEMS, RULES
 from learners.deep.answering import AnsweringModel
 from learners.deep.model import DeepModel, DeepSettings
 from learners.next_item.answering import ItemList
+from learners.next_item.questions import RecommendationQuery
 from learners.next_item.routes import ROUTES
 from tests.shards import next_item, online
 
@@ -303,6 +304,29 @@ def test_many_shoppers_get_a_list_each(shop: Asked) -> None:
     assert len({one.recommendation_id for one in (first, stranger, again)}) == 3
     with pytest.raises(Refused, match="n: wanted 1 to 100, found 101"):
         shop.ask("/v1/bulk", shoppers=["x"], n=101)
+
+
+def test_candidates_are_reused_for_a_moment_but_not_beyond_what_the_shopper_does(shop: Asked) -> None:
+    def asked(clock_s: float) -> ItemList:
+        now = shop.now._replace(clock_s=clock_s)
+        found = BY_PATH["/v1/recommendations/"].call(
+            next_item(shop.shop), RecommendationQuery(shopper="ann", n=3), now
+        )  # fmt: skip
+        assert isinstance(found, ItemList)
+        return found
+
+    shop.learn("ann", "shoes-1")
+    before = asked(1.0)
+    assert asked(1.4) == before
+    for number in range(5):
+        shop.learn(f"crowd-{number}", "hats-5")
+    assert asked(1.4).items == before.items, "what others do shows a little later"
+    assert asked(1.6).items != before.items
+    shop.state("hats-0", title="Red hats 0", product_type="Wear > hats", availability="out_of_stock")
+    assert "hats-0" not in named(asked(1.6)), "rules hold at once"
+    (first, *_) = named(asked(1.6))
+    shop.learn("ann", first)
+    assert first not in named(asked(1.6)), "and so does what the shopper does"
 
 
 def test_answers_change_nothing_and_are_repeatable(shop: Asked) -> None:
