@@ -104,8 +104,10 @@ class _ForwardPass(NamedTuple):
 
 
 class _PredictingWeights(NamedTuple):
-    """The weights of one length group. The last two units are the linear part and its negative, so that all units can
-    be rectified: x = max(x, 0) - max(-x, 0).
+    """The weights of one length group.
+
+    The last two units are the linear part and its negative, so that all units can be rectified, as
+    x = max(x, 0) - max(-x, 0).
 
     Shapes:
         units: (F, units + 2); biases: (units + 2,); output: (units + 2,)
