@@ -100,8 +100,8 @@ class Refused(Exception):
     """A query that cannot be answered; the text states what was wanted and what was found."""
 
 
-class Unknown(Exception):
-    """A query for something of which nothing is known; the text states what was wanted."""
+class Unknown(Refused):
+    """A query for something of which nothing is known."""
 
 
 def _as_it_is(shopper: str) -> str:

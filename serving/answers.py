@@ -258,8 +258,7 @@ class Answers:
         """Return a route's answer and its freshness; None before the first restore has finished.
 
         Raises:
-            Refused: the query cannot be answered.
-            Unknown: nothing is known of what it asks for.
+            Refused: the query cannot be answered; Unknown: nothing is known of what it asks for.
         """
         with self._turns.answering():
             if self._follower is None:

@@ -67,9 +67,7 @@ def make_app(
                     return _RESTORING.response() if stream is None else json_lines(stream)
                 answer = answers.answer(route, query)
             except Refused as refused:
-                return Problem("bad-query", str(refused)).response()
-            except Unknown as unknown:
-                return Problem("unknown", str(unknown)).response()
+                return Problem("unknown" if isinstance(refused, Unknown) else "bad-query", str(refused)).response()
             return json(answer) if answer else _RESTORING.response()
 
         return counted_route(metrics, route.path, handle, method=route.method)
