@@ -107,7 +107,14 @@ def fill(shop: Shop) -> None:
     assert client.insert_feedbacks(given) == {"RowAffected": len(given)}
     assert client.insert_feedback(STAR, "ann", "hat", "2026-03-01T10:20:00Z", 1.0) == {"RowAffected": 1}
     assert client.insert_feedback(BUY, "bob", "boots", "2026-03-01T10:21:00Z") == {"RowAffected": 1}
-    shop.wait("answers know it", lambda: bool(client.list_feedbacks(BUY, "bob")) and bool(client.get_user("zoe")))
+    shop.wait(
+        "purchases and stars are known",
+        lambda: client.list_feedbacks(BUY, "bob") != [] != client.list_feedbacks(STAR, "ann"),
+    )
+    shop.wait(
+        "views are known", lambda: all(len(client.list_feedbacks(READ, user)) == len(items) for user, *items in VISITS)
+    )
+    shop.wait("items and users are known", lambda: bool(client.get_item("gloves")["Labels"] and client.get_user("zoe")))
 
 
 def test_items(shop: Shop) -> None:
@@ -217,7 +224,7 @@ def test_feedback_is_repeated_and_taken_back(shop: Shop) -> None:
         f"{shop.address}/api/feedback", json=[stated(CART, "kim", "hat", 4)], headers={"x-api-key": shop.operate}
     )
     assert again.json() == {"RowAffected": 1}
-    shop.wait("both are known", lambda: client.list_feedbacks(CART, "kim")[0]["Value"] == 2)
+    shop.wait("both are known", lambda: [one["Value"] for one in client.list_feedbacks(CART, "kim")] == [2])
     assert client.list_feedbacks(BUY, "kim")[0]["Value"] == 1
     assert client.delete_feedback("kim", "boots") == {"RowAffected": 1}
     shop.wait("the purchase is taken back", lambda: client.list_feedbacks(BUY, "kim") == [])
@@ -342,7 +349,8 @@ def test_ids_are_pseudonyms_but_those_that_were_asked_for(log_url: str, tmp_path
         client.insert_item({"ItemId": "hat", "Labels": {}, "Categories": []})
         client.insert_user({"UserId": "ann", "Labels": {"plan": "gold"}})
         client.insert_feedback(STAR, "ann", "hat", "2026-03-01T10:00:00Z")
-        found.wait("answers know it", lambda: bool(client.list_feedbacks(STAR, "ann")))
+        found.wait("feedback is known", lambda: bool(client.list_feedbacks(STAR, "ann")))
+        found.wait("the user is known", lambda: bool(client.get_user("ann")["Labels"]))
         assert client.list_feedbacks(STAR, "ann")[0]["UserId"] == "ann"
         assert client.get_user("ann") == {"UserId": "ann", "Labels": {"plan": "gold"}, "Comment": ""}
         assert [one["UserId"][:3] for one in client.get_users(10)[0]] == ["p1."]
