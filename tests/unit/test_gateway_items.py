@@ -11,7 +11,9 @@ from producers.gateway.made import BadBody, Made, MadeItem, Refused
 from producers.gateway.merchant import many, one
 from tests.made import item_of, made, request
 
-BOOTS = ItemRecord("sku-1", "Red boots", "Acme", "shoes", {"EUR": 49.5}, available=False)
+BOOTS = ItemRecord(
+    "sku-1", "Red boots", "Acme", "shoes", {"EUR": 49.5}, available=False, image_link="https://shop.example/1.jpg"
+)
 FEED = {
     "id": "sku-1", "title": "Red boots", "brand": "Acme", "product_type": "shoes", "price": "49.50 EUR",
     "availability": "out_of_stock", "image_link": "https://shop.example/1.jpg", "item_group_id": "boots",

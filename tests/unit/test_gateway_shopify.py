@@ -193,7 +193,9 @@ def test_a_webhook_without_an_id_has_one_that_a_second_delivery_shares() -> None
 
 def test_a_product_is_an_item_at_its_lowest_price() -> None:
     item = stated(hooked("products/update", PRODUCT))
-    assert item == ItemRecord("8950", "Red boots", "Acme", "shoes", {"": 49.5}, available=True)
+    assert item == ItemRecord(
+        "8950", "Red boots", "Acme", "shoes", {"": 49.5}, available=True, image_link="https://cdn.example/1.jpg"
+    )
     assert hooked("products/delete", {"id": 8950}) == MadeItem("8950", None)
     assert stated(hooked("products/create", {"id": 8950})) == ItemRecord("8950")
 
