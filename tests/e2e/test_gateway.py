@@ -193,7 +193,7 @@ def test_the_readme_s_first_commands(tmp_path: Path, folder_children: Children) 
     (block,) = re.findall(r"(?m)^    KEY=(?:.*\n)(?:    .*\n)+", README.read_text(encoding="utf-8"))
     shop = Shop(f"sqlite:{tmp_path / 'log.db'}", tmp_path, folder_children)
     common = ["--log", shop.url, "--blobs", str(tmp_path / "blobs")]
-    folder_children.start("online", "learn", "next_item", *common, "--metrics-port", "0", up=False)
+    folder_children.start("online", "learn", "next_item", "purchase", *common, "--metrics-port", "0", up=False)
     serve = folder_children.start("serve", "serve", *common, "--port", "0")
     commands = block.replace(".venv/bin/headrace", headrace()[0])
     commands = commands.replace("localhost:8081", shop.address).replace("localhost:8080", serve.address)
