@@ -111,7 +111,11 @@ def measure(path: Path, items: int) -> dict[str, float]:
     indexed = Retrieval(units, temperature, index_from=0)
     build_s, index_mib = time.thread_time() - began, memory_mib() - before_mib
     found, index_ms = _asked(indexed, sessions)
-    errors = [_errors(*pair) for pair in zip(found, wanted, strict=True)]
+    sums = [
+        _sum(units, session, mine, temperature) / _sum(units, session, theirs, temperature)
+        for session, mine, theirs in zip(sessions, found, wanted, strict=True)
+    ]
+    errors = np.abs(1 / np.array(sums) - 1)
     rng = np.random.default_rng(1)
     late = units[rng.integers(0, items, late_items_max)]
     add_us = _us(lambda row: indexed.place([items + row], late[row : row + 1]), late_items_max)
@@ -122,6 +126,7 @@ def measure(path: Path, items: int) -> dict[str, float]:
         "index_ms": float(np.median(index_ms)), "index_ms_p99": float(np.quantile(index_ms, 0.99)),
         "index_ms_with_all_late_items": float(np.median(late_ms)),
         "recall@10": recall(found, wanted, 10), "recall@50": recall(found, wanted, 50),
+        "answers_below_half": float(np.mean([recall([a], [b], 50) < 0.5 for a, b in zip(found, wanted, strict=True)])),
         "probability_error": float(np.median(errors)), "probability_error_p99": float(np.quantile(errors, 0.99)),
         "vectors_mib": units.nbytes / 2**20, "index_mib": index_mib, "build_s": build_s,
         "add_us": add_us, "move_us": move_us,
@@ -141,10 +146,9 @@ def _asked(one: Retrieval, sessions: Floats) -> tuple[Found, list[float]]:
     return found, spent
 
 
-def _errors(found: tuple[NDArray[np.int64], Floats], wanted: tuple[NDArray[np.int64], Floats]) -> float:
-    """Return the relative error of an answer's probabilities: that of their sum, which is the same for all."""
-    _, mine, theirs = np.intersect1d(found[0], wanted[0], return_indices=True)
-    return float(np.abs(found[1][mine] / wanted[1][theirs] - 1).max())
+def _sum(units: Floats, session: Floats, answer: tuple[NDArray[np.int64], Floats], temperature: float) -> float:
+    """Return the softmax's sum by which an answer's probabilities were divided."""
+    return float(np.exp(units[answer[0][0]].astype(np.float64) @ session / temperature) / answer[1][0])
 
 
 def recall(found: Found, wanted: Found, n: int) -> float:

@@ -12,10 +12,13 @@ items, and S, a uniform sample of the trained items that is drawn before any que
     sum of w over R  +  N / m * sum of w over S without R,
 
 N being the number of items outside R, and m the number of those in S. Given m, S without R is a uniform sample of the
-items outside R, so the estimate is unbiased. No item outside R weighs more than the least neighbour, which weighs at
-most the neighbours' sum divided by k. So the variance of the second term is at most N / m * (sum over R) / k * (sum
-outside R), and the relative standard deviation of the estimate is at most sqrt(N / (m k)) / 2. Measured errors are far
-smaller, because most items outside R weigh almost nothing.
+items outside R, so the estimate is unbiased. If the search was exact, no item outside R weighs more than the least
+neighbour, which weighs at most the neighbours' sum divided by k. So the variance of the second term is at most
+N / m * (sum over R) / k * (sum outside R), and the relative standard deviation of the estimate is at most
+sqrt(N / (m k)) / 2. Measured errors are far smaller, because most items outside R weigh almost nothing.
+
+A search in a graph can end in a part of it that is far from the session. The sample shows it: if it says that at least
+as many other items are nearer than the farthest neighbour as there are neighbours, all items are scored.
 
 Source: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using hierarchical navigable
 small world graphs", IEEE TPAMI 2020.
@@ -78,18 +81,26 @@ class Retrieval:
         Shapes:
             session: (D,), of unit length; returns (min(n, V + G),) twice
         """
-        near = self._index.search(session) if self._index is not None and n <= listed_max else None
-        if self._index is None or near is None or len(near) < n:
-            powers = self._powers(self.units, session)
-            best = _best(powers, n)
-            return best, _divided(powers[best], powers.sum(dtype=np.float64))
-        late = self.units[self._index.size :]
-        powers = np.concatenate([self._powers(self.units[near], session), self._powers(late, session)])
-        rows = np.concatenate([near, np.arange(self._index.size, len(self.units))])
-        outside = self._powers(self._index.sample, session)[self._index.sampled_outside(near)]
-        total = powers.sum(dtype=np.float64)
-        if len(outside):
-            total += (self._index.size - len(near)) * outside.mean(dtype=np.float64)
+        found = self._nearest_by_index(self._index, session, n) if self._index and n <= listed_max else None
+        if found is not None:
+            return found
+        powers = self._powers(self.units, session)
+        best = _best(powers, n)
+        return best, _divided(powers[best], powers.sum(dtype=np.float64))
+
+    def _nearest_by_index(self, index: "_Index", session: Floats, n: int) -> tuple[Rows, Floats] | None:
+        """Return what `nearest` returns, None if the search failed."""
+        near = index.search(session)
+        if len(near) < min(n, index.size):
+            return None
+        powers = self._powers(self.units[near], session)
+        sampled = self._powers(index.sample, session)[index.sampled_outside(near)]
+        each = (index.size - len(near)) / max(1, len(sampled))  # the items for which a sampled one stands
+        if each * np.count_nonzero(sampled > powers.min()) >= len(near):
+            return None
+        powers = np.concatenate([powers, self._powers(self.units[index.size :], session)])
+        total = powers.sum(dtype=np.float64) + each * sampled.sum(dtype=np.float64)
+        rows = np.concatenate([near, np.arange(index.size, len(self.units))])
         best = _best(powers, n)
         return rows[best], _divided(powers[best], total)
 

@@ -111,6 +111,22 @@ def test_answers_do_not_depend_on_other_threads(indexed: Retrieval) -> None:
         np.testing.assert_array_equal(found, alone[number % len(SESSIONS)][1])
 
 
+def test_a_search_that_ends_far_from_the_session_is_made_good() -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.standard_normal((10, WIDTH))
+    alike = np.repeat(kinds, 500, axis=0) + 1e-3 * rng.standard_normal((5_000, WIDTH))
+    held = (alike / np.linalg.norm(alike, axis=1, keepdims=True)).astype(np.float32)
+    sessions = (kinds / np.linalg.norm(kinds, axis=1, keepdims=True)).astype(np.float32)
+    many = Retrieval(held, TEMPERATURE, index_from=1_000)
+    assert many._index is not None
+    far = [number for number, one in enumerate(sessions) if (many._index.search(one) // 500 != number).any()]
+    assert far, "the graph of so similar items has parts that are not linked"
+    for number, session in enumerate(sessions):
+        rows, found = many.nearest(session, 50)
+        assert (rows // 500 == number).all()
+        np.testing.assert_allclose(found, probabilities(held, session)[rows], rtol=0.02)
+
+
 @pytest.mark.parametrize("count", [1, 30, 230])
 def test_an_index_of_few_items(count: int) -> None:
     few = Retrieval(ITEMS[:count], TEMPERATURE, index_from=1)
