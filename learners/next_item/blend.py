@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.state import State
+from learners.next_item.equal import EqualKeys
 from learners.next_item.members import TRUST
 from learners.next_item.traits import TRAITS
 from learners.parts import portable
@@ -181,6 +182,7 @@ class Blend:
         self._layers = _Layers.of(self._flat, inputs)
         self._average = np.zeros_like(self._flat)
         self._average_layers = _Layers.of(self._average, inputs)
+        self._equal = EqualKeys()
         self._predicting: dict[int, _PredictingWeights] = {}  # by length group, made of the average until it changes
         self._slopes = np.zeros_like(self._flat)  # scratch space of `_gradient`: splitting an array takes long
         self._slope_layers = _Layers.of(self._slopes, inputs)
@@ -302,7 +304,9 @@ class Blend:
         Shapes:
             slots: (C,), inputs: (C, M * F + len(TRAITS))
         """
-        slots, index = _union(joined.slots)
+        is_last = self._equal.last_places(joined.slots) == np.arange(len(joined.slots))
+        slots = np.sort(joined.slots[is_last])
+        index = np.searchsorted(slots, joined.slots)
         inputs = np.zeros((len(slots), self._member_inputs + len(TRAITS)))
         features = inputs[:, : self._member_inputs].reshape(len(slots), len(self.members), len(_features), copy=False)
         features[index, np.repeat(joined.places, joined.sizes)] = _member_features(joined.values, joined.sizes, log)
@@ -432,15 +436,6 @@ def _valid(scores: Scores) -> bool:
         and bool(values.max() > 0)
         and bool(np.isfinite(values).all())
     )
-
-
-def _union(slots: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the distinct slots in ascending order, and the index of each given slot in them."""
-    table = np.zeros(int(slots.max()) + 1, np.int64)
-    table[slots] = 1
-    distinct = table.nonzero()[0]
-    table[distinct] = np.arange(len(distinct))
-    return distinct.astype(np.int32), table.take(slots)
 
 
 def _member_features(values: NDArray[np.float64], sizes: NDArray[np.int64], log: Elementwise) -> NDArray[np.float64]:
