@@ -71,7 +71,11 @@ class Impressions:
         return {"impressions_queue": (len(self._queue), self._records_max)}
 
     def run(self, stop: threading.Event) -> None:
-        """Write what is offered until `stop` is set; then write what waits, for a bounded time."""
+        """Write what is offered until `stop` is set; then write what waits, for a bounded time.
+
+        Raises:
+            Misconfigured: the log does not let this process write impressions.
+        """
         assert self.log is not None
         self._away = False
         try:
@@ -91,7 +95,7 @@ class Impressions:
             return True
         try:
             self._append()
-        except (BrokenWorld, Misconfigured) as error:  # the log is away, or does not let this process write
+        except BrokenWorld as error:
             if not self._away:
                 structlog.get_logger().warning("impressions are not logged", error=str(error))
             self._away = True

@@ -68,7 +68,15 @@ def test_a_feed_for_google_merchant_is_published(log: MemoryLog, tmp_path: Path,
     assert kind_of(path) == "items"
     assert load(log, path).published == 2
     assert stated(log) == [
-        ItemRecord("boots", 'Red "snow" boots', "Acme", "shoes", {"EUR": 50.0}),
+        ItemRecord(
+            "boots",
+            'Red "snow" boots',
+            "Acme",
+            "shoes",
+            {"EUR": 50.0},
+            link="https://shop/b",
+            image_link="https://shop/b.jpg",
+        ),
         ItemRecord("hat", "Hat", available=False),
     ]
 

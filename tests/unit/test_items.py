@@ -21,7 +21,9 @@ def test_a_record_states_the_whole_item() -> None:
         "availability": "in_stock", "image_link": "https://shop/1.jpg", "link": "https://shop/1",
         "item_group_id": "boots", "gtin": "4006381333931", "retired": False, "condition": "new",
     }  # fmt: skip
-    assert stated(document) == ItemRecord("sku-1", "Red boots", "Acme", "shoes", {"EUR": 12.5})
+    assert stated(document) == ItemRecord(
+        "sku-1", "Red boots", "Acme", "shoes", {"EUR": 12.5}, link="https://shop/1", image_link="https://shop/1.jpg"
+    )
     assert stated({}) == ItemRecord("sku-1")
     assert stated(dict.fromkeys(document)) == ItemRecord("sku-1")
 
