@@ -33,6 +33,7 @@ def gateway(
     settings = read_settings(**options).common
     print_starting("gateway", settings)
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
     from contextlib import ExitStack, closing, nullcontext
 
     import uvloop
@@ -96,8 +97,10 @@ def gateway(
         address = f"{'https' if tls else 'http'}://{settings.host}:{listener.getsockname()[1]}"
         scraping = f"metrics on http://{scraped.host}:{scraped.port}/metrics"
         say(f"gateway: takes {address}/v1/events, {scraping}, log {settings.log}")
-        # uvloop reads from a new connection before TLS is begun on it.
-        (asyncio.run if tls else uvloop.run)(run())
+        # In a thread, because uvloop takes all signals in the main one. With TLS not by uvloop: it reads from a new
+        # connection before TLS is begun on it.
+        with ThreadPoolExecutor(1, "http") as http:
+            http.submit(asyncio.run if tls else uvloop.run, run()).result()
 
 
 @keys.command("create")
