@@ -48,6 +48,7 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.topics import EVENTS
 from learners.families import default_placements
+from learners.succession import FINE_TUNER
 from operators.child import Child, Children, headrace, total
 
 learned_events: Final = 20_000
@@ -125,7 +126,7 @@ def promote(log: Log, blobs: Blobs, items: Sequence[str], number: int) -> None:
     model.grow(items)
     blob = blobs.put("model", model.to_bytes())
     announced = Announcement(
-        id=f"benchmark/{number}", kind="promoted", round=number, at_events=0, time_ms=0, blob=blob,
+        id=f"{FINE_TUNER}{number}", kind="promoted", round=number, at_events=0, time_ms=0, blob=blob,
         version=f"r{number:04d}",
     )  # fmt: skip
     with closing(log.appender()) as appender:

@@ -4,7 +4,8 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from functools import cache
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -128,29 +129,48 @@ def parse_query(query: type[Q], parameters: Iterable[tuple[str, str]]) -> Q:
     Traceback (most recent call last):
     headrace.surface.Refused: n: wanted 1 to 100, found 'x'
     """
-    fields = {field.encode_name: field for field in msgspec.structs.fields(query)}
+    fields = _parameters_of(query)
     given: dict[str, list[str]] = {}
     for name, text in parameters:
         given.setdefault(name, []).append(text)
     if unknown := sorted(set(given) - set(fields)):
         raise Refused(f"wanted the parameters {', '.join(fields)}, found {unknown[0][:quoted_characters_max]!r}")
     found: dict[str, Any] = {}
-    for name, field in fields.items():
-        wanted = bounds_text(field.type)
+    for name, parameter in fields.items():
         if name not in given:
-            if field.required:
-                raise Refused(f"{name}: wanted {wanted}, found none")
+            if parameter.required:
+                raise Refused(f"{name}: wanted {parameter.wanted}, found none")
             continue
         values, text = given[name], given[name][-1]
-        value = values if isinstance(_plain(field.type), msgspec.inspect.ListType) else text
         try:
-            found[name] = msgspec.convert(value, field.type, strict=False)
+            found[name] = msgspec.convert(values if parameter.is_list else text, parameter.kind, strict=False)
         except msgspec.ValidationError:
-            shown = f"{len(text)}" if "characters" in wanted else repr(text[:quoted_characters_max])
-            if value is values and len(values) > 1:
+            shown = f"{len(text)}" if "characters" in parameter.wanted else repr(text[:quoted_characters_max])
+            if parameter.is_list and len(values) > 1:
                 shown = f"{len(values)} values"
-            raise Refused(f"{name}: wanted {wanted}, found {shown}") from None
+            raise Refused(f"{name}: wanted {parameter.wanted}, found {shown}") from None
     return query(**found)
+
+
+class _Parameter(NamedTuple):
+    """What is known of a parameter by its type, and its bounds in words."""
+
+    kind: Any
+    required: bool
+    is_list: bool
+    wanted: str
+
+
+@cache
+def _parameters_of(query: type[Struct]) -> dict[str, _Parameter]:
+    """Return the parameters of a query by name. To look at types takes longer than an answer."""
+    return {
+        field.encode_name: _Parameter(
+            field.type, field.required, isinstance(_plain(field.type), msgspec.inspect.ListType),
+            bounds_text(field.type),
+        )
+        for field in msgspec.structs.fields(query)
+    }  # fmt: skip
 
 
 def parse_body(query: type[Q], body: bytes, parameters: Mapping[str, str]) -> Q:
