@@ -117,6 +117,7 @@ class Now(NamedTuple):
         id: unique to the request.
         artifact: the family's artifact in use, None if there is none.
         clock_s: a clock that never goes back, for what may be reused for a moment; 0 where nothing may.
+        turn: it is another one when anything may have been folded since.
         known_as: returns the name under which the fold knows a shopper, given the id that was asked for.
     """
 
@@ -125,6 +126,7 @@ class Now(NamedTuple):
     artifact: Any = None
     known_as: Callable[[str], str] = _as_it_is
     clock_s: float = 0.0
+    turn: int = 0
 
 
 class Route(Struct, frozen=True, kw_only=True):

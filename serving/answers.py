@@ -326,7 +326,7 @@ class Answers:
         self._known.clear()
         # Event time, not wall-clock time: a session ends by the shop's event time.
         return shop.families[name], query, Now(
-            shop.time_ms, uuid.uuid4().hex, artifact, self._known_as, time.monotonic()
+            shop.time_ms, uuid.uuid4().hex, artifact, self._known_as, time.monotonic(), self._turns.number
         )  # fmt: skip
 
     def _known_as(self, asked: str) -> str:

@@ -36,6 +36,9 @@ class Turns:
 
     A thread folds within `with turns:`, about a millisecond at a time, and answers are made within
     `with turns.answering():`. Without an event loop it is a lock.
+
+    Attributes:
+        number: of turns to fold that began.
     """
 
     def __init__(self) -> None:
@@ -44,7 +47,7 @@ class Turns:
         self._asks, self._begin, self._done = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
         self._folders = threading.Lock()
         self._granted = self._scheduled = False
-        self.answering_s = 0.0
+        self.answering_s, self.number = 0.0, 0
         self._answering = _Answering(self, self._state)
 
     def attach(self, loop: EventLoop) -> None:
@@ -71,6 +74,7 @@ class Turns:
             if not self._granted:
                 self._asks.acquire(blocking=False)
         self._state.acquire()
+        self.number += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -119,8 +119,12 @@ class _Want(NamedTuple):
 
 
 class _Reused(NamedTuple):
-    """Candidates that may be reused until a time; the model is kept so that no other one has its address."""
+    """Candidates that may be reused in the same turn, and until a time.
 
+    The model is kept so that no other one has its address.
+    """
+
+    turn: int
     until_s: float
     ranked: Ranked
     model: Any
@@ -269,7 +273,7 @@ class Answering:
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = context._replace(start=0)
-        return Ask(context, now.time_ms, now.artifact, now.clock_s)
+        return Ask(context, now.time_ms, now.artifact, now.clock_s, now.turn)
 
     def _wanted(
         self, query: Wanted, kind: str, ask: Ask, id_: str, asked: str, shopper: str,
@@ -324,6 +328,25 @@ class Answering:
         return answer, candidates
 
     def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
+        """Return candidates. Those of which no filter leaves any out are kept until anything is learned.
+
+        After that they are reused for a moment: a page asks for several lists. What the shopper does makes another
+        context, and rules are applied to each answer.
+        """
+        if allowed is not None or not ask.clock_s:
+            return self._ranked(kind, ask, allowed, items)
+        context = ask.context
+        of = (tuple(context.items), context.start, context.session) if kind in _IN_CONTEXT else ()
+        key = kind, id(ask.model), tuple(items), of
+        kept = self._reused.get(key)
+        if kept is None or (kept.turn != ask.turn and ask.clock_s > kept.until_s):
+            if len(self._reused) >= reused_max:
+                self._reused.clear()
+            ranked = self._ranked(kind, ask, None, items)
+            kept = self._reused[key] = _Reused(ask.turn, ask.clock_s + reuse_s, ranked, ask.model)
+        return kept.ranked
+
+    def _ranked(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
         learned, shelf = self._learned, self.shelf
         if kind == "reranked":
             return ranking.reranked(learned, shelf, ask, allowed, items)
@@ -331,24 +354,7 @@ class Answering:
             return ranking.similar(learned, shelf, ask, allowed, items[0])
         if kind == "bought_together":
             return ranking.bought_together(learned, shelf, ask, allowed, items)
-        if kind == "recommended" and allowed is None and ask.clock_s:
-            return self._recommended(ask)
         return _KINDS[kind](learned, shelf, ask, allowed)
-
-    def _recommended(self, ask: Ask) -> Ranked:
-        """Return the candidates for a context, which are reused for a moment: a page asks for several lists.
-
-        What the shopper does makes another context, and rules are applied to each answer.
-        """
-        context = ask.context
-        key = tuple(context.items), context.start, context.session, id(ask.model)
-        found = self._reused.get(key)
-        if found is None or ask.clock_s > found.until_s:
-            if len(self._reused) >= reused_max:
-                self._reused.clear()
-            ranked = ranking.recommended(self._learned, self.shelf, ask, None)
-            found = self._reused[key] = _Reused(ask.clock_s + reuse_s, ranked, ask.model)
-        return found.ranked._replace(more=ranking.popular_items(self._learned, self.shelf, None))
 
     def _applied(self, want: _Want, candidates: Ranked, allowed: Mask | None) -> Answer:
         shown, shelf = want.shown, self.shelf
@@ -406,6 +412,8 @@ _KINDS: Final[Mapping[str, Callable[..., Ranked]]] = {
     "recommended": ranking.recommended, "trending": ranking.trending, "new": ranking.new, "popular": ranking.popular,
 }  # fmt: skip
 _WITH_ITEM: Final = frozenset({"similar", "bought_together"})
+_IN_CONTEXT: Final = frozenset({"recommended", "reranked"})
+"""The kinds of lists that depend on the shopper."""
 _TEXTS: Final[Mapping[str, str]] = {
     "popular": "popular this week",
     "trending": "viewed more and more",

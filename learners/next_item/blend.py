@@ -119,6 +119,27 @@ class _PredictingWeights(NamedTuple):
     output: NDArray[np.float64]
 
 
+class Judged(NamedTuple):
+    """What a blend says of candidates, until it learns again.
+
+    Shapes:
+        slots: (C,), ascending; inputs: (C, F)
+    """
+
+    blend: "Blend"
+    slots: NDArray[np.int32]
+    inputs: NDArray[np.float64]
+    group: int
+
+    def scores(self) -> Scores:
+        """Return for each candidate the probability that it comes next."""
+        return self.blend._probabilities(self.slots, self.inputs, self.group)
+
+    def decisive(self, items: Sequence[int]) -> list[str]:
+        """Return for each of these candidates the member without which its utility would be lowest; "" if none is."""
+        return self.blend._decisive(self.inputs[np.searchsorted(self.slots, items)], self.group) if items else []
+
+
 class Blend:
     """A small network that ranks the union of the members' candidates.
 
@@ -209,16 +230,17 @@ class Blend:
             context_length: items of the current session so far.
             traits: returns the candidates' traits; None if they are unknown.
         """
+        return self.judge(candidates, context_length, traits).scores()
+
+    def judge(
+        self, candidates: Mapping[str, Scores], context_length: int, traits: TraitLookup | None = None
+    ) -> "Judged":
+        """Return what the blend says of candidates; the arguments are those of `predict`."""
         joined = self._joined(candidates)
         if joined is None:
-            return Scores(np.empty(0, np.int32), np.empty(0, np.float32))
+            return Judged(self, np.empty(0, np.int32), np.empty((0, 0)), 0)
         slots, inputs = self._inputs(joined, traits, np.log)
-        group = _length_group(context_length)
-        utility = self._predicted_utility(inputs, group)
-        odds = np.exp(utility - utility.max())
-        softmax = odds / odds.sum()
-        probabilities = softmax * (self._hits[group] / self._tries[group])
-        return Scores(slots, np.maximum(probabilities, _tiny).astype(np.float32))
+        return Judged(self, slots, inputs, _length_group(context_length))
 
     def learn(
         self,
@@ -239,6 +261,27 @@ class Blend:
             error = forward.probabilities
             error[np.searchsorted(slots, item)] -= 1.0
             self._step(self._gradient(forward, error, group))
+
+    def _probabilities(self, slots: NDArray[np.int32], inputs: NDArray[np.float64], group: int) -> Scores:
+        if not len(slots):
+            return Scores(slots, np.empty(0, np.float32))
+        utility = self._predicted_utility(inputs, group)
+        odds = np.exp(utility - utility.max())
+        odds /= odds.sum()
+        odds *= self._hits[group] / self._tries[group]
+        return Scores(slots, np.maximum(odds, _tiny).astype(np.float32))
+
+    def _decisive(self, inputs: NDArray[np.float64], group: int) -> list[str]:
+        """Return for each candidate the member without which its utility would be lowest. Shape: inputs (C, F)"""
+        members, count = len(self.members), len(inputs)
+        without = np.repeat(inputs[None], 1 + members, axis=0)
+        features = without[:, :, : self._member_inputs].reshape(1 + members, count, members, -1, copy=False)
+        for place in range(members):
+            features[place, :, place] = 0.0
+        lost = self._predicted_utility(without.reshape((1 + members) * count, -1), group).reshape(1 + members, count)
+        least = lost[:-1].argmin(axis=0)
+        falls = lost[least, np.arange(count)] < lost[-1]
+        return [self.members[place] if fall else "" for place, fall in zip(least.tolist(), falls.tolist(), strict=True)]
 
     def _predicted_utility(self, inputs: NDArray[np.float64], group: int) -> NDArray[np.float64]:
         """Return the candidates' utilities by the averaged weights, with one matrix product. Shapes: (C, F) to (C,)."""
@@ -316,32 +359,6 @@ class Blend:
 
     def _best(self, scores: Scores) -> Scores:
         return scores if len(scores.slots) <= self.candidates_max else top(scores, self.candidates_max)
-
-    def decisive(
-        self,
-        candidates: Mapping[str, Scores],
-        context_length: int,
-        items: Sequence[int],
-        traits: TraitLookup | None = None,
-    ) -> list[str]:
-        """Return for each of these candidates the member without which its utility would be lowest; "" if none is.
-
-        The arguments are those of `predict`; `items` must be among the candidates.
-        """
-        joined = self._joined(candidates)
-        if joined is None or not items:
-            return [""] * len(items)
-        slots, inputs = self._inputs(joined, traits, np.log)
-        mine = inputs[np.searchsorted(slots, items)]
-        without = np.repeat(mine[None], 1 + len(self.members), axis=0)
-        features = without[:, :, : self._member_inputs].reshape(*without.shape[:2], len(self.members), -1, copy=False)
-        for place in range(len(self.members)):
-            features[place, :, place] = 0.0
-        group = _length_group(context_length)
-        lost = self._predicted_utility(without.reshape(-1, without.shape[2]), group).reshape(without.shape[:2])
-        least = lost[:-1].argmin(axis=0)
-        falls = lost[least, np.arange(len(items))] < lost[-1]
-        return [self.members[place] if fall else "" for place, fall in zip(least.tolist(), falls.tolist(), strict=True)]
 
     def weights(self) -> dict[str, float]:
         """Return each member's influence, for reports.

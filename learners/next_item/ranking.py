@@ -1,12 +1,12 @@
 """Rankings: the candidates of each kind of list, best first, before rules are applied. All are pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learners.next_item.blend import Blend
+from learners.next_item.blend import Blend, Judged
 from learners.next_item.browsing import Browsing
 from learners.next_item.judgement import list_length
 from learners.next_item.popularity import Popularity
@@ -43,20 +43,83 @@ class Reason(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """For whom a list is made: a shopper's context at a shop time, and the deep model in use, None if there is none."""
+    """For whom a list is made: a shopper's context at a shop time, and the deep model in use, None if there is none.
+
+    `clock_s` and `turn` are those of `headrace.surface.Now`.
+    """
 
     context: Context
     time_ms: int
     model: Any = None
     clock_s: float = 0.0
+    turn: int = 0
+
+
+class Again:
+    """Items that are looked for anew each time somebody asks, so that whoever asks for none costs nothing."""
+
+    def __init__(self, find: Callable[[], Iterator[str]]) -> None:
+        self._find = find
+
+    def __iter__(self) -> Iterator[str]:
+        return self._find()
+
+
+class Found:
+    """Items that are looked for once, as far as somebody asks."""
+
+    def __init__(self, items: Iterator[str]) -> None:
+        self._items, self._found = items, list[str]()
+
+    def __iter__(self) -> Iterator[str]:
+        place = 0
+        while True:
+            while place < len(self._found):
+                yield self._found[place]
+                place += 1
+            item = next(self._items, None)
+            if item is None:
+                return
+            self._found.append(item)
 
 
 class Ranked(NamedTuple):
-    """Ranked with scores, best first; further ones without a score; and why an item is among them."""
+    """Ranked with scores, best first; further ones without a score; and why an item is among them.
+
+    It may be read again.
+    """
 
     pool: Sequence[tuple[str, float]]
     more: Iterable[str]
     why: Callable[[Sequence[str]], list[Reason]]
+
+
+class _Reasons:
+    """Why a blend has chosen items. What it takes to tell is dropped when it has told once: it is large.
+
+    Args:
+        judge: returns it again.
+        slots: those of the items in what is judged.
+    """
+
+    def __init__(
+        self, learned: Learned, context: Context, slots: Mapping[str, int], judged: Judged, judge: Callable[[], Judged]
+    ) -> None:  # fmt: skip
+        self._learned, self._context, self._slots = learned, context, slots
+        self._judged: Judged | None = judged
+        self._judge, self._told = judge, dict[str, Reason]()
+
+    def of(self, items: Sequence[str]) -> list[Reason]:
+        """Return the reason for each item."""
+        told = self._told
+        if asked := [item for item in items if item not in told]:
+            ranked = [item for item in asked if item in self._slots]
+            judged, self._judged = self._judged or self._judge(), None
+            members = judged.decisive([self._slots[item] for item in ranked])
+            told.update(dict.fromkeys(asked, POPULAR))
+            for item, member in zip(ranked, members, strict=True):
+                told[item] = _reason(self._learned, self._context, item, member)
+        return [told[item] for item in items]
 
 
 def recommended(
@@ -76,16 +139,16 @@ def recommended(
     candidates = browsing.candidates(context, deep, allows)
     traits = browsing.traits.of(candidates.slots, context)
     length = len(context.items) - context.start
-    best = top(learned.blend.predict(candidates.lists, length, traits.__getitem__), len(candidates.slots))
+
+    def judge() -> Judged:
+        return learned.blend.judge(candidates.lists, length, traits.__getitem__)
+
+    judged = judge()
+    best = top(judged.scores(), len(candidates.slots))
     named = candidates.named(best, browsing.catalogue)
-
-    def why(items: Sequence[str]) -> list[Reason]:
-        places = dict(zip((item for item, _ in named), best.slots.tolist(), strict=True))
-        ranked = [places[item] for item in items if item in places]
-        members = iter(learned.blend.decisive(candidates.lists, length, ranked, traits.__getitem__))
-        return [_reason(learned, context, item, next(members)) if item in places else POPULAR for item in items]
-
-    return Ranked(named, popular_items(learned, shelf, allowed), why)
+    slots = dict(zip([item for item, _ in named], best.slots.tolist(), strict=True))
+    reasons = _Reasons(learned, context, slots, judged, judge)
+    return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of)
 
 
 def _deep(model: Any, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
@@ -138,7 +201,7 @@ def _in_order(shelf: Shelf, rows: NDArray[np.int64], values: NDArray[np.float64]
 
 def popular(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
     """Return all items, the most popular first."""
-    return Ranked((), popular_items(learned, shelf, allowed), lambda items: [POPULAR] * len(items))
+    return Ranked((), Found(popular_items(learned, shelf, allowed)), lambda items: [POPULAR] * len(items))
 
 
 def trending(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
@@ -153,7 +216,7 @@ def trending(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> 
     def why(items: Sequence[str]) -> list[Reason]:
         return [TRENDING if item in names else POPULAR for item in items]
 
-    return Ranked(rising, popular_items(learned, shelf, allowed), why)
+    return Ranked(rising, Found(popular_items(learned, shelf, allowed)), why)
 
 
 def new(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranked:
@@ -168,7 +231,7 @@ def new(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None) -> Ranke
         order = np.lexsort((rows, -counts, -since_ms))
         yield from shelf.named(rows[order[(counts > 0)[order] | shelf.stated[rows[order]]]].tolist())
 
-    return Ranked((), newest(), lambda items: [NEW] * len(items))
+    return Ranked((), Found(newest()), lambda items: [NEW] * len(items))
 
 
 def bought_together(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
@@ -218,14 +281,16 @@ def similar(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, item
                 scores[one] = scores.get(one, 0.0) + 1 / (fusion + rank)
                 codes.setdefault(one, code)
     found = sorted(scores.items(), key=lambda one: -one[1])
-    mask = np.zeros(len(shelf.present), np.bool_)
-    mask[siblings] = True
-    more = (one for one in popular_items(learned, shelf, mask) if one != item)
+
+    def others() -> Iterator[str]:
+        mask = np.zeros(len(shelf.present), np.bool_)
+        mask[siblings] = True
+        return (one for one in popular_items(learned, shelf, mask) if one != item)
 
     def why(items: Sequence[str]) -> list[Reason]:
         return [Reason(codes.get(one, SAME_CATEGORY), item) for one in items]
 
-    return Ranked(found, more, why)
+    return Ranked(found, Again(others), why)
 
 
 def _like_it(learned: Learned, shelf: Shelf, row: int, siblings: NDArray[np.int64]) -> list[str]:

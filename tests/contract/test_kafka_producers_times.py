@@ -33,7 +33,7 @@ def made_by_others(kafka_url: str) -> Iterator[tuple[str, str, Log]]:
     bootstrap, _, prefix = kafka_url.removeprefix("kafka:").partition("?prefix=")
     topic = f"{prefix}{EVENTS}"
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
-        # Kept for ever: the broker judges age by the producers' times, and deletes what is 300 hours old at its next look.
+        # Kept for ever: the broker judges age by the producers' times, and soon deletes what is 300 hours old.
         kept = {"retention.ms": "-1"}
         admin.create_topics({topic: {"num_partitions": 4, "replication_factor": 1, "configs": kept}})
     with closing(open_log(kafka_url)) as log:

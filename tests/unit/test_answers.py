@@ -307,8 +307,8 @@ def test_many_shoppers_get_a_list_each(shop: Asked) -> None:
 
 
 def test_candidates_are_reused_for_a_moment_but_not_beyond_what_the_shopper_does(shop: Asked) -> None:
-    def asked(clock_s: float) -> ItemList:
-        now = shop.now._replace(clock_s=clock_s)
+    def asked(clock_s: float, turn: int = 2) -> ItemList:
+        now = shop.now._replace(clock_s=clock_s, turn=turn)
         found = BY_PATH["/v1/recommendations/"].call(
             next_item(shop.shop), RecommendationQuery(shopper="ann", n=3), now
         )  # fmt: skip
@@ -316,8 +316,8 @@ def test_candidates_are_reused_for_a_moment_but_not_beyond_what_the_shopper_does
         return found
 
     shop.learn("ann", "shoes-1")
-    before = asked(1.0)
-    assert asked(1.4) == before
+    before = asked(1.0, turn=1)
+    assert asked(1.4, turn=1) == asked(9.0, turn=1) == before, "nothing was learned"
     for number in range(5):
         shop.learn(f"crowd-{number}", "hats-5")
     assert asked(1.4).items == before.items, "what others do shows a little later"
