@@ -22,7 +22,11 @@ from learners.protocol import Listed
 Floats: TypeAlias = NDArray[np.float32]
 _NORM_EPSILON: Final = 1e-5
 sessions_max: Final = 8_192
-"""Most sessions whose vectors are remembered; those are all forgotten then, and when a vector of an item changes."""
+"""Most sessions of which vectors and answers are remembered; they are all forgotten then, and when an item's vector
+changes."""
+kept_max: Final = 100
+"""Longest answer that is remembered."""
+_NONE: Final[Listed] = [], np.zeros(0, np.float32)
 
 
 class _Linear(NamedTuple):
@@ -57,6 +61,17 @@ class _Block(NamedTuple):
     narrow: _Linear
 
 
+class _Session:
+    """What is known of a session: its vector (D,), and the last answer for it, with the length that was asked for."""
+
+    __slots__ = ("listed", "most", "vector")
+
+    def __init__(self, vector: Floats) -> None:
+        self.vector = vector
+        self.listed = 0, _NONE
+        self.most: tuple[int, np.float32] | None = None  # the row of the most probable item, and its probability
+
+
 class AnsweringModel(Vocabulary):
     """A trained model that answers. `predict` changes nothing, so that several threads may call it at once, but not
     beside `add_late_items`.
@@ -81,7 +96,7 @@ class AnsweringModel(Vocabulary):
             for name in (f"blocks.{layer}" for layer in range(self.settings.layers))
         ]
         self._pool = self._attention(weights, "pool", "norm")
-        self._sessions: dict[tuple[int, ...], Floats] = {}
+        self._sessions: dict[tuple[int, ...], _Session] = {}
 
     @staticmethod
     def _attention(weights: Mapping[str, Floats], name: str, norm: str) -> _Attention:
@@ -109,7 +124,7 @@ class AnsweringModel(Vocabulary):
 
         Unknown items are skipped; a prefix without a known item has an empty answer. Items of the prefix may be
         recommended again. Of equally probable items the one with the lower row comes first. Of many items the answer is
-        approximate (`learners.deep.retrieval`).
+        approximate (`learners.deep.retrieval`). Answers are only to be read: they are remembered.
         """
         return [self._predict(self.rows(prefix)[-self.settings.context :], n) for prefix in prefixes]
 
@@ -117,11 +132,14 @@ class AnsweringModel(Vocabulary):
         """Return some items, those that are known, the most probable first, with their probabilities among all."""
         rows, known = self.rows(prefix)[-self.settings.context :], self.rows(items)
         if not rows or not known:
-            return [], np.zeros(0, np.float32)
+            return _NONE
         session, units = self._session(rows), self._retrieval.units
-        (best,), (most,) = self._retrieval.nearest(session, 1)
-        above = (units[known] - units[best]) @ session / np.float32(self.settings.temperature)
-        probabilities: Floats = most * np.exp(above)
+        if session.most is None:
+            (best,), (probability,) = self._retrieval.nearest(session.vector, 1)
+            session.most = int(best), probability
+        best, probability = session.most
+        above = (units[known] - units[best]) @ session.vector / np.float32(self.settings.temperature)
+        probabilities: Floats = probability * np.exp(above)
         order = np.argsort(-probabilities, kind="stable")
         return self.named([known[place] for place in order.tolist()]), probabilities[order]
 
@@ -135,18 +153,24 @@ class AnsweringModel(Vocabulary):
 
     def _predict(self, rows: list[int], n: int) -> Listed:
         if not rows:
-            return [], np.zeros(0, np.float32)
-        best, probabilities = self._retrieval.nearest(self._session(rows), n)
-        return self.named(best.tolist()), probabilities
+            return _NONE
+        session = self._session(rows)
+        length, listed = session.listed
+        if length != n:
+            best, probabilities = self._retrieval.nearest(session.vector, n)
+            listed = self.named(best.tolist()), probabilities
+            if n <= kept_max:
+                session.listed = n, listed
+        return listed
 
-    def _session(self, rows: list[int]) -> Floats:
-        """Return (D,): the session's vector after the last item. A page asks for several lists of one session."""
+    def _session(self, rows: list[int]) -> _Session:
+        """Return what is known of a session after the last item. A page asks for several lists of one session."""
         key = tuple(rows)
         found = self._sessions.get(key)
         if found is None:
             if len(self._sessions) >= sessions_max:
                 self._sessions.clear()
-            found = self._sessions[key] = self._computed(rows)
+            found = self._sessions[key] = _Session(self._computed(rows))
         return found
 
     def _computed(self, rows: list[int]) -> Floats:

@@ -205,8 +205,8 @@ class Shelf:
 
     def mask_of(self, items: Iterable[str]) -> NDArray[np.bool_]:
         """Return which rows are of these items. Shape: (rows,)"""
-        mask = np.zeros(len(self.brand), np.bool_)
-        mask[[row for item in items if (row := self.row(item)) >= 0]] = True
+        mask, rows = np.zeros(len(self.brand), np.bool_), self._rows
+        mask[[rows[item] for item in items if item in rows]] = True
         return mask
 
     def named(self, rows: Iterable[int]) -> list[str]:
