@@ -3,14 +3,15 @@
     python -m benchmarks.serve_load --data online_retail.csv.gz --out benchmarks/results/serve_load.json
 
 The server has one core to itself; the shard that learns, whoever publishes events, and the clients share another one.
-A shop has learned the first 20,000 events of Online Retail; a deep model of all items is promoted. While 500 events/s
-flow in:
+A shop has learned the first 20,000 events of Online Retail, orders of 22 lines on average; a deep model of all items is
+promoted. While 500 events/s flow in, each the view of one item, made of the lines of later orders:
 
 - requests come at fixed times, 500 a second, whether those before are answered or not: half of them ask for 10
   recommendations of one of many shoppers, half have 100 items re-ranked. The time of an answer begins when its request
   was due. In the middle another model is promoted; each answer must name one model, and none may fail;
 - wrk asks as fast as it is answered, by kept connections: recommendations, re-ranking, and both in turn, and
   `/health/live`, which costs what HTTP alone does;
+- now and then a new shopper views an item; how long until the server knows it?
 - the server is stopped while 8,000 events are learned, and goes on: how quickly does it fold them, without any request
   and while wrk asks as much as it can?
 
@@ -35,6 +36,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -58,6 +60,7 @@ ranked: Final = 100
 """Items of a request to re-rank."""
 backlog_events: Final = 8_000
 ONLINE: Final = default_placements()["online"]
+probe_pause_s: Final = 0.1
 stopped_s_max: Final = 120.0
 
 SCRIPT: Final = """
@@ -296,6 +299,41 @@ def answer(server: Child, path: str) -> Any:
         return None
 
 
+def views_of(orders: Iterator[Outgoing]) -> Iterator[Outgoing]:
+    """Yield a view of each line of these orders, by whoever ordered it."""
+    for order in orders:
+        event = json.loads(order.value or b"{}")
+        for number, line in enumerate(event["data"]["items"]):
+            viewed = event | {"id": f"{event['id']}/{number}", "type": "view_item", "data": {"items": [line]}}
+            yield Outgoing(EVENTS, order.key, json.dumps(viewed).encode())
+
+
+class Probe:
+    """Publishes views by shoppers who are new, and measures how long it takes until the server knows them."""
+
+    def __init__(self, server: Child, log: Log, item: str) -> None:
+        self._server, self._log, self._item = server, log, item
+        self.seconds: list[float] = []
+
+    def run(self, stop: threading.Event) -> None:
+        """Measure one after the other until `stop` is set."""
+        with closing(self._log.appender()) as appender:
+            while not stop.wait(probe_pause_s):
+                shopper = f"probe-{len(self.seconds)}"
+                event = {
+                    "specversion": "1.0", "id": shopper, "source": "probe", "type": "view_item", "subject": shopper,
+                    "time": datetime.now(UTC).isoformat(), "data": {"items": [{"item_id": self._item}]},
+                }  # fmt: skip
+                appender.append(Outgoing(EVENTS, shopper.encode(), json.dumps(event).encode()))
+                appender.flush()
+                began_s = time.monotonic()
+                while answer(self._server, f"/v1/shoppers/{shopper}") is None:
+                    if time.monotonic() > began_s + stopped_s_max:
+                        raise SystemExit("wanted an event to be in the answers, found that it is not")
+                    time.sleep(0.01)
+                self.seconds.append(time.monotonic() - began_s)
+
+
 def events_of(path: Path, folder: Path) -> list[Outgoing]:
     """Return the records of all events of a file, as `headrace load` publishes them."""
     log = open_log(f"sqlite:{folder / 'all.db'}")
@@ -346,7 +384,8 @@ def main(arguments: Sequence[str] | None) -> None:
             pin(learner.pid, cores[0])
             os.sched_setaffinity(0, {cores[0]})
             children.wait_until("the server has a model", lambda: has_model(server, requests))
-            figures = measure(server, learner, log, blobs, requests, waiting, options, folder, cores[0])
+            views = views_of(waiting)
+            figures = measure(server, learner, log, blobs, requests, views, options, folder, cores[0])
     show(figures)
     report.write(options.out, figures)
 
@@ -377,11 +416,17 @@ def measure(
         swap.set()
 
     with flowing(log, waiting):
+        probe, stop = Probe(server, log, requests.items[0]), threading.Event()
+        probing = threading.Thread(target=probe.run, args=(stop,))
+        probing.start()
         used_s, began_s = cpu_s(server.pid), time.monotonic()
         found["fixed"] = asyncio.run(
             at_fixed_times((host, int(port)), requests, options.seconds, promote_another)
         )  # fmt: skip
         found["fixed"]["server_cpu"] = (cpu_s(server.pid) - used_s) / (time.monotonic() - began_s)
+        stop.set()
+        probing.join()
+        found["fresh"] = Times.of(probe.seconds)._asdict()
         memory.append(resident_mib(server.pid))
         found["saturated"] = {}
         for what in ("recommend", "rerank", "mixed"):
@@ -426,6 +471,8 @@ def show(figures: dict[str, Any]) -> None:
         f"errors {fixed['errors'] or 'none'}; answers by model {fixed['answers_by_model']};"
         f" server {fixed['server_cpu']:.0%} of its core, client {fixed['client_cpu']:.0%} of the other"
     )
+    fresh = figures["fresh"]
+    print(f"a new event is in the answers after {fresh['p50_ms']:.0f} ms, of 100 after {fresh['p99_ms']:.0f} ms")
     rows = {**figures["saturated"], "/health/live": figures["live"]}
     report.show(
         f"wrk, {figures['options']['connections']} kept connections",

@@ -26,11 +26,11 @@ class Comparison:
     the digest that the shard publishes.
 
     Args:
-        interval_s: least time between two comparisons.
+        interval_s: least time between two comparisons, and before the first one: what was just restored is equal.
     """
 
     def __init__(self, interval_s: float = comparison_interval_s) -> None:
-        self._interval_s, self._taken_at = interval_s, float("-inf")
+        self._interval_s, self._taken_at = interval_s, time.monotonic()
         self._taken: _Taken | None = None
         self._published: Pointer | None = None  # the first snapshot that is as new as the state that was taken
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="comparison")

@@ -22,8 +22,7 @@ from learners.protocol import Listed
 Floats: TypeAlias = NDArray[np.float32]
 _NORM_EPSILON: Final = 1e-5
 sessions_max: Final = 8_192
-"""Most sessions of which vectors and answers are remembered; they are all forgotten then, and when an item's vector
-changes."""
+"""Most sessions of which vectors and answers are remembered; then they are all forgotten."""
 kept_max: Final = 100
 """Longest answer that is remembered."""
 _NONE: Final[Listed] = [], np.zeros(0, np.float32)
@@ -62,12 +61,15 @@ class _Block(NamedTuple):
 
 
 class _Session:
-    """What is known of a session: its vector (D,), and the last answer for it, with the length that was asked for."""
+    """What is known of a session: its vector (D,), and the last answer for it, with the length that was asked for.
 
-    __slots__ = ("listed", "most", "vector")
+    Answers are those for `placed` calls of `_place`.
+    """
+
+    __slots__ = ("listed", "most", "placed", "vector")
 
     def __init__(self, vector: Floats) -> None:
-        self.vector = vector
+        self.vector, self.placed = vector, -1
         self.listed = 0, _NONE
         self.most: tuple[int, np.float32] | None = None  # the row of the most probable item, and its probability
 
@@ -97,6 +99,7 @@ class AnsweringModel(Vocabulary):
         ]
         self._pool = self._attention(weights, "pool", "norm")
         self._sessions: dict[tuple[int, ...], _Session] = {}
+        self._placed = 0
 
     @staticmethod
     def _attention(weights: Mapping[str, Floats], name: str, norm: str) -> _Attention:
@@ -171,6 +174,8 @@ class AnsweringModel(Vocabulary):
             if len(self._sessions) >= sessions_max:
                 self._sessions.clear()
             found = self._sessions[key] = _Session(self._computed(rows))
+        if found.placed != self._placed:
+            found.placed, found.listed, found.most = self._placed, (0, _NONE), None
         return found
 
     def _computed(self, rows: list[int]) -> Floats:
@@ -201,7 +206,10 @@ class AnsweringModel(Vocabulary):
         return self._retrieval.units
 
     def _place(self, rows: list[int], vectors: Floats) -> None:
-        self._sessions.clear()
+        known, trained = len(self._retrieval.units), len(self.items)
+        if min(rows) < known:  # late items have moved, and with them the vectors of sessions that have one
+            self._sessions = {key: one for key, one in self._sessions.items() if max(key) < trained}
+        self._placed += 1
         self._retrieval.place(rows, vectors)
 
 

@@ -37,7 +37,7 @@ hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
 reuse_s: Final = 0.5
 """Longest time, in seconds, for which a context's candidates are reused, while others' events change them a little."""
-reused_max: Final = 4_096
+reused_max: Final = 1_024
 """Most contexts whose candidates are kept."""
 _NOTHING: Final = Facts()
 _NOBODY: Final = ""
