@@ -12,6 +12,8 @@ promoted. While 500 events/s flow in, each the view of one item, made of the lin
 - wrk asks as fast as it is answered, by kept connections: recommendations, re-ranking, and both in turn, and
   `/health/live`, which costs what HTTP alone does;
 - now and then a new shopper views an item; how long until the server knows it?
+- good clients ask at a fifth of that rate, without and with others who abuse the server: 500 connections that are
+  silent, 100 that send their heads byte by byte, 20 that ask and do not read, and 100 requests/s that are no HTTP;
 - the server is stopped while 8,000 events are learned, and goes on: how quickly does it fold them, without any request
   and while wrk asks as much as it can?
 
@@ -21,6 +23,7 @@ The shares of a core that the server and the clients use are read from /proc.
 import asyncio
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -34,8 +37,8 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -183,9 +186,9 @@ class Client:
 
 
 async def at_fixed_times(
-    address: tuple[str, int], requests: Requests, seconds: float, halfway: Callable[[], None]
+    address: tuple[str, int], requests: Requests, seconds: float, halfway: Callable[[], None], per_s: int = asked_per_s
 ) -> dict[str, Any]:
-    """Ask `asked_per_s` times a second; return the times by kind, the errors, and the models that were named."""
+    """Ask so many times a second; return the times by kind, the errors, and the models that were named."""
     free: asyncio.Queue[Client] = asyncio.Queue()
     for _ in range(32):
         client = Client(*address)
@@ -205,9 +208,9 @@ async def at_fixed_times(
         else:
             errors[status] += 1
 
-    cpu_s, began_s, count = time.process_time(), time.monotonic() + 0.1, int(seconds * asked_per_s)
+    cpu_s, began_s, count = time.process_time(), time.monotonic() + 0.1, int(seconds * per_s)
     for number in range(count):
-        due_s = began_s + number / asked_per_s
+        due_s = began_s + number / per_s
         if (wait_s := due_s - time.monotonic()) > 0:
             await asyncio.sleep(wait_s)
         if number == count // 2:
@@ -227,6 +230,70 @@ async def at_fixed_times(
         "times": {kind: Times.of(found)._asdict() for kind, found in times.items()}, "errors": dict(errors),
         "answers_by_model": dict(models), "client_cpu": (time.process_time() - cpu_s) / spent_s,
     }  # fmt: skip
+
+
+async def _abuse(address: tuple[str, int], request: bytes) -> None:
+    """Abuse a server until the process is ended."""
+
+    async def silent() -> None:
+        while True:
+            reader, writer = await asyncio.open_connection(*address)
+            await reader.read()
+            writer.close()
+
+    async def slow() -> None:
+        while True:
+            reader, writer = await asyncio.open_connection(*address)
+            for byte in request:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.5)
+                if reader.at_eof():
+                    break
+            writer.close()
+
+    async def deaf() -> None:
+        while True:
+            _, writer = await asyncio.open_connection(*address)
+            for _ in range(200):
+                writer.write(request)
+                await asyncio.sleep(0.05)
+            writer.transport.abort()
+
+    async def noisy() -> None:
+        while True:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(bytes(range(256)) * 4)
+            await reader.read()
+            writer.close()
+            await asyncio.sleep(0.1)
+
+    async def again(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            with suppress(OSError):
+                await act()
+            await asyncio.sleep(0.1)
+
+    kinds = [*[silent] * 500, *[slow] * 100, *[deaf] * 20, *[noisy] * 10]
+    await asyncio.gather(*(again(one) for one in kinds))
+
+
+def abuse(address: tuple[str, int], request: bytes) -> None:
+    """Abuse a server until this process is ended."""
+    asyncio.run(_abuse(address, request))
+
+
+@contextmanager
+def abused(address: tuple[str, int], requests: Requests) -> Iterator[None]:
+    """Let a process abuse the server."""
+    request = f"GET {requests.paths[0]} HTTP/1.1\r\nHost: {address[0]}\r\n\r\n".encode()
+    process = multiprocessing.get_context("spawn").Process(target=abuse, args=(address, request), daemon=True)
+    process.start()
+    try:
+        time.sleep(3.0)  # until all of its connections are there
+        yield
+    finally:
+        process.terminate()
+        process.join()
 
 
 def wrk(address: str, script: Path | None, connections: int, seconds: int, core: int) -> dict[str, Any]:
@@ -428,6 +495,11 @@ def measure(
         probing.join()
         found["fresh"] = Times.of(probe.seconds)._asdict()
         memory.append(resident_mib(server.pid))
+        for name, around in (("good_alone", nullcontext()), ("good_abused", abused((host, int(port)), requests))):
+            with around:
+                asked = at_fixed_times((host, int(port)), requests, options.seconds, lambda: None, asked_per_s // 5)
+                found[name] = asyncio.run(asked)
+            memory.append(resident_mib(server.pid))
         found["saturated"] = {}
         for what in ("recommend", "rerank", "mixed"):
             script = folder / f"{what}.lua"
@@ -473,6 +545,15 @@ def show(figures: dict[str, Any]) -> None:
     )
     fresh = figures["fresh"]
     print(f"a new event is in the answers after {fresh['p50_ms']:.0f} ms, of 100 after {fresh['p99_ms']:.0f} ms")
+    report.show(
+        f"Good clients at {asked_per_s // 5} requests/s",
+        ["request", "p50 (ms)", "p99 (ms)", "p50, others abuse it (ms)", "p99 (ms)"],
+        [
+            [kind, *(f"{figures[who]['times'][kind][name]:.2f}" for who in ("good_alone", "good_abused")
+                     for name in ("p50_ms", "p99_ms"))]
+            for kind in figures["good_alone"]["times"]
+        ],
+    )  # fmt: skip
     rows = {**figures["saturated"], "/health/live": figures["live"]}
     report.show(
         f"wrk, {figures['options']['connections']} kept connections",

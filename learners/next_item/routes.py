@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from headrace.impressions import Shown, ShownItem
 from headrace.surface import Now, Route
+from learners.next_item import examples
 from learners.next_item.answering import Answering, ItemList, Page
 from learners.next_item.inspecting import (
     HistoryPage,
@@ -29,28 +30,6 @@ from learners.next_item.questions import (
     RerankQuery,
     SessionQuery,
 )
-
-_EXAMPLE: Final = """{
-  "recommendation_id": "6cbea72fe100429386c64a1e6b768be2",
-  "kind": "recommended",
-  "shopper": "shopper-1",
-  "placement": "",
-  "items": [
-    {
-      "item_id": "item-00853", "score": 0.0154,
-      "reason": {
-        "code": "viewed_together", "item_id": "item-00847", "text": "often viewed together with Linen shirt 847"
-      },
-      "name": "Linen shirt 853", "brand": "brand-07", "category": "shirts", "price": 39.9, "currency": "EUR",
-      "link": "", "image_link": ""
-    }
-  ],
-  "next_page": "r2q0bXU",
-  "rules": {"version": null, "left_out": {"seen": 2}, "left_nothing": []},
-  "model": "r0005-fefda4b4",
-  "logged": true,
-  "fresh": {"entry": 153, "newest_event_ms": 1738529381084, "behind_s": 0.065}
-}"""
 
 
 def _by(call: Callable[[Answering, Any, Now], Any]) -> Callable[[Any, Any, Now], Any]:
@@ -79,7 +58,7 @@ ROUTES: Final = (
         answer=ItemList,
         shows=_shown,
         call=_by(Answering.recommend),
-        example=("/v1/recommendations/shopper-1?n=1", _EXAMPLE),
+        example=("/v1/recommendations/shopper-1?n=1", examples.RECOMMENDATIONS),
         notes=(
             "A shopper without events gets the items that are popular now.",
             "Items that are out of stock or retired ([items](publishing.md#items)) are left out.",
@@ -169,8 +148,9 @@ ROUTES: Final = (
         shows=_shown_on_page,
         call=_by(Answering.page),
         example=(
-            '/v1/lists {"shopper": "shopper-1", "lists": [{"placement": "home.top"}, {"kind": "trending", "n": 5}]}',
-            "",
+            '/v1/lists {"shopper": "shopper-1",'
+            ' "lists": [{"placement": "home", "n": 1}, {"kind": "trending", "n": 1}]}',
+            examples.LISTS,
         ),
         notes=(
             "`kind` is `recommended`, `similar`, `bought_together`, `trending`, `new` or `popular`; the other fields of"
@@ -194,7 +174,7 @@ ROUTES: Final = (
         query=KnownItemQuery,
         answer=KnownItem,
         call=_known_by(Inspecting.item),
-        example=("/v1/items/item-00847", ""),
+        example=("/v1/items/item-00847", examples.ITEM),
     ),
     Route(
         path="/v1/items",
@@ -202,7 +182,7 @@ ROUTES: Final = (
         query=ItemsQuery,
         answer=ItemPage,
         call=_known_by(Inspecting.items),
-        example=("/v1/items?n=2", ""),
+        example=("/v1/items?n=2", examples.ITEMS),
     ),
     Route(
         path="/v1/shoppers/{shopper}",
@@ -210,7 +190,7 @@ ROUTES: Final = (
         query=ShopperQuery,
         answer=KnownShopper,
         call=_known_by(Inspecting.shopper),
-        example=("/v1/shoppers/shopper-1?n=2", ""),
+        example=("/v1/shoppers/shopper-1?n=2", examples.SHOPPER),
     ),
     Route(
         path="/v1/shoppers",
@@ -218,7 +198,7 @@ ROUTES: Final = (
         query=ShoppersQuery,
         answer=ShopperPage,
         call=_known_by(Inspecting.shoppers),
-        example=("/v1/shoppers?n=2", ""),
+        example=("/v1/shoppers?n=2", examples.SHOPPERS),
     ),
     Route(
         path="/v1/history",
@@ -226,6 +206,6 @@ ROUTES: Final = (
         query=HistoryQuery,
         answer=HistoryPage,
         call=_known_by(Inspecting.history),
-        example=("/v1/history?n=2", ""),
+        example=("/v1/history?n=2", examples.HISTORY),
     ),
 )

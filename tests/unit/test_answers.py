@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from headrace.events import Data, Event, Item, at
@@ -354,3 +355,12 @@ def test_rules_that_forbid_nearly_everything_find_the_rest() -> None:
     assert set(named(found)) == {f"i{number}" for number in range(590, 600)}
     assert found.rules.left_out["categories"] > 50
     assert set(shop.items("/v1/popular", n=10)) == set(named(found))
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.example[1]], ids=lambda route: route.path)
+def test_examples_have_the_fields_of_their_answers(route: Route) -> None:
+    shown = json.loads(route.example[1])
+    read = msgspec.to_builtins(msgspec.convert(shown, route.answer))
+    others = {"model", "fresh", "logged"} if route.shows else {"model", "fresh"}
+    assert shown.keys() == read.keys() | others
+    assert {name: shown[name] for name in read} == read
