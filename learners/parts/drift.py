@@ -4,7 +4,7 @@ Detectors have `observe`, which returns an alarm or None (some return a list). A
 """
 
 from math import log2, sqrt
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 from zlib import crc32
 
 import numpy as np
@@ -13,9 +13,7 @@ from msgspec import Struct
 from headrace.log.protocol import Record, decode_json
 from headrace.state import State
 from learners.parts.adwin import Adwin
-
-if TYPE_CHECKING:
-    from river.drift import PageHinkley
+from learners.parts.page_hinkley import PageHinkley
 
 window_views: Final = 1_500
 """Views of one window of inputs. The views of one visit are similar, so smaller windows are mostly noise."""
@@ -177,7 +175,9 @@ class LossDrift:
         self.name, self.block = name, block
         self._adwin = Adwin()
         self._recent = 0.0
-        self._page_hinkley = _page_hinkley(block)
+        # A miss (0 or 1) swings the sums by about its variance over twice delta, 5: chance alone does not reach 50.
+        # Over means of blocks the sums are that much smaller.
+        self._page_hinkley = PageHinkley(delta=0.02, threshold=50.0 / block, values_min=-(-200 // block))
 
     @property
     def mean(self) -> float:
@@ -191,19 +191,15 @@ class LossDrift:
         self._recent += recent * self.block * (loss - self._recent)
         if self._adwin.observe(loss) and self._recent > before:
             alarms.append(Alarm(f"{self.name}_adwin", before, self._adwin.delta))
-        self._page_hinkley.update(loss)
-        if self._page_hinkley.drift_detected:
+        if self._page_hinkley.observe(loss):
             alarms.append(Alarm(f"{self.name}_page_hinkley", loss, self._page_hinkley.threshold))
-            self._page_hinkley = _page_hinkley(self.block)
         return alarms
 
     def state(self) -> State:
         """Return both detectors."""
-        sums = self._page_hinkley
         return {
             "name": self.name, "block": self.block, "adwin": self._adwin.state(), "recent": self._recent,
-            "count": sums._x_mean.n, "mean": sums._x_mean._mean, "increase": sums._sum_increase,
-            "decrease": sums._sum_decrease, "lowest": sums._min_increase, "highest": sums._max_decrease,
+            **self._page_hinkley.state(),
         }  # fmt: skip
 
     @classmethod
@@ -211,16 +207,5 @@ class LossDrift:
         """Return a detector that continues exactly where `state` was taken."""
         drift = cls(state["name"], block=state["block"])
         drift._adwin, drift._recent = Adwin.from_state(state["adwin"]), state["recent"]
-        sums = drift._page_hinkley
-        sums._x_mean.n, sums._x_mean._mean = state["count"], state["mean"]
-        sums._sum_increase, sums._sum_decrease = state["increase"], state["decrease"]
-        sums._min_increase, sums._max_decrease = state["lowest"], state["highest"]
+        drift._page_hinkley.restore(state)
         return drift
-
-
-def _page_hinkley(block: int) -> "PageHinkley":
-    from river.drift import PageHinkley  # takes a second, which the commands that learn nothing need not wait
-
-    # A miss (0 or 1) swings the sums by about its variance over twice delta, 5: chance alone does not reach 50. Over
-    # means of blocks the sums are that much smaller.
-    return PageHinkley(min_instances=-(-200 // block), delta=0.02, threshold=50.0 / block, mode="up")
