@@ -20,6 +20,10 @@ fold_s_max: Final = 0.02
 """Longest time, in seconds, that all answers wait while several pieces are folded."""
 next_piece_s: Final = 0.001
 """Longest time, in seconds, until a thread that goes on folding asks for its next turn."""
+behind_pieces: Final = 40
+"""Pieces in a row from which on folding counts as behind; then it reads from the log between some of them."""
+behind_piece_s: Final = 0.005
+"""Longest time, in seconds, until a thread that is behind asks for its next turn."""
 detached_s: Final = 0.5
 """Time, in seconds, after which a thread that waits for its turn looks whether the loop has ended."""
 
@@ -48,6 +52,7 @@ class Turns:
         self._folders = threading.Lock()
         self._granted = self._scheduled = False
         self.answering_s, self.number = 0.0, 0
+        self._in_row = 0
         self._answering = _Answering(self, self._state)
 
     def attach(self, loop: EventLoop) -> None:
@@ -87,19 +92,30 @@ class Turns:
         self._folders.release()
 
     def _grant(self) -> None:
-        """Wait while what was asked for is folded, and what follows at once, for as long as folding has a claim to."""
+        self.fold_some()
+        self._scheduled = False
+        if self._asks.acquire(blocking=False):  # it saw that this function was scheduled
+            self._asks.release()
+            if self._loop is not None:
+                self._schedule(self._loop)
+
+    def fold_some(self) -> None:
+        """Wait while what was asked for is folded, and what follows at once, for as long as folding has a claim to.
+
+        Called by the thread that answers.
+        """
         asked = self._asks.acquire(blocking=False)
         until = time.perf_counter() + min(fold_s_max, fold_share * self.answering_s)
         self.answering_s = 0.0
         while asked:
             self._begin.release()
             self._done.acquire()
-            asked = time.perf_counter() < until and self._asks.acquire(timeout=next_piece_s)
-        self._scheduled = False
-        if self._asks.acquire(blocking=False):  # it saw that this function was scheduled
-            self._asks.release()
-            if self._loop is not None:
-                self._schedule(self._loop)
+            self._in_row += 1
+            left_s = until - time.perf_counter()
+            wait_s = next_piece_s if self._in_row < behind_pieces else behind_piece_s
+            asked = left_s > 0 and self._asks.acquire(timeout=min(wait_s, left_s))
+            if not asked and left_s > wait_s:
+                self._in_row = 0
 
     def _schedule(self, loop: EventLoop) -> None:
         self._scheduled = True
@@ -119,6 +135,9 @@ class _Answering:
         self._turns, self._state, self._began, self.waits = turns, state, 0.0, False
 
     def __enter__(self) -> None:
+        turns = self._turns
+        if turns.answering_s * fold_share >= fold_s_max:  # many answers in one round of the loop
+            turns.fold_some()
         self.waits = True
         self._state.acquire()
         self.waits, self._began = False, time.perf_counter()

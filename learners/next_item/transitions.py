@@ -132,7 +132,8 @@ class Transitions:
         for back, last in enumerate(reversed(newest)):
             table = self._companions.get(last)
             if table and item in table:
-                share = table[item] * self.step_back**back / (sum(table.values()) + smoothing)
+                total = (self._arrays.get(last) or self._arrays_of(last)).total
+                share = table[item] * self.step_back**back / (total + smoothing)
                 if share > best:
                     best, found = share, last
         return found

@@ -90,6 +90,24 @@ def test_with_a_loop_answers_see_whole_states_and_folding_goes_on_while_it_answe
     assert max(after - before for before, after in pairwise(folded_before)) <= fold_s_max / piece_s, "no end of a turn"
 
 
+def test_folding_gets_its_share_of_a_round_with_many_answers() -> None:
+    turns, shared, rounds, answers = Turns(), Shared(), 10, 20
+
+    async def answer() -> int:
+        turns.attach(asyncio.get_running_loop())
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+            for _ in range(answers):
+                with turns.answering():
+                    time.sleep(0.002)
+        turns.detach()
+        return shared.one
+
+    with folding(turns, shared):
+        folded = asyncio.run(answer())
+    assert folded > 1.2 * rounds * fold_s_max / piece_s, "no more than one turn in a round"
+
+
 def test_an_idle_loop_folds_at_once() -> None:
     turns, shared = Turns(), Shared()
 
