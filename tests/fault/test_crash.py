@@ -173,6 +173,7 @@ def test_a_full_disk_of_the_log_is_waited_for(shard: Running) -> None:
     assert not list((shard.folder / "blobs").glob("*.part")), "an unfinished file was left behind"
 
 
+@pytest.mark.parametrize("log_url", ["sqlite"], indirect=True)  # the blobs are the same, whatever the log
 def test_learning_goes_on_while_the_disk_of_the_blobs_is_away(shard: Running) -> None:
     shard.publish(300)
     online = shard.online()
