@@ -29,8 +29,15 @@ OWN_BROKER = (
 )  # fmt: skip
 """Files in those folders whose tests share a broker, or a server process, of the file's own: they stay together."""
 
-FIRST = ("test_pipeline.py", *OWN_BROKER, "test_upgrade.py", "test_monitoring.py", "test_own_family.py")
-"""Files that run before all others of `SPREAD`: the longest, so that at the end no process waits for another."""
+FIRST = (
+    "test_pipeline.py", "test_kafka_rights.py", "test_upgrade.py", "test_kafka_security.py", "test_up.py",
+    "test_broker.py", "test_impressions.py", "test_kafka_hanging.py", "test_crash.py", "test_gateway_abuse.py",
+    "test_own_family.py", "test_serving_abuse.py", "test_monitoring.py", "test_chaos.py", "test_large_events.py",
+    *OWN_BROKER,
+)  # fmt: skip
+"""Files that run before all others of `SPREAD`: the longest, so that at the end no process waits for another; those
+that mostly wait for a broker beside those that compute.
+"""
 OUTSIDE = {"children", "kafka", "kafka_bootstrap", "kafka_options", "kafka_url"}
 """Fixtures, and a value of the parameters of logs, that start processes or a broker."""
 

@@ -6,7 +6,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
 from headrace.rules import Categories, RuleSet, record_of
 from headrace.topics import EVENTS, ITEMS
-from operators.child import Child, Children
+from operators.child import Child, Children, total
 from tests.shards import ONLINE
 
 SHOPPERS = 30
@@ -29,34 +28,34 @@ class Shop:
     def __init__(self, url: str, folder: Path, children: Children) -> None:
         self.log: Log = open_log(url)
         self.log.create()
-        self.number = 0
+        self.number, self.appender = 0, self.log.appender()
         base = ("--log", url, "--blobs", str(folder / "blobs"))
-        with closing(self.log.appender()) as appender:
-            for number in range(20):
-                kind = ("shirts", "hats")[number % 2]
-                stated = {
-                    "title": f"{kind} {number}", "product_type": f"Wear > {kind}", "price": f"{10 + number} EUR",
-                    "brand": f"brand {number % 3}", "link": f"https://shop.example/{number}",
-                }  # fmt: skip
-                appender.append(Outgoing(ITEMS, f"i{number}".encode(), json.dumps(stated).encode()))
+        for number in range(20):
+            kind = ("shirts", "hats")[number % 2]
+            stated = {
+                "title": f"{kind} {number}", "product_type": f"Wear > {kind}", "price": f"{10 + number} EUR",
+                "brand": f"brand {number % 3}", "link": f"https://shop.example/{number}",
+            }  # fmt: skip
+            self.appender.append(Outgoing(ITEMS, f"i{number}".encode(), json.dumps(stated).encode()))
         for shopper in range(SHOPPERS):
             for step in range(4):
                 self.publish(f"s{shopper}", "view_item", f"i{(shopper + 2 * step) % 20}")
             self.publish(f"s{shopper}", "purchase", "i1", "i3", transaction_id=f"T{shopper}")
-        children.start("online", "online", *base, "--metrics-port", "0")
+        self.appender.flush()
+        self.online: Child = children.start("online", "online", *base, "--metrics-port", "0", up=False)
         self.server: Child = children.start("serve", "serve", *base, "--port", "0")
+        self.online.wait_until_up()
         self.wait = children.wait_until
 
     def publish(self, shopper: str, kind: Any, *items: str, **data: Any) -> None:
-        """Append an event of now."""
+        """Append an event of now, which is sent at the next flush."""
         self.number += 1
         time_s = time.time()
         event = Event(
             f"e{self.number}", "shop", kind, at(int(1000 * time_s)), Data([Item(one) for one in items], **data), "1.0",
             shopper,
         )  # fmt: skip
-        with closing(self.log.appender()) as appender:
-            appender.append(Outgoing(EVENTS, shopper.encode(), encode(event)))
+        self.appender.append(Outgoing(EVENTS, shopper.encode(), encode(event)))
 
     def lines(self, path: str, **body: Any) -> list[Any]:
         """Return the lines of an answer, asked by POST if there is a body."""
@@ -81,9 +80,13 @@ class Shop:
 def shop(log_url: str, tmp_path: Path, children: Children) -> Iterator[Shop]:
     """Yield a shop whose events are all in the answers."""
     found = Shop(log_url, tmp_path, children)
+    found.wait("all is learned", lambda: total(found.online.scrape(), "headrace_events_total") >= found.number)
     found.wait("everything is in the answers", lambda: found.ask("/v1/popular").get("fresh", {}).get("entry", 0) > 0)
+    found.wait("the server has caught up", lambda: total(found.server.scrape(), "headrace_lag_records") == 0)
+    found.wait("all items are, too", lambda: len(found.items("/v1/new?category=Wear&n=20")) == 20)
     found.wait("the last order is, too", lambda: "i3" in found.items("/v1/bought-together/i1"))
     yield found
+    found.appender.close()
     found.log.close()
 
 
@@ -128,9 +131,10 @@ def test_every_kind_of_answer(shop: Shop) -> None:
 
     # What happens shows, in the answers of whoever did it and of everybody else, and so do rules.
     shop.publish("newcomer", "view_item", "i4")
+    shop.appender.flush()
     shop.wait("the view shows", lambda: "i4" not in shop.items("/v1/recommendations/newcomer?n=20"))
-    with closing(shop.log.appender()) as appender:
-        appender.append(record_of("*", RuleSet(categories=Categories(never=("Wear > hats",)))))
+    shop.appender.append(record_of("*", RuleSet(categories=Categories(never=("Wear > hats",)))))
+    shop.appender.flush()
     shop.wait("the rule holds", lambda: "i5" not in shop.items("/v1/popular?n=20"))
     for path in ("/v1/recommendations/s3?n=20", "/v1/similar/i4?n=20", "/v1/new?n=20", "/v1/trending?n=20"):
         assert {int(item[1:]) % 2 for item in shop.items(path)} == {0}, path

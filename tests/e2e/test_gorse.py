@@ -341,6 +341,7 @@ def test_a_server_that_is_away(shop: Shop) -> None:
     assert shop.client().insert_feedback(READ, "ann", "hat", "2026-03-01T11:00:00Z") == {"RowAffected": 1}
 
 
+@pytest.mark.parametrize("log_url", ["sqlite"], indirect=True)  # on Kafka: test_gateway
 @pytest.mark.timeout(240)
 def test_ids_are_pseudonyms_but_those_that_were_asked_for(log_url: str, tmp_path: Path) -> None:
     with Children(tmp_path, cwd=tmp_path) as children:

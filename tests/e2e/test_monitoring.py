@@ -126,9 +126,9 @@ def test_every_queried_metric_is_exported_and_changes(
     appender.flush()
     appender.close()
     log.close()
-    # Each publishes for half a minute, so that the producer can be scraped, too.
+    # Each publishes for a quarter of a minute, so that the producer can be scraped, too.
     simulate = ["simulate", "--events", str(EVENTS_COUNT), "--items", "200", "--shoppers", "200", "--days", "7"]
-    command = [*simulate, "--speed", "20000x", "--log", url, "--metrics-port", "0"]
+    command = [*simulate, "--speed", "40000x", "--log", url, "--metrics-port", "0"]
     running = {**readers, "producer": children.start("producer", *command)}
     seeds = itertools.count(1)
 

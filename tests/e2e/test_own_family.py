@@ -7,15 +7,20 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from headrace.log.open import open_log
 from operators.child import Child, Children, total
+from producers.scenario import SimulationSettings
+from producers.simulate import simulate
 
 PAGE: Final = Path(__file__).parents[2] / "docs/adding-a-learner.md"
-EVENTS: Final = 2_500
+EVENTS: Final = 2_100
+"""Number of events; scores come with each thousandth, and a chart has two of them."""
 
 
 @pytest.fixture
@@ -41,6 +46,13 @@ def run(package: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def fill(url: str) -> None:
+    """Publish events."""
+    with closing(open_log(url)) as log:
+        log.create()
+        simulate(log, SimulationSettings(events=EVENTS, seed=5))
 
 
 def answer(served: Child, path: str) -> dict[str, Any]:
@@ -69,10 +81,10 @@ def test_the_family_passes_the_checks_that_ship(package: Path) -> None:
 def test_it_is_folded_snapshotted_served_and_reported(package: Path) -> None:
     common = ["--log", f"sqlite:{package / 'log.db'}"]
     blobs = ["--blobs", str(package / "blobs")]
-    run(package, "simulate", "--events", str(EVENTS), "--seed", "5", "--metrics-port", "0", *common)
-    often = {"HEADRACE_SHARDS__ONLINE__COMMIT_INTERVAL_S": "0.001"}  # so that a commit follows the first snapshot
+    fill(common[1])
+    often = {"HEADRACE_SHARDS__ONLINE__COMMIT_INTERVAL_S": "0.02"}  # so that a commit follows the first snapshot
     with Children(package, {"PYTHONPATH": str(package), **often}, cwd=package) as processes:
-        learn = ["online", "--metrics-port", "0", "--snapshot-interval-s", "0.01", *common, *blobs]
+        learn = ["online", "--metrics-port", "0", "--snapshot-interval-s", "0.1", *common, *blobs]
         online = processes.start("online", *learn)
         served = processes.start("serve", "serve", "--port", "0", *common, *blobs)
         processes.wait_until("all is learned", lambda: total(online.scrape(), "headrace_events_total") >= EVENTS)
@@ -107,7 +119,7 @@ def test_it_can_have_a_process_of_its_own(package: Path) -> None:
         file.write('\n[shards.interest]\nfamilies = ["interest"]\npartition = 2\n')
     common = ["--log", f"sqlite:{package / 'log.db'}"]
     blobs = ["--blobs", str(package / "blobs")]
-    run(package, "simulate", "--events", str(EVENTS), "--seed", "5", "--metrics-port", "0", *common)
+    fill(common[1])
     with Children(package, {"PYTHONPATH": str(package)}, cwd=package) as processes:
         own = processes.start("interest", "learn", "interest", "--metrics-port", "0", *common, *blobs)
         served = processes.start("serve", "serve", "--port", "0", *common, *blobs)

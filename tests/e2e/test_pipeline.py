@@ -2,9 +2,11 @@
 
 import json
 import random
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.checks import check_covered, check_folds, committed_records
+from headrace.shard.follower import Follower
 from headrace.topics import DEAD_LETTERS, EVENTS, MODELS, TOPICS, partitions_of
 from learners.deep.model import DeepModel
 from learners.shop import MakeShop
 from operators.child import Child, Children, total
 from operators.deployment import read_deployment
 from tests.coverage import Coverage
+from tests.pages import run
 from tests.shards import FINETUNE, ONLINE, next_item, rounds
 
 THEMES, THEME_ITEMS, SHOPPERS = 10, 8, 150
@@ -46,7 +50,7 @@ SMALL = {
     "ROUNDS__ROUND_EVENTS": str(ROUND_EVENTS),
     "ROUNDS__GATE_RECORDS_MAX": "2000",
     "ROUNDS__WIDTH": "32",
-    "ROUNDS__PASSES": "60",
+    "ROUNDS__PASSES": "45",
 }
 
 
@@ -149,19 +153,20 @@ class Pipeline:
     def propose(self, path: Path, model: DeepModel) -> str:
         """Put a model before the gate by the shipped command; return the version under which it is announced."""
         path.write_bytes(model.to_bytes())
-        command = ["propose", str(path), "--log", self._url, "--blobs", str(self._folder / "blobs")]
-        done = self._children.start("propose", *command, up=False)
-        assert done.wait(240) == 0, done.tail
-        assert "its verdict is announced on the topic models" in done.text
-        return done.text.split()[1].rpartition("-")[2].rstrip(";")[:8]
+        text = self._run("propose", str(path))
+        assert "its verdict is announced on the topic models" in text
+        return text.split()[1].rpartition("-")[2].rstrip(";")[:8]
 
     def request(self, *command: str) -> None:
         """Request a champion by a shipped command."""
-        done = self._children.start(
-            command[0], *command, "--log", self._url, "--blobs", str(self._folder / "blobs"), up=False
-        )
-        assert done.wait(240) == 0, done.tail
-        assert "requested: " in done.text
+        assert "requested: " in self._run(*command)
+
+    def _run(self, *command: str) -> str:
+        """Run a shipped command in this process, and return what it says."""
+        common = ("--log", self._url, "--blobs", str(self._folder / "blobs"))
+        code, text = run(shlex.join(["headrace", *command, *common]))
+        assert code == 0, text
+        return text
 
     def answer(self, shopper: str, n: int = 10) -> dict[str, Any]:
         found = httpx.get(f"{self['serve'].address}/v1/recommendations/{shopper}?n={n}", timeout=60)
@@ -280,7 +285,9 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
 
     # The promoted model is named, and is what ranks.
     road.wait("the server has the model", lambda: road.answer("probe")["model"] == promoted.version)
-    shop = check_folds(road.log, road.blobs, ONLINE.shard, make=make_online).fold
+    with closing(Follower(road.log, road.blobs, ONLINE.shard, make=make_online)) as follower:
+        follower.catch_up()
+        shop = follower.fold
     family = next_item(shop)
     model = DeepModel.from_bytes(road.blobs.get(promoted.blob))
     shopper = "u7"
@@ -341,7 +348,9 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
     )
     assert total(road["finetune"].scrape(), "headrace_champion_round") == 0
 
-    # Everything was published once, learned once, and every state is the plain fold of the journal.
+    # Everything was published once, learned once, and every state is the plain fold of the journal, which is at rest.
+    for kind in ("online", "finetune"):
+        road[kind].stop()
     published = [record for place in places for record in committed_records(road.log, place)]
     ids = [json.loads(record.value or b"")["id"] for record in published if record.value not in road.bad.values()]
     assert sorted(ids) == sorted(days.ids)

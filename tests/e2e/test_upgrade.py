@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -28,10 +29,14 @@ EVENTS_EACH = 600
 
 @pytest.fixture(params=WHEELS, ids=lambda wheel: wheel.name.split("-")[1])
 def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Children]:
-    """Yield what starts processes of an earlier release."""
-    folder = tmp_path / "former"
+    """Yield what starts processes of an earlier release, from its unpacked wheel: of a packed one all is compiled anew
+    at each start.
+    """
+    folder, code = tmp_path / "former", tmp_path / "code"
     folder.mkdir()
-    with Children(folder, {"PYTHONPATH": str(request.param)}, cwd=folder) as processes:
+    with ZipFile(request.param) as wheel:
+        wheel.extractall(code)
+    with Children(folder, {"PYTHONPATH": str(code)}, cwd=folder) as processes:
         yield processes
 
 

@@ -56,7 +56,7 @@ def broker_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("log_url", ["kafka"], indirect=True)  # on SQLite: test_chaos
 def test_killed_at_random_moments(shard: Running) -> None:
     chance = random.Random(11)
-    for _ in range(4):
+    for _ in range(2):
         shard.publish(900)
         entries = shard.follow()
         online = shard.online(up=False)
@@ -64,7 +64,7 @@ def test_killed_at_random_moments(shard: Running) -> None:
         online.kill()
     online = shard.online()
     shard.await_covered()
-    assert len(shard.snapshots) > 3
+    assert len(shard.snapshots) > 1
     online.check()
     shard.check()
 
@@ -173,6 +173,7 @@ def test_a_full_disk_of_the_log_is_waited_for(shard: Running) -> None:
     assert not list((shard.folder / "blobs").glob("*.part")), "an unfinished file was left behind"
 
 
+@pytest.mark.parametrize("log_url", ["sqlite"], indirect=True)  # the blobs are the same, whatever the log
 def test_learning_goes_on_while_the_disk_of_the_blobs_is_away(shard: Running) -> None:
     shard.publish(300)
     online = shard.online()
@@ -253,7 +254,7 @@ def test_a_lost_folder_of_blobs_is_made_anew_from_the_journal(shard: Running) ->
 
 @pytest.mark.timeout(600)
 def test_a_short_outage_needs_no_intervention(broker_folder: Path, tmp_path: Path, children: Children) -> None:
-    """The broker is stopped for ten seconds: the same process continues, by the client's retries or by Headrace's.
+    """The broker is stopped for seconds: the same process continues, by the client's retries or by Headrace's.
 
     On a busy machine the outage may be longer than a transaction may stay open. Then Kafka fences the process, which
     exits with that message, so that its supervisor restarts it.
@@ -267,7 +268,7 @@ def test_a_short_outage_needs_no_intervention(broker_folder: Path, tmp_path: Pat
     shard.publish(900)  # so that the broker stops while the consumer learns
     shard.close()  # the test does not use the log while the broker is stopped
     broker.stop(broker_folder)
-    time.sleep(10)
+    time.sleep(4)
     assert online.code is None, online.tail
     broker.start(broker_folder)
     shard.connect()

@@ -19,8 +19,8 @@ from headrace.shard.loop import Loop, LoopSettings
 from headrace.topics import EVENTS
 from tests.shards import ONLINE, next_item_judge, online
 
-EVENTS_COUNT = 90
-"""Number of events, which together have 83 MB."""
+EVENTS_COUNT = 60
+"""Number of events, which together have 55 MB, and more when they are decoded."""
 held_bytes_max = 48 * 2**20
 """Bytes that a shard may hold beside its state: buffers, a turn, and what is made of one event while it is learned."""
 SHARD = ONLINE.shard
