@@ -273,7 +273,7 @@ class Answering:
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = context._replace(start=0)
-        return Ask(context, now.time_ms, now.artifact, now.clock_s, now.turn)
+        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn)
 
     def _wanted(
         self, query: Wanted, kind: str, ask: Ask, id_: str, asked: str, shopper: str,
@@ -314,6 +314,7 @@ class Answering:
         if want.in_stock:
             stocked = shelf.stated & shelf.available
             allowed = stocked if allowed is None else allowed & stocked
+        ask = ask._replace(strangers=allowed is None)
         candidates = self._candidates(want.kind, ask, allowed, items)
         if want.kind == "reranked":
             return self._applied(want, candidates, allowed), candidates

@@ -45,12 +45,14 @@ class Reason(NamedTuple):
 class Ask(NamedTuple):
     """For whom a list is made: a shopper's context at a shop time, and the deep model in use, None if there is none.
 
+    `strangers` is whether items may be listed that only the deep model knows, as a filter knows nothing of them.
     `clock_s` and `turn` are those of `headrace.surface.Now`.
     """
 
     context: Context
     time_ms: int
     model: Any = None
+    strangers: bool = True
     clock_s: float = 0.0
     turn: int = 0
 
@@ -134,7 +136,7 @@ def recommended(
     browsing, context = learned.browsing, ask.context
     prefix = browsing.prefix(context)
     if ask.model is not None and prefix and deep is None:
-        deep = _deep(ask.model, prefix, shelf, allowed)
+        deep = _deep(ask, prefix, shelf, allowed)
     allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
     candidates = browsing.candidates(context, deep, allows)
     traits = browsing.traits.of(candidates.slots, context)
@@ -151,12 +153,13 @@ def recommended(
     return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of)
 
 
-def _deep(model: Any, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
+def _deep(ask: Ask, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
     if allowed is None:
-        listed: Listed = model.predict([prefix], list_length)[0]
+        listed: Listed = ask.model.predict([prefix], list_length)[0]
         return listed
-    items, scores = model.predict([prefix], deep_within_max)[0]
-    kept = [place for place, item in enumerate(items) if (row := shelf.row(item)) >= 0 and allowed[row]][:list_length]
+    items, scores = ask.model.predict([prefix], deep_within_max)[0]
+    rows = map(shelf.row, items)
+    kept = [place for place, row in enumerate(rows) if (allowed[row] if row >= 0 else ask.strangers)][:list_length]
     return [items[place] for place in kept], scores[kept]
 
 

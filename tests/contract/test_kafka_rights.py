@@ -222,7 +222,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 def loaded(log: Log, folder: Path) -> None:
-    path = folder / "events.jsonl"
+    path = folder / f"events-{time.time_ns()}.jsonl"  # several load at once
     event = {
         "id": str(time.time_ns()),
         "source": "file",
@@ -232,7 +232,7 @@ def loaded(log: Log, folder: Path) -> None:
     }
     path.write_text(json.dumps({**event, "subject": "somebody", "data": {}}) + "\n")
     assert load(log, path).published == 1
-    feed = folder / "items.jsonl"
+    feed = folder / f"items-{time.time_ns()}.jsonl"
     feed.write_text(json.dumps({"id": "sku-1", "title": "Boots"}) + "\n")
     assert load(log, feed).published == 1
 
@@ -243,8 +243,9 @@ def simulated(log: Log, folder: Path, events: int = 10) -> None:
 
 
 def proposed(log: Log, folder: Path) -> None:
-    (folder / "model").write_bytes(model())
-    assert propose(log, Blobs(folder), folder / "model").blob
+    path = folder / f"model-{time.time_ns()}"
+    path.write_bytes(model())
+    assert propose(log, Blobs(folder), path).blob
 
 
 def promoted(log: Log, folder: Path) -> None:

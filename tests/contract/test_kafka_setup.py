@@ -52,8 +52,20 @@ def log(kafka_url: str) -> Iterator[KafkaLog]:
 
 @pytest.fixture
 def alter(kafka_bootstrap: str, prefix: str) -> Iterator[Callable[..., None]]:
+    """Return what alters a topic's settings, and waits until the broker tells the new ones."""
     with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
-        yield lambda topic, settings: admin.alter_configs([ConfigResource("TOPIC", prefix + topic, settings)])
+
+        def change(topic: str, settings: dict[str, str]) -> None:
+            name, deadline = prefix + topic, time.monotonic() + 30
+            admin.alter_configs([ConfigResource("TOPIC", name, settings)])
+            while True:
+                told = admin.describe_configs([ConfigResource("TOPIC", name)], config_filter="all")["topic"][name]
+                if all(told[setting]["value"] == value for setting, value in settings.items()):
+                    return
+                assert time.monotonic() < deadline, told
+                time.sleep(0.05)
+
+        yield change
 
 
 class Watched:
