@@ -331,6 +331,7 @@ def folding_rate(
     server: Child, learner: Child, log: Log, records: Iterator[Outgoing], path: str, work: Callable[[], Any]
 ) -> float:
     """Return how many events a second a server folds of a backlog, while `work` is done."""
+    time.sleep(2.0)  # until impressions are written: a process that is stopped in a transaction locks the log
     os.kill(server.pid, signal.SIGSTOP)
     with closing(log.appender()) as appender:
         for _ in range(backlog_events):

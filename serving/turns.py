@@ -18,6 +18,9 @@ fold_share: Final = 4.0
 """How much time folding gets, while it is behind, for each second of answering: 80 % of both."""
 fold_s_max: Final = 0.02
 """Longest time, in seconds, that all answers wait while several pieces are folded."""
+fold_s_min: Final = 0.002
+"""Time, in seconds, for which pieces are folded one after the other even if nobody has asked: to wake the thread that
+answers for each would take longer than a piece."""
 next_piece_s: Final = 0.001
 """Longest time, in seconds, until a thread that goes on folding asks for its next turn."""
 behind_pieces: Final = 40
@@ -104,18 +107,20 @@ class Turns:
 
         Called by the thread that answers.
         """
+        claim_s = min(fold_s_max, fold_share * self.answering_s)
         asked = self._asks.acquire(blocking=False)
-        until = time.perf_counter() + min(fold_s_max, fold_share * self.answering_s)
-        self.answering_s = 0.0
+        until = time.perf_counter() + max(fold_s_min, claim_s)
         while asked:
             self._begin.release()
             self._done.acquire()
             self._in_row += 1
-            left_s = until - time.perf_counter()
+            left_s = max(0.0, until - time.perf_counter())
+            claim_s = min(claim_s, left_s)
             wait_s = next_piece_s if self._in_row < behind_pieces else behind_piece_s
             asked = left_s > 0 and self._asks.acquire(timeout=min(wait_s, left_s))
             if not asked and left_s > wait_s:
                 self._in_row = 0
+        self.answering_s = claim_s / fold_share  # what is left is for the thread that reads from the log meanwhile
 
     def _schedule(self, loop: EventLoop) -> None:
         self._scheduled = True
