@@ -338,7 +338,7 @@ class Answering:
             return self._ranked(kind, ask, allowed, items)
         context = ask.context
         of = (tuple(context.items), context.start, context.session) if kind in _IN_CONTEXT else ()
-        key = kind, id(ask.model), tuple(items), of
+        key = kind, id(ask.model), self.shelf.begun, tuple(items), of  # lists that are read further name rows
         kept = self._reused.get(key)
         if kept is None or (kept.turn != ask.turn and ask.clock_s > kept.until_s):
             if len(self._reused) >= reused_max:

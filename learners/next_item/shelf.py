@@ -52,6 +52,7 @@ class Shelf:
 
     Attributes:
         brands, categories: the names by number.
+        begun: how often all rows were given anew.
 
     Shapes:
         brand, category: (rows,) int32; price: (rows,) float64, NaN if it is not known; present, available, stated:
@@ -61,11 +62,12 @@ class Shelf:
     def __init__(self, catalogue: Catalogue, history: History, traits: Traits, desk: Desk | None) -> None:
         self._catalogue, self._lines, self._traits, self._desk = catalogue, history.lines, traits, desk
         self._changed: set[str] = set()
-        self.version = 0
+        self.version = self.begun = 0
         self._watch()
 
     def _watch(self) -> None:
         """Be told of changes from now on, and look at everything."""
+        self.begun += 1
         self._catalogue.watch = self._lines.watch = self._note
         self._currency = self.currency
         if self._desk:
