@@ -122,6 +122,19 @@ def test_late_items_are_those_of_torch(trained: bytes) -> None:
     assert answering.rows(["a1", "nothing", "a-0"]) == model.rows(["a1", "nothing", "a-0"])
 
 
+def test_answers_that_are_remembered_know_items_that_came_later(trained: bytes) -> None:
+    asked, fresh = AnsweringModel.from_bytes(trained), AnsweringModel.from_bytes(trained)
+    prefix, late = ["a1", "b1"], ["a-new", "b-new"]
+    before = asked.predict([prefix], 20), asked.among(prefix, ["a1"])
+    for model in (asked, fresh):
+        assert model.add_late_items(late, attributes_of) == 2
+    after = asked.predict([prefix], 20), asked.among(prefix, ["a1"])
+    assert set(after[0][0][0]) == {*before[0][0][0], *late}
+    assert_equal(after[0], fresh.predict([prefix], 20))
+    assert_equal([after[1]], [fresh.among(prefix, ["a1"])])
+    assert after[1][1] < before[1][1], "a share of all"
+
+
 def test_a_late_item_moves_when_its_category_has_changed(trained: bytes) -> None:
     def moved(items: Sequence[str]) -> ItemAttributes:
         return attributes_of(["b" + item[1:] if item == "a-new" else item for item in items])

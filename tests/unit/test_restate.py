@@ -172,3 +172,8 @@ def test_a_shard_that_never_ran_has_no_state_to_replace(tmp_path: Path, shop: Fi
     other = FiledShop(tmp_path / "other")
     with pytest.raises(Misconfigured, match="an empty journal"):
         restate(other.log, shop.blobs, SHARD, make=MAKE, state=newest(shop), author=ANN, text="back")
+
+
+def test_the_first_comparison_waits_for_its_interval() -> None:
+    with closing(Comparison(600.0)) as later, closing(Comparison(0.0)) as at_once:
+        assert (later.due, at_once.due) == (False, True)
