@@ -309,10 +309,12 @@ class Blend:
         self._slopes.fill(0.0)
         linear, hidden, bias, output = self._slope_layers
         rows = [0, 1 + group]
-        linear[rows] = portable.product(error, forward.inputs)
-        before = error[:, None] * self._layers.output * (forward.hidden > 0)
-        hidden[:] = portable.product(forward.inputs.T, before)
-        bias[rows] = before.sum(axis=0)
+        before = np.empty((len(error), _units + 1))
+        np.multiply(error[:, None] * self._layers.output, forward.hidden > 0, out=before[:, :_units])
+        before[:, _units] = error
+        slopes = portable.product(forward.inputs.T, before)
+        hidden[:], linear[rows] = slopes[:, :_units], slopes[:, _units]
+        bias[rows] = before[:, :_units].sum(axis=0)
         output[:] = portable.product(error, forward.hidden)
         return self._slopes
 
@@ -435,8 +437,9 @@ def _utility(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the candidates' utilities and hidden activations. Shapes: inputs (C, F) to (C,), (C, units)."""
     linear, hidden_weights, bias, output = layers
-    hidden = np.maximum(product(inputs, hidden_weights) + (bias[0] + bias[1 + group]), 0.0)
-    return product(inputs, linear[0] + linear[1 + group]) + product(hidden, output), hidden
+    units = product(inputs, np.column_stack([hidden_weights, linear[0] + linear[1 + group]]))
+    hidden = np.maximum(units[:, :_units] + (bias[0] + bias[1 + group]), 0.0)
+    return units[:, _units] + product(hidden, output), hidden
 
 
 def _length_group(context_length: int) -> int:
