@@ -105,6 +105,7 @@ class EntryRecords:
         buffer = self._buffers[place]
         while len(taken) < entry.judged:
             if not buffer:
+                self._pass_over(entry.judgements)
                 self._fill(place)
             for record in buffer.take(entry.judged - len(taken)):
                 if record.offset < entry.judgements:
@@ -119,6 +120,12 @@ class EntryRecords:
         # Also past those before it that no entry counts: a snapshot taken here needs no more than an earlier one.
         self.judgements_position = taken[-1].offset + 1 if taken else max(self.judgements_position, entry.judgements)
         return taken
+
+    def _pass_over(self, position: int) -> None:
+        """Read no judgement before a position: none is named any more, so trimming may have deleted it."""
+        self.judgements_position = max(self.judgements_position, position)
+        if self._reader and self._reader.position(self._shard.judgements) < position:
+            self._reader.seek(self._shard.judgements, position)
 
     def check(self, entry: Entry) -> None:
         """Compare what was read with what the shard had applied, as far as the entry tells.

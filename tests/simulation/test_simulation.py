@@ -19,6 +19,7 @@ MENDED = {
     15520: "accept-loss reads an old pointer, as the newer entries cannot be read yet",
     16757: "events expire while they are verified",
     17831: "a copy of an older entry stands right before the one that accepts a loss",
+    20301: "a follower reads judgements that no entry counts and that trimming has deleted",
     41894: "a refold's snapshot needs a judgement that no entry counts and that trimming has deleted",
 }
 """Seeds that have found something, and what."""

@@ -1128,6 +1128,26 @@ def test_a_refold_needs_no_judgement_that_an_earlier_snapshot_does_not_need(open
         assert len(loop.fold.lines) == 60, "40 events and 20 judgements"
 
 
+def test_a_follower_misses_no_judgement_that_no_entry_counts(opened: Log, blobs: Blobs) -> None:
+    place = Partition(JUDGEMENTS, 0)
+    append(opened, shopping(10))
+    with closing(start(opened, blobs, judge=EchoJudge())) as loop:
+        catch_up(opened, loop)
+    follower = Follower(opened, blobs, SHARD, make=make_diary)
+    with closing(follower):
+        follower.catch_up()
+        with closing(opened.writer(SHARD.name)) as orphan:
+            orphan.commit([Outgoing(JUDGEMENTS, b"online", b"orphan", place.number)], {})
+            orphan.settle()
+        with closing(start(opened, blobs, judge=EchoJudge())) as loop:
+            opened.delete_before(place, opened.end(place))  # as trimming does, once a snapshot lies behind it
+            append(opened, shopping(10, first=10))
+            catch_up(opened, loop)
+            assert loop.fold.state() != follower.fold.state()
+            follower.catch_up()
+            assert loop.fold.state() == follower.fold.state()
+
+
 def test_what_others_write_to_a_shard_s_own_topics_is_passed_over(opened: Log, blobs: Blobs) -> None:
     """Copies and garbage, between entries and at the end, while a follower reads and before a restart."""
     judged, entries = Partition(JUDGEMENTS, 0), SHARD.journal
