@@ -14,7 +14,7 @@ run continues if data, options and code are the same.
 - volume: a number of events since the last update (`learners.rounds.rounds`).
 - time: an amount of event time since the last update (`learners.rounds.rounds`); a period is a week.
 - drift: the distance of a window's items from the usual ones is above its dynamic threshold
-  (`learners.parts.drift.Distance`, as live, with windows of several sizes), or that of its share of unseen items is.
+  (`Distance`, the detector of release 0.3, with windows of several sizes), or that of its share of unseen items is.
 - gain: the hits that the model lost by not being updated reach the price of an update (`learners.rounds.staleness`).
 
 Quality is that of the whole stretch. For some levels between no update at all and the best of all settings, the tokens
@@ -25,6 +25,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 from zlib import crc32
@@ -48,7 +49,6 @@ from benchmarks.prequential import (
 )
 from headrace.errors import Misconfigured
 from learners.next_item.session_knn import SessionKnn
-from learners.parts.drift import Distance
 from learners.parts.prequential import ranks_max
 from learners.rounds.staleness import Staleness
 
@@ -58,6 +58,63 @@ score: Final = "recall@20"
 levels: Final = (0.5, 0.8, 0.95)
 """Levels at which tokens are compared: shares of the way from no update to the best setting."""
 _day_ms: Final = 86_400_000
+
+
+warmup_windows: Final = 5
+"""Distances from which the usual distance is estimated before the first alarm."""
+memory: Final = 0.1
+"""Weight of the newest window in the reference and in the usual distance."""
+settling_windows: Final = 2
+"""Windows between two alarms, so that the new reference is based on more than one window."""
+deviations: Final = 3.0
+"""The threshold's distance from the usual distance, in standard deviations."""
+spread_min: Final = 0.15
+"""Least standard deviation, as a share of the usual distance: estimates from few windows are unreliable."""
+
+
+class Distance:
+    """Compares the histogram of each window with an exponentially weighted reference, by Hellinger distance.
+
+    The threshold is dynamic: the exponentially weighted mean of past distances plus `deviations` of their standard
+    deviations. After an alarm the window is the new reference.
+    """
+
+    def __init__(self, bins: int) -> None:
+        self.score = self.threshold = 0.0
+        self._counts = [0.0] * bins  # a list: one element of an array takes longer to change
+        self._reference = np.zeros(bins)
+        self._windows = self._distances = 0  # numbers of windows in the reference, of distances in the usual one
+        self._mean = self._square = 0.0
+
+    def count(self, bin_: int) -> None:
+        """Count one value of the current window."""
+        self._counts[bin_] += 1
+
+    def observe(self) -> bool:
+        """End the window; return whether it is far from the reference."""
+        total = sum(self._counts)
+        if not total:
+            return False
+        window, self._counts = np.array(self._counts) / total, [0.0] * len(self._counts)
+        self._windows += 1
+        if self._windows == 1:
+            self._reference = window
+            return False
+        self.score = float(sqrt(max(0.0, 1 - np.sqrt(window * self._reference).sum())))
+        spread = sqrt(max(0.0, self._square - self._mean**2))
+        chance = sqrt(1 / (8 * total))  # expected distance by chance alone, for two bins and this number of values
+        usual = self._mean + deviations * max(spread, spread_min * self._mean, chance)
+        self.threshold = usual if self._distances else 1.0
+        ready = self._distances >= warmup_windows and self._windows > settling_windows
+        if ready and self.score > self.threshold:
+            self._reference, self._windows = window, 1  # the usual distance is kept
+            return True
+        self._reference += max(memory, 1 / (self._windows - 1)) * (window - self._reference)
+        self._distances += 1
+        weight = max(memory, 1 / self._distances)
+        self._mean += weight * (self.score - self._mean)
+        self._square += weight * (self.score**2 - self._square)
+        return False
 
 
 class Observation(NamedTuple):
@@ -123,7 +180,7 @@ class Drift:
 
     def __init__(self, window: int) -> None:
         self.window, self._count = window, 0
-        self._items, self._unseen = Distance("popularity", 256), Distance("unseen_items", 2)
+        self._items, self._unseen = Distance(256), Distance(2)
 
     def observe(self, seen: Observation) -> bool:
         """Count items by hash; measure the distances at the end of each window."""

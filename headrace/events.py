@@ -86,7 +86,7 @@ class Data(Struct, gc=False, omit_defaults=True):
     """The payload. Amounts are in units of `currency`; `made_up` names fields that a loader synthesised ("time").
 
     `consent` are the purposes that the shopper has granted; None where nobody stated any. `former_shopper` is the id
-    that a renamed shopper had.
+    that a renamed shopper had. `device` is the kind of device, `country` that of the shopper, as in GA4.
     """
 
     items: Annotated[list[Item], Meta(max_length=items_max)] = field(default_factory=list)
@@ -102,6 +102,8 @@ class Data(Struct, gc=False, omit_defaults=True):
     rating: Annotated[float, Meta(ge=0, le=5)] | None = None
     review: Text = ""
     former_shopper: Annotated[str, Meta(max_length=128)] = ""
+    device: Name = ""
+    country: Name = ""
     consent: Annotated[list[Purpose], Meta(max_length=3)] | None = None
     made_up: Annotated[list[Annotated[str, Meta(max_length=32)]], Meta(max_length=8)] = field(default_factory=list)
 
@@ -134,7 +136,9 @@ PLACEHOLDERS: Final = frozenset({"(not set)", "(other)", "(data not available)",
 """Values by which GA4 says that it has none."""
 _find_placeholder: Final = re.compile("|".join(map(re.escape, sorted(PLACEHOLDERS))).encode()).search
 _OPENING: Final = ord("(")
-_TEXTS: Final = ("session_id", "transaction_id", "currency", "coupon", "item_list_id", "promotion_id")
+_TEXTS: Final = (
+    "session_id", "transaction_id", "currency", "coupon", "item_list_id", "promotion_id", "device", "country",
+)  # fmt: skip
 _LINE_TEXTS: Final = ("item_name", "item_brand", "item_category", "item_list_id")
 """Fields of `Data` and `Item` in which a placeholder counts as absent."""
 _HIDDEN: Final = ("_time_ms", "_own_ms", "_counts", "_lines_dropped")

@@ -11,12 +11,13 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from headrace import events, impressions, items, rules, traits
+from headrace import drift, events, impressions, items, rules, traits
 from headrace.announcement import Announcement, Kind, announced
 from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
 from headrace.clock import wall_ms
 from headrace.config import archive_of, own_families
+from headrace.drift import Moved, Silence
 from headrace.errors import Misconfigured
 from headrace.events import Event, EventType, Reason, Rejection
 from headrace.impressions import Impression
@@ -40,6 +41,7 @@ from headrace.topics import (
     MODELS,
     RULES,
     SCORES,
+    SILENCES,
     TRAITS,
 )
 from headrace.traits import StatedTraits
@@ -55,7 +57,8 @@ S = TypeVar("S", bound=Struct)
 
 class Alarm(Struct, frozen=True):
     """A record of `alarms`. Of drift, `score`, `threshold`, `events` (events learned so far) and `time_ms` (event time)
-    are set; of anything else, such as a flood of bad records, `detail` says what happened."""
+    are set, and `moved` is what moved most; of anything else, such as a flood of bad records, `detail` says what
+    happened. `silenced` is why a person did not want to be told."""
 
     detector: str
     id: str = ""
@@ -64,6 +67,8 @@ class Alarm(Struct, frozen=True):
     events: int | None = None
     time_ms: int | None = None
     detail: str = ""
+    moved: tuple[Moved, ...] = ()
+    silenced: str = ""
 
 
 class ReadOnlyLog:
@@ -172,6 +177,17 @@ class ReadOnlyLog:
             return self._readable(RULES, None if isinstance(found, Rejection) else found)
 
         return Records(self._log, RULES, StatedRules, decode)
+
+    def silences(self, *, detectors: Names = None) -> Records[Silence]:
+        """Return the times at which persons wanted no drift alarms; of several of a detector, the last one holds."""
+        is_wanted = _names("detector", detectors)
+
+        def decode(record: Record) -> list[Silence]:
+            found = drift.decode(record)
+            readable = self._readable(SILENCES, None if isinstance(found, Rejection) else found)
+            return [one for one in readable if is_wanted(one.detector)]
+
+        return Records(self._log, SILENCES, Silence, decode)
 
     def impressions(self, *, shoppers: Names = None, placements: Names = None) -> Records[Impression]:
         """Return what answers showed, with the propensity of each item."""

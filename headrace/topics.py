@@ -50,6 +50,7 @@ ALARMS = "alarms"
 ITEMS = "items"
 TRAITS = "traits"
 RULES = "rules"
+SILENCES = "silences"
 IMPRESSIONS = "impressions"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
@@ -72,7 +73,7 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
-    "withdraw", "roll-back", "history", "rules", "status", "verify", "backup",
+    "withdraw", "roll-back", "history", "rules", "drift", "status", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -136,7 +137,7 @@ TOPICS = {
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, status, verify, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, drift, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
               "shards, serve, load, simulate, replay, archive, dead-letters, rules, status, verify",
@@ -147,6 +148,10 @@ TOPICS = {
         Topic(RULES, 1, KEPT_FOR_EVER, "placement", "gateway, rules",
               "shards, serve, replay, archive, rules, status, verify",
               "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
+              " before"),
+        Topic(SILENCES, 1, KEPT_FOR_EVER, "detector", "drift",
+              "shards, serve, replay, archive, rules, status, verify, drift",
+              "of which times a person knows that they are unusual, so that no drift is told; a record replaces the one"
               " before"),
         Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, status, verify",
               "what answers showed, with the propensity of each item; one list a record"),

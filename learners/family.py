@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.artifacts import Artifacts
+from headrace.drift import Moved
 from headrace.events import Event, Item, Rejection
 from headrace.log.protocol import Outgoing, Record
 from headrace.state import State
@@ -56,8 +57,11 @@ WHOLE: Final = "state"
 """The name of the only part of a family that declares none: its whole state."""
 
 
-class AlarmRecord(Struct, frozen=True):
-    """A record of `alarms`: the detector, its score and threshold, and the alarm's event count and event time."""
+class AlarmRecord(Struct, frozen=True, omit_defaults=True):
+    """A record of `alarms`: the detector, its score and threshold, and the alarm's event count and event time.
+
+    `moved` is what moved most; `silenced` is why a person did not want to be told.
+    """
 
     id: str
     detector: str
@@ -65,6 +69,8 @@ class AlarmRecord(Struct, frozen=True):
     threshold: float
     events: int
     time_ms: int
+    moved: tuple[Moved, ...] = ()
+    silenced: str = ""
 
 
 class Move(NamedTuple):
@@ -101,17 +107,21 @@ class Moment:
         self._outbox: list[Outgoing] = []
 
     def alarm(self, alarm: Alarm, partition: int | None = None, offset: int | None = None) -> None:
-        """Raise a drift alarm. Its id follows from the record that caused it, so a duplicate can be recognised.
+        """Raise a drift alarm; one that is silenced is written, but not counted.
+
+        Its id follows from the record that caused it, so a duplicate can be recognised.
 
         Args:
             partition, offset: the record that caused it, unless it is the one being learned.
         """
         assert alarm.detector in self.alarms, f"detector {alarm.detector!r} is not declared by its family"
-        self.alarms[alarm.detector] += 1
+        if not alarm.silenced:
+            self.alarms[alarm.detector] += 1
         place = self.partition if partition is None else partition, self.offset if offset is None else offset
         raised = AlarmRecord(
             id=f"{alarm.detector}/{place[0]}/{place[1]}", detector=alarm.detector, score=alarm.score,
-            threshold=alarm.threshold, events=self.events, time_ms=self.time_ms,
+            threshold=alarm.threshold, events=self.events, time_ms=self.time_ms, moved=alarm.moved,
+            silenced=alarm.silenced,
         )  # fmt: skip
         self.write(Outgoing(ALARMS, alarm.detector.encode(), msgspec.json.encode(raised), 0))
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from headrace.announcement import Announcement
 from headrace.clock import Clock, wall_ms
+from headrace.drift import Moved, told
 from headrace.log.protocol import Log, Partition, Record, decode_json
 from headrace.log.scan import newest_records, topic_records
 from headrace.reading import decode_scores
@@ -296,6 +297,8 @@ class _Alarm(Struct):
     detector: str
     events: int | None = None
     detail: str = ""
+    moved: tuple[Moved, ...] = ()
+    silenced: str = ""
     shard: str = ""
     decision: Decision | None = None
 
@@ -313,7 +316,6 @@ def _alarms(log: Log) -> tuple[list[AlarmStatus], list[DecisionStatus]]:
                 )
             )
         elif one:
-            alarms.append(
-                AlarmStatus(detector=one.detector, events=one.events, detail=one.detail, time_ms=record.time_ms)
-            )
+            detail = told(one.moved, one.detail, one.silenced)
+            alarms.append(AlarmStatus(detector=one.detector, events=one.events, detail=detail, time_ms=record.time_ms))
     return alarms, decisions

@@ -25,6 +25,7 @@ from learners.deep.artifact import ITEMS, NETWORK, OFFSET
 from learners.deep.network import Network
 from learners.deep.settings import DeepSettings as DeepSettings
 from learners.deep.vocabulary import SPARE_ROWS, Vocabulary
+from learners.protocol import Listed
 
 items_max: Final = 2_000_000
 """Most items of a vocabulary; `grow` adds no more."""
@@ -151,28 +152,40 @@ class DeepModel(Vocabulary):
             returns (N, V + G) float32, columns in the order of `items`, then of `late_items`.
         """
         scores = np.zeros((len(prefixes), len(self._row)), np.float32)
-        for index, part in self._scored(prefixes):
+        for index, _, part in self._scored(prefixes):
             scores[index] = part.cpu().numpy()
         return scores
 
-    @torch.inference_mode()
-    def predict(self, prefixes: Sequence[Sequence[str]], n: int = 20) -> list[tuple[list[str], NDArray[np.float32]]]:
+    def predict(self, prefixes: Sequence[Sequence[str]], n: int = 20) -> list[Listed]:
         """Return, for each prefix (oldest item first), the n most probable next items, best first, with probabilities.
 
         Unknown items are skipped; a prefix without a known item has an empty answer. Items of the prefix may be
         recommended again. Of equally probable items the one with the lower row comes first.
         """
-        answers: list[tuple[list[str], NDArray[np.float32]]] = [([], np.zeros(0, np.float32)) for _ in prefixes]
+        return self.predict_and_embed(prefixes, n)[0]
+
+    @torch.inference_mode()
+    def predict_and_embed(
+        self, prefixes: Sequence[Sequence[str]], n: int = 20
+    ) -> tuple[list[Listed], NDArray[np.float32]]:
+        """Return what `predict` does, and the sessions' unit vectors, zeros for prefixes without a known item.
+
+        Shapes:
+            returns vectors (N, D)
+        """
+        answers: list[Listed] = [([], np.zeros(0, np.float32)) for _ in prefixes]
+        vectors = np.zeros((len(prefixes), self.table.shape[1]), np.float32)
         n = min(n, len(self._row))
-        for index, part in self._scored(prefixes):
+        for index, sessions, part in self._scored(prefixes):
             best, rows = (found.cpu().numpy() for found in part.topk(n, dim=1))
+            vectors[index] = sessions.cpu().numpy()
             for i, values, found in zip(index, best, rows, strict=True):
                 order = np.lexsort((found, -values))
                 answers[i] = self.named(found[order].tolist()), values[order]
-        return answers
+        return answers, vectors
 
-    def _scored(self, prefixes: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield batches: indices of prefixes, and their probabilities over all items (late ones included)."""
+    def _scored(self, prefixes: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield batches: indices of prefixes, their vectors, and their probabilities over all items, late ones too."""
         context = self.settings.context
         known = [self.rows(prefix)[-context:] for prefix in prefixes]
         # Prefixes of similar lengths share a batch, so that little of it is padding.
@@ -180,7 +193,7 @@ class DeepModel(Vocabulary):
         for start in range(0, len(order), _SCORE_ROWS):
             index = order[start : start + _SCORE_ROWS]
             session = self._sessions([known[i] for i in index])
-            yield index, torch.softmax(session @ self._units().T / self.settings.temperature, dim=1)
+            yield index, session, torch.softmax(session @ self._units().T / self.settings.temperature, dim=1)
 
     def _units(self) -> Tensor:
         """Return (V + G, D): the unit vectors of all items."""

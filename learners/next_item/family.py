@@ -17,7 +17,7 @@ from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Surface, Table, Watched
-from headrace.topics import MODELS, RULES
+from headrace.topics import MODELS, RULES, SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item import judgement
@@ -35,7 +35,8 @@ from learners.next_item.ranking import Learned
 from learners.next_item.routes import ROUTES
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.together import Together
-from learners.parts.drift import DISTANCES, LOSS_TESTS, InputDrift, LossDrift
+from learners.next_item.watching import DETECTORS, Watching
+from learners.parts.drift import LOSS_TESTS, LossDrift
 from learners.parts.prequential import Ranking
 from learners.protocol import BLEND, DEEP, Scores
 from learners.succession import Succession
@@ -123,10 +124,12 @@ class NextItemFamily(Family):
         per_shopper="contexts",
         why="transitions, neighbours and the blend's weights depend on the order of all shoppers' events",
     )
+    # Other detectors than those of version 1 watch the input; they begin anew.
     # Versions of the blend have one form. The arithmetic of 2 no longer depends on the processor; that of 3 is quicker.
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(3, dict.fromkeys((1, 2), lambda state: state)),
-        "ranking": Part(), "input_drift": Part(), "miss_drift": Part(), "rules": Part(),
+        "ranking": Part(), "miss_drift": Part(), "rules": Part(),
+        "input_drift": Part(2, {1: lambda state: Watching().state()}, needs=("catalogue",)),
         "history": Part(3, {1: history_from_version_1, 2: history_from_version_2}),
         "together": Part(needs=("catalogue",)),
     }  # fmt: skip
@@ -138,12 +141,12 @@ class NextItemFamily(Family):
         self.browsing = Browsing(items_max=settings.items_max, shoppers_max=settings.shoppers_max)
         self.blend = Blend((*KINDS, DEEP))
         self.ranking = {name: Ranking() for name in RANKED}
-        self.input_drift = InputDrift()
+        self.watching = Watching()
         self.miss_drift = LossDrift(MISS)
         self.history = History(**self._history_bounds)
         self.rulebook = Rulebook()
         self.together = Together()
-        self.browsing.dependants = [self.together]
+        self.browsing.dependants = [self.together, self.watching]
         desk = reads.get(Desk.name)
         self.desk = desk if isinstance(desk, Desk) else None
         self._answering: Answering | None = None
@@ -156,10 +159,9 @@ class NextItemFamily(Family):
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event."""
-        if event.counts and event.type in VIEW_EVENTS:
-            line = event.data.items[0]
-            unseen = self.browsing.catalogue.slot(line.item_id) is None
-            for alarm in self.input_drift.observe(line.item_id, line.item_category, line.price, unseen=unseen):
+        if event.counts:
+            slot = self.browsing.catalogue.slot(event.data.items[0].item_id) if event.data.items else None
+            for alarm in self.watching.observe(event, slot, returning=event.shopper in self.browsing.contexts):
                 now.alarm(alarm)
         self.browsing.learn(event)
         self.history.learn(event)
@@ -213,8 +215,11 @@ class NextItemFamily(Family):
             for name, rank in one.ranks.items():
                 self.ranking[name].observe(rank or None, weight)
             if one.session_length <= watched_prefix_max:
-                for alarm in self.miss_drift.observe(float(one.ranks[BLEND] == 0)):
+                alarms = self.miss_drift.observe(float(one.ranks[BLEND] == 0))
+                for alarm in self.watching.silences.apply(alarms, now.time_ms):
                     now.alarm(alarm, one.partition, one.offset)
+            for alarm in self.watching.observe_judgement(one, self.browsing.catalogue.slot(one.item)):
+                now.alarm(alarm, one.partition, one.offset)
             target, traits = one.target(), one.trait_matrix()
             describe = None if traits is None else traits.__getitem__
             lists = one.lists() if target >= 0 else {}  # of an item that no member listed the blend learns only that
@@ -228,6 +233,8 @@ class NextItemFamily(Family):
         """Note a placement's rules, or which model is champion now, by the rule of `learners.succession`."""
         if topic == RULES:
             return self.rulebook.hear(record)
+        if topic == SILENCES:
+            return self.watching.silences.hear(record, now.time_ms)
         announcement = announced(record)
         if announcement is None:
             return unusable(record)
@@ -251,8 +258,7 @@ class NextItemFamily(Family):
 
     def watched(self) -> dict[str, Watched]:
         """Return the distances of the inputs and the blend's rate of misses, by detector."""
-        found = {one.name: Watched(one.score, one.threshold) for one in self.input_drift.distances}
-        return {**found, MISS: Watched(self.miss_drift.mean)}
+        return {**self.watching.watched(), MISS: Watched(self.miss_drift.mean)}
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
@@ -267,7 +273,7 @@ class NextItemFamily(Family):
             **self.browsing.state(),
             "blend": self.blend.state(),
             "ranking": {name: ranking.state() for name, ranking in self.ranking.items()},
-            "input_drift": self.input_drift.state(),
+            "input_drift": self.watching.state(),
             "miss_drift": self.miss_drift.state(),
             "history": self.history.state(),
             "rules": self.rulebook.state(),
@@ -283,7 +289,7 @@ class NextItemFamily(Family):
             self.succession = Succession.from_state(state["succession"])
         if "together" in state:
             self.together = Together.from_state(state["together"])
-            self.browsing.dependants = [self.together]
+            self.browsing.dependants = [self.together, self.watching]
         self.browsing.restore(state)
         if "blend" in state:
             self.blend = Blend.from_state(state["blend"], self.blend.members)
@@ -291,7 +297,7 @@ class NextItemFamily(Family):
             if name in self.ranking:
                 self.ranking[name] = Ranking.from_state(kept)
         if "input_drift" in state:
-            self.input_drift = InputDrift.from_state(state["input_drift"])
+            self.watching.restore(state["input_drift"])
         if "miss_drift" in state:
             self.miss_drift = LossDrift.from_state(state["miss_drift"])
         if "history" in state:
@@ -350,7 +356,7 @@ NextItemFamily.surface = Surface(
     doc="A shopper's next item: popularity, transitions, session-kNN, revisits and the deep model, blended.",
     settings=NextItemSettings,
     scores=NextItemScores,
-    hears=(MODELS, RULES),
+    hears=(MODELS, RULES, SILENCES),
     judge="learners.next_item.judge:NextItemJudge",
     judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),
@@ -379,7 +385,7 @@ NextItemFamily.surface = Surface(
         ),
     ),
     labels={"k": "lengths of lists that are scored: 10 and 20"},
-    detectors=(*DISTANCES, *(f"{MISS}_{test}" for test in LOSS_TESTS)),
+    detectors=(*DETECTORS, *(f"{MISS}_{test}" for test in LOSS_TESTS)),
     routes=ROUTES,
     tables=(
         Table(
@@ -409,7 +415,7 @@ NextItemFamily.surface = Surface(
     | {"purchase": "which item comes next, if it is new in the session, its attributes, and that it was bought"}
     | dict.fromkeys(TAKEN_BACK_BY, "one step less to the item, if the cart or the order taught it")
     | {"refund": "one step less to the item, if the order taught it, and that it was not bought"},
-    inputs={"view_item": "the drift of views has no input"},
+    inputs={"view_item": "the drift of what is viewed has no input"},
     headlines=(
         (
             "headrace_prequential_score",

@@ -11,7 +11,7 @@ from headrace.sampling import fraction
 from learners.family import Judging
 from learners.next_item import judgement
 from learners.next_item.family import NextItemFamily
-from learners.next_item.judgement import Judgement, list_length, pool, rank_of, without_item
+from learners.next_item.judgement import Judgement, list_length, packed_vectors, pool, rank_of, without_item
 from learners.parts.prequential import ranks_max
 from learners.protocol import BLEND, DEEP, Listed, Question
 
@@ -102,14 +102,16 @@ class NextItemJudge:
         began = self._seconds()
         observed, self._observed = self._observed, []
         model = self._model(family)
-        deep = model.predict([one.question.prefix for one in observed], list_length + 1) if model else None
+        prefixes = [one.question.prefix for one in observed]
+        deep, vectors = model.predict_and_embed(prefixes, list_length + 1) if model else (None, None)
+        packed = packed_vectors(vectors) if vectors is not None else [b""] * len(observed)
         version = family.champion.version if family.champion and model else ""
         made = []
         for place, one in enumerate(observed):
             lists = dict(one.lists)
             if deep is not None:
                 lists[DEEP] = without_item(deep[place], one.question.last)
-            made.append(self._judge(family, one, lists, version))
+            made.append(self._judge(family, one, lists, version, packed[place]))
         if model:
             family.browsing.add_late_items_to(model)
         self._judging_s += self._seconds() - began
@@ -117,19 +119,22 @@ class NextItemJudge:
         self.judged += len(made)
         return judgement.encode(made)
 
-    def _judge(self, family: NextItemFamily, one: _Observed, lists: dict[str, Listed], version: str) -> Judgement:
+    def _judge(
+        self, family: NextItemFamily, one: _Observed, lists: dict[str, Listed], version: str, vector: bytes
+    ) -> Judgement:
         item, prefix = one.question.item, one.session_items
         pooled = pool(lists)
         start = len(one.remembered) - prefix
         traits = family.browsing.traits_of(pooled.candidates, one.remembered, start, one.time_ms)
         ranks = {name: pooled.rank(name, item) for name in pooled.lists}
-        ranks[BLEND] = rank_of(family.blended(pooled.lists, prefix, traits), pooled.candidates, item)
+        blended = family.blended(pooled.lists, prefix, traits)
+        ranks[BLEND] = rank_of(blended, pooled.candidates, item)
         return Judgement(
             partition=one.partition, offset=one.offset, step=one.number, time_ms=one.time_ms,
             session_length=prefix,
             inclusion=one.inclusion, model=version, item=item, candidates=pooled.candidates, scores=pooled.packed(),
             ranks={name: rank if rank <= ranks_max else 0 for name, rank in ranks.items()},
-            traits=traits.tobytes(),
+            traits=traits.tobytes(), confidence=round(float(blended.scores.max(initial=0.0)), 6), vector=vector,
         )  # fmt: skip
 
     def _model(self, family: NextItemFamily) -> "DeepModel | None":

@@ -24,6 +24,10 @@ _ARRAY_32: Final = 0xDD
 """MessagePack's type byte of an array whose size follows in four bytes."""
 
 
+vector_length: Final = 16
+"""Numbers of a packed vector."""
+
+
 class Judgement(Struct, array_like=True, frozen=True):
     """One prediction of a shopper's next item, and the true item.
 
@@ -38,6 +42,8 @@ class Judgement(Struct, array_like=True, frozen=True):
         model: the deep model's version, or "".
         traits: one byte per candidate and trait, candidate by candidate. Records of other versions may have none or
             different ones.
+        confidence: the blend's probability of its best candidate; 0 in records of older versions.
+        vector: the deep model's vector of the session, as `packed_vectors` makes it; b"" without a model.
     """
 
     partition: int
@@ -52,6 +58,8 @@ class Judgement(Struct, array_like=True, frozen=True):
     scores: dict[str, bytes]
     ranks: dict[str, int]
     traits: bytes = b""
+    confidence: float = 0.0
+    vector: bytes = b""
 
     def lists(self) -> dict[str, Scores]:
         """Return each member's scored candidates; slots are indices into `candidates`."""
@@ -143,6 +151,16 @@ def pool(lists: Mapping[str, Listed]) -> Pooled:
         slots = np.array([numbers.setdefault(item, len(numbers)) for item in items], np.int32)
         found[name] = Scores(slots, values)
     return Pooled(list(numbers), found)
+
+
+def packed_vectors(vectors: NDArray[np.float32]) -> list[bytes]:
+    """Return unit vectors, projected at random, as `vector_length` signed bytes each, of a standard deviation of 32.
+
+    Shapes:
+        vectors: (N, D)
+    """
+    signs = np.random.default_rng(0).choice(np.array([-32, 32], np.float32), (vectors.shape[1], vector_length))
+    return [row.tobytes() for row in np.clip(np.rint(vectors @ signs), -127, 127).astype(np.int8)]
 
 
 def without_item(ranked: Listed, item: str) -> Listed:

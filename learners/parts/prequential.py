@@ -233,13 +233,13 @@ class Probability:
         found = []
         for probability, label in pairs:
             assert 0 <= probability <= 1, f"a probability lies in [0, 1], found {probability}"
-            found.append(bisect_right(_edges, probability) + (bins if label else 0))
+            found.append(bin_of(probability) + (bins if label else 0))
         self._views.add(found, weight)
 
     def scores(self, view: ScoreView) -> dict[str, float]:
         """Return `log_loss`, `calibration_error`, `base_rate` and, once both labels were seen, `auc`."""
         sums = self._views.sums(view)
-        return _probability_scores(sums[:bins], sums[bins:])
+        return probability_scores(sums[:bins], sums[bins:])
 
     def histograms(self, view: ScoreView) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the weights of the labels no and yes by bin of the log-odds. Shapes: (bins,), (bins,)."""
@@ -260,7 +260,19 @@ class Probability:
 
 _edges: Final = [1 / (1 + math.exp(-(edge / bins * 2 - 1) * log_odds_max)) for edge in range(1, bins)]
 """The probability at which each bin but the first begins."""
-_middles: Final = 1 / (1 + np.exp(-((np.arange(bins) + 0.5) / bins * 2 - 1) * log_odds_max))
+middles: Final = 1 / (1 + np.exp(-((np.arange(bins) + 0.5) / bins * 2 - 1) * log_odds_max))
+"""The probability in the middle of each bin."""
+
+
+def bin_of(probability: float) -> int:
+    """Return the number of the bin of a probability."""
+    return bisect_right(_edges, probability)
+
+
+def log_odds(probability: float) -> float:
+    """Return the logarithm of the odds of a probability; those next to 0 and 1 as of the outermost bins."""
+    bounded = min(max(probability, _edges[0]), _edges[-1])
+    return math.log(bounded / (1 - bounded))
 
 
 prior_weight: Final = 20.0
@@ -290,7 +302,7 @@ def calibrated(
     """
     no, yes = histograms
     weights = no + yes + prior_weight
-    values = (yes + prior_weight * _middles) / weights
+    values = (yes + prior_weight * middles) / weights
     pooled: list[list[float]] = []  # mean, weight, bins
     for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
         pooled.append([value, weight, 1])
@@ -301,8 +313,8 @@ def calibrated(
             below[1] += mass
             below[2] += count
     means = np.repeat([mean for mean, _, _ in pooled], [int(count) for _, _, count in pooled])
-    given = np.clip(probabilities, _middles[0], _middles[-1])
-    odds = np.interp(_log_odds(given), _log_odds(_middles), _log_odds(means))
+    given = np.clip(probabilities, middles[0], middles[-1])
+    odds = np.interp(_log_odds(given), _log_odds(middles), _log_odds(means))
     return [float(one) for one in 1 / (1 + np.exp(-odds))]
 
 
@@ -310,13 +322,14 @@ def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(probabilities / (1 - probabilities))
 
 
-def _probability_scores(no: NDArray[Any], yes: NDArray[Any]) -> dict[str, float]:
+def probability_scores(no: NDArray[Any], yes: NDArray[Any]) -> dict[str, float]:
+    """Return what `Probability.scores` does, of weights of the labels no and yes by bin. Shapes: (bins,), (bins,)."""
     both = no + yes
     total, all_yes, all_no = both.sum(), yes.sum(), no.sum()
     if not total:
         return {}
     scores = {
-        "log_loss": float(-(yes * np.log(_middles) + no * np.log1p(-_middles)).sum() / total),
+        "log_loss": float(-(yes * np.log(middles) + no * np.log1p(-middles)).sum() / total),
         "calibration_error": _calibration_error(both, yes),
         "base_rate": float(all_yes / total),
     }
@@ -330,6 +343,6 @@ def _calibration_error(both: NDArray[Any], yes: NDArray[Any]) -> float:
     """Return the weighted mean distance between predicted and observed frequency, over groups of about equal weight."""
     before = np.cumsum(both) - both
     group = np.minimum(calibration_groups - 1, (before / both.sum() * calibration_groups).astype(np.int64))
-    predicted = np.bincount(group, both * _middles, calibration_groups)
+    predicted = np.bincount(group, both * middles, calibration_groups)
     observed = np.bincount(group, yes, calibration_groups)
     return float(np.abs(predicted - observed).sum() / both.sum())

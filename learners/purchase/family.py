@@ -4,16 +4,22 @@ from collections.abc import Iterable, Mapping
 from math import fsum
 from typing import Annotated, Any, ClassVar, Final
 
+import numpy as np
 from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
-from headrace.events import LEARNED_TYPES, Event
+from headrace.events import LEARNED_TYPES, Event, Rejection
+from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import Chart, Metric, Now, Route, Surface, Table, Watched
+from headrace.topics import SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, NoSettings, Part
 from learners.parts.drift import LOSS_TESTS, LossDrift
 from learners.parts.prequential import Probability, calibrated
+from learners.purchase.estimate import Estimate
 from learners.purchase.propensity import Propensity, from_version_1
+from learners.purchase.watching import Watching
 
 LOSS: Final = "propensity_loss"
 labels_block: Final = 8
@@ -54,6 +60,11 @@ class Chances(Struct, frozen=True):
     base_rate: float | None
 
 
+def _drift_from_version_1(state: State) -> State:
+    """Return the state of today's detectors, where one of version 1 has those of the loss alone."""
+    return {"loss": state, "watching": Watching(labels_block).state(), "estimate": Estimate().state()}
+
+
 class PurchaseFamily(Family):
     """Learns which views lead to a purchase, scores its predictions and detects drift of their loss."""
 
@@ -67,24 +78,50 @@ class PurchaseFamily(Family):
     )
 
     parts: ClassVar[Mapping[str, Part]] = {
-        "propensity": Part(2, {1: from_version_1}), "probability": Part(), "drift": Part(),
+        "propensity": Part(2, {1: from_version_1}), "probability": Part(), "drift": Part(2, {1: _drift_from_version_1}),
     }  # fmt: skip
 
     def __init__(self, settings: NoSettings, reads: Mapping[str, Family]) -> None:
         self.propensity = Propensity()
         self.probability = Probability()
         self.drift = LossDrift(LOSS, block=labels_block)
+        self.watching = Watching(labels_block)
+        self.estimate = Estimate()
         self._desk = reads.get(Desk.name)
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event; observe the loss (Brier score) of the labels that became known."""
         self.propensity.learn(event)
+        if predicted := self.propensity.predicted:
+            for probability, category in predicted:
+                self.estimate.open(probability)
+                for alarm in self.watching.observe(probability, category, event.time_ms):
+                    now.alarm(alarm)
+            predicted.clear()
         labelled = self.propensity.labelled
         while len(labelled) >= labels_block:
             block = [labelled.popleft() for _ in range(labels_block)]
             self.probability.observe_all(block)
-            for alarm in self.drift.observe(fsum([(bought - given) ** 2 for given, bought in block]) / labels_block):
+            self.estimate.label(block, self._histograms)
+            alarms = self.drift.observe(fsum([(bought - given) ** 2 for given, bought in block]) / labels_block)
+            alarms = self.watching.silences.apply(alarms, event.time_ms)
+            for alarm in alarms + self.watching.observe_labels(block, event.time_ms):
                 now.alarm(alarm)
+
+    def _histograms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self.probability.histograms("window")
+
+    def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
+        """Note a silence."""
+        return self.watching.silences.hear(record, now.time_ms)
+
+    def estimates(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        """Yield the estimated scores of views without a label, by metric."""
+        return (((name,), value) for name, value in self.estimate.scores(self._histograms()).items())
+
+    def estimate_errors(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        """Yield by how much the last compared estimate was too high, by metric."""
+        return (((name,), error) for name, error in self.estimate.errors.items())
 
     def knows(self, shopper: str) -> bool:
         """Return whether views, carts or purchases of the shopper are counted."""
@@ -101,7 +138,7 @@ class PurchaseFamily(Family):
 
     def watched(self) -> dict[str, Watched]:
         """Return the mean loss, by detector."""
-        return {LOSS: Watched(self.drift.mean)}
+        return {LOSS: Watched(self.drift.mean), **self.watching.watched()}
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
@@ -112,8 +149,10 @@ class PurchaseFamily(Family):
         return {
             "propensity": self.propensity.state(),
             "probability": self.probability.state(),
-            "drift": self.drift.state(),
-        }
+            "drift": {
+                "loss": self.drift.state(), "watching": self.watching.state(), "estimate": self.estimate.state(),
+            },
+        }  # fmt: skip
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken."""
@@ -122,7 +161,11 @@ class PurchaseFamily(Family):
         if "probability" in state:
             self.probability = Probability.from_state(state["probability"])
         if "drift" in state:
-            self.drift = LossDrift.from_state(state["drift"])
+            self.drift = LossDrift.from_state(state["drift"]["loss"])
+            self.watching.restore(state["drift"]["watching"])
+        self.estimate = Estimate(self.propensity.open_probabilities())
+        if "drift" in state and "propensity" in state:
+            self.estimate.restore(state["drift"]["estimate"])
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
@@ -172,8 +215,24 @@ PurchaseFamily.surface = Surface(
             read=PurchaseFamily.series,
             read_interval_s=1.0,
         ),
+        Metric(
+            name="headrace_estimated_score",
+            help="Scores of purchase propensity for the views whose labels are still late, estimated from its"
+            " calibrated probabilities.",
+            labels=("metric",),
+            read=PurchaseFamily.estimates,
+            read_interval_s=5.0,
+        ),
+        Metric(
+            name="headrace_estimate_error",
+            help="By how much the last such estimate was too high, once its views had their labels.",
+            labels=("metric",),
+            read=PurchaseFamily.estimate_errors,
+            read_interval_s=5.0,
+        ),
     ),
-    detectors=tuple(f"{LOSS}_{test}" for test in LOSS_TESTS),
+    hears=(SILENCES,),
+    detectors=(*Watching(labels_block).watched(), *(f"{LOSS}_{test}" for test in LOSS_TESTS)),
     full_by_design=tuple(f"propensity_{table}" for table in ("open_views", "shoppers", "items", "sold", "weights")),
     routes=(
         Route(

@@ -173,7 +173,7 @@ class Propensity:
     mean prices and weights.
 
     `labelled` is a queue of the views whose outcome is known, for scoring: the predicted probability, and whether the
-    item was bought.
+    item was bought. `predicted` has the views that the last event opened: the probability, and the item's category.
 
     Prices must be finite and bounded (`headrace.events` refuses others): one infinity would make the weights useless
     permanently.
@@ -192,6 +192,7 @@ class Propensity:
         self._category_prices = _MeanPrices(categories_max)
         self._item_prices = _MeanPrices(items_max)
         self.labelled: deque[tuple[float, bool]] = deque(maxlen=labelled_max)
+        self.predicted: list[tuple[float, str]] = []
         # Open views by shopper and item, from the first question on: a process that only learns need not keep it.
         self._by_shopper: dict[str, dict[str, _View]] | None = None
 
@@ -250,6 +251,7 @@ class Propensity:
             view = _View(key, now, self._model.probability(features), features, 0)
             self._open[key] = view
             self._unlabelled.append(view)
+            self.predicted.append((view.probability, item.item_category))
             if self._by_shopper is not None:
                 self._by_shopper.setdefault(name, {})[item.item_id] = view
         if shopper.views < views_counted_max:
@@ -357,6 +359,10 @@ class Propensity:
     def __contains__(self, shopper: str) -> bool:
         """Return whether views, carts or purchases of a shopper are counted."""
         return shopper in self._shoppers
+
+    def open_probabilities(self) -> list[float]:
+        """Return the probabilities of the views without a label, and of those whose label waits in `labelled`."""
+        return [view.probability for view in self._unlabelled] + [given for given, _ in self.labelled]
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""

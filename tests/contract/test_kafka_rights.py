@@ -36,6 +36,7 @@ from consumers.shard import judges_of
 from headrace.archive.store import FolderStore
 from headrace.config import ArchiveSettings, ServeSettings
 from headrace.config import settings as read_settings
+from headrace.drift import Silence
 from headrace.errors import Flooded, LogUnavailable, Misconfigured
 from headrace.http import listen
 from headrace.impressions import Impression
@@ -74,6 +75,7 @@ from learners.shop import MakeShop
 from operators.backup import _manifest
 from operators.child import Children
 from operators.deployment import Deployment
+from operators.drift import newest_alarms, silence, silences
 from operators.history import read_history
 from operators.proposal import propose
 from operators.replay.begin import new_run
@@ -337,6 +339,13 @@ def ruled(log: Log, folder: Path) -> None:
     assert try_rules(log, Blobs(folder), deployment, "cart", RuleSet(hidden=("sku-1",)), shoppers=3, n=5).shoppers
 
 
+def silenced(log: Log, folder: Path) -> None:
+    """Silence the detectors, and look what they said."""
+    silence(log, Silence("*", 0, 1 << 50, "a fair", "ann"))
+    assert [one.why for one in silences(log, 0)] == ["a fair"]
+    newest_alarms(log)
+
+
 def status(log: Log, folder: Path) -> None:
     shop = Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)
     show(collect(log, shop), Terminal(), FAMILIES)
@@ -383,6 +392,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "history": history_read,
     "replay": replayed,
     "rules": ruled,
+    "drift": silenced,
     "status": status,
     "verify": verified,
     "backup": backed_up,

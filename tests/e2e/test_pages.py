@@ -151,6 +151,18 @@ PAGES: Final = {
             (0, "small: "),
         ],
     ),
+    "drift.md": Page(
+        lambda folder: learned_shop(folder, 2, HOUR_MS).log.close(),
+        [
+            (0, "no silences, and no alarms of drift"),
+            (0, "every detector is silent from 2030-11-29 00:00 UTC to 2030-12-03 06:00 UTC"),
+            (0, "every detector is silent from 2030-11-29 00:00 UTC to 2030-12-03 06:00 UTC: Black Friday (ann)"),
+            (0, "price_change is silent from"),
+            (2, "wanted * or one of blend_miss_adwin"),
+            (0, "every detector is silent until"),
+            (0, '{"silences": [], "alarms": []}'),
+        ],
+    ),
     "rules.md": Page(
         shop_with_rules,
         [

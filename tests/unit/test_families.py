@@ -19,7 +19,7 @@ from headrace.surface import Metric, Route, Surface, settings_of
 from headrace.topics import TOPICS
 from learners.families import FAMILIES, families, placed
 from learners.family import Family, Merges, Moment, NoSettings
-from learners.parts.drift import DISTANCES
+from learners.next_item.watching import DETECTORS
 from learners.purchase.family import PurchaseFamily
 from learners.shop import Shop
 
@@ -99,7 +99,7 @@ def test_no_module_outside_imports_a_family(kind: type[Family]) -> None:
 def test_no_module_outside_writes_a_familys_names(kind: type[Family]) -> None:
     surface = kind.surface
     settings_ = {setting.name for setting in settings_of(surface.settings)} - COMMON
-    words = {word for word in {*surface.detectors, *settings_} - {*DISTANCES} if "_" in word}
+    words = {word for word in {*surface.detectors, *settings_} - {*DETECTORS} if "_" in word}
     words |= {metric.name for metric in surface.metrics} | {route.path for route in surface.routes} - WRITTEN_TO
     parts = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in sorted(words)))
     name = kind.name if kind.name not in get_args(EventType) else None  # an event type may have a family's name
@@ -254,7 +254,7 @@ def test_a_family_may_move_to_a_shard_of_its_own(own: str) -> None:
     }  # fmt: skip
     assert [kind.name for kind in here["third"].own_kinds] == ["purchase"]
     third = here["third"].shard
-    assert (third.number, third.hears, third.writes) == (5, ("items", "traits"), ("scores", "alarms"))
+    assert (third.number, third.hears, third.writes) == (5, ("items", "traits", "silences"), ("scores", "alarms"))
     assert [one.quarantines for one in here.values()] == [True, False, False]
     assert set(placed(FAMILIES, numbers)) == {"online", "finetune"}, "a shard without families has no process"
 

@@ -1,0 +1,392 @@
+"""Features that are watched for a shift: shares of values, numbers by group, and vectors."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from heapq import nlargest
+from math import log, log2, sqrt
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.drift import Moved
+from headrace.state import State
+from learners.parts.drift import Alarm
+from learners.parts.shift import Sums, Watch, window_blocks
+
+named_max: Final = 3
+"""Most values that an alarm names."""
+peak_min: Final = 5.0
+"""Least threshold of a single value's deviation: the largest of thousands of values exceeds 4 by chance."""
+divergence_min: Final = 0.02
+stability_min: Final = 0.05
+"""Least thresholds of Jensen-Shannon's distance and of the stability index: smaller ones are of no concern."""
+chance_deviations: Final = 3.5
+"""By how much more than the root of its degrees of freedom that of a chi-square is, about once in 30,000 times."""
+divergence_of_chance: Final = 1 / sqrt(8 * log(2))
+"""Jensen-Shannon's distance, in bits, for a root of a chi-square of 1 (the first term of its series)."""
+few_values: Final = 512
+"""With fewer values in the window, those that are gone are looked for."""
+vectors_min: Final = 60
+"""Least number of vectors in a window whose distance is computed."""
+vector_scale: Final = 32.0
+"""The size of a vector's numbers."""
+groups_max: Final = 512
+"""Groups of which means are kept; further ones are joined."""
+group_values_min: Final = 6
+"""Least number of values of a group in the window that an alarm names."""
+
+
+class Feature(ABC):
+    """What a monitor watches, with one or two detectors.
+
+    Attributes:
+        watches: the detectors' distances.
+    """
+
+    watches: tuple[Watch, ...]
+
+    @abstractmethod
+    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+        """End a block; return the alarms. After one, the reference begins anew, unless the block was not usual."""
+
+    @abstractmethod
+    def forget_window(self) -> None:
+        """Forget the window, because what it holds was not usual."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Return the complete state."""
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Continue exactly where `state` was taken."""
+
+
+class Shares(Feature):
+    """The shares of values: items, categories, devices.
+
+    The distance is Jensen-Shannon's (the root of the divergence, in bits) or, for few values, the population stability
+    index. A second detector, `NAME_peak`, watches the largest deviation of one value, after the square root that makes
+    the variance of counts the same for rare and frequent ones: one item that everybody views moves no distance over
+    thousands of items.
+
+    A value counts once per shopper and block: one shopper is no crowd.
+
+    Args:
+        name: of the detector.
+        stability: use the population stability index.
+        peak: watch single values, too.
+        names_max: values of the reference.
+
+    Source: Lin, "Divergence measures based on the Shannon entropy", IEEE Trans. Inf. Theory 37, 1991; Anscombe, "The
+    transformation of Poisson, binomial and negative-binomial data", Biometrika 35, 1948.
+    """
+
+    def __init__(self, name: str, *, stability: bool = False, peak: bool = False, names_max: int = 4_096) -> None:
+        self._distance = Watch(name, least=stability_min if stability else divergence_min)
+        self._peak = Watch(f"{name}_peak", least=peak_min) if peak else None
+        self.watches = (self._distance, self._peak) if self._peak else (self._distance,)
+        self._stability = stability
+        self._sums = Sums(names_max)
+        self._counted: set[tuple[str, str]] = set()
+
+    def add(self, value: str, shopper: str) -> None:
+        """Count a value of a shopper, the first time in the block."""
+        key = value, shopper
+        counted = self._counted
+        size = len(counted)
+        counted.add(key)
+        if len(counted) > size:
+            block = self._sums.block
+            block[value] = block.get(value, 0.0) + 1.0
+
+    def count(self, value: str, number: int = 1) -> None:
+        """Count a value, whoever has it."""
+        self._sums.block[value] = self._sums.block.get(value, 0.0) + number
+
+    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+        """See `Feature.end`."""
+        sums = self._sums
+        self._counted.clear()
+        sums.end(fading, usual=usual)
+        size, reference_size = sums.size, sums.reference_size
+        if not sums.full or not size:
+            return []
+        unit = sqrt(1 / size + 1 / reference_size)
+        deviation = _deviations(sums) if self._peak or ready else {}
+        distance = self._stability_index(size) if self._stability else self._jensen_shannon(size)
+        # Both distances grow with the root of a chi-square with a degree of freedom for each value but one.
+        chance = sqrt(max(1, len(sums.window) - 1) - 0.5) + chance_deviations
+        chance *= 1.0 if self._stability else divergence_of_chance
+        unusual = self._distance.observe(distance, unit, fading, ready=ready, usual=usual, chance=chance)
+        found = [self._distance] if unusual else []
+        if self._peak:
+            highest = max(map(abs, deviation.values()), default=0.0)
+            if self._peak.observe(highest, 1.0, fading, ready=ready, usual=usual):
+                found.append(self._peak)
+        if not found:
+            return []
+        moved = _most_moved(sums, deviation)
+        if usual:
+            sums.begin_anew()
+        return [Alarm(watch.name, watch.score, watch.threshold, moved) for watch in found]
+
+    def _jensen_shannon(self, size: float) -> float:
+        found, known = 0.0, 0.0
+        share = self._sums.reference_share
+        for name, count in self._sums.window.items():
+            now, before = count / size, share(name)
+            both = (now + before) / 2
+            known += before
+            found += now * log2(now / both) + (before * log2(before / both) if before else 0.0)
+        return sqrt(max(0.0, (found + max(0.0, 1 - known)) / 2))  # a value that only the reference has adds its share
+
+    def _stability_index(self, size: float) -> float:
+        found, least = 0.0, 0.5 / size
+        for name in {*self._sums.window, *self._sums.reference_names()}:
+            now = max(least, self._sums.window.get(name, 0.0) / size)
+            before = max(least, self._sums.reference_share(name))
+            found += (now - before) * log(now / before)
+        return sqrt(found)  # its root is proportional to the change, as the other distances are
+
+    def forget_window(self) -> None:
+        """See `Feature.forget_window`."""
+        self._sums.forget_window()
+        self._counted.clear()
+
+    def state(self) -> State:
+        """See `Feature.state`."""
+        counted = sorted(self._counted)
+        return {
+            "watches": [watch.state() for watch in self.watches], "sums": self._sums.state(),
+            "counted": [[value, shopper] for value, shopper in counted],
+        }  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        """See `Feature.restore`."""
+        for watch, kept in zip(self.watches, state["watches"], strict=True):
+            watch.restore(kept)
+        self._sums.restore(state["sums"])
+        self._counted = {(value, shopper) for value, shopper in state["counted"]}
+
+
+def _deviations(sums: Sums) -> dict[str, float]:
+    """Return by how many standard deviations of chance each value of the window differs from the reference."""
+    size = sums.size
+    scale, share = 2 / sqrt(1 + size / sums.reference_size), sums.reference_share
+    found = {
+        name: scale * (sqrt(count + 0.375) - sqrt(size * share(name) + 0.375)) for name, count in sums.window.items()
+    }
+    if len(sums.window) < few_values:  # a value that is gone is not in the window
+        gone = (name for name in sums.reference_names() if name not in sums.window)
+        found |= {name: scale * (sqrt(0.375) - sqrt(size * share(name) + 0.375)) for name in gone}
+    found.pop("", None)
+    return found
+
+
+def _most_moved(sums: Sums, deviations: Mapping[str, float]) -> tuple[Moved, ...]:
+    names, size = nlargest(named_max, deviations, key=lambda name: abs(deviations[name])), sums.size
+    return tuple(Moved(name, sums.reference_share(name), sums.window.get(name, 0.0) / size, "%") for name in names)
+
+
+class Levels(Feature):
+    """A number, and its mean by group, so that an alarm names the groups whose mean moved.
+
+    The distance is Wasserstein's first, over bins of equal width: by how much values moved, in their unit.
+
+    Args:
+        least: distances up to this are of no concern, however unusual they are.
+        low, high: where the first bin begins and the last ends; values beyond are counted there.
+        passing: a shift passes by itself, so the reference stays; the next alarm comes once it has passed.
+        shown: what a mean is told as, e.g. `exp` where the number is a logarithm; `unit` as in `Moved`.
+
+    Source: Ramdas, Garcia Trillos & Cuturi, "On Wasserstein two-sample testing", Entropy 19, 2017.
+    """
+
+    def __init__(
+        self, name: str, low: float, high: float, *, least: float, bins: int = 64, passing: bool = False,
+        shown: Callable[[float], float] = float, unit: str = "",
+    ) -> None:  # fmt: skip
+        self._distance = Watch(name, least)
+        self.watches = (self._distance,)
+        self._low, self._width, self._bins, self._shown = low, (high - low) / bins, bins, shown
+        self._passing, self._alarmed, self._unit = passing, False, unit
+        self._places = [str(place) for place in range(bins)]
+        self._values = Sums(bins + 1)
+        self._groups: dict[str, None] = {}
+        self._counts, self._totals = Sums(groups_max + 1), Sums(groups_max + 1)  # by group
+
+    def add(self, value: float, group: str) -> None:
+        """Add a value of a group."""
+        place = self._places[min(self._bins - 1, max(0, int((value - self._low) / self._width)))]
+        block = self._values.block
+        block[place] = block.get(place, 0.0) + 1.0
+        if group not in self._groups:
+            if len(self._groups) < groups_max:
+                self._groups[group] = None
+            else:
+                group = ""
+        counts, totals = self._counts.block, self._totals.block
+        counts[group] = counts.get(group, 0.0) + 1.0
+        totals[group] = totals.get(group, 0.0) + value
+
+    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+        """See `Feature.end`."""
+        parts = self._values, self._counts, self._totals
+        for part in parts:
+            part.end(fading, usual=usual and not self._alarmed)
+        sums = self._values
+        size = sums.size
+        if not sums.full or not size:
+            return []
+        unit = sqrt(1 / size + 1 / sums.reference_size)
+        before = now = distance = mean = square = 0.0
+        for number, place in enumerate(self._places):
+            share = sums.reference_share(place)
+            before += share
+            mean += number * share
+            square += number * number * share
+            now += sums.window.get(place, 0.0) / size
+            distance += abs(now - before)
+        # By chance the means differ like a normal deviate; the distance is hardly larger.
+        chance = (sqrt(0.5) + chance_deviations) * sqrt(max(0.0, square - mean * mean)) * self._width
+        distance *= self._width
+        unusual = self._distance.observe(distance, unit, fading, ready=ready, usual=usual, chance=chance)
+        passing, self._alarmed = self._alarmed, unusual and self._passing
+        if not unusual or passing:
+            return []
+        moved = self._moved()
+        if usual and not self._passing:
+            for part in parts:
+                part.begin_anew()
+        return [Alarm(self._distance.name, self._distance.score, self._distance.threshold, moved)]
+
+    def _moved(self) -> tuple[Moved, ...]:
+        found = []
+        for group, count in self._counts.window.items():
+            reference = self._counts.reference(group)
+            if group and count >= group_values_min and reference >= group_values_min / window_blocks:
+                before, now = self._totals.reference(group) / reference, self._totals.window.get(group, 0.0) / count
+                found.append(
+                    (abs(now - before) * sqrt(count), Moved(group, self._shown(before), self._shown(now), self._unit))
+                )
+        return tuple(moved for _, moved in nlargest(named_max, found))
+
+    def forget_window(self) -> None:
+        """See `Feature.forget_window`."""
+        for part in (self._values, self._counts, self._totals):
+            part.forget_window()
+
+    def state(self) -> State:
+        """See `Feature.state`."""
+        return {
+            "watches": [self._distance.state()], "values": self._values.state(), "counts": self._counts.state(),
+            "totals": self._totals.state(), "groups": list(self._groups),
+            "alarmed": self._alarmed,
+        }  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        """See `Feature.restore`."""
+        self._distance.restore(state["watches"][0])
+        self._values.restore(state["values"])
+        self._counts.restore(state["counts"])
+        self._totals.restore(state["totals"])
+        self._groups, self._alarmed = dict.fromkeys(state["groups"]), state["alarmed"]
+
+
+class Vectors(Feature):
+    """Vectors of one length, of numbers from -127 to 127: what a model makes of visits.
+
+    The distance is the maximum mean discrepancy under the kernel (x y / s + 1)^2, which tells means and covariances
+    apart. All sums are of integers, so they are the same on every processor. An alarm names the groups of vectors whose
+    shares moved most.
+
+    Source: Gretton et al., "A kernel two-sample test", JMLR 13, 2012.
+    """
+
+    def __init__(self, name: str, length: int) -> None:
+        self._distance = Watch(name)
+        self.watches = (self._distance,)
+        self._pairs = np.triu_indices(length)
+        self._weights = np.concatenate([np.full(length, 2.0), np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)])
+        self._length = length
+        self._origin = ""
+        self._groups = Sums(groups_max)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._groups = Sums(groups_max)
+        zero = np.zeros(self._length + len(self._pairs[0]))
+        self._block, self._number = zero.copy(), 0
+        self._blocks: deque[tuple[NDArray[np.float64], int, bool]] = deque()
+        self._reference, self._reference_number, self._reference_squares = zero, 0.0, 0.0
+
+    def add(self, vector: bytes, group: str, origin: str) -> None:
+        """Add a vector, one signed byte per number. `origin` names the model; vectors of another one begin anew."""
+        if origin != self._origin:
+            self._origin = origin
+            self._begin()
+        x = np.frombuffer(vector, np.int8).astype(np.float64)
+        if len(x) == self._length:
+            self._block[: self._length] += x
+            self._block[self._length :] += x[self._pairs[0]] * x[self._pairs[1]]
+            self._number += 1
+            block = self._groups.block
+            block[group] = block.get(group, 0.0) + 1.0
+
+    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+        """See `Feature.end`."""
+        groups = self._groups
+        groups.end(fading, usual=usual)
+        self._blocks.append((self._block, self._number, usual))
+        self._block, self._number = np.zeros_like(self._block), 0
+        if len(self._blocks) > window_blocks:
+            block, number, was_usual = self._blocks.popleft()
+            if was_usual:
+                self._fade_in(block, number, fading)
+        number = sum(one for _, one, _ in self._blocks)
+        if not groups.full or number < vectors_min or not self._reference_number:
+            return []
+        window = sum((block for block, *_ in self._blocks), np.zeros_like(self._block))
+        difference = (window / number - self._reference / self._reference_number) / vector_scale
+        difference[self._length :] /= vector_scale
+        distance = sqrt(float((self._weights * difference * difference).sum()))
+        unit = sqrt(1 / number + self._reference_squares / self._reference_number**2)
+        if not self._distance.observe(distance, unit, fading, ready=ready, usual=usual):
+            return []
+        moved = _most_moved(groups, _deviations(groups))
+        if usual:
+            self._begin()
+        return [Alarm(self._distance.name, self._distance.score, self._distance.threshold, moved)]
+
+    def _fade_in(self, block: NDArray[np.float64], number: int, fading: float) -> None:
+        self._reference = self._reference * (1 - fading) + block
+        self._reference_number = self._reference_number * (1 - fading) + number
+        self._reference_squares = self._reference_squares * (1 - fading) ** 2 + number
+
+    def forget_window(self) -> None:
+        """See `Feature.forget_window`."""
+        self._block, self._number = np.zeros_like(self._block), 0
+        self._blocks.clear()
+        self._groups.forget_window()
+
+    def state(self) -> State:
+        """See `Feature.state`."""
+        return {
+            "watches": [self._distance.state()], "origin": self._origin,
+            "block": self._block.copy(), "number": self._number,
+            "blocks": [[block, number, usual] for block, number, usual in self._blocks],
+            "reference": self._reference, "reference_number": self._reference_number,
+            "reference_squares": self._reference_squares, "groups": self._groups.state(),
+        }  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        """See `Feature.restore`."""
+        self._distance.restore(state["watches"][0])
+        self._origin, self._block, self._number = state["origin"], state["block"].copy(), state["number"]
+        self._blocks = deque((block, number, usual) for block, number, usual in state["blocks"])
+        self._reference, self._reference_number = state["reference"], state["reference_number"]
+        self._reference_squares = state["reference_squares"]
+        self._groups.restore(state["groups"])

@@ -1,0 +1,223 @@
+"""Shifts: whether what a shop sees is still distributed as it was, and what moved if it is not.
+
+Values are counted in blocks. The newest blocks are the window, which slides by one block; what leaves it goes to the
+reference, where a block loses half of its weight in a week. Each feature has a distance between the two that suits it,
+and a threshold that follows from the distances so far: hypothesis tests are over-sensitive on streams, and a distance
+that is large every weekend is usual. No alarm is raised before a week of the shop's time has passed.
+
+Window and reference are samples of n and m values. By chance alone a distance is about proportional to
+sqrt(1 / n + 1 / m), so usual distances are kept in this unit: a reference that begins anew is a small sample, and
+raises no alarm by that.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from heapq import nlargest
+from math import inf, sqrt
+from typing import Final, Self
+
+import numpy as np
+
+from headrace.state import State
+
+window_blocks: Final = 6
+"""Blocks of the window."""
+warmup_distances: Final = 6
+"""Distances from which the usual one is estimated before the first alarm."""
+deviations: Final = 4.5
+"""The threshold's distance from the usual distance, in standard deviations."""
+spread_min: Final = 0.1
+"""Least standard deviation, as a share of the usual distance: estimates from few distances are unreliable."""
+_rescaled_from: Final = 1e100
+
+
+class Usual:
+    """The usual distance and its spread, exponentially weighted; a threshold follows from them."""
+
+    __slots__ = ("_count", "_mean", "_square")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = self._square = 0.0
+
+    @property
+    def threshold(self) -> float:
+        """The distance above which one is unusual; infinite before enough distances."""
+        if self._count < warmup_distances:
+            return inf
+        spread = sqrt(max(0.0, self._square - self._mean * self._mean))
+        return self._mean + deviations * max(spread, spread_min * self._mean)
+
+    def learn(self, distance: float, fading: float) -> None:
+        """Add a distance; the former ones lose this share of their weight."""
+        self._count += 1
+        weight = max(fading, 1 / self._count)
+        self._mean += weight * (distance - self._mean)
+        self._square += weight * (distance * distance - self._square)
+
+    def state(self) -> State:
+        """Return the estimates."""
+        return {"count": self._count, "mean": self._mean, "square": self._square}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return estimates that continue exactly where `state` was taken."""
+        usual = cls()
+        usual._count, usual._mean, usual._square = state["count"], state["mean"], state["square"]
+        return usual
+
+
+class Sums:
+    """Sums by name in the running block, the window and the reference.
+
+    The reference fades: each block has a larger weight than the one before, and sums are divided by the newest one.
+
+    Args:
+        names_max: names in the reference. Beyond, the smaller half is joined under "".
+
+    Attributes:
+        window: the sums in the window.
+        full: whether the window has all of its blocks, and the reference as many at least.
+    """
+
+    def __init__(self, names_max: int) -> None:
+        self._names_max = names_max
+        self.block: dict[str, float] = {}
+        self.window: dict[str, float] = {}
+        self._blocks: deque[tuple[dict[str, float], bool]] = deque()  # those of the window; whether each was usual
+        self._reference: dict[str, float] = {}
+        self._referred = 0  # number of blocks in the reference
+        self._weight = 1.0  # of the newest one
+        self._total = self._squares = 0.0  # of the reference's weights, and of their squares
+
+    @property
+    def full(self) -> bool:
+        return len(self._blocks) == window_blocks and self._referred >= window_blocks
+
+    @property
+    def size(self) -> float:
+        """The sum of the window."""
+        return sum(self.window.values())
+
+    @property
+    def reference_size(self) -> float:
+        """The number of equally weighted values with the information of the reference (Kish)."""
+        return self._total * self._total / self._squares if self._squares else 0.0
+
+    def reference(self, name: str) -> float:
+        """Return the reference's sum of a name, in weights of its newest block."""
+        return self._reference.get(name, 0.0) / self._weight
+
+    def reference_share(self, name: str) -> float:
+        """Return the share of a name in the reference."""
+        return self._reference.get(name, 0.0) / self._total
+
+    def reference_names(self) -> Iterator[str]:
+        """Yield the names of the reference."""
+        return iter(self._reference)
+
+    def end(self, fading: float, *, usual: bool) -> None:
+        """End the block: it joins the window, and the window's oldest one the reference if that was usual."""
+        self._blocks.append((self.block, usual))
+        self.block = {}
+        if len(self._blocks) > window_blocks:
+            block, usual = self._blocks.popleft()
+            if usual:
+                self._fade_in(block, fading)
+        self._add_up()
+
+    def _add_up(self) -> None:
+        # Anew each time: sums of fractions from which a block is taken again would differ after a restart.
+        window: dict[str, float] = {}
+        for block, _ in self._blocks:
+            for name, amount in block.items():
+                window[name] = window.get(name, 0.0) + amount
+        self.window = window
+
+    def begin_anew(self) -> None:
+        """Forget all: the next window, which has nothing of the time before, becomes the reference."""
+        self._reference, self._referred = {}, 0
+        self._weight, self._total, self._squares = 1.0, 0.0, 0.0
+        self.forget_window()
+
+    def forget_window(self) -> None:
+        """Forget the window and the running block."""
+        self.block, self.window = {}, {}
+        self._blocks.clear()
+
+    def _fade_in(self, block: Mapping[str, float], fading: float) -> None:
+        self._referred += 1
+        self._weight /= 1 - fading
+        weight, reference, total = self._weight, self._reference, 0.0
+        for name, amount in block.items():
+            reference[name] = reference.get(name, 0.0) + weight * amount
+            total += amount
+        self._total += weight * total
+        self._squares += weight * weight * total
+        if len(reference) > self._names_max:
+            kept = nlargest(self._names_max // 2, ((sum_, name) for name, sum_ in reference.items() if name))
+            dropped = sum(reference.values()) - sum(sum_ for sum_, _ in kept)
+            self._reference = {**{name: sum_ for sum_, name in kept}, "": dropped}
+        if weight > _rescaled_from:
+            self._reference = {name: sum_ / weight for name, sum_ in self._reference.items()}
+            self._total, self._squares, self._weight = self._total / weight, self._squares / weight**2, 1.0
+
+    def state(self) -> State:
+        """Return all sums."""
+        return {
+            "block": _packed(self.block),
+            "blocks": [[_packed(block), usual] for block, usual in self._blocks],
+            "reference": _packed(self._reference),
+            "referred": self._referred, "weight": self._weight, "total": self._total, "squares": self._squares,
+        }  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        """Continue exactly where `state` was taken."""
+        self.block = _unpacked(state["block"])
+        self._blocks = deque((_unpacked(block), usual) for block, usual in state["blocks"])
+        self._add_up()
+        self._reference = _unpacked(state["reference"])
+        self._referred = state["referred"]
+        self._weight, self._total, self._squares = state["weight"], state["total"], state["squares"]
+
+
+def _packed(sums: Mapping[str, float]) -> State:
+    return {"names": list(sums), "sums": np.array(list(sums.values()))}
+
+
+def _unpacked(state: State) -> dict[str, float]:
+    return dict(zip(state["names"], state["sums"].tolist(), strict=True))
+
+
+class Watch:
+    """A distance that a detector watches: the newest one, the usual one, and the threshold."""
+
+    def __init__(self, name: str, least: float = 0.0) -> None:
+        self.name, self._least = name, least
+        self.score, self.threshold = 0.0, inf
+        self._usual = Usual()
+
+    def observe(
+        self, score: float, unit: float, fading: float, *, ready: bool, usual: bool, chance: float = 0.0
+    ) -> bool:
+        """Take a distance; return whether it is too large. One that is not becomes part of the usual one.
+
+        Args:
+            unit: what the distance is proportional to by chance.
+            chance: the largest distance, in this unit, that can be expected by chance.
+        """
+        self.score, self.threshold = score, max(self._least, max(chance, self._usual.threshold) * unit)
+        if ready and score > self.threshold:
+            return True
+        if usual:
+            self._usual.learn(score / unit, fading)
+        return False
+
+    def state(self) -> State:
+        """Return the complete state."""
+        return {"score": self.score, "threshold": self.threshold, "usual": self._usual.state()}
+
+    def restore(self, state: State) -> None:
+        """Continue exactly where `state` was taken."""
+        self.score, self.threshold = state["score"], state["threshold"]
+        self._usual = Usual.from_state(state["usual"])
