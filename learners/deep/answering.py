@@ -3,7 +3,14 @@
 It reads the bytes that `learners.deep.model.DeepModel` writes; its probabilities are those of `DeepModel.predict` up to
 rounding (docs/decisions/0031-answers-without-torch.md). The network is described in `learners.deep.network`.
 
-Letters of shapes: L items of a prefix, D width, H heads, C context.
+The network is causal, and positions enter only as distances, so what it computes for an item depends only on the items
+up to it. A visit that grows costs only its new items (`learners.deep.visits`). When the oldest item leaves the context,
+all items are computed again.
+
+Each norm subtracts the mean of a row and divides by its standard deviation. Here, the weights are such that whatever is
+added to a row has mean 0, so that no mean need be subtracted, and that what follows a norm takes rows of unit length.
+
+Letters of shapes: L items of a prefix, N of them new, D width, H heads, C context.
 """
 
 import math
@@ -16,11 +23,19 @@ from numpy.typing import NDArray
 from learners.deep import artifact
 from learners.deep.artifact import ITEMS, NETWORK, Contents
 from learners.deep.retrieval import Retrieval, indexed_from
+from learners.deep.visits import Visits
 from learners.deep.vocabulary import Vocabulary
 from learners.protocol import Listed
 
 Floats: TypeAlias = NDArray[np.float32]
 _NORM_EPSILON: Final = 1e-5
+_LENGTH_MIN: Final = 1e-12
+_ZERO, _ONE, _MINUS_HALF = np.float32(0), np.float32(1), np.float32(-0.5)
+_TAIL_SCALE: Final = np.float32(0.3275911 * math.sqrt(0.5))
+_TAIL_FIRST, *_TAIL_OTHERS = (
+    np.float32(0.5 * coefficient) for coefficient in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+)
+"""The activation's constants, in float32: NumPy converts a Python float at each operation. See `_gelu`."""
 sessions_max: Final = 8_192
 """Most sessions of which vectors and answers are remembered; then they are all forgotten."""
 kept_max: Final = 100
@@ -40,8 +55,10 @@ class _Linear(NamedTuple):
         return mapped
 
 
-class _Attention(NamedTuple):
-    """The projection to queries, keys and, in blocks, values, and the bias of each query's position for each key's.
+class _Block(NamedTuple):
+    """One layer (`learners.deep.network.Block`). The projection and the first mixing layer include their norm.
+
+    `project` returns queries, keys and values. `bias` is that of each query's position for each key's.
 
     Shapes:
         bias: (H, C, C), for C positions of the context; minus infinity for keys after the query
@@ -49,15 +66,23 @@ class _Attention(NamedTuple):
 
     project: _Linear
     bias: Floats
-
-
-class _Block(NamedTuple):
-    """One layer (`learners.deep.network.Block`). The projection and the first mixing layer include their norm."""
-
-    attention: _Attention
     out: _Linear
     widen: _Linear
     narrow: _Linear
+
+
+class _Pool(NamedTuple):
+    """The last attention, of the newest item to all items, which has no values.
+
+    The product of a query and a key is linear in the row of the key, so that rows need not be mapped to keys; what all
+    keys have in common does not change the weights.
+
+    Shapes:
+        bias: (C,), by steps back
+    """
+
+    query: _Linear
+    bias: Floats
 
 
 class _Session:
@@ -88,30 +113,31 @@ class AnsweringModel(Vocabulary):
         weights = {name.removeprefix(NETWORK): weight for name, weight in contents.weights.items()}
         units = _normalised(weights.pop(ITEMS))
         self._retrieval = Retrieval(units, contents.settings.temperature, index_from=index_from)
-        self._blocks = [
-            _Block(
-                self._attention(weights, f"{name}.attention", f"{name}.norm_attention"),
-                _linear(weights, f"{name}.out"),
-                _linear(weights, f"{name}.mix.0", norm=f"{name}.norm_mix"),
-                _linear(weights, f"{name}.mix.2"),
-            )
-            for name in (f"blocks.{layer}" for layer in range(self.settings.layers))
-        ]
-        self._pool = self._attention(weights, "pool", "norm")
+        self._blocks = [self._block(weights, f"blocks.{layer}") for layer in range(self.settings.layers)]
+        self._pool = self._pool_of(weights)
+        # Of each item: the keys and values of each layer, and its row behind the last layer.
+        self._visits = Visits((2 * self.settings.layers + 1) * self.settings.width, self.settings.context)
         self._sessions: dict[tuple[int, ...], _Session] = {}
         self._placed = 0
 
-    @staticmethod
-    def _attention(weights: Mapping[str, Floats], name: str, norm: str) -> _Attention:
-        recency = weights[f"{name}.recency"]
+    def _block(self, weights: Mapping[str, Floats], name: str) -> _Block:
+        width, recency = self.settings.width, weights[f"{name}.attention.recency"]
         step = np.arange(recency.shape[1])
         back = step[:, None] - step
         bias = np.where(back < 0, np.float32(-math.inf), recency[:, np.maximum(back, 0)])
-        project, heads = _linear(weights, f"{name}.project", norm=norm), len(recency)
-        width = project.weight.shape[0]
+        project = _linear(weights, f"{name}.attention.project", norm=f"{name}.norm_attention")
         for part in project:  # scale the logits by scaling the queries
-            part[..., :width] /= math.sqrt(width // heads)
-        return _Attention(project, bias)
+            part[..., :width] /= math.sqrt(width // len(recency))
+        return _Block(
+            project, bias, _centred(_linear(weights, f"{name}.out")),
+            _linear(weights, f"{name}.mix.0", norm=f"{name}.norm_mix"), _centred(_linear(weights, f"{name}.mix.2")),
+        )  # fmt: skip
+
+    def _pool_of(self, weights: Mapping[str, Floats]) -> _Pool:
+        width = self.settings.width
+        weight, bias = _linear(weights, "pool.project", norm="norm")
+        keys = weight[:, width:].T / np.float32(math.sqrt(width))
+        return _Pool(_Linear(weight[:, :width] @ keys, bias[:width] @ keys), weights["pool.recency"][0])
 
     @classmethod
     def from_bytes(cls, data: bytes, *, index_from: int = indexed_from) -> Self:
@@ -173,33 +199,46 @@ class AnsweringModel(Vocabulary):
         if found is None:
             if len(self._sessions) >= sessions_max:
                 self._sessions.clear()
-            found = self._sessions[key] = _Session(self._computed(rows))
+            found = self._sessions[key] = _Session(self._computed(key))
         if found.placed != self._placed:
             found.placed, found.listed, found.most = self._placed, (0, _NONE), None
         return found
 
-    def _computed(self, rows: list[int]) -> Floats:
-        items = self._retrieval.units[rows]
-        x = items * math.sqrt(items.shape[1])
-        for block in self._blocks:
-            x = self._mapped(block, x)
-        parts = self._pool.project(_standardised(x))
-        width = x.shape[1]
-        logits = parts[:, width:] @ parts[-1, :width]
-        logits += self._pool.bias[0, len(rows) - 1, : len(rows)]
-        return _normalised(_softmax(logits) @ items)
+    def _computed(self, rows: tuple[int, ...]) -> Floats:
+        """Return the vector of a session, not empty. Shape: (D,)"""
+        length, width = len(rows), self.settings.width
+        known, buffer = self._visits.begun(rows)
+        computed = buffer[:length]
+        items = self._retrieval.units.take(rows, axis=0)
+        x = items[known:] * np.float32(math.sqrt(width))
+        x -= np.add.reduce(x, axis=1, keepdims=True) / np.float32(width)
+        for layer, block in enumerate(self._blocks):
+            x = self._mapped(block, x, computed[:, 2 * layer * width : 2 * (layer + 1) * width])
+        last = computed[:, -width:]
+        last[known:] = _scaled(x)
+        logits = last @ self._pool.query(last[-1])
+        logits += self._pool.bias[length - 1 :: -1]
+        self._visits.keep(rows, buffer)
+        vector: Floats = _softmax(logits) @ items
+        vector /= max(math.sqrt(vector @ vector), _LENGTH_MIN)
+        return vector
 
-    def _mapped(self, block: _Block, x: Floats) -> Floats:
-        """Map (L, D) to (L, D): one layer."""
-        length, width = x.shape
-        heads = self.settings.heads
-        parts = block.attention.project(_standardised(x)).reshape(length, 3, heads, width // heads)
-        query, key, value = parts.transpose(1, 2, 0, 3)
+    def _mapped(self, block: _Block, x: Floats, keys_and_values: Floats) -> Floats:
+        """Return one layer's output for the new items, and put their keys and values behind those of the others.
+
+        Shapes:
+            x: (N, D), keys_and_values: (L, 2 D); returns (N, D)
+        """
+        (new, width), length, heads = x.shape, len(keys_and_values), self.settings.heads
+        parts = block.project(_scaled(x))
+        keys_and_values[length - new :] = parts[:, width:]
+        query = parts[:, :width].reshape(new, heads, -1).transpose(1, 0, 2)
+        key, value = keys_and_values.reshape(length, 2, heads, width // heads).transpose(1, 2, 0, 3)
         logits = query @ key.transpose(0, 2, 1)
-        logits += block.attention.bias[:, :length, :length]
+        logits += block.bias[:, length - new : length, :length]
         gathered = _softmax(logits) @ value
-        x = x + block.out(gathered.transpose(1, 0, 2).reshape(length, width))
-        x += block.narrow(_gelu(block.widen(_standardised(x))))
+        x = x + block.out(gathered.transpose(1, 0, 2).reshape(new, width))
+        x += block.narrow(_gelu(block.widen(_scaled(x))))
         return x
 
     def _unit_vectors(self) -> Floats:
@@ -209,39 +248,45 @@ class AnsweringModel(Vocabulary):
         known, trained = len(self._retrieval.units), len(self.items)
         if min(rows) < known:  # late items have moved, and with them the vectors of sessions that have one
             self._sessions = {key: one for key, one in self._sessions.items() if max(key) < trained}
+            self._visits.drop_from(trained)
         self._placed += 1
         self._retrieval.place(rows, vectors)
 
 
 def _linear(weights: Mapping[str, Floats], name: str, *, norm: str = "") -> _Linear:
-    """Return a linear layer; with a norm, the scale and the shift behind its standardisation are part of it."""
+    """Return a linear layer; one with a norm takes rows of unit length."""
     weight, bias = weights[f"{name}.weight"].T, weights[f"{name}.bias"]
     if norm:
         bias = bias + weights[f"{norm}.bias"] @ weight
-        weight = weights[f"{norm}.weight"][:, None] * weight
+        weight = (weights[f"{norm}.weight"] * np.float32(math.sqrt(len(weight))))[:, None] * weight
     return _Linear(np.array(weight, order="C"), np.array(bias))
 
 
-def _standardised(x: Floats) -> Floats:
-    """Return rows with mean 0 and variance 1."""
-    width = np.float32(x.shape[1])
-    centred: Floats = x - (x.sum(axis=1) / width)[:, None]
-    variance = np.einsum("ij,ij->i", centred, centred) / width
-    centred /= np.sqrt(variance + np.float32(_NORM_EPSILON))[:, None]
-    return centred
+def _centred(linear: _Linear) -> _Linear:
+    """Return a layer whose output is that of another, minus its mean."""
+    weight, bias = linear
+    return _Linear(weight - weight.mean(axis=1, keepdims=True), bias - bias.mean())
+
+
+def _scaled(x: Floats) -> Floats:
+    """Return rows of mean 0 at unit length, those that are nearly 0 at less, as in a norm."""
+    squares = np.vecdot(x, x)
+    squares += _NORM_EPSILON * x.shape[1]
+    scaled: Floats = x / np.sqrt(squares, out=squares)[:, None]
+    return scaled
 
 
 def _normalised(x: Floats) -> Floats:
     """Return rows of unit length; a row of zeros stays as it is."""
-    unit: Floats = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    unit: Floats = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), _LENGTH_MIN)
     return unit
 
 
 def _softmax(x: Floats) -> Floats:
     """Replace logits by probabilities along the last axis."""
-    x -= x.max(axis=-1, keepdims=True)
+    x -= np.maximum.reduce(x, axis=-1, keepdims=True)
     np.exp(x, out=x)
-    x /= x.sum(axis=-1, keepdims=True)
+    x /= np.add.reduce(x, axis=-1, keepdims=True)
     return x
 
 
@@ -252,18 +297,19 @@ def _gelu(x: Floats) -> Floats:
     that of a sum in float32. NumPy has no error function.
     """
     size: Floats = np.abs(x)
-    t: Floats = size * np.float32(0.3275911 * math.sqrt(0.5))
-    t += 1
+    t: Floats = size * _TAIL_SCALE
+    t += _ONE
     np.reciprocal(t, out=t)
-    tail: Floats = t * np.float32(0.5 * 1.061405429)  # the distribution function of -|x|
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        tail += 0.5 * coefficient
+    tail: Floats = t * _TAIL_FIRST  # the distribution function of -|x|
+    for coefficient in _TAIL_OTHERS:
+        tail += coefficient
         tail *= t
     np.square(size, out=t)
-    t *= -0.5
+    t *= _MINUS_HALF
     tail *= np.exp(t, out=t)
     tail *= size
-    product: Floats = np.maximum(x, 0) - tail
+    product: Floats = np.maximum(x, _ZERO)
+    product -= tail
     return product
 
 

@@ -31,7 +31,7 @@ from learners.next_item.ranking import PINNED, Ask, Learned, Mask, Ranked, Reaso
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import EXCLUDE, Answer, Rules
 from learners.next_item.shelf import Shelf
-from learners.protocol import Context
+from learners.protocol import Context, Scores
 
 hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
@@ -39,6 +39,8 @@ reuse_s: Final = 0.5
 """Longest time, in seconds, for which a context's candidates are reused, while others' events change them a little."""
 reused_max: Final = 1_024
 """Most contexts whose candidates are kept."""
+predicted_max: Final = 256
+"""Most contexts whose predictions are kept during a turn: about 5 MiB."""
 _NOTHING: Final = Facts()
 _NOBODY: Final = ""
 
@@ -148,6 +150,8 @@ class Answering:
         browsing = learned.browsing
         self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
         self._reused: dict[Any, _Reused] = {}
+        self._predicted: dict[Any, dict[str, Scores]] = {}
+        self._predicted_in = 0  # the turn
 
     # The routes
 
@@ -174,7 +178,7 @@ class Answering:
     def _for_each(self, query: BatchQuery, now: Now) -> Iterator[ItemList]:
         for number, asked in enumerate(query.shoppers, 1):
             shopper = now.known_as(asked)
-            ask = self._ask(now, shopper)
+            ask = self._ask(now, shopper)._replace(predictions=None)  # events may have been folded since this turn
             yield self._wanted(query, "recommended", ask, f"{now.id}-{number}", asked, shopper)
 
     def similar(self, query: ItemQuery, now: Now) -> ItemList:
@@ -273,7 +277,25 @@ class Answering:
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = context._replace(start=0)
-        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn)
+        predictions = self._predictions_in(now.turn) if now.clock_s else None
+        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn, predictions=predictions)
+
+    def _predictions_in(self, turn: int) -> Callable[[Context], Mapping[str, Scores]]:
+        """Return the fast learners' predictions as a function. Lists for one context in one turn share them."""
+        if turn != self._predicted_in:
+            self._predicted_in = turn
+            self._predicted.clear()
+
+        def predictions(context: Context) -> Mapping[str, Scores]:
+            key = tuple(context.items), context.start, context.session, context.time_ms
+            found = self._predicted.get(key)
+            if found is None:
+                if len(self._predicted) >= predicted_max:
+                    self._predicted.clear()
+                found = self._predicted[key] = self._learned.browsing.predictions(context)
+            return found
+
+        return predictions
 
     def _wanted(
         self, query: Wanted, kind: str, ask: Ask, id_: str, asked: str, shopper: str,

@@ -40,7 +40,7 @@ class Limited:
 
     def __init__(self, limits: AtMost, *, lines_max: int) -> None:
         self._brand_max, self._category_max = limits.brand or NO_LIMIT, limits.category or NO_LIMIT
-        self._exchanges = bool(limits.brand and limits.category)
+        self._limits, self._exchanges = bool(limits.brand or limits.category), bool(limits.brand and limits.category)
         self._lines_max = lines_max
         self._brands, self._categories = Counter[str](), Counter[str]()
         self._waiting: defaultdict[str, defaultdict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
@@ -55,6 +55,9 @@ class Limited:
 
     def take(self, line: Line) -> bool:
         """Take a line, if it fits; return whether it does. Ranks must not fall."""
+        if not self._limits:
+            self.lines.append(line)
+            return True
         if self._fits(line):
             self._count(line, 1)
             self.lines.append(line)

@@ -350,8 +350,12 @@ class Blend:
             slots: (C,), inputs: (C, M * F + len(TRAITS))
         """
         is_last = self._equal.last_places(joined.slots) == np.arange(len(joined.slots))
-        slots = np.sort(joined.slots[is_last])
-        index = np.searchsorted(slots, joined.slots)
+        slots, index = joined.slots[is_last], joined.slots.astype(np.intp)
+        if int(slots.max()) < len(slots):  # all numbers from 0 on, as indices of candidates are
+            slots = np.arange(len(slots), dtype=np.int32)
+        else:
+            slots.sort()
+            index = np.searchsorted(slots, joined.slots)
         inputs = np.zeros((len(slots), self._member_inputs + len(TRAITS)))
         features = inputs[:, : self._member_inputs].reshape(len(slots), len(self.members), len(_features), copy=False)
         features[index, np.repeat(joined.places, joined.sizes)] = _member_features(joined.values, joined.sizes, log)

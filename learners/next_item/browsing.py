@@ -206,7 +206,13 @@ class Browsing:
         """Return `best` in item ids."""
         return {name: (self.ids(slots.tolist()), scores) for name, (slots, scores) in self.best(context).items()}
 
-    def best(self, context: Context, allows: Allows | None = None) -> dict[str, Scores]:
+    def predictions(self, context: Context) -> dict[str, Scores]:
+        """Return each fast learner's candidates for a context."""
+        return {name: member.predict(context) for name, member in self.members.items()}
+
+    def best(
+        self, context: Context, allows: Allows | None = None, predictions: Mapping[str, Scores] | None = None
+    ) -> dict[str, Scores]:
         """Return each fast learner's best candidates for a context, best first.
 
         The item viewed last is left out, because a repeated view of it is not a step
@@ -214,11 +220,11 @@ class Browsing:
 
         Args:
             allows: returns which slots may be candidates; None: all may.
+            predictions: what `predictions` returns for the context, if it is known.
         """
         last = context.items[-1] if len(context.items) > context.start else -1
         found = {}
-        for name, member in self.members.items():
-            scores = member.predict(context)
+        for name, scores in (self.predictions(context) if predictions is None else predictions).items():
             if allows is not None:
                 kept = allows(scores.slots)
                 found[name] = _without(top(Scores(scores.slots[kept], scores.scores[kept]), list_length + 1), last)
@@ -229,9 +235,12 @@ class Browsing:
             found[name] = _without(ranked[1], last)
         return found
 
-    def candidates(self, context: Context, deep: "Listed | None", allows: Allows | None = None) -> Candidates:
+    def candidates(
+        self, context: Context, deep: "Listed | None", allows: Allows | None = None,
+        predictions: Mapping[str, Scores] | None = None,
+    ) -> Candidates:  # fmt: skip
         """Return the candidates for a context: those of the fast learners (`best`), and of the deep model's answer."""
-        lists, unknown = self.best(context, allows), list[str]()
+        lists, unknown = self.best(context, allows, predictions), list[str]()
         if deep is not None:
             lists[DEEP], unknown = in_slots(deep, self.catalogue)
         return pool(lists, unknown, self.catalogue.slots_end, self._equal)

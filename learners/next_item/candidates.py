@@ -27,15 +27,13 @@ class Candidates(NamedTuple):
     lists: dict[str, Scores]
     unknown: dict[int, str]
 
-    def named(self, ranked: Scores, catalogue: Catalogue) -> list[tuple[str, float]]:
-        """Return the item ids and the scores of ranked candidates, whose slots are indices into `slots`."""
-        slots = self.slots.take(ranked.slots).tolist()
-        if self.unknown:
-            indices = zip(ranked.slots.tolist(), slots, strict=True)
-            items = [self.unknown[index] if slot < 0 else catalogue.item(slot) for index, slot in indices]
-        else:
-            items = catalogue.items_at(slots)
-        return list(zip(items, ranked.scores.tolist(), strict=True))
+    def named(self, indices: NDArray[np.int32], catalogue: Catalogue) -> list[str]:
+        """Return the item ids of candidates, by their indices into `slots`."""
+        slots = self.slots.take(indices).tolist()
+        if not self.unknown:
+            return catalogue.items_at(slots)
+        pairs = zip(indices.tolist(), slots, strict=True)
+        return [self.unknown[index] if slot < 0 else catalogue.item(slot) for index, slot in pairs]
 
 
 def in_slots(listed: Listed, catalogue: Catalogue) -> tuple[Scores, list[str]]:

@@ -46,7 +46,8 @@ class Ask(NamedTuple):
     """For whom a list is made: a shopper's context at a shop time, and the deep model in use, None if there is none.
 
     `strangers` is whether items may be listed that only the deep model knows, as a filter knows nothing of them.
-    `clock_s` and `turn` are those of `headrace.surface.Now`.
+    `clock_s` and `turn` are those of `headrace.surface.Now`. `predictions` returns what
+    `learners.next_item.browsing.Browsing.predictions` returns; None: they are made anew.
     """
 
     context: Context
@@ -55,6 +56,7 @@ class Ask(NamedTuple):
     strangers: bool = True
     clock_s: float = 0.0
     turn: int = 0
+    predictions: Callable[[Context], Mapping[str, Scores]] | None = None
 
 
 class Again:
@@ -138,7 +140,8 @@ def recommended(
     if ask.model is not None and prefix and deep is None:
         deep = _deep(ask, prefix, shelf, allowed)
     allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
-    candidates = browsing.candidates(context, deep, allows)
+    predictions = ask.predictions(context) if ask.predictions else None
+    candidates = browsing.candidates(context, deep, allows, predictions)
     traits = browsing.traits.of(candidates.slots, context)
     length = len(context.items) - context.start
 
@@ -146,10 +149,12 @@ def recommended(
         return learned.blend.judge(candidates.lists, length, traits.__getitem__)
 
     judged = judge()
-    best = top(judged.scores(), len(candidates.slots))
-    named = candidates.named(best, browsing.catalogue)
-    slots = dict(zip([item for item, _ in named], best.slots.tolist(), strict=True))
-    reasons = _Reasons(learned, context, slots, judged, judge)
+    scored = judged.scores()
+    order = (-scored.scores).argsort(kind="stable")  # the slots ascend: of equally probable items, the lower one first
+    best = Scores(scored.slots.take(order), scored.scores.take(order))
+    items = candidates.named(best.slots, browsing.catalogue)
+    reasons = _Reasons(learned, context, dict(zip(items, best.slots.tolist(), strict=True)), judged, judge)
+    named = list(zip(items, best.scores.tolist(), strict=True))
     return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of)
 
 

@@ -77,6 +77,7 @@ class SessionKnn:
         self.places = places
         self._weights = _step_weight ** np.arange(prefix_max)
         away = np.arange(1 - session_items_max, session_items_max)
+        self._neighbour = np.arange(k * session_items_max) // session_items_max  # a division takes longer than a look
         self._fading = _step_weight ** np.abs(away) * np.where(away < 0, _before_weight, 1.0)
         self._numbers = np.full(sessions_max, _empty, np.int64)
         self._lengths = np.zeros(sessions_max, np.int16)
@@ -104,7 +105,7 @@ class SessionKnn:
         votes = similarity * weights.take(newest) * (1.0 + _newest_bonus / len(rows) * np.arange(len(rows)))
         neighbours, width = self._items.take(rows, axis=0), self.session_items_max
         places = (neighbours != _empty).ravel().nonzero()[0]  # in the flat array, `width` for each neighbour
-        neighbour = places // width
+        neighbour = self._neighbour.take(places)
         scores = votes.take(neighbour)
         if self.places:
             shared = known.take(newest)

@@ -36,8 +36,8 @@ _age_max_h: Final = 24_000
 """Counts and ages (hours) that map to 1. The scale is logarithmic, so that both minutes and years are distinguished."""
 _named_max: Final = 8
 """Newest items of a session whose names are compared."""
-_FRACTIONS: Final = [*range(3), *range(8, 11)]
-"""The places in `TRAITS` of those that are no yes or no."""
+_TIMES, _NAMES = slice(0, 3), slice(8, 11)
+"""The places in `TRAITS` of those that are no yes or no: counts and age, and similarities of names."""
 _SCALES: Final = np.array([[math.log1p(_count_max)]] * 2 + [[math.log1p(_age_max_h)]])
 _weight_min: Final = 1e-300
 """Lower bound of a decay weight, for times so long before the first count that the weight underflows to 0."""
@@ -174,7 +174,7 @@ class Traits:
         rows = np.minimum(asked, len(self._categories) - 1)
         weights = [[max(decay.weight(context.time_ms), _weight_min)] for decay in self._decays]
         first_ms = self._first_ms.take(rows)
-        values = np.zeros((len(_FRACTIONS), len(asked)))
+        values = np.zeros((6, len(asked)))
         np.divide(self._counts.take(rows, axis=1), weights, out=values[:2])
         values[2] = np.where(first_ms < 0, 0, np.maximum(context.time_ms - first_ms, 0)) / 3_600_000
         np.log1p(values[:3], out=values[:3])
@@ -194,10 +194,12 @@ class Traits:
             found[7, places[:start][is_asked[:start]]] = 255
             if self._names and last >= 0:
                 similarity = self._names.similarity(asked, items[max(start, len(items) - _named_max) :]).T
-                values[3], values[4], values[5] = similarity[-1], similarity.mean(axis=0), similarity.max(axis=0)
+                values[3] = similarity[-1]
+                np.divide(np.add.reduce(similarity, axis=0), len(similarity), out=values[4])
+                np.maximum.reduce(similarity, axis=0, out=values[5])
         np.minimum(values, 1.0, out=values)
         values *= 255
-        found[_FRACTIONS] = values
+        found[_TIMES], found[_NAMES] = values[:3], values[3:]
         return np.ascontiguousarray(found.T)
 
     def forget(self, slots: Sequence[int]) -> None:

@@ -134,7 +134,7 @@ def test_candidates_are_those_that_a_dict_pools(fast: list[list[str]], deep: lis
     found = pool(lists, unknown, catalogue.slots_end, EqualKeys())
     wanted = pool_of_ids({**{str(n): (one, scores(one)) for n, one in enumerate(fast)}, "deep": (deep, scores(deep))})
     everything = Scores(np.arange(len(found.slots), dtype=np.int32), np.ones(len(found.slots), np.float32))
-    assert [item for item, _ in found.named(everything, catalogue)] == wanted.candidates
+    assert found.named(everything.slots, catalogue) == wanted.candidates
     assert found.slots.tolist() == catalogue.slots_of(wanted.candidates)
     for name, (slots, values) in wanted.lists.items():
         assert found.lists[name].slots.tolist() == slots.tolist()

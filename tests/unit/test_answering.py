@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from headrace.errors import StateUnreadable
+from learners.deep import visits as visits_module
 from learners.deep.answering import AnsweringModel, _gelu
 from learners.deep.artifact import metadata, weight_shapes
 from learners.deep.model import DeepModel, DeepSettings, load_to_judge
 from learners.deep.train import train
+from learners.deep.visits import Visits
 from learners.next_item.attributes import ItemAttributes
 from learners.protocol import Listed
 
@@ -61,6 +63,54 @@ def test_answers_are_those_of_torch(chosen: DeepSettings, items: int, seed: int,
     known = st.integers(0, items + 5).map(lambda row: f"i{row}")  # some are unknown
     prefixes = data.draw(st.lists(st.lists(known, max_size=20), max_size=5))
     assert_equal(answering.predict(prefixes, items), model.predict(prefixes, items))
+
+
+@settings(max_examples=40, deadline=None)
+@given(SETTINGS, st.integers(0, 1_000), st.data())
+def test_a_visit_that_grows_has_the_answers_of_one_that_is_computed_at_once(
+    chosen: DeepSettings, seed: int, data: st.DataObject
+) -> None:
+    contents = drawn(chosen, 9, seed).to_bytes()
+    growing, whole = AnsweringModel.from_bytes(contents), AnsweringModel.from_bytes(contents)
+    visits = [list[str]()]
+    for _ in range(data.draw(st.integers(1, 12))):  # one item or several more; or two visits part
+        begun = data.draw(st.sampled_from(visits))
+        visit = [*begun, *(f"i{row}" for row in data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=5)))]
+        visits.append(visit)
+        whole._visits.drop_from(0)
+        assert_equal(growing.predict([visit], 9), whole.predict([visit], 9))
+        if data.draw(st.booleans()):
+            growing._sessions.clear()
+
+
+def test_only_new_items_of_a_visit_are_computed(trained: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = list[int]()
+
+    def mapped(self: AnsweringModel, block: Any, x: Any, memory: Any) -> Any:
+        computed.append(len(x))
+        return before(self, block, x, memory)
+
+    before = AnsweringModel._mapped
+    monkeypatch.setattr(AnsweringModel, "_mapped", mapped)
+    model, visit = AnsweringModel.from_bytes(trained), [f"a{row}" for row in (1, 2, 3, 4, 5, 6, 7, 1)]
+    for length in (1, 2, 5, 6, 7, 8):  # the context has six items; each is computed by two models
+        [grown] = model.predict([visit[:length]])
+        [whole] = AnsweringModel.from_bytes(trained).predict([visit[:length]])
+        np.testing.assert_allclose(grown[1], whole[1], atol=1e-6, rtol=0)
+    assert computed[:: 2 * SMALL.layers] == [1, 1, 3, 1, 6, 6]
+
+
+def test_computed_visits_are_dropped_when_they_take_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visits_module, "bytes_max", 100)
+    visits = Visits(2, 9)
+    for rows in ((1,), (2,), (1, 3), (4,), (5,), (6, 7, 8)):
+        known, buffer = visits.begun(rows)
+        assert known == (1 if rows == (1, 3) else 0)
+        visits.keep(rows, buffer)
+        assert visits._bytes == sum(one.nbytes for one in visits._computed.values()) <= 100
+    assert list(visits._computed) == [(1, 3), (4,), (5,), (6, 7, 8)]
+    visits.drop_from(6)
+    assert list(visits._computed) == [(1, 3), (4,), (5,)]
 
 
 def sessions(count: int, seed: int) -> list[list[str]]:
@@ -141,11 +191,13 @@ def test_a_late_item_moves_when_its_category_has_changed(trained: bytes) -> None
 
     moving, fixed = AnsweringModel.from_bytes(trained), AnsweringModel.from_bytes(trained)
     moving.add_late_items(["a-new", "b-2"], attributes_of)
-    before = moving.predict([["a-new"]], 18)
+    before, _ = moving.predict([["a-new"]], 18), moving.predict([["b1", "a-new"]], 18)
     assert moving.add_late_items(["a-new"], moved) == 0
     fixed.add_late_items(["a-new", "b-2"], moved)
     assert_equal(moving.predict([["a-new"]], 18), fixed.predict([["a-new"]], 18))
     assert moving.predict([["a-new"]], 18)[0][0] != before[0][0]
+    grown = ["b1", "a-new", "a1"]
+    assert_equal(moving.predict([grown], 18), fixed.predict([grown], 18))
 
 
 def test_answers_do_not_depend_on_other_threads(trained: bytes) -> None:

@@ -17,8 +17,10 @@ from headrace.topics import ITEMS, RULES
 from learners.deep.answering import AnsweringModel
 from learners.deep.model import DeepModel, DeepSettings
 from learners.next_item.answering import ItemList
+from learners.next_item.browsing import Browsing
 from learners.next_item.questions import RecommendationQuery
 from learners.next_item.routes import ROUTES
+from learners.protocol import Context, Scores
 from tests.shards import next_item, online
 
 START_MS = 1_736_121_600_000
@@ -272,6 +274,32 @@ def test_given_items_are_ordered_and_what_is_not_known_stays_behind(shop: Asked)
     assert set(shop.items("/v1/rerank", items=given, shopper="ann")) == {"what", "is", "hats-1"}
     shop.rules(categories={"only": ["Wear"]}, seen={"leave_out": False})
     assert set(shop.items("/v1/rerank", items=given, shopper="ann")) == {"hats-4", "hats-1", "shoes-1"}
+
+
+def test_lists_for_one_shopper_share_predictions_while_nothing_is_folded(
+    shop: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, predictions = list[Context](), Browsing.predictions
+
+    def counted(self: Browsing, context: Context) -> dict[str, Scores]:
+        made.append(context)
+        return predictions(self, context)
+
+    monkeypatch.setattr(Browsing, "predictions", counted)
+    lists: dict[str, dict[str, Any]] = {
+        "/v1/recommendations/": {"shopper": "s1", "n": 5},
+        "/v1/rerank": {"shopper": "s1", "items": ["hats-4", "shoes-5"]},
+    }
+    for turn in (1, 2):
+        made.clear()
+        now = shop.now._replace(clock_s=float(turn), turn=turn)
+        found = [
+            BY_PATH[path].call(next_item(shop.shop), _query(BY_PATH[path], query, {}), now)
+            for path, query in lists.items()
+        ]
+        assert len(made) == 1
+        assert found == [shop.ask(path, **query) for path, query in lists.items()], "equal to those made anew"
+        shop.learn("s2", "hats-4", "shoes-5")
 
 
 def test_a_page_has_no_item_twice(shop: Asked) -> None:
