@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -182,8 +183,8 @@ _SOURCES: Final = {
 def drift(result: Mapping[str, Any]) -> Figure:
     """Draw delay against false alarms per stable day, a panel for each kind of drift.
 
-    Filled: the chosen threshold; hollow: the default. A detector that misses every drift of a kind stands at the right
-    edge; the share that it misses is written beside where it misses some.
+    Filled: thresholds that were chosen; hollow: defaults. A detector that misses every drift of a kind stands at the
+    right edge; the share that it misses is written beside where it misses some.
     """
     kinds = {kind: found for kind, found in result["kinds"].items() if found["ours"]["missed"] is not None}
     columns = 3
@@ -211,6 +212,13 @@ def drift(result: Mapping[str, Any]) -> Figure:
         axes.set_ylim(bottom=-0.01)
     for axes in panels:
         axes.set_visible(False)
-    figure.supxlabel("delay in events (share missed beside; at the right edge: all)", size=9)
+    handles = [
+        Line2D(
+            [], [], ls="", marker=marker, color=theme_colour("bold") if name == "ours" else colour_of(ink), label=name
+        )
+        for name, (ink, mark) in _SOURCES.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.supxlabel("delay in events (share missed beside; at the right edge: all); hollow: default", size=9)
     figure.supylabel("false alarms per stable day", size=9)
     return figure

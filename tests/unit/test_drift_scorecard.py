@@ -10,7 +10,17 @@ import pytest
 
 from benchmarks import drift_scorecard, drift_windows
 from benchmarks.drift_rivals import RIVER, Rival, river_alarms
-from benchmarks.drift_scorecard import Outcome, choose, main, named, outcome, settled, stable, summary
+from benchmarks.drift_scorecard import (
+    Outcome,
+    choose_quiet,
+    choose_soon,
+    main,
+    named,
+    outcome,
+    settled,
+    stable,
+    summary,
+)
 from benchmarks.drift_streams import BINARY, CATEGORY, NUMBER, Column, Raised, Stream, names, restore, save
 from headrace.errors import Misconfigured
 
@@ -73,9 +83,18 @@ def test_the_threshold_with_the_fewest_misses_is_chosen_of_those_that_are_soon_e
     ours = [Outcome(True, 50, 5.0, 0, 10.0)]
     late, soon = Outcome(True, 60, 6.0, 0, 10.0), Outcome(True, 40, 4.0, 5, 10.0)
     quiet, missed = Outcome(True, 45, 4.5, 2, 10.0), Outcome(True, None, None, 0, 10.0)
-    assert choose({"a": [late], "b": [soon], "c": [quiet], "d": [missed]}, ours) == "c"
-    assert choose({"a": [late], "d": [missed]}, ours) == "a", "none is soon enough"
-    assert choose({"a": [late], "b": [soon]}, [missed]) == "a", "we detect nothing"
+    assert choose_soon({"a": [late], "b": [soon], "c": [quiet], "d": [missed]}, ours) == "c"
+    assert choose_soon({"a": [late], "d": [missed]}, ours) == "a", "none is soon enough"
+    assert choose_soon({"a": [late], "b": [soon]}, [missed]) == "a", "we detect nothing"
+
+
+def test_the_threshold_with_the_fewest_misses_is_chosen_of_those_that_are_quiet_enough() -> None:
+    ours = [Outcome(True, 50, 5.0, 2, 10.0)]
+    late, early = Outcome(True, 60, 6.0, 1, 10.0), Outcome(True, 40, 4.0, 2, 10.0)
+    loud, missed = Outcome(True, 1, 0.1, 9, 10.0), Outcome(True, None, None, 0, 10.0)
+    assert choose_quiet({"a": [late], "b": [early], "c": [loud], "d": [missed]}, ours) == "b"
+    assert choose_quiet({"c": [loud], "d": [missed]}, ours) == "d"
+    assert choose_quiet({"c": [loud], "b": [early]}, [missed]) == "b", "the quietest, though ours is quieter"
 
 
 def test_an_alarm_names_what_moved_in_time() -> None:
@@ -144,7 +163,8 @@ def test_a_tiny_run_writes_figures_and_a_picture_and_is_resumed(
     main(options)
     result = json.loads((tmp_path / "card.json").read_text())
     assert set(result["kinds"]["price"]) == {
-        "ours", "river ADWIN, default", "river ADWIN, chosen", "river DDM, default", "river DDM, chosen",
+        "ours", "river ADWIN, default", "river ADWIN, soon", "river ADWIN, quiet",
+        "river DDM, default", "river DDM, soon", "river DDM, quiet",
     }  # fmt: skip
     assert result["named"]["price"]["named"] == 0
     assert (tmp_path / "card.svg").read_text().startswith("<svg")
