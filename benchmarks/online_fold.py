@@ -2,15 +2,16 @@
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
 from headrace.artifacts import Artifacts
 from headrace.events import Rejection, decode
-from headrace.log.protocol import Record
+from headrace.log.protocol import Outgoing, Record
 from headrace.shard.blobs import Blobs
 from headrace.shard.intake import Intake
+from headrace.topics import ALARMS
 from learners.families import default_placements
 from learners.family import Judging
 from learners.next_item.family import NextItemFamily, NextItemSettings
@@ -31,16 +32,27 @@ class OnlineFold:
         sections: settings of families, by name.
         clock: replaces the shop's clock.
         judged: share of the events that are judged.
+        hear: is given each judgement of the next item.
 
     Attributes:
         shop: the fold.
         rejected: number of records that were rejected.
+        learned: for each event that was learned, the number of records up to it.
+        alarms: the records of `alarms`, also of the last entry if it is not full.
     """
 
     def __init__(
-        self, sections: Mapping[str, Any] | None = None, *, clock: Any = None, judged: float = judged_share
+        self,
+        sections: Mapping[str, Any] | None = None,
+        *,
+        clock: Any = None,
+        judged: float = judged_share,
+        hear: Callable[[bytes], None] | None = None,
     ) -> None:
         self.shop, self.rejected = Shop(default_placements()["online"].kinds, sections), 0
+        self.learned: list[int] = []
+        self.alarms: list[Outgoing] = []
+        self._hear = hear
         self._intake = Intake()
         if clock is not None:
             self._intake._clock = clock
@@ -50,7 +62,7 @@ class OnlineFold:
         self._judge = NextItemJudge(judging, fixed=judged)
 
     def learn(self, records: Iterable[Record]) -> Self:
-        """Learn from records; return itself."""
+        """Learn from records, as many entries as they fill; return itself."""
         shop, judge, admit = self.shop, self._judge, self._intake.admit
         family = next_item(shop)
         for number, record in enumerate(records, 1):
@@ -60,11 +72,22 @@ class OnlineFold:
             elif admit(event, record.time_ms) and shop.prepare(event):
                 judge.observe(family, event, 0, record.offset)
                 shop.learn(event, 0, record.offset)
+                self.learned.append(number)
             if number % ENTRY_EVENTS == 0:
                 for judgement in judge.judge(family, 0):
+                    if self._hear is not None:
+                        self._hear(judgement)
                     shop.absorb(NextItemFamily.name, judgement)
-                shop.emit()
+                self._keep(shop.emit())
+        self._keep(shop.now.take())
         return self
+
+    def close(self) -> None:
+        """Delete what was kept on disk."""
+        self._folder.cleanup()
+
+    def _keep(self, written: Iterable[Outgoing]) -> None:
+        self.alarms += [one for one in written if one.topic == ALARMS]
 
 
 def next_item(shop: Shop) -> NextItemFamily:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -170,4 +171,54 @@ def triggers(result: Mapping[str, Any]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
     axes.legend(frameon=False, labelcolor="linecolor")
     axes.margins(0.08)
+    return figure
+
+
+_SOURCES: Final = {
+    "ours": ("bold", "o"), "river": ("session_knn", "s"), "evidently": ("alarm", "^"), "alibi": ("deep", "D"),
+}  # fmt: skip
+"""The colour and the marker of each library's detectors."""
+
+
+def drift(result: Mapping[str, Any]) -> Figure:
+    """Draw delay against false alarms per stable day, a panel for each kind of drift.
+
+    Filled: thresholds that were chosen; hollow: defaults. A detector that misses every drift of a kind stands at the
+    right edge; the share that it misses is written beside where it misses some.
+    """
+    kinds = {kind: found for kind, found in result["kinds"].items() if found["ours"]["missed"] is not None}
+    columns = 3
+    rows = -(-max(1, len(kinds)) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.9 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (kind, found) in zip(panels, kinds.items(), strict=False):
+        axes.set_title(kind)
+        known = [one["delay_events"] for one in found.values() if one["delay_events"] is not None]
+        edge = 1.15 * max(known, default=1.0)
+        for name, one in found.items():
+            colour_name, marker = _SOURCES[name.split(" ", 1)[0].split(",")[0]]
+            ink = theme_colour("bold") if name == "ours" else colour_of(colour_name)
+            delay = edge if one["delay_events"] is None else one["delay_events"]
+            face = "none" if name.endswith(", default") else ink
+            size = 60 if name == "ours" else 22
+            axes.scatter([delay], [one["false_per_day"] or 0.0], s=size, marker=marker, edgecolors=ink, facecolors=face)
+            if 0 < one["missed"] < 1:
+                axes.annotate(
+                    f"{one['missed']:.0%}", (delay, one["false_per_day"] or 0.0), xytext=(4, 3),
+                    textcoords="offset points", fontsize=6, color=ink,
+                )  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_yscale("symlog", linthresh=0.05)
+        axes.set_ylim(bottom=-0.01)
+    for axes in panels:
+        axes.set_visible(False)
+    handles = [
+        Line2D(
+            [], [], ls="", marker=marker, color=theme_colour("bold") if name == "ours" else colour_of(ink), label=name
+        )
+        for name, (ink, mark) in _SOURCES.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.supxlabel("delay in events (share missed beside; at the right edge: all); hollow: default", size=9)
+    figure.supylabel("false alarms per stable day", size=9)
     return figure

@@ -14,14 +14,25 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One scheduled change. `at` and `until` are shares of the run's time.
 
     abrupt: a share `strength` of all themes and successors is redrawn at once. gradual: the same, but the probability
-    that a visit uses the new structure rises from 0 at `at` to 1 at `until`. recurring: the first structure is used
-    again from `at` to `until`. price: the prices of half of the categories are multiplied by `strength`.
+    that a visit uses the new structure rises from 0 at `at` to 1 at `until`. incremental: the same, but they are
+    replaced one by one from `at` to `until`. recurring: the first structure is used again from `at` to `until`. price:
+    the prices of half of the categories are multiplied by `strength`.
+
+    local: of one category, a share `strength` of the items swap their places in themes, and their successors are
+    redrawn; if `strength` is above 1, its items are wanted `strength` times as often instead. surge: from `at` to
+    `until`, a share `strength` of the visits begins at one item and stays with one of its themes. new_items: a number
+    of items, a share `strength` of `items`, is added at once; each takes the share of an average item of its themes.
     """
 
-    kind: Literal["abrupt", "gradual", "recurring", "price"]
+    kind: Literal["abrupt", "gradual", "recurring", "price", "incremental", "local", "surge", "new_items"]
     at: Share
     until: Share
     strength: Annotated[float, Meta(gt=0, le=10)] = 0.8
+
+    @property
+    def redraws(self) -> bool:
+        """Whether it adds a structure to those before."""
+        return self.kind in ("abrupt", "gradual", "incremental") or (self.kind == "local" and self.strength <= 1)
 
 
 DRIFTS: Final = (
@@ -30,6 +41,10 @@ DRIFTS: Final = (
     Drift("recurring", 0.76, 0.86),
     Drift("price", 0.91, 0.91, 1.4),
 )
+SHARES: Final = ("abrupt", "gradual", "incremental", "surge", "new_items")
+"""Drifts whose strength is a share."""
+SPANS: Final = ("incremental", "surge")
+"""Drifts that need some time."""
 
 
 class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +53,8 @@ class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     `events` counts records of `events`; the first is near `start_ms` (2025-01-06, a Monday), the last near `end_ms`.
     `new_items` is a share of `items` that is added evenly over the run. `bots` is a share of visits; `sampled` is the
     share of views for which the ground truth is published. `outages` is the share of items that go out of stock once,
-    for a tenth of the run; their pages are viewed on.
+    for a tenth of the run; their pages are viewed on. At weekends (UTC) a fixed half of the categories is viewed more
+    by about the share `season`, every week alike.
     """
 
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 1
@@ -52,13 +68,12 @@ class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     sampled: Share = 0.02
     drifts: tuple[Drift, ...] = DRIFTS
     outages: Share = 0.0
+    season: Share = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """Return the settings as JSON values, without outages if there are none: release 0.3.0 knew none."""
+        """Return the settings as JSON values, without outages and season if there are none: release 0.3.0 knew none."""
         found: dict[str, Any] = msgspec.to_builtins(self)
-        if not self.outages:
-            del found["outages"]
-        return found
+        return {name: value for name, value in found.items() if value or name not in ("outages", "season")}
 
     @property
     def end_ms(self) -> int:
@@ -85,7 +100,9 @@ def validated(settings: SimulationSettings) -> SimulationSettings:
         if drift.until < drift.at or drift.at < ends[-1]:
             span = f"{drift.at} to {drift.until}"
             raise Misconfigured(f"simulate: wanted drifts in order and without overlap, found one from {span}")
-        if drift.kind in ("abrupt", "gradual") and drift.strength > 1:
+        if drift.kind in SHARES and drift.strength > 1:
             raise Misconfigured(f"simulate: strength of drift {drift.kind}: wanted a share, found {drift.strength}")
+        if drift.kind in SPANS and drift.until == drift.at:
+            raise Misconfigured(f"simulate: drift {drift.kind}: wanted `until` after `at`, found both at {drift.at}")
         ends.append(drift.until)
     return settings

@@ -11,12 +11,12 @@ from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.scenario import SimulationSettings
+from producers.scenario import Drift, SimulationSettings
 
 categories: Final = 24
 brands: Final = 40
@@ -70,11 +70,75 @@ class WeightedChoice:
         return np.diff(self.cumulative, prepend=0.0) / self.cumulative[-1]
 
 
+class Choices(Protocol):
+    """A choice among items for each theme or item."""
+
+    def __getitem__(self, place: int, /) -> WeightedChoice:
+        """Return the choice of this theme or item."""
+
+
+class Transitions(Protocol):
+    """What a visit moves by: the items of each theme, and the successors of each item."""
+
+    @property
+    def themes(self) -> Choices:
+        """The choice among a theme's items, by theme."""
+
+    @property
+    def successors(self) -> Choices:
+        """The choice among an item's successors, by item."""
+
+    def visit_shares(self, favourites: Sequence[int]) -> Sequence[float]:
+        """Return the shares of a shopper's visits by favourite theme."""
+
+
 class Structure(NamedTuple):
-    """The transitions between two drifts: the items of each theme, and the successors of each item."""
+    """The transitions between two drifts."""
 
     themes: list[WeightedChoice]
     successors: list[WeightedChoice]
+
+    def visit_shares(self, favourites: Sequence[int]) -> Sequence[float]:
+        """Return the shares of a shopper's visits by favourite theme."""
+        return FAVOURITES
+
+
+class Replacing:
+    """Choices of which some are replaced already.
+
+    Args:
+        turns: the share of the time at which each is replaced; those after them are new.
+        share: the share of the time that is over.
+    """
+
+    __slots__ = ("_new", "_old", "_share", "_turns")
+
+    def __init__(
+        self, old: list[WeightedChoice], new: list[WeightedChoice], turns: Sequence[float], share: float
+    ) -> None:
+        self._old, self._new, self._turns, self._share = old, new, turns, share
+
+    def __getitem__(self, place: int, /) -> WeightedChoice:
+        is_new = place >= len(self._turns) or self._turns[place] <= self._share
+        return (self._new if is_new else self._old)[place]
+
+
+class Between(NamedTuple):
+    """The transitions during an incremental drift."""
+
+    themes: Replacing
+    successors: Replacing
+
+    def visit_shares(self, favourites: Sequence[int]) -> Sequence[float]:
+        """Return the shares of a shopper's visits by favourite theme."""
+        return FAVOURITES
+
+
+class Planted(NamedTuple):
+    """The items and the categories that a drift concerns, where it concerns some."""
+
+    items: tuple[int, ...] = ()
+    categories: tuple[int, ...] = ()
 
 
 class Shopper:
@@ -92,10 +156,17 @@ class Shopper:
 
 
 class SimulatedShop:
-    """The catalogue and its structures. All randomness comes from the given generator."""
+    """The catalogue and its structures.
+
+    All randomness comes from the given generator, except that of the drifts that release 0.3.0 did not know.
+
+    Attributes:
+        structures: the first one, and that after each drift that redraws.
+        planted: what each drift concerns. Items of a wave are known once it has come.
+    """
 
     def __init__(self, settings: SimulationSettings, rng: np.random.Generator) -> None:
-        self._rng = rng
+        self._rng, self._planting = rng, np.random.default_rng([settings.seed, 2])
         self.themes = max(8, round(settings.items * 0.05))
         self.typical_price = np.exp(rng.normal(3.0, 0.7, categories)).tolist()
         self.category: list[int] = []
@@ -106,19 +177,49 @@ class SimulatedShop:
         self._items_by_category: list[list[int]] = [[] for _ in range(categories)]
         self._brands_by_category = rng.integers(0, brands, (categories, 8))
         for _ in range(settings.items):
-            self._add_item()
+            self._add_item(rng)
         self.popular = WeightedChoice(range(settings.items), self._weight)
         self._theme_categories = rng.integers(0, categories, (self.themes, 3))
-        themes = [self._theme(t) for t in range(self.themes)]
-        self.complements = [self._complement(i) for i in range(settings.items)]
-        self.structures = [Structure(themes, self._successors(themes))]
-        for drift in settings.drifts:
-            if drift.kind in ("abrupt", "gradual"):
-                self.structures.append(self._redrawn_structure(self.structures[-1], drift.strength))
         self._theme_popularity = WeightedChoice(range(self.themes), (np.arange(1, self.themes + 1) ** -0.8).tolist())
+        themes = [self._theme(t, rng) for t in range(self.themes)]
+        self.complements = [self._complement(i, rng) for i in range(settings.items)]
+        self.structures = [Structure(themes, self._successors(themes, rng))]
+        self._grown_by = [rng]  # the generator with which items are added to each structure
+        self._turns: dict[int, tuple[list[float], list[float]]] = {}
+        self.planted = [self._plant(drift) for drift in settings.drifts]
 
-    def _add_item(self) -> int:
-        rng, item = self._rng, len(self.category)
+    def _plant(self, drift: Drift) -> Planted:
+        """Draw what a drift changes, and its structure if it has one."""
+        old, rng, planted = self.structures[-1], self._planting, Planted()
+        if drift.kind in ("abrupt", "gradual"):
+            rng = self._rng
+            self.structures.append(self._redrawn_structure(old, drift.strength, rng))
+        elif drift.kind == "incremental":
+            turns = rng.random(self.themes).tolist(), rng.random(len(self.category)).tolist()
+            self._turns[len(self.structures)] = turns
+            self.structures.append(self._redrawn_structure(old, drift.strength, rng))
+        elif drift.kind == "local":
+            planted = Planted((), (int(rng.choice(self._visited_categories(old))),))
+            if drift.redraws:
+                structure, items = self._swapped_structure(old, planted.categories[0], drift.strength)
+                self.structures.append(structure)
+                planted = planted._replace(items=items)
+        elif drift.kind == "surge":
+            item = int(rng.choice([item for theme in old.themes for item in theme.items]))
+            planted = Planted((item,), (self.category[item],))
+        self._grown_by += [rng] * (len(self.structures) - len(self._grown_by))
+        return planted
+
+    def _visited_categories(self, structure: Structure) -> list[int]:
+        """Return the half of the categories of which themes show most."""
+        shown = np.zeros(categories)
+        for share, theme in zip(self._theme_popularity.chances(), structure.themes, strict=True):
+            np.add.at(shown, [self.category[item] for item in theme.items], share * theme.chances())
+        found: list[int] = np.argsort(-shown, kind="stable")[: categories // 2].tolist()
+        return found
+
+    def _add_item(self, rng: np.random.Generator) -> int:
+        item = len(self.category)
         category = int(rng.integers(categories))
         tier = int(rng.integers(tiers))
         self.category.append(category)
@@ -128,7 +229,7 @@ class SimulatedShop:
         self.price.append(round(float(self.typical_price[category] * np.exp(0.3 * (tier - 2) + rng.normal(0, 0.1))), 2))
         return item
 
-    def _sample_items(self, homes: set[int], size: int) -> list[int]:
+    def _sample_items(self, homes: set[int], size: int, rng: np.random.Generator) -> list[int]:
         """Sample distinct items of some categories (of all, if those have too few); popular ones tend to come first.
 
         Source: Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir: the largest u ** (1 / weight).
@@ -137,62 +238,106 @@ class SimulatedShop:
         if len(candidates) < size:
             candidates = list(range(len(self.category)))
         weights = np.array([self._weight[item] for item in candidates]) ** 0.5
-        keys = np.log(self._rng.random(len(candidates))) / weights
+        keys = np.log(rng.random(len(candidates))) / weights
         return [candidates[place] for place in np.argsort(-keys)[:size].tolist()]
 
-    def _theme(self, number: int) -> WeightedChoice:
-        items = self._sample_items(set(self._theme_categories[number].tolist()), theme_size)
+    def _theme(self, number: int, rng: np.random.Generator) -> WeightedChoice:
+        items = self._sample_items(set(self._theme_categories[number].tolist()), theme_size, rng)
         return WeightedChoice(items, ((np.arange(len(items)) + 2.0) ** -0.9).tolist())
 
-    def _complement(self, item: int) -> WeightedChoice:
+    def _complement(self, item: int, rng: np.random.Generator) -> WeightedChoice:
         candidates = self._items_by_category[(self.category[item] * 7 + 5) % categories] or [item]
-        items = np.unique(self._rng.integers(0, len(candidates), 4)).tolist()
+        items = np.unique(rng.integers(0, len(candidates), 4)).tolist()
         return WeightedChoice([candidates[place] for place in items], (0.5 ** np.arange(len(items))).tolist())
 
-    def _successors(self, themes: Sequence[WeightedChoice], items: Sequence[int] | None = None) -> list[WeightedChoice]:
+    def _successors(
+        self, themes: Sequence[WeightedChoice], rng: np.random.Generator, items: Sequence[int] | None = None
+    ) -> list[WeightedChoice]:
         theme_neighbours: list[list[int]] = [[] for _ in self.category]
         for theme in themes:
             for item in theme.items:
                 theme_neighbours[item].extend(theme.items)
         result = []
         for item in range(len(self.category)) if items is None else items:
-            candidates = np.unique(theme_neighbours[item] or self._rng.integers(0, len(self.category), 3 * successors))
-            chosen = self._rng.permutation(candidates[candidates != item])[:successors]
+            candidates = np.unique(theme_neighbours[item] or rng.integers(0, len(self.category), 3 * successors))
+            chosen = rng.permutation(candidates[candidates != item])[:successors]
             result.append(WeightedChoice(chosen.tolist(), (0.65 ** np.arange(len(chosen))).tolist()))
         return result
 
-    def _redrawn_structure(self, old: Structure, strength: float) -> Structure:
-        changed = set(self._rng.permutation(self.themes)[: round(strength * self.themes)].tolist())
+    def _redrawn_structure(self, old: Structure, strength: float, rng: np.random.Generator) -> Structure:
+        changed = set(rng.permutation(self.themes)[: round(strength * self.themes)].tolist())
         themes = []
         for t, theme in enumerate(old.themes):
             if t in changed:
-                self._theme_categories[t] = self._rng.integers(0, categories, 3)
-            themes.append(self._theme(t) if t in changed else theme.copy())
-        items = sorted(self._rng.permutation(len(self.category))[: round(strength * len(self.category))].tolist())
-        after = [choice.copy() for choice in old.successors]
-        for item, choice in zip(items, self._successors(themes, items), strict=True):
-            after[item] = choice
-        return Structure(themes, after)
+                self._theme_categories[t] = rng.integers(0, categories, 3)
+            themes.append(self._theme(t, rng) if t in changed else theme.copy())
+        items = sorted(rng.permutation(len(self.category))[: round(strength * len(self.category))].tolist())
+        return Structure(themes, self._replaced_successors(old, themes, items, rng))
 
-    def add_new_item(self) -> int:
-        """Add a new item to two themes and to the successors of a few items, in every structure."""
-        item = self._add_item()
-        rng, same = self._rng, self.category[item]
+    def _replaced_successors(
+        self, old: Structure, themes: Sequence[WeightedChoice], items: Sequence[int], rng: np.random.Generator
+    ) -> list[WeightedChoice]:
+        after = [choice.copy() for choice in old.successors]
+        for item, choice in zip(items, self._successors(themes, rng, items), strict=True):
+            after[item] = choice
+        return after
+
+    def _swapped_structure(self, old: Structure, home: int, strength: float) -> tuple[Structure, tuple[int, ...]]:
+        """Return a structure in which some items of a category have swapped their places, and these items."""
+        own, rng = self._items_by_category[home], self._planting
+        moved = rng.permutation(own)[: max(2, round(strength * len(own)))].tolist()
+        place_of = dict(zip(moved, [*moved[1:], *moved[:1]], strict=True))
+        themes = [theme.copy() for theme in old.themes]
+        for theme in themes:
+            theme.items = [place_of.get(item, item) for item in theme.items]
+        items = sorted(moved)
+        return Structure(themes, self._replaced_successors(old, themes, items, rng)), tuple(items)
+
+    def replaced(self, number: int, share: float) -> Between:
+        """Return the transitions at this share of the time of the incremental drift that leads to a structure."""
+        old, new = self.structures[number - 1 : number + 1]
+        of_themes, of_items = self._turns[number]
+        return Between(
+            Replacing(old.themes, new.themes, of_themes, share),
+            Replacing(old.successors, new.successors, of_items, share),
+        )
+
+    def add_wave(self, number: int, size: int) -> tuple[int, ...]:
+        """Add the new items of a drift at once, each with the share of an average item of its themes."""
+        found = tuple(self.add_new_item(self._planting) for _ in range(size))
+        self.planted[number] = Planted(found)
+        return found
+
+    def add_new_item(self, wave: np.random.Generator | None = None) -> int:
+        """Add a new item to two themes and to the successors of a few items, in every structure.
+
+        Args:
+            wave: draws an item of a wave; all other items are as without it.
+        """
+        rng = wave or self._rng
+        item = self._add_item(rng)
+        same = self.category[item]
         self._weight.append(0.05)
         self.popular.add(item, 1.5 / item)
-        self.complements.append(self._complement(item))
+        self.complements.append(self._complement(item, rng))
         homes = np.flatnonzero((self._theme_categories == same).any(axis=1))
         chosen = rng.permutation(homes if len(homes) else np.arange(self.themes))[:2].tolist()
-        for structure in self.structures:
+        for structure, grown_by in zip(self.structures, self._grown_by, strict=True):
+            rng = wave or grown_by
             theme_neighbours: list[int] = []
             for theme in chosen:
+                size = len(structure.themes[theme].items)
                 theme_neighbours.extend(structure.themes[theme].items)
-                structure.themes[theme].add(item, 0.12)
+                structure.themes[theme].add(item, 1 / (1 + size) if wave else 0.12)
             for before in rng.permutation(theme_neighbours)[:4].tolist():
                 structure.successors[before].add(item, 0.2)
             after = rng.permutation(np.unique(theme_neighbours))[:successors]
             structure.successors.append(WeightedChoice(after.tolist(), (0.65 ** np.arange(len(after))).tolist()))
         return item
+
+    def themes_of(self, structure: Transitions, item: int) -> list[int]:
+        """Return the themes that show an item."""
+        return [theme for theme in range(self.themes) if item in structure.themes[theme].items]
 
     def shopper(self, id_: str, uniform: Callable[[], float]) -> Shopper:
         """Return a new shopper with random preferences."""
@@ -228,20 +373,20 @@ class SimulatedShop:
         )
         return result
 
-    def draw_first(self, structure: Structure, shopper: Shopper, theme: int, uniform: Callable[[], float]) -> int:
+    def draw_first(self, structure: Transitions, shopper: Shopper, theme: int, uniform: Callable[[], float]) -> int:
         """Draw the first view of a visit."""
         return self.draw_suited(structure.themes[theme], shopper, -1, uniform)
 
-    def first_chances(self, structure: Structure, shopper: Shopper) -> NDArray[np.float64]:
+    def first_chances(self, structure: Transitions, shopper: Shopper) -> NDArray[np.float64]:
         """Return each item's probability as the first view, given the shopper's preferences but not the theme."""
-        result = np.zeros(len(self.category))
-        for share, theme in zip(FAVOURITES, shopper.favourites.items, strict=True):
+        result, favourites = np.zeros(len(self.category)), shopper.favourites.items
+        for share, theme in zip(structure.visit_shares(favourites), favourites, strict=True):
             result += share * self._suited_chances(structure.themes[theme], shopper, -1)
         return result
 
     def draw_next(
         self,
-        structure: Structure,
+        structure: Transitions,
         shopper: Shopper,
         theme: int,
         current: int,
@@ -265,7 +410,7 @@ class SimulatedShop:
         return self.draw_suited(choice, shopper, current, uniform)
 
     def next_chances(
-        self, structure: Structure, shopper: Shopper, theme: int, current: int, carted: bool
+        self, structure: Transitions, shopper: Shopper, theme: int, current: int, carted: bool
     ) -> NDArray[np.float64]:
         """Return each item's probability in `draw_next`, given the theme and the shopper's preferences."""
         result = MIXTURE[FROM_SUCCESSORS] * self._suited_chances(structure.successors[current], shopper, current)

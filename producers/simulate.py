@@ -7,7 +7,8 @@ and again when its price (without promotions) or its availability changes. The g
 
 - `world`, once: the settings and the parameters of the purchase probability.
 - `schedule`, at the start, and `drift`, when each begins: its kind, strength, and event times `at_ms` and `until_ms`;
-  `drift` also has `event_number`, the number of events before it.
+  `drift` also has `event_number`, the number of events before it, and the `items` and `categories` that it concerns, as
+  events name them, if it is local, a surge or a wave of new items.
 - `bot`: the id of a shopper that is a bot. The events do not show it.
 - `best`, for a sampled share of views: the expected recall@20 of the best possible ranking (`recall_at_20`) and the
   actual item's `rank` in it, given the visit's theme, the shopper's preferences and the structure; and the true
@@ -27,11 +28,12 @@ import numpy as np
 from headrace.events import Event, at, encode
 from headrace.log.protocol import Log
 from headrace.topics import EVENTS, ITEMS, TRUTH
+from producers.demand import Demand
 from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish, retry_s_default
 from producers.scenario import Drift, SimulationSettings, validated
 from producers.sender import send
 from producers.sequence import InputDigest, NumberedRecord
-from producers.shop import Shopper, SimulatedShop, Structure, categories
+from producers.shop import Planted, Shopper, SimulatedShop, Transitions, categories
 from producers.visit import (
     BOUGHT_IF_CARTED,
     CART_LOGIT,
@@ -41,7 +43,9 @@ from producers.visit import (
     VisitContext,
     VisitStep,
     bot_steps,
+    category_name,
     day_ms,
+    item_id,
 )
 
 EVENTS_PER_VISIT: Final = 7.4
@@ -79,6 +83,10 @@ class Simulation:
         rng = np.random.Generator(np.random.PCG64(settings.seed))
         self._shop = SimulatedShop(self.settings, rng)
         self._uniform = uniforms(rng)
+        own = np.random.default_rng([settings.seed, 3])  # events before a drift do not depend on it
+        self._demand = Demand(self.settings, self._shop, uniforms(own))
+        self._known: list[Shopper] = []
+        self._past: list[Shopper] = []
         self._context = VisitContext(
             settings.seed,
             self._shop,
@@ -117,11 +125,12 @@ class Simulation:
         for drift in settings.drifts:
             yield self._truth(settings.start_ms, "schedule", self._drift_truth(drift))
         yield from self._stated_items(settings.start_ms)
-        upcoming = list(settings.drifts)
+        upcoming = list(zip(settings.drifts, range(len(settings.drifts)), strict=True))
         for time_ms, type_, shopper, data, truth in self._steps():
-            while upcoming and time_ms >= settings.time_ms(upcoming[0].at):
-                drift = upcoming.pop(0)
-                yield self._truth(time_ms, "drift", {**self._drift_truth(drift), "event_number": self._events})
+            while upcoming and time_ms >= settings.time_ms(upcoming[0][0].at):
+                drift, number = upcoming.pop(0)
+                named = self._named(self._shop.planted[number])
+                yield self._truth(time_ms, "drift", {**self._drift_truth(drift), "event_number": self._events, **named})
                 if drift.kind == "price":
                     repriced, category = self._context.prices.repriced, self._shop.category
                     self._unstated += [item for item, home in enumerate(category) if home in repriced]
@@ -171,6 +180,23 @@ class Simulation:
         times = {"at_ms": settings.time_ms(drift.at), "until_ms": settings.time_ms(drift.until)}
         return {"drift": drift.kind, **times, "strength": drift.strength}
 
+    def planted(self, number: int) -> dict[str, list[str]]:
+        """Return the items and categories that a drift, by its number, concerns, as events name them.
+
+        They include the categories of a price drift, which the ground truth does not name: release 0.3.0 did not.
+        Items of a wave are known once it has come.
+        """
+        if self.settings.drifts[number].kind == "price":
+            return self._named(Planted((), tuple(sorted(self._context.prices.repriced))))
+        return self._named(self._shop.planted[number])
+
+    def _named(self, planted: Planted) -> dict[str, list[str]]:
+        found = {
+            "items": [item_id(item) for item in planted.items],
+            "categories": [category_name(home) for home in planted.categories],
+        }
+        return {name: values for name, values in found.items() if values}
+
     def _world(self) -> dict[str, Any]:
         return {
             "settings": self.settings.plain(),
@@ -190,6 +216,11 @@ class Simulation:
         new = round(settings.new_items * settings.items)
         new_item_times = iter([settings.time_ms((i + 1) / (new + 1)) for i in range(new)])
         new_item_ms = next(new_item_times, None)
+        waves = [
+            (settings.time_ms(drift.at), number, round(drift.strength * settings.items))
+            for number, drift in enumerate(settings.drifts)
+            if drift.kind == "new_items"
+        ]
         while True:
             visit_ms, shopper = next(arrivals)
             while self._open and self._open[0][0] <= visit_ms:
@@ -197,19 +228,35 @@ class Simulation:
                 while new_item_ms is not None and new_item_ms <= time_ms:
                     self._unstated.append(self._shop.add_new_item())
                     new_item_ms = next(new_item_times, None)
+                while waves and waves[0][0] <= time_ms:
+                    self._unstated += self._shop.add_wave(*waves.pop(0)[1:])
                 yield step
                 self._push(steps)
             if self._uniform() < settings.bots:
                 self._push(bot_steps(self._context, visit_ms))
             else:
-                self._push(Visit(self._context, shopper, self._structure(visit_ms), visit_ms).steps())
+                self._push(self._visit(shopper, visit_ms).steps())
+
+    def _visit(self, shopper: Shopper, time_ms: int) -> Visit:
+        """Return the visit that begins at this time: of this shopper, unless others are drawn by their interest."""
+        structure, demand = self._structure(time_ms), self._demand
+        theme, surge, interest = None, demand.surge(time_ms), demand.interest(time_ms)
+        if interest is not None:
+            weighted = interest.transitions(structure)
+            shopper, theme = interest.draw(weighted, shopper, self._returning, demand.uniform)
+            structure = weighted
+        if surge is not None and surge.here:
+            homes = self._shop.themes_of(structure, surge.item)
+            theme = homes[int(demand.uniform() * len(homes))] if homes else theme
+        return Visit(self._context, shopper, structure, time_ms, theme, surge)
 
     def _arrivals(self) -> Iterator[tuple[int, Shopper]]:
         """Yield each visit's start time and shopper: new ones, and known ones in proportion to their past visits."""
         settings, uniform = self.settings, self._uniform
         visits = settings.events / EVENTS_PER_VISIT
-        known = [self._new_shopper(n) for n in range(max(1, settings.shoppers // 5))]
-        past = known[:past_max]
+        known, past = self._known, self._past
+        known += [self._new_shopper(n) for n in range(max(1, settings.shoppers // 5))]
+        past += known[:past_max]
         new_shopper_share = min(0.9, (settings.shoppers - len(known)) / visits)
         peak, mean = max(HOURS) * max(WEEKDAYS), sum(HOURS) / 24 * sum(WEEKDAYS) / 7
         gap_ms = settings.days * day_ms / visits * mean / peak
@@ -223,18 +270,22 @@ class Simulation:
                 shopper = self._new_shopper(len(known))
                 known.append(shopper)
             else:
-                pool = past if uniform() < REGULARS else known
-                shopper = pool[int(uniform() * len(pool))]
+                shopper = self._returning(uniform)
             if len(past) < past_max:
                 past.append(shopper)
             else:
                 past[int(uniform() * past_max)] = shopper
             yield int(time_ms), shopper
 
+    def _returning(self, uniform: Callable[[], float]) -> Shopper:
+        """Draw a known shopper."""
+        pool = self._past if uniform() < REGULARS else self._known
+        return pool[int(uniform() * len(pool))]
+
     def _new_shopper(self, number: int) -> Shopper:
         return self._shop.shopper(f"shopper-{number:06d}", self._uniform)
 
-    def _structure(self, time_ms: int) -> Structure:
+    def _structure(self, time_ms: int) -> Transitions:
         """Return the structure of a visit that begins at this time."""
         settings, latest, current = self.settings, 0, 0
         for drift in settings.drifts:
@@ -243,8 +294,10 @@ class Simulation:
                 break
             if drift.kind == "recurring":
                 current = 0 if time_ms < end_ms else latest
-            elif drift.kind != "price":
+            elif drift.redraws:
                 latest += 1
+                if drift.kind == "incremental" and time_ms < end_ms:
+                    return self._shop.replaced(latest, (time_ms - start_ms) / (end_ms - start_ms))
                 ramping = drift.kind == "gradual" and time_ms < end_ms
                 old = ramping and self._uniform() * (end_ms - start_ms) > time_ms - start_ms
                 current = latest - 1 if old else latest

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.events import Data, EventType, Item
-from producers.shop import Shopper, SimulatedShop, Structure, best_ranking
+from producers.demand import Surge
+from producers.shop import Shopper, SimulatedShop, Transitions, best_ranking
 
 CONTINUE: Final = 0.82
 """Probability of one more view, so that visits have a mean of 1 / (1 - CONTINUE) views."""
@@ -88,21 +89,35 @@ class VisitContext(NamedTuple):
         """Return an item as a line of an event."""
         shop = self.shop
         return Item(
-            f"item-{item:05d}",
+            item_id(item),
             f"Category {shop.category[item]} no. {item}",
             f"brand-{shop.brand[item]:02d}",
-            f"category-{shop.category[item]:02d}",
+            category_name(shop.category[item]),
             self.prices.of(shop, item, time_ms),
         )
 
 
 class Visit:
-    """One visit of a shopper. `steps` may be consumed once; it draws from the context's random numbers."""
+    """One visit of a shopper. `steps` may be consumed once; it draws from the context's random numbers.
 
-    def __init__(self, context: VisitContext, shopper: Shopper, structure: Structure, time_ms: int) -> None:
+    Args:
+        theme: None for one of the shopper's.
+        surge: an item that surges meanwhile.
+    """
+
+    def __init__(
+        self,
+        context: VisitContext,
+        shopper: Shopper,
+        structure: Transitions,
+        time_ms: int,
+        theme: int | None = None,
+        surge: Surge | None = None,
+    ) -> None:
         shopper.visits += 1
         self._context, self._shopper, self._structure, self._time_ms = context, shopper, structure, time_ms
-        self._theme = shopper.favourites.draw(context.uniform())
+        self._theme = shopper.favourites.draw(context.uniform()) if theme is None else theme
+        self._surge, self._surging = surge, surge is not None and surge.here
         self._session = f"{shopper.id}-{shopper.visits}"
         self._cart: list[Item] = []
         self._shown: list[tuple[int, float]] = []
@@ -111,7 +126,7 @@ class Visit:
         """Yield the steps of the visit, in event time."""
         uniform = self._context.uniform
         yield from self._arrival()
-        if uniform() < LIST:
+        if not self._surging and uniform() < LIST:
             yield self._list()
         item, carted = -1, False
         while True:
@@ -180,6 +195,13 @@ class Visit:
             return self._shown[min(pick, SLOTS - 1)][0], chances
         if sampled:
             chances = shop.first_chances(structure, shopper)
+            if self._surge is not None:
+                # No visit that begins at the surging item shows a list first.
+                here = self._surge.share / (self._surge.share + (1 - self._surge.share) * (1 - LIST))
+                chances *= 1 - here
+                chances[self._surge.item] += here
+        if self._surge is not None and self._surge.here:
+            return self._surge.item, chances
         return shop.draw_first(structure, shopper, theme, uniform), chances
 
     def _view(self, item: int, chances: NDArray[np.float64] | None) -> VisitStep:
@@ -248,6 +270,24 @@ def bot_steps(context: VisitContext, time_ms: int) -> Iterator[VisitStep]:
         yield VisitStep(
             time_ms, "view_item", shopper_id, Data(items=[line_item], session_id=session), None if n else truth
         )
+
+
+def item_id(item: int) -> str:
+    """Return an item's id.
+
+    >>> item_id(7)
+    'item-00007'
+    """
+    return f"item-{item:05d}"
+
+
+def category_name(category: int) -> str:
+    """Return a category as events name it.
+
+    >>> category_name(7)
+    'category-07'
+    """
+    return f"category-{category:02d}"
 
 
 def total_price(lines: list[Item]) -> float:

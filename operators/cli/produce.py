@@ -213,6 +213,9 @@ def simulate(
     outages: Annotated[
         float | None, typer.Option(help="Share of the items that go out of stock once, for a tenth of the time")
     ] = None,
+    season: Annotated[
+        float | None, typer.Option(help="Share by which half of the categories is viewed more at weekends")
+    ] = None,
     gateway: Annotated[
         str | None, typer.Option(help="URL of a gateway to send to instead of the log; it takes no truth")
     ] = None,
@@ -234,7 +237,10 @@ def simulate(
     from producers import simulate as producer
     from producers.scenario import SimulationSettings
 
-    given = {"events": events, "seed": seed, "items": items, "shoppers": shoppers, "days": days, "outages": outages}
+    given = {
+        "events": events, "seed": seed, "items": items, "shoppers": shoppers, "days": days, "outages": outages,
+        "season": season,
+    }  # fmt: skip
     shop = msgspec.structs.replace(
         SimulationSettings(), **{name: value for name, value in given.items() if value is not None}
     )
