@@ -9,7 +9,7 @@ export PYTHON VENV
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 ROOTS := headrace producers learners consumers serving operators
-CODE := $(ROOTS) tests benchmarks requirements conftest.py
+CODE := $(ROOTS) tests benchmarks deploy requirements conftest.py
 on = $(filter-out 0 no false,$(1))
 
 help:  ## List the targets
@@ -22,7 +22,7 @@ demo: setup  ## The whole road in under 5 minutes; DATA=path KAFKA=1 SERVE=1 ARG
 	@$(BIN)/headrace demo $(if $(DATA),--data "$(DATA)") $(if $(call on,$(KAFKA)),--kafka) $(if $(call on,$(SERVE)),--serve) $(ARGS)
 
 # The fast tests start no process of ours and no broker.
-FAST := tests/unit tests/conformance tests/property $(ROOTS) benchmarks
+FAST := tests/unit tests/conformance tests/property $(ROOTS) benchmarks deploy
 PYTEST := $(BIN)/python -m pytest
 
 check: lint  ## The inner loop, at most 2 minutes: style, types, imports, fast tests; ARGS="-k log" goes to pytest

@@ -4,21 +4,19 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from ruamel.yaml import YAML
 
 from operators.child import Child, Children, headrace
 from operators.running import PROCESSES, TARGETS, ProcessStatus, running_on
+from tests.prometheus import Prometheus
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = {"gateway", "online", "finetune", "serve"}
@@ -53,20 +51,6 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(headrace(*arguments), cwd=folder, text=True, capture_output=True, check=False, timeout=120)
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def ask(address: str, path: str) -> Any:
-    """Return the data of an answer of Prometheus, None if there is none yet."""
-    try:
-        return httpx.get(f"{address}/api/v1/{path}", timeout=10).json()["data"]
-    except (httpx.HTTPError, KeyError, ValueError):
-        return None
-
-
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """Return an empty folder, with the configuration of Prometheus where a checkout has it."""
@@ -89,12 +73,7 @@ def up(children: Children, shop: Path) -> Callable[..., Child]:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: reads /proc")
 def test_a_shop_in_an_empty_folder(shop: Path, children: Children, up: Callable[..., Child]) -> None:
     started = up("simulate", "--events", "100000", "--speed", "1000x")
-    prometheus = shutil.which("prometheus")
-    assert prometheus, "needs prometheus (Debian: prometheus)"
-    port = free_port()
-    config = shop / "deploy/prometheus/prometheus.yml"
-    options = ["--storage.tsdb.path", str(shop / "data"), "--web.listen-address", f"127.0.0.1:{port}"]
-    children.run("prometheus", [prometheus, "--config.file", str(config), *options], cwd=shop)
+    prometheus = Prometheus(children, shop / "deploy/prometheus/prometheus.yml", shop)
     children.wait_until("all are up", lambda: "all processes are up" in started.text)
     before = processes(shop)
     watched = children.run("status", headrace("status", "--watch", "--json"), cwd=shop)
@@ -118,7 +97,7 @@ def test_a_shop_in_an_empty_folder(shop: Path, children: Children, up: Callable[
     targets = {one.address.removeprefix("http://"): one.name for one in processes(shop).values()}
 
     def scraped() -> dict[str, str]:
-        found = (ask(f"http://127.0.0.1:{port}", "query?query=up==1") or {}).get("result", [])
+        found = (prometheus.ask("query", query="up==1") or {}).get("result", [])
         return {one["metric"]["instance"]: one["metric"]["job"] for one in found}
 
     children.wait_until("Prometheus scrapes each process where it listens now", lambda: scraped() == targets)
@@ -128,8 +107,9 @@ def test_a_shop_in_an_empty_folder(shop: Path, children: Children, up: Callable[
         for group in YAML(typ="safe").load(path)["groups"]
         for rule in group["rules"]
     }
-    groups = ask(f"http://127.0.0.1:{port}", "rules")["groups"]
+    groups = prometheus.ask("rules")["groups"]
     assert {rule["name"] for group in groups for rule in group["rules"]} == rules
+    prometheus.close()
 
     watched.request_stop(signal.SIGINT)
     assert watched.wait(60) == 0
