@@ -253,6 +253,9 @@ class ShardMetrics(ReaderMetrics):
         self._snapshot_behind = self._gauge(
             "headrace_snapshot_behind_entries", "Journal entries after the newest snapshot: what a restart folds."
         )
+        self._snapshot_failures = self._gauge(
+            "headrace_snapshot_failures", "Newest snapshots that could not be stored; 0 once one is."
+        )
         self._settings_wrong = self._gauge(
             "headrace_topic_settings_wrong",
             "Settings of a Kafka topic that are not as needed; `events` of a log in a file: 1 if a clock was doubted.",
@@ -309,6 +312,7 @@ class ShardMetrics(ReaderMetrics):
             self._snapshot_time.set(self._clock() / 1000)
         self._behind = turn.snapshot_behind_entries
         self._snapshot_behind.set(turn.snapshot_behind_entries)
+        self._snapshot_failures.set(turn.snapshot_failures)
 
 
 class DeclaredMetrics:
@@ -429,6 +433,10 @@ class ServingMetrics(ReaderMetrics):
         self.waiting_s = self._gauge(
             "headrace_oldest_waiting_event_seconds",
             "Age of the oldest event that is not in the answers yet, by its append time; 0 if there is none.",
+        )
+        self.artifact_missing = self._gauge(
+            "headrace_artifact_missing",
+            "1 while the promoted artifact cannot be loaded, so that answers come without it; 0 otherwise.",
         )
         self.connections = self._gauge("headrace_http_connections", "Open connections.")
         self._turned_away = self._counter(

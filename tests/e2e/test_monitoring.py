@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing
 from headrace.topics import EVENTS
 from operators.child import Children, Scraped
+from tests.gateway_process import GatewayProcess, view
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 EVENTS_COUNT: Final = 4_000
@@ -29,6 +31,11 @@ SMALL: Final = {
 MAY_STAY_ZERO: Final = {
     'headrace_renewed_parts{how="begun"}': "every part is restored",
     'headrace_http_requests_total{code=~"5.."}': "no answer is an error",
+    'headrace_gateway_requests_total{code=~"5.."}': "nor one of the gateway",
+    "headrace_artifact_missing": "blobs are not lost",
+    "headrace_gateway_log_away": "the log can be written",
+    "headrace_gateway_lost_records": "no record is too large for it",
+    "headrace_snapshot_failures": "the disk is not full",
     'headrace_rounds_total{outcome="failed"}': "no round fails",
     'headrace_rounds_total{outcome="promoted"}': "this test does not decide whether a model is better",
     'headrace_rounds_total{outcome="rolled_back"}': "nor whether one is worse",
@@ -109,10 +116,11 @@ def queried() -> set[Selector]:
 def test_every_queried_metric_is_exported_and_changes(
     tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in SMALL.items():
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    places = {"LOG": url, "KEYS": str(tmp_path / "keys.json"), "GATEWAY__PORT": "0", "GATEWAY__METRICS_PORT": "0"}
+    for name, value in {**SMALL, **places}.items():
         monkeypatch.setenv(f"HEADRACE_{name}", value)
     monkeypatch.chdir(tmp_path)
-    url = f"sqlite:{tmp_path / 'log.db'}"
     common = ["--log", url, "--blobs", str(tmp_path / "blobs")]
     readers = {
         kind: children.start(kind, kind, *common, "--port" if kind == "serve" else "--metrics-port", "0", up=False)
@@ -129,8 +137,9 @@ def test_every_queried_metric_is_exported_and_changes(
     # Each publishes for a quarter of a minute, so that the producer can be scraped, too.
     simulate = ["simulate", "--events", str(EVENTS_COUNT), "--items", "200", "--shoppers", "200", "--days", "7"]
     command = [*simulate, "--speed", "40000x", "--log", url, "--metrics-port", "0"]
-    running = {**readers, "producer": children.start("producer", *command)}
-    seeds = itertools.count(1)
+    gateway = GatewayProcess(children, tmp_path, os.environ)
+    running = {**readers, "gateway": gateway.child, "producer": children.start("producer", *command)}
+    seeds, numbers = itertools.count(1), itertools.count()
 
     selected = queried()
     assert len({selector.name for selector in selected}) > 25, "the dashboards and alerts were not found"
@@ -139,6 +148,7 @@ def test_every_queried_metric_is_exported_and_changes(
     deadline = time.monotonic() + 200
     while selected - changed and time.monotonic() < deadline:
         httpx.get(f"{readers['serve'].address}/v1/recommendations/somebody", timeout=60)
+        gateway.ask("POST", "/v1/events", [view(f"e{next(numbers)}"), {}], timeout_s=60)
         if (
             running["producer"].code is not None
         ):  # a round that trained longer than that still needs events to be judged
