@@ -75,6 +75,8 @@ class ServeSettings(_Section):
     """Whether questions need an API key of the role `read` or `operate`."""
     stale_s_max: Seconds = 30.0
     """Age, in seconds, of the oldest event that is not in the answers yet, above which `/health/ready` returns 503."""
+    compare_s: Seconds = 600.0
+    """Least time, in seconds, between two comparisons of this server's state with a snapshot of its shard."""
     connections_max: Annotated[int, Field(gt=0)] = 1_000
     """Most open connections; a new one takes the place of the one that is idle longest."""
     request_s_max: Seconds = 10.0

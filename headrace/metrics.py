@@ -206,7 +206,7 @@ class ShardMetrics(ReaderMetrics):
         if detectors:
             self._drift = self._gauge("headrace_drift_score", "Distance or loss that a detector watches.", "detector")
             self._threshold = self._gauge(
-                "headrace_drift_threshold", "Score above which a detector alarms.", "detector"
+                "headrace_drift_threshold", "Score above which a detector alarms; 0 until it has one.", "detector"
             )
             self._alarms = self._counter("headrace_drift_alarms_total", "Drift alarms.", "detector", values=detectors)
         self._events = self._counter(
@@ -252,6 +252,9 @@ class ShardMetrics(ReaderMetrics):
         )
         self._snapshot_behind = self._gauge(
             "headrace_snapshot_behind_entries", "Journal entries after the newest snapshot: what a restart folds."
+        )
+        self._snapshot_failures = self._gauge(
+            "headrace_snapshot_failures", "Newest snapshots that could not be stored; 0 once one is."
         )
         self._settings_wrong = self._gauge(
             "headrace_topic_settings_wrong",
@@ -309,6 +312,7 @@ class ShardMetrics(ReaderMetrics):
             self._snapshot_time.set(self._clock() / 1000)
         self._behind = turn.snapshot_behind_entries
         self._snapshot_behind.set(turn.snapshot_behind_entries)
+        self._snapshot_failures.set(turn.snapshot_failures)
 
 
 class DeclaredMetrics:
@@ -429,6 +433,10 @@ class ServingMetrics(ReaderMetrics):
         self.waiting_s = self._gauge(
             "headrace_oldest_waiting_event_seconds",
             "Age of the oldest event that is not in the answers yet, by its append time; 0 if there is none.",
+        )
+        self.artifact_missing = self._gauge(
+            "headrace_artifact_missing",
+            "1 while the promoted artifact cannot be loaded, so that answers come without it; 0 otherwise.",
         )
         self.connections = self._gauge("headrace_http_connections", "Open connections.")
         self._turned_away = self._counter(

@@ -92,6 +92,7 @@ class ServedArtifact:
     Attributes:
         in_use: what answers use now, None if there is nothing.
         waits: whether the promoted artifact is being loaded, or waits for another try.
+        missing: whether the promoted artifact could not be loaded.
     """
 
     def __init__(self, name: str, shop: Shop, blobs: Blobs, turns: Turns) -> None:
@@ -101,7 +102,7 @@ class ServedArtifact:
         self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
         self._turns = turns
         self.in_use: _InUse | None = None
-        self.waits = False
+        self.waits = self.missing = False
 
     def update(self, shop: Shop) -> None:
         """Load the promoted artifact if it has changed; bring the one in use up to date.
@@ -119,6 +120,7 @@ class ServedArtifact:
         self._artifacts.retain((current.blob,) if current else ())
         artifact = self._artifacts.get(current.blob) if current else None
         self.waits = current is not None and artifact is None and self._artifacts.retries(current.blob)
+        self.missing = current is not None and artifact is None
         if current is None or artifact is None:
             self.in_use = None
             return
@@ -263,6 +265,8 @@ class Answers:
         self._metrics.strays.set(follower.strays)
         for one in self._served.values():
             self._metrics.champion_round.set(one.in_use.round if one.in_use else 0)
+        if self._served:
+            self._metrics.artifact_missing.set(any(one.missing for one in self._served.values()))
         positions = {place: position for place, position in follower.positions.items() if place.topic == EVENTS}
         lag = {place: self._lag(log, place, position) for place, position in positions.items()}
         self._metrics.set_lag(lag)

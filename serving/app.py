@@ -196,9 +196,12 @@ def run(
     queue_max = settings.impressions_queue_max
     impressions = Impressions(None, metrics, records_max=queue_max) if settings.impressions else None
     followed = [
-        Answers(None, blobs, placement, sections, metrics, turns=turns, pseudonyms=pseudonyms, impressions=impressions)
+        Answers(
+            None, blobs, placement, sections, metrics, turns=turns, compare_s=settings.compare_s,
+            pseudonyms=pseudonyms, impressions=impressions,
+        )
         for placement in asked
-    ]
+    ]  # fmt: skip
     failures: list[Exception] = []
 
     def following(answers: Answers) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
 
 from headrace.log.protocol import Partition
-from headrace.metrics import ServingMetrics, ShardMetrics
+from headrace.metrics import GatewayMetrics, ServingMetrics, ShardMetrics
 from headrace.shard.intake import FULL_BY_DESIGN
 from headrace.shard.turn import Turn
 from headrace.topics import EVENTS
@@ -23,7 +23,8 @@ from tests.fluid import MINUTE_S, NEVER, Events, Learned, Minutes, Queue, Rate
 
 DAY: Final = 1_440
 SHARDS: Final = ("online", "finetune")
-PROCESSES: Final = (*SHARDS, "serve")
+READERS: Final = (*SHARDS, "serve")
+PROCESSES: Final = (*READERS, "gateway")
 DETECTOR: Final = next(name for kind in FAMILIES for name in kind.surface.detectors)
 
 
@@ -42,12 +43,15 @@ class Fires(NamedTuple):
 class Scenario:
     """What happens in some minutes of a shop, and the alerts that fire; no other may, at any minute.
 
-    Rates are per minute: `live` events, loaded `history` of half a month ago, `bad` records, `requests` and `errors` of
-    the server. `ages_s` are the usual times from an event to its append, each of an equal share. `capacity` is how much
-    a shard can learn. `down`, `missed` (a scrape) and `hangs` are minutes by process. `drift` has minutes of alarms.
-    `training_minutes` is how long a round trains, `verdict` its outcome at the end of the gate ("failed": before it).
-    `stuck_round` are minutes in which no round begins, `no_snapshots` those in which none is stored. `tables` has the
-    use of bounded tables as a share. `begun` are parts that begin empty at a restart.
+    Rates are per minute: `live` events, loaded `history` of half a month ago, `bad` records, `requests` and `errors`
+    of the server. `ages_s` are the usual times from an event to its append, each of an equal share. `capacity` is how
+    much a shard can learn. `down`, `missed` (a scrape) and `hangs` are minutes by process. `drift` has minutes of
+    alarms. The gateway takes the `live` events and refuses `refused` entries; in the minutes `away` it cannot write
+    to the log, in those of `full` its disk is full, too. `training_minutes` is how long a round trains, `verdict` its
+    outcome at the end of the gate ("failed": before it). `stuck_round` are minutes in which no round begins,
+    `no_snapshots` those in which none is taken, `failed_snapshots` those in which none can be stored. `no_model` are
+    minutes in which the server cannot load the model. `tables` has the use of bounded tables as a share. `begun` are
+    parts that begin empty at a restart.
     """
 
     name: str
@@ -68,6 +72,11 @@ class Scenario:
     verdict: str = "refused"
     stuck_round: Minutes = ()
     no_snapshots: Minutes = ()
+    failed_snapshots: Minutes = ()
+    no_model: Minutes = ()
+    refused: Rate = NEVER
+    away: Minutes = ()
+    full: Minutes = ()
     tables: Mapping[str, float] = field(default_factory=dict)
     begun: int = 0
     champion: int = 3
@@ -155,6 +164,7 @@ class _Shard:
                 freshness_ms=_in_ms(self.learned.delays_s), event_ages_ms=_in_ms(ages),
                 learn_s=0.1, judge_s=0.0, commit_s=0.02, lag={Partition("events", 0): len(self.queue)}, bounds={},
                 snapshot_bytes=1_000, snapshot_behind_entries=self._behind,
+                snapshot_failures=int(minute in scenario.failed_snapshots),
             )
         )  # fmt: skip
         if self._rounds:
@@ -188,6 +198,7 @@ class _Server:
         """Follow for a minute what `online` committed, and answer requests and probes."""
         self.metrics.set_lag({Partition("events", 0): len(online.queue)})
         self.metrics.freshness.observe(_in_ms(online.learned.delays_s))
+        self.metrics.artifact_missing.set(minute in self._scenario.no_model)
         ready = minute >= self._ready_at
         self.metrics.count_request("/health/ready", 200 if ready else 503, 0.001)
         requests, errors = floor(self._scenario.requests(minute)), floor(self._scenario.errors(minute))
@@ -196,15 +207,37 @@ class _Server:
                 self.metrics.count_request("/v1/recommendations/{shopper}", code, 0.003)
 
 
+class _Gateway:
+    """A gateway, through which the live events come."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._events = Events({"accepted": scenario.live, "refused": scenario.refused})
+        self.start(0)
+
+    def start(self, minute: int) -> None:
+        self.metrics = GatewayMetrics()
+
+    def take(self, minute: int) -> None:
+        """Take for a minute what is sent, and answer requests and probes."""
+        counts, full = self._events.arrive(minute).counts, minute in self._scenario.full
+        self.metrics.count_entries("/v1/events", {} if full else counts, [])
+        for _ in range(min(10, sum(counts.values()))):
+            self.metrics.count_request("/v1/events", 503 if full else 200, 0.003)
+        self.metrics.count_request("/health/ready", 503 if full else 200, 0.001)
+        self.metrics.set_depot({}, minute in self._scenario.away, 0)
+
+
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], list[str]]
 """Values in the notation of promtool, by name and labels."""
 
 
 def watched(scenario: Scenario, names: Collection[str]) -> Series:
     """Return the series of these names that Prometheus scrapes, once a minute."""
-    events, serve = Events({"live": scenario.live, "history": scenario.history, "bad": scenario.bad}), _Server(scenario)
+    events = Events({"live": scenario.live, "history": scenario.history, "bad": scenario.bad})
+    serve, gateway = _Server(scenario), _Gateway(scenario)
     shards = {name: _Shard(name, scenario) for name in SHARDS}
-    processes: dict[str, _Shard | _Server] = {**shards, "serve": serve}
+    processes: dict[str, _Shard | _Server | _Gateway] = {**shards, "serve": serve, "gateway": gateway}
     started = dict.fromkeys(processes, 0)
     found: Series = {}
     for minute in range(scenario.minutes):
@@ -222,6 +255,8 @@ def watched(scenario: Scenario, names: Collection[str]) -> Series:
                 continue
             if isinstance(process, _Shard):
                 process.learn(minute)
+            elif isinstance(process, _Gateway):
+                process.take(minute)
             else:
                 process.follow(minute, shards["online"])
         _note(found, minute, Sample("up", {"job": "producer"}, 0))  # it has ended

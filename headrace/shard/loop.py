@@ -345,7 +345,7 @@ class Loop(Generic[F]):
             tally.records, tally.learned, tally.duplicates, tally.unused, tally.lines_dropped, tally.rejected,
             tally.rejected_events, len(judgements), tally.freshness_ms, tally.event_ages_ms, tally.learn_s, judge_s,
             commit_s, lag, {**self._intake.bounds(), **self.fold.bounds()}, self._snapshots.size,
-            self._snapshots.behind(self.number),
+            self._snapshots.behind(self.number), self._snapshots.failures,
         )  # fmt: skip
         self._tally = Tally(self._timer.monotonic())
         self.on_turn(turn)

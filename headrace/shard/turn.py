@@ -23,7 +23,7 @@ class Turn(NamedTuple):
     `event_ages_ms` has, for each learned event, the time from its event time to its append. Both leave out records
     whose append time the log does not tell, and are negative where clocks disagree. `snapshot_bytes` is the size of the
     newest snapshot that this process took, 0 before the first; `snapshot_behind_entries` is the number of journal
-    entries that a restart would fold.
+    entries that a restart would fold, `snapshot_failures` how many snapshots in a row could not be stored.
     """
 
     records: int
@@ -43,6 +43,7 @@ class Turn(NamedTuple):
     bounds: Mapping[str, tuple[int, int]]
     snapshot_bytes: int
     snapshot_behind_entries: int
+    snapshot_failures: int = 0
 
 
 class Tally:

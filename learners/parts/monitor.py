@@ -110,9 +110,9 @@ class Monitor:
         return found
 
     def watched(self) -> dict[str, Watched]:
-        """Return each detector's newest distance, and its threshold once there is one."""
+        """Return each detector's newest distance, and its threshold; 0 until there is one."""
         return {
-            watch.name: Watched(watch.score, watch.threshold if watch.threshold < inf else None)
+            watch.name: Watched(watch.score, watch.threshold if watch.threshold < inf else 0.0)
             for feature in self._features
             for watch in feature.watches
         }

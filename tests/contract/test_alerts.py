@@ -12,10 +12,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.fluid import Rate, during, steady
-from tests.monitored import DAY, PROCESSES, SHARDS, Fires, Scenario, watched
+from tests.monitored import DAY, PROCESSES, READERS, SHARDS, Fires, Scenario, watched
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "deploy/prometheus/rules/headrace.yml"
+PAGE: Final = ROOT / "docs/alerts.md"
 RULE_TESTS: Final = ROOT / "deploy/prometheus/tests"
 
 LARGE: Final = steady(50_000_000 / DAY)
@@ -50,7 +51,7 @@ QUIET: Final = [
     Scenario(
         name="a day and a quiet night of a small shop, in which a few records are bad and a few requests fail",
         minutes=900, live=at_noon, bad=during([700], 20), requests=times(at_noon, 0.5), errors=during([100, 700], 2),
-        training_minutes=5,
+        training_minutes=5, refused=during([300], 40), failed_snapshots=[200, 201], no_model=[400, 401], away=[500],
     ),
     Scenario(name="a shop that sends its events once an hour", minutes=300, live=hourly),
     Scenario(name="a shop that sleeps for six hours", minutes=390, live=during(range(30), 10)),
@@ -107,7 +108,7 @@ TROUBLE: Final = [
     Scenario(
         name="learning is a minute late for half an hour",
         minutes=120, live=during([30], 1_200_000, 34_700), capacity=36_000, fires=[
-            Fires("FreshnessStale", 50, 0, job=job) for job in PROCESSES
+            Fires("FreshnessStale", 50, 0, job=job) for job in READERS
         ],
     ),
     *(
@@ -158,6 +159,23 @@ TROUBLE: Final = [
     Scenario(
         name="no snapshot is stored", minutes=120, live=LARGE, no_snapshots=range(120),
         fires=[Fires("SnapshotOld", 58, job=job) for job in SHARDS],
+    ),
+    Scenario(
+        name="snapshots cannot be stored", minutes=60, live=at_noon, failed_snapshots=range(20, 40),
+        fires=[Fires("SnapshotsFail", 30, 45, job=job) for job in SHARDS],
+    ),
+    Scenario(
+        name="the promoted model is lost", minutes=60, live=at_noon, no_model=range(20, 40),
+        fires=[Fires("ModelMissing", 30, 45, job="serve")],
+    ),
+    Scenario(
+        name="the log is away for the gateway, whose disk is full in the end", minutes=90, live=LARGE,
+        away=range(20, 50), full=range(35, 50),
+        fires=[Fires("LogAway", 25, 51, "page", "gateway"), Fires("GatewayErrors", 45, 65, "page", "gateway")],
+    ),
+    Scenario(
+        name="a tracker sends what the gateway refuses", minutes=90, live=at_noon, refused=during(range(20, 50), 12),
+        fires=[Fires("EntriesRefused", 45, 75, job="gateway")],
     ),
     Scenario(
         name="a part of the state begins empty", minutes=90, live=LARGE, down={"online": [30]}, begun=2,
@@ -268,8 +286,20 @@ def test_promtool_passes_the_rule_test(path: Path, promtool: str) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_every_alert_names_its_section_of_the_runbook_and_every_section_an_alert() -> None:
+    runbook = PAGE.read_text().partition("\n## Runbook\n")[2]
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", runbook, flags=re.MULTILINE | re.DOTALL))
+    assert sections.keys() == {rule["alert"] for rule in ALERTS}
+    named = {rule["alert"]: rule["annotations"]["runbook"] for rule in ALERTS}
+    assert named == {name: f"docs/alerts.md#{name.lower()}" for name in sections}
+    for name, text in sections.items():
+        assert re.search(r"^Look ", text, flags=re.MULTILINE), name
+        assert "\n```sh\n" in text, name
+        assert re.search(r"^Over ", text, flags=re.MULTILINE), name
+
+
 def test_the_table_of_alerts_is_complete() -> None:
-    text = (ROOT / "docs/operating.md").read_text()
+    text = PAGE.read_text()
     rows = re.findall(r"^\| `(\w+)` \| (page|warn|info)(?:, (page|warn|info))? \|", text, flags=re.MULTILINE)
     told = [(name, severity) for name, *severities in rows for severity in severities if severity]
     assert sorted(told) == sorted((rule["alert"], rule["labels"]["severity"]) for rule in ALERTS)

@@ -205,7 +205,7 @@ def test_the_commands_of_a_page_do_what_it_says(name: str, tmp_path: Path, clean
         assert part in " ".join(output.split()), f"{command}\nprinted:\n{output}"
 
 
-OTHERS: Final = {"archive.md", "clients.md", "disaster.md"}
+OTHERS: Final = {"alerts.md", "archive.md", "clients.md", "disaster.md"}
 """Pages whose commands are run by tests of their own."""
 
 

@@ -420,7 +420,7 @@ def test_compose_follows_the_specification() -> None:
 
 def test_compose_brings_every_process_with_a_health_check_bound_to_loopback() -> None:
     ours = {"simulate", *DEFAULT_SHARDS, "serve", "gateway"}
-    assert set(COMPOSE["services"]) == {"kafka", "prometheus", "grafana", *ours}
+    assert set(COMPOSE["services"]) == {"kafka", "prometheus", "alertmanager", "grafana", *ours}
     assert set(OURS) == ours
     for name, service in COMPOSE["services"].items():
         assert service["healthcheck"]["test"][0] == "CMD", name
@@ -451,6 +451,24 @@ def test_prometheus_scrapes_what_compose_starts() -> None:
     assert targets == {f"{name}:{port}" for name, port in ports.items()}
     for name, port in {**ports, "gateway": GatewaySettings().port}.items():
         assert f"http://localhost:{port}/" in OURS[name]["healthcheck"]["test"][-1]
+
+
+def test_prometheus_tells_the_alertmanager_that_compose_starts() -> None:
+    mounts = {
+        inside: ROOT / outside
+        for service in ("prometheus", "alertmanager")
+        for outside, inside, *_ in (volume.split(":") for volume in COMPOSE["services"][service]["volumes"])
+        if outside.startswith("./")
+    }
+    assert mounts["/etc/alertmanager/alertmanager.yml"] == ROOT / "deploy/prometheus/alertmanager.yml"
+    config = YAML(typ="safe").load(mounts["/etc/prometheus/prometheus.yml"])
+    (told,) = config["alerting"]["alertmanagers"]
+    assert told["file_sd_configs"][0]["files"] == ["alertmanagers/*.yml"]
+    for path, host in (
+        (mounts["/etc/prometheus/alertmanagers/compose.yml"], "alertmanager"),
+        (ROOT / "deploy/prometheus/alertmanagers/local.yml", "127.0.0.1"),
+    ):
+        assert YAML(typ="safe").load(path) == [{"targets": [f"{host}:9093"]}]
 
 
 def test_compose_uses_settings_that_exist() -> None:

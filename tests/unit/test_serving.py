@@ -559,6 +559,7 @@ def test_a_model_that_cannot_be_had_is_done_without(
             id=version, kind=kind, round=1, at_events=0, time_ms=0, blob=blob, version=version
         )
         served_model.update(fold)
+        assert served_model.missing == (served_model.in_use is None)
         return served_model.in_use.version if served_model.in_use else ""
 
     assert served("promoted", "r1", good) == "r1"

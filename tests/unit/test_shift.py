@@ -221,10 +221,10 @@ def test_what_leaves_the_catalogue_is_forgotten() -> None:
 def test_watched_detectors_are_those_that_are_declared() -> None:
     shop = Watching()
     assert tuple(shop.watched()) == DETECTORS
-    assert all(one.threshold is None for one in shop.watched().values())
+    assert all(one.threshold == 0 for one in shop.watched().values())
     watched = settled().watching.watched()
     silent = {"confidence", "taste"}  # these need judgements
-    assert {name for name, one in watched.items() if one.threshold is None} == silent
+    assert {name for name, one in watched.items() if not one.threshold} == silent
     assert all(0 <= one.score < (one.threshold or 1) for one in watched.values())
 
 

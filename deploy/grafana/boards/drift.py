@@ -43,7 +43,7 @@ BOARD: Final = Board(
             ),
             Panel(
                 "Scores",
-                "Distance of recent inputs from former ones, or a recent mean loss. A slow rise is drift that no alarm"
+                "Distance of recent values from former ones, or a recent mean loss. A slow rise is drift that no alarm"
                 " may catch.",
                 "none", (Query(SCORE),), width=6,
             ),

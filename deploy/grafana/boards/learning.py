@@ -81,6 +81,17 @@ BOARD: Final = Board(
                     Query('max by (window) (headrace_propensity_score{metric="log_loss"})', "log-loss, {{window}}"),
                 ),
             ),
+            Panel(
+                "Expected of views whose labels are late",
+                "Estimated from the calibrated probabilities. Far from the scores beside it: the shop or its shoppers"
+                " have changed.",
+                "none", (Query("max by (metric) (headrace_estimated_score)", "{{metric}}"),),
+            ),
+            Panel(
+                "How wrong that was",
+                "The last estimate minus what its labels said later. Normal: near 0. Else calibration no longer holds.",
+                "none", (Query("max by (metric) (headrace_estimate_error)", "{{metric}}"),),
+            ),
         )),
         Row("Judging, and where the time goes", (
             Panel(
@@ -129,6 +140,11 @@ BOARD: Final = Board(
             Panel(
                 "Size of the newest snapshot", "It grows with the shop until the tables are full.", "bytes",
                 (Query("max by (job) (headrace_snapshot_size_bytes > 0)", "{{job}}"),),
+            ),
+            Panel(
+                "Snapshots that failed in a row",
+                "Normal: 0. Otherwise the folder of blobs is full or cannot be written.", "short",
+                (Query("max by (job) (headrace_snapshot_failures)", "{{job}}"),), stepped=True,
             ),
             Panel(
                 "Age of the newest snapshot",

@@ -79,6 +79,10 @@ BOARD: Final = Board(
         )),
         Row("Impressions: what is logged of the answers", (
             Panel(
+                "Servers that answer without the promoted model", "Normal: 0. Otherwise its blob is missing.", "short",
+                (Query("sum(headrace_artifact_missing)", "servers"),), stepped=True,
+            ),
+            Panel(
                 "Written", "Answers per second whose lists went to the topic impressions.", "ops",
                 (Query(per_second("headrace_impressions_total"), "written"),),
             ),
