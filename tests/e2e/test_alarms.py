@@ -46,6 +46,8 @@ from tests.gateway_process import GatewayProcess
 from tests.pages import DOCS, commands_of, run
 from tests.small_shop import said
 
+LONG: Final = pytest.mark.full
+"""These take two minutes, and a machine that other tests use delays processes by what counts as minutes here."""
 FACTOR: Final = 60
 THRESHOLDS: Final = {"SnapshotOld": ("> 10000", "> 100"), "LagGrows": ("> 300", "> 5")}
 """Both take an hour of a shop to be reached: entries come by time, and LagGrows compares seconds of learning."""
@@ -245,6 +247,7 @@ FLOOD, LAG, DRIFT = Alarm("BadEvents", "online"), Alarm("LagGrows", "online"), A
 AWAY: Final = Alarm("LogAway", "gateway")
 
 
+@LONG
 def test_a_stale_snapshot_and_a_model_that_is_lost(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """No snapshot is taken from the start; a model is announced of which nobody has the blob."""
     began_s = time.monotonic()
@@ -258,6 +261,7 @@ def test_a_stale_snapshot_and_a_model_that_is_lost(shop: Shop, monkeypatch: pyte
         shop.wait_until_over(LOST_MODEL)
 
 
+@LONG
 def test_a_kill_and_a_silent_gateway(shop: Shop) -> None:
     """The shard is killed and started again with snapshots; nothing is sent to the gateway."""
     began_s = time.monotonic()
@@ -345,6 +349,7 @@ def full_disk(shop: Shop) -> Iterator[None]:
         traced.stop()
 
 
+@LONG
 def test_a_follower_that_differs_a_full_disk_and_a_flood(shop: Shop) -> None:
     """The server finds another digest than its own; then no blob can be stored, and a tenth of the events is bad."""
     with shop.only(DIFFERS, FULL, FLOOD):
@@ -378,6 +383,7 @@ def starved(process: Child) -> Iterator[None]:
         thread.join()
 
 
+@LONG
 def test_a_lag_and_a_drift(shop: Shop) -> None:
     """The shard gets a fifth of a core while more comes in, and what comes is another assortment."""
     began_s = time.monotonic()
@@ -429,6 +435,7 @@ def test_the_commands_of_the_runbook_run(shop: Shop, monkeypatch: pytest.MonkeyP
     assert {one["status"]["state"] for one in silences} == {"expired"}
 
 
+@LONG
 def test_all_is_over(shop: Shop) -> None:
     shop.wait_until_over(*shop.webhook.firing(), within_s=90)
     severities = {texts["severity"] for _, _, _, texts in shop.webhook.messages}

@@ -50,8 +50,6 @@ MAY_STAY_ZERO: Final = {
     "headrace_follower_compared_total": "a server compares states every ten minutes",
     "headrace_follower_differs_total": "the server folds as the shard does",
     "headrace_gateway_connections": "requests are short",
-    "headrace_gateway_log_away": "the log answers",
-    "headrace_gateway_lost_records": "so nothing is lost",
     "headrace_gateway_spooled_records_total": "nor spooled",
     "headrace_gateway_turned_away_total": "one request at a time",
     "headrace_http_connections": "requests are short",
