@@ -2,7 +2,8 @@
 
 Columns that are read: event_name; event_timestamp (microseconds, as a number or a text, or a time such as `2026-03-01
 10:00:00 UTC`); user_id, else user_pseudo_id; event_params (`ga_session_id`, `search_term`, `item_list_id`, `currency`,
-`value`, `transaction_id`, `coupon`, `promotion_id`); items; ecommerce (transaction_id, purchase_revenue, refund_value).
+`value`, `transaction_id`, `coupon`, `promotion_id`); items; ecommerce (transaction_id, purchase_revenue, refund_value);
+device.category; geo.country.
 `(not set)` and `(other)` are missing values. A line that cannot be used costs itself, an unusable value that the event
 can do without costs the value (both are counted as rejected). Left out are events of other names (`page_view`,
 `scroll`, …: "event_type"), items without an id ("item") and events that need items and have none but such
@@ -39,6 +40,8 @@ class _Row(Struct):
     event_params: Any = None
     items: Any = None
     ecommerce: Any = None
+    device: Any = None
+    geo: Any = None
 
 
 class _Recognised(Struct):
@@ -126,6 +129,8 @@ class Ga4Export(FileReader):
             search_term=_text(parameters.get("search_term"), 500),
             item_list_id=_text(parameters.get("item_list_id"), 500),
             promotion_id=_text(parameters.get("promotion_id"), 500),
+            device=_text(row.device.get("category"), 500) if isinstance(row.device, dict) else "",
+            country=_text(row.geo.get("country"), 500) if isinstance(row.geo, dict) else "",
         )
 
 

@@ -13,11 +13,12 @@ from producers.values import Row, Unusable, as_number, as_text, is_missing, look
 
 _TEXTS: Final = (
     "session_id", "currency", "transaction_id", "coupon", "search_term", "item_list_id", "promotion_id",
-    "recommendation_id", "review",
+    "recommendation_id", "review", "device", "country",
 )  # fmt: skip
 _NUMBERS: Final = ("value", "rating")
 _ITEM_TEXTS: Final = ("item_name", "item_brand", "item_category", "item_list_id")
-_LONGEST: Final = {"review": 10_000, **dict.fromkeys((*_ITEM_TEXTS, "coupon", "search_term", "promotion_id"), 500)}
+_CUT: Final = (*_ITEM_TEXTS, "coupon", "search_term", "promotion_id", "device", "country")
+_LONGEST: Final = {"review": 10_000, **dict.fromkeys(_CUT, 500)}
 """Longer texts are cut; longer ids are not: they are absent."""
 
 

@@ -104,6 +104,8 @@ class EventFields(Struct, frozen=True, forbid_unknown_fields=True):
     recommendation_id: Where | None = None
     rating: Where | None = None
     review: Where | None = None
+    device: Where | None = None
+    country: Where | None = None
 
 
 class Mapping(Struct, frozen=True, forbid_unknown_fields=True):

@@ -96,8 +96,15 @@ def _event(request: Request, body: dict[str, Any], entry: dict[str, Any], id_: s
     data = _data(mapping(entry.get("params")), device or user) if type_ in EVENT_TYPES else {}
     return event(
         request, FEED, type_, id_=f"{id_}-{time_ms}", shopper=user or device, time_ms=time_ms,
-        data={**data, "consent": _consent(body)},
+        data={**data, "consent": _consent(body), **_segments(body)},
     )  # fmt: skip
+
+
+def _segments(body: dict[str, Any]) -> dict[str, str]:
+    return {
+        "device": words_of(mapping(body.get("device")).get("category")),
+        "country": words_of(mapping(body.get("user_location")).get("country_id")),
+    }
 
 
 def _consent(body: dict[str, Any]) -> list[str] | None:

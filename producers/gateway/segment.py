@@ -110,7 +110,7 @@ def _calls(request: Request, calls: list[Any], batch: dict[str, Any]) -> list[li
 def _context(call: dict[str, Any]) -> dict[str, Any]:
     """Return what is read of a context: a batch's is copied for each of its calls."""
     context = mapping(call.get("context"))
-    return {name: context[name] for name in ("sessionId", "consent") if name in context}
+    return {name: context[name] for name in ("sessionId", "consent", "device", "location") if name in context}
 
 
 def write_key(body: bytes) -> str:
@@ -149,7 +149,11 @@ def _call(request: Request, call: dict[str, Any], otherwise_id: str) -> list[Mad
     context = mapping(call.get("context"))
     shopper, id_ = user or guest, id_of(call.get("messageId")) or f"{otherwise_id}-{time_ms}"
     consent = granted(mapping(mapping(context.get("consent")).get("categoryPreferences")), PURPOSES)
-    common = {"session_id": id_of(context.get("sessionId")) or guest, "consent": consent}
+    common = {
+        "session_id": id_of(context.get("sessionId")) or guest, "consent": consent,
+        "device": words_of(mapping(context.get("device")).get("type")),
+        "country": words_of(mapping(context.get("location")).get("country")),
+    }  # fmt: skip
 
     def made(type_: EventType, data: dict[str, Any]) -> Made:
         return event(request, FEED, type_, id_=id_, shopper=shopper, time_ms=time_ms, data={**data, **common})

@@ -23,7 +23,8 @@ def test_an_event_has_its_parameters_and_lines() -> None:
         "items": [line], "currency": "eur", "value": 99, "transaction_id": 1001, "session_id": 1772359100,
         "coupon": "MAY", "engagement_time_msec": "100", "ip_override": "10.0.0.1",
     }  # fmt: skip
-    event = the_event(adapt, body({"name": "purchase", "params": params}, user_id="ann"))
+    where = {"device": {"category": "mobile"}, "user_location": {"country_id": "FR"}}
+    event = the_event(adapt, body({"name": "purchase", "params": params}, user_id="ann", **where))
     assert (event.shopper, event.source, event.type) == ("ann", "acme/ga4", "purchase")
     assert event.time.isoformat() == "2026-03-01T10:00:00.500000+00:00"
     assert event.data.items == [
@@ -31,6 +32,7 @@ def test_an_event_has_its_parameters_and_lines() -> None:
     ]
     assert (event.data.session_id, event.data.transaction_id) == ("17.42.1772359100", "1001")
     assert (event.data.currency, event.data.value, event.data.coupon) == ("EUR", 99, "MAY")
+    assert (event.data.device, event.data.country) == ("mobile", "FR")
 
 
 def test_the_shopper_is_the_user_else_the_device() -> None:

@@ -44,6 +44,13 @@ def test_an_order_has_its_products_and_fields() -> None:
     assert (event.data.currency, event.data.session_id) == ("USD", "g1")
 
 
+def test_device_and_country_are_of_the_context() -> None:
+    context = {"device": {"type": "ios"}, "location": {"country": "Japan"}}
+    assert tracked("Product Viewed", PRODUCT, context=context).data.device == "ios"
+    assert tracked("Product Viewed", PRODUCT, context=context).data.country == "Japan"
+    assert tracked("Product Viewed", PRODUCT, context={"device": "ios", "location": None}).data.device == ""
+
+
 @pytest.mark.parametrize("name", EVENTS)
 def test_each_event_of_the_specification_is_of_its_type(name: str) -> None:
     properties = {**PRODUCT, "query": "games", "rating": 4, "order_id": "o1", "products": [PRODUCT]}

@@ -45,7 +45,7 @@ def test_ga4_export(tmp_path: Path) -> None:
     path = write(
         tmp_path / "events.json.gz",
         ga4("page_view"),
-        ga4("view_item", items=[ga4_item("sku-1")]),
+        ga4("view_item", items=[ga4_item("sku-1")], device={"category": "mobile"}, geo={"country": "France"}),
         ga4("view_item", items=[ga4_item("(not set)")]),
         ga4("purchase", event_timestamp=1709280001000000, user_id="ann", ecommerce=order,
             items=[ga4_item("sku-1", quantity="2", item_list_index="3"), ga4_item("(other)")]),
@@ -61,6 +61,7 @@ def test_ga4_export(tmp_path: Path) -> None:
     view, purchase, search, unknown, refund = events
     assert (view.type, view.shopper, view.data.session_id) == ("view_item", "123.456", "123.456.1709280000")
     assert view.time.isoformat() == "2024-03-01T08:00:00.123000+00:00"
+    assert (view.data.device, view.data.country, purchase.data.device) == ("mobile", "France", "")
     (item,) = view.data.items
     assert (item.item_id, item.item_name, item.item_brand, item.item_category) == ("sku-1", "Cap", "", "Hats")
     assert (item.price, item.quantity, item.index) == (12.5, 1, None)

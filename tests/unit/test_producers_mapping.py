@@ -83,6 +83,8 @@ promotion_id = "f8"
 recommendation_id = "f9"
 rating = "f10"
 review = "f11"
+device = "f20"
+country = "f21"
 [item]
 item_id = "f12"
 item_name = "f13"
@@ -96,14 +98,15 @@ item_list_id = "f19"
 
 
 def test_every_field_can_be_mapped(tmp_path: Path) -> None:
-    values = "ann|s1|EUR|1,250.5|T1|C|cap|L|P|R|4.5|Good|i1|Cap|b|Hats|2.5|3|4|M"
-    header = "|".join(["day", "hour", *(f"f{n}" for n in range(20))])
+    values = "ann|s1|EUR|1,250.5|T1|C|cap|L|P|R|4.5|Good|i1|Cap|b|Hats|2.5|3|4|M|phone|NL"
+    header = "|".join(["day", "hour", *(f"f{n}" for n in range(22))])
     (event,), _ = mapped(tmp_path, EVERY, f"{header}\n20260301|7|{values}\n")
     data, (item,) = event.data, event.data.items
     assert (event.shopper, event.time.isoformat()) == ("ann", "2026-03-01T07:00:00+00:00")
     assert (data.session_id, data.currency, data.value, data.transaction_id) == ("s1", "EUR", 1250.5, "T1")
     assert (data.coupon, data.search_term, data.item_list_id, data.promotion_id) == ("C", "cap", "L", "P")
     assert (data.recommendation_id, data.rating, data.review, data.made_up) == ("R", 4.5, "Good", ["time"])
+    assert (data.device, data.country) == ("phone", "NL")
     assert (item.item_id, item.item_name, item.item_brand, item.item_category) == ("i1", "Cap", "Brand", "Hats")
     assert (item.price, item.quantity, item.index, item.item_list_id) == (2.5, 3, 4, "M")
 
