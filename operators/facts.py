@@ -214,7 +214,8 @@ class Facts(Struct, kw_only=True):
         reader = ReadOnlyLog(log, {kind.name: kind.surface for kind in deployment.kinds})
         scores = read_scores(log, deployment.kinds)
         timeline = max(scores.values(), key=len, default=[])
-        alarms = [alarm for record in topic_records(log, ALARMS) if (alarm := decode_json(record.value, AlarmRecord))]
+        found = [decode_json(record.value, AlarmRecord) for record in topic_records(log, ALARMS)]
+        alarms = [alarm for alarm in found if alarm and not alarm.silenced]
         announcements = [
             msgspec.structs.replace(one.value, at_events=event_number_of(one, timeline)) for one in reader.models()
         ]

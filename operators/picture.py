@@ -275,12 +275,13 @@ def drift(facts: Facts) -> Figure:
         seen = [(one.events, one.drift[name]) for found in facts.scores.values() for one in found if name in one.drift]
         axes.set_title(name.replace("_", " "), fontsize=9)
         axes.plot([e for e, _ in seen], [w.score for _, w in seen], color=colour("bold"), lw=1.3, zorder=3)
-        limits = [(e, w.threshold) for e, w in seen if w.threshold is not None and 0 < w.threshold < 1]
+        limits = [(e, w.threshold) for e, w in seen if w.threshold is not None and 0 < w.threshold < math.inf]
         if limits:
             axes.plot(*zip(*limits, strict=True), color=_SOFT, lw=1, ls=(0, (3, 2)), zorder=2, drawstyle="steps-pre")
         axes.set_ylim(0, 1.25 * max([w.score for _, w in seen] + [t for _, t in limits] + [0.01]))
         for alarm in facts.alarms:
-            if alarm.detector.startswith(name):
+            of_loss = alarm.detector.startswith(f"{name}_") and alarm.detector not in names
+            if alarm.detector == name or of_loss:
                 axes.axvline(alarm.events, ymax=0.14, color=_ALARM, lw=1.8, zorder=4)
         _changes(axes, facts)
         _along(axes, facts, label=False)

@@ -9,10 +9,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 from rich.table import Table as RichTable
+from rich.text import Text as RichText
 
+from headrace.drift import told
 from headrace.surface import Table
 from headrace.text import visible
-from learners.family import Family
+from learners.family import AlarmRecord, Family
 from operators.facts import Facts, RoundOutcome, Sample, results_text
 from operators.picture import THEME, Drawing, chart, colour_names, draw, drift, flow, quality, watched
 from operators.tables import NONE, cell, percent, rich_table, shown_name
@@ -129,8 +131,13 @@ def table(facts: Facts) -> RichTable:
             drifts.add_column(column, justify="right" if column in ("at event", "alarm after") else "left")
         for change in facts.changes:
             delay = change.delay_events
-            by = change.alarms[0].detector if change.alarms else ""
-            drifts.add_row(change.kind, f"{change.begin:,}", "missed" if delay is None else f"{delay:,} events", by)
+            by = ": ".join(filter(None, _first(change.alarms)))
+            drifts.add_row(
+                change.kind,
+                f"{change.begin:,}",
+                "missed" if delay is None else f"{delay:,} events",
+                RichText(visible(by)),
+            )
         whole.add_row(drifts)
         whole.add_row(f"false alarms: {_false(facts)}")
     elif facts.alarms:
@@ -360,6 +367,13 @@ def _round(one: RoundOutcome) -> list[str]:
     ]
 
 
+def _first(alarms: Sequence[AlarmRecord]) -> tuple[str, str]:
+    """Return the detector of the first alarm, and what the first one that names something says has moved most."""
+    if not alarms:
+        return "", ""
+    return alarms[0].detector, next((str(alarm.moved[0]) for alarm in alarms if alarm.moved), "")
+
+
 def _drifts(facts: Facts) -> str:
     if not facts.changes:
         return f"<p>{len(facts.alarms)} alarms. The true changes are unknown.</p>"
@@ -367,10 +381,13 @@ def _drifts(facts: Facts) -> str:
     for change in facts.changes:
         delay = change.delay_events
         others = dict.fromkeys(alarm.detector.replace("_", " ") for alarm in change.alarms)
+        moved = next((told(alarm.moved) for alarm in change.alarms if alarm.moved), NONE)
         shown = "missed" if delay is None else f"{delay:,}"
-        rows.append([change.kind, f"{change.begin:,}", shown, ", ".join(others) or NONE])
+        rows.append([change.kind, f"{change.begin:,}", shown, ", ".join(others) or NONE, moved])
     return (
-        _rows(["true change", "at event", "detected after events", "by, in order"], rows, frozenset({1, 2}))
+        _rows(
+            ["true change", "at event", "detected after events", "by, in order", "what moved"], rows, frozenset({1, 2})
+        )
         + f"<p class='soft'>False alarms: {_false(facts)}. An alarm is correct from a change's begin until 5,000"
         " events after the change is complete, but before the next one; every other alarm is false.</p>"
     )
