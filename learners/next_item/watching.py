@@ -1,7 +1,7 @@
 """What is watched for drift of a shop's events: what is viewed, at which prices, by whom, and what models say of it."""
 
 from collections.abc import Sequence
-from math import exp, expm1, log
+from math import exp, log
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,11 @@ usual_price_weight: Final = 0.05
 """Weight of a view in the usual price of its item."""
 
 
+def _change(level: float) -> float:
+    """Return a difference of logarithms as a share."""
+    return exp(level) - 1
+
+
 class Watching:
     """Watches events (features and segments) and judgements (predictions, and the vectors of visits).
 
@@ -41,7 +46,7 @@ class Watching:
         self._brands = Shares("brand", names_max=1_024)
         self._prices = Levels("price", log(0.05), log(50_000.0), least=0.02, bins=128, shown=exp)
         self._price_changes = Levels(
-            "price_change", -1.025, 1.025, least=0.01, bins=41, passing=True, shown=expm1, unit="%"
+            "price_change", -1.025, 1.025, least=0.01, bins=41, passing=True, shown=_change, unit="%"
         )
         self._unseen = Shares("unseen_items", stability=True, names_max=8)
         self._types = Shares("event_type", stability=True, names_max=64)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import nlargest
-from math import log, log2, sqrt
+from math import log, sqrt
 from typing import Final
 
 import numpy as np
@@ -140,12 +140,13 @@ class Shares(Feature):
             now, before = count / size, share(name)
             both = (now + before) / 2
             known += before
-            found += now * log2(now / both) + (before * log2(before / both) if before else 0.0)
-        return sqrt(max(0.0, (found + max(0.0, 1 - known)) / 2))  # a value that only the reference has adds its share
+            found += now * log(now / both) + (before * log(before / both) if before else 0.0)
+        only_before = max(0.0, 1 - known)  # each such value adds its share, in bits
+        return sqrt(max(0.0, found / log(2) + only_before) / 2)
 
     def _stability_index(self, size: float) -> float:
         found, least = 0.0, 0.5 / size
-        for name in {*self._sums.window, *self._sums.reference_names()}:
+        for name in dict.fromkeys([*self._sums.window, *self._sums.reference_names()]):
             now = max(least, self._sums.window.get(name, 0.0) / size)
             before = max(least, self._sums.reference_share(name))
             found += (now - before) * log(now / before)

@@ -1,6 +1,9 @@
 """Shifts: no alarm without change, an early one that names what moved after a change, and silences."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import cache
@@ -392,3 +395,26 @@ def test_silences_are_bounded_and_those_that_are_over_make_room() -> None:
     assert silences.hear(silence(100, 200, "more"), 100) is None
     assert silences.why(("more",), 150) == "Black Friday"
     assert silences.why(("d1",), 99) == ""
+
+
+SCORES = """
+import numpy as np
+from learners.parts.features import Shares
+rng, shares = np.random.default_rng(0), [Shares("a", stability=True), Shares("b", peak=True)]
+for _ in range(20):
+    for value in rng.integers(0, 300, 900).tolist():
+        for one in shares:
+            one.count(f"value-{value}")
+    print([(one.end(0.01, ready=False, usual=True), one.watches[0].score) for one in shares])
+"""
+
+
+def test_what_is_watched_does_not_depend_on_the_hashes_of_texts() -> None:
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", SCORES], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1
