@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from headrace.errors import BackupDamaged, Misconfigured
 from headrace.shard.journal import Pointer
-from headrace.topics import ALARMS, EVENTS, IMPRESSIONS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, PUBLISHED, RULES
+from headrace.topics import ALARMS, EVENTS, IMPRESSIONS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, PUBLISHED, RULES, SILENCES
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -20,7 +20,7 @@ LOG: Final = "log.db"
 BLOBS: Final = "blobs"
 hashed_bytes: Final = 2**20
 """Number of bytes of a file that are read at once."""
-KAFKA_KEEPS: Final = (EVENTS, IMPRESSIONS, ITEMS, RULES, MODELS, ALARMS, JOURNAL, JUDGEMENTS, PUBLISHED)
+KAFKA_KEEPS: Final = (EVENTS, IMPRESSIONS, ITEMS, RULES, SILENCES, MODELS, ALARMS, JOURNAL, JUDGEMENTS, PUBLISHED)
 """What a shard, a follower or a producer reads again after a restart."""
 Report: TypeAlias = Callable[[str, int, int], None]
 """Takes what is done, how much of it, and the total."""

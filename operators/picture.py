@@ -259,7 +259,7 @@ def _marks(axes: Axes, facts: Facts) -> None:
 
 
 def watched(facts: Facts) -> tuple[list[str], list[str]]:
-    """Return the detectors that have had a score, and those that have not, as the source has no input for them."""
+    """Return the detectors that have had a score, and those that have not: no input yet, or too little."""
     records = [one for found in facts.scores.values() for one in found]
     names = list(dict.fromkeys(name for one in records for name in one.drift))
     seen = [name for name in names if any(name in one.drift and one.drift[name].score for one in records)]

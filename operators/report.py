@@ -260,7 +260,7 @@ def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
         seen, silent = watched(facts)
         caption = "Blue: a detector's score; dashed: its threshold (losses have none); red: its alarms."
         if silent:
-            caption += f" Without input: {', '.join(name.replace('_', ' ') for name in silent)}."
+            caption += f" Without input, or too few events: {', '.join(name.replace('_', ' ') for name in silent)}."
         found.append(_figure(draw(drift, facts), caption) if seen else f"<p class='soft'>{html(caption)}</p>")
     if len(samples) > 2:
         caption = (

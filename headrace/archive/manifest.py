@@ -11,10 +11,21 @@ from headrace.archive.store import Store
 from headrace.errors import ArchiveCorrupt
 from headrace.log.protocol import Partition
 from headrace.shard.journal import key_of, place_of_key
-from headrace.topics import DEAD_LETTERS, EVENTS, IMPRESSIONS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, RULES, TRAITS
+from headrace.topics import (
+    DEAD_LETTERS,
+    EVENTS,
+    IMPRESSIONS,
+    ITEMS,
+    JOURNAL,
+    JUDGEMENTS,
+    MODELS,
+    RULES,
+    SILENCES,
+    TRAITS,
+)
 
 NAME: Final = "manifest.json"
-ARCHIVED: Final = (EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, DEAD_LETTERS, MODELS, JOURNAL, JUDGEMENTS)
+ARCHIVED: Final = (EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, SILENCES, DEAD_LETTERS, MODELS, JOURNAL, JUDGEMENTS)
 """The topics of an archive: what is needed to fold all that was learned again."""
 
 

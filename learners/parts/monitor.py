@@ -1,7 +1,6 @@
 """A monitor: the features that one family watches, their common blocks, and silences."""
 
 from collections.abc import Collection, Sequence
-from math import inf
 from typing import Final
 
 import msgspec
@@ -112,9 +111,7 @@ class Monitor:
     def watched(self) -> dict[str, Watched]:
         """Return each detector's newest distance, and its threshold; 0 until there is one."""
         return {
-            watch.name: Watched(watch.score, watch.threshold if watch.threshold < inf else 0.0)
-            for feature in self._features
-            for watch in feature.watches
+            watch.name: Watched(watch.score, watch.threshold) for feature in self._features for watch in feature.watches
         }
 
     def state(self) -> State:

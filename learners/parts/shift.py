@@ -190,11 +190,11 @@ def _unpacked(state: State) -> dict[str, float]:
 
 
 class Watch:
-    """A distance that a detector watches: the newest one, the usual one, and the threshold."""
+    """A distance that a detector watches: the newest one, the usual one, and the threshold, 0 until there is one."""
 
     def __init__(self, name: str, least: float = 0.0) -> None:
         self.name, self._least = name, least
-        self.score, self.threshold = 0.0, inf
+        self.score = self.threshold = 0.0
         self._usual = Usual()
 
     def observe(
@@ -206,8 +206,9 @@ class Watch:
             unit: what the distance is proportional to by chance.
             chance: the largest distance, in this unit, that can be expected by chance.
         """
-        self.score, self.threshold = score, max(self._least, max(chance, self._usual.threshold) * unit)
-        if ready and score > self.threshold:
+        threshold = max(self._least, max(chance, self._usual.threshold) * unit)
+        self.score, self.threshold = score, threshold if threshold < inf else 0.0
+        if ready and score > threshold:
             return True
         if usual:
             self._usual.learn(score / unit, fading)

@@ -180,9 +180,9 @@ def test_a_detector_without_input_is_named_and_not_drawn(facts: Facts, tmp_path:
     }
     write_report(replace(facts, scores=scores), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "Without input: price." in page
+    assert re.search("Without input, or too few events: [a-z, ]*price[,.]", page)
     assert "price</text>" not in page.split("<h2>Drift</h2>")[1]
-    assert "popularity</text>" in page.split("<h2>Drift</h2>")[1]
+    assert "blend miss</text>" in page.split("<h2>Drift</h2>")[1]
 
 
 def test_a_chart_without_values_is_not_drawn(facts: Facts, tmp_path: Path) -> None:

@@ -135,18 +135,19 @@ def test_scores_come_every_thousand_events_and_tell_each_learner(tmp_path: Path)
 def test_alarms_have_an_id_that_follows_from_their_cause() -> None:
     shop = SMALL()
     outputs = []
-    for number in range(34_000):
-        price = 10.0 + number % 7 if number < 30_000 else 90.0 + number % 7
+    for number in range(14_000):
+        price = (10.0 if number < 10_000 else 90.0) + number % 7
         one = event(number, f"s{number % 15}", f"i{number % 20}")
-        one.data.items[0].price = price
+        one.data.items[0].price, one.time_ms = price, START_MS + 100_000 * number
         shop.learn(one, 2, number)
         outputs += shop.emit()
     alarms = [msgspec.json.decode(one.value or b"") for one in outputs if one.topic == "alarms"]
-    assert [alarm["detector"] for alarm in alarms] == ["price"]
-    (alarm,) = alarms
-    assert 30_000 < alarm["events"] <= 34_000
-    assert alarm["id"] == f"price/2/{alarm['events'] - 1}"
-    assert shop.alarms == {**dict.fromkeys(shop.alarms, 0), "price": 1}
+    assert {alarm["detector"] for alarm in alarms} == {"price", "price_change"}
+    for alarm in alarms:
+        assert 10_000 < alarm["events"] <= 14_000
+        assert alarm["id"] == f"{alarm['detector']}/2/{alarm['events'] - 1}"
+    assert shop.alarms == {**dict.fromkeys(shop.alarms, 0), "price": 1, "price_change": 1}
+    assert alarms[0]["moved"][0]["value"] in ("c2", "c3")
 
 
 def heard(shop: Shop, kind: Any, blob: str) -> None:
