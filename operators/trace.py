@@ -279,7 +279,7 @@ class _Tracer:
             return ""
         _, other, found = max(before, key=lambda one: one[0])
         first, last = found.before, hit.entry.results
-        if first and last and last.learned + last.unused - first.learned - first.unused > event_ids_max:
+        if first and last and first.since == last.since and _admitted(last) - _admitted(first) > event_ids_max:
             self._unknown.append(
                 f"whether {shard.name} still knew the id of {EVENTS}/{other.text}, which is the same: more than"
                 f" {event_ids_max:,} events lie between"
@@ -381,14 +381,19 @@ def _number_in(key: bytes | None) -> int:
     return int(text) if text.isdigit() else -1
 
 
+def _admitted(results: Results) -> int:
+    """Return how many events were no repetitions; some of the unused ones are counted too much."""
+    return results.learned + results.unused
+
+
 def _all_learned(hit: _Hit) -> bool:
     """Whether an entry left no record out as unused."""
     now, before = hit.entry.results, hit.before
     if not now:
         return False
-    if before is None:
-        return hit.entry.number == now.since and not now.unused
-    return now.since == before.since and now.unused == before.unused
+    if hit.entry.number == now.since:
+        return not now.unused
+    return before is not None and now.since == before.since and now.unused == before.unused
 
 
 def _place_in_journal(log: Log, shard: Shard, one: _Found, report: Report) -> _Hit | Applied:
@@ -401,14 +406,16 @@ def _place_in_journal(log: Log, shard: Shard, one: _Found, report: Report) -> _H
     start, number = (base.journal, base.number) if base else (log.first(shard.journal), 0)
     position = base.positions.get(key_of(place), 0) if base else 0
     former = last_entry(log, shard, start) if base else None
-    before, gap, newest_ms, end = former.results if former else None, False, None, log.end(shard.journal)
-    is_first = True
+    before = former.results if former else None if base else Results()
+    gap, newest_ms, end, is_first = False, None, log.end(shard.journal), True
     with closing(partition_records(log, shard.journal, start=start, end=end)) as records:
         for record in records:
             entry = entry_in(record)
             if not entry or entry.writer != shard.name or entry.number < number:
                 continue
-            gap, is_first = gap or (is_first and entry.number > number), False
+            if is_first and entry.number > number:
+                gap, before = True, None
+            is_first = False
             number, newest_ms = entry.number + 1, record.time_ms
             for index, run in enumerate(entry.runs):
                 if (run.topic, run.partition) != place:

@@ -187,6 +187,26 @@ def test_a_repeated_event_names_the_first_one(shop: FiledShop) -> None:
     assert any(f"it repeats {first.place}" in line for line in lines_of(again))
 
 
+def test_a_repetition_that_the_shard_may_have_forgotten_is_told(
+    shop: FiledShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(shop, view("e20", item="i2"), view("e100"))
+    with closing(shop.loop()) as loop:
+        step(loop, 101)
+    monkeypatch.setattr(module, "event_ids_max", 10)
+    again = trace(shop.log, ONLINE, "e20")[1]
+    assert (online(again).state, online(again).repeats) == ("learned", "")
+    assert any("whether online still knew the id of events/" in one for one in again.unknown)
+
+
+def test_judgements_that_have_expired_are_told(shop: FiledShop) -> None:
+    place = PLACEMENTS["online"].shard.judgements
+    shop.log.delete_before(place, shop.log.end(place) - 1)
+    found = only(trace(shop.log, ONLINE, "e40"))
+    assert not found.judgements
+    assert any("the judgements of that time have expired" in one for one in found.unknown)
+
+
 def test_an_event_that_waits_says_how_many_come_before_it(shop: FiledShop) -> None:
     append(shop, *(view(f"w{number}") for number in range(5)))
     found = [only(trace(shop.log, PLACEMENTS, f"w{number}")) for number in range(5)]
