@@ -73,7 +73,7 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
-    "withdraw", "roll-back", "history", "rules", "drift", "status", "verify", "backup",
+    "withdraw", "roll-back", "history", "rules", "drift", "trace", "status", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -120,24 +120,24 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, status, verify, backup,"
-              " demo",
+              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, trace, status, verify,"
+              " backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
-              "archive, dead-letters, history, status, demo",
+              "archive, dead-letters, history, trace, status, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
         Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards",
-              "shards, serve, replay, archive, rules, status, verify, backup, demo",
+              "shards, serve, replay, archive, rules, trace, status, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
         Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards",
-              "shards, serve, replay, archive, rules, verify, demo",
+              "shards, serve, replay, archive, rules, trace, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
         Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, withdraw, roll-back",
               "shards, serve, replay, archive, promote, withdraw, roll-back, history, rules, status, verify, demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, drift, status, verify, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, drift, trace, status, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
               "shards, serve, load, simulate, replay, archive, dead-letters, rules, status, verify",
@@ -153,7 +153,7 @@ TOPICS = {
               "shards, serve, replay, archive, rules, status, verify, drift",
               "of which times a person knows that they are unusual, so that no drift is told; a record replaces the one"
               " before"),
-        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, status, verify",
+        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, trace, status, verify",
               "what answers showed, with the propensity of each item; one list a record"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),

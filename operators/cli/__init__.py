@@ -1,7 +1,8 @@
 """The `headrace` command: every process, and the tools of operators.
 
 Exit codes: 0 success; 1 a failure of the log, the disk or the network, which the message describes (a supervisor may
-restart the process), or of `explain-event`: an event would be rejected; 2 wrong arguments or settings.
+restart the process), or of `explain-event`: an event would be rejected, or of `trace`: no such event; 2 wrong arguments
+or settings.
 """
 
 import os
@@ -27,6 +28,7 @@ from operators.cli import (
     serve,
     shards,
     store,
+    trace,
     up,
 )
 from operators.cli.app import app
@@ -51,6 +53,7 @@ __all__ = [
     "serve",
     "shards",
     "store",
+    "trace",
     "up",
 ]
 

@@ -266,7 +266,7 @@ def make_app(gateway: Gateway, metrics: GatewayMetrics) -> Starlette:
         return response
 
     async def fail(request: Request, error: Exception) -> Response:
-        structlog.get_logger().error("request failed", path=request.scope.get("path", "")[:100], exc_info=error)
+        structlog.get_logger().error("request failed", route=_route_of(request), exc_info=error)
         return Problem("internal", "the gateway's log has the cause", closes=True).response()
 
     app = Starlette(
@@ -290,6 +290,14 @@ def _pattern(path: str) -> str:
     for name in ("id", "shopper", "category"):
         path = path.replace(f"{{{name}}}", f"{{{name}:whole}}")
     return path
+
+
+def _route_of(request: Request) -> str:
+    """Return a request's path with the names of its parameters, not their values: those are ids of shoppers, too."""
+    path = request.scope["path"] if "endpoint" in request.scope else ""
+    for name, value in request.path_params.items():
+        path = path.replace(f"/{value}", f"/{{{name}}}") if value else path
+    return path[:100]
 
 
 def _all_refused(taken: Taken) -> Problem:

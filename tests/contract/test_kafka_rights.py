@@ -88,6 +88,7 @@ from operators.rules import state_rules, stated_rules, try_rules
 from operators.status import collect
 from operators.status_text import show
 from operators.terminal import Terminal
+from operators.trace import trace
 from producers.gateway.depot import Depot
 from producers.load import load
 from producers.redrive import Wanted, redrive
@@ -346,6 +347,13 @@ def silenced(log: Log, folder: Path) -> None:
     newest_alarms(log)
 
 
+def traced(log: Log, folder: Path) -> None:
+    """Follow the first record of each of two partitions."""
+    for number in (0, 1):
+        first = log.first(Partition(EVENTS, number))
+        assert trace(log, PLACEMENTS, f"{number}/{first}")[0].place == f"events/{number}/{first}"
+
+
 def status(log: Log, folder: Path) -> None:
     shop = Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)
     show(collect(log, shop), Terminal(), FAMILIES)
@@ -393,12 +401,13 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "replay": replayed,
     "rules": ruled,
     "drift": silenced,
+    "trace": traced,
     "status": status,
     "verify": verified,
     "backup": backed_up,
 }
 """What each process does, in an order in which each finds what it wants."""
-READERS = ("history", "replay", "status", "verify", "backup")
+READERS = ("history", "replay", "trace", "status", "verify", "backup")
 """Those that only read what the others have written, and mostly wait: all at once."""
 
 
