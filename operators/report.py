@@ -9,7 +9,6 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 from rich.table import Table as RichTable
-from rich.text import Text as RichText
 
 from headrace.drift import told
 from headrace.surface import Table
@@ -136,7 +135,7 @@ def table(facts: Facts) -> RichTable:
                 change.kind,
                 f"{change.begin:,}",
                 "missed" if delay is None else f"{delay:,} events",
-                RichText(visible(by)),
+                by,
             )
         whole.add_row(drifts)
         whole.add_row(f"false alarms: {_false(facts)}")
