@@ -24,7 +24,7 @@ from tests.boards import BOARDS, Asked, annotations, queries
 from tests.prometheus import Prometheus
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
-EVENTS_COUNT: Final = 4_000
+EVENTS_COUNT: Final = 10_000
 SMALL: Final = {
     "SHARDS__ONLINE__SNAPSHOT_INTERVAL_S": "0.5",
     "SHARDS__FINETUNE__SNAPSHOT_INTERVAL_S": "0.5",
