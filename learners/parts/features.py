@@ -22,8 +22,8 @@ peak_min: Final = 5.0
 divergence_min: Final = 0.02
 stability_min: Final = 0.05
 """Least thresholds of Jensen-Shannon's distance and of the stability index: smaller ones are of no concern."""
-chance_deviations: Final = 3.5
-"""By how much more than the root of its degrees of freedom that of a chi-square is, about once in 30,000 times."""
+chance_deviations: Final = 3.0
+"""By how much more than the root of its degrees of freedom that of a chi-square is, about once in 5,000 times."""
 divergence_of_chance: Final = 1 / sqrt(8 * log(2))
 """Jensen-Shannon's distance, in bits, for a root of a chi-square of 1 (the first term of its series)."""
 few_values: Final = 512

@@ -24,7 +24,7 @@ window_blocks: Final = 6
 """Blocks of the window."""
 warmup_distances: Final = 6
 """Distances from which the usual one is estimated before the first alarm."""
-deviations: Final = 4.5
+deviations: Final = 3.5
 """The threshold's distance from the usual distance, in standard deviations."""
 spread_min: Final = 0.1
 """Least standard deviation, as a share of the usual distance: estimates from few distances are unreliable."""
