@@ -43,6 +43,10 @@ class Blind:
         """Return no alarms."""
         return []
 
+    def watched(self) -> dict[str, Any]:
+        """Return no distances."""
+        return {}
+
     def forget(self, _: Any) -> None:
         """Forget nothing."""
 
