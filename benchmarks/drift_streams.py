@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.online_fold import OnlineFold, purchase
-from headrace.events import Data, Event, Item, at, encode
+from headrace.events import Data, Event, EventType, Item, at, encode
 from headrace.log.protocol import Record
 from headrace.topics import EVENTS, TRUTH
 from learners.next_item.judgement import decode as decode_judgements
@@ -207,14 +207,14 @@ def _told(rows: Sequence[Row], row_ms: int, seed: int, position: int | None) -> 
         price, home, more = (int(8 * value) for value in (*scaled[number], 0.0, 0.0)[:3])
         line = Item(f"item-{price}-{home}-{more}", "", "", f"category-{home}", round(1 + 99 * scaled[number][0], 2))
         shopper, visit = f"shopper-{number % _shoppers}", f"visit-{number}"
-        data = {"view_item": Data(items=[line], session_id=visit)}
+        data: dict[EventType, Data] = {"view_item": Data(items=[line], session_id=visit)}
         if bought:
             data["purchase"] = Data(
                 items=[line], session_id=visit, currency="EUR", value=line.price, transaction_id=f"order-{number}"
             )
         for place, (kind, of) in enumerate(data.items()):
             moment = time_ms + 10_000 * place
-            event = Event(f"row-{number}-{place}", f"rows:{seed}", kind, at(moment), of, "1.0", shopper)  # type: ignore[arg-type]
+            event = Event(f"row-{number}-{place}", f"rows:{seed}", kind, at(moment), of, "1.0", shopper)
             records.append(Record(0, len(records), moment + _arrival_ms, shopper.encode(), encode(event)))
             times_ms.append(moment)
             if not place:

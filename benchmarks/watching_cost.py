@@ -63,6 +63,7 @@ class Contestant:
         shop = self._fold.shop
         if not watches:
             for family in (next_item(shop), purchase(shop)):
+                # It has of a `Watching` what a fold calls.
                 family.watching = Blind(family.watching.silences)  # type: ignore[assignment]
             next_item(shop).browsing.dependants.pop()
         kinds = default_placements()["online"].kinds

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -190,14 +191,17 @@ class Shop:
         command = [program("prometheus"), "--config.file", str(config), "--storage.tsdb.path", str(storage)]
         self.children.run("prometheus", [*command, "--web.listen-address", f"127.0.0.1:{port}"])
         for one in (self.alertmanager, self.prometheus):
-            self.children.wait_until(f"{one} is ready", lambda one=one: answers(one), 30)  # type: ignore[misc]
+            self.children.wait_until(f"{one} is ready", partial(answers, one), 30)
+
+    def _fires(self, alarm: Alarm) -> bool:
+        return alarm in self.webhook.firing()
 
     def wait_for(self, *wanted: Alarm, since_s: float) -> None:
         """Wait until alerts have arrived, each within its time after the fault."""
         for alarm in wanted:
             left_s = since_s + SECONDS[alarm.name] - time.monotonic()
             try:
-                self.children.wait_until(f"{alarm} arrives", lambda alarm=alarm: alarm in self.webhook.firing(), left_s)  # type: ignore[misc]
+                self.children.wait_until(f"{alarm} arrives", partial(self._fires, alarm), left_s)
             except Exception as error:
                 raise AssertionError(f"{alarm} has not arrived; messages:\n{self.webhook.told()}\n{error}") from None
 
