@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from math import inf
 from typing import Any, Final
 
 import structlog
@@ -23,8 +24,8 @@ from learners.families import Placement
 from learners.family import BackgroundJudge, Family, Judge, Judging
 from learners.shop import MakeShop, Shop
 
-watched_every_s: Final = 1.0
-"""Time between two exports of the detectors' scores."""
+read_every_s: Final = 1.0
+"""Least time between two readings of the families' metrics: scrapes come every few seconds, turns up to 20 a second."""
 
 
 class Judges:
@@ -164,6 +165,7 @@ def _run(
 
     def until() -> bool:
         watch.look()
+        export.read()
         if trimmer:
             trimmer.step()
         return stop.is_set()
@@ -189,7 +191,8 @@ class Exporter:
         self._metrics, self._shop, self._judges = metrics, shop, judges
         self._alarms = dict(shop.alarms)
         self._judged = judges.judged
-        self._watched_at = 0.0
+        self._read_at = -inf
+        self._unread = True
         for family in shop.families.values():
             metrics.family_metrics.baseline(family.surface, family)
 
@@ -203,16 +206,22 @@ class Exporter:
             if count > self._alarms[detector]:
                 metrics.count_alarms(detector, count - self._alarms[detector])
         self._alarms = dict(shop.alarms)
-        for family in shop.families.values():
+        self._unread = True
+        self.read()
+
+    def read(self) -> None:
+        """Read the families' metrics, if there was a turn since the last time, and that is long enough ago."""
+        if not self._unread or time.monotonic() - self._read_at < read_every_s:
+            return
+        metrics = self._metrics
+        for family in self._shop.families.values():
             metrics.family_metrics.read(family.surface, family)
             if artifact := family.surface.artifact:
                 champion = artifact.current(family)
                 metrics.champion_round.set(champion.round if champion else 0)
-        if time.monotonic() - self._watched_at > watched_every_s:
-            self._watched_at = time.monotonic()
-            for family in shop.families.values():
-                for detector, seen in family.watched().items():
-                    metrics.set_drift(detector, seen.score, seen.threshold)
+            for detector, seen in family.watched().items():
+                metrics.set_drift(detector, seen.score, seen.threshold)
+        self._read_at, self._unread = time.monotonic(), False
 
 
 class Sweeper:

@@ -1,11 +1,11 @@
 """Features that are watched for a shift: shares of values, numbers by group, and vectors."""
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest
-from math import log, sqrt
-from typing import Final
+from math import fsum, log, sqrt
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ vectors_min: Final = 60
 """Least number of vectors in a window whose distance is computed."""
 vector_scale: Final = 32.0
 """The size of a vector's numbers."""
+level_unit: Final = 2**-20
+"""Sums of levels are of whole multiples of this, so that they are exact."""
 groups_max: Final = 512
 """Groups of which means are kept; further ones are joined."""
 group_values_min: Final = 6
@@ -72,7 +74,7 @@ class Shares(Feature):
     the variance of counts the same for rare and frequent ones: one item that everybody views moves no distance over
     thousands of items.
 
-    A value counts once per shopper and block: one shopper is no crowd.
+    With `add`, a value counts once per shopper and block: one shopper is no crowd.
 
     Args:
         name: of the detector.
@@ -92,19 +94,18 @@ class Shares(Feature):
         self._sums = Sums(names_max)
         self._counted: set[tuple[str, str]] = set()
 
-    def add(self, value: str, shopper: str) -> None:
-        """Count a value of a shopper, the first time in the block."""
-        key = value, shopper
+    def add(self, values: Sequence[str], shoppers: Sequence[str]) -> None:
+        """Count values of shoppers, each the first time in the block that a shopper has it, and none that is ""."""
         counted = self._counted
-        size = len(counted)
-        counted.add(key)
-        if len(counted) > size:
-            block = self._sums.block
-            block[value] = block.get(value, 0.0) + 1.0
+        fresh = [pair for pair in dict.fromkeys(zip(values, shoppers, strict=True)) if pair not in counted and pair[0]]
+        counted.update(fresh)
+        self.count([value for value, _ in fresh])
 
-    def count(self, value: str, number: int = 1) -> None:
-        """Count a value, whoever has it."""
-        self._sums.block[value] = self._sums.block.get(value, 0.0) + number
+    def count(self, values: Iterable[str]) -> None:
+        """Count values."""
+        block = self._sums.block
+        for value, number in Counter(values).items():
+            block[value] = block.get(value, 0) + number
 
     def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
         """See `Feature.end`."""
@@ -115,8 +116,8 @@ class Shares(Feature):
         if not sums.full or not size:
             return []
         unit = sqrt(1 / size + 1 / reference_size)
-        deviation = _deviations(sums) if self._peak or ready else {}
-        distance = self._stability_index(size) if self._stability else self._jensen_shannon(size)
+        deviation = _deviations(sums) if self._peak else {}
+        distance = self._stability_index(size) if self._stability else self._jensen_shannon()
         # Both distances grow with the root of a chi-square with a degree of freedom for each value but one.
         chance = sqrt(max(1, len(sums.window) - 1) - 0.5) + chance_deviations
         chance *= 1.0 if self._stability else divergence_of_chance
@@ -128,29 +129,27 @@ class Shares(Feature):
                 found.append(self._peak)
         if not found:
             return []
-        moved = _most_moved(sums, deviation)
+        moved = _most_moved(sums, deviation or _deviations(sums))
         if usual:
             sums.begin_anew()
         return [Alarm(watch.name, watch.score, watch.threshold, moved) for watch in found]
 
-    def _jensen_shannon(self, size: float) -> float:
-        found, known = 0.0, 0.0
-        share = self._sums.reference_share
-        for name, count in self._sums.window.items():
-            now, before = count / size, share(name)
-            both = (now + before) / 2
-            known += before
-            found += now * log(now / both) + (before * log(before / both) if before else 0.0)
-        only_before = max(0.0, 1 - known)  # each such value adds its share, in bits
-        return sqrt(max(0.0, found / log(2) + only_before) / 2)
+    def _jensen_shannon(self) -> float:
+        shares = self._sums.shares()
+        divergence = fsum(
+            now * log(2 * now / (now + before)) + (before * log(2 * before / (now + before)) if before else 0.0)
+            for now, before in shares
+        )
+        only_before = max(0.0, 1 - fsum(before for _, before in shares))  # each such value adds its share, in bits
+        return sqrt(max(0.0, divergence / log(2) + only_before) / 2)
 
-    def _stability_index(self, size: float) -> float:
-        found, least = 0.0, 0.5 / size
-        for name in dict.fromkeys([*self._sums.window, *self._sums.reference_names()]):
-            now = max(least, self._sums.window.get(name, 0.0) / size)
-            before = max(least, self._sums.reference_share(name))
-            found += (now - before) * log(now / before)
-        return sqrt(found)  # its root is proportional to the change, as the other distances are
+    def _stability_index(self, size: int) -> float:
+        sums, least = self._sums, 0.5 / size
+        gone = (name for name in sums.reference_names() if name not in sums.window)
+        shares = [*sums.shares(), *((0.0, sums.reference_share(name)) for name in gone)]
+        bounded = ((max(least, now), max(least, before)) for now, before in shares)
+        # Its root is proportional to the change, as the other distances are.
+        return sqrt(fsum((now - before) * log(now / before) for now, before in bounded))
 
     def forget_window(self) -> None:
         """See `Feature.forget_window`."""
@@ -159,10 +158,9 @@ class Shares(Feature):
 
     def state(self) -> State:
         """See `Feature.state`."""
-        counted = sorted(self._counted)
         return {
             "watches": [watch.state() for watch in self.watches], "sums": self._sums.state(),
-            "counted": [[value, shopper] for value, shopper in counted],
+            "counted": [list(pair) for pair in sorted(self._counted)],
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -188,7 +186,7 @@ def _deviations(sums: Sums) -> dict[str, float]:
 
 
 def _most_moved(sums: Sums, deviations: Mapping[str, float]) -> tuple[Moved, ...]:
-    names, size = nlargest(named_max, deviations, key=lambda name: abs(deviations[name])), sums.size
+    names, size = nlargest(named_max, deviations, key=lambda name: (abs(deviations[name]), name)), sums.size
     return tuple(Moved(name, sums.reference_share(name), sums.window.get(name, 0.0) / size, "%") for name in names)
 
 
@@ -216,22 +214,23 @@ class Levels(Feature):
         self._passing, self._alarmed, self._unit = passing, False, unit
         self._places = [str(place) for place in range(bins)]
         self._values = Sums(bins + 1)
-        self._groups: dict[str, None] = {}
+        self._groups: dict[str, int] = {}
         self._counts, self._totals = Sums(groups_max + 1), Sums(groups_max + 1)  # by group
 
-    def add(self, value: float, group: str) -> None:
-        """Add a value of a group."""
-        place = self._places[min(self._bins - 1, max(0, int((value - self._low) / self._width)))]
-        block = self._values.block
-        block[place] = block.get(place, 0.0) + 1.0
-        if group not in self._groups:
-            if len(self._groups) < groups_max:
-                self._groups[group] = None
-            else:
-                group = ""
-        counts, totals = self._counts.block, self._totals.block
-        counts[group] = counts.get(group, 0.0) + 1.0
-        totals[group] = totals.get(group, 0.0) + value
+    def add(self, values: Sequence[float], of: Sequence[str]) -> None:
+        """Add values, and the groups that they are of."""
+        if not values:
+            return
+        numbers = np.array(values)
+        places = np.minimum(self._bins - 1, np.maximum(0, (numbers - self._low) / self._width)).astype(np.int64)
+        _add(self._values.block, self._places, np.bincount(places, minlength=self._bins))
+        for group in dict.fromkeys(of):
+            if group not in self._groups and len(self._groups) < groups_max:
+                self._groups[group] = len(self._groups)
+        names, other = [*self._groups, ""], len(self._groups)
+        groups = [self._groups.get(group, other) for group in of]
+        _add(self._counts.block, names, np.bincount(groups, minlength=len(names)))
+        _add(self._totals.block, names, np.bincount(groups, np.rint(numbers / level_unit), len(names)))
 
     def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
         """See `Feature.end`."""
@@ -269,7 +268,8 @@ class Levels(Feature):
         for group, count in self._counts.window.items():
             reference = self._counts.reference(group)
             if group and count >= group_values_min and reference >= group_values_min / window_blocks:
-                before, now = self._totals.reference(group) / reference, self._totals.window.get(group, 0.0) / count
+                before = self._totals.reference(group) / reference * level_unit
+                now = self._totals.window.get(group, 0) / count * level_unit
                 found.append(
                     (abs(now - before) * sqrt(count), Moved(group, self._shown(before), self._shown(now), self._unit))
                 )
@@ -294,7 +294,13 @@ class Levels(Feature):
         self._values.restore(state["values"])
         self._counts.restore(state["counts"])
         self._totals.restore(state["totals"])
-        self._groups, self._alarmed = dict.fromkeys(state["groups"]), state["alarmed"]
+        self._groups = {group: number for number, group in enumerate(state["groups"])}
+        self._alarmed = state["alarmed"]
+
+
+def _add(sums: dict[str, int], names: Sequence[str], amounts: NDArray[Any]) -> None:
+    for place in np.flatnonzero(amounts).tolist():
+        sums[names[place]] = sums.get(names[place], 0) + int(amounts[place])
 
 
 class Vectors(Feature):
@@ -335,7 +341,7 @@ class Vectors(Feature):
             self._block[self._length :] += x[self._pairs[0]] * x[self._pairs[1]]
             self._number += 1
             block = self._groups.block
-            block[group] = block.get(group, 0.0) + 1.0
+            block[group] = block.get(group, 0) + 1
 
     def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
         """See `Feature.end`."""

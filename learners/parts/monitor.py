@@ -81,9 +81,12 @@ class Monitor:
         self._first_ms = self._began_ms = -1
         self._silenced = [""] * len(features)
 
-    def observe(self, time_ms: int, silences: Silences) -> list[Alarm]:
-        """Count an observation, which the features have taken; return the alarms if it ends a block."""
-        self._count += 1
+    def observe(self, time_ms: int, silences: Silences, number: int = 1) -> list[Alarm]:
+        """Count observations, the last of which was at a time; return the alarms if they end a block.
+
+        The features have taken them.
+        """
+        self._count += number
         if self._began_ms < 0:
             self._began_ms = time_ms
             if self._first_ms < 0:

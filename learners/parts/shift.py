@@ -13,8 +13,8 @@ raises no alarm by that.
 from collections import deque
 from collections.abc import Iterator, Mapping
 from heapq import nlargest
-from math import inf, sqrt
-from typing import Final, Self
+from math import fsum, inf, sqrt
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -70,7 +70,8 @@ class Usual:
 class Sums:
     """Sums by name in the running block, the window and the reference.
 
-    The reference fades: each block has a larger weight than the one before, and sums are divided by the newest one.
+    What is added is whole, so the window's sums are exact in whatever order blocks join and leave it. The reference
+    fades: each block has a larger weight than the one before, and sums are divided by the newest one.
 
     Args:
         names_max: names in the reference. Beyond, the smaller half is joined under "".
@@ -82,9 +83,9 @@ class Sums:
 
     def __init__(self, names_max: int) -> None:
         self._names_max = names_max
-        self.block: dict[str, float] = {}
-        self.window: dict[str, float] = {}
-        self._blocks: deque[tuple[dict[str, float], bool]] = deque()  # those of the window; whether each was usual
+        self.block: dict[str, int] = {}
+        self.window: dict[str, int] = {}
+        self._blocks: deque[tuple[dict[str, int], bool]] = deque()  # those of the window; whether each was usual
         self._reference: dict[str, float] = {}
         self._referred = 0  # number of blocks in the reference
         self._weight = 1.0  # of the newest one
@@ -95,7 +96,7 @@ class Sums:
         return len(self._blocks) == window_blocks and self._referred >= window_blocks
 
     @property
-    def size(self) -> float:
+    def size(self) -> int:
         """The sum of the window."""
         return sum(self.window.values())
 
@@ -112,6 +113,11 @@ class Sums:
         """Return the share of a name in the reference."""
         return self._reference.get(name, 0.0) / self._total
 
+    def shares(self) -> list[tuple[float, float]]:
+        """Return the shares of each name of the window, in the window and in the reference."""
+        size, total, reference = self.size, self._total, self._reference
+        return [(count / size, reference.get(name, 0.0) / total) for name, count in self.window.items()]
+
     def reference_names(self) -> Iterator[str]:
         """Yield the names of the reference."""
         return iter(self._reference)
@@ -119,20 +125,25 @@ class Sums:
     def end(self, fading: float, *, usual: bool) -> None:
         """End the block: it joins the window, and the window's oldest one the reference if that was usual."""
         self._blocks.append((self.block, usual))
+        self._join(self.block)
         self.block = {}
         if len(self._blocks) > window_blocks:
             block, usual = self._blocks.popleft()
+            self._leave(block)
             if usual:
                 self._fade_in(block, fading)
-        self._add_up()
 
-    def _add_up(self) -> None:
-        # Anew each time: sums of fractions from which a block is taken again would differ after a restart.
-        window: dict[str, float] = {}
-        for block, _ in self._blocks:
-            for name, amount in block.items():
-                window[name] = window.get(name, 0.0) + amount
-        self.window = window
+    def _join(self, block: Mapping[str, int]) -> None:
+        window = self.window
+        for name, amount in block.items():
+            window[name] = window.get(name, 0) + amount
+
+    def _leave(self, block: Mapping[str, int]) -> None:
+        window = self.window
+        for name, amount in block.items():
+            left = window.pop(name, 0) - amount
+            if left:
+                window[name] = left
 
     def begin_anew(self) -> None:
         """Forget all: the next window, which has nothing of the time before, becomes the reference."""
@@ -145,18 +156,17 @@ class Sums:
         self.block, self.window = {}, {}
         self._blocks.clear()
 
-    def _fade_in(self, block: Mapping[str, float], fading: float) -> None:
+    def _fade_in(self, block: Mapping[str, int], fading: float) -> None:
         self._referred += 1
         self._weight /= 1 - fading
-        weight, reference, total = self._weight, self._reference, 0.0
+        weight, reference, total = self._weight, self._reference, sum(block.values())
         for name, amount in block.items():
             reference[name] = reference.get(name, 0.0) + weight * amount
-            total += amount
         self._total += weight * total
         self._squares += weight * weight * total
         if len(reference) > self._names_max:
             kept = nlargest(self._names_max // 2, ((sum_, name) for name, sum_ in reference.items() if name))
-            dropped = sum(reference.values()) - sum(sum_ for sum_, _ in kept)
+            dropped = fsum(reference.values()) - fsum(sum_ for sum_, _ in kept)
             self._reference = {**{name: sum_ for sum_, name in kept}, "": dropped}
         if weight > _rescaled_from:
             self._reference = {name: sum_ / weight for name, sum_ in self._reference.items()}
@@ -173,9 +183,10 @@ class Sums:
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken."""
-        self.block = _unpacked(state["block"])
+        self.block, self.window = _unpacked(state["block"]), {}
         self._blocks = deque((_unpacked(block), usual) for block, usual in state["blocks"])
-        self._add_up()
+        for block, _ in self._blocks:
+            self._join(block)
         self._reference = _unpacked(state["reference"])
         self._referred = state["referred"]
         self._weight, self._total, self._squares = state["weight"], state["total"], state["squares"]
@@ -185,7 +196,7 @@ def _packed(sums: Mapping[str, float]) -> State:
     return {"names": list(sums), "sums": np.array(list(sums.values()))}
 
 
-def _unpacked(state: State) -> dict[str, float]:
+def _unpacked(state: State) -> dict[str, Any]:
     return dict(zip(state["names"], state["sums"].tolist(), strict=True))
 
 

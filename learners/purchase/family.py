@@ -4,9 +4,7 @@ from collections.abc import Iterable, Mapping
 from math import fsum
 from typing import Annotated, Any, ClassVar, Final
 
-import numpy as np
 from msgspec import Meta, Struct
-from numpy.typing import NDArray
 
 from headrace.events import LEARNED_TYPES, Event, Rejection
 from headrace.log.protocol import Record
@@ -17,9 +15,9 @@ from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, NoSettings, Part
 from learners.parts.drift import LOSS_TESTS, LossDrift
 from learners.parts.prequential import Probability, calibrated
-from learners.purchase.estimate import Estimate
+from learners.purchase.estimate import EstimateErrors, estimated
 from learners.purchase.propensity import Propensity, from_version_1
-from learners.purchase.watching import Watching
+from learners.purchase.watching import Watching, watched_together
 
 LOSS: Final = "propensity_loss"
 labels_block: Final = 8
@@ -62,7 +60,12 @@ class Chances(Struct, frozen=True):
 
 def _drift_from_version_1(state: State) -> State:
     """Return the state of today's detectors, where one of version 1 has those of the loss alone."""
-    return {"loss": state, "watching": Watching(labels_block).state(), "estimate": Estimate().state()}
+    return {
+        "loss": state,
+        "watching": Watching(labels_block).state(),
+        "estimate": EstimateErrors().state(),
+        "predicted": [],
+    }
 
 
 class PurchaseFamily(Family):
@@ -86,30 +89,29 @@ class PurchaseFamily(Family):
         self.probability = Probability()
         self.drift = LossDrift(LOSS, block=labels_block)
         self.watching = Watching(labels_block)
-        self.estimate = Estimate()
+        self._errors = EstimateErrors()
         self._desk = reads.get(Desk.name)
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event; observe the loss (Brier score) of the labels that became known."""
         self.propensity.learn(event)
-        if predicted := self.propensity.predicted:
-            for probability, category in predicted:
-                self.estimate.open(probability)
-                for alarm in self.watching.observe(probability, category, event.time_ms):
-                    now.alarm(alarm)
+        predicted = self.propensity.predicted
+        if len(predicted) >= watched_together:
+            for alarm in self.watching.observe(predicted, event.time_ms):
+                now.alarm(alarm)
             predicted.clear()
         labelled = self.propensity.labelled
         while len(labelled) >= labels_block:
             block = [labelled.popleft() for _ in range(labels_block)]
             self.probability.observe_all(block)
-            self.estimate.label(block, self._histograms)
+            self._errors.label(block, self.propensity.unlabelled, self._estimated)
             alarms = self.drift.observe(fsum([(bought - given) ** 2 for given, bought in block]) / labels_block)
             alarms = self.watching.silences.apply(alarms, event.time_ms)
             for alarm in alarms + self.watching.observe_labels(block, event.time_ms):
                 now.alarm(alarm)
 
-    def _histograms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return self.probability.histograms("window")
+    def _estimated(self) -> dict[str, float]:
+        return estimated(self.propensity.open_probabilities(), self.probability.histograms("window"))
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Note a silence."""
@@ -117,11 +119,11 @@ class PurchaseFamily(Family):
 
     def estimates(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield the estimated scores of views without a label, by metric."""
-        return (((name,), value) for name, value in self.estimate.scores(self._histograms()).items())
+        return (((name,), value) for name, value in self._estimated().items())
 
     def estimate_errors(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield by how much the last compared estimate was too high, by metric."""
-        return (((name,), error) for name, error in self.estimate.errors.items())
+        return (((name,), error) for name, error in self._errors.errors.items())
 
     def knows(self, shopper: str) -> bool:
         """Return whether views, carts or purchases of the shopper are counted."""
@@ -150,7 +152,8 @@ class PurchaseFamily(Family):
             "propensity": self.propensity.state(),
             "probability": self.probability.state(),
             "drift": {
-                "loss": self.drift.state(), "watching": self.watching.state(), "estimate": self.estimate.state(),
+                "loss": self.drift.state(), "watching": self.watching.state(), "estimate": self._errors.state(),
+                "predicted": [list(one) for one in self.propensity.predicted],
             },
         }  # fmt: skip
 
@@ -163,9 +166,8 @@ class PurchaseFamily(Family):
         if "drift" in state:
             self.drift = LossDrift.from_state(state["drift"]["loss"])
             self.watching.restore(state["drift"]["watching"])
-        self.estimate = Estimate(self.propensity.open_probabilities())
-        if "drift" in state and "propensity" in state:
-            self.estimate.restore(state["drift"]["estimate"])
+            self._errors.restore(state["drift"]["estimate"])
+            self.propensity.predicted = [(chance, category) for chance, category in state["drift"]["predicted"]]
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:

@@ -360,8 +360,13 @@ class Propensity:
         """Return whether views, carts or purchases of a shopper are counted."""
         return shopper in self._shoppers
 
+    @property
+    def unlabelled(self) -> int:
+        """Number of the views without a label, and of those whose label waits in `labelled`."""
+        return len(self._unlabelled) + len(self.labelled)
+
     def open_probabilities(self) -> list[float]:
-        """Return the probabilities of the views without a label, and of those whose label waits in `labelled`."""
+        """Return the probabilities of the `unlabelled` views."""
         return [view.probability for view in self._unlabelled] + [given for given, _ in self.labelled]
 
     def bounds(self) -> dict[str, tuple[int, int]]:

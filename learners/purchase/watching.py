@@ -11,6 +11,8 @@ from learners.parts.monitor import Monitor, Silences
 from learners.parts.prequential import log_odds
 from learners.parts.regression import sigmoid
 
+watched_together: Final = 40
+"""Predictions that are watched together."""
 watched_every: Final = 4
 """One prediction of so many is watched: watching all costs more than it tells."""
 block_min: Final = 100
@@ -30,22 +32,16 @@ class Watching:
         self._bought = Shares("bought", stability=True, names_max=8)
         self._predicted = Monitor((self._propensity,), values_min=block_min)
         self._labelled = Monitor((self._bought,), values_min=max(1, 400 // labels))
-        self._passed = 0
 
-    def observe(self, probability: float, category: str, time_ms: int) -> list[Alarm]:
-        """Take a prediction; return the alarms."""
-        self._passed += 1
-        if self._passed < watched_every:
-            return []
-        self._passed = 0
-        self._propensity.add(log_odds(probability), category)
-        return self._predicted.observe(time_ms, self.silences)
+    def observe(self, predictions: Sequence[tuple[float, str]], time_ms: int) -> list[Alarm]:
+        """Take predictions, each a probability and a category; return the alarms."""
+        watched = predictions[::watched_every]
+        self._propensity.add([log_odds(probability) for probability, _ in watched], [of for _, of in watched])
+        return self._predicted.observe(time_ms, self.silences, len(watched))
 
     def observe_labels(self, labels: Sequence[tuple[float, bool]], time_ms: int) -> list[Alarm]:
         """Take some labels; return the alarms."""
-        bought = sum(label for _, label in labels)
-        self._bought.count("bought", bought)
-        self._bought.count("not bought", len(labels) - bought)
+        self._bought.count(["bought" if label else "not bought" for _, label in labels])
         return self._labelled.observe(time_ms, self.silences)
 
     def watched(self) -> dict[str, Watched]:
@@ -56,7 +52,7 @@ class Watching:
         """Return the complete state."""
         return {
             "silences": self.silences.state(), "predicted": self._predicted.state(),
-            "labelled": self._labelled.state(), "passed": self._passed,
+            "labelled": self._labelled.state(),
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -64,4 +60,3 @@ class Watching:
         self.silences = Silences.from_state(state["silences"])
         self._predicted.restore(state["predicted"])
         self._labelled.restore(state["labelled"])
-        self._passed = state["passed"]
