@@ -36,7 +36,7 @@ from learners.next_item.routes import ROUTES
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.together import Together
 from learners.next_item.watching import DETECTORS, Watching
-from learners.parts.drift import LOSS_TESTS, LossDrift
+from learners.parts.drift import LOSS_TESTS, LossDrift, loss_drift_from_version_1
 from learners.parts.prequential import Ranking
 from learners.protocol import BLEND, DEEP, Scores
 from learners.succession import Succession
@@ -128,7 +128,7 @@ class NextItemFamily(Family):
     # Versions of the blend have one form. The arithmetic of 2 no longer depends on the processor; that of 3 is quicker.
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(3, dict.fromkeys((1, 2), lambda state: state)),
-        "ranking": Part(), "miss_drift": Part(), "rules": Part(),
+        "ranking": Part(), "miss_drift": Part(2, {1: loss_drift_from_version_1}), "rules": Part(),
         "input_drift": Part(2, {1: lambda state: Watching().state()}, needs=("catalogue",)),
         "history": Part(3, {1: history_from_version_1, 2: history_from_version_2}),
         "together": Part(needs=("catalogue",)),
@@ -211,14 +211,14 @@ class NextItemFamily(Family):
     def absorb(self, data: bytes, now: Moment) -> None:
         """Learn the blend's weights and all ranking scores from judgements."""
         for one in judgement.decode(data):
-            weight = 1 / one.inclusion
+            weight, slot = 1 / one.inclusion, self.browsing.catalogue.slot(one.item)
             for name, rank in one.ranks.items():
                 self.ranking[name].observe(rank or None, weight)
             if one.session_length <= watched_prefix_max:
-                alarms = self.miss_drift.observe(float(one.ranks[BLEND] == 0))
+                alarms = self.miss_drift.observe(float(one.ranks[BLEND] == 0), self.watching.category_of(slot))
                 for alarm in self.watching.silences.apply(alarms, now.time_ms):
                     now.alarm(alarm, one.partition, one.offset)
-            for alarm in self.watching.observe_judgement(one, self.browsing.catalogue.slot(one.item)):
+            for alarm in self.watching.observe_judgement(one, slot):
                 now.alarm(alarm, one.partition, one.offset)
             target, traits = one.target(), one.trait_matrix()
             describe = None if traits is None else traits.__getitem__

@@ -130,13 +130,17 @@ class Watching:
 
     def observe_judgement(self, one: Judgement, slot: int | None) -> list[Alarm]:
         """Take a judgement; `slot` is that of its true item."""
-        self._count()
-        category = self._category_of.get(-1 if slot is None else slot, "")
+        category = self.category_of(slot)
         if one.confidence:
             self._confidence.add([one.confidence], [category])
         if one.vector:
             self._vectors.add(one.vector, category, one.model)
         return self._judged.observe(one.time_ms, self.silences)
+
+    def category_of(self, slot: int | None) -> str:
+        """Return the category of the newest view of an item, "" if it has none."""
+        self._count()
+        return self._category_of.get(-1 if slot is None else slot, "")
 
     def forget(self, slots: Sequence[int]) -> None:
         """Delete what is stored for these slots, which will be reused for other items."""

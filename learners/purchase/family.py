@@ -13,7 +13,7 @@ from headrace.surface import Chart, Metric, Now, Route, Surface, Table, Watched
 from headrace.topics import SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, NoSettings, Part
-from learners.parts.drift import LOSS_TESTS, LossDrift
+from learners.parts.drift import LOSS_TESTS, LossDrift, loss_drift_from_version_1
 from learners.parts.prequential import Probability, calibrated
 from learners.purchase.estimate import EstimateErrors, estimated
 from learners.purchase.propensity import Propensity, from_version_1
@@ -61,7 +61,7 @@ class Chances(Struct, frozen=True):
 def _drift_from_version_1(state: State) -> State:
     """Return the state of today's detectors, where one of version 1 has those of the loss alone."""
     return {
-        "loss": state,
+        "loss": loss_drift_from_version_1(state),
         "watching": Watching(labels_block).state(),
         "estimate": EstimateErrors().state(),
         "predicted": [],
