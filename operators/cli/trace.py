@@ -15,6 +15,10 @@ def trace(
     event: Annotated[str, typer.Argument(help="The event's id, or its record's place as PARTITION/OFFSET")],
     source: Annotated[str | None, typer.Option(help="Only events of this source; by default all with the id")] = None,
     since: Annotated[str | None, typer.Option(help="Search what was appended since then; by default all")] = None,
+    otlp: Annotated[
+        str | None,
+        typer.Option(help="Also send it as OpenTelemetry spans to this collector (headrace[otlp])"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a record instead of text")] = False,
     log: LogUrl = None,
 ) -> None:
@@ -31,6 +35,10 @@ def trace(
         found = followed(
             log_, deployment.placements, event, source=source, since_ms=since_ms, report=TaskReport("trace")
         )
+    if otlp is not None and found:
+        from operators import otlp as collector
+
+        say(f"{collector.send(found, otlp)} spans sent to {otlp}", error=True)
     for one in found:
         if as_json:
             say_json(msgspec.to_builtins(one))

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from headrace.errors import Misconfigured
 from headrace.events import Data, Event, Item, at, encode
 from headrace.impressions import Impression, record_of
 from headrace.letters import LetterDecision
@@ -282,6 +283,8 @@ def test_the_command_prints_lines_or_json_and_ends_with_1_without_such_an_event(
     assert "learned by online (" in lines[2]
     result = CliRunner().invoke(app, ["trace", "e70", "--log", url, "--json"])
     assert json.loads(result.stdout)["id"] == "e70"
+    result = CliRunner().invoke(app, ["trace", "e70", "--log", url, "--otlp", "localhost:4318"])
+    assert isinstance(result.exception, Misconfigured), "what is no URL is told before anything is sent"
     result = CliRunner().invoke(app, ["trace", "e7000", "--log", url])
     assert result.exit_code == 1
     assert "no event e7000 is in the log" in result.stderr
