@@ -18,6 +18,8 @@ snapshots_free: Final = 10
 """Snapshots of each shard for which there should be space."""
 days_free: Final = 7
 """Days for which there should be space, if an SQLite log grows as it did."""
+space_least: Final = 10_000_000
+"""Bytes that should be free, however little is needed so far."""
 behind_max: Final = 10_000
 """Entries that a restart may fold; with events all the time, they are an hour."""
 
@@ -52,12 +54,13 @@ def disk(world: World) -> Iterator[Finding]:
         yield from _space(
             world, world.blobs_folder, size, snapshots_free, "snapshots of all shards", "no snapshot is stored"
         )
-    if world.log_file and (per_day := _growth(world)):
+    if world.log_file:
         folder, follows = world.log_file.absolute().parent, "nothing is learned any more"
-        yield from _space(world, folder, per_day, days_free, "days of growth of the log", follows)
+        yield from _space(world, folder, _growth(world), days_free, "days of growth of the log", follows)
 
 
 def _space(world: World, folder: Path, unit: int, units: int, what: str, follows: str) -> Iterator[Finding]:
+    unit = max(unit, space_least // units)
     free = world.free(folder)
     if free < unit * units:
         make = error if free < 2 * unit else warning
@@ -96,12 +99,20 @@ def snapshots(world: World) -> Iterator[Finding]:
             )  # fmt: skip
         named = [pointer.blob, *pointer.former] if pointer else []
         damaged = {blob: text for blob in named if (text := _damage(world.blobs, blob))}
+        if named and len(damaged) == len(named):
+            yield error(
+                name, wanted=f"a whole snapshot, of the {len(named)} that its journal names",
+                found=f"none: {damaged[named[0]]}",
+                follows=f"{name} cannot start, nor can a server; if it still runs, its next snapshot mends this",
+                mends=f"restore the folder of blobs, or `headrace restore` a backup; without one, stop {name} and run"
+                " its command once with --refold",
+            )  # fmt: skip
+            continue
         for blob, text in damaged.items():
-            make = error if len(damaged) == len(named) else warning
-            yield make(
+            yield warning(
                 blob, wanted="a file that has the hash in its name", found=text,
-                follows=f"{name} cannot start" if len(damaged) == len(named) else "a restart begins with an older one",
-                mends=f"start {name}, which stores another; else `headrace restore` from a backup, or --refold",
+                follows=f"a restart {'begins with an older one' if blob == named[0] else 'has fewer to begin with'}",
+                mends=f"start {name}, or let it run: it stores others",
             )  # fmt: skip
 
 
