@@ -135,7 +135,7 @@ class Meddling:
             return
         if world.rng.random() < 0.5:
             make_again(world)
-            for _ in range(world.rng.choice((0, 6, 40))):
+            for _ in range(world.rng.choice((0, 40, 90))):
                 self._publishing.publish()
         else:
             for place in places:
