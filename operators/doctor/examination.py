@@ -31,7 +31,7 @@ CHECKS: Final = (
     Check("rights", "the log's file and the folder of blobs can be written to", storage_checks.rights,
           reads_log=False),
     Check("disk", "there is space for snapshots, and for a week of an SQLite log", storage_checks.disk),
-    Check("snapshots", "the kept snapshots are whole and not old", storage_checks.snapshots),
+    Check("snapshots", "the kept snapshots are whole, of this log and not old", storage_checks.snapshots),
     Check("artifacts", "the model in use is whole", storage_checks.artifacts),
     Check("shards", "every shard has run, and learns what waits", shop_checks.shards),
     Check("versions", "the installed release wrote, or can read, the states", shop_checks.versions),

@@ -9,8 +9,10 @@ from rich.filesize import decimal
 
 from headrace.errors import BlobCorrupt, BlobMissing, Misconfigured
 from headrace.log.scan import topic_records
+from headrace.shard import journal
 from headrace.shard.blobs import Blobs
-from headrace.topics import DAY_MS, EVENTS, MODELS
+from headrace.shard.kept import kept_snapshots
+from headrace.topics import DAY_MS, EVENTS, MODELS, Shard
 from operators.doctor.finding import Finding, World, error, warning
 from operators.requests import standing
 
@@ -31,7 +33,7 @@ def rights(world: World) -> Iterator[Finding]:
             world.blobs.check_writable()
     except Misconfigured as refused:
         yield _unwritable(world.blobs_folder, str(refused))
-    if file := world.log_file:
+    if (file := world.log_file) and file.exists():
         for path in (file, file.absolute().parent):
             if not os.access(path, os.R_OK | os.W_OK):
                 yield _unwritable(path, "no right to write, or a disk that is mounted read-only")
@@ -88,7 +90,9 @@ def _growth(world: World) -> int:
 
 def snapshots(world: World) -> Iterator[Finding]:
     """Find snapshots that are missing, damaged or old."""
+    shards = {one.shard.name: one.shard for one in world.placements}
     for name, entry in world.entries.items():
+        yield from _strangers(world, shards[name], entry.number + 1)
         pointer = entry.snapshot
         behind = entry.number + 1 - (pointer.number if pointer else 0)
         if behind > behind_max:
@@ -113,6 +117,22 @@ def snapshots(world: World) -> Iterator[Finding]:
                 blob, wanted="a file that has the hash in its name", found=text,
                 follows=f"a restart {'begins with an older one' if blob == named[0] else 'has fewer to begin with'}",
                 mends=f"start {name}, or let it run: it stores others",
+            )  # fmt: skip
+
+
+def _strangers(world: World, shard: Shard, entries: int) -> Iterator[Finding]:
+    """Find snapshots of more entries than a journal has: they are of another log, or of this one's lost end."""
+    found = kept_snapshots(world.blobs, shard.name) if world.blobs else []
+    most = max((one.pointer.number for one in found), default=0)
+    if most > entries:
+        last = journal.newest(world.log, shard)  # a running shard has written more meanwhile
+        if last and most > last.number + 1:
+            yield warning(
+                shard.name, wanted="a journal with all entries that the snapshots beside it were taken after",
+                found=f"{last.number + 1:,} entries, and a snapshot after {most:,}",
+                follows="the log is another one, or an older copy: what it lacks is not learned again",
+                mends="stop the processes and use the former log, or `headrace restore` from a backup; if it is lost"
+                " for good, nothing: these snapshots thin out",
             )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.follower import Follower
 from headrace.shard.journal import Pointer
-from headrace.shard.kept import DAY_MS, HOUR_MS, daily_ms, kept_snapshots, renewing_kept, store_pointer, sweep
+from headrace.shard.kept import HOUR_MS, daily_ms, kept_snapshots, renewing_kept, store_pointer, sweep
 from headrace.shard.refold import refold
+from headrace.topics import DAY_MS
 from tests.filed_shop import MAKE, SHARD, FiledShop
 from tests.shards import online
 
