@@ -107,8 +107,9 @@ class LogTime(Struct):
         if not self.told_ms or abs(self.time_ms - self.told_ms) > told_ms_max:
             return []
         text = (
-            f"{self.doubt}; for up to a minute its records got the log's time, then the log followed it if no other"
-            " clock differed: correct the clock of the machine, or of the process that logged `clock doubted`"
+            f"wanted writers with the log's time, found {self.doubt}: for up to a minute its records got that, then the"
+            " log followed it if no other clock differed. To do: correct the clock of the machine, or of the process"
+            " that logged `clock doubted`"
         )
         return [Finding(EVENTS, "append time", text, refused=False)]
 

@@ -390,9 +390,21 @@ class Follower(Generic[F]):
         elif entry.renewed == FOLDED_ANEW and self._unbroken:
             pass  # what a refold wrote is this state
         elif entry.renewed and entry.snapshot and entry.number == entry.snapshot.number:
-            self._restore(entry.snapshot)
+            self._take_over(entry.snapshot)
             self._unbroken = False
         self.stamp = entry.stamp
+
+    def _take_over(self, renewed: Pointer) -> None:
+        """Go on with a renewed state, or with this one if it is the same, as after a refold of a whole journal.
+
+        Raises:
+            BlobMissing, BlobCorrupt: its blob is not whole, and it differs.
+        """
+        try:
+            self._restore(renewed)
+        except (BlobMissing, BlobCorrupt):
+            if f"{self._shard.name}-{self.digest()}" != renewed.blob:
+                raise
 
     def _learn(self, records: Sequence[Record]) -> None:
         admit, prepare, learn = self.intake.admit, self.fold.prepare, self.fold.learn

@@ -98,6 +98,7 @@ class Pointer(Struct, frozen=True, omit_defaults=True):
     accepted, `restated` where another state was put in place since; folds from the start begin at the newer one.
 
     `time_ms` is when the state was frozen (ms since the epoch), 0 in snapshots of releases that did not note it.
+    `renews` says that an entry with a renewed state names it: a fold that comes from before that entry needs it.
     """
 
     blob: str
@@ -114,6 +115,7 @@ class Pointer(Struct, frozen=True, omit_defaults=True):
     origin: Origin | None = None
     restated: Restated | None = None
     time_ms: int = 0
+    renews: bool = False
 
     @property
     def named(self) -> set[str]:

@@ -1,7 +1,8 @@
 """Kept snapshots: they thin out instead of vanishing, so that a shard can go back to a former state.
 
-The newest are kept, then one an hour for a day, then one a day for a month: at most 60 in all. Going back to one needs
-its blob alone. Folding on from one needs what the log or its archive still holds, which no old snapshot holds back.
+The newest are kept, then one an hour for a day, then one a day for a month, and for a month the newest of those with
+which folds must go on after an upgrade or a refold: at most 70 in all. Going back to one needs its blob alone. Folding
+on from one needs what the log or its archive still holds, which no old snapshot holds back.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,7 +20,9 @@ HOUR_MS: Final = 3_600_000
 hourly_ms: Final = DAY_MS
 """How long one snapshot an hour is kept, the last one of each hour."""
 daily_ms: Final = 30 * DAY_MS
-"""How long one snapshot a day is kept, the last one of each day (UTC)."""
+"""How long one snapshot a day is kept, the last one of each day (UTC), and one that renews a state."""
+renewing_kept: Final = 10
+"""Maximum number of those that renew a state: without its own, no fold from before such an entry goes past it."""
 
 
 class Kept(NamedTuple):
@@ -40,6 +43,15 @@ def stored_pointers(blobs: Blobs, shard: str) -> Iterator[Pointer]:
     for name in blobs.names(pointers_kind(shard)):
         with suppress(BlobMissing, BlobCorrupt, msgspec.MsgspecError):
             yield _read(blobs, name)
+
+
+def store_pointer(blobs: Blobs, shard: str, pointer: Pointer) -> None:
+    """Store a pointer beside its blob: for a return to it, and for when the whole journal is lost.
+
+    Raises:
+        BlobUnwritable: it cannot be written.
+    """
+    blobs.put(pointers_kind(shard), msgspec.json.encode(pointer))
 
 
 def _read(blobs: Blobs, name: str) -> Pointer:
@@ -94,8 +106,10 @@ def sweep(blobs: Blobs, shard: str, named: Collection[str], cache: dict[str, Poi
         if name not in found:
             with suppress(BlobMissing, BlobCorrupt, msgspec.MsgspecError):
                 found[name] = _read(blobs, name)
-    pointers = list(found)
+    pointers = sorted(found, key=lambda name: found[name].time_ms, reverse=True)
     kept = {pointers[index] for index in thinned([found[name].time_ms for name in pointers])}
+    since_ms = max((one.time_ms for one in found.values()), default=0) - daily_ms
+    kept |= set([name for name in pointers if found[name].renews and found[name].time_ms >= since_ms][:renewing_kept])
     kept |= {name for name, pointer in found.items() if pointer.blob in named}
     blobs.sweep(shard, {*named, *(found[name].blob for name in kept)})
     blobs.sweep(pointers_kind(shard), kept)

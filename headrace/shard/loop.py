@@ -161,7 +161,7 @@ class Loop(Generic[F]):
 
     def _continue_from_here(self, follower: Follower[F], blobs: Blobs) -> Pointer:
         """Commit the state with which this release and these settings continue; return its pointer."""
-        entry = entry_from_here(follower, self.fold, blobs, self._shard, self.fold.renewed)
+        entry = entry_from_here(follower, self.fold, blobs, self._shard, self.fold.renewed, self._clock())
         self._writer.commit([self._record(entry)], {})
         self._writer.settle()
         self.number += 1

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import msgspec
 
-from headrace.clock import TIMER, Timer
+from headrace.clock import TIMER, Clock, Timer, wall_ms
 from headrace.errors import PositionLost, StateUnreadable
 from headrace.log.protocol import Log, Outgoing
 from headrace.shard import journal
@@ -17,6 +17,7 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.chain import Chain
 from headrace.shard.follower import FOLDED_ANEW, F, Follower, MakeFold, freeze, no_report
 from headrace.shard.journal import Entry, Pointer, Stamp, key_of, place_of_key
+from headrace.shard.kept import store_pointer
 from headrace.shard.snapshot import continued, pointer_to
 from headrace.state import encode
 from headrace.topics import JOURNAL, Shard
@@ -33,13 +34,17 @@ def pointer_here(follower: Follower[F], stamp: Stamp, time_ms: int = 0) -> Point
     )  # fmt: skip
 
 
-def entry_from_here(follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, renewed: Mapping[str, str]) -> Entry:
+def entry_from_here(
+    follower: Follower[F], fold: F, blobs: Blobs, shard: Shard, renewed: Mapping[str, str], time_ms: int
+) -> Entry:
     """Store a fold at a follower's place in the journal; return the entry from which all folds continue with it."""
     stamp = fold.stamp
     pointer = msgspec.structs.replace(
-        continued(pointer_here(follower, stamp), follower.pointer),
+        continued(pointer_here(follower, stamp, time_ms), follower.pointer),
         blob=blobs.put(shard.name, encode(freeze(fold, follower.intake))),
+        renews=True,
     )
+    store_pointer(blobs, shard.name, pointer)
     return Entry(
         shard.name, follower.number, [], 0, pointer, follower.judgements_position, stamp, dict(renewed),
         results=follower.results, digest=Chain(follower.chain.value).close_entry(),
@@ -62,6 +67,7 @@ def refold(
     make: MakeFold[F],
     report: Callable[[int, int], None] = no_report,
     timer: Timer = TIMER,
+    clock: Clock = wall_ms,
 ) -> Pointer:
     """Fold a shard's journal from its first entry, commit a snapshot of its end, and return the snapshot's pointer.
 
@@ -84,7 +90,7 @@ def refold(
             with closing(log.writer(shard.name, shard.written)) as writer:
                 follower.catch_up(report)  # what was committed meanwhile; the writer has fenced all others
                 _keep_unread(log, follower)
-                entry = entry_from_here(follower, follower.fold, blobs, shard, FOLDED_ANEW)
+                entry = entry_from_here(follower, follower.fold, blobs, shard, FOLDED_ANEW, clock())
                 record = Outgoing(JOURNAL, shard.name.encode(), journal.encode(entry), shard.number)
                 writer.commit([record, *follower.fold.emit()], {})
                 writer.settle()

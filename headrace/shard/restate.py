@@ -20,7 +20,7 @@ from headrace.shard.decision import Author, records_of
 from headrace.shard.follower import F, Follower, MakeFold, freeze, restored
 from headrace.shard.identity import check_journal
 from headrace.shard.journal import Decision, Entry, Pointer, Restated, key_of
-from headrace.shard.kept import pointers_kind
+from headrace.shard.kept import pointers_kind, store_pointer
 from headrace.shard.refold import pointer_here
 from headrace.shard.snapshot import continued
 from headrace.state import encode
@@ -118,7 +118,7 @@ def _restate(
             )  # fmt: skip
             writer.commit(records_of(shard, entry, decision), positions)
             writer.settle()
-    blobs.put(pointers_kind(shard.name), msgspec.json.encode(pointer))  # for when the whole journal is lost
+    store_pointer(blobs, shard.name, pointer)
     return entry
 
 

@@ -15,11 +15,12 @@ from headrace.errors import BlobUnwritable
 from headrace.log.protocol import Partition
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer, Stamp, key_of, snapshots_kept
-from headrace.shard.kept import pointers_kind, sweep
+from headrace.shard.kept import store_pointer, sweep
 from headrace.state import State, encode
 
-cost_share_max: Final = 0.05
-"""Most of the loop's time that snapshots may take."""
+cost_share_max: Final = 0.04
+"""Most of the loop's time that snapshots may take, as it counts; with what it cannot count (caches that are cold
+afterwards) it is below 0.05."""
 close_s_max: Final = 1.0
 """Longest time, in seconds, that `close` waits for a snapshot that is being stored; no entry would name it."""
 T = TypeVar("T")
@@ -101,8 +102,9 @@ class Snapshots:
 
     Call `settled` once per settled commit, `newest` before and `take` after each commit.
 
-    A snapshot keeps the loop from learning while the state is frozen, and while it is encoded, as that holds the
-    interpreter's lock. Writing it does not, however slow the disk is.
+    A snapshot keeps the loop from learning while the state is frozen, and while it is encoded and freed, as that holds
+    the interpreter's lock. Hashing and writing the bytes does not, but takes processor time too, which is all there is
+    to take on one core; waiting for the disk takes none.
 
     Args:
         kind: the shard's name, the kind of its blobs.
@@ -112,7 +114,8 @@ class Snapshots:
     Attributes:
         interval_s: least time between two snapshots, in seconds.
         cost_share_max: most of the loop's time that they may take; if they would take more, they are taken more rarely.
-        cost_s: what the newest one took from the loop's time, in seconds.
+        cost_s: what the newest one took: the time for which the loop stood still to freeze the state, and the processor
+            time of storing it, in seconds.
         size: bytes of the newest snapshot that this object took, 0 before the first.
         failures, failure: the number of snapshots in a row that could not be written, and why the newest could not.
             Learning goes on, and the next interval brings another try.
@@ -135,13 +138,13 @@ class Snapshots:
         self._pointers: dict[str, Pointer] = {}
         self._kept_blobs: set[str] | None = None  # those to keep once the commit in flight, which names them, is done
         self._taken_at = self._timer.monotonic()
-        self._freeze_s = self._encode_s = 0.0
+        self._freeze_s = self._store_s = 0.0
         self.size = self.failures = 0
         self.failure = ""
 
     @property
     def cost_s(self) -> float:
-        return self._freeze_s + self._encode_s
+        return self._freeze_s + self._store_s
 
     @property
     def due(self) -> bool:
@@ -157,15 +160,18 @@ class Snapshots:
             frozen: returns the state; called at once.
         """
         self._taken_at = self._timer.monotonic()
-        state = frozen()
+        held = [frozen()]
         self._freeze_s = self._timer.monotonic() - self._taken_at
-        self._pending = _Pending(pointer, self._executor.submit(self._store, state))
+        self._pending = _Pending(pointer, self._executor.submit(self._store, held))
 
-    def _store(self, state: State) -> tuple[str, int]:
+    def _store(self, held: list[State]) -> tuple[str, int]:
+        """Store a state, which is freed as soon as it is encoded: it is taken out of the list."""
         began_s = self._timer.cpu()
-        data = encode(state)
-        self._encode_s = self._timer.cpu() - began_s
-        return self._blobs.put(self._kind, data), len(data)
+        data = encode(held.pop())
+        try:
+            return self._blobs.put(self._kind, data), len(data)
+        finally:
+            self._store_s = self._timer.cpu() - began_s
 
     def settled(self, number: int, journal: int, judgements: int) -> None:
         """Note that a commit is final: the entries before `number` end at these positions."""
@@ -194,9 +200,9 @@ class Snapshots:
         return self._pointer
 
     def _store_pointer(self, pointer: Pointer) -> None:
-        """Store a pointer beside its blob, for a return to it, or when the whole journal is lost; else that is lost."""
+        """Store a pointer; if it cannot be written, nobody can return to its state later."""
         with suppress(BlobUnwritable):
-            self._blobs.put(pointers_kind(self._kind), msgspec.json.encode(pointer))
+            store_pointer(self._blobs, self._kind, pointer)
 
     def behind(self, number: int) -> int:
         """Return how many of the journal's first `number` entries the newest snapshot lacks: what a restart folds."""

@@ -31,7 +31,7 @@ CHECKS: Final = (
     Check("rights", "the log's file and the folder of blobs can be written to", storage_checks.rights,
           reads_log=False),
     Check("disk", "there is space for snapshots, and for a week of an SQLite log", storage_checks.disk),
-    Check("snapshots", "the kept snapshots are whole and not old", storage_checks.snapshots),
+    Check("snapshots", "the kept snapshots are whole, of this log and not old", storage_checks.snapshots),
     Check("artifacts", "the model in use is whole", storage_checks.artifacts),
     Check("shards", "every shard has run, and learns what waits", shop_checks.shards),
     Check("versions", "the installed release wrote, or can read, the states", shop_checks.versions),
@@ -78,8 +78,7 @@ def examine(
     try:
         log = bounded(lambda: open_log(url, existing=True, read_only=True))
     except (BrokenWorld, Misconfigured, TimeoutError) as failure:
-        mends = "start the broker, or correct `--log` (HEADRACE_LOG); the first process makes the file of an SQLite log"
-        answer = _broken(LOG, f"an answer of {url}", failure, mends)
+        answer = _broken(LOG, f"an answer of {url}", failure, _mends_log(failure))
     found = run_checks(World(deployment, log, full=full, report=report), CHECKS)
     if log:
         with suppress(TimeoutError):  # a check that hangs may hold the log's lock
@@ -137,6 +136,12 @@ def bounded(call: Callable[[], T], seconds: float | None = deadline_s) -> T:
     if not returned:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return returned[0]
+
+
+def _mends_log(failure: Exception) -> str:
+    if "malformed" in str(failure) or "not a database" in str(failure):
+        return "the file is damaged: stop all processes, keep it, and `headrace restore` from a backup"
+    return "start the broker, or correct `--log` (HEADRACE_LOG); the first process makes the file of an SQLite log"
 
 
 def _broken(name: str, wanted: str, failure: Exception, mends: str) -> Finding:

@@ -9,8 +9,10 @@ from rich.filesize import decimal
 
 from headrace.errors import BlobCorrupt, BlobMissing, Misconfigured
 from headrace.log.scan import topic_records
+from headrace.shard import journal
 from headrace.shard.blobs import Blobs
-from headrace.topics import DAY_MS, EVENTS, MODELS
+from headrace.shard.kept import kept_snapshots
+from headrace.topics import DAY_MS, EVENTS, MODELS, Shard
 from operators.doctor.finding import Finding, World, error, warning
 from operators.requests import standing
 
@@ -18,6 +20,8 @@ snapshots_free: Final = 10
 """Snapshots of each shard for which there should be space."""
 days_free: Final = 7
 """Days for which there should be space, if an SQLite log grows as it did."""
+space_least: Final = 10_000_000
+"""Bytes that should be free, however little is needed so far."""
 behind_max: Final = 10_000
 """Entries that a restart may fold; with events all the time, they are an hour."""
 
@@ -29,7 +33,7 @@ def rights(world: World) -> Iterator[Finding]:
             world.blobs.check_writable()
     except Misconfigured as refused:
         yield _unwritable(world.blobs_folder, str(refused))
-    if file := world.log_file:
+    if (file := world.log_file) and file.exists():
         for path in (file, file.absolute().parent):
             if not os.access(path, os.R_OK | os.W_OK):
                 yield _unwritable(path, "no right to write, or a disk that is mounted read-only")
@@ -52,12 +56,13 @@ def disk(world: World) -> Iterator[Finding]:
         yield from _space(
             world, world.blobs_folder, size, snapshots_free, "snapshots of all shards", "no snapshot is stored"
         )
-    if world.log_file and (per_day := _growth(world)):
+    if world.log_file:
         folder, follows = world.log_file.absolute().parent, "nothing is learned any more"
-        yield from _space(world, folder, per_day, days_free, "days of growth of the log", follows)
+        yield from _space(world, folder, _growth(world), days_free, "days of growth of the log", follows)
 
 
 def _space(world: World, folder: Path, unit: int, units: int, what: str, follows: str) -> Iterator[Finding]:
+    unit = max(unit, space_least // units)
     free = world.free(folder)
     if free < unit * units:
         make = error if free < 2 * unit else warning
@@ -85,7 +90,9 @@ def _growth(world: World) -> int:
 
 def snapshots(world: World) -> Iterator[Finding]:
     """Find snapshots that are missing, damaged or old."""
+    shards = {one.shard.name: one.shard for one in world.placements}
     for name, entry in world.entries.items():
+        yield from _strangers(world, shards[name], entry.number + 1)
         pointer = entry.snapshot
         behind = entry.number + 1 - (pointer.number if pointer else 0)
         if behind > behind_max:
@@ -96,12 +103,36 @@ def snapshots(world: World) -> Iterator[Finding]:
             )  # fmt: skip
         named = [pointer.blob, *pointer.former] if pointer else []
         damaged = {blob: text for blob in named if (text := _damage(world.blobs, blob))}
+        if named and len(damaged) == len(named):
+            yield error(
+                name, wanted=f"a whole snapshot, of the {len(named)} that its journal names",
+                found=f"none: {damaged[named[0]]}",
+                follows=f"{name} cannot start, nor can a server; if it still runs, its next snapshot mends this",
+                mends=f"restore the folder of blobs, or `headrace restore` a backup; without one, stop {name} and run"
+                " its command once with --refold",
+            )  # fmt: skip
+            continue
         for blob, text in damaged.items():
-            make = error if len(damaged) == len(named) else warning
-            yield make(
+            yield warning(
                 blob, wanted="a file that has the hash in its name", found=text,
-                follows=f"{name} cannot start" if len(damaged) == len(named) else "a restart begins with an older one",
-                mends=f"start {name}, which stores another; else `headrace restore` from a backup, or --refold",
+                follows=f"a restart {'begins with an older one' if blob == named[0] else 'has fewer to begin with'}",
+                mends=f"start {name}, or let it run: it stores others",
+            )  # fmt: skip
+
+
+def _strangers(world: World, shard: Shard, entries: int) -> Iterator[Finding]:
+    """Find snapshots of more entries than a journal has: they are of another log, or of this one's lost end."""
+    found = kept_snapshots(world.blobs, shard.name) if world.blobs else []
+    most = max((one.pointer.number for one in found), default=0)
+    if most > entries:
+        last = journal.newest(world.log, shard)  # a running shard has written more meanwhile
+        if last and most > last.number + 1:
+            yield warning(
+                shard.name, wanted="a journal with all entries that the snapshots beside it were taken after",
+                found=f"{last.number + 1:,} entries, and a snapshot after {most:,}",
+                follows="the log is another one, or an older copy: what it lacks is not learned again",
+                mends="stop the processes and use the former log, or `headrace restore` from a backup; if it is lost"
+                " for good, nothing: these snapshots thin out",
             )  # fmt: skip
 
 

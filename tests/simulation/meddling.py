@@ -42,7 +42,7 @@ class Meddling:
         if world.strikes("stray"):
             self._stray()
         if not world.lost and world.strikes("bit rot"):
-            self._rot()
+            self.rot(self.resilient())
         if not world.lost and world.strikes("retention"):
             self._expire()
 
@@ -59,26 +59,36 @@ class Meddling:
         log.appender().append(Outgoing(place.topic, key, value, place.number))
         self.strays[place] += 1
 
-    def _rot(self) -> None:
-        """Flip a byte of a shard's newest snapshot, if those that are kept beside it are whole and can be folded on.
+    def rot(self, oracles: Sequence[Oracle]) -> None:
+        """Flip a byte of the newest snapshot of each of these shards, where those that are kept beside it are whole."""
+        for oracle in oracles:
+            if self._spare(oracle):
+                newest = oracle.pointers[-1].blob
+                data = bytearray((self._folder / newest).read_bytes())
+                data[self._world.rng.randrange(len(data))] ^= 1
+                (self._folder / newest).write_bytes(data)
+                self.rotten.add(newest)
 
-        They cannot where a loss has taken what only the newest no longer needs: nobody has to accept such a loss.
+    def resilient(self) -> list[Oracle]:
+        """Return the shards that could go on from each of their kept snapshots.
+
+        They could not where a loss has taken what only the newest no longer needs: nobody has to accept such a loss.
         """
-        for oracle in self.oracles:
-            oracle.follow()
-            if not oracle.pointers or oracle.renewed:  # no fold can go past an entry with a renewed state
-                continue
-            newest = oracle.pointers[-1]
-            kept = [newest.blob, *newest.former]
-            path = self._folder / newest.blob
-            if len(set(kept)) < snapshots_kept or self.rotten & set(kept) or not path.exists():
-                continue
-            if not all(self._holds(oracle.shard, pointer) for pointer in oracle.pointers[-snapshots_kept:]):
-                continue
-            data = bytearray(path.read_bytes())
-            data[self._world.rng.randrange(len(data))] ^= 1
-            path.write_bytes(data)
-            self.rotten.add(newest.blob)
+        return [
+            oracle
+            for oracle in self.oracles
+            if self._spare(oracle)
+            and all(self._holds(oracle.shard, pointer) for pointer in oracle.pointers[-snapshots_kept:])
+        ]
+
+    def _spare(self, oracle: Oracle) -> bool:
+        """Return whether a shard has enough kept snapshots, and all of them whole."""
+        oracle.follow()
+        if not oracle.pointers or oracle.replaced:  # no fold can go past an accepted loss
+            return False
+        newest = oracle.pointers[-1]
+        kept = {newest.blob, *newest.former}
+        return len(kept) == snapshots_kept and not self.rotten & kept and (self._folder / newest.blob).exists()
 
     def _holds(self, shard: Shard, pointer: Pointer) -> bool:
         """Return whether the log holds what follows a snapshot."""
@@ -125,7 +135,7 @@ class Meddling:
             return
         if world.rng.random() < 0.5:
             make_again(world)
-            for _ in range(world.rng.choice((0, 6, 40))):
+            for _ in range(world.rng.choice((0, 40, 90))):
                 self._publishing.publish()
         else:
             for place in places:

@@ -203,6 +203,13 @@ def trimming_asks_one_shard() -> Iterator[None]:
 
 
 @mutant
+def trimming_forgets_former_snapshots() -> Iterator[None]:
+    """What only a restart from a former snapshot needs is trimmed."""
+    with patch.object(trimming, "kept_snapshots", lambda log, shard, newest: [newest]):
+        yield
+
+
+@mutant
 def strays_are_folded() -> Iterator[None]:
     """Records of other programs in `judgements` are taken for the shard's own."""
     with patch("headrace.shard.journal.counts", lambda entry, judgement: True):

@@ -109,7 +109,7 @@ class Oracle:
     Attributes:
         digests: the state's digest after each number of entries.
         pointers: the snapshots that entries named, oldest first.
-        renewed: whether the newest was named by an entry whose state does not follow from the entries before.
+        replaced: whether the newest was named by the entry that accepts a loss.
         applied: all that entries name, in order.
         jumps: from where to where the shard went at each accepted loss.
     """
@@ -123,7 +123,7 @@ class Oracle:
         self.applied: list[Applied] = []
         self.jumps: list[tuple[Stand, Stand]] = []
         self.pointers: list[Pointer] = []
-        self.renewed = False
+        self.replaced = False
         self._strays: Counter[Partition] = Counter()
 
     def follow(self) -> None:
@@ -152,14 +152,14 @@ class Oracle:
             for run in entry.runs
         ]
         if entry.replaces_state and pointer:
-            self.pointers, self.renewed = [pointer], True
+            self.pointers, self.replaced = [pointer], True
             self._note_loss()
             return
         if pointer is None or (self.pointers and pointer == self.pointers[-1]):
             return
         self._check_needs(pointer)
         self.pointers.append(pointer)
-        self.renewed = bool(entry.renewed)
+        self.replaced = False
         number = pointer.number
         if pointer.blob.rpartition("-")[2] != self.digests[number]:
             raise Violation(f"{self.shard.name}: the snapshot after {number} entries is not their fold")

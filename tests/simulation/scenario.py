@@ -300,6 +300,10 @@ class Scenario:
             self._guarded(one, lambda: verbs.accept_loss(shard, member.make), OPERATOR_ENDS)
         elif not world.lost and world.strikes("trim"):
             self._guarded(one, verbs.trim, LOOP_ENDS)
+        elif world.quiet and not world.lost and (able := self._meddling.resilient()) and world.strikes("fall back"):
+            if self._guarded(one, partial(verbs.trim, keep_ms=0), LOOP_ENDS):
+                self._end_all()  # each begins with a former snapshot
+                self._meddling.rot(able)
         elif world.quiet and world.strikes("loss"):
             self._end_all()
             self._meddling.lose()

@@ -36,7 +36,7 @@ class Verbs:
         whole = self._world.log
         try:
             with self._reading(shard):
-                refold(self._log, self._blobs, shard, make=make, timer=self._timer)
+                refold(self._log, self._blobs, shard, make=make, timer=self._timer, clock=self._world.wall_ms)
         except StateUnreadable as error:
             expired = any(whole.first(place) for place in (shard.journal, shard.judgements, *shard.inputs(whole)))
             if expired or shard.name in self._world.lost or "found no entry" in str(error):
@@ -73,11 +73,16 @@ class Verbs:
                 raise Violation(f"a blob that {shard.name} names is missing: {error}") from error
             raise
 
-    def trim(self) -> None:
-        """Delete what is old and needed by no shard. A shard that has never run needs nothing, so all must have run."""
+    def trim(self, keep_ms: int | None = None) -> None:
+        """Delete what is old and needed by no shard. A shard that has never run needs nothing, so all must have run.
+
+        Args:
+            keep_ms: by default one of `KEEP_MS`.
+        """
         shards = [oracle.shard for oracle in self._meddling.oracles]
         if not all(newest_entry(self._log, shard) for shard in shards):
             return
-        cuts = plan(self._log, shards, self._world.rng.choice(KEEP_MS) / DAY_MS, self._world.wall_ms())
+        kept_ms = self._world.rng.choice(KEEP_MS) if keep_ms is None else keep_ms
+        cuts = plan(self._log, shards, kept_ms / DAY_MS, self._world.wall_ms())
         self._meddling.read_all()
         trim(cast(SqliteLog, self._log), cuts)

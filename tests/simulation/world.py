@@ -30,7 +30,7 @@ FAULTS = {
     # At each step of the scenario
     "clock jump": 0.1, "zombie": 0.05, "stop": 0.05, "fence": 0.05, "refold": 0.1, "verify": 0.1,
     "slow follower": 0.1, "retention": 0.2, "partition added": 0.1, "bit rot": 0.2, "stray": 0.3,
-    "trim": 0.2, "accept-loss": 0.05, "loss": 0.3,
+    "trim": 0.2, "fall back": 1.5, "accept-loss": 0.05, "loss": 0.6,
     # At each published event
     "event twice": 0.1, "garbage": 0.1, "side record": 0.1,
 }  # fmt: skip

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from headrace.metrics import MetricsServer, ServingMetrics
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Pointer
+from headrace.shard.kept import store_pointer
 from headrace.shard.loop import Loop, LoopSettings
 from headrace.topics import EVENTS, JOURNAL
 from learners.purchase.family import PurchaseFamily
@@ -168,6 +170,12 @@ FAULTS: dict[str, tuple[Callable[[Shop], object], dict[str, Any], tuple[str, str
         lambda shop: flip(shop.blobs.folder / shop.pointer.blob), {}, ("snapshots", "warning")),
     "all snapshots are damaged": (
         lambda shop: any(map(flip, shop.blobs.folder.iterdir())), {}, ("snapshots", "error")),
+    "all snapshots are deleted": (
+        lambda shop: list(map(Path.unlink, shop.blobs.folder.iterdir())), {}, ("snapshots", "error")),
+    "the folder has a snapshot of a longer journal": (
+        lambda shop: store_pointer(
+            shop.blobs, SHARD.name, msgspec.structs.replace(shop.pointer, number=9_999)
+        ), {}, ("snapshots", "warning")),
     "retention has deleted what a restart reads": (
         lambda shop: delete_before_the_snapshot(shop, 1), {}, ("retention", "error")),
     "retention has deleted all before what a restart reads": (
@@ -178,6 +186,9 @@ FAULTS: dict[str, tuple[Callable[[Shop], object], dict[str, Any], tuple[str, str
         lambda shop: None, {"clock": lambda: wall_ms() - 600_000}, ("clocks", "warning")),
     "this clock is two hours late": (
         lambda shop: None, {"clock": lambda: wall_ms() - 7_200_000}, ("clocks", "error")),
+    "a writer's clock was two days late": (
+        lambda shop: shop.change("UPDATE clock SET ahead_ms = -172800000, told_ms = time_ms"), {},
+        ("topic settings", "warning")),
     "another program writes to the journal": (
         lambda shop: shop.append(Outgoing(JOURNAL, b"x", b"{}", SHARD.number)), {}, ("strays", "warning")),
     "an event is changed": (
@@ -280,10 +291,19 @@ def test_the_command_tells_what_is_wrong_by_its_exit_code(shop: Shop, monkeypatc
     code, text = doctor()
     assert (code, "0 errors, 1 warnings" in text) == (0, True), text
     assert doctor("--strict")[0] == 1
+    text = doctor("--json", "--full")[1]
+    found = json.loads(text[text.index("{") :])  # the progress stands before it
+    assert [one["check"] for one in found["findings"] if one["level"] != "ok"] == ["snapshots"], "told once"
+    shop.log.close()
+    data = shop.file.read_bytes()
+    shop.file.write_bytes(b"no database " * 400)
+    (broken, *_) = [one for one in json.loads(doctor("--json")[1])["findings"] if one["level"] == "error"]
+    assert (broken["check"], "headrace restore" in broken["mends"]) == ("log", True), broken
+    shop.file.write_bytes(data)
     shop.file.unlink()
     code, text = doctor("--json")
     found = json.loads(text)
-    assert (code, found["errors"]) == (1, 2), "the log, and the right to write to its file"
+    assert (code, found["errors"]) == (1, 1)
     assert "snapshots" in found["unchecked"]
     assert doctor("--set", "serve.prt=1")[0] == 1
     assert not shop.file.exists(), "it makes nothing"
