@@ -10,6 +10,7 @@ family has a section of its own, whose type it declares. Unknown names are rejec
 """
 
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -132,6 +133,34 @@ class GatewaySettings(_Section):
     """Most bytes in it."""
 
 
+class ConsoleSettings(_Section):
+    """The console, where persons see and operate a shop in a browser ([how](console.md))."""
+
+    port: Port = 8090
+    """Port; with 0 the system chooses a free one."""
+    people: str = "headrace-data/people.json"
+    """File of the persons who may log in ([`headrace people`](console.md#people))."""
+    audit: str = "headrace-data/console-audit.jsonl"
+    """File to which each log-in and each action is appended: who, what, why and when."""
+    hosts: tuple[str, ...] = ()
+    """Names by which browsers reach the console, beside the address it listens on, such as `console.shop.example`."""
+    secure: bool = False
+    """Whether browsers reach it by HTTPS only, as behind a proxy that ends TLS; then cookies are sent by HTTPS only."""
+    idle_s: Seconds = 1_800.0
+    """Time, in seconds, without a request after which a session ends."""
+    session_s: Seconds = 43_200.0
+    """Longest time, in seconds, that a session lasts."""
+    answers: str = ""
+    """URL of `headrace serve`, such as `http://localhost:8080`, which is asked about items and shoppers; by default
+    the one that runs on this machine."""
+    key_file: str = ""
+    """File with an API key of the role `read`, where the server wants one."""
+    connections_max: Annotated[int, Field(gt=0)] = 200
+    """Most open connections; a new one takes the place of the one that is idle longest."""
+    request_s_max: Seconds = 10.0
+    """Longest time, in seconds, for which a request may take to arrive."""
+
+
 class ProducerSettings(_Section):
     """A producer."""
 
@@ -210,6 +239,7 @@ class Settings(BaseSettings):
     """File of the secrets of pseudonyms; gateway and server share it, and nobody else may read it."""
     serve: ServeSettings = ServeSettings()
     gateway: GatewaySettings = GatewaySettings()
+    console: ConsoleSettings = ConsoleSettings()
     producer: ProducerSettings = ProducerSettings()
     archive: ArchiveSettings = ArchiveSettings()
     trim: TrimSettings = TrimSettings()
@@ -279,6 +309,30 @@ def settings(
             "HEADRACE_KAFKA_SASL_USERNAME and HEADRACE_KAFKA_SASL_PASSWORD"
         )
     return Sections(made, {name: _section(name, getattr(made, name), kind) for name, kind in kinds.items()})
+
+
+def origins(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return where each setting that is not a default has its value from, by its name as in `TABLE.NAME`.
+
+    An option of a command line is not told: it is that process' own.
+    """
+    found: dict[str, str] = {}
+    try:
+        _add_leaves(tomllib.loads(Path(FILE).read_text(encoding="utf-8")), "", found)
+    except (OSError, ValueError):  # there is none, or it is refused where the settings are read
+        found = {}
+    for name in environ:
+        if name.startswith("HEADRACE_") and not name.startswith(OTHER_PREFIXES):
+            found[name.removeprefix("HEADRACE_").lower().replace("__", ".")] = name
+    return found
+
+
+def _add_leaves(table: Mapping[str, Any], before: str, found: dict[str, str]) -> None:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            _add_leaves(value, f"{before}{name}.", found)
+        else:
+            found[f"{before}{name}"] = FILE
 
 
 def _section(name: str, given: Mapping[str, Any], kind: type[Struct]) -> Struct:

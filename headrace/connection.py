@@ -118,6 +118,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's
         self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._client = peer[:2] if isinstance(peer, tuple) else None
         if not self._all.admit(self):
             self.cut()
         elif self._tls is None:
@@ -255,7 +257,7 @@ class Connection(asyncio.Protocol):
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": version,
             "method": method, "scheme": "https" if self._tls else "http", "root_path": "",
             "path": unquote(text) if "%" in text else text, "raw_path": path, "query_string": query,
-            "headers": self._headers,
+            "headers": self._headers, "client": self._client,
         }  # fmt: skip
         keeps = version == "1.1" and self._parser.should_keep_alive()
         self._incoming = self._make(self, scope, keeps=keeps, expects=expects and version == "1.1")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -76,10 +76,52 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-class KeyRing:
-    """The keys of a file, for a process that checks them; follows changes of the file. Thread-safe.
+E = TypeVar("E")
 
-    A file that is missing or cannot be read has no keys, so nobody is let in by a damaged one.
+
+class Followed(Generic[E]):
+    """The entries of a file, for a process that checks them; follows changes of the file. Thread-safe.
+
+    A file that is missing or cannot be read has none, so nobody is let in by a damaged one.
+
+    Args:
+        read: returns the entries of a file; raises Misconfigured.
+        seconds: a monotonic clock.
+
+    Attributes:
+        fault: why the file cannot be used; empty if it can.
+    """
+
+    def __init__(
+        self, path: Path, read: Callable[[Path], list[E]], seconds: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path, self._read, self._seconds = path, read, seconds
+        self._looked_at = -look_every_s
+        self._seen: tuple[int, int, int] | None = None
+        self._entries: list[E] = []
+        self.fault = ""
+
+    def entries(self) -> list[E]:
+        """Return the entries of the file. The list is another one when it has changed."""
+        now_s = self._seconds()
+        if now_s - self._looked_at < look_every_s:
+            return self._entries
+        self._looked_at = now_s
+        try:
+            found = self._path.stat()
+            seen = found.st_mtime_ns, found.st_ino, found.st_size
+            if seen == self._seen:
+                return self._entries
+            entries = self._read(self._path)
+        except (OSError, Misconfigured) as error:
+            self._seen, self._entries, self.fault = None, [], str(error)
+            return self._entries
+        self._seen, self._entries, self.fault = seen, entries, ""
+        return self._entries
+
+
+class KeyRing:
+    """The keys of a file, for a process that checks them (`Followed`).
 
     Args:
         seconds: a monotonic clock.
@@ -88,12 +130,14 @@ class KeyRing:
     def __init__(
         self, path: Path, *, clock: Callable[[], int] = wall_ms, seconds: Callable[[], float] = time.monotonic
     ) -> None:
-        self._path, self._clock, self._seconds = path, clock, seconds
-        self._looked_at = -look_every_s
-        self._seen: tuple[int, int, int] | None = None
+        self._file, self._clock = Followed(path, read_keys, seconds), clock
+        self._keys: list[Key] = []
         self._by_digest: dict[str, Key] = {}
-        self.fault = ""
+
+    @property
+    def fault(self) -> str:
         """Why the file cannot be used; empty if it can."""
+        return self._file.fault
 
     def find(self, text: str) -> Key | None:
         """Return the key of this text, if there is one and it works."""
@@ -108,20 +152,9 @@ class KeyRing:
         return {origin for key in self._by_digest.values() if key.works(now_ms) for origin in key.origins}
 
     def _follow(self) -> None:
-        now_s = self._seconds()
-        if now_s - self._looked_at < look_every_s:
-            return
-        self._looked_at = now_s
-        try:
-            found = self._path.stat()
-            seen = found.st_mtime_ns, found.st_ino, found.st_size
-            if seen == self._seen:
-                return
-            keys = read_keys(self._path)
-        except (OSError, Misconfigured) as error:
-            self._seen, self._by_digest, self.fault = None, {}, str(error)
-            return
-        self._seen, self._by_digest, self.fault = seen, {key.digest: key for key in keys}, ""
+        keys = self._file.entries()
+        if keys is not self._keys:
+            self._keys, self._by_digest = keys, {key.digest: key for key in keys}
 
 
 def read_keys(path: Path) -> list[Key]:

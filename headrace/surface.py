@@ -188,6 +188,18 @@ class Table(Struct, frozen=True, kw_only=True):
     percent: bool = True
 
 
+class Quality(Struct, frozen=True, kw_only=True):
+    """The number by which a family is good or not: `of` reads it from its scores, None before there is one.
+
+    With `percent`, it is a share. It is that of the newest predictions, so that a change is visible soon.
+    """
+
+    name: str
+    of: Callable[[Any], float | None]
+    higher_is_better: bool = True
+    percent: bool = False
+
+
 class Chart(Struct, frozen=True, kw_only=True):
     """A chart of lines over the stream, in the report. Either `lines` reads their values from each record of scores, or
     `judged` from each of the family's judgements: its event time (ms), its weight and a value by line. Means over
@@ -214,10 +226,10 @@ class Surface(Struct, frozen=True, kw_only=True):
     (`list[...]` if a record has several); `former_judgement_keys` are the keys of its judgements in older versions.
     `full_by_design` names the bounded tables that any shop fills in time, because they keep the newest entries or a
     sample; of the others, a full one loses something. `headlines` are series that a progress line shows: metric,
-    labels, name. `tiles` computes the report's headline numbers from the newest scores: value and text. `teaches`
-    states, by event type, what the family learns from an event; no event of another type changes its state. `inputs`
-    states, by event type, what is missing in a source without such events. `doc` is one line of documentation,
-    `benchmark` a command that measures it.
+    labels, name. `quality` is what the answer to "good?" watches. `tiles` computes the report's headline numbers from
+    the newest scores: value and text. `teaches` states, by event type, what the family learns from an event; no event
+    of another type changes its state. `inputs` states, by event type, what is missing in a source without such events.
+    `doc` is one line of documentation, `benchmark` a command that measures it.
     """
 
     doc: str
@@ -236,6 +248,7 @@ class Surface(Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
+    quality: Quality | None = None
     tiles: Callable[[Any], Iterable[tuple[str, str]]] | None = None
     full_by_design: tuple[str, ...] = ()
     teaches: Mapping[str, str] = {}

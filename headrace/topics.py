@@ -73,7 +73,7 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
-    "withdraw", "roll-back", "history", "rules", "drift", "trace", "status", "verify", "backup",
+    "withdraw", "roll-back", "history", "rules", "drift", "trace", "status", "console", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -120,40 +120,42 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, trace, status, verify,"
-              " backup, demo",
+              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, trace, status, console,"
+              " verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
-              "archive, dead-letters, history, trace, status, demo",
+              "archive, dead-letters, history, trace, status, console, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
         Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards",
-              "shards, serve, replay, archive, rules, trace, status, verify, backup, demo",
+              "shards, serve, replay, archive, rules, trace, status, console, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
         Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards",
-              "shards, serve, replay, archive, rules, trace, verify, demo",
+              "shards, serve, replay, archive, rules, trace, console, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
         Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, withdraw, roll-back",
-              "shards, serve, replay, archive, promote, withdraw, roll-back, history, rules, status, verify, demo",
+              "shards, serve, replay, archive, promote, withdraw, roll-back, history, rules, status, console, verify,"
+              " demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
-        Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, demo",
+        Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, console, demo",
               "windowed prequential scores and drift scores"),
-        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards", "shards, history, drift, trace, status, verify, demo",
+        Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards",
+              "shards, history, drift, trace, status, console, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, archive, dead-letters, rules, status, verify",
+              "shards, serve, load, simulate, replay, archive, dead-letters, rules, status, console, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRAITS, 1, KEPT_FOR_EVER, "shopper id", "gateway",
-              "shards, serve, replay, archive, rules, status, verify",
+              "shards, serve, replay, archive, rules, status, console, verify",
               "what the shop states of its shoppers: country, language, plan; a record has what is new"),
         Topic(RULES, 1, KEPT_FOR_EVER, "placement", "gateway, rules",
-              "shards, serve, replay, archive, rules, status, verify",
+              "shards, serve, replay, archive, rules, status, console, verify",
               "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
               " before"),
         Topic(SILENCES, 1, KEPT_FOR_EVER, "detector", "drift",
-              "shards, serve, replay, archive, rules, status, verify, drift",
+              "shards, serve, replay, archive, rules, status, console, verify, drift",
               "of which times a person knows that they are unusual, so that no drift is told; a record replaces the one"
               " before"),
-        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, trace, status, verify",
+        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, trace, status, console, verify",
               "what answers showed, with the propensity of each item; one list a record"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),
@@ -186,7 +188,7 @@ def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
     """Return the least rights of a shard or another process if all topics exist. Read and Write include Describe.
 
     Args:
-        shards: all shards, whose positions `status` shows and `replay --rate live` watches.
+        shards: all shards, whose positions `status` and `console` show and `replay --rate live` watches.
 
     >>> rights("propose")
     [Right(operation='Write', kind='topic', name='models', prefixed=False)]
@@ -201,7 +203,7 @@ def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
     for topic in TOPICS:
         if topic in read:
             found.append(Right("Read", "topic", topic))
-        elif process == "status":
+        elif process in ("status", "console"):
             found.append(Right("Describe", "topic", topic))
     if isinstance(process, Shard):
         found += [Right("Write", "transactional id", process.name), Right("Read", "group", process.name)]
@@ -211,7 +213,7 @@ def rights(process: str | Shard, shards: Sequence[Shard] = ()) -> list[Right]:
         found.append(Right("Read", "group", ARCHIVE))
     if PUBLISHED in written:
         found.append(Right("Write", "transactional id", PUBLISHER_PREFIX, prefixed=True))
-    if process in ("status", "replay"):
+    if process in ("status", "console", "replay"):
         found += [Right("Describe", "group", shard.name) for shard in shards]
     return found
 

@@ -27,7 +27,7 @@ from operators.facts import Facts, Sample
 from operators.report import table, write_report
 from operators.supervisor import Spec, Stage, Supervisor
 from operators.terminal import Terminal, progress_bar
-from operators.up import gateway, shop
+from operators.up import console, gateway, shop
 
 simulated_events: Final = 60_000
 settle_s_max: Final = 40.0
@@ -191,14 +191,23 @@ class Demo:
         spool = self.folder / "spool"
         spec = gateway(self._deployment, url, spool, free_ports=False, sets=self._demo_settings())
         self._start(supervisor, spec)
+        gate = supervisor.children[-1]
+        blobs = str(self.folder / "blobs")
+        kept = {"people": self.folder / "people.json", "audit": self.folder / "console-audit.jsonl"}
+        sets = [*self._demo_settings(), *(f"console.{name}={path}" for name, path in kept.items())]
+        self._start(
+            supervisor, console(self._deployment, url, blobs, free_ports=False, sets=sets, once="operate")
+        )  # fmt: skip
         supervisor.wait_until_up()
+        shown = supervisor.children[-1]
         routes = [(kind.name, route.path) for kind in self._deployment.kinds for route in kind.surface.routes]
         for text in (
             *(f"{name}: {serve.address}{path.format(shopper=quote(shopper, safe=''))}" for name, path in routes),
-            *(line for line in supervisor.children[-1].text.splitlines() if line.startswith("gateway: takes ")),
+            *(line for line in gate.text.splitlines() if line.startswith("gateway: takes ")),
             f"health: {serve.address}/health/ready",
             f"metrics: {' '.join(f'{child.address}/metrics' for child in readers)}",
             f"status: headrace status --log {url}",
+            *(line for line in shown.text.splitlines() if line.startswith("console: for one log-in: ")),
             "all processes keep running; Ctrl-C stops them",
         ):
             self._terminal.print(text, soft_wrap=True)

@@ -4,6 +4,7 @@ Its sources are the announcements on `models`, the decisions that `alarms` tells
 letters, and the snapshots that are kept.
 """
 
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,7 +17,7 @@ from headrace.letters import LetterDecision
 from headrace.log.protocol import Log, decode_json
 from headrace.log.scan import topic_records
 from headrace.shard.blobs import Blobs
-from headrace.shard.decision import told_decision
+from headrace.shard.decision import Told, told_decision
 from headrace.shard.kept import bytes_of, kept_snapshots
 from headrace.topics import ALARMS, DEAD_LETTERS, MODELS
 from operators.deployment import Deployment
@@ -34,9 +35,11 @@ class Row(Struct, kw_only=True):
     """One thing that happened, at `time_ms` (ms since the epoch).
 
     Attributes:
-        what: a `model` (an announcement), a `decision` about a shard, `letters` (dead letters), or a kept `snapshot`.
-        subject: a model's version, or a shard.
-        step: what became of it: the announcement's kind, the decision's kind, `redriven` or `dropped`, `kept`.
+        what: a `model` (an announcement), a `decision` about a shard, `letters` (dead letters), or a kept `snapshot`;
+            among the changes that the console shows, also an `alarm`, stated `rules`, a `silence`, or a `replay`.
+        subject: a model's version, a shard, a detector, a placement, or a run.
+        step: what became of it: the announcement's kind, the decision's kind, `redriven` or `dropped`, `kept`,
+            `raised`, `stated`, `begun`.
         text: what it says, in words.
         who, why: of what a person asked for or decided.
         details: of a model `parent`, `lineage` and `evidence`; of a decision the entry's snapshots; of a snapshot its
@@ -44,7 +47,7 @@ class Row(Struct, kw_only=True):
     """
 
     time_ms: int
-    what: Literal["model", "decision", "letters", "snapshot"]
+    what: Literal["model", "decision", "letters", "snapshot", "alarm", "rules", "silence", "replay"]
     subject: str
     step: str
     text: str = ""
@@ -74,25 +77,11 @@ def read_history(log: Log, deployment: Deployment) -> History:
     Raises:
         LogUnavailable: the log does not answer.
     """
-    rows = [_model(one, record.time_ms) for record in topic_records(log, MODELS) if (one := announced(record))]
-    rows = [row for row in rows if row.step != "schedule"]
-    for record in topic_records(log, ALARMS):
-        if told := told_decision(record):
-            made = told.decision
-            release = {"headrace": made.headrace} if made.headrace else {}
-            rows.append(
-                Row(
-                    time_ms=made.time_ms,
-                    what="decision",
-                    subject=told.shard,
-                    step=made.kind,
-                    text=made.text,
-                    who=made.who,
-                    why=made.why,
-                    details=release,
-                )
-            )
-    rows += _letters(log)
+    models = [(one, record.time_ms) for record in topic_records(log, MODELS) if (one := announced(record))]
+    rows = model_rows(models)
+    rows += [decision_row(told) for record in topic_records(log, ALARMS) if (told := told_decision(record))]
+    decided = (decode_json(record.value, LetterDecision) for record in topic_records(log, DEAD_LETTERS))
+    rows += letter_rows([one for one in decided if one])
     kept = []
     folder = deployment.settings.blobs
     for name in deployment.placements if Path(folder).is_dir() else ():
@@ -109,6 +98,20 @@ def read_history(log: Log, deployment: Deployment) -> History:
             for one in snapshots
         ]
     return History(rows=sorted(rows, key=lambda row: row.time_ms), kept=kept)
+
+
+def model_rows(models: Iterable[tuple[Announcement, int]]) -> list[Row]:
+    """Return the rows of announcements, each with its append time (ms)."""
+    return [_model(one, appended_ms) for one, appended_ms in models if one.kind != "schedule"]
+
+
+def decision_row(told: Told) -> Row:
+    """Return the row of a decision about a shard."""
+    made = told.decision
+    return Row(
+        time_ms=made.time_ms, what="decision", subject=told.shard, step=made.kind, text=made.text, who=made.who,
+        why=made.why, details={"headrace": made.headrace} if made.headrace else {},
+    )  # fmt: skip
 
 
 def _model(one: Announcement, appended_ms: int) -> Row:
@@ -128,9 +131,8 @@ def _model(one: Announcement, appended_ms: int) -> Row:
     )  # fmt: skip
 
 
-def _letters(log: Log) -> list[Row]:
+def letter_rows(decided: Iterable[LetterDecision]) -> list[Row]:
     """Return a row per decision about dead letters, which has a record for each of them."""
-    decided = (one for record in topic_records(log, DEAD_LETTERS) if (one := decode_json(record.value, LetterDecision)))
     rows = []
     for (step, who, why), group in groupby(decided, key=lambda one: (one.decision, one.by, one.why)):
         letters = list(group)

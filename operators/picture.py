@@ -22,6 +22,7 @@ from headrace.surface import Chart
 from headrace.text import visible
 from learners.family import Family
 from operators.facts import Facts, Sample
+from operators.tables import colour_names
 
 try:  # at import, so that a demo without it fails at its start, not when it writes its report
     import matplotlib as mpl
@@ -62,16 +63,6 @@ shown_max: Final = 80
 """Most characters of a text in a picture."""
 name_shown_max: Final = 24
 """Most characters of a line's name, which stands beside the chart and leaves less place for it."""
-
-
-def colour_names(lines: Sequence[str], bold: str = "") -> dict[str, str]:
-    """Return the name in `THEME` of each line's colour, by the order of the lines.
-
-    >>> colour_names(["a", "b", "all"], bold="all")
-    {'a': 'line-1', 'b': 'line-2', 'all': 'bold'}
-    """
-    plain = [line for line in lines if line != bold]
-    return {line: "bold" if line == bold else f"line-{1 + plain.index(line) % 5}" for line in lines}
 
 
 def colour(name: str) -> str:

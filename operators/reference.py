@@ -20,6 +20,7 @@ from headrace import events, items, rules
 from headrace.config import (
     DEFAULT_SHARDS,
     ArchiveSettings,
+    ConsoleSettings,
     GatewaySettings,
     ProducerSettings,
     ServeSettings,
@@ -238,8 +239,8 @@ _SETTINGS: Final = ("in the file", "variable", "default", "what")
 def settings() -> str:
     """Return docs/settings.md."""
     parts: dict[str, type[BaseModel]] = {
-        "serve": ServeSettings, "gateway": GatewaySettings, "producer": ProducerSettings, "archive": ArchiveSettings,
-        "trim": TrimSettings,
+        "serve": ServeSettings, "gateway": GatewaySettings, "console": ConsoleSettings,
+        "producer": ProducerSettings, "archive": ArchiveSettings, "trim": TrimSettings,
     }  # fmt: skip
     common = {name: field for name, field in Settings.model_fields.items() if name not in (*parts, "shards")}
     lines = [

@@ -15,8 +15,8 @@ from headrace.surface import Table
 from headrace.text import visible
 from learners.family import AlarmRecord, Family
 from operators.facts import Facts, RoundOutcome, Sample, results_text
-from operators.picture import THEME, Drawing, chart, colour_names, draw, drift, flow, quality, watched
-from operators.tables import NONE, cell, percent, rich_table, shown_name
+from operators.picture import THEME, Drawing, chart, draw, drift, flow, quality, watched
+from operators.tables import NONE, cell, colour_names, percent, rich_table, shown_name
 
 _LIGHT: Final = " ".join(f"--{name}: {light};" for name, (light, _) in THEME.items())
 _DARK: Final = " ".join(f"--{name}: {dark};" for name, (_, dark) in THEME.items())

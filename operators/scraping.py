@@ -1,12 +1,16 @@
 """What the processes that answer on this machine say of themselves. None has to run here."""
 
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
+import msgspec
+from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from operators.deployment import Deployment
+from operators.overview import Cause
 from operators.running import running_on
 
 answer_s_max: Final = 2.0
@@ -54,3 +58,26 @@ def differing(deployment: Deployment) -> list[str]:
         for name, address in addresses.items()
         if (count := times_differed(scrape(address)))
     ]
+
+
+class _Ready(Struct):
+    """What `/health/ready` says."""
+
+    behind_s: float = 0.0
+    waiting_s: float = 0.0
+
+
+def serve_cause(deployment: Deployment) -> Cause | None:
+    """Return what the server on this machine says of its answers; None if none is known to run."""
+    runs = running(deployment).get("serve")
+    address = runs or configured(deployment).get("serve")
+    if address is None:
+        return None
+    try:
+        with urllib.request.urlopen(f"{address}/health/ready", timeout=answer_s_max) as response:
+            ready = msgspec.json.decode(response.read(), type=_Ready)
+    except urllib.error.HTTPError:
+        return Cause(level="bad", code="answers_stale")
+    except (OSError, ValueError, msgspec.MsgspecError):  # another program may answer on the port
+        return Cause(level="bad", code="answers_away") if runs else None
+    return Cause(level="good", code="answers_fresh", values={"behind_ms": round(1000 * ready.behind_s)})

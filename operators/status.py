@@ -1,33 +1,48 @@
 """The state of a log, as `headrace status` shows it: one struct, which `operators.status_text` and JSON both render."""
 
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-from headrace.announcement import Announcement
+from headrace import drift, rules
+from headrace.announcement import Announcement, announced
 from headrace.clock import Clock, wall_ms
 from headrace.drift import Moved, told
+from headrace.events import Rejection
+from headrace.letters import DeadLetter, LetterDecision
 from headrace.log.protocol import Log, Partition, Record, decode_json
-from headrace.log.scan import newest_records, topic_records
+from headrace.log.scan import partition_records
 from headrace.reading import decode_scores
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Decision, Pointer, Results
 from headrace.shard.kept import bytes_of, kept_snapshots
 from headrace.surface import FamilyScores
-from headrace.topics import ALARMS, MODELS, SCORES, TOPICS, Shard
+from headrace.topics import ALARMS, DEAD_LETTERS, MODELS, RULES, SCORES, SILENCES, TOPICS, Shard
 from learners.families import Placement
+from learners.parts.drift import LOSS_TESTS
 from operators.deployment import Deployment
-from operators.facts import dead_letters_by_reason, found_wrong, lag_of
-from operators.requests import Request, standing
+from operators.facts import found_wrong, lag_of
+from operators.history import Row, letter_rows, model_rows
+from operators.overview import Answer, Cause, Told, Waiting, changed, fresh, good, safe, speeds_of
+from operators.replay.begin import changes_text
+from operators.replay.run import runs
+from operators.requests import Request, Standing, standing
 from operators.running import ProcessStatus, running_on
-from operators.scraping import differing
+from operators.scraping import differing, serve_cause
+from operators.tails import Tail
 
 newest_max: Final = 5
 """Number of the newest alarms, and of the newest announcements unless all are wanted, that a status has."""
 inspected_scores_max: Final = 200
-"""Number of the newest records of `scores` that are searched for each family's newest."""
+"""Number of the newest records of `scores` that are looked at."""
+wrong_s: Final = 20.0
+"""Least time, in seconds, between two looks at what others did to the log, and at what servers say of themselves."""
 
 
 class TopicStatus(Struct, kw_only=True):
@@ -133,12 +148,16 @@ class ScoresStatus(Struct, kw_only=True):
 
 
 class AlarmStatus(Struct, kw_only=True):
-    """`alarms`: the newest ones, oldest first; `events` is the number of events after which a detector raised it."""
+    """`alarms`: the newest ones, oldest first; `events` is the number of events after which a detector raised it.
+
+    `silenced` is whether a person had said not to be told.
+    """
 
     detector: str
     events: int | None
     detail: str
     time_ms: int
+    silenced: bool
 
 
 class DecisionStatus(Struct, kw_only=True):
@@ -157,11 +176,12 @@ class Status(Struct, kw_only=True):
 
     `wrong` has, as sentences, what others did to a log (topics' settings, open transactions), and which servers on this
     machine had another state than their shard. `alarms_total` counts all alarms, `dead_letters` the dead letters by
-    their reason.
+    their reason. `answers` are the answers to the four questions, in their order: fresh, good, safe, changed.
     """
 
     log: str
     time_ms: int
+    answers: list[Answer]
     processes: list[ProcessStatus]
     topics: list[TopicStatus]
     wrong: list[str]
@@ -174,30 +194,230 @@ class Status(Struct, kw_only=True):
     dead_letters: dict[str, int]
 
 
-def collect(log: Log, deployment: Deployment, *, all_models: bool = False, clock: Clock = wall_ms) -> Status:
-    """Return the state of a log.
+class _Alarm(Struct):
+    """The common fields of alarms of drift and floods, and those of decisions."""
+
+    detector: str
+    events: int | None = None
+    detail: str = ""
+    moved: tuple[Moved, ...] = ()
+    silenced: str = ""
+    shard: str = ""
+    decision: Decision | None = None
+
+
+class Letter(NamedTuple):
+    """What is kept of a dead letter: its id, reason and detail, its append time, and where its record is."""
+
+    id: str
+    reason: str
+    detail: str
+    appended_ms: int
+    offset: int
+
+
+class StatusReader:
+    """Reads the state of a log, and what has come since at each further look.
 
     Args:
-        all_models: with all announcements instead of the newest `newest_max`.
+        records_max: most records of each topic that are looked at, the newest ones; None for all of them.
 
-    Raises:
-        LogUnavailable: the log does not answer.
+    Attributes:
+        letters, decided: the dead letters, and what was decided about which, by their ids.
     """
-    alarms, decisions = _alarms(log)
-    return Status(
-        log=deployment.settings.log,
-        time_ms=clock(),
-        processes=running_on(deployment.settings.log),
-        topics=_topics(log, deployment),
-        wrong=[*found_wrong(log, deployment.shards), *differing(deployment)],
-        shards=[_shard(log, placement, deployment.settings.blobs) for placement in deployment.placements.values()],
-        models=_models(log, deployment, all_models=all_models),
-        scores=_scores(log, deployment),
-        alarms_total=len(alarms),
-        alarms=alarms[-newest_max:],
-        decisions=decisions[-newest_max:],
-        dead_letters=dead_letters_by_reason(log),
-    )
+
+    def __init__(
+        self, log: Log, deployment: Deployment, *, records_max: int | None = None, clock: Clock = wall_ms,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._log, self._deployment, self._clock, self._seconds = log, deployment, clock, seconds
+        self._records_max = records_max
+        self._types = {kind.name: kind.surface.scores for kind in deployment.kinds}
+        self._models: Tail[Record] = Tail(log, MODELS, lambda record: record)
+        self._standing = standing(())
+        self._alarms: Tail[AlarmStatus | DecisionStatus] = Tail(log, ALARMS, _alarm_in, records_max)
+        self._scores = Tail(log, SCORES, self._scored, inspected_scores_max)
+        self._letters: Tail[Letter | LetterDecision] = Tail(log, DEAD_LETTERS, _letter_in, records_max)
+        self._rules = Tail(log, RULES, _rules_in, records_max)
+        self._silences = Tail(log, SILENCES, _silence_in, records_max)
+        self.letters: dict[str, Letter] = {}
+        self.decided: dict[str, LetterDecision] = {}
+        self._first = True
+        self._rows: list[Row] = []
+        self._told: list[Told] = []
+        self._wrong: list[str] = []
+        self._wrong_at = float("-inf")
+        self._serve: Cause | None = None
+
+    def read(self, *, all_models: bool = False) -> Status:
+        """Return the state of the log now.
+
+        Args:
+            all_models: with all announcements instead of the newest `newest_max`.
+
+        Raises:
+            LogUnavailable: the log does not answer.
+        """
+        log, deployment, now_ms = self._log, self._deployment, self._clock()
+        self._scores.look()
+        came = [tail.look() for tail in (self._alarms, self._rules, self._silences, self._models, self._letters)]
+        if any(came) or self._first:
+            self._first = False
+            self._standing = standing(self._models.held)
+            self._keep_letters()
+            self._rows = self._kept_rows()
+            self._told = [
+                Told(one.time_ms, one.detector, one.detail, one.silenced, is_of_loss(one.detector))
+                for one in self.alarms
+            ]
+        if self._seconds() - self._wrong_at >= wrong_s:
+            self._wrong = [*found_wrong(log, deployment.shards), *differing(deployment)]
+            self._serve, self._wrong_at = serve_cause(deployment), self._seconds()
+        alarms = [one for one in self._alarms.held if isinstance(one, AlarmStatus)]
+        decisions = [one for one in self._alarms.held if isinstance(one, DecisionStatus)]
+        processes = running_on(deployment.settings.log)
+        shards = [_shard(log, placement, deployment.settings.blobs) for placement in deployment.placements.values()]
+        return Status(
+            log=deployment.settings.log,
+            time_ms=now_ms,
+            answers=self._answers(processes, shards, now_ms),
+            processes=processes,
+            topics=_topics(log, deployment),
+            wrong=self._wrong,
+            shards=shards,
+            models=_models(log, self._standing, deployment, all_models=all_models),
+            scores=self._newest_scores(),
+            alarms_total=len(alarms),
+            alarms=alarms[-newest_max:],
+            decisions=decisions[-newest_max:],
+            dead_letters=self.letters_by_reason(),
+        )
+
+    def changes(self) -> list[Row]:
+        """Return what changed, by what has been read: the newest first."""
+        folder = Blobs(self._deployment.settings.blobs)
+        begun = [
+            Row(
+                time_ms=run.created_ms, what="replay", subject=run.name, step="begun", who=run.who,
+                text=changes_text(run),
+            )
+            for run in (runs(folder) if folder.folder.is_dir() else ())
+        ]  # fmt: skip
+        return sorted([*begun, *self._rows], key=lambda row: row.time_ms, reverse=True) if begun else self._rows
+
+    def _kept_rows(self) -> list[Row]:
+        """Return the changes that records tell, the newest first."""
+        rows = model_rows((one, record.time_ms) for record in self._models.held if (one := announced(record)))
+        rows += letter_rows(self.decided.values())
+        for found in self._alarms.held:
+            if isinstance(found, DecisionStatus):
+                rows.append(
+                    Row(
+                        time_ms=found.time_ms, what="decision", subject=found.shard, step=found.kind, text=found.text,
+                        who=found.who, why=found.why,
+                    )
+                )  # fmt: skip
+            else:
+                rows.append(
+                    Row(
+                        time_ms=found.time_ms, what="alarm", subject=found.detector, step="raised", text=found.detail,
+                        details={"events": found.events} if found.events is not None else {},
+                    )
+                )  # fmt: skip
+        rows += self._rules.held + self._silences.held
+        return sorted(rows, key=lambda row: row.time_ms, reverse=True)
+
+    @property
+    def standing(self) -> Standing:
+        """What `models` says, by the newest look."""
+        return self._standing
+
+    @property
+    def alarms(self) -> list[AlarmStatus]:
+        """The alarms that are kept, oldest first."""
+        return [one for one in self._alarms.held if isinstance(one, AlarmStatus)]
+
+    @property
+    def scores(self) -> dict[str, list[FamilyScores]]:
+        """The newest records of scores by family, oldest first."""
+        found: dict[str, list[FamilyScores]] = {}
+        for family, one in self._scores.held:
+            found.setdefault(family, []).append(one)
+        return found
+
+    def letters_by_reason(self) -> dict[str, int]:
+        """Return the number of open dead letters, by reason, the most frequent first."""
+        return dict(Counter(one.reason for one in self.open_letters()).most_common())
+
+    def open_letters(self) -> list[Letter]:
+        """Return the dead letters of which nothing is decided."""
+        return [one for one in self.letters.values() if one.id not in self.decided]
+
+    def _answers(self, processes: list[ProcessStatus], shards: list[ShardStatus], now_ms: int) -> list[Answer]:
+        scores = self.scores
+        timeline = max(scores.values(), key=len, default=[])
+        waiting = [_waiting(self._log, one, now_ms) for one in shards]
+        alarms = self._told
+        qualities = {kind.name: kind.surface.quality for kind in self._deployment.kinds if kind.surface.quality}
+        letters, rows = self.open_letters(), self.changes()
+        return [
+            fresh(waiting, processes, speeds_of(timeline), self._serve),
+            good(qualities, scores, alarms, now_ms),
+            safe(
+                self._wrong, alarms, [one.appended_ms for one in letters], len(letters),
+                [row for row in rows if row.what == "model"], now_ms,
+            ),
+            changed([row for row in rows if row.what != "alarm"], now_ms),
+        ]  # fmt: skip
+
+    def _scored(self, record: Record) -> tuple[str, FamilyScores] | None:
+        return decode_scores(record, self._types)
+
+    def _newest_scores(self) -> list[ScoresStatus]:
+        """Return the newest scores of each family that has some."""
+        newest = dict(self._scores.held)
+        return [
+            ScoresStatus(family=name, events=one.events, time_ms=one.appended_ms or one.time_ms, scores=one.scores)
+            for name in self._types
+            if (one := newest.get(name))
+        ]
+
+    def _keep_letters(self) -> None:
+        for found in self._letters.held:
+            if isinstance(found, LetterDecision):
+                self.decided[found.id] = found
+            else:
+                self.letters.setdefault(found.id, found)
+        self._letters.held.clear()
+        while self._records_max is not None and len(self.letters) > self._records_max:
+            del self.letters[next(iter(self.letters))]
+
+
+def collect(log: Log, deployment: Deployment, *, all_models: bool = False, clock: Clock = wall_ms) -> Status:
+    """Return the state of a log; see `StatusReader.read`."""
+    return StatusReader(log, deployment, clock=clock).read(all_models=all_models)
+
+
+def is_of_loss(detector: str) -> bool:
+    """Return whether a detector watches what predictions lose, not what comes in."""
+    return detector.endswith(tuple(f"_{test}" for test in LOSS_TESTS))
+
+
+def _waiting(log: Log, shard: ShardStatus, now_ms: int) -> Waiting:
+    oldest_ms = 0
+    for one in shard.positions:
+        if one.lag and (record := first_from(log, journal.place_of_key(one.partition), one.position)):
+            oldest_ms = max(oldest_ms, now_ms - record.time_ms)
+    return Waiting(
+        shard.name, sum(one.lag for one in shard.positions), all(one.counted for one in shard.positions), oldest_ms,
+        shard.journal == "held",
+    )  # fmt: skip
+
+
+def first_from(log: Log, place: Partition, position: int) -> Record | None:
+    """Return the first record of a partition from a position on, None if none has come."""
+    with closing(partition_records(log, place, start=position)) as records:
+        return next(records, None)
 
 
 def _topics(log: Log, deployment: Deployment) -> list[TopicStatus]:
@@ -243,8 +463,7 @@ def _position(log: Log, place: Partition, position: int) -> PositionStatus:
     return PositionStatus(partition=journal.key_of(place), position=position, lag=lag.records, counted=lag.counted)
 
 
-def _models(log: Log, deployment: Deployment, *, all_models: bool) -> ModelsStatus:
-    now = standing(topic_records(log, MODELS))
+def _models(log: Log, now: Standing, deployment: Deployment, *, all_models: bool) -> ModelsStatus:
     announced = [_model(one) for one in now.announcements if one.kind != "schedule"]
     return ModelsStatus(
         champion=_model(now.champion) if now.champion else None,
@@ -276,46 +495,44 @@ def _request(log: Log, request: Request, deployment: Deployment) -> RequestStatu
     )
 
 
-def _scores(log: Log, deployment: Deployment) -> list[ScoresStatus]:
-    """Return the newest scores of each family that has some."""
-    types = {kind.name: kind.surface.scores for kind in deployment.kinds}
-    newest: dict[str, tuple[Record, FamilyScores]] = {}
-    for record in newest_records(log, SCORES, inspected_scores_max):
-        if scored := decode_scores(record, types):
-            newest[scored[0]] = record, scored[1]
-    return [
-        ScoresStatus(family=name, events=one.events, time_ms=record.time_ms, scores=one.scores)
-        for name in types
-        if name in newest
-        for record, one in [newest[name]]
-    ]
+def _alarm_in(record: Record) -> AlarmStatus | DecisionStatus | None:
+    """Return the alarm in a record of `alarms`, or the decision that it tells."""
+    one = decode_json(record.value, _Alarm)
+    if one and (made := one.decision):
+        return DecisionStatus(
+            shard=one.shard, kind=made.kind, text=made.text, why=made.why, who=made.who, time_ms=made.time_ms
+        )
+    if one is None:
+        return None
+    return AlarmStatus(
+        detector=one.detector, events=one.events, detail=told(one.moved, one.detail, one.silenced),
+        time_ms=record.time_ms, silenced=bool(one.silenced),
+    )  # fmt: skip
 
 
-class _Alarm(Struct):
-    """The common fields of alarms of drift and floods, and those of decisions."""
-
-    detector: str
-    events: int | None = None
-    detail: str = ""
-    moved: tuple[Moved, ...] = ()
-    silenced: str = ""
-    shard: str = ""
-    decision: Decision | None = None
+def _letter_in(record: Record) -> Letter | LetterDecision | None:
+    if one := decode_json(record.value, DeadLetter):
+        return Letter(one.id, one.reason, one.detail, one.appended_ms, record.offset)
+    return decode_json(record.value, LetterDecision)
 
 
-def _alarms(log: Log) -> tuple[list[AlarmStatus], list[DecisionStatus]]:
-    """Return all alarms, and the decisions that are told beside them."""
-    alarms, decisions = list[AlarmStatus](), list[DecisionStatus]()
-    for record in topic_records(log, ALARMS):
-        one = decode_json(record.value, _Alarm)
-        if one and one.decision:
-            made = one.decision
-            decisions.append(
-                DecisionStatus(
-                    shard=one.shard, kind=made.kind, text=made.text, why=made.why, who=made.who, time_ms=made.time_ms
-                )
-            )
-        elif one:
-            detail = told(one.moved, one.detail, one.silenced)
-            alarms.append(AlarmStatus(detector=one.detector, events=one.events, detail=detail, time_ms=record.time_ms))
-    return alarms, decisions
+def _rules_in(record: Record) -> Row | None:
+    one = rules.decode(record)
+    if isinstance(one, Rejection):
+        return None
+    stated = one.rules
+    step = "stated" if stated and not stated.states_nothing else "cleared"
+    return Row(
+        time_ms=record.time_ms, what="rules", subject=one.placement, step=step, who=stated.by if stated else "",
+        why=stated.why if stated else "",
+    )  # fmt: skip
+
+
+def _silence_in(record: Record) -> Row | None:
+    one = drift.decode(record)
+    if isinstance(one, Rejection):
+        return None
+    return Row(
+        time_ms=record.time_ms, what="silence", subject=one.detector, step="stated", who=one.by, why=one.why,
+        details={"from_ms": one.from_ms, "until_ms": one.until_ms},
+    )  # fmt: skip

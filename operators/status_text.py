@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from learners.family import Family
+from operators.catalogue import catalogue
 from operators.facts import results_text
 from operators.status import ModelsStatus, ModelStatus, RequestStatus, ShardStatus, Status
 from operators.tables import NONE, rich_table
@@ -15,6 +16,7 @@ from operators.terminal import Terminal
 def show(status: Status, terminal: Terminal, kinds: Sequence[type[Family]]) -> None:
     """Print the state of a log, with the tables of scores that these families declare."""
     terminal.print(f"log {status.log}")
+    terminal.print(_answers(status))
     if status.processes:
         terminal.print(_processes(status))
     terminal.print(_topics(status))
@@ -25,6 +27,17 @@ def show(status: Status, terminal: Terminal, kinds: Sequence[type[Family]]) -> N
     _models(status.models, terminal)
     _scores(status, terminal, kinds)
     _trouble(status, terminal)
+
+
+def _answers(status: Status) -> Table:
+    """Return the four answers, each with its worst cause."""
+    english, table = catalogue("en"), _table("", "", "", "", numeric=0)
+    table.show_header = False
+    for answer in status.answers:
+        causes = [english.cause(one) for one in answer.causes[:1]]
+        level = english(f"level.{answer.level}") if answer.question != "changed" else ""
+        table.add_row(english(f"question.{answer.question}"), level, " ".join(english.figure(answer.figure)), *causes)
+    return table
 
 
 def _table(*columns: str, numeric: int) -> Table:

@@ -1,5 +1,6 @@
 """Families' tables of scores on a terminal, and how their cells are written."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rich.table import Table as RichTable
@@ -13,6 +14,16 @@ NONE: Final = "\N{EN DASH}"
 def shown_name(learner: str) -> str:
     """Return a learner's name as tables and pictures show it."""
     return learner.replace("_", "-")
+
+
+def colour_names(lines: Sequence[str], bold: str = "") -> dict[str, str]:
+    """Return the name of each line's colour, in charts of every kind, by the order of the lines.
+
+    >>> colour_names(["a", "b", "all"], bold="all")
+    {'a': 'line-1', 'b': 'line-2', 'all': 'bold'}
+    """
+    plain = [line for line in lines if line != bold]
+    return {line: "bold" if line == bold else f"line-{1 + plain.index(line) % 5}" for line in lines}
 
 
 def percent(value: float | None) -> str:

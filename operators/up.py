@@ -28,7 +28,7 @@ class Up:
         folder: of the processes' log files, and of what says which processes run.
         kafka: run a local broker in the folder, and use it as the log.
         free_ports: let the system choose all ports.
-        gateway: run the gateway, too.
+        gateway, console: run them, too.
         producer: a command of a producer, without `headrace`; empty for none.
         sets: settings that are passed on to each process (`--set`).
     """
@@ -42,17 +42,18 @@ class Up:
         kafka: bool,
         free_ports: bool,
         gateway: bool,
+        console: bool,
         producer: Sequence[str],
         sets: Sequence[str],
     ) -> None:
         if producer and producer[0] not in PRODUCERS:
             raise Misconfigured(f"producer {producer[0]}: wanted {' or '.join(PRODUCERS)}, with its options")
-        if taken := sorted({UP, "kafka", "producer", "gateway", "serve"} & set(deployment.placements)):
+        if taken := sorted({UP, "kafka", "producer", "gateway", "serve", "console"} & set(deployment.placements)):
             raise Misconfigured(f"shard {taken[0]}: wanted a name that no other process of headrace up has")
         self._deployment, self._folder = deployment, folder
         self._kafka, self._free_ports, self._producer, self._sets = kafka, free_ports, producer, sets
-        self._gateway = gateway
-        names = ["kafka", "producer", "gateway", *(shard.name for shard in deployment.shards)]
+        self._gateway, self._console = gateway, console
+        names = ["kafka", "producer", "gateway", "console", *(shard.name for shard in deployment.shards)]
         self._report = ProcessLog(terminal, max(map(len, names)))
         self._stop, self._kill = threading.Event(), threading.Event()
         self._written: list[ProcessStatus] | None = None
@@ -105,6 +106,8 @@ class Up:
             if self._gateway:
                 spool = self._folder / "spool"
                 supervisor.start(gateway(self._deployment, url, spool, free_ports=self._free_ports, sets=self._sets))
+            if self._console:
+                supervisor.start(console(self._deployment, url, blobs, free_ports=self._free_ports, sets=self._sets))
             if self._producer:
                 supervisor.start(self._producer_spec(url))
             if self._tend(supervisor, lambda: supervisor.all_up):
@@ -185,6 +188,24 @@ def gateway(deployment: Deployment, url: str, spool: Path, *, free_ports: bool, 
     return Spec(
         "gateway", headrace("gateway", "--log", url, "--host", settings.host, *port, *arguments), Stage.GATEWAY, address
     )
+
+
+def console(
+    deployment: Deployment, url: str, blobs: str, *, free_ports: bool, sets: Sequence[str], once: str = ""
+) -> Spec:
+    """Return the console.
+
+    Args:
+        free_ports: let the system choose its port; otherwise, it is that of the settings.
+        sets: settings for it, as `--set` takes them.
+        once: the role of a guest for whom it prints a key for one log-in; "" for none.
+    """
+    settings = deployment.settings
+    address, port = _place("--port", settings.host, settings.console.port, free_ports)
+    common = ["--log", url, "--blobs", blobs, "--host", settings.host, *port]
+    common += [argument for one in sets for argument in ("--set", one)]
+    guest = ["--once", once] if once else []
+    return Spec("console", headrace("console", *common, *guest), Stage.SERVER, address)
 
 
 def _place(option: str, host: str, port: int, free_ports: bool) -> tuple[str, list[str]]:

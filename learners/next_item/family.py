@@ -16,7 +16,7 @@ from headrace.events import LEARNED_TYPES, Event, Item, Rejection
 from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import State
-from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Surface, Table, Watched
+from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Quality, Surface, Table, Watched
 from headrace.topics import MODELS, RULES, SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part
@@ -407,6 +407,11 @@ NextItemFamily.surface = Surface(
             truth="recall_at_20",
         ),
         Chart(title="MRR@20", judged=lambda one: _judged_point(one, recall=False), bold=BLEND),
+    ),
+    quality=Quality(
+        name="recall@20 of the blend",
+        of=lambda scores: scores.ranking[BLEND].window.get("recall@20") if scores.ranking[BLEND].judged else None,
+        percent=True,
     ),
     tiles=_tiles,
     teaches=dict.fromkeys(LEARNED_TYPES, "that the visit goes on")

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from headrace.events import LEARNED_TYPES, Event, Rejection
 from headrace.log.protocol import Record
 from headrace.state import State
-from headrace.surface import Chart, Metric, Now, Route, Surface, Table, Watched
+from headrace.surface import Chart, Metric, Now, Quality, Route, Surface, Table, Watched
 from headrace.topics import SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, NoSettings, Part
@@ -287,6 +287,7 @@ PurchaseFamily.surface = Surface(
         ),
         Chart(title="calibration error", lines=lambda scores: _lines(scores, "calibration_error")),
     ),
+    quality=Quality(name="AUC of purchase chances", of=lambda scores: _told(scores.window).get("auc")),
     teaches=dict.fromkeys(LEARNED_TYPES, "its time: views whose 6 hours are over are learned")
     | {
         "view_item": "a view that may lead to a purchase, the views of the visit, and mean prices",

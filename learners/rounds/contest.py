@@ -21,7 +21,7 @@ probability at most `alpha_better`. A contest that a record of 0.3.0 began follo
 """
 
 from collections.abc import Mapping
-from typing import Final, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -116,6 +116,24 @@ class _PredictionTest:
         return test
 
 
+class Bets(NamedTuple):
+    """How a trial stands: predictions so far and at most, and each test's wealth beside the wealth for a verdict.
+
+    `better` and `worse` are the wealth of the bets that the blend with the candidate is better, or no better, than with
+    its rival; `own` and `own_worse` those of the candidate's own score. A promotion needs `better` and `own` to reach
+    `needed`; a refusal `worse` or `own_worse` to reach `worse_needed`.
+    """
+
+    predictions: int
+    predictions_max: int
+    better: float
+    worse: float
+    own: float
+    own_worse: float
+    needed: float
+    worse_needed: float
+
+
 class Trial:
     """A candidate in the gate: one test of its blend score, and one of its own score.
 
@@ -164,6 +182,16 @@ class Trial:
         """Return mean scores: `worth` has the blend's with each contestant (NDCG; by rule 1 reciprocal ranks), `alone`
         has the own reciprocal ranks."""
         return {"worth": self._blend.means.means(), "alone": self._own.means.means()}
+
+    def bets(self) -> Bets | None:
+        """Return how the trial stands; None under rule 1."""
+        if not (isinstance(self._blend, SessionGate) and isinstance(self._own, SessionGate)):
+            return None
+        rule = self._blend.rule
+        return Bets(
+            self._blend.sessions.predictions, rule.predictions_max, *self._blend.wealth.evidence(),
+            *self._own.wealth.evidence(), self._blend.needed(), 1 / rule.alpha_worse,
+        )  # fmt: skip
 
     def state(self) -> State:
         """Return all data of the trial; under rule 1 in the form of 0.3.0."""

@@ -284,15 +284,15 @@ class SessionGate:
             session.difference_sum += challenger - self.rival_share * rival
             self.wealth.bet(session.predictions, before, session.difference_sum)
             better, worse = self.wealth.evidence()
-            if better >= self._needed():
+            if better >= self.needed():
                 return self._decide("better", better)
             if worse >= 1 / self.rule.alpha_worse:
                 return self._decide("worse", worse)
         return self.expire() if self.sessions.predictions >= self.rule.predictions_max else None
 
-    def _needed(self) -> float:
+    def needed(self) -> float:
         """Return the wealth that proves "better"; a promotion needs more at the beginning."""
-        early = 1.0 if self.probation else self.rule.early_predictions / self.sessions.predictions
+        early = 1.0 if self.probation else self.rule.early_predictions / max(1, self.sessions.predictions)
         return max(1.0, early) / self.rule.alpha_better
 
     def expire(self) -> Verdict:

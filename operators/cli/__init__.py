@@ -13,6 +13,7 @@ from headrace.errors import BlobCorrupt, BlobMissing, BrokenWorld, Misconfigured
 from headrace.process import stop_s_max
 from operators.cli import (
     archive,
+    console,
     dead_letters,
     doctor,
     drift,
@@ -37,6 +38,7 @@ from operators.terminal import escape_what_cannot_be_encoded, say
 __all__ = [
     "app",
     "archive",
+    "console",
     "dead_letters",
     "doctor",
     "drift",

@@ -28,15 +28,16 @@ def status(
 ) -> None:
     """Show the state of a log: positions, lag, snapshots, the champion, the newest scores."""
     from operators.deployment import read_deployment
-    from operators.status import collect
+    from operators.status import StatusReader
     from operators.status_text import show
 
     deployment = read_deployment(log=log)
     # A file or a pager has no width, and wrapped tables are unreadable.
     terminal = Terminal(width=None if sys.stdout.isatty() else line_characters_max)
     with opened_log(deployment.settings, existing=True) as log_, suppress(KeyboardInterrupt):
+        reader = StatusReader(log_, deployment)
         while True:
-            found = collect(log_, deployment, all_models=models)
+            found = reader.read(all_models=models)
             if as_json:
                 say_json(msgspec.to_builtins(found))
             else:

@@ -22,6 +22,7 @@ def up(
     kafka: Annotated[bool, typer.Option(help="Run a local Kafka broker, and use it as the log")] = False,
     free_ports: Annotated[bool, typer.Option(help="Let the system choose all ports, and print them")] = False,
     gateway: Annotated[bool, typer.Option(help="Run the gateway, too")] = True,
+    console: Annotated[bool, typer.Option(help="Run the console, too")] = False,
     sets: Set = None,
 ) -> None:
     """Run all processes of a shop on this machine until Ctrl-C: gateway, shards, server, and a producer if named.
@@ -36,5 +37,5 @@ def up(
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host))
     Up(
         deployment, Terminal(), folder=folder, kafka=kafka, free_ports=free_ports, gateway=gateway,
-        producer=producer or [], sets=sets or [],
+        console=console, producer=producer or [], sets=sets or [],
     ).run()  # fmt: skip

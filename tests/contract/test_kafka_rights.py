@@ -85,10 +85,11 @@ from operators.replay.pace import ByLiveLag
 from operators.replay.run import RunFolder
 from operators.requests import promote, roll_back, withdraw
 from operators.rules import state_rules, stated_rules, try_rules
-from operators.status import collect
+from operators.status import StatusReader, collect
 from operators.status_text import show
 from operators.terminal import Terminal
 from operators.trace import trace
+from operators.wealth import wealth_curves
 from producers.gateway.depot import Depot
 from producers.load import load
 from producers.redrive import Wanted, redrive
@@ -384,6 +385,18 @@ def taken_in(log: Log, folder: Path) -> None:
         raise Misconfigured(fault)
 
 
+def watched(log: Log, folder: Path) -> None:
+    """Read what the pages of the console show."""
+    shop = Deployment(read_settings(blobs=str(folder)).common, {}, FAMILIES, PLACEMENTS)
+    reader = StatusReader(log, shop)
+    reader.read()
+    reader.changes()
+    wealth_curves(log, reader.standing.announcements)
+    stated_rules(log)
+    silences(log, 0)
+    trace(log, PLACEMENTS, "0/0")
+
+
 ROADS: dict[str, Callable[[Log, Path], None]] = {
     "gateway": taken_in,
     "simulate": simulated,
@@ -403,11 +416,12 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "drift": silenced,
     "trace": traced,
     "status": status,
+    "console": watched,
     "verify": verified,
     "backup": backed_up,
 }
 """What each process does, in an order in which each finds what it wants."""
-READERS = ("history", "replay", "trace", "status", "verify", "backup")
+READERS = ("history", "replay", "trace", "status", "console", "verify", "backup")
 """Those that only read what the others have written, and mostly wait: all at once."""
 
 

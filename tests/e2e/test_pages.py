@@ -163,6 +163,10 @@ PAGES: Final = {
             (0, '{"silences": [], "alarms": []}'),
         ],
     ),
+    "console.md": Page(
+        lambda folder: None,
+        [(0, "ann may operate; the access key, which is shown this once: hc_"), (0, "ann operate, since")],
+    ),
     "rules.md": Page(
         shop_with_rules,
         [

@@ -1,0 +1,179 @@
+"""The data of charts, which the browser draws, and of the small pictures that are drawn here."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from headrace.surface import FamilyScores, Table
+from operators.catalogue import Catalogue
+from operators.status import AlarmStatus
+from operators.tables import colour_names, shown_name
+from operators.wealth import Curve
+
+points_max: Final = 600
+"""Most points of a line."""
+
+
+class Line(Struct):
+    """A line of a chart: a value for each place, None where there is none."""
+
+    name: str
+    values: list[float | None]
+    colour: str
+    bold: bool = False
+    dash: bool = False
+
+
+class Mark(Struct):
+    """A place that is marked in a chart; `short` ones are ticks at the bottom."""
+
+    x: float
+    colour: str
+    short: bool = False
+
+
+class Chart(Struct, kw_only=True):
+    """A chart. `along` says what the places count, `unit` is that of the values ("%" for shares), `told` its words."""
+
+    x: list[float]
+    along: str
+    unit: str
+    series: list[Line]
+    told: str
+    marks: list[Mark] = []
+    log: bool = False
+    floor: float = 0.0
+
+
+def of_table(
+    declared: Table, column: int, scores: Sequence[FamilyScores], alarms: Sequence[AlarmStatus], says: Catalogue
+) -> Chart | None:  # fmt: skip
+    """Return how a column of a family's table went over the stream, a line for each row; None without two points."""
+    thin = scores[:: 1 + len(scores) // points_max]
+    named: dict[str, list[float | None]] = {}
+    for place, one in enumerate(thin):
+        for row in declared.rows(one.scores):
+            values = named.setdefault(str(row[0]), [None] * len(thin))
+            value = row[column]
+            values[place] = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    named = {name: values for name, values in named.items() if sum(one is not None for one in values) > 1}
+    if len(thin) < 2 or not named:
+        return None
+    percent = declared.percent and any(isinstance(row[column], float) for row in declared.rows(thin[-1].scores))
+    marks = [Mark(one.events, "bad", short=True) for one in alarms if one.events is not None and not one.silenced]
+    return Chart(
+        x=[float(one.events) for one in thin], along=says("chart.events"), unit="%" if percent else "",
+        series=_lines(named, declared.bold), marks=marks,
+        told=_told(declared.columns[column], named, says, share=percent),
+    )  # fmt: skip
+
+
+def of_lines(
+    title: str, lines: Iterable[tuple[float, Mapping[str, float]]], says: Catalogue, *, percent: bool, floor: float
+) -> Chart | None:  # fmt: skip
+    """Return a chart of lines that a family declares, from a value by name at each event number."""
+    found = list(lines)
+    found = found[:: 1 + len(found) // points_max]
+    names = dict.fromkeys(name for _, values in found for name in values)
+    if len(found) < 2 or not names:
+        return None
+    named: dict[str, list[float | None]] = {name: [values.get(name) for _, values in found] for name in names}
+    return Chart(
+        x=[at for at, _ in found], along=says("chart.events"), unit="%" if percent else "",
+        series=_lines(named, ""), floor=floor, told=_told(title, named, says, share=percent),
+    )  # fmt: skip
+
+
+def of_wealth(curve: Curve, says: Catalogue) -> Chart | None:
+    """Return the wealth of a candidate's bets, with what a promotion and a refusal need."""
+    points = curve.points
+    if len(points) < 2:
+        return None
+    named: dict[str, list[float | None]] = {
+        says("chart.better"): [max(1e-3, one.better) for one in points],
+        says("chart.own"): [max(1e-3, one.own) for one in points],
+        says("chart.worse"): [max(1e-3, one.worse) for one in points],
+        says("chart.needed"): [one.needed for one in points],
+        says("chart.worse_needed"): [one.worse_needed for one in points],
+    }
+    colours = ("bold", "line-3", "line-2", "bold", "line-2")
+    series = [
+        Line(name, values, colour, bold=place == 0, dash=place > 2)
+        for place, ((name, values), colour) in enumerate(zip(named.items(), colours, strict=True))
+    ]
+    newest = points[-1]
+    told = says(
+        "rounds.told", better=newest.better, needed=newest.needed, worse=newest.worse, worse_needed=newest.worse_needed
+    )
+    return Chart(
+        x=[float(one.predictions) for one in points], along=says("chart.predictions"), unit="", series=series,
+        log=True, told=told,
+    )  # fmt: skip
+
+
+class Watching(Struct, kw_only=True):
+    """A detector's score over the stream, as points of a small picture: its line, its threshold, its alarms."""
+
+    name: str
+    score: str
+    limit: str
+    alarms: list[str]
+    newest: float
+    threshold: float | None
+
+
+def watching(scores: Sequence[FamilyScores], alarms: Sequence[AlarmStatus]) -> list[Watching]:
+    """Return a picture of each detector that has had a score, 100 wide and 40 high."""
+    names = dict.fromkeys(name for one in scores for name in one.drift)
+    thin = scores[:: 1 + len(scores) // 200]
+    found = []
+    for name in names:
+        seen = [(one.events, one.drift[name]) for one in thin if name in one.drift]
+        values = [one.score for _, one in seen]
+        if len(seen) < 2 or not any(values):
+            continue
+        limits = [one.threshold for _, one in seen]
+        known = [one for one in limits if one is not None and 0 < one < math.inf]
+        high = 1.15 * max([*values, *known, 1e-9])
+        first, last = seen[0][0], seen[-1][0]
+        wide = (last - first) or 1
+
+        def at(events: float, value: float, first: float = first, wide: float = wide, high: float = high) -> str:
+            return f"{100 * (events - first) / wide:.1f},{39 - 38 * value / high:.1f}"
+
+        drawn = [
+            at(events, one.threshold)
+            for events, one in seen
+            if one.threshold is not None and 0 < one.threshold < math.inf
+        ]
+        own = [
+            one
+            for one in alarms
+            if one.detector == name or (one.detector.startswith(f"{name}_") and one.detector not in names)
+        ]
+        found.append(
+            Watching(
+                name=name, score=" ".join(at(events, one.score) for events, one in seen), limit=" ".join(drawn),
+                alarms=[
+                    f"{100 * (one.events - first) / wide:.1f}"
+                    for one in own
+                    if one.events is not None and first <= one.events <= last
+                ],
+                newest=values[-1], threshold=limits[-1] if limits[-1] and limits[-1] < math.inf else None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _lines(named: Mapping[str, list[float | None]], bold: str) -> list[Line]:
+    colours = colour_names(list(named), bold)
+    return [Line(shown_name(name), values, colours[name], bold=name == bold) for name, values in named.items()]
+
+
+def _told(title: str, named: Mapping[str, Sequence[float | None]], says: Catalogue, *, share: bool) -> str:
+    newest: dict[str, Any] = {name: next((one for one in reversed(values) if one is not None), 0.0)
+                              for name, values in named.items()}  # fmt: skip
+    shown = ", ".join(f"{shown_name(name)} {says.short(value, share)}" for name, value in newest.items())
+    return says("chart.told", title=says.declared(title), newest=shown)

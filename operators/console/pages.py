@@ -1,0 +1,460 @@
+"""What each page shows. Each is a function of the room and the visit; `PAGES` has all of them with their roles."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from headrace.drift import EVERY_DETECTOR
+from headrace.letters import DeadLetter
+from headrace.log.protocol import Partition, decode_json
+from headrace.log.scan import partition_records
+from headrace.rules import EVERY
+from headrace.shard.kept import kept_snapshots
+from headrace.surface import Table
+from headrace.text import visible_lines
+from headrace.topics import DEAD_LETTERS
+from operators.console import actions, charts
+from operators.console.app import Page, Room
+from operators.console.desk import Away
+from operators.console.paging import page_of
+from operators.console.visit import Refusal, Visit, redirect, to
+from operators.drift import silences
+from operators.facts import results_text, rounds_of
+from operators.replay.begin import changes_text
+from operators.replay.run import RunFolder, runs
+from operators.replay.text import run_text
+from operators.rules import stated_rules
+from operators.scraping import configured, running, scrape
+from operators.settings_in_force import settings_in_force
+from operators.trace import trace
+from operators.traced import lines_of
+from operators.wealth import wealth_curves
+
+changes_on_front: Final = 12
+neighbours_shown: Final = 10
+value_characters_shown: Final = 4_000
+
+
+async def front(room: Room, visit: Visit) -> Response:
+    """Show the four answers, and the newest changes."""
+    status = await room.desk.status()
+    rows = await room.desk.read(lambda log, reader: reader.changes())
+    calm = [row for row in rows if row.what != "snapshot"]
+    return visit.render("front.html", status=status, changes=calm[:changes_on_front])
+
+
+async def changes(room: Room, visit: Visit) -> Response:
+    """Show what changed, page by page."""
+    rows = await room.desk.read(lambda log, reader: reader.changes())
+    kinds = sorted({row.what for row in rows})
+    kind = visit.asked("kind")
+    shown = page_of([row for row in rows if kind in ("", row.what)], visit)
+    return visit.render("changes.html", page=shown, kinds=kinds, kind=kind)
+
+
+async def quality(room: Room, visit: Visit) -> Response:
+    """Show the tables and charts that families declare."""
+    scores, alarms = await room.desk.read(lambda log, reader: (reader.scores, reader.alarms))
+    families = []
+    for kind in room.desk.deployment.kinds:
+        found = scores.get(kind.name)
+        if not found:
+            continue
+        tables = []
+        for declared in kind.surface.tables:
+            rows = list(declared.rows(found[-1].scores))
+            drawn = [
+                (_name_of(declared.columns, column), chart)
+                for column in _charted(declared)
+                if (chart := charts.of_table(declared, column, found, alarms, visit.says))
+            ]
+            tables.append((declared, rows, drawn))
+        lines = [
+            (one, chart)
+            for one in kind.surface.charts
+            if (call := one.lines) and (
+                chart := charts.of_lines(
+                    one.title, [(each.events, call(each.scores)) for each in found], visit.says, percent=one.percent,
+                    floor=one.floor,
+                )
+            )
+        ]  # fmt: skip
+        families.append((kind, found[-1], tables, lines))
+    return visit.render("quality.html", families=families)
+
+
+def _charted(declared: Table) -> list[int]:
+    """Return which columns of a table are drawn: the newest values, if its rows are alike, so that one is bold."""
+    return [place for place, name in enumerate(declared.columns) if declared.bold and name == "newest"][:2]
+
+
+def _name_of(columns: Sequence[str], column: int) -> str:
+    return f"{columns[column - 1]}, {columns[column]}"
+
+
+async def drift(room: Room, visit: Visit) -> Response:
+    """Show what detectors see, what moved, and silences."""
+    status = await room.desk.status()
+    scores, alarms, silent = await room.desk.read(
+        lambda log, reader: (reader.scores, reader.alarms, silences(log, status.time_ms))
+    )
+    pictures = [
+        (kind.name, drawn)
+        for kind in room.desk.deployment.kinds
+        if (drawn := charts.watching(scores.get(kind.name, []), alarms))
+    ]
+    detectors = sorted({name for kind in room.desk.deployment.kinds for name in kind.surface.detectors})
+    return visit.render(
+        "drift.html", pictures=pictures, page=page_of(alarms[::-1], visit), silences=silent,
+        detectors=[EVERY_DETECTOR, *detectors],
+    )  # fmt: skip
+
+
+async def rounds(room: Room, visit: Visit) -> Response:
+    """Show the rounds of the slow learner, and the gate's bets on each candidate."""
+    said, curves = await room.desk.read(
+        lambda log, reader: (reader.standing, wealth_curves(log, reader.standing.announcements))
+    )
+    found = rounds_of(said.announcements)[::-1]
+    wanted = visit.asked("blob")
+    candidate = next((one.candidate for one in found if one.candidate and one.candidate.blob == wanted), None)
+    if candidate is None:
+        candidate = next((one.candidate for one in found if one.candidate and one.candidate.blob in curves), None)
+    curve = curves.get(candidate.blob) if candidate else None
+    chart = charts.of_wealth(curve, visit.says) if curve else None
+    waiting = candidate is not None and not any(one.verdict and one.candidate is candidate for one in found)
+    return visit.render(
+        "rounds.html", page=page_of(found, visit, length=20), curves=curves, candidate=candidate, drawing=chart,
+        bets=curve.newest if curve else None, waiting=waiting,
+    )  # fmt: skip
+
+
+async def models(room: Room, visit: Visit) -> Response:
+    """Show models with their lineage, and what can be asked for."""
+    said = await room.desk.read(lambda log, reader: reader.standing)
+    versions: dict[str, list[Any]] = {}
+    for one in said.announcements:
+        if one.version and one.kind != "schedule":
+            versions.setdefault(one.version, []).append(one)
+    rows = []
+    former = {one.version for one in said.former}
+    champion = said.champion.version if said.champion else ""
+    ended = ("promoted", "refused", "failed")
+    for version, found in reversed(versions.items()):
+        own = [one for one in found if one.kind != "requested"] or found
+        waits = any(one.kind in ("candidate", "proposed") for one in own) and not any(
+            one.kind in ended for one in own
+        )  # fmt: skip
+        lineage: dict[str, Any] = next((one.lineage for one in own if one.lineage), {})
+        evidence: dict[str, Any] = next((one.evidence for one in reversed(own) if one.evidence), {})
+        rows.append(
+            {
+                "version": version, "newest": found[-1], "kind": own[-1].kind, "parent": own[-1].parent,
+                "lineage": lineage, "evidence": evidence, "waits": waits, "champion": version == champion,
+                "former": version in former and version != champion, "blob": own[-1].blob,
+            }
+        )  # fmt: skip
+    shards = [
+        (name, kept_snapshots(room.desk.blobs, name)) for name in room.desk.deployment.placements
+    ] if room.desk.blobs.folder.is_dir() else []  # fmt: skip
+    status = await room.desk.status()
+    return visit.render(
+        "models.html", page=page_of(rows, visit, length=20), champion=said.champion, request=status.models.request,
+        shards=shards,
+    )  # fmt: skip
+
+
+async def stream(room: Room, visit: Visit) -> Response:
+    """Show processes, partitions and lag, topics, and bounded tables."""
+    status = await room.desk.status()
+    deployment = room.desk.deployment
+
+    def bounds(*_: Any) -> list[tuple[str, str, float, float, bool]]:
+        found = []
+        for name, address in {**configured(deployment), **running(deployment)}.items():
+            samples = scrape(address)
+            for (metric, labels), used in samples.items():
+                most = samples.get(("headrace_bound_max", labels))
+                if metric == "headrace_bound_used" and most:
+                    named = dict(labels)
+                    found.append((name, named["table"], used, most, named["full"] == "expected"))
+        return sorted(found, key=lambda one: (one[4], -one[2] / one[3]))
+
+    tables = await room.desk.read(bounds)
+    results = {one.name: results_text(one.results) for one in status.shards if one.results}
+    return visit.render("stream.html", status=status, bounds=tables, results=results)
+
+
+async def letters(room: Room, visit: Visit) -> Response:
+    """Show dead letters, filtered, page by page."""
+    all_letters, decided = await room.desk.read(lambda log, reader: (list(reader.letters.values()), reader.decided))
+    reason, topic, fate = visit.asked("reason"), visit.asked("topic"), visit.asked("fate", "open")
+
+    def fate_of(letter: Any) -> str:
+        return decided[letter.id].decision if letter.id in decided else "open"
+
+    rows = [
+        (one, fate_of(one))
+        for one in reversed(all_letters)
+        if reason in ("", one.reason) and topic in ("", one.id.partition("/")[0]) and fate in ("all", fate_of(one))
+    ]
+    reasons = sorted({one.reason for one in all_letters})
+    topics = sorted({one.id.partition("/")[0] for one in all_letters})
+    return visit.render(
+        "letters.html", page=page_of(rows, visit), reasons=reasons, topics=topics, reason=reason, topic=topic,
+        fate=fate, some=bool(all_letters),
+    )  # fmt: skip
+
+
+async def letter(room: Room, visit: Visit) -> Response:
+    """Show one dead letter whole."""
+    id_ = visit.asked("id")
+
+    def whole(log: Any, reader: Any) -> tuple[DeadLetter, Any] | None:
+        kept = reader.letters.get(id_)
+        if kept is None:
+            return None
+        place = Partition(DEAD_LETTERS, 0)
+        for record in partition_records(log, place, start=kept.offset, end=kept.offset + 1):
+            if found := decode_json(record.value, DeadLetter):
+                return found, reader.decided.get(id_)
+        return None
+
+    found = await room.desk.read(whole)
+    if found is None:
+        raise Refusal(404, "letters.unknown", id=id_)
+    one, decision = found
+    return visit.render(
+        "letter.html", letter=one, decision=decision, key=_readable(one.key), value=_readable(one.value)
+    )
+
+
+def _readable(data: bytes) -> str:
+    text = data.decode(errors="backslashreplace")
+    return visible_lines(text[:value_characters_shown])
+
+
+async def rules(room: Room, visit: Visit) -> Response:
+    """Show the rules that hold, and a form for others."""
+    found = await room.desk.read(lambda log, reader: stated_rules(log))
+    shown = [
+        (one, msgspec.json.format(msgspec.json.encode(one.rules), indent=2).decode()) for one in found if one.rules
+    ]
+    placement = visit.asked("placement", EVERY)
+    document = next((text for one, text in shown if one.placement == placement), '{\n  "hidden": []\n}')
+    return visit.render("rules.html", rules=shown, placement=placement, document=document)
+
+
+async def replays(room: Room, visit: Visit) -> Response:
+    """Show shadow runs, and a form for another one."""
+    found = runs(room.desk.blobs)[::-1] if room.desk.blobs.folder.is_dir() else []
+    rows = [(run, changes_text(run), RunFolder(room.desk.blobs, run.name).size()) for run in found]
+    return visit.render(
+        "replays.html", page=page_of(rows, visit, length=20), shards=list(room.desk.deployment.placements)
+    )
+
+
+async def replay(room: Room, visit: Visit) -> Response:
+    """Show a run: what it folds otherwise, how far it is, and how it differs."""
+    name = visit.asked("name")
+    found = next((run for run in runs(room.desk.blobs) if run.name == name), None)
+    if found is None:
+        raise Refusal(404, "replays.unknown", name=name)
+    job = next((one for one in room.jobs.all() if one.of == name and one.state == "running"), None)
+    diff = next((one for one in room.jobs.all() if one.of == name and one.what == "diff" and one.state == "done"), None)
+    picture = actions.pictures(room, name)
+    return visit.render(
+        "replay.html", run=found, text=run_text(found), changes=changes_text(found), job=job, diff=diff,
+        picture=to("/replay/picture", name=name, at=diff.number) if diff and picture.is_file() else "",
+    )  # fmt: skip
+
+
+async def replay_picture(room: Room, visit: Visit) -> Response:
+    """Show the picture of a comparison."""
+    name = visit.asked("name")
+    known = [run.name for run in runs(room.desk.blobs)]
+    path = actions.pictures(room, name) if name in known else None
+    if path is None or not path.is_file():
+        raise Refusal(404, "replays.unknown", name=name)
+    return Response(path.read_bytes(), media_type="image/png")
+
+
+async def items(room: Room, visit: Visit) -> Response:
+    """Show the items that the server knows, page by page."""
+    words, after = visit.asked("words"), visit.asked("after")
+    try:
+        found = await room.desk.answer(("v1", "items"), {"n": 50, "words": words, "after": after})
+    except Away as away:
+        return visit.render("items.html", items=[], after="", words=words, away=str(away))
+    following = to("/items", words=words, after=found["next"]) if found["next"] else ""
+    return visit.render("items.html", items=found["items"], after=following, words=words, away="")
+
+
+async def item(room: Room, visit: Visit) -> Response:
+    """Show what is known of an item, its neighbours, and the rules that touch it."""
+    id_ = visit.asked("id")
+    known = await room.desk.answer(("v1", "items", id_))
+    lists = []
+    for key, route in (("similar", "similar"), ("bought_together", "bought-together")):
+        found = await room.desk.answer(
+            ("v1", route, id_), {"n": neighbours_shown, "placement": actions.INSPECTING}
+        )  # fmt: skip
+        lists.append((key, found["items"], found["rules"]["left_out"]))
+    stated = await room.desk.read(lambda log, reader: stated_rules(log))
+    touching = [
+        (one.placement, name) for one in stated if one.rules for name in _touching(one.rules, known)
+    ]  # fmt: skip
+    scores = await room.desk.read(lambda log, reader: reader.scores)
+    placements = [
+        (kind, declared, list(declared.rows(found_[-1].scores)))
+        for kind in room.desk.deployment.kinds
+        if kind.name == "placements" and (found_ := scores.get(kind.name))
+        for declared in kind.surface.tables
+    ]
+    return visit.render("item.html", item=known, lists=lists, touching=touching, placements=placements)
+
+
+def _touching(stated: Any, known: Mapping[str, Any]) -> list[str]:
+    """Return the names of the rules of a placement that name an item, its brand or its category."""
+    found = []
+    plain = msgspec.to_builtins(stated)
+    named = {known["item_id"], known["brand"], known["category"]} - {""}
+    for rule, value in plain.items():
+        if rule not in ("by", "why") and named & set(_texts(value)):
+            found.append(rule)
+    price, limits = known.get("price"), plain.get("price") or {}
+    outside = price is not None and (
+        price < (limits.get("min") or 0) or (limits.get("max") is not None and price > limits["max"])
+    )
+    return [*found, "price"] if outside and "price" not in found else found
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for one in value.values() for text in _texts(one)]
+    return [text for one in value for text in _texts(one)] if isinstance(value, list) else []
+
+
+async def shoppers(room: Room, visit: Visit) -> Response:
+    """Show the shoppers that the server knows, page by page."""
+    after = visit.asked("after")
+    try:
+        found = await room.desk.answer(("v1", "shoppers"), {"n": 50, "after": after})
+    except Away as away:
+        return visit.render("shoppers.html", shoppers=[], after="", away=str(away))
+    following = to("/shoppers", after=found["next"]) if found["next"] else ""
+    return visit.render("shoppers.html", shoppers=found["shoppers"], after=following, away="")
+
+
+async def shopper(room: Room, visit: Visit) -> Response:
+    """Show a shopper's trail; once it is asked for, what would be recommended and why."""
+    id_, placement = visit.asked("id"), visit.asked("placement", actions.INSPECTING)
+    known = await room.desk.answer(("v1", "shoppers", id_), {"n": 20})
+    asks = visit.asked("ask") == "1"
+    recommended, chances = None, None
+    if asks:
+        recommended = await room.desk.answer(
+            ("v1", "recommendations", id_), {"n": 20, "placement": placement, "device": actions.INSPECTING}
+        )
+        routes = {route.path for kind in room.desk.deployment.kinds for route in kind.surface.routes}
+        if "/v1/purchase/{shopper}" in routes:
+            chances = await room.desk.answer(("v1", "purchase", id_))
+    return visit.render(
+        "shopper.html", shopper=known, recommended=recommended, chances=chances, placement=placement, asks=asks
+    )
+
+
+async def events(room: Room, visit: Visit) -> Response:
+    """Follow an event."""
+    wanted, since = visit.asked("id").strip(), visit.asked("since")
+    found, looked = [], bool(wanted)
+    if wanted:
+        from headrace.clock import read_time_ms
+        from headrace.errors import Misconfigured
+
+        try:
+            since_ms = read_time_ms("since", since) if since else None
+        except Misconfigured:
+            raise Refusal(400, "events.bad_time", text=since) from None
+        placements = room.desk.deployment.placements
+        traces = await room.desk.search(lambda log: trace(log, placements, wanted, since_ms=since_ms))
+        found = [(one, [_split(text) for text in lines_of(one)[1:]]) for one in traces]
+    return visit.render("events.html", found=found, looked=looked, wanted=wanted, since=since)
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Return the time and the text of a line of a trace."""
+    if line[:4].isdigit():
+        time, _, text = line.partition("  ")
+        return time[:19], text
+    return "", line.strip()
+
+
+async def find(room: Room, visit: Visit) -> Response:
+    """Go to what a person looks for."""
+    what, kind = visit.asked("what").strip(), visit.asked("kind")
+    paths = {"item": ("/items", "words"), "shopper": ("/shopper", "id"), "event": ("/events", "id")}
+    path, name = paths.get(kind, paths["item"])
+    return redirect(to(path, **{name: what}) if what else "/items")
+
+
+async def commands(room: Room, visit: Visit) -> Response:
+    """Show the commands that actions have run."""
+    return visit.render("commands.html", page=page_of(room.jobs.all(), visit))
+
+
+async def command(room: Room, visit: Visit) -> Response:
+    """Show a command: what it says, and whether it has ended."""
+    number = visit.asked("number")
+    job = room.jobs.find(int(number)) if number.isdecimal() and len(number) < 10 else None
+    if job is None:
+        raise Refusal(404, "commands.unknown")
+    return visit.render("command.html", job=job, output=[visible_lines(text) for text in job.lines])
+
+
+async def settings(room: Room, visit: Visit) -> Response:
+    """Show the settings in force, and where each is from."""
+    tables = await room.desk.read(lambda log, reader: settings_in_force(log, room.desk.deployment))
+    only = visit.asked("only")
+    if only == "changed":
+        tables = {
+            name: [one for one in rows if one.origin != "default" or one.running] for name, rows in tables.items()
+        }
+    return visit.render("settings.html", tables={name: rows for name, rows in tables.items() if rows}, only=only)
+
+
+async def audit(room: Room, visit: Visit) -> Response:
+    """Show who did what, and who may log in."""
+    return visit.render("audit.html", page=page_of(room.audit.newest(), visit), people=room.people.all())
+
+
+PAGES: Final = (
+    Page("/", front),
+    Page("/changes", changes),
+    Page("/quality", quality),
+    Page("/drift", drift),
+    Page("/rounds", rounds),
+    Page("/models", models),
+    Page("/stream", stream),
+    Page("/letters", letters),
+    Page("/letter", letter),
+    Page("/rules", rules),
+    Page("/replays", replays),
+    Page("/replay", replay),
+    Page("/replay/picture", replay_picture),
+    Page("/items", items),
+    Page("/item", item),
+    Page("/shoppers", shoppers),
+    Page("/shopper", shopper),
+    Page("/events", events),
+    Page("/find", find),
+    Page("/commands", commands),
+    Page("/command", command),
+    Page("/settings", settings),
+    Page("/audit", audit, "administer"),
+    *(Page(path, handler, "operate", "POST") for path, handler in actions.ACTIONS.items()),
+)

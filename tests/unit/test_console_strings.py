@@ -1,0 +1,64 @@
+"""The catalogues: no sentence is missing in a language, none is superfluous, and all name the same values."""
+
+import re
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+from learners.families import FAMILIES
+from operators import overview, scraping
+from operators.catalogue import LANGUAGES, catalogue
+from operators.console import actions, app, charts, pages, visit
+from operators.console.visit import HERE, NAVIGATION
+
+ENGLISH = catalogue("en").sentences
+MODULES = (actions, app, charts, pages, visit, overview, scraping)
+MADE = {
+    "unit", "question", "level", "trend", "cause", "figure", "theme", "role", "change", "step", "fate", "state", "job",
+}  # fmt: skip
+"""Sections of whose keys some are named by values at run time."""
+
+
+def fields(sentence: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(sentence) if name is not None}
+
+
+@pytest.mark.parametrize("language", set(LANGUAGES) - {"en"})
+def test_each_language_has_each_sentence_with_its_values(language: str) -> None:
+    other = catalogue(language).sentences
+    assert set(other) == set(ENGLISH)
+    assert {key for key in other if fields(other[key]) != fields(ENGLISH[key])} == set()
+    assert not [key for key in other if not other[key]]
+
+
+def test_pages_use_the_sentences_that_there_are() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (HERE / "templates").glob("*.html")]
+    sources += [Path(str(module.__file__)).read_text(encoding="utf-8") for module in MODULES]
+    text = "\n".join(sources)
+    used = set(re.findall(r"""["']([a-z]+\.[a-z_]+)["']""", text)) & {*ENGLISH} | {
+        f"act.{key}" for key in re.findall(r'action\("[a-z/]+", "([a-z_]+)"', text)
+    }
+    called = set(re.findall(r"""\b(?:t|says)\(["']([a-z]+\.[a-z_]+)["'][,)]""", text))
+    called |= set(re.findall(r"""empty\(["']([a-z]+\.[a-z_]+)["']""", text))
+    called |= set(re.findall(r"""Refusal\(\d+, ["']([a-z]+\.[a-z_]+)["']""", text))
+    assert called - set(ENGLISH) == set()
+    named = {f"cause.{code}" for code in re.findall(r'code="([a-z_]+)"', text)}
+    named |= {f"{key}_share" for key in named} | {f"figure.{key.partition('.')[2]}" for key in named}
+    unused = {key for key in ENGLISH if key not in used | named and key.partition(".")[0] not in MADE}
+    assert {key for key in unused if not re.search(rf"[\"']{key.split('.')[0]}\.[\"'] ~", text)} == set()
+    assert {f"nav.{key}" for _, links in NAVIGATION for _, key, _ in links} <= set(ENGLISH)
+
+
+def test_what_families_declare_is_translated() -> None:
+    texts = catalogue("zh").texts
+    for kind in FAMILIES:
+        surface = kind.surface
+        if surface.scores is None:
+            continue
+        declared = [surface.doc, *(table.title for table in surface.tables)]
+        declared += [column for table in surface.tables for column in table.columns if not re.search(r"@\d", column)]
+        declared += [table.note for table in surface.tables if table.note]
+        declared += [chart.title for chart in surface.charts if chart.lines]
+        declared += [surface.quality.name] if surface.quality else []
+        assert [text for text in declared if text not in texts] == []
