@@ -29,7 +29,8 @@ check: lint  ## The inner loop, at most 2 minutes: style, types, imports, fast t
 	@$(PYTEST) -n 2 --quiet -m "not slow and not full" $(FAST) $(ARGS)
 	@echo "check: style, types, imports and fast tests are in order; before a push: make test"
 
-# The other tests wait for brokers and processes more than they compute: three at a time keep two cores busy.
+# The other tests wait for brokers and processes more than they compute: three at a time keep two cores busy, of which
+# one begins with those that wait (conftest.py).
 test: lint  ## Everything that CI runs, fast tests first, at most 20 minutes; ARGS as above
 	@$(PYTEST) -n 3 -m "not full" $(ARGS)
 

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -25,12 +26,20 @@ def files(*modules: str) -> list[Path]:
         if path in found or not path.exists():
             continue
         found.add(path)
-        for node in ast.parse(path.read_bytes()).body:
-            if isinstance(node, ast.ImportFrom):
-                wanted |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
-            elif isinstance(node, ast.Import):
-                wanted |= {alias.name for alias in node.names}
+        wanted |= _imported(path.read_bytes())
     return sorted(found)
+
+
+@cache
+def _imported(code: bytes) -> frozenset[str]:
+    """Return what code imports at its top level: modules, and names that may be modules."""
+    found: set[str] = set()
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return frozenset(found)
 
 
 def _path(module: str) -> Path:

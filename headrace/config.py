@@ -9,9 +9,13 @@ family has a section of its own, whose type it declares. Unknown names are rejec
 `docs/settings.md` is generated from the docstrings of the settings.
 """
 
+import ast
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import cache
+from inspect import cleandoc, getsource
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -39,7 +43,7 @@ OTHER_PREFIXES = ("HEADRACE_KAFKA", "HEADRACE_DATA")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ShardSettings(_Section):
@@ -219,9 +223,8 @@ class Settings(BaseSettings):
     """The settings that belong to no family. All processes share `log` and `blobs`."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="HEADRACE_", env_nested_delimiter="__", toml_file=FILE,
-        use_attribute_docstrings=True,
-    )  # fmt: skip
+        frozen=True, extra="forbid", env_prefix="HEADRACE_", env_nested_delimiter="__", toml_file=FILE
+    )
 
     log: str = DEFAULT_LOG
     """`sqlite:PATH` or `kafka:HOST:PORT[,HOST:PORT][?prefix=NAME]`."""
@@ -268,6 +271,22 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlSource(settings_cls)
 
 
+def descriptions(section: type[BaseModel]) -> dict[str, str]:
+    """Return what each setting is, by its name: the docstrings below the fields, of which only pages have use.
+
+    >>> descriptions(TrimSettings)["keep_days"]
+    'How long, in days, records of `events`, `journal` and `judgements` are kept at least; with 0, for ever.'
+    """
+    (defined,) = ast.parse(getsource(section)).body
+    assert isinstance(defined, ast.ClassDef)
+    return {
+        field.target.id: cleandoc(text.value.value)
+        for field, text in pairwise(defined.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
 class Sections(NamedTuple):
     """All settings, and the section of each family."""
 
@@ -300,9 +319,7 @@ def settings(
     kinds = families or {}
     if taken := sorted(set(kinds) & set(Settings.model_fields)):
         raise Misconfigured(f"family {taken[0]}: wanted a name that differs from those of the settings, found the same")
-    fields: dict[str, Any] = {name: (dict[str, Any], {}) for name in kinds}
-    model = create_model("Settings", __base__=Settings, **fields)
-    made = _read(model, environ, options)
+    made = _read(_with_sections(tuple(kinds)), environ, options)
     if made.log.startswith("kafka:") and "@" in made.log:  # checked first; the error must not repeat a password
         raise Misconfigured(
             "log: wanted kafka:HOST:PORT, found an @ in it; user and password belong in "
@@ -333,6 +350,13 @@ def _add_leaves(table: Mapping[str, Any], before: str, found: dict[str, str]) ->
             _add_leaves(value, f"{before}{name}.", found)
         else:
             found[f"{before}{name}"] = FILE
+
+
+@cache
+def _with_sections(names: tuple[str, ...]) -> type[Settings]:
+    """Return the settings with a table of any content for each of these names."""
+    fields: dict[str, Any] = {name: (dict[str, Any], {}) for name in names}
+    return create_model("Settings", __base__=Settings, **fields)
 
 
 def _section(name: str, given: Mapping[str, Any], kind: type[Struct]) -> Struct:

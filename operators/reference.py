@@ -6,7 +6,7 @@ default shards; they do not contain families of your own.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, Final, get_args
@@ -14,7 +14,6 @@ from typing import Any, Final, get_args
 import msgspec
 from msgspec import Struct, inspect
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from headrace import events, items, rules
 from headrace.config import (
@@ -27,6 +26,7 @@ from headrace.config import (
     Settings,
     ShardSettings,
     TrimSettings,
+    descriptions,
 )
 from headrace.errors import Misconfigured
 from headrace.events import EventType
@@ -242,7 +242,6 @@ def settings() -> str:
         "serve": ServeSettings, "gateway": GatewaySettings, "console": ConsoleSettings,
         "producer": ProducerSettings, "archive": ArchiveSettings, "trim": TrimSettings,
     }  # fmt: skip
-    common = {name: field for name, field in Settings.model_fields.items() if name not in (*parts, "shards")}
     lines = [
         "# Settings",
         "",
@@ -265,17 +264,17 @@ def settings() -> str:
         "",
         "## Common",
         "",
-        *_table(_SETTINGS, _fields("", common)),
+        *_table(_SETTINGS, _fields("", Settings, leave_out=(*parts, "shards"))),
         "",
         "## `[shards.NAME]`",
         "",
         "A shard is a process that learns, with a journal of its own. There are"
         f" {_codes(DEFAULT_SHARDS)}; another name adds one.",
         "",
-        *_table(_SETTINGS, _fields("SHARDS__NAME__", ShardSettings.model_fields, _shard_defaults())),
+        *_table(_SETTINGS, _fields("SHARDS__NAME__", ShardSettings, _shard_defaults())),
     ]
     for name, part in parts.items():
-        lines += ["", f"## `[{name}]`", "", *_table(_SETTINGS, _fields(f"{name.upper()}__", part.model_fields))]
+        lines += ["", f"## `[{name}]`", "", *_table(_SETTINGS, _fields(f"{name.upper()}__", part))]
     for kind in FAMILIES:
         lines += ["", f"## `[{kind.name}]`", "", f"The family [`{kind.name}`](families.md#{kind.name}).", ""]
         lines += _section(kind)
@@ -292,13 +291,16 @@ def _shard_defaults() -> dict[str, str]:
 
 
 def _fields(
-    prefix: str, fields: Mapping[str, FieldInfo], defaults: Mapping[str, str] | None = None
+    prefix: str, section: type[BaseModel], defaults: Mapping[str, str] | None = None, leave_out: Collection[str] = ()
 ) -> Iterable[list[str]]:
-    for name, field in fields.items():
+    described = descriptions(section)
+    for name, field in section.model_fields.items():
+        if name in leave_out:
+            continue
         default = (defaults or {}).get(name, "")
         if not default and not isinstance(field.default, BaseModel):
             default = _default(None if field.is_required() else field.default)
-        yield [f"`{name}`", f"`HEADRACE_{prefix}{name.upper()}`", default, field.description or ""]
+        yield [f"`{name}`", f"`HEADRACE_{prefix}{name.upper()}`", default, described.get(name, "")]
 
 
 def _section(kind: type[Family]) -> list[str]:

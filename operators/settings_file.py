@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from pydantic import BaseModel
 
-from headrace.config import DEFAULT_SHARDS, FILE, Settings, ShardSettings
+from headrace.config import DEFAULT_SHARDS, FILE, Settings, ShardSettings, descriptions
 from headrace.surface import settings_of
 from learners.family import Family
 
@@ -26,11 +26,12 @@ def settings_file(kinds: Sequence[type[Family]]) -> str:
     """Return the file, with a table for each of these families."""
     lines = [_HEAD]
     parts: dict[str, type[BaseModel]] = {}
+    described = descriptions(Settings)
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, BaseModel):
             parts[name] = type(field.default)
         elif name != "shards":
-            lines += _setting(name, field.default, field.description or "")
+            lines += _setting(name, field.default, described.get(name, ""))
     for name, defaults in DEFAULT_SHARDS.items():
         lines += [*_table(f"shards.{name}", ShardSettings), *_fields(ShardSettings, defaults)]
     for name, part in parts.items():
@@ -54,8 +55,9 @@ def _table(name: str, part: type[BaseModel]) -> Iterator[str]:
 
 
 def _fields(part: type[BaseModel], defaults: Mapping[str, Any] | None = None) -> Iterator[str]:
+    described = descriptions(part)
     for name, field in part.model_fields.items():
-        yield from _setting(name, {name: field.default, **(defaults or {})}[name], field.description or "")
+        yield from _setting(name, {name: field.default, **(defaults or {})}[name], described.get(name, ""))
 
 
 def _setting(name: str, default: Any, text: str) -> Iterator[str]:

@@ -5,11 +5,13 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from typer.main import get_command
 
 from headrace import watchdog
 from headrace.archive.log import ArchivedLog
@@ -36,6 +38,14 @@ def logging_as_before() -> Iterator[None]:
 def not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no command that a test runs in this process end it."""
     monkeypatch.setattr(watchdog, "watch", lambda: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """Let those who run commands in this process share the command line, which takes 50 ms to make."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("typer.testing._get_command", cache(get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -197,12 +197,13 @@ class SessionKnn:
         """Do nothing: the item stays one of its session."""
 
     def forget(self, slots: Sequence[int]) -> None:
-        """Drop these slots. Scans the whole ring, so call it with many slots at once."""
+        """Drop these slots. Scans the used part of the ring, so call it with many slots at once."""
         for slot in slots:
             self._postings -= len(self._index.pop(slot, ()))
-        gone = np.zeros(max(int(self._items.max()), max(slots, default=0)) + 2, np.bool_)
+        items = self._items[: int(self._lengths.nonzero()[0].max(initial=-1)) + 1]
+        gone = np.zeros(max(int(items.max(initial=_empty)), max(slots, default=0)) + 2, np.bool_)
         gone[list(slots)] = True  # empty places, -1, index the last entry, which stays False
-        self._items[gone[self._items]] = _empty
+        items[gone[items]] = _empty
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return the use and the maximum of sessions, and of items and entries of the inverted index."""

@@ -12,6 +12,7 @@ import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,12 @@ def test_a_right_import_is_allowed(small_project: Path) -> None:
 def trees(where: Callable[[Path], bool] = lambda path: True) -> Iterator[tuple[Path, ast.Module]]:
     for path in MODULES:
         if where(path):
-            yield path, ast.parse((ROOT / path).read_text(), str(path))
+            yield path, parsed(path)
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), str(path))
 
 
 def uses(tree: ast.AST) -> set[str]:
