@@ -21,6 +21,8 @@ from headrace.state import State, encode
 cost_share_max: Final = 0.04
 """Most of the loop's time that snapshots may take, as it counts; with what it cannot count (caches that are cold
 afterwards) it is below 0.05."""
+rarer_s_max: Final = 600.0
+"""Longest time, in seconds, between two snapshots for their cost alone: the process may have stood still in one."""
 close_s_max: Final = 1.0
 """Longest time, in seconds, that `close` waits for a snapshot that is being stored; no entry would name it."""
 T = TypeVar("T")
@@ -114,8 +116,8 @@ class Snapshots:
     Attributes:
         interval_s: least time between two snapshots, in seconds.
         cost_share_max: most of the loop's time that they may take; if they would take more, they are taken more rarely.
-        cost_s: what the newest one took: the time for which the loop stood still to freeze the state, and the processor
-            time of storing it, in seconds.
+        cost_s: what the newest one took: the time for which the loop stood still while the state was frozen and
+            encoded, and the processor time of the rest, in seconds.
         size: bytes of the newest snapshot that this object took, 0 before the first.
         failures, failure: the number of snapshots in a row that could not be written, and why the newest could not.
             Learning goes on, and the next interval brings another try.
@@ -150,7 +152,7 @@ class Snapshots:
     def due(self) -> bool:
         """Whether a snapshot should be taken at this commit."""
         idle = self._pending is None and self._kept_blobs is None
-        interval_s = max(self.interval_s, self.cost_s / self.cost_share_max)
+        interval_s = max(self.interval_s, min(self.cost_s / self.cost_share_max, rarer_s_max))
         return idle and self._timer.monotonic() - self._taken_at >= interval_s
 
     def take(self, frozen: Callable[[], State], pointer: Pointer) -> None:
@@ -166,12 +168,13 @@ class Snapshots:
 
     def _store(self, held: list[State]) -> tuple[str, int]:
         """Store a state, which is freed as soon as it is encoded: it is taken out of the list."""
-        began_s = self._timer.cpu()
+        began_s = self._timer.monotonic()
         data = encode(held.pop())
+        encode_s, began_s = self._timer.monotonic() - began_s, self._timer.cpu()
         try:
             return self._blobs.put(self._kind, data), len(data)
         finally:
-            self._store_s = self._timer.cpu() - began_s
+            self._store_s = encode_s + self._timer.cpu() - began_s
 
     def settled(self, number: int, journal: int, judgements: int) -> None:
         """Note that a commit is final: the entries before `number` end at these positions."""

@@ -141,6 +141,8 @@ def bounded(call: Callable[[], T], seconds: float | None = deadline_s) -> T:
 def _mends_log(failure: Exception) -> str:
     if "malformed" in str(failure) or "not a database" in str(failure):
         return "the file is damaged: stop all processes, keep it, and `headrace restore` from a backup"
+    if "readonly" in str(failure):
+        return "chown or chmod the file and its folder, or mount them read-write; or run this as the processes' user"
     return "start the broker, or correct `--log` (HEADRACE_LOG); the first process makes the file of an SQLite log"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from consumers.shard import Judges
 from headrace.announcement import Announcement
+from headrace.clock import Timer
 from headrace.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -1432,7 +1433,27 @@ def test_snapshots_that_would_take_too_much_of_the_time_are_taken_more_rarely(bl
         time.sleep(0.01)
     snapshots.settled(2, 2, 0)
     assert pointer.number == 1
-    assert not snapshots.due, "a share of 5 % is 20 times as long"
+    assert not snapshots.due, "a share of 4 % is 25 times as long"
     snapshots.cost_share_max = math.inf
     assert snapshots.due
+    snapshots.close()
+
+
+def test_a_process_that_stood_still_in_a_snapshot_takes_the_next_one_within_ten_minutes(blobs: Blobs) -> None:
+    now_s = 0.0
+
+    def stand_still() -> State:
+        nonlocal now_s
+        now_s += 3_600.0
+        return {}
+
+    timer = Timer(monotonic=lambda: now_s)
+    snapshots = Snapshots(blobs, "online", None, interval_s=0.0, timer=timer)
+    snapshots.take(stand_still, pointer_to(1, {}, Stamp("1", {}), "", {}, {}))
+    snapshots.settled(1, 1, 0)
+    while not snapshots.newest():
+        time.sleep(0.01)
+    snapshots.settled(2, 2, 0)
+    assert snapshots.cost_s == pytest.approx(3_600.0, abs=1.0)
+    assert snapshots.due, "the hour of standing still is over"
     snapshots.close()
