@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv; on a fresh machine Python 3.11 to 3.13 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-full lint format simulate chaos faults pythons mutate release lock clean
+.PHONY: help setup demo check test test-full most-tests all-tests lint style types format simulate chaos faults pythons mutate release lock clean
 SHELL := /bin/sh
 # make PYTHON=... chooses the interpreter that the environment is made with, VENV=... its folder.
 VENV := .venv
