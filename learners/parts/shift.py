@@ -77,7 +77,7 @@ class Sums:
 
     Attributes:
         window: the sums in the window.
-        full: whether the window has all of its blocks, and the reference as many at least.
+        full: whether the window has all of its blocks, and the reference as many at least, not all of them empty.
     """
 
     def __init__(self, names_max: int) -> None:
@@ -92,7 +92,7 @@ class Sums:
 
     @property
     def full(self) -> bool:
-        return len(self._blocks) == window_blocks and self._referred >= window_blocks
+        return len(self._blocks) == window_blocks and self._referred >= window_blocks and self._squares > 0
 
     @property
     def size(self) -> float:

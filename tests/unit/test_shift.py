@@ -348,6 +348,15 @@ def test_judgements_are_watched() -> None:
     assert found[0].score > found[0].threshold
 
 
+def test_a_shop_whose_first_blocks_had_nothing_of_a_kind_has_no_distance_yet() -> None:
+    categories = Shares("categories")
+    for _ in range(2 * window_blocks):  # such as orders, before the first views
+        assert categories.end(0.01, ready=True, usual=True) == []
+    categories.count("shoes")
+    assert categories.end(0.01, ready=True, usual=True) == []
+    assert categories.watches[0].score == 0.0
+
+
 def test_a_full_reference_keeps_its_larger_half() -> None:
     sums = Sums(100)
     for block in range(window_blocks + 3):
