@@ -272,7 +272,7 @@ class Answers:
         self._metrics.set_lag(lag)
         waiting.look({place: positions[place] for place, records in lag.items() if records})
         self._metrics.waiting_s.set(waiting.age_s())
-        with self._turns:
+        with self._turns.looking():
             bounds = follower.fold.bounds()
         self._metrics.set_bounds(bounds)
 
