@@ -4,20 +4,24 @@
 
 The server has one core to itself; the shard that learns, whoever publishes events, and the clients share another one.
 A shop has learned the first 20,000 events of Online Retail, orders of 22 lines on average; a deep model of all items is
-promoted. While 500 events/s flow in, each the view of one item, made of the lines of later orders:
+promoted. While 500 events/s flow in, each the view of one item, made of the lines of later orders, shoppers ask while
+they act: each request is for the shopper whose view was published half a second before it.
 
 - requests come at fixed times, 500 a second, whether those before are answered or not: half of them ask for 10
-  recommendations of one of many shoppers, half have 100 items re-ranked. The time of an answer begins when its request
-  was due. In the middle another model is promoted; each answer must name one model, and none may fail;
+  recommendations, half have 100 items re-ranked. The time of an answer begins when its request was due. In the middle
+  another model is promoted; each answer must name one model, and none may fail;
 - wrk asks as fast as it is answered, by kept connections: recommendations, re-ranking, and both in turn, and
-  `/health/live`, which costs what HTTP alone does;
+  `/health/live`, which costs what HTTP alone does. The more requests a second, the more are for one view: a page asks
+  for several lists. Unlike these, `cold` is the worst that there is: both in turn, each for a shopper drawn anew from
+  all, of whom most are away and have visits of 50 items that nobody has asked about;
 - now and then a new shopper views an item; how long until the server knows it?
 - good clients ask at a fifth of that rate, without and with others who abuse the server: 500 connections that are
   silent, 100 that send their heads byte by byte, 20 that ask and do not read, and 100 requests/s that are no HTTP;
 - the server is stopped while 8,000 events are learned, and goes on: how quickly does it fold them, without any request
   and while wrk asks as much as it can?
 
-The shares of a core that the server and the clients use are read from /proc.
+The shares of a core that the server and the clients use are read from /proc. With `--keep`, what was learned is kept in
+a folder, so that several versions are compared on the same state without learning it again.
 """
 
 import asyncio
@@ -40,6 +44,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -64,7 +69,10 @@ ranked: Final = 100
 backlog_events: Final = 8_000
 ONLINE: Final = default_placements()["online"]
 probe_pause_s: Final = 0.1
-stopped_s_max: Final = 120.0
+stopped_s_max: Final = 600.0
+
+acted_s: Final = 0.5
+"""Time, in seconds, from a view to the requests of its shopper."""
 
 SCRIPT: Final = """
 local paths, bodies, turn, both = %(paths)s, %(bodies)s, 0, "%(what)s"
@@ -74,6 +82,24 @@ request = function()
     return wrk.format("GET", paths[turn %% #paths + 1])
   end
   return wrk.format("POST", "/v1/rerank", {["Content-Type"] = "application/json"}, bodies[turn %% #bodies + 1])
+end
+"""
+
+ACTING: Final = """
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s; long ns; } when; int clock_gettime(int, when *);")
+local shoppers, items, turn, both = %(shoppers)s, %(items)s, 0, "%(what)s"
+local now = ffi.new("when")
+request = function()
+  ffi.C.clock_gettime(1, now)
+  local at = math.floor((tonumber(now.s) + tonumber(now.ns) * 1e-9 - %(began_s)f) * %(flow_per_s)d)
+  local shopper = shoppers[math.max(1, math.min(#shoppers, at + 1))]
+  turn = turn + 1
+  if both == "recommend" or (both == "mixed" and turn %% 2 == 0) then
+    return wrk.format("GET", "/v1/recommendations/" .. shopper .. "?n=10")
+  end
+  local body = '{"shopper": "' .. shopper .. '", "items": ' .. items[turn %% #items + 1] .. ', "n": 10}'
+  return wrk.format("POST", "/v1/rerank", {["Content-Type"] = "application/json"}, body)
 end
 """
 
@@ -111,6 +137,7 @@ class Requests:
                         )
         chance = random.Random(seed)
         self.items = list(items)
+        self.searched = [chance.sample(self.items, ranked) for _ in range(200)]
         asked = [chance.choice(list(shoppers)) for _ in range(count)]
         self.paths = [f"/v1/recommendations/{shopper}?n=10" for shopper in asked]
         self.bodies = [
@@ -118,10 +145,26 @@ class Requests:
         ]
 
     def script(self, what: str) -> str:
-        """Return a script of wrk."""
-        values = {"paths": self.paths[:2_000], "bodies": self.bodies[:500]}
-        texts = {name: "{" + ",".join(json.dumps(one) for one in lines) + "}" for name, lines in values.items()}
-        return SCRIPT % {**texts, "what": what}
+        """Return a script of wrk that draws shoppers from all."""
+        return SCRIPT % {"paths": _table(self.paths[:2_000]), "bodies": _table(self.bodies[:500]), "what": what}
+
+    def acting(self, what: str, flow: "Flow", seconds: float) -> str:
+        """Return a script of wrk that asks for those who act, for so many seconds from now on."""
+        began_s, shoppers = flow.ahead(seconds)
+        return ACTING % {
+            "shoppers": _table(shoppers), "items": _table([json.dumps(items) for items in self.searched]),
+            "what": what, "began_s": began_s + acted_s, "flow_per_s": flow_per_s,
+        }  # fmt: skip
+
+    def of(self, shopper: str, number: int) -> tuple[str, str]:
+        """Return a path for a shopper's recommendations, and a body to re-rank."""
+        items = self.searched[number % len(self.searched)]
+        return f"/v1/recommendations/{shopper}?n=10", json.dumps({"shopper": shopper, "items": items, "n": 10})
+
+
+def _table(texts: Sequence[str]) -> str:
+    """Return texts as a table of Lua."""
+    return "{" + ",".join(json.dumps(one) for one in texts) + "}"
 
 
 def promote(log: Log, blobs: Blobs, items: Sequence[str], number: int) -> None:
@@ -139,25 +182,57 @@ def promote(log: Log, blobs: Blobs, items: Sequence[str], number: int) -> None:
         appender.append(announced.record())
 
 
-@contextmanager
-def flowing(log: Log, records: Iterator[Outgoing]) -> Iterator[None]:
-    """Publish `flow_per_s` events a second, evenly."""
-    stop = threading.Event()
+class Flow:
+    """Publishes `flow_per_s` events a second, evenly, in a thread, and tells who acts."""
 
-    def publish() -> None:
-        with closing(log.appender()) as appender:
-            began, sent = time.monotonic(), 0
+    def __init__(self, log: Log, records: Iterator[Outgoing]) -> None:
+        self._log, self._records, self._read = log, records, list[Outgoing]()
+        self._reading = threading.Lock()
+        self._began_s, self._sent = time.monotonic(), 0
+
+    def _until(self, count: int) -> list[Outgoing]:
+        """Read the events from the first one on, so many of them."""
+        with self._reading:
+            self._read += islice(self._records, max(0, count - len(self._read)))
+            return self._read
+
+    def _due(self) -> int:
+        return int((time.monotonic() - self._began_s) * flow_per_s)
+
+    def acted(self) -> str:
+        """Return the shopper who acted half a second ago, or last."""
+        return shopper_of(self._until(1)[max(0, min(self._sent - 1, self._due() - int(acted_s * flow_per_s)))])
+
+    def ahead(self, seconds: float) -> tuple[float, list[str]]:
+        """Return a monotonic time, in seconds, and the shoppers who act from it on, one after the other."""
+        first, last = self._due(), self._due() + int(seconds * flow_per_s)
+        return self._began_s + first / flow_per_s, [shopper_of(one) for one in self._until(last)[first:last]]
+
+    def publish(self, stop: threading.Event) -> None:
+        """Publish until `stop` is set."""
+        with closing(self._log.appender()) as appender:
             while not stop.wait(0.05):
-                due = int((time.monotonic() - began) * flow_per_s)
-                for _ in range(due - sent):
-                    appender.append(next(records))
+                due = self._due()
+                for record in self._until(due)[self._sent : due]:
+                    appender.append(record)
                 appender.flush()
-                sent = due
+                self._sent = due
 
-    thread = threading.Thread(target=publish)
+
+def shopper_of(record: Outgoing) -> str:
+    """Return whose event a record is."""
+    return (record.key or b"").decode()
+
+
+@contextmanager
+def flowing(log: Log, records: Iterator[Outgoing]) -> Iterator[Flow]:
+    """Publish `flow_per_s` events a second, evenly."""
+    flow, stop = Flow(log, records), threading.Event()
+    thread = threading.Thread(target=flow.publish, args=(stop,))
     thread.start()
+    time.sleep(2 * acted_s)
     try:
-        yield
+        yield flow
     finally:
         stop.set()
         thread.join()
@@ -186,8 +261,9 @@ class Client:
 
 
 async def at_fixed_times(
-    address: tuple[str, int], requests: Requests, seconds: float, halfway: Callable[[], None], per_s: int = asked_per_s
-) -> dict[str, Any]:
+    address: tuple[str, int], requests: Requests, flow: Flow, seconds: float, halfway: Callable[[], None],
+    per_s: int = asked_per_s,
+) -> dict[str, Any]:  # fmt: skip
     """Ask so many times a second; return the times by kind, the errors, and the models that were named."""
     free: asyncio.Queue[Client] = asyncio.Queue()
     for _ in range(32):
@@ -215,12 +291,13 @@ async def at_fixed_times(
             await asyncio.sleep(wait_s)
         if number == count // 2:
             threading.Thread(target=halfway).start()
+        path, text = requests.of(flow.acted(), number)
         if number % 2:
-            body = requests.bodies[number % len(requests.bodies)].encode()
+            body = text.encode()
             request = f"POST /v1/rerank HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
             tasks.append(asyncio.create_task(ask("re-rank 100", request, due_s)))
         else:
-            request = f"GET {requests.paths[number % len(requests.paths)]} HTTP/1.1\r\n{head}\r\n".encode()
+            request = f"GET {path} HTTP/1.1\r\n{head}\r\n".encode()
             tasks.append(asyncio.create_task(ask("recommend 10", request, due_s)))
     await asyncio.gather(*tasks)
     spent_s = time.monotonic() - began_s
@@ -314,6 +391,13 @@ def wrk(address: str, script: Path | None, connections: int, seconds: int, core:
     }  # fmt: skip
 
 
+def saturating(server: Child, script: Path | None, connections: int, seconds: int, core: int) -> dict[str, Any]:
+    """Return what wrk found, and the share of a core that the server used, folding included."""
+    used_s = cpu_s(server.pid)
+    found = wrk(server.address, script, connections, seconds, core)
+    return found | {"server_cpu": (cpu_s(server.pid) - used_s) / seconds}
+
+
 def cpu_s(pid: int) -> float:
     """Return the processor time that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -404,14 +488,12 @@ class Probe:
 
 def events_of(path: Path, folder: Path) -> list[Outgoing]:
     """Return the records of all events of a file, as `headrace load` publishes them."""
-    log = open_log(f"sqlite:{folder / 'all.db'}")
-    subprocess.run(
-        headrace(
-            "load", str(path), "--log", f"sqlite:{folder / 'all.db'}", "--limit", str(learned_events + 100_000),
-            "--metrics-port", "0",
-        ),
-        check=True, capture_output=True,
-    )  # fmt: skip
+    whole = folder / "all.db"
+    if not whole.exists():
+        limit = str(learned_events + 100_000)
+        load = headrace("load", str(path), "--log", f"sqlite:{whole}", "--limit", limit, "--metrics-port", "0")
+        subprocess.run(load, check=True, capture_output=True)
+    log = open_log(f"sqlite:{whole}")
     found = []
     for place in log.partitions(EVENTS):
         with closing(log.reader({place: 0})) as reader:
@@ -428,23 +510,33 @@ def main(arguments: Sequence[str] | None) -> None:
     report.add_data(parser)
     parser.add_argument("--seconds", type=int, default=15, help="of each measurement")
     parser.add_argument("--connections", type=int, default=8, help="of wrk")
+    parser.add_argument("--keep", type=Path, help="folder in which what the shop has learned is kept for other runs")
     options = parser.parse_args(arguments)
     if shutil.which("wrk") is None:
         raise Misconfigured("serve_load: wanted wrk, found none (apt-get install wrk)")
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        waiting = iter(events_of(options.data, folder))
+        if options.keep and options.keep.exists():
+            shutil.copytree(options.keep, folder, dirs_exist_ok=True)
+        events = events_of(options.data, folder)
+        waiting = iter(events[learned_events:])
         url, blobs = f"sqlite:{folder / 'log.db'}", Blobs(folder / "blobs")
         log = open_log(url)
         log.create()
-        with closing(log.appender()) as appender:
-            for _ in range(learned_events):
-                appender.append(next(waiting))
+        base = ("--log", url, "--blobs", str(blobs.folder))
+        if not any(log.end(place) for place in log.partitions(EVENTS)):
+            with closing(log.appender()) as appender:
+                for record in events[:learned_events]:
+                    appender.append(record)
+            with Children(folder, cwd=folder) as children:
+                learner = children.start("online", "online", *base, "--metrics-port", "0")
+                children.wait_until("the shard has learned", lambda: lag(learner) == 0, timeout_s=1_800)
+            if options.keep:
+                shutil.copytree(folder, options.keep)
         requests = Requests(log, 5_000)
         promote(log, blobs, requests.items, 1)
         with Children(folder, cwd=folder) as children:
-            base = ("--log", url, "--blobs", str(blobs.folder))
             learner = children.start("online", "online", *base, "--metrics-port", "0")
             children.wait_until("the shard has learned", lambda: lag(learner) == 0, timeout_s=600)
             server = children.start("serve", "serve", *base, "--port", "0")
@@ -483,13 +575,13 @@ def measure(
         promote(log, blobs, requests.items, 2)
         swap.set()
 
-    with flowing(log, waiting):
+    with flowing(log, waiting) as flow:
         probe, stop = Probe(server, log, requests.items[0]), threading.Event()
         probing = threading.Thread(target=probe.run, args=(stop,))
         probing.start()
         used_s, began_s = cpu_s(server.pid), time.monotonic()
         found["fixed"] = asyncio.run(
-            at_fixed_times((host, int(port)), requests, options.seconds, promote_another)
+            at_fixed_times((host, int(port)), requests, flow, options.seconds, promote_another)
         )  # fmt: skip
         found["fixed"]["server_cpu"] = (cpu_s(server.pid) - used_s) / (time.monotonic() - began_s)
         stop.set()
@@ -498,16 +590,20 @@ def measure(
         memory.append(resident_mib(server.pid))
         for name, around in (("good_alone", nullcontext()), ("good_abused", abused((host, int(port)), requests))):
             with around:
-                asked = at_fixed_times((host, int(port)), requests, options.seconds, lambda: None, asked_per_s // 5)
+                asked = at_fixed_times(
+                    (host, int(port)), requests, flow, options.seconds, lambda: None, asked_per_s // 5
+                )
                 found[name] = asyncio.run(asked)
             memory.append(resident_mib(server.pid))
         found["saturated"] = {}
-        for what in ("recommend", "rerank", "mixed"):
+        for what in ("recommend", "rerank", "mixed", "cold"):
             script = folder / f"{what}.lua"
-            script.write_text(requests.script(what))
-            found["saturated"][what] = wrk(server.address, script, options.connections, options.seconds, core)
+            script.write_text(
+                requests.script("mixed") if what == "cold" else requests.acting(what, flow, options.seconds + 2)
+            )
+            found["saturated"][what] = saturating(server, script, options.connections, options.seconds, core)
             memory.append(resident_mib(server.pid))
-        found["live"] = wrk(server.address, None, options.connections, min(5, options.seconds), core)
+        found["live"] = saturating(server, None, options.connections, min(5, options.seconds), core)
     swap.wait(60)
     found["folding"] = {
         "alone_per_s": folding_rate(server, learner, log, waiting, requests.paths[0], lambda: None),
@@ -517,7 +613,7 @@ def measure(
             log,
             waiting,
             requests.paths[0],
-            lambda: wrk(server.address, folder / "mixed.lua", options.connections, 10, core),
+            lambda: wrk(server.address, folder / "cold.lua", options.connections, 10, core),
         ),
     }
     memory.append(resident_mib(server.pid))
@@ -558,12 +654,13 @@ def show(figures: dict[str, Any]) -> None:
     rows = {**figures["saturated"], "/health/live": figures["live"]}
     report.show(
         f"wrk, {figures['options']['connections']} kept connections",
-        ["request", "requests/s", "p50 (ms)", "p99 (ms)", "errors"],
+        ["request", "requests/s", "p50 (ms)", "p99 (ms)", "errors", "processor time (ms)"],
         [
-            [what, f"{one['requests_per_s']:,.0f}", f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", str(one["errors"])]
+            [what, f"{one['requests_per_s']:,.0f}", f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}", str(one["errors"]),
+             f"{1e3 * one['server_cpu'] / one['requests_per_s']:.2f}"]
             for what, one in rows.items()
         ],
-    )
+    )  # fmt: skip
     folding = figures["folding"]
     ratio = folding["saturated_per_s"] / folding["alone_per_s"]
     print(

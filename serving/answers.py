@@ -35,8 +35,8 @@ from serving.turns import Turns
 poll_s: Final = 0.05
 read_s_max: Final = 1.0
 """Longest wait, in seconds, for a record that is there."""
-piece_records: Final = 8
-"""Records folded in one turn; these take about a millisecond."""
+turn_s: Final = 0.001
+"""Time, in seconds, after which a turn of folding ends at the next record."""
 step_entries_max: Final = 1_000
 """Most entries folded in one step; a step with fewer has reached the end of the journal."""
 load_s_max: Final = 0.5
@@ -193,7 +193,7 @@ class Answers:
         log, shard, make, turns = self.log, self._placement.shard, self._make, self._turns
         assert log is not None
         follower = Follower(
-            log, self._blobs, shard, make=make, lock=turns, piece_records=piece_records, stop=stop.is_set,
+            log, self._blobs, shard, make=make, lock=turns, turn_s=turn_s, stop=stop.is_set,
             comparison=comparison,
         )  # fmt: skip
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
@@ -272,7 +272,7 @@ class Answers:
         self._metrics.set_lag(lag)
         waiting.look({place: positions[place] for place, records in lag.items() if records})
         self._metrics.waiting_s.set(waiting.age_s())
-        with self._turns:
+        with self._turns.looking():
             bounds = follower.fold.bounds()
         self._metrics.set_bounds(bounds)
 

@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 import structlog
 import uvloop
+from msgspec import Struct
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -49,6 +52,11 @@ hung_s: Final = 60.0
 answer."""
 
 
+parsed_max: Final = 1_024
+"""Most questions of a route whose parameters are kept parsed."""
+parsed_bytes_max: Final = 256
+"""Most bytes of the parameters of a question that are kept parsed."""
+
 _RESTORING: Final = Problem("restoring", "the newest snapshot is being restored", retry_s=1)
 
 
@@ -62,6 +70,11 @@ def make_app(
     """
 
     def answering(answers: Answers, route: Route) -> DirectRoute:
+        def parse(in_path: tuple[tuple[str, str], ...], query: bytes) -> Struct:
+            return parse_query(route.query, [*QueryParams(query).multi_items(), *in_path])
+
+        parsed = lru_cache(parsed_max)(parse)
+
         def handle(request: Request, body: bytes) -> Response:
             if keys and (refused := _refused(keys, request)):
                 return refused
@@ -69,8 +82,10 @@ def make_app(
                 if route.method == "POST":
                     query = parse_body(route.query, body, request.path_params)
                 else:
-                    given = [*request.query_params.multi_items(), *request.path_params.items()]
-                    query = parse_query(route.query, given)
+                    given = request.scope["query_string"]
+                    query = (parsed if len(given) <= parsed_bytes_max else parse)(
+                        tuple(request.path_params.items()), given
+                    )
                 if route.streams:
                     stream = answers.stream(route, query)
                     return _RESTORING.response() if stream is None else json_lines(stream)

@@ -9,8 +9,8 @@ better than answers that are old.
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -45,7 +45,7 @@ class Turns:
     `with turns.answering():`. Without an event loop it is a lock.
 
     Attributes:
-        number: of turns to fold that began.
+        number: of turns to fold that began; another one means that something may have been folded.
     """
 
     def __init__(self) -> None:
@@ -69,6 +69,13 @@ class Turns:
     def answering(self) -> "_Answering":
         """Return a context manager in which the state may be read."""
         return self._answering
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Let a thread that folds read the state, in a turn that changes nothing."""
+        with self:
+            self.number -= 1
+            yield
 
     def __enter__(self) -> None:
         self._folders.acquire()

@@ -21,7 +21,7 @@ arrival_timeout_s = 30.0
 """How long it may take until records that a committed entry names can be read. On Kafka the markers of one transaction
 reach its partitions one after another, within seconds. A longer delay means that the log has lost the records."""
 piece_records_max = 32
-"""Maximum number of records that are handed out at once, unless a reader asks for another one."""
+"""Maximum number of records that are handed out at once."""
 read_ahead_records_max = 4_000
 """Maximum number of records per read; a partition with fewer buffered records is read further."""
 
@@ -32,7 +32,6 @@ class EntryRecords:
     Args:
         positions: where the next runs begin at the earliest, by partition.
         judgements: the same for the shard's judgements.
-        piece_records: maximum number of records that are handed out at once.
 
     Attributes:
         positions: the ends of the runs that were read.
@@ -42,13 +41,11 @@ class EntryRecords:
     """
 
     def __init__(
-        self, log: Log, shard: Shard, positions: Mapping[Partition, int], judgements: int, timer: Timer = TIMER,
-        piece_records: int | None = None,
+        self, log: Log, shard: Shard, positions: Mapping[Partition, int], judgements: int, timer: Timer = TIMER
     ) -> None:  # fmt: skip
         self._log, self._shard, self._timer = log, shard, timer
         self._topics = (EVENTS, *shard.hears)
         self.positions, self.judgements_position = dict(positions), judgements
-        self._piece_records = piece_records or piece_records_max
         self.chain = Chain()
         self.strays = 0
         self._reader: Reader | None = None
@@ -161,7 +158,7 @@ class EntryRecords:
         while position < run.end:
             if not buffer:
                 self._fill(place)
-            taken = buffer.take(min(self._piece_records, run.end - position))
+            taken = buffer.take(min(piece_records_max, run.end - position))
             if taken[0].offset == position and taken[-1].offset < run.end:  # nearly always
                 yield taken
                 position = taken[-1].offset + 1

@@ -6,7 +6,8 @@ replay a journal.
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from typing import Generic, Protocol, TypeVar
+from math import inf
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -130,6 +131,31 @@ def restored(blobs: Blobs, make: MakeFold[F], pointer: Pointer) -> tuple[F, Inta
     return make(state["fold"], pointer.stamp), Intake.from_state(state["intake"])
 
 
+class _Turns:
+    """Holds a lock while the fold changes, and lets others have it between two records once it has held it for long.
+
+    Args:
+        turn_s: how long, in seconds.
+    """
+
+    def __init__(self, lock: AbstractContextManager[object], turn_s: float, timer: Timer) -> None:
+        self._lock, self._turn_s, self._timer = lock, turn_s, timer
+        self._until_s = 0.0
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+        self._until_s = self._timer.monotonic() + self._turn_s
+
+    def __exit__(self, *raised: Any) -> None:
+        self._lock.__exit__(*raised)
+
+    def may_end(self) -> None:
+        """Let others have the lock, if this turn has been long."""
+        if self._timer.monotonic() >= self._until_s:
+            self._lock.__exit__(None, None, None)
+            self.__enter__()
+
+
 class Follower(Generic[F]):
     """The fold of one shard, computed from its journal.
 
@@ -140,8 +166,8 @@ class Follower(Generic[F]):
         fold_anew: fold what cannot be restored from the journal's start, if the log still holds all of it. Otherwise,
             and without this, it begins empty.
         plainly: with `from_start`, also fold entries whose state was renewed, as if it had not been.
-        lock: held while the fold changes, for at most `piece_records` records at once. A reader of the fold must hold
-            it. It is not held while the state is frozen for `comparison`.
+        lock: held while the fold changes, for about `turn_s` seconds at once, and at least for one record. A reader of
+            the fold must hold it. It is not held while the log is read, or the state is frozen for `comparison`.
         stop: whether folding is to be given up, asked before each piece; then `Stopping` is raised.
         comparison: compares the state with the shard's snapshots.
 
@@ -168,13 +194,14 @@ class Follower(Generic[F]):
         fold_anew: bool = False,
         plainly: bool = False,
         lock: AbstractContextManager[object] | None = None,
-        piece_records: int | None = None,
+        turn_s: float = inf,
         stop: Callable[[], bool] = never,
         comparison: Comparison | None = None,
         timer: Timer = TIMER,
     ) -> None:
         self._comparison = comparison
-        self._log, self._blobs, self._shard, self._lock = log, blobs, shard, lock or nullcontext()
+        self._log, self._blobs, self._shard = log, blobs, shard
+        self._turns = _Turns(lock or nullcontext(), turn_s, timer)
         self._make, self._plainly, self._stop, self._timer = make, plainly, stop, timer
         self._unbroken = from_start  # the state follows from the journal's first entry
         self.appended_ms: list[int] = []
@@ -188,7 +215,7 @@ class Follower(Generic[F]):
         begin, judgements = log.first(shard.journal), log.first(shard.judgements)
         self.identities, self.skips = Identities(log, shard, timer), Skips({})
         firsts = {place: log.first(place) for place in shard.inputs(log)}
-        self._records = EntryRecords(log, shard, firsts, judgements, timer, piece_records)
+        self._records = EntryRecords(log, shard, firsts, judgements, timer)
         last = journal.newest(log, shard)
         if last and last.writer != shard.name:
             raise Misconfigured(
@@ -346,21 +373,22 @@ class Follower(Generic[F]):
                 f"journal of {self._shard.name}: wanted entry {self.number}, found {entry.number}; "
                 "the entries between are gone and no snapshot that this version can read covers them"
             )
-        for run, records, timed in self._records.runs(entry):
-            if self._stop():
-                raise Stopping
-            skipped = self.skips.of(Partition(run.topic, run.partition))
-            learned = [record for record in records if record.offset not in skipped] if skipped else records
-            with self._lock:
+        runs, judgements = list(self._records.runs(entry)), self._records.judgements(entry)
+        self._records.check(entry)
+        with self._turns:
+            for run, records, timed in runs:
+                if self._stop():
+                    raise Stopping
+                skipped = self.skips.of(Partition(run.topic, run.partition))
+                learned = [record for record in records if record.offset not in skipped] if skipped else records
                 if run.topic == EVENTS:
                     self._learn(learned)
                 else:
                     self._hear(run.topic, learned)
-            if timed and run.topic == EVENTS:
-                self.appended_ms += [record.time_ms for record in records]
-        self._absorb(self._records.judgements(entry))
-        self._records.check(entry)
-        with self._lock:
+                if timed and run.topic == EVENTS:
+                    self.appended_ms += [record.time_ms for record in records]
+            self._absorb(judgements)
+            self._turns.may_end()
             self.outputs = self.fold.emit()  # not written: the live shard committed them
         self.number += 1
         self.pointer, self.results = entry.snapshot or self.pointer, entry.results
@@ -409,18 +437,20 @@ class Follower(Generic[F]):
     def _learn(self, records: Sequence[Record]) -> None:
         admit, prepare, learn = self.intake.admit, self.fold.prepare, self.fold.learn
         for record in records:
+            self._turns.may_end()
             event = decode(record)
             if not isinstance(event, Rejection) and admit(event, record.time_ms) and prepare(event):
                 learn(event, record.partition, record.offset)
 
     def _hear(self, topic: str, records: Sequence[Record]) -> None:
         for record in records:
+            self._turns.may_end()
             self.fold.hear(topic, record)
 
     def _absorb(self, judgements: Sequence[Record]) -> None:
         for record in judgements:
-            with self._lock:
-                self.fold.absorb(journal.judging_family(record.key), record.value or b"")
+            self._turns.may_end()
+            self.fold.absorb(journal.judging_family(record.key), record.value or b"")
 
     def state(self) -> State:
         """Return the shard's whole state."""

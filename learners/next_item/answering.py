@@ -30,7 +30,7 @@ from learners.next_item.questions import (
 from learners.next_item.ranking import PINNED, Ask, Learned, Mask, Ranked, Reason, first_max
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import EXCLUDE, Answer, Rules
-from learners.next_item.shelf import Shelf
+from learners.next_item.shelf import Product, Shelf
 from learners.protocol import Context, Scores
 
 hour_ms: Final = 3_600_000
@@ -40,8 +40,9 @@ reuse_s: Final = 0.5
 reused_max: Final = 1_024
 """Most contexts whose candidates are kept."""
 predicted_max: Final = 256
-"""Most contexts whose predictions are kept during a turn: about 5 MiB."""
-_NOTHING: Final = Facts()
+"""Most contexts whose predictions are kept: about 5 MiB."""
+finished_max: Final = 8
+"""Most finished lists that are kept of the same candidates."""
 _NOBODY: Final = ""
 
 
@@ -120,20 +121,50 @@ class _Want(NamedTuple):
     gone: Mapping[str, str]
 
 
-class _Reused(NamedTuple):
-    """Candidates that may be reused in the same turn, and until a time.
+class _Finished(NamedTuple):
+    """A list that was finished, and what it follows from beside its candidates and the rules.
 
-    The model is kept so that no other one has its address.
+    Attributes:
+        read: what was known of each item that was looked at, None if nothing was.
     """
+
+    gone: Mapping[str, str]
+    read: dict[str, Product | None]
+    found: ItemList
+
+    def holds(self, gone: Mapping[str, str], products: Mapping[str, Product]) -> bool:
+        """Return whether it would be the same list now."""
+        return gone == self.gone and all(products.get(item) is product for item, product in self.read.items())
+
+
+class _Candidates(NamedTuple):
+    """Candidates, and the lists that were finished from them, by n and rules.
+
+    They may be reused in the same turn, and until a time. The model is kept so that no other one has its address.
+    """
+
+    ranked: Ranked
+    turn: int = 0
+    until_s: float = 0.0
+    model: Any = None
+    finished: dict[tuple[int, Rules], _Finished] | None = None
+
+
+class _Predicted(NamedTuple):
+    """What the fast learners predict for a context, which may be reused as candidates are."""
 
     turn: int
     until_s: float
-    ranked: Ranked
-    model: Any
+    predictions: dict[str, Scores]
 
 
 class Answering:
     """Answers requests from a fold. It changes nothing of it; what it keeps follows from the fold.
+
+    The parts of an answer are kept for a moment, and for as long as nothing is learned: what the fast learners predict
+    for a context, the candidates of a kind of list, and finished lists. What the shopper does makes another context.
+    Whether rules hold is looked at in each answer: a finished list is only given again if what is known of its items,
+    and what the shopper must not get, are the same.
 
     Args:
         desk: None where the shard has none.
@@ -149,9 +180,13 @@ class Answering:
         self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
         browsing = learned.browsing
         self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
-        self._reused: dict[Any, _Reused] = {}
-        self._predicted: dict[Any, dict[str, Scores]] = {}
-        self._predicted_in = 0  # the turn
+        self._reused: dict[Any, _Candidates] = {}
+        self._predicted: dict[Any, _Predicted] = {}
+
+    def forget(self, slots: Sequence[int]) -> None:
+        """Keep nothing: slots will be reused for other items."""
+        self._reused.clear()
+        self._predicted.clear()
 
     # The routes
 
@@ -178,7 +213,7 @@ class Answering:
     def _for_each(self, query: BatchQuery, now: Now) -> Iterator[ItemList]:
         for number, asked in enumerate(query.shoppers, 1):
             shopper = now.known_as(asked)
-            ask = self._ask(now, shopper)._replace(predictions=None)  # events may have been folded since this turn
+            ask = self._ask(now, shopper)._replace(clock_s=0.0)  # events may have been folded since this turn
             yield self._wanted(query, "recommended", ask, f"{now.id}-{number}", asked, shopper)
 
     def similar(self, query: ItemQuery, now: Now) -> ItemList:
@@ -251,7 +286,9 @@ class Answering:
         """
         gone = self._gone(shopper, time_ms, rules.stated, rules.stated.seen or Seen(), (), exclude)
         want = _Want("recommended", n, rules, None, False, Shown.of(""), gone)
-        return self._chosen(want, self._ask(Now(time_ms, artifact=model), shopper), [])[0]
+        ask, allowed = self._ask(Now(time_ms, artifact=model), shopper), self._allowed(want)
+        candidates = self._candidates(want.kind, ask, allowed, [])
+        return self._chosen(want, ask, [], allowed, candidates.ranked, self.shelf.facts)[0]
 
     def _check_n(self, n: int) -> None:
         if n > self._n_max:
@@ -277,25 +314,21 @@ class Answering:
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = context._replace(start=0)
-        predictions = self._predictions_in(now.turn) if now.clock_s else None
-        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn, predictions=predictions)
+        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn)
 
-    def _predictions_in(self, turn: int) -> Callable[[Context], Mapping[str, Scores]]:
-        """Return the fast learners' predictions as a function. Lists for one context in one turn share them."""
-        if turn != self._predicted_in:
-            self._predicted_in = turn
-            self._predicted.clear()
-
-        def predictions(context: Context) -> Mapping[str, Scores]:
-            key = tuple(context.items), context.start, context.session, context.time_ms
-            found = self._predicted.get(key)
-            if found is None:
-                if len(self._predicted) >= predicted_max:
-                    self._predicted.clear()
-                found = self._predicted[key] = self._learned.browsing.predictions(context)
-            return found
-
-        return predictions
+    def _predictions(self, ask: Ask) -> Mapping[str, Scores]:
+        """Return the fast learners' predictions, which lists for one context share."""
+        context = ask.context
+        if not ask.clock_s:
+            return self._learned.browsing.predictions(context)
+        key = tuple(context.items), context.start, context.session
+        kept = self._predicted.get(key)
+        if kept is None or (kept.turn != ask.turn and ask.clock_s > kept.until_s):
+            if len(self._predicted) >= predicted_max:
+                self._predicted.clear()
+            found = self._learned.browsing.predictions(context)
+            kept = self._predicted[key] = _Predicted(ask.turn, ask.clock_s + reuse_s, found)
+        return kept.predictions
 
     def _wanted(
         self, query: Wanted, kind: str, ask: Ask, id_: str, asked: str, shopper: str,
@@ -313,51 +346,77 @@ class Answering:
     def _list(
         self, want: _Want, ask: Ask, id_: str, asked: str, placement: str, items: Sequence[str]
     ) -> ItemList:  # fmt: skip
-        answer, candidates = self._chosen(want, ask, items)
+        allowed = self._allowed(want)
+        ask = ask._replace(strangers=allowed is None)
+        candidates = self._candidates(want.kind, ask, allowed, items)
+        products, read = self.shelf.products, dict[str, Product | None]()
+        keeps = candidates.finished if not len(want.shown) else None
+        kept = keeps.get((want.n, want.rules)) if keeps else None
+        if kept and kept.holds(want.gone, products):
+            found = kept.found
+            return ItemList(id_, found.kind, asked, placement, found.items, found.next_page, found.rules)
+
+        def product(item: str) -> Product | None:
+            found = read[item] = products.get(item)
+            return found
+
+        def facts(item: str) -> Facts | None:
+            found = product(item)
+            return None if found is None else found.facts
+
+        answer, wider = self._chosen(want, ask, items, allowed, candidates.ranked, facts)
         names = [item for item, _ in answer.items]
         pinned = {pin.item for pin in want.rules.stated.pinned or ()}
-        whys = zip(names, candidates.why(names), strict=True)
+        whys = zip(names, wider.why(names), strict=True)
         reasons = [Reason(PINNED) if item in pinned else why for item, why in whys]
-        shown = [self._shown(item, score, reason) for (item, score), reason in zip(answer.items, reasons, strict=True)]
+        shown = [
+            _shown(item, score, reason, product) for (item, score), reason in zip(answer.items, reasons, strict=True)
+        ]
         next_page = want.shown.and_these(names) if len(names) == want.n and want.kind != "reranked" else ""
         left_out = dict(sorted(answer.left_out.items()))
         applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out))
-        return ItemList(id_, want.kind, asked, placement, shown, next_page, applied)
+        made = ItemList(id_, want.kind, asked, placement, shown, next_page, applied)
+        if keeps is not None and wider is candidates.ranked:  # others follow from all items
+            if len(keeps) >= finished_max:
+                keeps.clear()
+            keeps[want.n, want.rules] = _Finished(want.gone, read, made)
+        return made
 
-    def _chosen(self, want: _Want, ask: Ask, items: Sequence[str]) -> tuple[Answer, Ranked]:
-        """Return the items that obey the rules.
-
-        Rules that forbid much are applied to all candidates before the best ones are taken, if too few of the best ones
-        obey them.
-        """
+    def _allowed(self, want: _Want) -> Mask | None:
+        """Return which rows of the shelf the request allows, None if it allows all."""
         shelf = self.shelf
         shelf.sync()
         allowed = want.filter.mask(shelf) if want.filter else None
         if want.in_stock:
             stocked = shelf.stated & shelf.available
             allowed = stocked if allowed is None else allowed & stocked
-        ask = ask._replace(strangers=allowed is None)
-        candidates = self._candidates(want.kind, ask, allowed, items)
+        return allowed
+
+    def _chosen(
+        self, want: _Want, ask: Ask, items: Sequence[str], allowed: Mask | None, candidates: Ranked,
+        facts: Callable[[str], Facts | None],
+    ) -> tuple[Answer, Ranked]:  # fmt: skip
+        """Return the items that obey the rules, and the candidates that they are from.
+
+        Rules that forbid much are applied to all candidates before the best ones are taken, if too few of the best ones
+        obey them.
+        """
         if want.kind == "reranked":
-            return self._applied(want, candidates, allowed), candidates
+            return self._applied(want, candidates, allowed, facts), candidates
         first = islice(candidates.more, 0 if want.kind == "recommended" else first_max)
-        answer = self._applied(want, candidates._replace(more=first), allowed)
+        answer = self._applied(want, candidates._replace(more=first), allowed, facts)
         if len(answer.items) < want.n:
-            mask = want.rules.mask(shelf)
-            wider = self._candidates(want.kind, ask, mask if allowed is None else mask & allowed, items)
-            filled = self._applied(want, wider, allowed)
+            mask = want.rules.mask(self.shelf)
+            wider = self._ranked(want.kind, ask, mask if allowed is None else mask & allowed, items)
+            filled = self._applied(want, wider, allowed, facts)
             left_out = {name: max(answer.left_out.get(name, 0), count) for name, count in filled.left_out.items()}
             return Answer(filled.items, answer.left_out | left_out), wider
         return answer, candidates
 
-    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
-        """Return candidates. Those of which no filter leaves any out are kept until anything is learned.
-
-        After that they are reused for a moment: a page asks for several lists. What the shopper does makes another
-        context, and rules are applied to each answer.
-        """
+    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> _Candidates:
+        """Return candidates. Those of which no filter leaves any out are kept."""
         if allowed is not None or not ask.clock_s:
-            return self._ranked(kind, ask, allowed, items)
+            return _Candidates(self._ranked(kind, ask, allowed, items))
         context = ask.context
         of = (tuple(context.items), context.start, context.session) if kind in _IN_CONTEXT else ()
         key = kind, id(ask.model), self.shelf.begun, tuple(items), of  # lists that are read further name rows
@@ -366,31 +425,35 @@ class Answering:
             if len(self._reused) >= reused_max:
                 self._reused.clear()
             ranked = self._ranked(kind, ask, None, items)
-            kept = self._reused[key] = _Reused(ask.turn, ask.clock_s + reuse_s, ranked, ask.model)
-        return kept.ranked
+            kept = self._reused[key] = _Candidates(ranked, ask.turn, ask.clock_s + reuse_s, ask.model, {})
+        return kept
 
     def _ranked(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
         learned, shelf = self._learned, self.shelf
         if kind == "reranked":
-            return ranking.reranked(learned, shelf, ask, allowed, items)
+            return ranking.reranked(learned, shelf, ask, allowed, self._predictions(ask), items)
+        if kind == "recommended":
+            return ranking.recommended(learned, shelf, ask, allowed, self._predictions(ask))
         if kind == "similar":
             return ranking.similar(learned, shelf, ask, allowed, items[0])
         if kind == "bought_together":
             return ranking.bought_together(learned, shelf, ask, allowed, items)
         return _KINDS[kind](learned, shelf, ask, allowed)
 
-    def _applied(self, want: _Want, candidates: Ranked, allowed: Mask | None) -> Answer:
+    def _applied(
+        self, want: _Want, candidates: Ranked, allowed: Mask | None, facts: Callable[[str], Facts | None]
+    ) -> Answer:  # fmt: skip
         shown, shelf = want.shown, self.shelf
         pool = [one for one in candidates.pool if one[0] not in shown] if len(shown) else candidates.pool
         more = (item for item in candidates.more if item not in shown) if len(shown) else candidates.more
-        facts = shelf.facts
+        wanted = facts
         if len(shown) or allowed is not None:  # pinned items must be in the filter, and on the first page
 
-            def facts(item: str) -> Facts | None:
+            def wanted(item: str) -> Facts | None:
                 inside = item not in shown and (allowed is None or ((row := shelf.row(item)) >= 0 and allowed[row]))
-                return shelf.facts(item) if inside else None
+                return facts(item) if inside else None
 
-        return want.rules.apply(pool, more, facts, want.gone, want.n)
+        return want.rules.apply(pool, more, wanted, want.gone, want.n)
 
     def _gone(
         self, shopper: str, time_ms: int, rules: RuleSet, seen: Seen, events: Sequence[Happened],
@@ -412,27 +475,25 @@ class Answering:
                 gone |= dict.fromkeys(history.seen.after(shopper, after_ms), "seen")
         return gone | dict.fromkeys(exclude, EXCLUDE)
 
-    def _shown(self, item: str, score: float, reason: Reason) -> ListedItem:
-        shelf = self.shelf
-        facts, stated = shelf.facts(item) or _NOTHING, shelf.stated_of(item)
-        return ListedItem(
-            item, score, Because(*reason, self._text(reason, facts.category)), facts.name, facts.brand, facts.category,
-            facts.price, "" if facts.price is None else shelf.currency, stated.link if stated else "",
-            stated.image_link if stated else "",
-        )  # fmt: skip
 
-    def _text(self, reason: Reason, category: str) -> str:
-        text = _TEXTS[reason.code]
-        if reason.item:
-            return text.format((self.shelf.facts(reason.item) or _NOTHING).name or reason.item)
-        if reason.code in _BY_CATEGORY and category:
-            names = [name for part in re.split("[>/]", category) if (name := part.strip())]
-            return f"{text} in {names[-1]}" if names else text
-        return text
+def _shown(item: str, score: float, reason: Reason, product: Callable[[str], Product | None]) -> ListedItem:
+    facts, currency, link, image_link = product(item) or _UNKNOWN
+    code, other = reason
+    text = _TEXTS[code]
+    if other:
+        text = text.format((product(other) or _UNKNOWN).facts.name or other)
+    elif code in _BY_CATEGORY and facts.category:
+        names = [name for part in re.split("[>/]", facts.category) if (name := part.strip())]
+        text = f"{text} in {names[-1]}" if names else text
+    return ListedItem(
+        item, score, Because(code, other, text), facts.name, facts.brand, facts.category, facts.price, currency, link,
+        image_link,
+    )  # fmt: skip
 
 
+_UNKNOWN: Final = Product(Facts(), "", "", "")
 _KINDS: Final[Mapping[str, Callable[..., Ranked]]] = {
-    "recommended": ranking.recommended, "trending": ranking.trending, "new": ranking.new, "popular": ranking.popular,
+    "trending": ranking.trending, "new": ranking.new, "popular": ranking.popular,
 }  # fmt: skip
 _WITH_ITEM: Final = frozenset({"similar", "bought_together"})
 _IN_CONTEXT: Final = frozenset({"recommended", "reranked"})

@@ -287,12 +287,17 @@ class Blend:
         """Return the candidates' utilities by the averaged weights, with one matrix product. Shapes: (C, F) to (C,)."""
         if group not in self._predicting:
             linear, hidden, bias, output = self._average_layers
-            linear_part = linear[0] + linear[1 + group]
-            self._predicting[group] = _PredictingWeights(
-                np.column_stack([hidden, linear_part, -linear_part]),
-                np.append(bias[0] + bias[1 + group], [0.0, 0.0]),
-                np.append(output, [1.0, -1.0]),
+            into = _PredictingWeights(
+                np.empty((len(hidden), _units + 2)), np.zeros(_units + 2), np.array([0.0] * _units + [1.0, -1.0])
             )
+            into.units[:, :_units], into.biases[:_units], into.output[:_units] = (
+                hidden,
+                bias[0] + bias[1 + group],
+                output,
+            )
+            into.units[:, _units] = linear[0] + linear[1 + group]
+            np.negative(into.units[:, _units], out=into.units[:, _units + 1])
+            self._predicting[group] = into
         weights, biases, output = self._predicting[group]
         units = inputs @ weights
         units += biases

@@ -182,6 +182,7 @@ class NextItemFamily(Family):
             self._answering = Answering(
                 learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
             )
+            self.browsing.dependants.append(self._answering)
         return self._answering
 
     @property

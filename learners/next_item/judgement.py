@@ -18,8 +18,10 @@ from learners.protocol import Listed, Scores
 
 list_length: Final = 50
 """Number of best candidates of each member that the blend receives and a judgement stores."""
-record_bytes_max: Final = 800_000
-"""Most bytes of one record unless a single judgement is larger (150 KB at most); the log accepts larger records."""
+record_bytes_max: Final = 16_000
+"""Most bytes of one record unless a single judgement is larger (150 KB at most).
+
+About four judgements, which are learned in a millisecond: between two records, a server that follows can answer."""
 _ARRAY_32: Final = 0xDD
 """MessagePack's type byte of an array whose size follows in four bytes."""
 

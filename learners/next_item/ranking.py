@@ -46,8 +46,7 @@ class Ask(NamedTuple):
     """For whom a list is made: a shopper's context at a shop time, and the deep model in use, None if there is none.
 
     `strangers` is whether items may be listed that only the deep model knows, as a filter knows nothing of them.
-    `clock_s` and `turn` are those of `headrace.surface.Now`. `predictions` returns what
-    `learners.next_item.browsing.Browsing.predictions` returns; None: they are made anew.
+    `clock_s` and `turn` are those of `headrace.surface.Now`.
     """
 
     context: Context
@@ -56,7 +55,6 @@ class Ask(NamedTuple):
     strangers: bool = True
     clock_s: float = 0.0
     turn: int = 0
-    predictions: Callable[[Context], Mapping[str, Scores]] | None = None
 
 
 class Again:
@@ -127,12 +125,14 @@ class _Reasons:
 
 
 def recommended(
-    learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, deep: "Listed | None" = None
+    learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, predictions: Mapping[str, Scores],
+    deep: "Listed | None" = None,
 ) -> Ranked:  # fmt: skip
     """Return what the blend ranks for a context; then what is popular.
 
     Args:
         allowed: which rows of the shelf may be candidates; None: all.
+        predictions: what the fast learners predict for the context.
         deep: the deep model's answer, if it is known.
     """
     browsing, context = learned.browsing, ask.context
@@ -140,7 +140,6 @@ def recommended(
     if ask.model is not None and prefix and deep is None:
         deep = _deep(ask, prefix, shelf, allowed)
     allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
-    predictions = ask.predictions(context) if ask.predictions else None
     candidates = browsing.candidates(context, deep, allows, predictions)
     traits = browsing.traits.of(candidates.slots, context)
     length = len(context.items) - context.start
@@ -319,12 +318,15 @@ def _like_it(learned: Learned, shelf: Shelf, row: int, siblings: NDArray[np.int6
     return shelf.named(siblings[order].tolist())
 
 
-def reranked(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
+def reranked(
+    learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, predictions: Mapping[str, Scores],
+    items: Sequence[str],
+) -> Ranked:  # fmt: skip
     """Return given items in the blend's order, then in the deep model's, and those that neither knows as they were."""
     mask, prefix = shelf.mask_of(items), learned.browsing.prefix(ask.context)
     deep = ask.model.among(prefix, items) if ask.model is not None and prefix else None
     best = None if deep is None else (deep[0][:list_length], deep[1][:list_length])
-    found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed, best)
+    found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed, predictions, best)
     wanted = set(items)
     return Ranked([one for one in found.pool if one[0] in wanted], [*(deep[0] if deep else ()), *items], found.why)
 

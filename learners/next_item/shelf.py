@@ -5,7 +5,7 @@ it which items have changed.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,18 @@ changed_max: Final = 10_000
 """Most changed items that wait to be looked at."""
 never_ms: Final = np.iinfo(np.int64).max
 _NOTHING: Final = Facts()
+
+
+class Product(NamedTuple):
+    """What answers tell of an item. It is another object as soon as any of it has changed.
+
+    `currency` is that of the price, "" without one.
+    """
+
+    facts: Facts
+    currency: str
+    link: str
+    image_link: str
 
 
 class Names:
@@ -51,6 +63,7 @@ class Shelf:
         desk: None where the shard has none; then all items are available.
 
     Attributes:
+        products: what is known of each item.
         brands, categories: the names by number.
         begun: how often all rows were given anew.
 
@@ -74,6 +87,7 @@ class Shelf:
             self._desk.assortment.watch = self._note
         self.brands, self.categories = Names(), Names()
         self._rows: dict[str, int] = {}
+        self.products: dict[str, Product] = {}
         self._ids, self._ids_changed = list[str](), True
         self._free: list[int] = []
         self.items: list[str] = []
@@ -114,6 +128,7 @@ class Shelf:
             row = self._rows.pop(item, None)
             if row is not None:
                 self._ids_changed = True
+                del self.products[item]
                 self._place(row, -1)
                 self.present[row] = False
                 self._free.append(row)
@@ -137,7 +152,12 @@ class Shelf:
                     self._grow(row + 1)
             self._rows[item] = row
             self._ids_changed = True
-        facts = self.facts(item) or _NOTHING
+        stated = self._desk.stated(item) if self._desk else None
+        facts = self._facts_of(item, stated)
+        self.products[item] = Product(
+            facts, "" if facts.price is None else self.currency, stated.link if stated else "",
+            stated.image_link if stated else "",
+        )  # fmt: skip
         self.brand[row], self.category[row] = self.brands.number(facts.brand), self.categories.number(facts.category)
         self.price[row] = np.nan if facts.price is None else facts.price
         self.present[row], self.available[row] = True, facts.available
@@ -176,11 +196,13 @@ class Shelf:
 
     def facts(self, item: str) -> Facts | None:
         """Return what the shop states of an item, before what lines of events said; None if it is not known."""
-        said = self._lines.of(item)
-        stated = self._desk.stated(item) if self._desk else None
+        found = self.products.get(item)
+        return None if found is None else found.facts
+
+    def _facts_of(self, item: str, stated: ItemRecord | None) -> Facts:
+        said = self._lines.of(item) or _NOTHING
         if stated is None:
-            return None if said is None and self._catalogue.slot(item) is None else said or _NOTHING
-        said = said or _NOTHING
+            return said
         assert self._desk is not None
         price = self._desk.price(stated)
         return Facts(

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar, Final, NamedTuple, Self
 
 import numpy as np
@@ -18,6 +19,14 @@ _newest_bonus: Final = 1e-3
 _arrays_max: Final = 8_192
 """Most items whose companions are kept as arrays: at most 20 MB with 199 companions each."""
 _NO_SLOTS: Final = np.empty(0, np.int32)
+
+
+@cache
+def _bonuses(count: int) -> NDArray[np.float64]:
+    """Return the factors of so many companions, the one counted last being the last. To make them takes long."""
+    found = np.linspace(1.0, 1.0 + _newest_bonus, count)
+    found.setflags(write=False)
+    return found
 
 
 class _Arrays(NamedTuple):
@@ -118,7 +127,7 @@ class Transitions:
         table = self._companions.get(item) or {}
         counts = np.fromiter(table.values(), np.float64, len(table))
         total = float(counts.sum())
-        counts *= np.linspace(1.0, 1.0 + _newest_bonus, len(counts))
+        counts *= _bonuses(len(counts))
         if len(self._arrays) >= _arrays_max:
             self._arrays.clear()
         found = self._arrays[item] = _Arrays(np.fromiter(table, np.int32, len(table)), counts, total)

@@ -353,7 +353,14 @@ def test_candidates_are_reused_for_a_moment_but_not_beyond_what_the_shopper_does
     assert asked(1.6).items != before.items
     shop.state("hats-0", title="Red hats 0", product_type="Wear > hats", availability="out_of_stock")
     assert "hats-0" not in named(asked(1.6)), "rules hold at once"
-    (first, *_) = named(asked(1.6))
+    first, second, *_ = named(asked(1.6))
+    shop.state(first, title="Brand new", product_type="Wear > hats", price="3.00 EUR")
+    again = asked(1.6).items[0]
+    assert (again.item_id, again.name) == (first, "Brand new"), "what is stated of an item shows at once"
+    shop.rules(hidden=[second])
+    assert second not in named(asked(1.6))
+    shop.rules()
+    assert named(asked(1.6))[:2] == [first, second]
     shop.learn("ann", first)
     assert first not in named(asked(1.6)), "and so does what the shopper does"
 

@@ -52,7 +52,12 @@ def test_no_record_is_larger_than_the_log_accepts() -> None:
     ]
     records = judgement.encode(made)
     assert [one for data in records for one in judgement.decode(data)] == made
-    assert record_bytes_max / 2 < max(map(len, records)) <= record_bytes_max < RECORD_BYTES_MAX
+    assert record_bytes_max < max(map(len, records)) < RECORD_BYTES_MAX
+    assert len(records) == len(made), "a judgement that is larger has a record of its own"
+    small = [structs.replace(one, candidates=[], scores={}, traits=b"") for one in made * 10]
+    records = judgement.encode(small)
+    assert [one for data in records for one in judgement.decode(data)] == small
+    assert record_bytes_max / 2 < max(map(len, records)) <= record_bytes_max
     assert len(judgement.encode(made[:1])) == 1
 
 

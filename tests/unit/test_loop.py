@@ -995,6 +995,45 @@ def test_a_follower_reaches_the_loops_state_and_writes_nothing(opened: Log, blob
     follower.close()
 
 
+class Held:
+    """A lock that tells how many lines a diary had at the end of each time it was held."""
+
+    def __init__(self) -> None:
+        self.diary, self.ends, self.held = Diary(), list[int](), False
+
+    def __enter__(self) -> None:
+        assert not self.held
+        self.held = True
+
+    def __exit__(self, *raised: object) -> None:
+        self.held = False
+        self.ends.append(len(self.diary.lines))
+
+
+@pytest.mark.parametrize(("turn_s", "records"), [(0.0, 1), (0.0035, 4), (math.inf, 40)])
+def test_a_turn_of_a_follower_ends_at_the_next_record_once_it_has_been_long(
+    opened: Log, blobs: Blobs, turn_s: float, records: int
+) -> None:
+    seconds = iter(range(10_000))
+    timer = Timer(monotonic=lambda: next(seconds) / 1000, sleep=lambda seconds: None)  # a record takes a millisecond
+    loop, held = start(opened, blobs), Held()
+    catch_up(opened, loop)
+    follower = Follower(opened, blobs, SHARD, make=make_diary, lock=held, turn_s=turn_s)
+    follower.catch_up()
+    append(opened, shopping(40))
+    catch_up(opened, loop)
+    held.diary, follower._turns._timer = follower.fold, timer
+    held.ends.clear()
+    follower.catch_up()
+    assert follower.fold.lines == loop.fold.lines
+    entries = len([entry for entry in entries_of(opened, SHARD) if entry.runs])
+    learned = [after - before for before, after in pairwise([0, *held.ends])]
+    assert max(learned) <= records
+    assert len(held.ends) <= 2 * (math.ceil(40 / records) + entries), "partitions share turns"
+    loop.close()
+    follower.close()
+
+
 def test_a_side_topic_that_a_shard_no_longer_hears_is_skipped(opened: Log, blobs: Blobs) -> None:
     """A family that hears alarms has moved to another shard: the journal names runs that nobody here learns from."""
     wide = SHARD._replace(hears=(MODELS, ALARMS))
