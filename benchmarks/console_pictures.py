@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
                     driver.get(f"{console.address}/prefer?language={one.language}&next=/")
                     driver.get(console.address + one.path)
-                    time.sleep(1.5)
+                    time.sleep(4)
                     image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
                     image.quantize(colours_max, method=Image.Quantize.MEDIANCUT).save(
                         options.into / f"{one.name}.png", optimize=True

@@ -233,13 +233,13 @@ class StatusReader:
         self._log, self._deployment, self._clock, self._seconds = log, deployment, clock, seconds
         self._records_max = records_max
         self._types = {kind.name: kind.surface.scores for kind in deployment.kinds}
-        self._models: Tail[Record] = Tail(log, MODELS, lambda record: record)
+        self._models: Tail[Record] = Tail(MODELS, lambda record: record)
         self._standing = standing(())
-        self._alarms: Tail[AlarmStatus | DecisionStatus] = Tail(log, ALARMS, _alarm_in, records_max)
-        self._scores = Tail(log, SCORES, self._scored, inspected_scores_max)
-        self._letters: Tail[Letter | LetterDecision] = Tail(log, DEAD_LETTERS, _letter_in, records_max)
-        self._rules = Tail(log, RULES, _rules_in, records_max)
-        self._silences = Tail(log, SILENCES, _silence_in, records_max)
+        self._alarms: Tail[AlarmStatus | DecisionStatus] = Tail(ALARMS, _alarm_in, records_max)
+        self._scores = Tail(SCORES, self._scored, inspected_scores_max)
+        self._letters: Tail[Letter | LetterDecision] = Tail(DEAD_LETTERS, _letter_in, records_max)
+        self._rules = Tail(RULES, _rules_in, records_max)
+        self._silences = Tail(SILENCES, _silence_in, records_max)
         self.letters: dict[str, Letter] = {}
         self.decided: dict[str, LetterDecision] = {}
         self._first = True
@@ -259,8 +259,8 @@ class StatusReader:
             LogUnavailable: the log does not answer.
         """
         log, deployment, now_ms = self._log, self._deployment, self._clock()
-        self._scores.look()
-        came = [tail.look() for tail in (self._alarms, self._rules, self._silences, self._models, self._letters)]
+        self._scores.look(log)
+        came = [tail.look(log) for tail in (self._alarms, self._rules, self._silences, self._models, self._letters)]
         if any(came) or self._first:
             self._first = False
             self._standing = standing(self._models.held)

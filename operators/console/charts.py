@@ -6,14 +6,15 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from headrace.surface import FamilyScores, Table
+from headrace.surface import Bets, FamilyScores, Table
 from operators.catalogue import Catalogue
 from operators.status import AlarmStatus
 from operators.tables import colour_names, shown_name
-from operators.wealth import Curve
 
 points_max: Final = 600
 """Most points of a line."""
+marks_max: Final = 400
+"""Most marks of a chart; of alarms that are closer together, one is marked."""
 
 
 class Line(Struct):
@@ -62,7 +63,9 @@ def of_table(
     if len(thin) < 2 or not named:
         return None
     percent = declared.percent and any(isinstance(row[column], float) for row in declared.rows(thin[-1].scores))
-    marks = [Mark(one.events, "bad", short=True) for one in alarms if one.events is not None and not one.silenced]
+    last = max(1, thin[-1].events)
+    seen = {one.events * marks_max // last: one.events for one in alarms if one.events is not None and not one.silenced}
+    marks = [Mark(events, "bad", short=True) for events in seen.values() if events <= last]
     return Chart(
         x=[float(one.events) for one in thin], along=says("chart.events"), unit="%" if percent else "",
         series=_lines(named, declared.bold), marks=marks,
@@ -86,9 +89,8 @@ def of_lines(
     )  # fmt: skip
 
 
-def of_wealth(curve: Curve, says: Catalogue) -> Chart | None:
-    """Return the wealth of a candidate's bets, with what a promotion and a refusal need."""
-    points = curve.points
+def of_wealth(points: Sequence[Bets], says: Catalogue) -> Chart | None:
+    """Return the wealth of a candidate's bets, with what a promotion and a refusal need; None without two points."""
     if len(points) < 2:
         return None
     named: dict[str, list[float | None]] = {
@@ -156,11 +158,14 @@ def watching(scores: Sequence[FamilyScores], alarms: Sequence[AlarmStatus]) -> l
         found.append(
             Watching(
                 name=name, score=" ".join(at(events, one.score) for events, one in seen), limit=" ".join(drawn),
-                alarms=[
-                    f"{100 * (one.events - first) / wide:.1f}"
-                    for one in own
-                    if one.events is not None and first <= one.events <= last
-                ],
+                alarms=sorted(
+                    {
+                        f"{100 * (one.events - first) / wide:.0f}"
+                        for one in own
+                        if one.events is not None and first <= one.events <= last
+                    },
+                    key=float,
+                ),
                 newest=values[-1], threshold=limits[-1] if limits[-1] and limits[-1] < math.inf else None,
             )
         )  # fmt: skip
