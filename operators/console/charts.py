@@ -130,6 +130,10 @@ def watching(scores: Sequence[FamilyScores], alarms: Sequence[AlarmStatus]) -> l
     """Return a picture of each detector that has had a score, 100 wide and 40 high."""
     names = dict.fromkeys(name for one in scores for name in one.drift)
     thin = scores[:: 1 + len(scores) // 200]
+    by_detector: dict[str, list[int]] = {}
+    for one in alarms:
+        if one.events is not None:
+            by_detector.setdefault(one.detector, []).append(one.events)
     found = []
     for name in names:
         seen = [(one.events, one.drift[name]) for one in thin if name in one.drift]
@@ -151,18 +155,17 @@ def watching(scores: Sequence[FamilyScores], alarms: Sequence[AlarmStatus]) -> l
             if one.threshold is not None and 0 < one.threshold < math.inf
         ]
         own = [
-            one
-            for one in alarms
-            if one.detector == name or (one.detector.startswith(f"{name}_") and one.detector not in names)
+            events
+            for detector, places in by_detector.items()
+            if detector == name or (detector.startswith(f"{name}_") and detector not in names)
+            for events in places
         ]
         found.append(
             Watching(
                 name=name, score=" ".join(at(events, one.score) for events, one in seen), limit=" ".join(drawn),
                 alarms=sorted(
                     {
-                        f"{100 * (one.events - first) / wide:.0f}"
-                        for one in own
-                        if one.events is not None and first <= one.events <= last
+                        f"{100 * (events - first) / wide:.0f}" for events in own if first <= events <= last
                     },
                     key=float,
                 ),

@@ -29,6 +29,8 @@ status_s: Final = 2.0
 """For how long a state of the log is shown before it is read again, in seconds."""
 records_max: Final = 20_000
 """Most records of each topic that are looked at, the newest ones."""
+counted_max: Final = 200
+"""Up to how many records that wait in a partition are counted, as that reads them; of more, a bound is shown."""
 answer_s_max: Final = 3.0
 answer_bytes_max: Final = 8 * 2**20
 
@@ -116,7 +118,9 @@ class Desk:
         try:
             if self._log is None or self._reader is None:
                 self._log = self._open.enter_context(opened_to_read(self.deployment.settings))
-                self._reader = StatusReader(self._log, self.deployment, records_max=records_max)
+                self._reader = StatusReader(
+                    self._log, self.deployment, records_max=records_max, counted_max=counted_max
+                )
                 self._status = None
             self._newest(self._reader)
             return function(self._log, self._reader)
