@@ -159,10 +159,14 @@ def test_keys_reach_the_content_and_the_search(browser: Browser) -> None:
     assert "No such item is known" in browser.find(".empty").text
 
 
+command_s_max = 300.0
+"""Longest time for a command, which imports all libraries, on a machine that does much else."""
+
+
 def done(browser: Browser) -> str:
     """Wait for the command of an action; return what it says."""
     browser.until(lambda: "/command?" in browser.driver.current_url)
-    browser.until(lambda: "It runs." not in browser.find(".notice").text)
+    browser.until(lambda: "It runs." not in browser.find(".notice").text, command_s_max)
     assert browser.find(".notice").text == "Done.", browser.find("pre").text
     return browser.find("pre").text
 
