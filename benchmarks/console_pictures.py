@@ -21,8 +21,8 @@ from benchmarks.console_cost import browser
 from headrace.errors import Misconfigured
 from operators.child import Child, headrace
 
-colours_max: Final = 96
-"""Colours of a picture; more would make its file larger, and no page has more that can be told apart."""
+colours_max: Final = 256
+"""Colours of a picture, so that its file is small."""
 
 
 class Picture(NamedTuple):
@@ -77,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
                     driver.get(f"{console.address}/prefer?language={one.language}&next=/")
                     driver.get(console.address + one.path)
-                    time.sleep(1.5)
+                    time.sleep(4)
                     image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-                    image.quantize(colours_max, method=Image.Quantize.MEDIANCUT).save(
+                    image.quantize(colours_max, method=Image.Quantize.MAXCOVERAGE).save(
                         options.into / f"{one.name}.png", optimize=True
                     )
                     print(options.into / f"{one.name}.png")

@@ -4,8 +4,8 @@ A family declares its settings, metrics, HTTP routes, tables and charts as value
 declarations; no module outside a family contains anything that belongs to it. Functions in declarations are pure.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -216,6 +216,39 @@ class Chart(Struct, frozen=True, kw_only=True):
     truth: str = ""
 
 
+class Bets(NamedTuple):
+    """How a trial stands: predictions so far and at most, and each test's wealth beside the wealth for a verdict.
+
+    `better` and `worse` are the wealth of the bets that the blend with the candidate is better, or no better, than with
+    its rival; `own` and `own_worse` those of the candidate's own score. A promotion needs `better` and `own` to reach
+    `needed`; a refusal `worse` or `own_worse` to reach `worse_needed`.
+    """
+
+    predictions: int
+    predictions_max: int
+    better: float
+    worse: float
+    own: float
+    own_worse: float
+    needed: float
+    worse_needed: float
+
+
+class Trials(Protocol):
+    """Makes the tests of candidates again from judgements."""
+
+    def add(self, judgement: Any) -> None:
+        """Add a judgement, in the order of the log."""
+
+    def curve(self, blob: str, champion: str) -> Sequence[Bets]:
+        """Return how a candidate's test stood after each comparison, the oldest first; empty if it is not known.
+
+        Args:
+            blob: that of the candidate.
+            champion: that of the champion meanwhile, "" if there was none.
+        """
+
+
 class Surface(Struct, frozen=True, kw_only=True):
     """Everything that a family declares.
 
@@ -224,6 +257,7 @@ class Surface(Struct, frozen=True, kw_only=True):
     it writes besides `scores` and `alarms`, `hears` the side topics whose records it is given. `judge` names the class
     `module:name` that judges beside the fold, `judgements` is the type of one record of its judgements, in MessagePack
     (`list[...]` if a record has several); `former_judgement_keys` are the keys of its judgements in older versions.
+    `trials` names the class `module:name` that makes its tests of candidates again from them (`Trials`).
     `full_by_design` names the bounded tables that any shop fills in time, because they keep the newest entries or a
     sample; of the others, a full one loses something. `headlines` are series that a progress line shows: metric,
     labels, name. `quality` is what the answer to "good?" watches. `tiles` computes the report's headline numbers from
@@ -241,6 +275,7 @@ class Surface(Struct, frozen=True, kw_only=True):
     judge: str = ""
     judgements: Any = None
     former_judgement_keys: tuple[str, ...] = ()
+    trials: str = ""
     artifact: Artifact | None = None
     metrics: tuple[Metric, ...] = ()
     labels: Mapping[str, str] = {}

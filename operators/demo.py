@@ -200,7 +200,12 @@ class Demo:
         )  # fmt: skip
         supervisor.wait_until_up()
         shown = supervisor.children[-1]
-        routes = [(kind.name, route.path) for kind in self._deployment.kinds for route in kind.surface.routes]
+        routes = [
+            (kind.name, route.path)
+            for kind in self._deployment.kinds
+            for route in kind.surface.routes
+            if route.path.endswith("{shopper}")
+        ]
         for text in (
             *(f"{name}: {serve.address}{path.format(shopper=quote(shopper, safe=''))}" for name, path in routes),
             *(line for line in gate.text.splitlines() if line.startswith("gateway: takes ")),

@@ -152,11 +152,11 @@ class Lag(NamedTuple):
     counted: bool
 
 
-def lag_of(log: Log, place: Partition, position: int) -> Lag:
-    """Return how many records of a partition wait from a position on."""
+def lag_of(log: Log, place: Partition, position: int, counted_max: int = counted_lag_max) -> Lag:
+    """Return how many records of a partition wait from a position on; up to `counted_max` they are counted."""
     last, start = log.last(place), max(position, log.first(place))
     offsets = 0 if last is None else max(0, last.offset + 1 - start)
-    if offsets > counted_lag_max:
+    if offsets > counted_max:
         return Lag(offsets, counted=False)
     return Lag(sum(1 for _ in partition_records(log, place, start=start)) if offsets else 0, counted=True)
 

@@ -27,7 +27,7 @@ from headrace.topics import ALARMS, DEAD_LETTERS, MODELS, RULES, SCORES, SILENCE
 from learners.families import Placement
 from learners.parts.drift import LOSS_TESTS
 from operators.deployment import Deployment
-from operators.facts import found_wrong, lag_of
+from operators.facts import counted_lag_max, found_wrong, lag_of
 from operators.history import Row, letter_rows, model_rows
 from operators.overview import Answer, Cause, Told, Waiting, changed, fresh, good, safe, speeds_of
 from operators.replay.begin import changes_text
@@ -221,25 +221,27 @@ class StatusReader:
 
     Args:
         records_max: most records of each topic that are looked at, the newest ones; None for all of them.
+        counted_max: up to how many records that wait in a partition are counted, for which they are read.
 
     Attributes:
         letters, decided: the dead letters, and what was decided about which, by their ids.
     """
 
     def __init__(
-        self, log: Log, deployment: Deployment, *, records_max: int | None = None, clock: Clock = wall_ms,
+        self, log: Log, deployment: Deployment, *, records_max: int | None = None,
+        counted_max: int = counted_lag_max, clock: Clock = wall_ms,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._log, self._deployment, self._clock, self._seconds = log, deployment, clock, seconds
-        self._records_max = records_max
+        self._records_max, self._counted_max = records_max, counted_max
         self._types = {kind.name: kind.surface.scores for kind in deployment.kinds}
-        self._models: Tail[Record] = Tail(log, MODELS, lambda record: record)
+        self._models: Tail[Record] = Tail(MODELS, lambda record: record)
         self._standing = standing(())
-        self._alarms: Tail[AlarmStatus | DecisionStatus] = Tail(log, ALARMS, _alarm_in, records_max)
-        self._scores = Tail(log, SCORES, self._scored, inspected_scores_max)
-        self._letters: Tail[Letter | LetterDecision] = Tail(log, DEAD_LETTERS, _letter_in, records_max)
-        self._rules = Tail(log, RULES, _rules_in, records_max)
-        self._silences = Tail(log, SILENCES, _silence_in, records_max)
+        self._alarms: Tail[AlarmStatus | DecisionStatus] = Tail(ALARMS, _alarm_in, records_max)
+        self._scores = Tail(SCORES, self._scored, inspected_scores_max)
+        self._letters: Tail[Letter | LetterDecision] = Tail(DEAD_LETTERS, _letter_in, records_max)
+        self._rules = Tail(RULES, _rules_in, records_max)
+        self._silences = Tail(SILENCES, _silence_in, records_max)
         self.letters: dict[str, Letter] = {}
         self.decided: dict[str, LetterDecision] = {}
         self._first = True
@@ -259,8 +261,8 @@ class StatusReader:
             LogUnavailable: the log does not answer.
         """
         log, deployment, now_ms = self._log, self._deployment, self._clock()
-        self._scores.look()
-        came = [tail.look() for tail in (self._alarms, self._rules, self._silences, self._models, self._letters)]
+        self._scores.look(log)
+        came = [tail.look(log) for tail in (self._alarms, self._rules, self._silences, self._models, self._letters)]
         if any(came) or self._first:
             self._first = False
             self._standing = standing(self._models.held)
@@ -276,7 +278,10 @@ class StatusReader:
         alarms = [one for one in self._alarms.held if isinstance(one, AlarmStatus)]
         decisions = [one for one in self._alarms.held if isinstance(one, DecisionStatus)]
         processes = running_on(deployment.settings.log)
-        shards = [_shard(log, placement, deployment.settings.blobs) for placement in deployment.placements.values()]
+        shards = [
+            _shard(log, placement, deployment.settings.blobs, self._counted_max)
+            for placement in deployment.placements.values()
+        ]
         return Status(
             log=deployment.settings.log,
             time_ms=now_ms,
@@ -432,7 +437,7 @@ def _topics(log: Log, deployment: Deployment) -> list[TopicStatus]:
     return found
 
 
-def _shard(log: Log, placement: Placement, folder: str) -> ShardStatus:
+def _shard(log: Log, placement: Placement, folder: str, counted_max: int) -> ShardStatus:
     shard, families = placement.shard, [kind.name for kind in placement.own_kinds]
     last, entry = log.last(shard.journal), journal.newest(log, shard)
     if last is None or entry is None:
@@ -447,7 +452,7 @@ def _shard(log: Log, placement: Placement, folder: str) -> ShardStatus:
         last_ms=last.time_ms,
         snapshot=_snapshot(shard, pointer, entry.number, folder) if pointer else None,
         results=entry.results,
-        positions=[_position(log, place, committed.get(place, 0)) for place in shard.inputs(log)],
+        positions=[_position(log, place, committed.get(place, 0), counted_max) for place in shard.inputs(log)],
     )
 
 
@@ -458,8 +463,8 @@ def _snapshot(shard: Shard, pointer: Pointer, number: int, folder: str) -> Snaps
     )  # fmt: skip
 
 
-def _position(log: Log, place: Partition, position: int) -> PositionStatus:
-    lag = lag_of(log, place, position)
+def _position(log: Log, place: Partition, position: int, counted_max: int) -> PositionStatus:
+    lag = lag_of(log, place, position, counted_max)
     return PositionStatus(partition=journal.key_of(place), position=position, lag=lag.records, counted=lag.counted)
 
 

@@ -21,27 +21,25 @@ class Tail(Generic[T]):
         cut: whether older records were left out.
     """
 
-    def __init__(
-        self, log: Log, topic: str, decode: Callable[[Record], T | None], records_max: int | None = None
-    ) -> None:
-        self._log, self._topic, self._decode, self._max = log, topic, decode, records_max
+    def __init__(self, topic: str, decode: Callable[[Record], T | None], records_max: int | None = None) -> None:
+        self._topic, self._decode, self._max = topic, decode, records_max
         self._positions: dict[Partition, int] = {}
         self.held: list[T] = []
         self.cut = False
 
-    def look(self) -> bool:
-        """Read what has come; return whether anything of it is kept.
+    def look(self, log: Log) -> bool:
+        """Read what has come to a log, which is the same at each look; return whether anything of it is kept.
 
         Raises:
             LogUnavailable: the log does not answer.
         """
         before = len(self.held)
-        for place in self._log.partitions(self._topic):
-            end = self._log.end(place)
-            start = self._positions.get(place, self._log.first(place))
+        for place in log.partitions(self._topic):
+            end = log.end(place)
+            start = self._positions.get(place, log.first(place))
             if self._max is not None and end - start > self._max:
                 start, self.cut = end - self._max, True
-            found = map(self._decode, partition_records(self._log, place, start=start, end=end))
+            found = map(self._decode, partition_records(log, place, start=start, end=end))
             self.held += [one for one in found if one is not None]
             self._positions[place] = end
         came = len(self.held) > before

@@ -1,89 +1,69 @@
-"""The gate's bets on each candidate, made again from its judgements: what the evidence was after each comparison."""
+"""A gate's bets on each candidate, made again from judgements by the family that declares how (`Surface.trials`)."""
 
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
-from msgspec import Struct
+import msgspec
 
 from headrace.announcement import Announcement
-from headrace.log.protocol import Log
-from headrace.reading import ReadOnlyLog
-from learners.rounds.contest import CHAMPION, NO_MODEL, Bets, Trial
-from learners.rounds.evidence import Compared, Trained
-from learners.rounds.family import Rounds
+from headrace.artifacts import resolve
+from headrace.log.protocol import Log, Record
+from headrace.shard.journal import judging_family
+from headrace.surface import Bets, Trials
+from headrace.topics import JUDGEMENTS
+from learners.family import Family
+from operators.tails import Tail
 
-judgements_max: Final = 20_000
-"""Most judgements that are read, the newest ones."""
+judgements_max: Final = 2_000
+"""Most judgements of each shard that are read, the newest ones; one has the comparisons of many events."""
 points_max: Final = 400
-"""Most points of a curve."""
+"""Most points of a curve that are returned."""
 
 
-class Curve(Struct):
-    """A candidate's trial: how it stood after its comparisons, the oldest first.
+class Wealth:
+    """The curves of the candidates whose training is among the newest judgements. A look reads what has come since."""
 
-    `blob` names the candidate.
-    """
+    def __init__(self, kinds: Sequence[type[Family]]) -> None:
+        kind = next((one for one in kinds if one.surface.trials), None)
+        self._trials: Trials | None = resolve(kind.surface.trials)() if kind else None
+        names = {kind.name, *kind.surface.former_judgement_keys} if kind else set()
+        decoder = msgspec.msgpack.Decoder(kind.surface.judgements if kind else Any)
 
-    blob: str
-    points: list[Bets]
+        def decode(record: Record) -> Any | None:
+            with suppress(msgspec.MsgspecError):
+                return decoder.decode(record.value or b"") if judging_family(record.key) in names else None
+            return None
 
-    @property
-    def newest(self) -> Bets | None:
-        """How it stands, or stood at its end."""
-        return self.points[-1] if self.points else None
+        self._tail = Tail(JUDGEMENTS, decode, judgements_max)
 
+    def look(self, log: Log) -> None:
+        """Read the judgements that have come to a log, which is the same at each look. Raises LogUnavailable."""
+        self._tail.look(log)
+        for one in self._tail.held:
+            if self._trials:
+                self._trials.add(one)
+        self._tail.held.clear()
 
-def wealth_curves(log: Log, announcements: Sequence[Announcement]) -> dict[str, Curve]:
-    """Return the curve of each candidate whose training is among the newest judgements, by its blob.
+    def curve(self, blob: str, announcements: Sequence[Announcement]) -> list[Bets]:
+        """Return how a candidate's trial stood after its comparisons, the oldest first; empty if it is not known.
 
-    The champion during a trial is the one when the candidate was announced; where a person replaced it meanwhile, the
-    curve differs from the gate's.
-    """
-    champions = _champions(announcements)
-    judged = ReadOnlyLog(log, {Rounds.name: Rounds.surface}).judgements(Rounds.name).newest(judgements_max)
-    found: dict[str, Curve] = {}
-    trial: Trial | None = None
-    curve, champion = Curve("", []), ""
-    for one in reversed(list(judged)):
-        judgement = one.value
-        if isinstance(judgement, Trained):
-            trial = None
-            if judgement.blob and judgement.rule and judgement.blob in champions:
-                trial, champion = Trial(judgement.rule), champions[judgement.blob]
-                curve = found[judgement.blob] = Curve(judgement.blob, [])
-        elif isinstance(judgement, Compared) and trial and _ended(trial, judgement, curve, champion):
-            trial = None
-    for each in found.values():
-        each.points = each.points[:: 1 + len(each.points) // points_max] + each.points[-1:]
-    return found
+        The champion during the trial is the one when the candidate was announced; where a person replaced it meanwhile,
+        the curve differs from the gate's.
+        """
+        if self._trials is None:
+            return []
+        points = self._trials.curve(blob, champion_at(blob, announcements))
+        return [*points[:: 1 + len(points) // points_max], *points[-1:]]
 
 
-def _champions(announcements: Sequence[Announcement]) -> dict[str, str]:
-    """Return the blob of the champion at each candidate's announcement, by the candidate's blob; "" if none."""
-    champion, found = "", dict[str, str]()
+def champion_at(blob: str, announcements: Sequence[Announcement]) -> str:
+    """Return the blob of the champion when a candidate was announced, "" if there was none."""
+    champion = ""
     for one in announcements:
-        if one.kind == "candidate":
-            found[one.blob] = champion
-        elif one.kind in ("promoted", "rolled_back") or (
-            one.kind == "requested" and one.action in ("promote", "roll_back")
-        ):
+        if one.kind == "candidate" and one.blob == blob:
+            return champion
+        asked = one.kind == "requested" and one.action in ("promote", "roll_back")
+        if asked or one.kind in ("promoted", "rolled_back"):
             champion = one.blob
-    return found
-
-
-def _ended(trial: Trial, compared: Compared, curve: Curve, champion: str) -> bool:
-    """Give a trial what was compared, and add how it stands to its curve; return whether it has a verdict."""
-    for row in range(len(compared.blend_scores[NO_MODEL])):
-        blend = {blob: values[row] for blob, values in compared.blend_scores.items()}
-        own = {name: values[row] for name, values in compared.own_scores.items()}
-        rivals = {NO_MODEL: blend[NO_MODEL]}
-        if champion:
-            rivals[CHAMPION] = blend.get(champion, blend[NO_MODEL])
-        fast = {name: score for name, score in own.items() if name not in blend}
-        score = blend.get(curve.blob, blend[NO_MODEL])
-        verdict = trial.observe(score, own.get(curve.blob, 0.0), rivals, fast, compared.visit(row))
-        if bets := trial.bets():
-            curve.points.append(bets)
-        if verdict:
-            return True
-    return False
+    return champion

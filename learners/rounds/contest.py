@@ -21,12 +21,13 @@ probability at most `alpha_better`. A contest that a record of 0.3.0 began follo
 """
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 import numpy as np
 
 from headrace.state import State
+from headrace.surface import Bets
 from learners.next_item.blend import Blend
 from learners.next_item.judgement import pool, rank_of
 from learners.parts import portable
@@ -114,24 +115,6 @@ class _PredictionTest:
         test = cls(rival_share)
         test.gate, test.means = Gate.from_state(gate), Means.from_state(means)
         return test
-
-
-class Bets(NamedTuple):
-    """How a trial stands: predictions so far and at most, and each test's wealth beside the wealth for a verdict.
-
-    `better` and `worse` are the wealth of the bets that the blend with the candidate is better, or no better, than with
-    its rival; `own` and `own_worse` those of the candidate's own score. A promotion needs `better` and `own` to reach
-    `needed`; a refusal `worse` or `own_worse` to reach `worse_needed`.
-    """
-
-    predictions: int
-    predictions_max: int
-    better: float
-    worse: float
-    own: float
-    own_worse: float
-    needed: float
-    worse_needed: float
 
 
 class Trial:

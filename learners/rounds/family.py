@@ -513,6 +513,7 @@ Rounds.surface = Surface(
     judge="learners.rounds.judge:RoundsJudge",
     judgements=Began | Trained | Compared,
     former_judgement_keys=("finetune",),
+    trials="learners.rounds.trials:Trials",
     full_by_design=(
         *FULL_BY_DESIGN, "rehearsal_sequences", "window_sequences", "training_sequences", "window_open_sessions",
         "holdout_slices",

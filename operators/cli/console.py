@@ -29,8 +29,6 @@ def console(
     sets: Set = None,
 ) -> None:
     """Show a shop's models in a browser: fresh? good? safe? what changed? And act on them."""
-    import os
-
     import uvloop
 
     from headrace.http import listen
@@ -46,8 +44,6 @@ def console(
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs, host=host, console={"port": port}))
     settings = deployment.settings
     print_starting("console", settings)
-    # The commands that actions run read their settings from the environment, so they act on the same shop.
-    os.environ |= {"HEADRACE_LOG": settings.log, "HEADRACE_BLOBS": settings.blobs}
     raise_file_limit(settings.console.connections_max)
     log_to_stderr()
     collect_garbage_rarely()

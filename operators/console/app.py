@@ -112,9 +112,6 @@ class Console:
             except Away as error:
                 said = {"key": "error.no_answers", "values": {"text": str(error)}}
                 return self._headed(visit.render("error.html", 502, **said))
-            except Exception as error:
-                structlog.get_logger().error("request failed", exc_info=error)
-                return self._headed(visit.render("error.html", 500, key="error.failed", values={}))
 
         return handle
 

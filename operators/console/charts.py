@@ -6,14 +6,15 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from headrace.surface import FamilyScores, Table
+from headrace.surface import Bets, FamilyScores, Table
 from operators.catalogue import Catalogue
 from operators.status import AlarmStatus
 from operators.tables import colour_names, shown_name
-from operators.wealth import Curve
 
 points_max: Final = 600
 """Most points of a line."""
+marks_max: Final = 400
+"""Most marks of a chart; of alarms that are closer together, one is marked."""
 
 
 class Line(Struct):
@@ -62,7 +63,9 @@ def of_table(
     if len(thin) < 2 or not named:
         return None
     percent = declared.percent and any(isinstance(row[column], float) for row in declared.rows(thin[-1].scores))
-    marks = [Mark(one.events, "bad", short=True) for one in alarms if one.events is not None and not one.silenced]
+    last = max(1, thin[-1].events)
+    seen = {one.events * marks_max // last: one.events for one in alarms if one.events is not None and not one.silenced}
+    marks = [Mark(events, "bad", short=True) for events in seen.values() if events <= last]
     return Chart(
         x=[float(one.events) for one in thin], along=says("chart.events"), unit="%" if percent else "",
         series=_lines(named, declared.bold), marks=marks,
@@ -86,9 +89,8 @@ def of_lines(
     )  # fmt: skip
 
 
-def of_wealth(curve: Curve, says: Catalogue) -> Chart | None:
-    """Return the wealth of a candidate's bets, with what a promotion and a refusal need."""
-    points = curve.points
+def of_wealth(points: Sequence[Bets], says: Catalogue) -> Chart | None:
+    """Return the wealth of a candidate's bets, with what a promotion and a refusal need; None without two points."""
     if len(points) < 2:
         return None
     named: dict[str, list[float | None]] = {
@@ -128,6 +130,10 @@ def watching(scores: Sequence[FamilyScores], alarms: Sequence[AlarmStatus]) -> l
     """Return a picture of each detector that has had a score, 100 wide and 40 high."""
     names = dict.fromkeys(name for one in scores for name in one.drift)
     thin = scores[:: 1 + len(scores) // 200]
+    by_detector: dict[str, list[int]] = {}
+    for one in alarms:
+        if one.events is not None:
+            by_detector.setdefault(one.detector, []).append(one.events)
     found = []
     for name in names:
         seen = [(one.events, one.drift[name]) for one in thin if name in one.drift]
@@ -149,18 +155,20 @@ def watching(scores: Sequence[FamilyScores], alarms: Sequence[AlarmStatus]) -> l
             if one.threshold is not None and 0 < one.threshold < math.inf
         ]
         own = [
-            one
-            for one in alarms
-            if one.detector == name or (one.detector.startswith(f"{name}_") and one.detector not in names)
+            events
+            for detector, places in by_detector.items()
+            if detector == name or (detector.startswith(f"{name}_") and detector not in names)
+            for events in places
         ]
         found.append(
             Watching(
                 name=name, score=" ".join(at(events, one.score) for events, one in seen), limit=" ".join(drawn),
-                alarms=[
-                    f"{100 * (one.events - first) / wide:.1f}"
-                    for one in own
-                    if one.events is not None and first <= one.events <= last
-                ],
+                alarms=sorted(
+                    {
+                        f"{100 * (events - first) / wide:.0f}" for events in own if first <= events <= last
+                    },
+                    key=float,
+                ),
                 newest=values[-1], threshold=limits[-1] if limits[-1] and limits[-1] < math.inf else None,
             )
         )  # fmt: skip

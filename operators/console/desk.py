@@ -14,18 +14,23 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from headrace.announcement import Announcement
 from headrace.errors import BrokenWorld, Misconfigured
 from headrace.log.protocol import Log
 from headrace.shard.blobs import Blobs
+from headrace.surface import Bets
 from operators.deployment import Deployment
 from operators.replay.plan import opened_to_read
 from operators.scraping import configured, running
 from operators.status import Status, StatusReader
+from operators.wealth import Wealth
 
 status_s: Final = 2.0
 """For how long a state of the log is shown before it is read again, in seconds."""
 records_max: Final = 20_000
 """Most records of each topic that are looked at, the newest ones."""
+counted_max: Final = 200
+"""Up to how many records that wait in a partition are counted, as that reads them; of more, a bound is shown."""
 answer_s_max: Final = 3.0
 answer_bytes_max: Final = 8 * 2**20
 
@@ -57,6 +62,7 @@ class Desk:
         self._log: Log | None = None
         self._reader: StatusReader | None = None
         self._status: Status | None = None
+        self._wealth: Wealth | None = None
         self._status_at = float("-inf")
 
     async def status(self) -> Status:
@@ -80,6 +86,18 @@ class Desk:
 
         return await asyncio.get_running_loop().run_in_executor(self._searching, opened)
 
+    async def wealth(self, blob: str, announcements: Sequence[Announcement]) -> list[Bets]:
+        """Return how the trial of a candidate stood after its comparisons; the first time, that takes longer."""
+
+        def curve() -> list[Bets]:
+            with opened_to_read(self.deployment.settings) as log:
+                if self._wealth is None:
+                    self._wealth = Wealth(self.deployment.kinds)
+                self._wealth.look(log)
+                return self._wealth.curve(blob, announcements)
+
+        return await asyncio.get_running_loop().run_in_executor(self._searching, curve)
+
     async def answer(self, path: Sequence[str], parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what the server answers to a question: an object of JSON.
 
@@ -100,7 +118,9 @@ class Desk:
         try:
             if self._log is None or self._reader is None:
                 self._log = self._open.enter_context(opened_to_read(self.deployment.settings))
-                self._reader = StatusReader(self._log, self.deployment, records_max=records_max)
+                self._reader = StatusReader(
+                    self._log, self.deployment, records_max=records_max, counted_max=counted_max
+                )
                 self._status = None
             self._newest(self._reader)
             return function(self._log, self._reader)

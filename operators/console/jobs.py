@@ -7,10 +7,9 @@ value of an option or behind `--`.
 
 import asyncio
 import itertools
-import os
 import shlex
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
@@ -55,11 +54,14 @@ class Jobs:
     """Runs commands. Use it in one event loop, whose thread must live as long as they do (`headrace.tied`).
 
     Args:
-        options: of every command, such as `--log`.
+        variables: of every command's environment beside those of this process, such as `HEADRACE_LOG`.
     """
 
-    def __init__(self, audit: Audit, clock: Callable[[], int] = wall_ms) -> None:
+    def __init__(
+        self, audit: Audit, variables: Mapping[str, str] | None = None, clock: Callable[[], int] = wall_ms
+    ) -> None:
         self._audit, self._clock = audit, clock
+        self._variables = [f"{name}={value}" for name, value in (variables or {}).items()]
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,7 +94,9 @@ class Jobs:
         self._jobs[job.number] = job
         while len(self._jobs) > jobs_max:
             del self._jobs[next(iter(self._jobs))]
-        task = asyncio.get_running_loop().create_task(self._run(job, address, headrace(*arguments)))
+        task = asyncio.get_running_loop().create_task(
+            self._run(job, address, ["env", *self._variables, *headrace(*arguments)])
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job
@@ -111,7 +115,6 @@ class Jobs:
             process = await asyncio.create_subprocess_exec(
                 *tied_command(command), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT, limit=line_bytes_max, start_new_session=True,
-                env={**os.environ, "COLUMNS": "160"},
             )  # fmt: skip
             assert process.stdout
             try:

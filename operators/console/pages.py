@@ -12,9 +12,9 @@ from headrace.log.protocol import Partition, decode_json
 from headrace.log.scan import partition_records
 from headrace.rules import EVERY
 from headrace.shard.kept import kept_snapshots
-from headrace.surface import Table
+from headrace.surface import Route, Table
 from headrace.text import visible_lines
-from headrace.topics import DEAD_LETTERS
+from headrace.topics import DEAD_LETTERS, IMPRESSIONS
 from operators.console import actions, charts
 from operators.console.app import Page, Room
 from operators.console.desk import Away
@@ -30,7 +30,6 @@ from operators.scraping import configured, running, scrape
 from operators.settings_in_force import settings_in_force
 from operators.trace import trace
 from operators.traced import lines_of
-from operators.wealth import wealth_curves
 
 changes_on_front: Final = 12
 neighbours_shown: Final = 10
@@ -113,21 +112,23 @@ async def drift(room: Room, visit: Visit) -> Response:
 
 
 async def rounds(room: Room, visit: Visit) -> Response:
-    """Show the rounds of the slow learner, and the gate's bets on each candidate."""
-    said, curves = await room.desk.read(
-        lambda log, reader: (reader.standing, wealth_curves(log, reader.standing.announcements))
-    )
-    found = rounds_of(said.announcements)[::-1]
-    wanted = visit.asked("blob")
-    candidate = next((one.candidate for one in found if one.candidate and one.candidate.blob == wanted), None)
-    if candidate is None:
-        candidate = next((one.candidate for one in found if one.candidate and one.candidate.blob in curves), None)
-    curve = curves.get(candidate.blob) if candidate else None
-    chart = charts.of_wealth(curve, visit.says) if curve else None
-    waiting = candidate is not None and not any(one.verdict and one.candidate is candidate for one in found)
+    """Show the rounds of the slow learner; the gate's bets come afterwards, as they take longer."""
+    found = rounds_of((await room.desk.read(lambda log, reader: reader.standing)).announcements)[::-1]
+    wanted = visit.asked("blob") or next((one.candidate.blob for one in found if one.candidate), "")
+    return visit.render("rounds.html", page=page_of(found, visit, length=20), blob=wanted)
+
+
+async def gate(room: Room, visit: Visit) -> Response:
+    """Show the gate's bets on a candidate, and what a verdict needs."""
+    blob = visit.asked("blob")
+    said = await room.desk.read(lambda log, reader: reader.standing)
+    found = next((one for one in rounds_of(said.announcements) if one.candidate and one.candidate.blob == blob), None)
+    if found is None:
+        raise Refusal(404, "rounds.unknown")
+    curve = await room.desk.wealth(blob, said.announcements)
     return visit.render(
-        "rounds.html", page=page_of(found, visit, length=20), curves=curves, candidate=candidate, drawing=chart,
-        bets=curve.newest if curve else None, waiting=waiting,
+        "gate.html", candidate=found.candidate, waiting=found.verdict is None, bets=curve[-1] if curve else None,
+        drawing=charts.of_wealth(curve, visit.says),
     )  # fmt: skip
 
 
@@ -310,7 +311,7 @@ async def item(room: Room, visit: Visit) -> Response:
     placements = [
         (kind, declared, list(declared.rows(found_[-1].scores)))
         for kind in room.desk.deployment.kinds
-        if kind.name == "placements" and (found_ := scores.get(kind.name))
+        if IMPRESSIONS in kind.surface.hears and (found_ := scores.get(kind.name))
         for declared in kind.surface.tables
     ]
     return visit.render("item.html", item=known, lists=lists, touching=touching, placements=placements)
@@ -355,17 +356,32 @@ async def shopper(room: Room, visit: Visit) -> Response:
     id_, placement = visit.asked("id"), visit.asked("placement", actions.INSPECTING)
     known = await room.desk.answer(("v1", "shoppers", id_), {"n": 20})
     asks = visit.asked("ask") == "1"
-    recommended, chances = None, None
+    recommended, others = None, list[tuple[str, list[str], list[dict[str, Any]]]]()
     if asks:
         recommended = await room.desk.answer(
             ("v1", "recommendations", id_), {"n": 20, "placement": placement, "device": actions.INSPECTING}
         )
-        routes = {route.path for kind in room.desk.deployment.kinds for route in kind.surface.routes}
-        if "/v1/purchase/{shopper}" in routes:
-            chances = await room.desk.answer(("v1", "purchase", id_))
+        for route in _of_shoppers(room):
+            try:
+                answer = await room.desk.answer([*route.path.split("/")[1:-1], id_])
+            except Away:  # it knows nothing of the shopper
+                continue
+            for rows in answer.values():
+                if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+                    others.append((route.doc, list(rows[0]), rows))
     return visit.render(
-        "shopper.html", shopper=known, recommended=recommended, chances=chances, placement=placement, asks=asks
+        "shopper.html", shopper=known, recommended=recommended, others=others, placement=placement, asks=asks
     )
+
+
+def _of_shoppers(room: Room) -> list[Route]:
+    """Return the routes that tell something of a shopper alone, without showing anything to anybody."""
+    return [
+        route
+        for kind in room.desk.deployment.kinds
+        for route in kind.surface.routes
+        if route.path.endswith("/{shopper}") and not route.shows and "n" not in route.query.__struct_fields__
+    ]
 
 
 async def events(room: Room, visit: Visit) -> Response:
@@ -438,6 +454,7 @@ PAGES: Final = (
     Page("/quality", quality),
     Page("/drift", drift),
     Page("/rounds", rounds),
+    Page("/gate", gate),
     Page("/models", models),
     Page("/stream", stream),
     Page("/letters", letters),

@@ -43,7 +43,8 @@ async def serve(deployment: Deployment, people: People, listener: socket.socket,
     port = listener.getsockname()[1]
     desk = Desk(deployment, answers=settings.answers, key=key_in(settings.key_file))
     with closing(Audit(Path(settings.audit))) as audit, closing(desk):
-        jobs = Jobs(audit)
+        # Commands read their settings from the environment, so they act on the same shop.
+        jobs = Jobs(audit, {"HEADRACE_LOG": deployment.settings.log, "HEADRACE_BLOBS": deployment.settings.blobs})
         sessions = Sessions(people, idle_s=settings.idle_s, session_s=settings.session_s)
         room = Room(desk, jobs, people, audit)
         hosts = hosts_of(settings, deployment.settings.host, port)

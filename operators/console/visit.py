@@ -47,7 +47,7 @@ NAVIGATION: Final[tuple[tuple[str, tuple[tuple[str, str, Role], ...]], ...]] = (
     (
         "live",
         (
-            ("/quality", "quality", "see"), ("/drift", "drift", "see"), ("/rounds", "rounds", "see"),
+            ("/quality", "quality", "see"), ("/drift", "drift", "see"), ("/rounds", "training", "see"),
             ("/models", "models", "see"), ("/stream", "stream", "see"),
         ),
     ),
@@ -272,7 +272,7 @@ def templates() -> Environment:
     """Return the templates. Every value is escaped in them."""
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
     filters: Mapping[str, Callable[..., Any]] = {
         "number": number, "percent": percent, "size": size, "shown": shown,

@@ -89,7 +89,7 @@ from operators.status import StatusReader, collect
 from operators.status_text import show
 from operators.terminal import Terminal
 from operators.trace import trace
-from operators.wealth import wealth_curves
+from operators.wealth import Wealth
 from producers.gateway.depot import Depot
 from producers.load import load
 from producers.redrive import Wanted, redrive
@@ -391,7 +391,7 @@ def watched(log: Log, folder: Path) -> None:
     reader = StatusReader(log, shop)
     reader.read()
     reader.changes()
-    wealth_curves(log, reader.standing.announcements)
+    Wealth(FAMILIES).look(log)
     stated_rules(log)
     silences(log, 0)
     trace(log, PLACEMENTS, "0/0")

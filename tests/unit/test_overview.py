@@ -114,7 +114,7 @@ def test_speeds_are_by_append_times() -> None:
 def test_a_tail_reads_what_has_come_and_keeps_the_newest() -> None:
     log = MemoryLog()
     log.create()
-    tail = Tail(log, ALARMS, lambda record: (record.value or b"").decode() or None, 3)
+    tail = Tail(ALARMS, lambda record: (record.value or b"").decode() or None, 3)
 
     def append(*values: str) -> None:
         appender = log.appender()
@@ -122,11 +122,11 @@ def test_a_tail_reads_what_has_come_and_keeps_the_newest() -> None:
             appender.append(Outgoing(ALARMS, b"k", value.encode(), 0))
         appender.close()
 
-    assert not tail.look()
+    assert not tail.look(log)
     append("a", "", "b")
-    assert tail.look()
+    assert tail.look(log)
     assert (tail.held, tail.cut) == (["a", "b"], False)
     append("c", "d", "e", "f")
-    assert tail.look()
+    assert tail.look(log)
     assert (tail.held, tail.cut) == (["d", "e", "f"], True)
-    assert not tail.look()
+    assert not tail.look(log)

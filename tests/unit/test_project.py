@@ -65,10 +65,10 @@ def test_the_wheel_holds_what_the_roots_hold_and_nothing_else(wheel: zipfile.Zip
     info = f"headrace-{headrace.__version__}.dist-info/"
     held = {name for name in wheel.namelist() if not name.startswith(info)}
     markers = {f"{root}/py.typed" for root in ROOTS}
-    folders = (ROOT / "operators/console", ROOT / "operators/strings")
-    found = (path for folder in folders for path in folder.rglob("*.*") if path.suffix not in (".py", ".pyc"))
-    beside = {str(path.relative_to(ROOT)) for path in found} | {"producers/gateway/static/headrace.js"}
-    assert held == {str(path) for path in MODULES} | markers | beside
+    data = {"producers/gateway/static/headrace.js"}
+    for folder in ("operators/strings", "operators/console/templates", "operators/console/static"):
+        data |= {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()}
+    assert held == {str(path) for path in MODULES} | markers | data
     assert [wheel.read(name) for name in markers] == [b""] * len(ROOTS)
 
 
