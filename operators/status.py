@@ -261,6 +261,7 @@ class StatusReader:
             LogUnavailable: the log does not answer.
         """
         log, deployment, now_ms = self._log, self._deployment, self._clock()
+        topics = _topics(log, deployment)  # first: whoever may not read one is told which
         self._scores.look(log)
         came = [tail.look(log) for tail in (self._alarms, self._rules, self._silences, self._models, self._letters)]
         if any(came) or self._first:
@@ -287,7 +288,7 @@ class StatusReader:
             time_ms=now_ms,
             answers=self._answers(processes, shards, now_ms),
             processes=processes,
-            topics=_topics(log, deployment),
+            topics=topics,
             wrong=self._wrong,
             shards=shards,
             models=_models(log, self._standing, deployment, all_models=all_models),

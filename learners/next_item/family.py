@@ -353,6 +353,12 @@ def _judged_point(one: judgement.Judgement, *, recall: bool) -> tuple[int, float
     return one.time_ms, 1 / one.inclusion, gains
 
 
+def _quality(scores: NextItemScores) -> float | None:
+    """Return the blend's newest recall; None in scores that do not tell it."""
+    blend = scores.ranking.get(BLEND)
+    return blend.window.get("recall@20") if blend and blend.judged else None
+
+
 NextItemFamily.surface = Surface(
     doc="A shopper's next item: popularity, transitions, session-kNN, revisits and the deep model, blended.",
     settings=NextItemSettings,
@@ -411,7 +417,7 @@ NextItemFamily.surface = Surface(
     ),
     quality=Quality(
         name="recall@20 of the blend",
-        of=lambda scores: scores.ranking[BLEND].window.get("recall@20") if scores.ranking[BLEND].judged else None,
+        of=_quality,
         percent=True,
     ),
     tiles=_tiles,

@@ -51,7 +51,7 @@ class Audit:
         )  # fmt: skip
         os.write(self._file, msgspec.json.encode(line) + b"\n")
         os.fsync(self._file)
-        structlog.get_logger().info("console", who=who, what=what, of=of, why=why, outcome=outcome)
+        structlog.get_logger().info("console", what=what, outcome=outcome)  # the audit has the rest
 
     def newest(self) -> list[Line]:
         """Return the newest lines, the newest first."""

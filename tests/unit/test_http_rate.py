@@ -9,6 +9,7 @@ import pytest
 from benchmarks import http_rate
 
 
+@pytest.mark.full  # it starts a server for each row, which the benchmark itself does, too
 def test_the_command_writes_a_rate_for_each_server(tmp_path: Path) -> None:
     if shutil.which("wrk") is None:
         pytest.skip("needs wrk: apt-get install wrk")

@@ -37,9 +37,10 @@ PASSWORD = "tiger-in-the-tank"
 PLACEMENTS = default_placements()
 FIELDS = {
     "at", "blob", "bound", "child", "committed", "count", "entry", "error", "events", "exc_info", "families",
-    "family", "files", "found", "hides", "how", "model", "part", "partition", "partitions", "pause_s", "positions",
+    "family", "files", "found", "hides", "how", "model", "outcome", "part", "partition", "partitions", "pause_s",
+    "positions",
     "record", "records", "round", "route", "seconds", "setting", "shard", "start_offset", "topic", "topics",
-    "trigger", "version", "wanted", "writer",
+    "trigger", "version", "wanted", "what", "writer",
 }  # fmt: skip
 """Fields of log lines, none of which is a shopper's: places in the log, names of parts, numbers, and errors."""
 
