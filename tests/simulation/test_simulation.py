@@ -37,8 +37,8 @@ def test_a_seed_that_broke_a_promise_breaks_none_any_more(seed: int) -> None:
     assert not run_seed(seed).violation, MENDED[seed]
 
 
-LATE = {"a topic that was made again is taken for the former": 52, "trimming forgets former snapshots": 60}
-"""Seeds that find a planted bug where none of the first ones does: they are tried first."""
+LATE = {"a topic that was made again is taken for the former": 142, "trimming forgets former snapshots": 70}
+"""Seeds that find a planted bug soon, where the first ones do not: they are tried first."""
 
 
 @pytest.mark.parametrize("name", MUTANTS)
