@@ -88,6 +88,7 @@ def peak_bytes(body: Callable[[], None]) -> int:
     return peak - held
 
 
+@pytest.mark.full  # tracing each allocation makes it take a minute
 def test_what_a_shard_and_a_follower_hold_is_bounded_by_bytes(full: Log, tmp_path: Path) -> None:
     blobs = Blobs(tmp_path / "blobs")
     judges = Judges({"next_item": next_item_judge(blobs, fixed=1.0)})
