@@ -199,5 +199,5 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Return what the browser has complained of since the last call, such as what the content policy refused."""
-        log: list[dict[str, str]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        log: list[dict[str, str]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]  # selenium leaves it untyped
         return [one["message"] for one in log if one["level"] in ("WARNING", "SEVERE")]
