@@ -43,6 +43,10 @@ class Blind:
         """Return no alarms."""
         return []
 
+    def category_of(self, _: Any) -> str:
+        """Return no category."""
+        return ""
+
     def watched(self) -> dict[str, Any]:
         """Return no distances."""
         return {}

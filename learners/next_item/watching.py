@@ -20,7 +20,7 @@ event_block_min: Final = 400
 judgement_block_min: Final = 150
 """Least number of judgements of a block."""
 batch: Final = 200
-"""Events that are counted together, which costs a third of counting each in its turn. Part of blocks' least numbers."""
+"""Events that are counted together: less work than each in its turn. Part of blocks' least numbers."""
 usual_price_weight: Final = 0.05
 """Weight of a view in the usual price of its item."""
 
