@@ -34,22 +34,22 @@ copied_pages = 2_000
 incremental = 2
 """SQLite's number for files that give unused pages back in steps."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS partitions (
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS partitions (
     id INTEGER PRIMARY KEY, topic TEXT NOT NULL, number INTEGER NOT NULL,
     first INTEGER NOT NULL DEFAULT 0, next INTEGER NOT NULL DEFAULT 0, time_ms INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (topic, number));
-CREATE TABLE IF NOT EXISTS records (
+    UNIQUE (topic, number))""",
+    """CREATE TABLE IF NOT EXISTS records (
     partition INTEGER NOT NULL, position INTEGER NOT NULL, time_ms INTEGER NOT NULL, key BLOB, value BLOB,
-    PRIMARY KEY (partition, position)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS writers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS positions (
+    PRIMARY KEY (partition, position)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS writers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS positions (
     writer TEXT NOT NULL, topic TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL,
-    PRIMARY KEY (writer, topic, number)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
-CREATE TRIGGER IF NOT EXISTS topic_deleted AFTER DELETE ON partitions
-    BEGIN DELETE FROM topics WHERE name = old.topic; END;
-"""
+    PRIMARY KEY (writer, topic, number)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TRIGGER IF NOT EXISTS topic_deleted AFTER DELETE ON partitions
+    BEGIN DELETE FROM topics WHERE name = old.topic; END""",
+)
 _NAME_TOPICS = """
 INSERT OR IGNORE INTO topics SELECT topic, lower(hex(randomblob(16))) FROM partitions GROUP BY topic
 """
@@ -102,9 +102,9 @@ class SqliteLog:
         return bool(found[0] == 2)
 
     def create(self) -> None:
-        with self._connection.use() as db:
-            db.executescript(_SCHEMA + TIME_SCHEMA)
-        with self._connection.transaction() as db:
+        with self._connection.transaction() as db:  # one, so that nobody meets half of the tables
+            for statement in (*_SCHEMA, *TIME_SCHEMA):
+                db.execute(statement)
             for topic in TOPICS.values():
                 for number in range(topic.partitions):
                     db.execute("INSERT OR IGNORE INTO partitions (topic, number) VALUES (?, ?)", (topic.name, number))

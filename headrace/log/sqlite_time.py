@@ -25,13 +25,13 @@ doubt_ms_max: Final = 60_000
 told_ms_max: Final = DAY_MS
 """How long after a clock was doubted it is told."""
 
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS clock (
+SCHEMA: Final = (
+    """CREATE TABLE IF NOT EXISTS clock (
     id INTEGER PRIMARY KEY CHECK (id = 1), boot TEXT NOT NULL, uptime_ms INTEGER NOT NULL, time_ms INTEGER NOT NULL,
-    doubted_ms INTEGER, ahead_ms INTEGER NOT NULL, told_ms INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS steps_back (
-    partition INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (partition, position)) WITHOUT ROWID;
-"""
+    doubted_ms INTEGER, ahead_ms INTEGER NOT NULL, told_ms INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS steps_back (
+    partition INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (partition, position)) WITHOUT ROWID""",
+)
 """`clock` has one row, a `LogTime`. `steps_back` has the positions whose append time is before that of the record
 before them."""
 

@@ -182,6 +182,8 @@ def test_every_queried_metric_changes_and_no_panel_is_empty(
         monkeypatch.setenv(f"HEADRACE_{name}", value)
     monkeypatch.chdir(tmp_path)
     common = ["--log", url, "--blobs", str(tmp_path / "blobs")]
+    log = open_log(url)
+    log.create()
     key = create(tmp_path / "keys.json", "acme", "ingest", now_ms=0)[1]
     started_s = time.time()
     readers = {
@@ -193,7 +195,6 @@ def test_every_queried_metric_changes_and_no_panel_is_empty(
     )
     for child in readers.values():
         child.wait_until_up()
-    log = open_log(url)
     appender = log.appender()
     appender.append(Outgoing(EVENTS, b"somebody", b"no event"))
     appender.flush()
