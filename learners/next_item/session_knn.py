@@ -81,7 +81,7 @@ class SessionKnn:
         self._fading = _step_weight ** np.abs(away) * np.where(away < 0, _before_weight, 1.0)
         self._numbers = np.full(sessions_max, _empty, np.int64)
         self._lengths = np.zeros(sessions_max, np.int16)
-        self._items = np.full((sessions_max, session_items_max), _empty, np.int32)
+        self._items = np.zeros((sessions_max, session_items_max), np.int32)  # a row is emptied when a session takes it
         self._index: dict[int, array[int]] = {}
         self._postings = 0
         self._swept = 0
