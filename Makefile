@@ -31,17 +31,27 @@ check: lint  ## The inner loop, at most 2 minutes: style, types, imports, fast t
 
 # The other tests wait for brokers and processes more than they compute: three at a time keep two cores busy, of which
 # one begins with those that wait (conftest.py).
-test: lint  ## Everything that CI runs, fast tests first, at most 20 minutes; ARGS as above
+test: style  ## Everything that CI runs, fast tests first, at most 20 minutes; ARGS as above
+	@$(MAKE) --no-print-directory --jobs 2 types most-tests
+
+test-full: style  ## That, and the tests that take longer; ARGS as above
+	@$(MAKE) --no-print-directory --jobs 2 types all-tests
+
+most-tests: setup
 	@$(PYTEST) -n 3 -m "not full" $(ARGS)
 
-test-full: lint  ## That, and the tests that take longer; ARGS as above
+all-tests: setup
 	@$(PYTEST) -n 3 $(ARGS)
 
-lint: setup  ## Style, types and import directions
+lint: style types  ## Style, types and import directions
+
+style: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
-	@$(BIN)/mypy --no-error-summary $(CODE)
 	@PYTHONPATH=. $(BIN)/lint-imports --no-logo
+
+types: setup
+	@$(BIN)/mypy --no-error-summary $(CODE)
 
 format: setup  ## Write the style
 	@$(BIN)/ruff check --quiet --fix .

@@ -83,6 +83,8 @@ class Watching:
         self._waiting.append((event.type, shopper, data.device, data.country))
         if event.type in VIEW_EVENTS:
             line = data.items[0]
+            if slot is not None and (category := line.item_category):
+                self._category_of[slot] = self._category_names.setdefault(category, category)
             self._views.append(
                 (shopper, line.item_id, line.item_category, line.item_brand, line.price or 0.0, slot, returning)
             )
@@ -114,8 +116,6 @@ class Watching:
     def _count_prices(self, prices: Sequence[float], slots: Sequence[int | None], categories: Sequence[str]) -> None:
         levels, of_levels, changes, of_changes = list[float](), list[str](), list[float](), list[str]()
         for price, slot, category in zip(prices, slots, categories, strict=True):
-            if category and slot is not None:
-                self._category_of[slot] = self._category_names.setdefault(category, category)
             if price:
                 level = log(price)
                 levels.append(level)
@@ -139,7 +139,6 @@ class Watching:
 
     def category_of(self, slot: int | None) -> str:
         """Return the category of the newest view of an item, "" if it has none."""
-        self._count()
         return self._category_of.get(-1 if slot is None else slot, "")
 
     def forget(self, slots: Sequence[int]) -> None:

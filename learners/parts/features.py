@@ -273,7 +273,7 @@ class Levels(Feature):
                 found.append(
                     (abs(now - before) * sqrt(count), Moved(group, self._shown(before), self._shown(now), self._unit))
                 )
-        return tuple(moved for _, moved in nlargest(named_max, found))
+        return tuple(moved for _, moved in nlargest(named_max, found, key=lambda one: (one[0], one[1].value)))
 
     def forget_window(self) -> None:
         """See `Feature.forget_window`."""

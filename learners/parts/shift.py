@@ -193,7 +193,9 @@ class Sums:
 
 
 def _packed(sums: Mapping[str, float]) -> State:
-    return {"names": list(sums), "sums": np.array(list(sums.values()))}
+    # In which order names came, and whether a sum of 0 has one, depends on what was counted together.
+    names = sorted(name for name, sum_ in sums.items() if sum_)
+    return {"names": names, "sums": np.array([sums[name] for name in names])}
 
 
 def _unpacked(state: State) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Features that are watched: whatever their blocks hold, distances are finite, and a state continues exactly."""
 
+import itertools
 from collections.abc import Callable
 from math import isfinite
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.state import decode, digest, encode
+from learners.parts.drift import Alarm
 from learners.parts.features import Feature, Levels, Shares, Vectors
 
 VALUES = st.sampled_from(["", "a", "b", "c", "d"])
@@ -76,3 +78,34 @@ def test_distances_are_finite_and_states_continue_exactly(
             feature.forget_window()
             again.forget_window()
     assert digest(again.state()) == digest(feature.state())
+
+
+@pytest.mark.parametrize("make", MAKE)
+@settings(max_examples=30)
+@given(
+    blocks=BLOCKS, cuts=st.lists(st.integers(1, 5), min_size=1, max_size=4)
+)  # fmt: skip
+def test_the_state_does_not_tell_what_was_counted_together(
+    make: Callable[[], tuple[Feature, Callable[[Any], None]]], blocks: Any, cuts: list[int]
+) -> None:
+    (feature, observe), (again, observe_again) = make(), make()
+    for number in range(10):
+        block = list(blocks[number % len(blocks)])
+        observe(block)
+        for cut in itertools.cycle(cuts):
+            if not block:
+                break
+            observe_again(block[:cut])
+            del block[:cut]
+        for one in (feature, again):
+            one.end(0.05, ready=False, usual=True)
+    assert digest(again.state()) == digest(feature.state())
+
+
+def test_groups_that_moved_equally_are_told_by_name() -> None:
+    feature, _ = levels()
+    alarms = list[Alarm]()
+    for number in range(24):  # groups a to d: each moves from 1 to 9
+        feature.add([1.0 if number < 23 else 9.0] * 400, list("abcd") * 100)
+        alarms = feature.end(0.05, ready=True, usual=True)
+    assert [moved.value for alarm in alarms for moved in alarm.moved] == ["d", "c", "b"]

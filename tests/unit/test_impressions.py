@@ -132,12 +132,12 @@ class Failing:
 class Logger:
     """A log that can fail, and the thread that writes impressions to it."""
 
-    def __init__(self, records_max: int = 100) -> None:
+    def __init__(self, records_max: int = 100, flush_s: float = 0.2) -> None:
         self.log, self.metrics, self.stop = MemoryLog(), ServingMetrics(), threading.Event()
         self.log.create()
         self.failing = Failing(self.log)
         log: Any = self.failing
-        self.impressions = Impressions(log, self.metrics, records_max=records_max, retry_s=0.01, flush_s=0.2)
+        self.impressions = Impressions(log, self.metrics, records_max=records_max, retry_s=0.01, flush_s=flush_s)
         self.errors: list[Exception] = []
         self._thread = threading.Thread(target=self._run)
 
@@ -252,7 +252,7 @@ def test_a_log_that_may_not_be_written_ends_it() -> None:
 
 
 def test_threads_that_offer_at_once_lose_nothing() -> None:
-    logger = Logger(records_max=10_000)
+    logger = Logger(records_max=10_000, flush_s=9.0)
     logger.start()
     threads = [
         threading.Thread(target=offered, args=(logger, [f"{thread}-{n}" for n in range(500)])) for thread in range(8)
