@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.shared_broker import SharedBroker
+
 # The suite runs in several processes, so more threads would exceed the cores. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -98,6 +100,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     """Spread the tests in their order."""
     config.option.loadscopereorder = False
     return Spread(config, log)
+
+
+_SHARED = pytest.StashKey[SharedBroker]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process where to ask for the broker that all of them share."""
+    stash = node.config.stash
+    if _SHARED not in stash:
+        stash[_SHARED] = SharedBroker()
+    node.workerinput["broker"] = str(stash[_SHARED].folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop that broker."""
+    if shared := config.stash.get(_SHARED, None):
+        shared.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,6 +25,7 @@ from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
 from headrace.log.protocol import Log
 from operators.child import Children
+from tests.shared_broker import ask_for_broker
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +50,19 @@ def commands_made_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the bootstrap servers of a broker: `HEADRACE_KAFKA`, a container, or a process started for this run."""
+def kafka_bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the bootstrap servers of a broker: `HEADRACE_KAFKA`, a container, or a process started for this run.
+
+    Where the run has several processes, they share it.
+    """
+    shared = getattr(request.config, "workerinput", {}).get("broker")
     with ExitStack() as stack:
         try:
-            bootstrap = stack.enter_context(provide_broker(tmp_path_factory.mktemp("kafka")))
+            bootstrap = (
+                ask_for_broker(Path(shared))
+                if shared
+                else stack.enter_context(provide_broker(tmp_path_factory.mktemp("kafka")))
+            )
         except (LogUnavailable, Misconfigured) as error:
             reason = str(error).splitlines()[0]
             pytest.skip(f"needs a Kafka broker: pip install 'headrace[kafka-local]', or set HEADRACE_KAFKA ({reason})")

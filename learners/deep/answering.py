@@ -172,13 +172,18 @@ class AnsweringModel(Vocabulary):
         order = np.argsort(-probabilities, kind="stable")
         return self.named([known[place] for place in order.tolist()]), probabilities[order]
 
-    def similar(self, item: str, n: int) -> list[str]:
-        """Return the n items whose vectors are nearest to an item's by cosine, best first; none if it is unknown."""
+    def similar(self, item: str, n: int) -> list[tuple[str, float]]:
+        """Return the n items whose vectors are nearest to an item's, each with its cosine, best first.
+
+        None if the item is unknown.
+        """
         rows = self.rows([item])
         if not rows:
             return []
-        best, _ = self._retrieval.nearest(self._retrieval.units[rows[0]], n + 1)
-        return self.named([row for row in best.tolist() if row != rows[0]][:n])
+        units = self._retrieval.units
+        best, _ = self._retrieval.nearest(units[rows[0]], n + 1)
+        near = [row for row in best.tolist() if row != rows[0]][:n]
+        return list(zip(self.named(near), (units[near] @ units[rows[0]]).tolist(), strict=True))
 
     def _predict(self, rows: list[int], n: int) -> Listed:
         if not rows:

@@ -16,6 +16,7 @@ from learners.next_item.history import Facts, History
 from learners.next_item.questions import (
     BatchQuery,
     CartQuery,
+    ExplanationQuery,
     Happened,
     ItemQuery,
     ListQuery,
@@ -107,6 +108,35 @@ class Page(Struct, frozen=True):
     """The lists of a page."""
 
     lists: list[ItemList]
+
+
+class ExplainedItem(Struct, frozen=True):
+    """A candidate: at which place it is recommended, or which rule leaves it out, and what its score follows from.
+
+    `place` is 0 if it is left out, else `left_out_by` is empty. `parts` has by how much the item's utility (the
+    logarithm of its odds, in nats) would be lower without what each learner says of it; `traits` are what is known of
+    the item itself. Parts need not add up, because the blend is not linear. An item that fills up a list has none.
+    """
+
+    item_id: str
+    name: str
+    place: int
+    left_out_by: str
+    score: float
+    reason: Because
+    parts: dict[str, float]
+
+
+class Explanation(Struct, frozen=True):
+    """What recommendations to a shopper follow from. `context` are the remembered items, the oldest first.
+
+    Of the candidates that rules left out, those are told that would have been recommended.
+    """
+
+    shopper: str
+    placement: str
+    context: list[str]
+    items: list[ExplainedItem]
 
 
 class _Want(NamedTuple):
@@ -270,6 +300,39 @@ class Answering:
             taken.update(item.item_id for item in found.items)
             lists.append(found)
         return Page(lists)
+
+    def explain(self, query: ExplanationQuery, now: Now) -> Explanation:
+        """Return what recommendations to a shopper follow from, and what rules leave out."""
+        self._check_n(query.n)
+        shopper, rules = now.known_as(query.shopper), self._rulebook.of(query.placement)
+        gone = self._gone(shopper, now.time_ms, rules.stated, rules.stated.seen or Seen(), (), ())
+        want = _Want("recommended", query.n, rules, None, False, Shown.of(""), gone)
+        ask, allowed, facts = self._ask(now, shopper), self._allowed(want), self.shelf.facts
+        first = self._candidates(want.kind, ask, allowed, ()).ranked
+        answer, ranked = self._chosen(want, ask, (), allowed, first, facts)
+        places = {item: place for place, (item, _) in enumerate(answer.items, 1)}
+        last = max((place for place, (item, _) in enumerate(first.pool) if item in places), default=-1)
+        before = first.pool[: last + 1] if len(places) == want.n else first.pool
+        missing = {
+            item: gone.get(item) or rules.forbids(item, facts(item) or Facts()) or "at_most"
+            for item, _ in before if item not in places
+        }  # fmt: skip
+        pinned = {pin.item for pin in rules.stated.pinned or ()}
+        found = []
+        for candidates, scored in (
+            (ranked, answer.items), (first, [one for one in first.pool if one[0] in missing])
+        ):  # fmt: skip
+            names = [item for item, _ in scored]
+            for (item, score), reason, parts in zip(
+                scored, candidates.why(names), candidates.parts(names), strict=True
+            ):
+                shown = _shown(item, score, Reason(PINNED) if item in pinned else reason, self.shelf.products.get)
+                found.append(
+                    ExplainedItem(
+                        item, shown.name, places.get(item, 0), missing.get(item, ""), score, shown.reason, parts
+                    )
+                )
+        return Explanation(query.shopper, query.placement, self._learned.browsing.ids(ask.context.items), found)
 
     # What they share
 

@@ -139,6 +139,14 @@ class Judged(NamedTuple):
         """Return for each of these candidates the member without which its utility would be lowest; "" if none is."""
         return self.blend._decisive(self.inputs[np.searchsorted(self.slots, items)], self.group) if items else []
 
+    def parts(self, items: Sequence[int]) -> list[dict[str, float]]:
+        """Return for each of these candidates by how much its utility would be lower without each member, in nats.
+
+        `traits` is what is known of the item itself. Of who says nothing of it, nothing is said. The network is not
+        linear, so parts need not add up.
+        """
+        return self.blend._parts(self.inputs[np.searchsorted(self.slots, items)], self.group) if items else []
+
 
 class Blend:
     """A small network that ranks the union of the members' candidates.
@@ -282,6 +290,19 @@ class Blend:
         least = lost[:-1].argmin(axis=0)
         falls = lost[least, np.arange(count)] < lost[-1]
         return [self.members[place] if fall else "" for place, fall in zip(least.tolist(), falls.tolist(), strict=True)]
+
+    def _parts(self, inputs: NDArray[np.float64], group: int) -> list[dict[str, float]]:
+        whole, size = self._predicted_utility(inputs, group), len(_features)
+        columns = {name: slice(place * size, (place + 1) * size) for place, name in enumerate(self.members)}
+        columns["traits"] = slice(self._member_inputs, None)
+        parts = [dict[str, float]() for _ in inputs]
+        for name, of in columns.items():
+            without = inputs.copy()
+            without[:, of] = 0.0
+            lost = whole - self._predicted_utility(without, group)
+            for place in np.flatnonzero(inputs[:, of].any(axis=1)).tolist():
+                parts[place][name] = round(float(lost[place]), 4)
+        return parts
 
     def _predicted_utility(self, inputs: NDArray[np.float64], group: int) -> NDArray[np.float64]:
         """Return the candidates' utilities by the averaged weights, with one matrix product. Shapes: (C, F) to (C,)."""

@@ -175,12 +175,15 @@ class NextItemFamily(Family):
                     self.together.take_back(slot, event.time_ms)
 
     @property
+    def _learned(self) -> Learned:
+        return Learned(self.browsing, self.blend, self.together)
+
+    @property
     def answering(self) -> Answering:
         """What answers requests from this fold."""
         if self._answering is None:
-            learned = Learned(self.browsing, self.blend, self.together)
             self._answering = Answering(
-                learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
+                self._learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
             )
             self.browsing.dependants.append(self._answering)
         return self._answering
@@ -189,7 +192,7 @@ class NextItemFamily(Family):
     def inspecting(self) -> Inspecting:
         """What says what this fold knows."""
         if self._inspecting is None:
-            self._inspecting = Inspecting(self.browsing, self.history, self.desk, self.answering.shelf)
+            self._inspecting = Inspecting(self._learned, self.history, self.desk, self.answering.shelf)
         return self._inspecting
 
     def recommend(self, shopper: str, time_ms: int, n: int, model: Any = None) -> list[tuple[str, float]]:

@@ -70,9 +70,17 @@ class ItemTimes:
         items = self._shoppers.get(shopper, {})
         return [(item, *items[item]) for item in reversed(items)]
 
+    def noted(self, shopper: str, item: str) -> tuple[int, int] | None:
+        """Return the newest shop time at which it happened to an item, and how often it did; None if it never did."""
+        return self._shoppers.get(shopper, {}).get(item)
+
     def __iter__(self) -> Iterator[str]:
         """Yield the shoppers, the one who is forgotten first being the first."""
         return iter(self._shoppers)
+
+    def __reversed__(self) -> Iterator[str]:
+        """Yield the shoppers, the one of whom something was noted last being the first."""
+        return reversed(self._shoppers)
 
     def move(self, from_shopper: str, to_shopper: str, items: Iterable[str] | None) -> None:
         """Move what is noted of one shopper, of these items or of all, to another."""

@@ -19,16 +19,21 @@ from msgspec import Meta, Struct
 from headrace.surface import Now, Refused, Unknown
 from headrace.traits import Value
 from learners.desk.family import Desk
-from learners.next_item.browsing import Browsing
 from learners.next_item.history import Facts, History, ItemTimes
 from learners.next_item.popularity import Popularity
 from learners.next_item.questions import ItemId, ShopperId
+from learners.next_item.ranking import Learned
+from learners.next_item.session_knn import SessionKnn
 from learners.next_item.shelf import Shelf
+from learners.next_item.transitions import Transitions
+from learners.protocol import DEEP, Context, top
 
 page_max: Final = 1_000
 search_items_max: Final = 20_000
 """Most items that one page of a search looks at."""
 search_words_max: Final = 10
+audience_shoppers_max: Final = 5_000
+"""Most shoppers, those who did something last, among whom an item's audience is looked for."""
 _NOTHING: Final = Facts()
 
 PageLength: TypeAlias = Annotated[int, Meta(ge=1, le=page_max, description="Most entries to return.")]
@@ -42,6 +47,18 @@ class KnownItemQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The parameters of a request for what is known of an item."""
 
     item: ItemId
+
+
+class NeighboursQuery(KnownItemQuery, frozen=True, kw_only=True):
+    """The parameters of a request for the neighbours of an item."""
+
+    n: Annotated[int, Meta(ge=1, le=100, description="Most neighbours of each learner.")] = 10
+
+
+class AudienceQuery(KnownItemQuery, frozen=True, kw_only=True):
+    """The parameters of a request for the shoppers who turned to an item."""
+
+    n: Annotated[int, Meta(ge=1, le=page_max, description="Most shoppers to return.")] = 20
 
 
 class ItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +131,42 @@ class ItemPage(Struct, frozen=True):
     next: str
 
 
+class Neighbour(Struct, frozen=True):
+    """An item that a learner finds near another, with the learner's own score, which compares with no other one's."""
+
+    item_id: str
+    name: str
+    score: float
+
+
+class Neighbours(Struct, frozen=True):
+    """The neighbours of an item by each learner that has any, best first.
+
+    `transitions` and `session_knn` say what comes next in a visit that has this item alone, `together` what is bought
+    in one order with it, `deep` which items' vectors are near its own.
+    """
+
+    item_id: str
+    learners: dict[str, list[Neighbour]]
+
+
+class Turned(Struct, frozen=True):
+    """How often a shopper had turned to an item, in any way and by buying it, and the newest shop time (ms)."""
+
+    shopper: str
+    seen: int
+    bought: int
+    newest_ms: int
+
+
+class Audience(Struct, frozen=True):
+    """Who turned to an item: of the `looked_at` shoppers who did something last, the newest first."""
+
+    item_id: str
+    looked_at: int
+    shoppers: list[Turned]
+
+
 class Done(Struct, frozen=True):
     """An item, how often a shopper did something with it, and the newest shop time (ms since the epoch)."""
 
@@ -180,17 +233,54 @@ class Inspecting:
         shelf: all items that are known.
     """
 
-    def __init__(self, browsing: Browsing, history: History, desk: Desk | None, shelf: Shelf) -> None:
-        self._browsing, self._history, self._desk, self._shelf = browsing, history, desk, shelf
+    def __init__(self, learned: Learned, history: History, desk: Desk | None, shelf: Shelf) -> None:
+        self._browsing, self._together = learned.browsing, learned.together
+        self._history, self._desk, self._shelf = history, desk, shelf
 
     # The routes
 
     def item(self, query: KnownItemQuery, now: Now) -> KnownItem:
         """Return what is known of an item. Raises Unknown."""
-        self._shelf.sync()
-        if self._shelf.row(query.item) < 0:
-            raise Unknown("wanted an item that an event or the shop has named, found none of this id")
+        self._check(query.item)
         return self._item(query.item)
+
+    def neighbours(self, query: NeighboursQuery, now: Now) -> Neighbours:
+        """Return the neighbours of an item by each learner. Raises Unknown."""
+        self._check(query.item)
+        browsing, found = self._browsing, dict[str, list[Neighbour]]()
+        slot = browsing.catalogue.slot(query.item)
+        if slot is not None:
+            alone = Context((slot,), 0, -1, now.time_ms)
+            lists = {name: browsing.members[name].predict(alone) for name in (Transitions.name, SessionKnn.name)}
+            lists["together"] = self._together.companions([slot], now.time_ms)
+            for name, scores in lists.items():
+                best = top(scores, query.n + 1)  # one may be the item itself
+                named = zip(browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True)
+                found[name] = [self._neighbour(item, score) for item, score in named if item != query.item][: query.n]
+        if now.artifact is not None:
+            near = now.artifact.similar(query.item, query.n)
+            found[DEEP] = [self._neighbour(item, score) for item, score in near]
+        return Neighbours(query.item, {name: one for name, one in found.items() if one})
+
+    def _neighbour(self, item: str, score: float) -> Neighbour:
+        return Neighbour(item, (self._shelf.facts(item) or _NOTHING).name, round(score, 6))
+
+    def audience(self, query: AudienceQuery, now: Now) -> Audience:
+        """Return who turned to an item lately. Raises Unknown."""
+        self._check(query.item)
+        seen, bought, found, looked_at = self._history.seen, self._history.bought, list[Turned](), 0
+        for shopper in islice(reversed(seen), audience_shoppers_max):
+            looked_at += 1
+            if noted := seen.noted(shopper, query.item):
+                found.append(Turned(shopper, noted[1], (bought.noted(shopper, query.item) or (0, 0))[1], noted[0]))
+                if len(found) == query.n:
+                    break
+        return Audience(query.item, looked_at, found)
+
+    def _check(self, item: str) -> None:
+        self._shelf.sync()
+        if self._shelf.row(item) < 0:
+            raise Unknown("wanted an item that an event or the shop has named, found none of this id")
 
     def items(self, query: ItemsQuery, now: Now) -> ItemPage:
         """Return a page of items."""

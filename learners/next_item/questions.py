@@ -116,6 +116,16 @@ class RecommendationQuery(WantedHere, frozen=True, kw_only=True):
     shopper: ShopperId
 
 
+class ExplanationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of a request for what recommendations to a shopper follow from."""
+
+    shopper: ShopperId
+    n: Annotated[int, Meta(ge=1, le=100, description="Number of recommendations that are explained.")] = 10
+    placement: Annotated[
+        str, Meta(max_length=64, pattern=f"^$|{PLACEMENT}", description="Whose rules hold; empty: those of all.")
+    ] = ""
+
+
 class Happened(Struct, frozen=True, forbid_unknown_fields=True):
     """Something that a visitor did: an event's type, and its items, the first one first."""
 

@@ -85,8 +85,13 @@ class Found:
             self._found.append(item)
 
 
+def no_parts(items: Sequence[str]) -> list[dict[str, float]]:
+    """Return no parts of each item's score."""
+    return [{} for _ in items]
+
+
 class Ranked(NamedTuple):
-    """Ranked with scores, best first; further ones without a score; and why an item is among them.
+    """Ranked with scores, best first; further ones without a score; why an item is among them, and its score's parts.
 
     It may be read again.
     """
@@ -94,6 +99,7 @@ class Ranked(NamedTuple):
     pool: Sequence[tuple[str, float]]
     more: Iterable[str]
     why: Callable[[Sequence[str]], list[Reason]]
+    parts: Callable[[Sequence[str]], list[dict[str, float]]] = no_parts
 
 
 class _Reasons:
@@ -122,6 +128,12 @@ class _Reasons:
             for item, member in zip(ranked, members, strict=True):
                 told[item] = _reason(self._learned, self._context, item, member)
         return [told[item] for item in items]
+
+    def parts(self, items: Sequence[str]) -> list[dict[str, float]]:
+        """Return the parts of each item's score (`Judged.parts`), none of one that is not ranked."""
+        ranked = [item for item in items if item in self._slots]
+        found = dict(zip(ranked, self._judge().parts([self._slots[item] for item in ranked]), strict=True))
+        return [found.get(item, {}) for item in items]
 
 
 def recommended(
@@ -154,7 +166,7 @@ def recommended(
     items = candidates.named(best.slots, browsing.catalogue)
     reasons = _Reasons(learned, context, dict(zip(items, best.slots.tolist(), strict=True)), judged, judge)
     named = list(zip(items, best.scores.tolist(), strict=True))
-    return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of)
+    return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of, reasons.parts)
 
 
 def _deep(ask: Ask, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
@@ -272,7 +284,7 @@ def similar(learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, item
     if ask.model is not None:
         near = ask.model.similar(item, deep_within_max if allowed is not None else 2 * list_length)
         lists[LIKE] = [
-            one for one in near if (of := shelf.row(one)) >= 0 and (allowed is None or allowed[of])
+            one for one, _ in near if (of := shelf.row(one)) >= 0 and (allowed is None or allowed[of])
         ][: 2 * list_length]  # fmt: skip
     category = int(shelf.category[row]) if row >= 0 else -1
     siblings = np.zeros(0, np.int64)

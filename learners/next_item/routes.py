@@ -6,8 +6,10 @@ from typing import Any, Final
 from headrace.impressions import Shown, ShownItem
 from headrace.surface import Now, Route
 from learners.next_item import examples
-from learners.next_item.answering import Answering, ItemList, Page
+from learners.next_item.answering import Answering, Explanation, ItemList, Page
 from learners.next_item.inspecting import (
+    Audience,
+    AudienceQuery,
     HistoryPage,
     HistoryQuery,
     Inspecting,
@@ -16,6 +18,8 @@ from learners.next_item.inspecting import (
     KnownItem,
     KnownItemQuery,
     KnownShopper,
+    Neighbours,
+    NeighboursQuery,
     ShopperPage,
     ShopperQuery,
     ShoppersQuery,
@@ -23,6 +27,7 @@ from learners.next_item.inspecting import (
 from learners.next_item.questions import (
     BatchQuery,
     CartQuery,
+    ExplanationQuery,
     ItemQuery,
     ListQuery,
     PageQuery,
@@ -169,12 +174,37 @@ ROUTES: Final = (
         example=('/v1/bulk {"shoppers": ["shopper-1", "shopper-2"], "n": 3}', ""),
     ),
     Route(
+        path="/v1/explanations/{shopper}",
+        doc="What recommendations to a shopper follow from: the parts of each score, and what rules leave out.",
+        query=ExplanationQuery,
+        answer=Explanation,
+        call=_by(Answering.explain),
+        example=("/v1/explanations/shopper-1?n=3", ""),
+        notes=("It shows nothing to anybody, so it is no impression.",),
+    ),
+    Route(
         path="/v1/items/{item}",
         doc="What is known of an item.",
         query=KnownItemQuery,
         answer=KnownItem,
         call=_known_by(Inspecting.item),
         example=("/v1/items/item-00847", examples.ITEM),
+    ),
+    Route(
+        path="/v1/neighbours/{item}",
+        doc="The neighbours of an item by each learner, whatever rules say.",
+        query=NeighboursQuery,
+        answer=Neighbours,
+        call=_known_by(Inspecting.neighbours),
+        example=("/v1/neighbours/item-00847?n=3", ""),
+    ),
+    Route(
+        path="/v1/audience/{item}",
+        doc="The shoppers who turned to an item, of those who did something last.",
+        query=AudienceQuery,
+        answer=Audience,
+        call=_known_by(Inspecting.audience),
+        example=("/v1/audience/item-00847?n=3", ""),
     ),
     Route(
         path="/v1/items",

@@ -16,8 +16,6 @@ from operators.console.app import Room
 from operators.console.visit import Refusal, Visit, redirect, to
 from operators.replay.run import RunFolder
 
-INSPECTING: Final = "console"
-"""The placement and the device of questions that a person asks to look into something: they are told apart by it."""
 wait_s: Final = 10.0
 """Longest time, in seconds, that a person waits for a command before its page says that it runs."""
 field_characters_max: Final = 100_000

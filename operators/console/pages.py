@@ -33,6 +33,9 @@ from operators.traced import lines_of
 
 changes_on_front: Final = 12
 neighbours_shown: Final = 10
+audience_shown: Final = 20
+explained: Final = 20
+"""Recommendations to a shopper that are explained."""
 value_characters_shown: Final = 4_000
 
 
@@ -294,15 +297,11 @@ async def items(room: Room, visit: Visit) -> Response:
 
 
 async def item(room: Room, visit: Visit) -> Response:
-    """Show what is known of an item, its neighbours, and the rules that touch it."""
+    """Show what is known of an item, its neighbours, who turns to it, and the rules that touch it."""
     id_ = visit.asked("id")
     known = await room.desk.answer(("v1", "items", id_))
-    lists = []
-    for key, route in (("similar", "similar"), ("bought_together", "bought-together")):
-        found = await room.desk.answer(
-            ("v1", route, id_), {"n": neighbours_shown, "placement": actions.INSPECTING}
-        )  # fmt: skip
-        lists.append((key, found["items"], found["rules"]["left_out"]))
+    near = await room.desk.answer(("v1", "neighbours", id_), {"n": neighbours_shown})
+    audience = await room.desk.answer(("v1", "audience", id_), {"n": audience_shown})
     stated = await room.desk.read(lambda log, reader: stated_rules(log))
     touching = [
         (one.placement, name) for one in stated if one.rules for name in _touching(one.rules, known)
@@ -314,7 +313,9 @@ async def item(room: Room, visit: Visit) -> Response:
         if IMPRESSIONS in kind.surface.hears and (found_ := scores.get(kind.name))
         for declared in kind.surface.tables
     ]
-    return visit.render("item.html", item=known, lists=lists, touching=touching, placements=placements)
+    return visit.render(
+        "item.html", item=known, learners=near["learners"], audience=audience, touching=touching, placements=placements
+    )
 
 
 def _touching(stated: Any, known: Mapping[str, Any]) -> list[str]:
@@ -352,26 +353,20 @@ async def shoppers(room: Room, visit: Visit) -> Response:
 
 
 async def shopper(room: Room, visit: Visit) -> Response:
-    """Show a shopper's trail; once it is asked for, what would be recommended and why."""
-    id_, placement = visit.asked("id"), visit.asked("placement", actions.INSPECTING)
+    """Show a shopper's trail, and what would be recommended, why, and what rules took out."""
+    id_, placement = visit.asked("id"), visit.asked("placement")
     known = await room.desk.answer(("v1", "shoppers", id_), {"n": 20})
-    asks = visit.asked("ask") == "1"
-    recommended, others = None, list[tuple[str, list[str], list[dict[str, Any]]]]()
-    if asks:
-        recommended = await room.desk.answer(
-            ("v1", "recommendations", id_), {"n": 20, "placement": placement, "device": actions.INSPECTING}
-        )
-        for route in _of_shoppers(room):
-            try:
-                answer = await room.desk.answer([*route.path.split("/")[1:-1], id_])
-            except Away:  # it knows nothing of the shopper
-                continue
-            for rows in answer.values():
-                if isinstance(rows, list) and rows and isinstance(rows[0], dict):
-                    others.append((route.doc, list(rows[0]), rows))
-    return visit.render(
-        "shopper.html", shopper=known, recommended=recommended, others=others, placement=placement, asks=asks
-    )
+    found = await room.desk.answer(("v1", "explanations", id_), {"n": explained, "placement": placement})
+    others = list[tuple[str, list[str], list[dict[str, Any]]]]()
+    for route in _of_shoppers(room):
+        try:
+            answer = await room.desk.answer([*route.path.split("/")[1:-1], id_])
+        except Away:  # it knows nothing of the shopper
+            continue
+        for rows in answer.values():
+            if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+                others.append((route.doc, list(rows[0]), rows))
+    return visit.render("shopper.html", shopper=known, found=found, others=others, placement=placement)
 
 
 def _of_shoppers(room: Room) -> list[Route]:

@@ -40,7 +40,7 @@ OPENED = [
     *(page.path for page in PAGES if page.method == "GET" and page.path not in (
         "/replay", "/replay/picture", "/gate", "/letter", "/item", "/shopper", "/find", "/command",
     )),
-    "/letter?id=events/0/901", f"/item?id={quote('</td><b>')}", "/shopper?id=shopper-000001&ask=1", "/events?id=0/5",
+    "/letter?id=events/0/901", f"/item?id={quote('</td><b>')}", "/shopper?id=shopper-000001", "/events?id=0/5",
 ]  # fmt: skip
 """Every page, those of one thing with a thing that is there."""
 
@@ -127,6 +127,21 @@ def test_the_front_page_answers_with_the_worst_cause(browser: Browser) -> None:
     assert all(
         "per hour" in text or "minute" in text or "recall" in text for text in browser.texts(".spark figcaption")
     )
+
+
+def test_inspectors_tell_the_parts_of_scores_what_rules_took_out_and_who_turned_to_an_item(shop: ConsoleShop) -> None:
+    with shop.client("see") as client:
+        shopper = client.get("/shopper?id=shopper-000001").text
+        assert re.search(r'<span class="pair">transitions <b>[+-]\d+\.\d\d</b>', shopper)
+        assert "Taken out by rules" in shopper
+        items = re.findall(r'href="/item\?id=([^"]+)"', shopper)
+        assert items
+        hidden = client.get("/shopper?id=shopper-000001&placement=home").text
+        assert hidden.count("<td >hidden</td>") == ("item-00003" in items)
+        item = client.get(f"/item?id={items[0]}").text
+        assert "<h3>transitions</h3>" in item
+        assert "Who turned to it" in item
+        assert 'href="/shopper?id=' in item
 
 
 def test_charts_have_a_unit_and_words(browser: Browser) -> None:

@@ -108,6 +108,9 @@ def test_every_kind_of_answer(shop: Shop) -> None:
             for item in one["items"]
         ],
         "POST /v1/bulk": lambda: [line["shopper"] for line in shop.lines("/v1/bulk", shoppers=["s1", "s2"], n=3)],
+        "GET /v1/explanations/{shopper}": lambda: shop.items("/v1/explanations/s3?n=5"),
+        "GET /v1/neighbours/{item}": lambda: list(shop.ask("/v1/neighbours/i4?n=5")["learners"]),
+        "GET /v1/audience/{item}": lambda: [one["shopper"] for one in shop.ask("/v1/audience/i4?n=5")["shoppers"]],
         "GET /v1/items/{item}": lambda: [shop.ask("/v1/items/i4")["item_id"]],
         "GET /v1/items": lambda: shop.items("/v1/items?n=5"),
         "GET /v1/shoppers/{shopper}": lambda: [shop.ask("/v1/shoppers/s1")["shopper"]],

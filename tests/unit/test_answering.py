@@ -37,15 +37,15 @@ def drawn(settings: DeepSettings, items: int, seed: int) -> DeepModel:
     return model
 
 
-def assert_equal(found: Sequence[Listed], wanted: Sequence[Listed]) -> None:
-    """Compare complete answers: probabilities within 1e-5, and the order as far as they differ by more."""
+def assert_equal(found: Sequence[Listed], wanted: Sequence[Listed], within: float = 1e-5) -> None:
+    """Compare complete answers: their probabilities, and the order as far as they differ by more."""
     for (items, scores), (wanted_items, wanted_scores) in zip(found, wanted, strict=True):
         assert scores.dtype == np.float32
-        np.testing.assert_allclose(scores, wanted_scores, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(scores, wanted_scores, atol=within, rtol=0)
         wanted_score = dict(zip(wanted_items, wanted_scores, strict=True))
         assert wanted_score.keys() == set(items)
         assert len(items) == len(wanted_items)
-        np.testing.assert_allclose(scores, [wanted_score[item] for item in items], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(scores, [wanted_score[item] for item in items], atol=within, rtol=0)
 
 
 SETTINGS: Final = st.builds(
@@ -78,7 +78,8 @@ def test_a_visit_that_grows_has_the_answers_of_one_that_is_computed_at_once(
         visit = [*begun, *(f"i{row}" for row in data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=5)))]
         visits.append(visit)
         whole._visits.drop_from(0)
-        assert_equal(growing.predict([visit], 9), whole.predict([visit], 9))
+        # Each is within 1e-5 of the exact one.
+        assert_equal(growing.predict([visit], 9), whole.predict([visit], 9), within=2e-5)
         if data.draw(st.booleans()):
             growing._sessions.clear()
 

@@ -12,7 +12,7 @@ from headrace.http import parse_body, parse_query
 from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import digest
-from headrace.surface import Now, Refused, Route
+from headrace.surface import Now, Refused, Route, Unknown
 from headrace.topics import ITEMS, RULES
 from learners.deep.answering import AnsweringModel
 from learners.deep.model import DeepModel, DeepSettings
@@ -219,10 +219,13 @@ def test_similar_items_come_from_the_deep_model_too(shop: Asked) -> None:
     model.grow([f"{kind}-{number}" for kind in ("shoes", "hats") for number in range(6)])
     shop.model = answering = AnsweringModel.from_bytes(model.to_bytes())
     near = answering.similar("shoes-5", 3)
-    assert len(near) == 3
-    assert "shoes-5" not in near
+    names, cosines = zip(*near, strict=True)
+    assert len(names) == 3
+    assert "shoes-5" not in names
+    assert list(cosines) == sorted(cosines, reverse=True)
+    assert max(cosines) <= 1
     assert answering.similar("never-seen", 3) == []
-    assert set(near) <= set(shop.items("/v1/similar/{item}", "shoes-5", n=12))
+    assert set(names) <= set(shop.items("/v1/similar/{item}", "shoes-5", n=12))
     assert shop.items("/v1/similar/{item}", "shoes-5", category="Wear > hats", n=50) != []
 
 
@@ -399,3 +402,58 @@ def test_examples_have_the_fields_of_their_answers(route: Route) -> None:
     others = {"model", "fresh", "logged"} if route.shows else {"model", "fresh"}
     assert shown.keys() == read.keys() | others
     assert {name: shown[name] for name in read} == read
+
+
+def test_an_explanation_has_the_recommendations_the_parts_of_their_scores_and_what_rules_took_out(shop: Asked) -> None:
+    shop.learn("ann", "shoes-1")
+    shop.learn("ann", "shoes-2")
+    shop.rules(hidden=["hats-1"])
+    answered = shop.ask("/v1/recommendations/", "ann", n=4)
+    found = shop.ask("/v1/explanations/{shopper}", "ann", n=4)
+    recommended = [one for one in found.items if one.place]
+    assert [(one.item_id, one.place) for one in recommended] == list(zip(named(answered), range(1, 5), strict=True))
+    assert [one.score for one in recommended] == [one.score for one in answered.items]
+    assert [one.reason for one in recommended] == [one.reason for one in answered.items]
+    left_out = {one.item_id: one.left_out_by for one in found.items if not one.place}
+    assert left_out == {"hats-1": "hidden", "shoes-1": "seen"}
+    assert answered.rules.left_out == {"hidden": 1, "seen": 1}
+    assert found.context == ["shoes-1", "shoes-2"]
+    for one in found.items:
+        assert one.parts, one
+        assert set(one.parts) <= {"popularity", "transitions", "session_knn", "revisits", "traits"}
+    best = recommended[0]
+    assert best.parts["transitions"] > 0
+
+
+def test_parts_are_what_the_blend_says_without_a_member(shop: Asked) -> None:
+    shop.learn("ann", "shoes-1")
+    family = next_item(shop.shop)
+    context = family.browsing.contexts.newest("ann", shop.time_ms)
+    predictions = family.browsing.predictions(context)
+    slots = sorted({slot for scores in predictions.values() for slot in scores.slots.tolist()})
+    whole = family.blend.judge(predictions, 1)
+    without = family.blend.judge({name: one for name, one in predictions.items() if name != "transitions"}, 1)
+    for slot, parts in zip(slots, whole.parts(slots), strict=True):
+        if slot in without.slots and "transitions" in parts:
+            utility = [float(family.blend._predicted_utility(one.inputs[one.slots == slot], one.group)[0])
+                       for one in (whole, without)]  # fmt: skip
+            assert parts["transitions"] == pytest.approx(utility[0] - utility[1], abs=1e-4)
+
+
+def test_neighbours_of_an_item_by_each_learner(shop: Asked) -> None:
+    model = DeepModel(DeepSettings(width=16), 1)
+    model.grow([f"{kind}-{number}" for kind in ("shoes", "hats") for number in range(6)])
+    shop.model = AnsweringModel.from_bytes(model.to_bytes())
+    shop.rules(hidden=["hats-0"])
+    found = shop.ask("/v1/neighbours/{item}", "shoes-0", n=2).learners
+    assert set(found) == {"transitions", "session_knn", "together", "deep"}
+    assert found["transitions"][0].item_id == "hats-0", "rules hold in answers; here the learner speaks"
+    assert found["transitions"][0].name == "Red hats 0"
+    assert [one.item_id for one in found["together"]] == ["hats-3"]
+    for near in found.values():
+        assert 0 < len(near) <= 2
+        assert "shoes-0" not in [one.item_id for one in near]
+    shop.state("gloves", title="Gloves")
+    assert shop.ask("/v1/neighbours/{item}", "gloves").learners == {}, "nothing was learned of it"
+    with pytest.raises(Unknown):
+        shop.ask("/v1/neighbours/{item}", "never")

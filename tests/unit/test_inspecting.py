@@ -13,6 +13,7 @@ from learners.family import Moment, Move
 from learners.next_item.family import NextItemFamily, NextItemSettings
 from learners.next_item.history import History, from_version_2
 from learners.next_item.inspecting import (
+    AudienceQuery,
     HistoryQuery,
     ItemsQuery,
     KnownItemQuery,
@@ -144,3 +145,17 @@ def test_a_history_of_version_2_goes_on() -> None:
     again = History.from_state(restored.state(), **bounds)
     assert again.carted.of("bob") == [("hat", TIME_MS + 1, 1)]
     assert again.bounds()["carted_items"] == (1, 9)
+
+
+def test_an_audience_are_those_who_turned_to_an_item_the_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = family(*DID, ("view_item", "cid", "hat"), ("view_item", "ann", "boots"))
+    found = shop.inspecting.audience(AudienceQuery(item="boots"), NOW)
+    assert [(one.shopper, one.seen, one.bought, one.newest_ms - TIME_MS) for one in found.shoppers] == [
+        ("ann", 2, 0, 7), ("bob", 3, 1, 2),
+    ]  # fmt: skip
+    assert found.looked_at == 3
+    assert [one.shopper for one in shop.inspecting.audience(AudienceQuery(item="boots", n=1), NOW).shoppers] == ["ann"]
+    monkeypatch.setattr("learners.next_item.inspecting.audience_shoppers_max", 1)
+    assert shop.inspecting.audience(AudienceQuery(item="hat"), NOW).looked_at == 1
+    with pytest.raises(Unknown):
+        shop.inspecting.audience(AudienceQuery(item="never"), NOW)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import LogUnavailable
+from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log.protocol import Outgoing, Partition
 from headrace.log.sqlite import SqliteLog
 from headrace.log.sqlite_connection import Connection
@@ -77,6 +77,28 @@ def test_a_full_disk_is_reported_and_loses_no_record(tmp_path: Path) -> None:
         db.execute("PRAGMA max_page_count=100000")
     appender.close()
     assert log.end(PLACE) == 9
+    log.close()
+
+
+def test_a_file_that_may_not_be_written_is_no_log_that_is_away(tmp_path: Path) -> None:
+    SqliteLog(str(tmp_path / "log.db")).create()
+    log = SqliteLog(str(tmp_path / "log.db"), read_only=True)
+    appender = log.appender()
+    appender.append(Outgoing(EVENTS, b"ann", b"1", 0))
+    with pytest.raises(Misconfigured, match="readonly"):
+        appender.flush()
+    log.close()
+
+
+def test_nobody_meets_a_file_with_half_of_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = SqliteLog(str(tmp_path / "log.db"))
+    with monkeypatch.context() as patched:
+        patched.setattr("headrace.log.sqlite.TOPICS", None)  # the disk fails before it is done, say
+        with pytest.raises(AttributeError):
+            log.create()
+    assert not log._has_tables()
+    log.create()
+    assert log.end(PLACE) == 0
     log.close()
 
 
