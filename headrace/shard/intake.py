@@ -68,33 +68,33 @@ class ShopClock:
 
     def _compare(self, own_ms: int, appended_ms: int, shopper: str) -> None:
         if shopper == self._shopper:
-            self._run += 1
+            self._run = run = self._run + 1
         else:
             self._shopper, self._run = shopper, 1
+            run = 1
         live, ordered, newest = self._live, self._sorted, self._newest
         self._compared_ms, self._passed = appended_ms, 0
-        if self._run <= run_events or self._run % 2 or not ordered:
+        if run <= run_events or run % 2 or not ordered:
             delay_ms = appended_ms - own_ms
             newest.append((own_ms, delay_ms))
             insort(ordered, delay_ms if live else own_ms)
-            if len(newest) > clock_events:
+            if len(ordered) > clock_events:
                 del ordered[bisect_left(ordered, newest.popleft()[live])]
-            self._median_ms = self._median()
+            # Of an even number, the middle one that gives the earlier time.
+            self._median_ms = ordered[len(ordered) // 2 if live else (len(ordered) - 1) // 2]
         median_ms = self._median_ms
         if live != ((median_ms if live else appended_ms - median_ms) <= live_delay_ms_max):
             self._live = not live
             self._sort()
-        if len(newest) == clock_events:
-            spread_ms = self._sorted[-4] - self._sorted[3]
+            ordered = self._sorted
+        if len(ordered) == clock_events:
+            spread_ms = ordered[-4] - ordered[3]
             self._every = compared_every if spread_ms <= busy_spread_ms * self._every else 1
 
-    def _median(self) -> int:
-        # Of an even number, the middle one that gives the earlier time.
-        return self._sorted[len(self._sorted) // 2 if self._live else (len(self._sorted) - 1) // 2]
-
     def _sort(self) -> None:
-        self._sorted = sorted(event[self._live] for event in self._newest)
-        self._median_ms = self._median() if self._sorted else 0
+        ordered = self._sorted = sorted(event[self._live] for event in self._newest)
+        middle = len(ordered) // 2 if self._live else (len(ordered) - 1) // 2
+        self._median_ms = ordered[middle] if ordered else 0
 
     def state(self) -> State:
         """Return the newest compared events' own times and delays, oldest first, and what the next one is held to."""

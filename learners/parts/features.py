@@ -103,8 +103,12 @@ class Shares(Feature):
 
     def count(self, values: Iterable[str]) -> None:
         """Count values."""
+        self.count_all(Counter(values))
+
+    def count_all(self, numbers: Mapping[str, int]) -> None:
+        """Count values, each so many times."""
         block = self._sums.block
-        for value, number in Counter(values).items():
+        for value, number in numbers.items():
             block[value] = block.get(value, 0) + number
 
     def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:

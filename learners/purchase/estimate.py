@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.state import State
-from learners.parts.prequential import bin_of, bins, calibrated, middles, probability_scores
+from learners.parts.prequential import Probability, bin_of, bins, calibrated, middles, probability_scores
 
 Histograms: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 METRICS: Final = ("auc", "base_rate", "log_loss")
 views_min: Final = 200
 """Least number of unlabelled views of an estimate that is compared with the truth."""
+compared_every: Final = 4_000
+"""Least number of labels between the beginnings of two comparisons: each takes as long as learning a hundred views."""
 
 
 def estimated(probabilities: Sequence[float], histograms: Histograms) -> dict[str, float]:
@@ -43,43 +45,48 @@ class EstimateErrors:
     """
 
     def __init__(self) -> None:
-        self._wanted = 0  # labels that the running comparison still waits for
+        self._until = 0  # number of the label with which the running comparison ends; 0 if none runs
+        self._next = 0  # number of the label with which another one may begin
         self._told: dict[str, float] = {}
-        self._no, self._yes = [0] * bins, [0] * bins
+        self._no, self._yes = np.zeros(bins), np.zeros(bins)  # labels before it, by bin
         self.errors: dict[str, float] = {}
 
     def label(
-        self, labels: Sequence[tuple[float, bool]], unlabelled: int, estimate: Callable[[], Mapping[str, float]]
-    ) -> None:
+        self, labels: Sequence[tuple[float, bool]], found: Probability, unlabelled: int,
+        estimate: Callable[[], Mapping[str, float]],
+    ) -> None:  # fmt: skip
         """Take the labels of the oldest views.
 
         Args:
+            found: has counted these labels, and all before them.
             unlabelled: number of the views that have no label yet.
             estimate: returns their estimated scores.
         """
-        if self._wanted:
-            for probability, bought in labels:
-                (self._yes if bought else self._no)[bin_of(probability)] += 1
-                self._wanted -= 1
-                if not self._wanted:
-                    self._compare()
-                    break
-        elif unlabelled >= views_min:
-            self._wanted, self._told = unlabelled, dict(estimate())
+        if self._until:
+            if found.judged >= self._until:
+                self._compare(labels[len(labels) - (found.judged - self._until) :], found)
+        elif found.judged >= self._next and unlabelled >= views_min:
+            self._until, self._told = found.judged + unlabelled, dict(estimate())
+            self._next = found.judged + compared_every
+            self._no, self._yes = found.histograms("whole")
 
-    def _compare(self) -> None:
-        truth = probability_scores(np.array(self._no, np.float64), np.array(self._yes, np.float64))
+    def _compare(self, beyond: Sequence[tuple[float, bool]], found: Probability) -> None:
+        no, yes = found.histograms("whole")
+        no, yes = no - self._no, yes - self._yes
+        for probability, bought in beyond:  # of views that were opened later
+            (yes if bought else no)[bin_of(probability)] -= 1
+        truth = probability_scores(no, yes)
         self.errors = {name: self._told[name] - truth[name] for name in METRICS if name in truth and name in self._told}
-        self._no, self._yes = [0] * bins, [0] * bins
+        self._until = 0
 
     def state(self) -> State:
         """Return the running comparison. The views without a label are part of the learner's state."""
         return {
-            "wanted": self._wanted, "told": dict(self._told), "no": np.array(self._no), "yes": np.array(self._yes),
-            "errors": dict(self.errors),
+            "until": self._until, "next": self._next, "told": dict(self._told),
+            "no": self._no.copy(), "yes": self._yes.copy(), "errors": dict(self.errors),
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken."""
-        self._wanted, self._told, self.errors = state["wanted"], dict(state["told"]), dict(state["errors"])
-        self._no, self._yes = state["no"].tolist(), state["yes"].tolist()
+        self._until, self._next, self._told = state["until"], state["next"], dict(state["told"])
+        self._no, self._yes, self.errors = state["no"].copy(), state["yes"].copy(), dict(state["errors"])

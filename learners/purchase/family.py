@@ -104,7 +104,7 @@ class PurchaseFamily(Family):
         while len(labelled) >= labels_block:
             block = [labelled.popleft() for _ in range(labels_block)]
             self.probability.observe_all(block)
-            self._errors.label(block, self.propensity.unlabelled, self._estimated)
+            self._errors.label(block, self.probability, self.propensity.unlabelled, self._estimated)
             alarms = self.drift.observe(fsum([(bought - given) ** 2 for given, bought in block]) / labels_block)
             alarms = self.watching.silences.apply(alarms, event.time_ms)
             for alarm in alarms + self.watching.observe_labels(block, event.time_ms):
