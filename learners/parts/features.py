@@ -5,13 +5,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest
 from math import fsum, log, sqrt
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.drift import Moved
 from headrace.state import State
+from learners.parts import portable
 from learners.parts.drift import Alarm
 from learners.parts.shift import Sums, Watch, window_blocks
 
@@ -107,9 +108,7 @@ class Shares(Feature):
 
     def count_all(self, numbers: Mapping[str, int]) -> None:
         """Count values, each so many times."""
-        block = self._sums.block
-        for value, number in numbers.items():
-            block[value] = block.get(value, 0) + number
+        _add(self._sums.block, numbers)
 
     def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
         """See `Feature.end`."""
@@ -120,37 +119,39 @@ class Shares(Feature):
         if not sums.full or not size:
             return []
         unit = sqrt(1 / size + 1 / reference_size)
-        deviation = _deviations(sums) if self._peak else {}
+        deviations = _deviations(sums) if self._peak else None
         distance = self._stability_index(size) if self._stability else self._jensen_shannon()
         # Both distances grow with the root of a chi-square with a degree of freedom for each value but one.
         chance = sqrt(max(1, len(sums.window) - 1) - 0.5) + chance_deviations
         chance *= 1.0 if self._stability else divergence_of_chance
         unusual = self._distance.observe(distance, unit, fading, ready=ready, usual=usual, chance=chance)
         found = [self._distance] if unusual else []
-        if self._peak:
-            highest = max(map(abs, deviation.values()), default=0.0)
+        if self._peak and deviations:
+            highest = float(np.abs(deviations[1]).max(initial=0.0))
             if self._peak.observe(highest, 1.0, fading, ready=ready, usual=usual):
                 found.append(self._peak)
         if not found:
             return []
-        moved = _most_moved(sums, deviation or _deviations(sums))
+        moved = _most_moved(sums, deviations or _deviations(sums))
         if usual:
             sums.begin_anew()
         return [Alarm(watch.name, watch.score, watch.threshold, moved) for watch in found]
 
     def _jensen_shannon(self) -> float:
-        shares = self._sums.shares()
-        divergence = fsum(
-            now * log(2 * now / (now + before)) + (before * log(2 * before / (now + before)) if before else 0.0)
-            for now, before in shares
-        )
-        only_before = max(0.0, 1 - fsum(before for _, before in shares))  # each such value adds its share, in bits
-        return sqrt(max(0.0, divergence / log(2) + only_before) / 2)
+        now, before = self._sums.shares()
+        both, known = now + before, before > 0
+        terms = now * portable.log(2 * now / both)
+        terms[known] += before[known] * portable.log(2 * before[known] / both[known])
+        only_before = max(0.0, 1 - fsum(before.tolist()))  # each such value adds its share, in bits
+        return sqrt(max(0.0, fsum(terms.tolist()) / log(2) + only_before) / 2)
 
     def _stability_index(self, size: int) -> float:
         sums, least = self._sums, 0.5 / size
         gone = (name for name in sums.reference_names() if name not in sums.window)
-        shares = [*sums.shares(), *((0.0, sums.reference_share(name)) for name in gone)]
+        now, before = sums.shares()
+        shares = [
+            *zip(now.tolist(), before.tolist(), strict=True), *((0.0, sums.reference_share(name)) for name in gone)
+        ]  # fmt: skip
         bounded = ((max(least, now), max(least, before)) for now, before in shares)
         # Its root is proportional to the change, as the other distances are.
         return sqrt(fsum((now - before) * log(now / before) for now, before in bounded))
@@ -175,23 +176,29 @@ class Shares(Feature):
         self._counted = {(value, shopper) for value, shopper in state["counted"]}
 
 
-def _deviations(sums: Sums) -> dict[str, float]:
-    """Return by how many standard deviations of chance each value of the window differs from the reference."""
-    size = sums.size
-    scale, share = 2 / sqrt(1 + size / sums.reference_size), sums.reference_share
-    found = {
-        name: scale * (sqrt(count + 0.375) - sqrt(size * share(name) + 0.375)) for name, count in sums.window.items()
-    }
-    if len(sums.window) < few_values:  # a value that is gone is not in the window
-        gone = (name for name in sums.reference_names() if name not in sums.window)
-        found |= {name: scale * (sqrt(0.375) - sqrt(size * share(name) + 0.375)) for name in gone}
-    found.pop("", None)
-    return found
+def _deviations(sums: Sums) -> tuple[list[str], NDArray[np.float64]]:
+    """Return values, and by how many standard deviations of chance the window has more of each than the reference."""
+    size, names = sums.size, list(sums.window)
+    now, before = sums.shares()
+    if len(names) < few_values:  # a value that is gone is not in the window
+        gone = [name for name in sums.reference_names() if name not in sums.window]
+        names += gone
+        now = np.append(now, np.zeros(len(gone)))
+        before = np.append(before, [sums.reference_share(name) for name in gone])
+    scale = 2 / sqrt(1 + size / sums.reference_size)
+    found = scale * (np.sqrt(now * size + 0.375) - np.sqrt(size * before + 0.375))
+    if "" in names:
+        found[names.index("")] = 0.0
+    return names, found
 
 
-def _most_moved(sums: Sums, deviations: Mapping[str, float]) -> tuple[Moved, ...]:
-    names, size = nlargest(named_max, deviations, key=lambda name: (abs(deviations[name]), name)), sums.size
-    return tuple(Moved(name, sums.reference_share(name), sums.window.get(name, 0.0) / size, "%") for name in names)
+def _most_moved(sums: Sums, deviations: tuple[list[str], NDArray[np.float64]]) -> tuple[Moved, ...]:
+    names, found = deviations
+    sizes = np.abs(found).tolist()
+    most = nlargest(named_max, ((one, name) for one, name in zip(sizes, names, strict=True) if name))
+    return tuple(
+        Moved(name, sums.reference_share(name), sums.window.get(name, 0.0) / sums.size, "%") for _, name in most
+    )
 
 
 class Levels(Feature):
@@ -218,7 +225,7 @@ class Levels(Feature):
         self._passing, self._alarmed, self._unit = passing, False, unit
         self._places = [str(place) for place in range(bins)]
         self._values = Sums(bins + 1)
-        self._groups: dict[str, int] = {}
+        self._groups: dict[str, None] = {}
         self._counts, self._totals = Sums(groups_max + 1), Sums(groups_max + 1)  # by group
 
     def add(self, values: Sequence[float], of: Sequence[str]) -> None:
@@ -227,14 +234,19 @@ class Levels(Feature):
             return
         numbers = np.array(values)
         places = np.minimum(self._bins - 1, np.maximum(0, (numbers - self._low) / self._width)).astype(np.int64)
-        _add(self._values.block, self._places, np.bincount(places, minlength=self._bins))
+        _add(self._values.block, Counter(map(self._places.__getitem__, places.tolist())))
+        known, others = self._groups, False
         for group in dict.fromkeys(of):
-            if group not in self._groups and len(self._groups) < groups_max:
-                self._groups[group] = len(self._groups)
-        names, other = [*self._groups, ""], len(self._groups)
-        groups = [self._groups.get(group, other) for group in of]
-        _add(self._counts.block, names, np.bincount(groups, minlength=len(names)))
-        _add(self._totals.block, names, np.bincount(groups, np.rint(numbers / level_unit), len(names)))
+            if group not in known:
+                if len(known) < groups_max:
+                    known[group] = None
+                else:
+                    others = True
+        groups = [group if group in known else "" for group in of] if others else of
+        _add(self._counts.block, Counter(groups))
+        totals = self._totals.block
+        for group, amount in zip(groups, np.rint(numbers / level_unit).astype(np.int64).tolist(), strict=True):
+            totals[group] = totals.get(group, 0) + amount
 
     def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
         """See `Feature.end`."""
@@ -298,13 +310,13 @@ class Levels(Feature):
         self._values.restore(state["values"])
         self._counts.restore(state["counts"])
         self._totals.restore(state["totals"])
-        self._groups = {group: number for number, group in enumerate(state["groups"])}
+        self._groups = dict.fromkeys(state["groups"])
         self._alarmed = state["alarmed"]
 
 
-def _add(sums: dict[str, int], names: Sequence[str], amounts: NDArray[Any]) -> None:
-    for place in np.flatnonzero(amounts).tolist():
-        sums[names[place]] = sums.get(names[place], 0) + int(amounts[place])
+def _add(sums: dict[str, int], numbers: Mapping[str, int]) -> None:
+    for name, number in numbers.items():
+        sums[name] = sums.get(name, 0) + number
 
 
 class Vectors(Feature):

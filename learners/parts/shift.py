@@ -17,6 +17,7 @@ from math import fsum, inf, sqrt
 from typing import Any, Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.state import State
 
@@ -77,7 +78,7 @@ class Sums:
         names_max: names in the reference. Beyond, the smaller half is joined under "".
 
     Attributes:
-        window: the sums in the window.
+        window: the sums in the window; size: the sum of these.
         full: whether the window has all of its blocks, and the reference as many at least, not all of them empty.
     """
 
@@ -85,6 +86,7 @@ class Sums:
         self._names_max = names_max
         self.block: dict[str, int] = {}
         self.window: dict[str, int] = {}
+        self.size = 0
         self._blocks: deque[tuple[dict[str, int], bool]] = deque()  # those of the window; whether each was usual
         self._reference: dict[str, float] = {}
         self._referred = 0  # number of blocks in the reference
@@ -94,11 +96,6 @@ class Sums:
     @property
     def full(self) -> bool:
         return len(self._blocks) == window_blocks and self._referred >= window_blocks and self._squares > 0
-
-    @property
-    def size(self) -> int:
-        """The sum of the window."""
-        return sum(self.window.values())
 
     @property
     def reference_size(self) -> float:
@@ -113,10 +110,12 @@ class Sums:
         """Return the share of a name in the reference."""
         return self._reference.get(name, 0.0) / self._total
 
-    def shares(self) -> list[tuple[float, float]]:
-        """Return the shares of each name of the window, in the window and in the reference."""
-        size, total, reference = self.size, self._total, self._reference
-        return [(count / size, reference.get(name, 0.0) / total) for name, count in self.window.items()]
+    def shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the shares of each name of the window, in the window and in the reference. Shapes: (names,)"""
+        found = self._reference.get
+        now = np.fromiter(self.window.values(), np.float64, len(self.window))
+        before = np.array([found(name, 0.0) for name in self.window])
+        return now / self.size, before / self._total
 
     def reference_names(self) -> Iterator[str]:
         """Yield the names of the reference."""
@@ -137,6 +136,7 @@ class Sums:
         window = self.window
         for name, amount in block.items():
             window[name] = window.get(name, 0) + amount
+        self.size += sum(block.values())
 
     def _leave(self, block: Mapping[str, int]) -> None:
         window = self.window
@@ -144,6 +144,7 @@ class Sums:
             left = window.pop(name, 0) - amount
             if left:
                 window[name] = left
+        self.size -= sum(block.values())
 
     def begin_anew(self) -> None:
         """Forget all: the next window, which has nothing of the time before, becomes the reference."""
@@ -153,7 +154,7 @@ class Sums:
 
     def forget_window(self) -> None:
         """Forget the window and the running block."""
-        self.block, self.window = {}, {}
+        self.block, self.window, self.size = {}, {}, 0
         self._blocks.clear()
 
     def _fade_in(self, block: Mapping[str, int], fading: float) -> None:
@@ -183,7 +184,7 @@ class Sums:
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken."""
-        self.block, self.window = _unpacked(state["block"]), {}
+        self.block, self.window, self.size = _unpacked(state["block"]), {}, 0
         self._blocks = deque((_unpacked(block), usual) for block, usual in state["blocks"])
         for block, _ in self._blocks:
             self._join(block)
