@@ -208,11 +208,11 @@ def _judgements(
 def _overlap(
     route: Route, name: str, first: tuple[Shop, Blobs], second: tuple[Shop, Blobs], shoppers: list[str]
 ) -> Overlap | None:
-    """Return how alike a route's answers are, None if they are no lists of items of one shopper."""
+    """Return how alike a route's answers are, None if they are no lists of items that one shopper is shown."""
     asked, answered = (msgspec.structs.fields(kind) for kind in (route.query, route.answer))
     needed = {one.name for one in asked if one.required}
     is_list = {"shopper", "n"} <= {one.name for one in asked} and "items" in {one.name for one in answered}
-    if not is_list or needed != {"shopper"}:
+    if not (is_list and route.shows) or needed != {"shopper"}:
         return None
     ask = [Asking(route, name, *side) for side in (first, second)]
     shares, equal = list[float](), 0

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def case(log_url: str, tmp_path: Path) -> Iterator[Case]:
 
 def test_a_topic_that_was_replaced_stops_all_and_is_accepted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The records of the new topic are learned from the first one on, also those before the old positions."""
+    monkeypatch.setattr(identity, "check_interval_s", inf)  # the follower does not look before the loss is accepted
     case.publish(0, 300)
     learned = case.learn()["fold"]["events"]
     with ExitStack() as opened:
