@@ -47,7 +47,7 @@ FENCED_ENDS = (*LOOP_ENDS, PositionLost)
 """With these a loop may end that is fenced: it reads on until its next commit, though nothing holds back retention."""
 FOLLOWER_ENDS = (LogUnavailable, PositionLost, StateUnreadable, BlobMissing)
 """With these a follower may end that is slower than retention, or that has read an old pointer."""
-OPERATOR_ENDS = (*LOOP_ENDS, BlobMissing)
+OPERATOR_ENDS = (*LOOP_ENDS, BlobMissing, BlobCorrupt)
 """With these an operator's command may end that has read an old pointer."""
 LOSS_ENDS = (PositionLost, RecordsChanged, StateUnreadable, TopicReplaced)
 """With these a process may end while a loss is not accepted."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from headrace.clock import Timer
-from headrace.errors import BlobMissing, StateUnreadable
+from headrace.errors import BlobCorrupt, BlobMissing, StateUnreadable
 from headrace.log.sqlite import SqliteLog
 from headrace.shard.blobs import Blobs
 from headrace.shard.decision import Author
@@ -64,13 +64,19 @@ class Verbs:
 
     @contextmanager
     def _reading(self, shard: Shard) -> Iterator[None]:
-        """Let a command miss only blobs that its shard, whose newer entries it could not see, has swept."""
+        """Let a command end only at blobs that its shard, whose newer entries it could not see, has swept.
+
+        The snapshot that the command took for the newest may be damaged: then those before it are swept.
+        """
         try:
             yield
-        except BlobMissing as error:
+        except (BlobMissing, BlobCorrupt) as error:
             last = newest_entry(self._world.log, shard)
-            if last and last.snapshot and any(blob in str(error) for blob in last.snapshot.named):
-                raise Violation(f"a blob that {shard.name} names is missing: {error}") from error
+            pointer = last.snapshot if last else None
+            if pointer:
+                wrong = pointer.named if isinstance(error, BlobMissing) else {pointer.blob}
+                if any(blob in str(error) for blob in wrong):
+                    raise Violation(f"a blob that {shard.name} names is not whole: {error}") from error
             raise
 
     def trim(self, keep_ms: int | None = None) -> None:
