@@ -1,5 +1,6 @@
 """What every test run shares: the order of the tests, their spread over processes, and no skip in CI."""
 
+import gc
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.shared_broker import SharedBroker
 
 # The suite runs in several processes, so more threads would exceed the cores. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# As in a shard (`headrace.process.collect_garbage_rarely`): a process of tests holds millions of objects, too.
+gc.set_threshold(50_000, 20, 100)
 
 # Hypothesis' limit of 200 ms per example fails where other work holds the cores; pytest's timeout stays.
 hypothesis.settings.register_profile("headrace", deadline=None)
@@ -63,6 +67,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if OUTSIDE & {*getattr(item, "fixturenames", ()), *_parameters(item)}:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage visit the tests, their modules and libraries again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _place(path: Path) -> tuple[bool, int, int]:

@@ -110,6 +110,8 @@ def folder_children(tmp_path: Path) -> Iterator[Children]:
         print(started.tails())
 
 
+# On SQLite it takes half as long as on Kafka, and differs in nothing but the log, whose contract has tests of its own.
+@pytest.mark.parametrize("log_url", [pytest.param("sqlite", marks=pytest.mark.full), "kafka"], indirect=True)
 @pytest.mark.timeout(240)
 def test_from_the_answer_to_the_revenue(
     log_url: str, tmp_path: Path, folder_children: Children, monkeypatch: pytest.MonkeyPatch
