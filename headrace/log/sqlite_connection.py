@@ -58,10 +58,7 @@ class Connection:
             try:
                 yield self._db
             except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
-                code = (
-                    getattr(error, "sqlite_errorcode", 0) & 0xFF
-                )  # an extended code has the primary one in its low byte
-                if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY):  # waiting mends neither
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                     raise Misconfigured(f"SQLite log: {error}") from error
                 raise LogUnavailable(f"SQLite log: {error}") from error
 

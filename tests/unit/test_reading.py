@@ -20,7 +20,7 @@ import pytest
 from nbclient import NotebookClient
 
 import headrace
-from headrace.errors import Misconfigured
+from headrace.errors import LogUnavailable, Misconfigured
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
@@ -297,13 +297,13 @@ def test_nothing_can_be_written_to_a_log_that_is_open_to_be_read(tmp_path: Path)
         log.create()
     before = (tmp_path / "log.db").read_bytes()
     with closing(open_log(url, read_only=True)) as log:
-        with pytest.raises(Misconfigured, match="readonly"):
+        with pytest.raises(LogUnavailable, match="readonly"):
             log.writer("online")
         appender = log.appender()
         appender.append(event("ann", 1))
-        with pytest.raises(Misconfigured, match="readonly"):
+        with pytest.raises(LogUnavailable, match="readonly"):
             appender.flush()
-        with pytest.raises(Misconfigured, match="readonly"):
+        with pytest.raises(LogUnavailable, match="readonly"):
             log.create()
     assert (tmp_path / "log.db").read_bytes() == before
 
