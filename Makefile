@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv; on a fresh machine Python 3.11 to 3.13 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-full most-tests all-tests lint style types format simulate chaos faults pythons mutate release lock clean
+.PHONY: help setup demo check test test-full most-tests all-tests compiled lint style types format simulate chaos faults pythons mutate release lock clean
 SHELL := /bin/sh
 # make PYTHON=... chooses the interpreter that the environment is made with, VENV=... its folder.
 VENV := .venv
@@ -37,11 +37,15 @@ test: style  ## Everything that CI runs, fast tests first, at most 20 minutes; A
 test-full: style  ## That, and the tests that take longer; ARGS as above
 	@$(MAKE) --no-print-directory --jobs 2 types all-tests
 
-most-tests: setup
+most-tests: compiled
 	@$(PYTEST) -n 3 -m "not full" $(ARGS)
 
-all-tests: setup
+all-tests: compiled
 	@$(PYTEST) -n 3 $(ARGS)
+
+# On a fresh machine each of the processes would compile all libraries and tests, at the same time.
+compiled: setup
+	@[ -d tests/__pycache__ ] || $(PYTEST) --collect-only --quiet > /dev/null
 
 lint: style types  ## Style, types and import directions
 

@@ -50,7 +50,7 @@ def at_noon(minute: int) -> float:
 QUIET: Final = [
     Scenario(
         name="a day and a quiet night of a small shop, in which a few records are bad and a few requests fail",
-        minutes=900, live=at_noon, bad=during([700], 20), requests=times(at_noon, 0.5), errors=during([100, 700], 2),
+        minutes=720, live=at_noon, bad=during([650], 20), requests=times(at_noon, 0.5), errors=during([100, 650], 2),
         training_minutes=5, refused=during([300], 40), failed_snapshots=[200, 201], no_model=[400, 401], away=[500],
     ),
     Scenario(name="a shop that sends its events once an hour", minutes=300, live=hourly),
@@ -69,10 +69,11 @@ QUIET: Final = [
     ),
     *(
         Scenario(
-            name=f"{process} restarts in a {size} shop", minutes=60, live=live, requests=times(live, 0.01),
-            down={process: range(30, 32)},
+            name=f"one process after the other restarts in a {size} shop", minutes=80, live=live,
+            requests=times(live, 0.01),
+            down={process: range(20 + 15 * place, 22 + 15 * place) for place, process in enumerate(PROCESSES)},
         )
-        for process in PROCESSES for size, live in (("small", at_noon), ("large", LARGE))
+        for size, live in (("small", at_noon), ("large", LARGE))
     ),
     Scenario(
         name="a rolling deploy: one process after the other restarts, migrates its state, and is probed meanwhile",
@@ -113,10 +114,15 @@ TROUBLE: Final = [
     ),
     *(
         Scenario(
-            name=f"{process} is down for a quarter of an hour", minutes=90, live=live, requests=times(live, 0.01),
-            down={process: range(30, 45)}, fires=[Fires("ProcessDown", 33, 46, "page", process)],
+            name=f"one process after the other of a {size} shop is down for a quarter of an hour", minutes=170,
+            live=live, requests=times(live, 0.01),
+            down={process: range(30 + 35 * place, 45 + 35 * place) for place, process in enumerate(PROCESSES)},
+            fires=[
+                Fires("ProcessDown", 33 + 35 * place, 46 + 35 * place, "page", process)
+                for place, process in enumerate(PROCESSES)
+            ],
         )
-        for process in PROCESSES for live in (at_noon, LARGE)
+        for size, live in (("small", at_noon), ("large", LARGE))
     ),
     Scenario(
         name="the consumer hangs", minutes=120, live=at_noon, hangs={"online": range(30, 60)},

@@ -98,7 +98,7 @@ def documents(draw: st.DrawFn) -> Any:
 GOOD: Final = {"id": "1", "source": "s", "specversion": "1.0", "time": "2025-01-06T10:00:00Z"}
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(documents())
 @example({**GOOD, "type": "view_item", "subject": None, "data": {"items": [{"item_id": "a", "item_brand": None}]}})
 @example({**GOOD, "type": "view_item", "data": {"items": [{"item_id": "a", "quantity": 1.0, "index": 0.0}]}})

@@ -38,7 +38,7 @@ FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.one_of(
         st.fixed_dictionaries({}, optional=FIELDS),
@@ -62,7 +62,7 @@ def test_no_bytes_raise(value: bytes, key: bytes | None) -> None:
     decode(Record(0, 0, 0, key, value))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.fixed_dictionaries({}, optional={name: ANYTHING for name in FIELDS if name != "id"}))
 @example({"gtin": 10**400, "title": 10**19})
 def test_no_other_field_hides_that_an_item_is_retired(document: Any) -> None:

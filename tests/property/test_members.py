@@ -128,7 +128,7 @@ class PlainKnn:
         return scores
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(HISTORY, st.integers(1, 4), st.integers(2, 6))
 def test_session_knn_is_what_loops_give(history: History, k: int, candidates_max: int) -> None:
     learner = SessionKnn(k=k, candidates_max=candidates_max, sessions_max=8, session_items_max=60)
@@ -188,7 +188,7 @@ class PlainTransitions:
         return {item: share / sum(shares.values()) for item, share in shares.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(HISTORY, st.integers(1, 5))
 def test_transitions_are_what_dicts_give(history: History, reach: int) -> None:
     learner, plain, shoppers = Transitions(reach=reach), PlainTransitions(reach), Shoppers()
@@ -206,7 +206,7 @@ def test_transitions_are_what_dicts_give(history: History, reach: int) -> None:
             assert_same(learner.predict(context), plain.predict(context))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(HISTORY)
 def test_popularity_is_that_of_a_new_learner_with_its_state(history: History) -> None:
     """A new learner has kept no answer of before."""

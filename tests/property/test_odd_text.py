@@ -258,7 +258,7 @@ def test_the_report_of_each_hostile_text_has_the_elements_of_a_harmless_one(text
     check_page(text)
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(json_texts.filter(str.strip))
 def test_the_report_has_the_same_elements_whatever_the_text(text: str) -> None:
     check_page(text)

@@ -175,7 +175,7 @@ def told(family: PlacementsFamily) -> dict[str, Total]:
 
 
 @given(stories())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_totals_are_those_of_the_reference_whichever_is_heard_first(story: Story) -> None:
     family, now, reference = PlacementsFamily(PlacementsSettings(), {}), Moment({}), Reference(story)
     for one in timeline(story):
@@ -186,7 +186,7 @@ def test_totals_are_those_of_the_reference_whichever_is_heard_first(story: Story
 
 
 @given(stories(), st.integers(0, 25))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_restored_family_goes_on_as_if_nothing_had_happened(story: Story, cut: int) -> None:
     steps: Sequence[Given | Event] = list(timeline(story))
     whole, now = PlacementsFamily(PlacementsSettings(), {}), Moment({})
@@ -202,7 +202,7 @@ def test_a_restored_family_goes_on_as_if_nothing_had_happened(story: Story, cut:
 
 
 @given(stories(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_small_tables_stay_within_their_bounds_and_count_what_they_evict(
     story: Story, answers_max: int, touches_max: int, held_max: int, groups_max: int
 ) -> None:

@@ -84,7 +84,7 @@ def follower() -> NextItemFamily:
     return next_item(Shop(ONLINE.kinds))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(STEPS, max_size=30))
 def test_after_the_same_records_all_folds_have_the_same_champion(steps: list[tuple[str, Any]]) -> None:
     world = World()
@@ -99,7 +99,7 @@ def test_after_the_same_records_all_folds_have_the_same_champion(steps: list[tup
     assert found[0] == found[1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=30))
 def test_whenever_it_has_heard_all_its_verdicts_the_fine_tuner_agrees(steps: list[tuple[str, Any]]) -> None:
     world, served, position = World(), follower(), 0

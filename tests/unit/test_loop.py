@@ -170,7 +170,8 @@ class KilledAtWriter:
             raise Killed
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+# The contract suite holds both logs to the same.
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.full), "sqlite"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     log: Log = MemoryLog() if request.param == "memory" else open_log(f"sqlite:{tmp_path / 'log.db'}")
     log.create()

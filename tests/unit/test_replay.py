@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from shutil import copytree
 from threading import Event
 from typing import Final
 
@@ -57,10 +58,17 @@ from tests.small_shop import said
 EVENTS_LEARNED: Final = 150
 
 
-@pytest.fixture
-def shop(tmp_path: Path, clean_environment: None) -> Iterator[FiledShop]:
-    made = FiledShop(tmp_path)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = FiledShop(tmp_path_factory.mktemp("learned"))
     made.learn(EVENTS_LEARNED)
+    made.log.close()
+    return made.path.parent
+
+
+@pytest.fixture
+def shop(learned: Path, tmp_path: Path, clean_environment: None) -> Iterator[FiledShop]:
+    made = FiledShop(copytree(learned, tmp_path, dirs_exist_ok=True))
     yield made
     made.log.close()
 

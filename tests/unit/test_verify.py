@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 
 import pytest
 from typer.testing import CliRunner
@@ -17,10 +17,17 @@ from operators.facts import verified_text
 from tests.filed_shop import COUNT, SHARD, FiledShop
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[FiledShop]:
-    made = FiledShop(tmp_path)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = FiledShop(tmp_path_factory.mktemp("learned"))
     made.learn()
+    made.log.close()
+    return made.path.parent
+
+
+@pytest.fixture
+def shop(learned: Path, tmp_path: Path) -> Iterator[FiledShop]:
+    made = FiledShop(copytree(learned, tmp_path / "shop"))
     yield made
     made.log.close()
 
