@@ -32,6 +32,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 
@@ -151,9 +152,8 @@ def run(
                     ranks[BLEND].append(rank(blend.predict(member_lists, place, describe), item, others))
                     blend.learn(member_lists, place, item, describe)
                     seconds[BLEND] += time.perf_counter() - began
-            contexts.push(shopper, item, time_ms, invoice)
-            # If the line began an invoice, only the context after it has the session's number.
-            context = context._replace(session=contexts.context(shopper, time_ms, invoice).session)
+            # If the line began an invoice, only now it has a number.
+            context = replace(context, session=contexts.push(shopper, item, time_ms, invoice))
             for name, member in members.items():
                 began = time.perf_counter()
                 member.learn(context, item)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from benchmarks import report
@@ -86,7 +87,7 @@ def asked(steps: Sequence[LoggedStep], part: Part) -> dict[int, Asked]:
 
 def as_asked(context: Context) -> Context:
     """Return the context with which a server answers: between sessions all remembered items are the session."""
-    return context._replace(start=0) if context.start == len(context.items) else context
+    return replace(context, start=0) if context.start == len(context.items) else context
 
 
 class Learners:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from benchmarks.basket import Basket, without_items
@@ -112,9 +113,9 @@ def lines(baskets: Iterable[Basket]) -> Iterator[LoggedStep]:
     for shopper, invoice, time_ms, items, names in baskets:
         for item, name in zip(items, names, strict=True):
             context = contexts.context(shopper, time_ms, invoice)
-            contexts.push(shopper, item, time_ms, invoice)
-            # If the line began an invoice, only the context after it has the session's number.
-            yield LoggedStep(context._replace(session=contexts.context(shopper, time_ms, invoice).session), item, name)
+            session = contexts.push(shopper, item, time_ms, invoice)
+            # If the line began an invoice, only now it has a number.
+            yield LoggedStep(replace(context, session=session), item, name)
 
 
 class AnswerTable:

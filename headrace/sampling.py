@@ -1,6 +1,7 @@
 """Seeded sampling by identifiers: the same share of shoppers, or of events, in every process and on every machine."""
 
 import hashlib
+from functools import lru_cache
 
 
 def fraction(name: str, seed: int, purpose: str) -> float:
@@ -20,6 +21,12 @@ def fraction(name: str, seed: int, purpose: str) -> float:
 
     Source: BLAKE2b with a key and a personalisation (RFC 7693, and "BLAKE2: simpler, smaller, fast as MD5", 2013).
     """
-    key = seed.to_bytes(16, "little", signed=True)
-    digest = hashlib.blake2b(name.encode(), digest_size=8, key=key, person=purpose.encode()).digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+    hashed = _begun(seed, purpose).copy()
+    hashed.update(name.encode())
+    return (int.from_bytes(hashed.digest(), "little") >> 11) * 2.0**-53
+
+
+@lru_cache(maxsize=64)
+def _begun(seed: int, purpose: str) -> "hashlib.blake2b":
+    # Making it takes longer than hashing an id.
+    return hashlib.blake2b(digest_size=8, key=seed.to_bytes(16, "little", signed=True), person=purpose.encode())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.events import Event
@@ -22,7 +23,7 @@ context_max = 50
 """Most recent items of one shopper that a learner may look at."""
 
 
-class Context(NamedTuple):
+class Context(Struct, frozen=True, gc=False):
     """The newest items of one shopper, oldest first.
 
     `items` are slots of the catalogue (small ints, see `learners.next_item.catalogue`), at most `context_max`.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from headrace.state import State
 from learners.checks.problem import Problem
@@ -54,7 +55,7 @@ def next_item(kind: type[Any], right: Callable[[Any], bool] | None = None, **set
         stream=_clicks,
         lesson=lesson,
         right=right or has_learned,
-        hostile=[_Step(far, -1), _Step(far, 1 << 40), _Step(far._replace(time_ms=1 << 50), 5), _Step(far, 5)],
+        hostile=[_Step(far, -1), _Step(far, 1 << 40), _Step(replace(far, time_ms=1 << 50), 5), _Step(far, 5)],
         learn=_learn_click,
         predict=_answer_click,
     )

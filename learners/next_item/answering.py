@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.rules import RuleSet, Seen
 from headrace.surface import Now, Refused
@@ -376,7 +377,7 @@ class Answering:
         if slot is not None and (context.start == len(context.items) or context.items[-1] != slot):
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
-            context = context._replace(start=0)
+            context = replace(context, start=0)
         return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn)
 
     def _predictions(self, ask: Ask) -> Mapping[str, Scores]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from headrace.events import Event, Item
@@ -23,6 +24,7 @@ from learners.next_item.equal import EqualKeys
 from learners.next_item.judgement import list_length
 from learners.next_item.members import KINDS
 from learners.next_item.recent import Recent
+from learners.next_item.revisits import from_version_1 as revisits_from_version_1
 from learners.next_item.traits import Traits
 from learners.protocol import DEEP, Context, Listed, NextItem, Question, Scores, top
 
@@ -95,19 +97,23 @@ class Browsing:
         context = self.contexts.context(shopper, time_ms, name, own_ms)
         found = self._steps(event, context)
         # Somebody who sees one item again and again in a visit is no crowd.
-        counts = event.counts and all(
-            self.recent.count(shopper, slot) < repeats_max for slot in self.catalogue.slots_of(found)
-        )
+        counts = event.counts
         if counts:
-            lines = {line.item_id: line for line in event.data.items}
+            for slot in self.catalogue.slots_of(found):
+                if self.recent.count(shopper, slot) >= repeats_max:
+                    counts = False
+        if counts:
+            lines, first = {line.item_id: line for line in event.data.items}, True
             for item in found:
-                if evicted := self.catalogue.evict(item):
+                evicted = self.catalogue.evict(item)
+                if evicted:
                     self._forget(evicted)
+                if evicted or not first:
                     context = self.contexts.context(shopper, time_ms, name, own_ms)
-                slot = self.catalogue.admit(item)
-                after = self.contexts.push(shopper, slot, time_ms, name, own_ms)
-                # If the step began a session, only the context after it has the session's number.
-                context = Context(context.items, context.start, after.session, context.time_ms)
+                slot, first = self.catalogue.admit(item), False
+                session = self.contexts.push(shopper, slot, time_ms, name, own_ms)
+                if session != context.session:  # the step began a session, so only now it has a number
+                    context = Context(context.items, context.start, session, context.time_ms)
                 for member in self.members.values():
                     member.learn(context, slot)
                 line = lines[item]
@@ -115,7 +121,6 @@ class Browsing:
                 self.attributes.learn(slot, line.item_category, line.price)
                 if kind in CHOICE_EVENTS:
                     self.choices.note(shopper, slot, time_ms, ordered=False)
-                context = after
         else:  # only what is known is added to the shopper's own context
             for slot in self.catalogue.slots_of(found):
                 if slot >= 0:
@@ -190,7 +195,7 @@ class Browsing:
             slot = self.catalogue.slot(item)
             if slot is not None:
                 items, start = pushed(context.items, context.start, slot)
-                context = context._replace(items=items, start=start)
+                context = replace(context, items=items, start=start)
         return found
 
     def _steps(self, event: Event, context: Context) -> list[str]:
@@ -350,6 +355,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "contexts": Part(2, {1: _contexts_2}, needs=("catalogue",)),
     **dict.fromkeys((*KINDS, "attributes"), Part(needs=("catalogue",))),
     **dict.fromkeys(("popularity", "transitions"), _EXACT),
+    "revisits": Part(2, {1: revisits_from_version_1}, needs=("catalogue",)),
     "traits": Part(3, {1: lambda state: state, 2: lambda state: {**state, "taken": _NO_STEPS}}, needs=("catalogue",)),
 }
 """The parts of the state: all but the catalogue refer to its slots."""

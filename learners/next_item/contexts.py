@@ -99,8 +99,8 @@ class Contexts:
             return Context(trail.items, len(trail.items), self._sessions, time_ms)
         return Context(trail.items, trail.start, trail.session, time_ms)
 
-    def push(self, shopper: str, item: int, time_ms: int, name: str = "", own_ms: int | None = None) -> Context:
-        """Add a step of the shopper to `item`; return the context after it. The arguments are those of `context`."""
+    def push(self, shopper: str, item: int, time_ms: int, name: str = "", own_ms: int | None = None) -> int:
+        """Add a step of the shopper to `item`; return its session's number. The arguments are those of `context`."""
         own_ms = time_ms if own_ms is None else own_ms
         trails = self._trails.get(shopper)
         if trails is None:
@@ -130,7 +130,7 @@ class Contexts:
             trail.follow(time_ms, own_ms)
         # A new list, so that contexts returned earlier do not change.
         trail.items, trail.start = pushed(trail.items, trail.start, item)
-        return Context(trail.items, trail.start, trail.session, time_ms)
+        return trail.session
 
     def touch(self, shopper: str, time_ms: int, name: str, own_ms: int) -> None:
         """Note that a shopper did something that is no step, so that the session goes on if it has not ended."""

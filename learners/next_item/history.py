@@ -44,7 +44,8 @@ class ItemTimes:
     def note(self, shopper: str, item: str, time_ms: int) -> None:
         """Note that it happened at a shop time."""
         self._put(shopper, item, time_ms, 1)
-        self._evict()
+        if self._entries > self.entries_max:
+            self._evict()
 
     def take_back(self, shopper: str, item: str) -> None:
         """Note that it did not happen once; what never happened then is forgotten."""
@@ -96,13 +97,19 @@ class ItemTimes:
         self._evict()
 
     def _put(self, shopper: str, item: str, time_ms: int, count: int) -> None:
-        items = self._shoppers.setdefault(shopper, {})
-        self._shoppers.move_to_end(shopper)
+        items = self._shoppers.get(shopper)
+        if items is None:
+            items = self._shoppers[shopper] = {}
+        else:
+            self._shoppers.move_to_end(shopper)
         before = items.pop(item, None)
-        self._entries += before is None
-        newest_ms, sum_ = (time_ms, count) if before is None else (max(time_ms, before[0]), count + before[1])
-        if self._noted != (newest_ms, sum_):
-            self._noted = newest_ms, sum_
+        if before is None:
+            self._entries += 1
+            noted = time_ms, count
+        else:
+            noted = max(time_ms, before[0]), count + before[1]
+        if self._noted != noted:
+            self._noted = noted
         items[intern(item)] = self._noted
         if len(items) > shopper_items_max:
             del items[next(iter(items))]
@@ -176,17 +183,20 @@ class LineFacts:
         """Learn from a line; what it lacks changes nothing."""
         if not (line.item_brand or line.item_category or line.item_name or line.price is not None):
             return
-        known = self._items.get(line.item_id) or Facts()
+        item = line.item_id
+        known = self._items.get(item) or Facts()
+        brand, category, name = line.item_brand or known.brand, line.item_category or known.category, line.item_name
         price = known.price if line.price is None else line.price
-        said = Facts(
-            intern(line.item_brand) or known.brand, intern(line.item_category) or known.category, price,
-            name=known.name if line.item_name == known.name else line.item_name or known.name,
-        )  # fmt: skip
-        self._items[line.item_id] = said
-        self._items.move_to_end(line.item_id)
+        said = known
+        if not (brand == known.brand and category == known.category and price == known.price) or (
+            name and name != known.name
+        ):
+            said = Facts(intern(brand), intern(category), price, name=name or known.name)
+        self._items[item] = said
+        self._items.move_to_end(item)
         gone = self._items.popitem(last=False)[0] if len(self._items) > self.items_max else ""
         if self.watch and (said != known or gone):
-            self.watch(line.item_id)
+            self.watch(item)
             self.watch(gone)
 
     def items(self) -> list[str]:

@@ -41,21 +41,27 @@ class Recent:
 
     def note(self, shopper: str, slot: int, time_ms: int, own_ms: int | None = None) -> None:
         """Note that a shopper saw or bought an item; the times are those of `Contexts.context`."""
+        own_ms = time_ms if own_ms is None else own_ms
         visit = self._visits.get(shopper)
         if visit is None:
-            visit = _Visit({}, time_ms if own_ms is None else own_ms, time_ms)
-        self._visits[shopper] = visit
-        self.touch(shopper, time_ms, own_ms)
-        self._items += slot not in visit.slots
-        visit.slots[slot] = visit.slots.get(slot, 0) + 1
+            visit = self._visits[shopper] = _Visit({}, own_ms, time_ms)
+        else:
+            self._go_on(shopper, visit, time_ms, own_ms)
+        slots = visit.slots
+        if slot in slots:
+            slots[slot] += 1
+        else:
+            slots[slot] = 1
+            self._items += 1
         self._drop(time_ms)
 
     def touch(self, shopper: str, time_ms: int, own_ms: int | None = None) -> None:
         """Note that a shopper did something, so that the visit goes on."""
         visit = self._visits.get(shopper)
-        if visit is None:
-            return
-        own_ms = time_ms if own_ms is None else own_ms
+        if visit is not None:
+            self._go_on(shopper, visit, time_ms, time_ms if own_ms is None else own_ms)
+
+    def _go_on(self, shopper: str, visit: _Visit, time_ms: int, own_ms: int) -> None:
         # Both clocks: the shopper's may be set right, or another device's may be wrong, without any pause.
         paused = own_ms == CLOCKLESS or own_ms - visit.own_ms > session_gap_ms
         if paused and time_ms - visit.shop_ms > session_gap_ms:

@@ -8,6 +8,8 @@ import numpy as np
 from headrace.state import State
 from learners.protocol import Context, Scores
 
+_weight_max = 1e100
+
 
 class Revisits:
     """Counts how often shoppers return to the item that they saw a given number of steps ago. Mergeable: counts add up.
@@ -34,27 +36,35 @@ class Revisits:
         self.steps_max = steps_max
         self.fading = fading
         # The initial estimate is 1 in 10, with the weight of one step.
-        self._hits = np.full(steps_max, 0.1)
-        self._tries = np.ones(steps_max)
+        self._hits, self._tries = [0.1] * steps_max, [1.0] * steps_max
+        # Instead of fading all counts at each step, the newest one weighs more: their ratios are the same.
+        self._weight = 1.0
 
     def predict(self, context: Context) -> Scores:
         """Return the session's newest items, each with the probability that the next step returns to it."""
         back = self._steps_back(context)
-        steps = np.fromiter(back.values(), np.int64, len(back))
-        probabilities = self._hits[steps] / self._tries[steps]
-        return Scores(np.fromiter(back, np.int32, len(back)), np.maximum(probabilities, 1e-9).astype(np.float32))
+        hits, tries = self._hits, self._tries
+        probabilities = np.array([max(hits[steps] / tries[steps], 1e-9) for steps in back.values()], np.float32)
+        return Scores(np.fromiter(back, np.int32, len(back)), probabilities)
 
     def learn(self, context: Context, item: int) -> None:
         """Count whether the step returned to an item of the session."""
         back = self._steps_back(context)
         if not back:
             return
-        self._hits *= self.fading
-        self._tries *= self.fading
-        for steps in back.values():  # a few; an index array takes longer
-            self._tries[steps] += 1.0
+        weight = self._weight = self._weight / self.fading
+        tries = self._tries
+        for steps in back.values():
+            tries[steps] += weight
         if item in back:
-            self._hits[back[item]] += 1.0
+            self._hits[back[item]] += weight
+        if weight > _weight_max:
+            self._rescale()
+
+    def _rescale(self) -> None:
+        self._hits = [hits / self._weight for hits in self._hits]
+        self._tries = [tries / self._weight for tries in self._tries]
+        self._weight = 1.0
 
     def _steps_back(self, context: Context) -> dict[int, int]:
         """Return the session's newest items, each with the number of steps since it was last seen, from 0."""
@@ -79,13 +89,20 @@ class Revisits:
         return {
             "steps_max": self.steps_max,
             "fading": self.fading,
-            "hits": self._hits.copy(),
-            "tries": self._tries.copy(),
+            "weight": self._weight,
+            "hits": np.array(self._hits),
+            "tries": np.array(self._tries),
         }
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Return a learner that continues exactly where `state` was taken."""
         learner = cls(steps_max=state["steps_max"], fading=state["fading"])
-        learner._hits, learner._tries = state["hits"].copy(), state["tries"].copy()
+        learner._hits, learner._tries = state["hits"].tolist(), state["tries"].tolist()
+        learner._weight = state["weight"]
         return learner
+
+
+def from_version_1(state: State) -> State:
+    """Return the state of revisits of today; those of version 1 faded all counts at each step."""
+    return {**state, "weight": 1.0}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import exp, log
+from sys import intern
 from typing import Final
 
 import numpy as np
@@ -65,12 +66,14 @@ class Watching:
             values_min=event_block_min,
         )  # fmt: skip
         self._judged = Monitor((self._confidence, self._vectors), values_min=judgement_block_min)
-        self._waiting: list[tuple[str, str, str, str]] = []  # of the running batch, not counted yet
-        self._views: list[tuple[str, str, str, str, float, int | None, bool]] = []
+        # Of the running batch, not counted yet: what counts once per shopper as keys, in their order.
+        self._kinds: list[str] = []
+        self._visitors: dict[tuple[str, str, str], None] = {}
+        self._viewers: dict[tuple[str, str], None] = {}
+        self._views: list[tuple[str, str, str, str, float, int | None]] = []
         self._batched = 0  # events of the running batch
         self._usual_prices: dict[int, float] = {}  # logarithms, by slot
         self._category_of: dict[int, str] = {}  # by slot
-        self._category_names: dict[str, str] = {}  # each name once
 
     def observe(self, event: Event, slot: int | None, *, returning: bool) -> list[Alarm]:
         """Take an event before it is learned; return the alarms.
@@ -80,14 +83,14 @@ class Watching:
             returning: whether its shopper was seen before.
         """
         data, shopper = event.data, event.shopper
-        self._waiting.append((event.type, shopper, data.device, data.country))
+        self._kinds.append(event.type)
+        self._visitors[shopper, data.device, data.country] = None
         if event.type in VIEW_EVENTS:
             line = data.items[0]
             if slot is not None and (category := line.item_category):
-                self._category_of[slot] = self._category_names.setdefault(category, category)
-            self._views.append(
-                (shopper, line.item_id, line.item_category, line.item_brand, line.price or 0.0, slot, returning)
-            )
+                self._category_of[slot] = intern(category)
+            self._viewers["returning" if returning else "new", shopper] = None
+            self._views.append((shopper, line.item_id, line.item_category, line.item_brand, line.price or 0.0, slot))
         self._batched += 1
         if self._batched < batch:
             return []
@@ -97,16 +100,19 @@ class Watching:
 
     def _count(self) -> None:
         """Count what was observed. It may be called at any time: the sums are the same."""
-        if self._waiting:
-            types, shoppers, devices, countries = zip(*self._waiting, strict=True)
-            self._waiting.clear()
-            self._types.count(types)
+        if self._kinds:
+            shoppers, devices, countries = zip(*self._visitors, strict=True)
+            self._types.count(self._kinds)
             self._devices.add(devices, shoppers)
             self._countries.add(countries, shoppers)
+            self._kinds.clear()
+            self._visitors.clear()
         if self._views:
-            shoppers, items, categories, brands, prices, slots, returning = zip(*self._views, strict=True)
+            returning, shoppers = zip(*self._viewers, strict=True)
+            self._returning.add(returning, shoppers)
+            shoppers, items, categories, brands, prices, slots = zip(*self._views, strict=True)
+            self._viewers.clear()
             self._views.clear()
-            self._returning.add(["returning" if one else "new" for one in returning], shoppers)
             self._unseen.count(["unseen" if slot is None else "seen" for slot in slots])
             self._items.add(items, shoppers)
             self._categories.add(categories, shoppers)
@@ -166,12 +172,12 @@ class Watching:
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken."""
         self.silences = Silences.from_state(state["silences"])
-        self._waiting, self._views, self._batched = [], [], state["batched"]
+        self._kinds, self._visitors, self._viewers, self._views = [], {}, {}, []
+        self._batched = state["batched"]
         self._events.restore(state["events"])
         self._judged.restore(state["judged"])
         self._usual_prices = dict(zip(state["priced"].tolist(), state["usual_prices"].tolist(), strict=True))
-        names = self._category_names = {category: category for _, category in state["category_of"]}
-        self._category_of = {slot: names[category] for slot, category in state["category_of"]}
+        self._category_of = {slot: intern(category) for slot, category in state["category_of"]}
 
 
 DETECTORS: Final = tuple(Watching().watched())
