@@ -2,7 +2,8 @@
 
     python -m benchmarks.console_pictures --folder demo-20261201-120000 --into docs/console
 
-Each is made by a real browser, which has logged in with a key for one log-in.
+Each is made by a real browser, which has logged in with a key for one log-in. Before the last ones, a sender has
+flooded the shop with what is no event: the shard `online` learns it, and ends.
 """
 
 import io
@@ -10,15 +11,20 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from PIL import Image
+from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from benchmarks import report
 from benchmarks.console_cost import browser
 from headrace.errors import Misconfigured
+from headrace.log.open import open_log
+from headrace.log.protocol import Outgoing
+from headrace.topics import EVENTS
 from operators.child import Child, headrace
 
 colours_max: Final = 256
@@ -26,7 +32,7 @@ colours_max: Final = 256
 
 
 class Picture(NamedTuple):
-    """A picture: its name, the page, its size in pixels, the scheme, and the language."""
+    """A picture: its name, page, size in pixels, scheme, language, and the link on the page that is followed first."""
 
     name: str
     path: str
@@ -34,8 +40,10 @@ class Picture(NamedTuple):
     height: int = 860
     scheme: str = "light"
     language: str = "en"
+    link: str = ""
 
 
+_FIRST: Final = "main tbody a"
 PICTURES: Final = (
     Picture("front", "/"),
     Picture("front-dark", "/", scheme="dark"),
@@ -44,7 +52,43 @@ PICTURES: Final = (
     Picture("quality", "/quality", height=1000),
     Picture("rounds", "/rounds", height=980),
     Picture("models", "/models"),
+    Picture("item", "/items", height=1100, link=_FIRST),
+    Picture("shopper", "/shoppers", height=1300, link=_FIRST),
 )
+FLOODED: Final = (Picture("flood", "/"), Picture("letters", "/letters?reason=not_json"))
+"""Those of the shop that was flooded."""
+bad_records: Final = 1_500
+
+
+def flood(folder: Path, common: Sequence[str]) -> None:
+    """Write what is no event into a log, and let the shard `online` learn it, until it ends."""
+    with closing(open_log(f"sqlite:{folder / 'demo' / 'log.db'}")) as log, closing(log.appender()) as appender:
+        for number in range(bad_records):
+            appender.append(Outgoing(EVENTS, b"tracker-7", b'{"id": "%d", "type": "view_item", ' % number))
+    online = Child("online", headrace("online", *common, "--metrics-port", "0"), folder, cwd=folder)
+    try:
+        online.wait(120)
+        assert "Flooded" in online.text, online.tail
+    finally:
+        online.stop()
+
+
+def take(driver: webdriver.Chrome, address: str, one: Picture, into: Path) -> None:
+    """Make a picture."""
+    metrics = {"width": one.width, "height": one.height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": one.scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    driver.get(f"{address}/prefer?language={one.language}&next=/")
+    driver.get(address + one.path)
+    time.sleep(4)
+    if one.link:
+        driver.find_element(By.CSS_SELECTOR, one.link).click()
+        time.sleep(4)
+    image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    path = into / f"{one.name}.png"
+    image.quantize(colours_max, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+    print(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,34 +103,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         shutil.copytree(options.folder, folder / "demo")
-        command = headrace("console", "--log", "sqlite:demo/log.db", "--blobs", "demo/blobs", "--port", "0")
-        console = Child("console", [*command, "--once", "operate"], folder, cwd=folder)
+        common = ("--log", "sqlite:demo/log.db", "--blobs", "demo/blobs")
+        serve = Child("serve", headrace("serve", *common, "--port", "0"), folder, cwd=folder)
         try:
-            console.wait_until_up()
-            while "log-in: " not in console.text:
-                time.sleep(0.05)
-            driver = browser(folder)
+            serve.wait_until_up()
+            answers = f"--set=console.answers={serve.address}"
+            command = headrace("console", *common, "--port", "0", answers, "--once", "operate")
+            console = Child("console", command, folder, cwd=folder)
             try:
-                driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "UTC"})
-                driver.get(console.text.partition("log-in: ")[2].split()[0])
-                driver.find_element(By.CSS_SELECTOR, ".login button").click()
-                for one in PICTURES:
-                    metrics = {"width": one.width, "height": one.height, "deviceScaleFactor": 1, "mobile": False}
-                    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-                    features = [{"name": "prefers-color-scheme", "value": one.scheme}]
-                    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-                    driver.get(f"{console.address}/prefer?language={one.language}&next=/")
-                    driver.get(console.address + one.path)
-                    time.sleep(4)
-                    image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-                    image.quantize(colours_max, method=Image.Quantize.MAXCOVERAGE).save(
-                        options.into / f"{one.name}.png", optimize=True
-                    )
-                    print(options.into / f"{one.name}.png")
+                console.wait_until_up()
+                while "log-in: " not in console.text:
+                    time.sleep(0.05)
+                driver = browser(folder)
+                try:
+                    driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "UTC"})
+                    driver.get(console.text.partition("log-in: ")[2].split()[0])
+                    driver.find_element(By.CSS_SELECTOR, ".login button").click()
+                    for one in PICTURES:
+                        take(driver, console.address, one, options.into)
+                    flood(folder, common)
+                    time.sleep(10)  # until the console has asked anew
+                    for one in FLOODED:
+                        take(driver, console.address, one, options.into)
+                finally:
+                    driver.quit()
             finally:
-                driver.quit()
+                console.stop()
         finally:
-            console.stop()
+            serve.stop()
 
 
 if __name__ == "__main__":

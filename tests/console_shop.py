@@ -65,7 +65,7 @@ def troubles(log: Log, blobs: Blobs) -> None:
         data = msgspec.json.encode({**alarm, "id": "category/1400", "moved": moved})
         appender.append(Outgoing(ALARMS, b"category", data, 0))
         event = {"id": "late", "source": "shop", "type": "login", "time": "2026-01-01T00:00:00Z", "specversion": "1.0"}
-        for number, value in enumerate((msgspec.json.encode({**event, "data": {}}), ATTACK.encode()), 900):
+        for number, value in enumerate((msgspec.json.encode({**event, "data": {}}), ATTACK.encode(), b"{"), 900):
             letter = DeadLetter(f"events/0/{number}", "schema", ATTACK, now_ms, b"ann", value, len(value))
             appender.append(Outgoing(DEAD_LETTERS, b"-", msgspec.json.encode(letter), 0))
         appender.append(record_of("home", RuleSet(by=ATTACK, why=ATTACK, hidden=("item-00003",))))

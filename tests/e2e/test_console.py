@@ -214,6 +214,11 @@ def test_a_silence_is_stated_by_clicking(shop: ConsoleShop, browser: Browser) ->
     assert [(one.why, one.by) for one in found if isinstance(one, Silence)] == [("a sale; --help", "administerr")]
     browser.open("/drift")
     assert "a sale; --help" in browser.find("section[aria-labelledby=silences] table").text
+    browser.fill("section[aria-labelledby=silences] form:has([value=end]) [name=why]", "the sale is over")
+    browser.click("section[aria-labelledby=silences] form:has([value=end]) button")
+    done(browser)
+    browser.open("/drift")
+    assert not browser.run("return document.querySelector('section[aria-labelledby=silences] form [value=end]')")
 
 
 def test_rules_are_tried_and_stated_by_clicking(shop: ConsoleShop, browser: Browser) -> None:
@@ -230,11 +235,18 @@ def test_rules_are_tried_and_stated_by_clicking(shop: ConsoleShop, browser: Brow
     browser.fill("#document", '{"hidden": ["item-00002"]}')
     browser.click("button[value=try]")
     assert "answers" in done(browser)
+    browser.open("/rules")
+    cart = "section:has(form [name=placement][value=cart])"
+    browser.click(f"{cart} summary")
+    browser.fill(f"{cart} form:has([value=clear]) [name=why]", "it is safe after all")
+    browser.click(f"{cart} form:has([value=clear]) button")
+    done(browser)
+    assert all(one.rules is None for one in stated_rules(shop.log) if one.placement == "cart")
 
 
 def test_dead_letters_are_filtered_shown_and_redriven_by_clicking(shop: ConsoleShop, browser: Browser) -> None:
     browser.open("/letters?reason=schema")
-    assert len(browser.texts("tbody tr")) == 2
+    assert len(browser.texts("tbody tr")) == 3
     browser.click("tbody tr:last-child a")
     assert "late" in browser.find("pre").text
     browser.click("button[name=dry]")
@@ -245,6 +257,11 @@ def test_dead_letters_are_filtered_shown_and_redriven_by_clicking(shop: ConsoleS
     browser.click("form:has([value=redrive][type=hidden]) button:not([name=dry])")
     assert "redriven: 1" in done(browser)
     assert decisions(shop.log)["events/0/900"] == "redriven"
+    browser.open("/letter?id=events/0/901")
+    browser.fill("form:has([value=drop]) [name=why]", "no event at all")
+    browser.click("form:has([value=drop]) button")
+    assert "dropped: 1" in done(browser)
+    assert decisions(shop.log)["events/0/901"] == "dropped"
 
 
 def test_models_are_withdrawn_rolled_back_and_promoted_by_clicking(shop: ConsoleShop, browser: Browser) -> None:
@@ -293,19 +310,25 @@ def test_a_replay_is_begun_compared_and_put_in_place_by_clicking(shop: ConsoleSh
     browser.fill("section[aria-labelledby=states] > details [name=why]", "it was a try")
     browser.click("section[aria-labelledby=states] > details button")
     done(browser)
+    browser.open("/replay?name=smaller")
+    browser.fill("form:has([value=delete]) [name=why]", "it was a try")
+    browser.click("form:has([value=delete]) button")
+    done(browser)
+    browser.open("/replays")
+    assert "smaller" not in browser.find("main").text
 
 
 def test_each_action_is_in_the_audit_with_who_what_and_why(shop: ConsoleShop, browser: Browser) -> None:
     with shop.client("operate") as client:
-        refused = client.post("/act/letters", data={"token": token_of(client), "do": "drop", "ids": "events/0/901"})
+        refused = client.post("/act/letters", data={"token": token_of(client), "do": "drop", "ids": "events/0/902"})
         assert (refused.status_code, "why" in refused.text) == (400, True)
-        data = {"token": token_of(client), "do": "drop", "ids": "events/0/901", "why": "made by a test"}
+        data = {"token": token_of(client), "do": "drop", "ids": "events/0/902", "why": "made by a test"}
         answer = client.post("/act/letters", data=data)
     assert answer.status_code == 303
-    assert decisions(shop.log)["events/0/901"] == "dropped"
+    assert decisions(shop.log)["events/0/902"] == "dropped"
     lines = [(one.who, one.what, one.of, one.why, one.outcome) for one in audited(shop)]
-    assert ("operater", "drop", "events/0/901", "made by a test", "begun") in lines
-    assert ("operater", "drop", "events/0/901", "made by a test", "done") in lines
+    assert ("operater", "drop", "events/0/902", "made by a test", "begun") in lines
+    assert ("operater", "drop", "events/0/902", "made by a test", "done") in lines
     browser.open("/audit")
     assert "made by a test" in browser.find("table").text
 
