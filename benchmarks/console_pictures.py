@@ -57,7 +57,7 @@ PICTURES: Final = (
 )
 FLOODED: Final = (Picture("flood", "/"), Picture("letters", "/letters?reason=not_json"))
 """Those of the shop that was flooded."""
-bad_records: Final = 1_500
+bad_records: Final = 6_000
 
 
 def flood(folder: Path, common: Sequence[str]) -> None:
