@@ -9,6 +9,7 @@ from headrace.state import State
 from learners.protocol import Context, Scores
 
 _weight_max = 1e100
+_count_min = 1e-200
 
 
 class Revisits:
@@ -62,8 +63,9 @@ class Revisits:
             self._rescale()
 
     def _rescale(self) -> None:
-        self._hits = [hits / self._weight for hits in self._hits]
-        self._tries = [tries / self._weight for tries in self._tries]
+        # What was not tried for so long that it would be 0 has the initial estimate again, never 0 of 0.
+        self._hits = [max(hits / self._weight, 0.1 * _count_min) for hits in self._hits]
+        self._tries = [max(tries / self._weight, _count_min) for tries in self._tries]
         self._weight = 1.0
 
     def _steps_back(self, context: Context) -> dict[int, int]:
