@@ -8,7 +8,7 @@ raises, whatever the bytes are. Unknown fields are ignored, so that a newer serv
 model's version, the items that were chosen, and the propensity of each, an off-policy evaluation has all that it needs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
 import msgspec
@@ -39,13 +39,15 @@ class Shown(Struct, frozen=True, gc=False):
     """One list that an answer shows, as its family states it.
 
     `recommendation_id` is the id in the answer's body; an answer with several lists has an id for each. `items` are in
-    the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's.
+    the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's. `experiments` are as in
+    `Impression`.
     """
 
     recommendation_id: str
     items: Iterable[ShownItem]
     placement: str = ""
     shopper: str = ""
+    experiments: Mapping[str, str] = {}
 
 
 class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -54,7 +56,9 @@ class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     `time_ms` is when it was answered, by the server's clock, in milliseconds since the epoch. `route` is the path of
     the route as declared, `model` the version of the promoted artifact that was used ("" for none). `shard` and `entry`
     are the journal and the number of its entries that the answer includes, `newest_event_ms` the shop's time at the
-    newest event of these. `device` and `country` are the shopper's, as the request states them.
+    newest event of these. `device` and `country` are the shopper's, as the request states them. `experiments` has, by
+    experiment, the arm that the shopper is in; of an interleaved one, a letter for each item: A if the first arm's list
+    gave it, B if the second one's, - if neither.
     """
 
     recommendation_id: Id
@@ -69,6 +73,7 @@ class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     newest_event_ms: _Count = 0
     device: _Name = ""
     country: _Name = ""
+    experiments: Annotated[dict[_Name, Annotated[str, Meta(max_length=items_max)]], Meta(max_length=64)] = {}
 
 
 _decode = msgspec.json.Decoder(Impression).decode

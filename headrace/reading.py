@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from headrace import drift, events, impressions, items, rules, traits
+from headrace import drift, events, experiments, impressions, items, rules, traits
 from headrace.announcement import Announcement, Kind, announced
 from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
@@ -20,6 +20,9 @@ from headrace.config import archive_of, own_families
 from headrace.drift import Moved, Silence
 from headrace.errors import Misconfigured
 from headrace.events import Event, EventType, Reason, Rejection
+from headrace.experiment_reports import Report
+from headrace.experiment_reports import decode as decode_report
+from headrace.experiments import StatedExperiment
 from headrace.impressions import Impression
 from headrace.items import ItemRecord
 from headrace.letters import DeadLetter, LetterDecision
@@ -34,6 +37,8 @@ from headrace.topics import (
     ALARMS,
     DEAD_LETTERS,
     EVENTS,
+    EXPERIMENT_REPORTS,
+    EXPERIMENTS,
     IMPRESSIONS,
     ITEMS,
     JOURNAL,
@@ -177,6 +182,27 @@ class ReadOnlyLog:
             return self._readable(RULES, None if isinstance(found, Rejection) else found)
 
         return Records(self._log, RULES, StatedRules, decode)
+
+    def experiments(self, *, names: Names = None) -> Records[StatedExperiment]:
+        """Return what was stated of experiments; what contradicts the statements before it has no effect."""
+        is_wanted_key = _keys(names)
+
+        def decode(record: Record) -> list[StatedExperiment]:
+            if not is_wanted_key(record.key):
+                return []
+            found = experiments.decode(record)
+            return self._readable(EXPERIMENTS, None if isinstance(found, Rejection) else found)
+
+        return Records(self._log, EXPERIMENTS, StatedExperiment, decode)
+
+    def experiment_reports(self, *, names: Names = None) -> Records[Report]:
+        """Return what experiments had shown over time; of several of an experiment, the last one holds."""
+        is_wanted_key = _keys(names)
+
+        def decode(record: Record) -> list[Report]:
+            return self._readable(EXPERIMENT_REPORTS, decode_report(record)) if is_wanted_key(record.key) else []
+
+        return Records(self._log, EXPERIMENT_REPORTS, Report, decode)
 
     def silences(self, *, detectors: Names = None) -> Records[Silence]:
         """Return the times at which persons wanted no drift alarms; of several of a detector, the last one holds."""

@@ -51,6 +51,8 @@ ITEMS = "items"
 TRAITS = "traits"
 RULES = "rules"
 SILENCES = "silences"
+EXPERIMENTS = "experiments"
+EXPERIMENT_REPORTS = "experiment-reports"
 IMPRESSIONS = "impressions"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
@@ -73,7 +75,8 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
-    "withdraw", "roll-back", "history", "rules", "drift", "trace", "status", "console", "verify", "backup",
+    "withdraw", "roll-back", "history", "rules", "experiment", "drift", "trace", "status", "console", "verify",
+    "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -155,6 +158,11 @@ TOPICS = {
               "shards, serve, replay, archive, rules, status, console, verify, drift",
               "of which times a person knows that they are unusual, so that no drift is told; a record replaces the one"
               " before"),
+        Topic(EXPERIMENTS, 1, KEPT_FOR_EVER, "experiment", "gateway, experiment, shards",
+              "shards, serve, replay, archive, rules, experiment, status, console, verify",
+              "what is tried on which shoppers, and its state; a record replaces the one before"),
+        Topic(EXPERIMENT_REPORTS, 1, 90 * DAY_MS, "experiment", "shards", "experiment, console, status",
+              "what experiments have shown so far; a record replaces the one before"),
         Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, trace, status, console, verify",
               "what answers showed, with the propensity of each item; one list a record"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",

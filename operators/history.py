@@ -36,8 +36,9 @@ class Row(Struct, kw_only=True):
 
     Attributes:
         what: a `model` (an announcement), a `decision` about a shard, `letters` (dead letters), or a kept `snapshot`;
-            among the changes that the console shows, also an `alarm`, stated `rules`, a `silence`, or a `replay`.
-        subject: a model's version, a shard, a detector, a placement, or a run.
+            among the changes that the console shows, also an `alarm`, stated `rules`, an `experiment`, a `silence`, or
+            a `replay`.
+        subject: a model's version, a shard, a detector, a placement, an experiment, or a run.
         step: what became of it: the announcement's kind, the decision's kind, `redriven` or `dropped`, `kept`,
             `raised`, `stated`, `begun`.
         text: what it says, in words.
@@ -47,7 +48,7 @@ class Row(Struct, kw_only=True):
     """
 
     time_ms: int
-    what: Literal["model", "decision", "letters", "snapshot", "alarm", "rules", "silence", "replay"]
+    what: Literal["model", "decision", "letters", "snapshot", "alarm", "rules", "experiment", "silence", "replay"]
     subject: str
     step: str
     text: str = ""

@@ -12,7 +12,20 @@ from msgspec import Struct
 
 from headrace.errors import BackupDamaged, Misconfigured
 from headrace.shard.journal import Pointer
-from headrace.topics import ALARMS, EVENTS, IMPRESSIONS, ITEMS, JOURNAL, JUDGEMENTS, MODELS, PUBLISHED, RULES, SILENCES
+from headrace.topics import (
+    ALARMS,
+    EVENTS,
+    EXPERIMENTS,
+    IMPRESSIONS,
+    ITEMS,
+    JOURNAL,
+    JUDGEMENTS,
+    MODELS,
+    PUBLISHED,
+    RULES,
+    SILENCES,
+    TRAITS,
+)
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -20,7 +33,9 @@ LOG: Final = "log.db"
 BLOBS: Final = "blobs"
 hashed_bytes: Final = 2**20
 """Number of bytes of a file that are read at once."""
-KAFKA_KEEPS: Final = (EVENTS, IMPRESSIONS, ITEMS, RULES, SILENCES, MODELS, ALARMS, JOURNAL, JUDGEMENTS, PUBLISHED)
+KAFKA_KEEPS: Final = (
+    EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, SILENCES, EXPERIMENTS, MODELS, ALARMS, JOURNAL, JUDGEMENTS, PUBLISHED,
+)  # fmt: skip
 """What a shard, a follower or a producer reads again after a restart."""
 Report: TypeAlias = Callable[[str, int, int], None]
 """Takes what is done, how much of it, and the total."""

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct, inspect
 from pydantic import BaseModel
 
-from headrace import events, items, rules
+from headrace import events, experiments, items, rules
 from headrace.config import (
     DEFAULT_SHARDS,
     ArchiveSettings,
@@ -130,7 +130,8 @@ def topics() -> str:
                 "added while processes run are read, too.",
                 "Other keys choose their partition as Kafka's default partitioner does (murmur2), so",
                 "that all publishers of a shopper agree. `event.schema.json` describes an event,",
-                "`item.schema.json` an item, `rules.schema.json` the rules of a placement.",
+                "`item.schema.json` an item, `rules.schema.json` the rules of a placement,",
+                "`experiments.schema.json` an experiment.",
             ),
             "",
             *_prose("A family may declare topics of its own, of one partition each; a log creates them, too."),
@@ -692,6 +693,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "event.schema.json": events.reference,
     "item.schema.json": items.reference,
     "rules.schema.json": rules.reference,
+    "experiments.schema.json": experiments.reference,
 }
 """The pages by their names in `docs/`."""
 

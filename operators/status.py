@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-from headrace import drift, rules
+from headrace import drift, experiments, rules
 from headrace.announcement import Announcement, announced
 from headrace.clock import Clock, wall_ms
 from headrace.drift import Moved, told
@@ -23,7 +23,7 @@ from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Decision, Pointer, Results
 from headrace.shard.kept import bytes_of, kept_snapshots
 from headrace.surface import FamilyScores
-from headrace.topics import ALARMS, DEAD_LETTERS, MODELS, RULES, SCORES, SILENCES, TOPICS, Shard
+from headrace.topics import ALARMS, DEAD_LETTERS, EXPERIMENTS, MODELS, RULES, SCORES, SILENCES, TOPICS, Shard
 from learners.families import Placement
 from learners.parts.drift import LOSS_TESTS
 from operators.deployment import Deployment
@@ -242,6 +242,7 @@ class StatusReader:
         self._letters: Tail[Letter | LetterDecision] = Tail(DEAD_LETTERS, _letter_in, records_max)
         self._rules = Tail(RULES, _rules_in, records_max)
         self._silences = Tail(SILENCES, _silence_in, records_max)
+        self._experiments = Tail(EXPERIMENTS, _experiment_in, records_max)
         self.letters: dict[str, Letter] = {}
         self.decided: dict[str, LetterDecision] = {}
         self._first = True
@@ -263,7 +264,8 @@ class StatusReader:
         log, deployment, now_ms = self._log, self._deployment, self._clock()
         topics = _topics(log, deployment)  # first: whoever may not read one is told which
         self._scores.look(log)
-        came = [tail.look(log) for tail in (self._alarms, self._rules, self._silences, self._models, self._letters)]
+        tails = (self._alarms, self._rules, self._silences, self._experiments, self._models, self._letters)
+        came = [tail.look(log) for tail in tails]
         if any(came) or self._first:
             self._first = False
             self._standing = standing(self._models.held)
@@ -330,7 +332,7 @@ class StatusReader:
                         details={"events": found.events} if found.events is not None else {},
                     )
                 )  # fmt: skip
-        rows += self._rules.held + self._silences.held
+        rows += self._rules.held + self._silences.held + self._experiments.held
         return sorted(rows, key=lambda row: row.time_ms, reverse=True)
 
     @property
@@ -531,6 +533,17 @@ def _rules_in(record: Record) -> Row | None:
     return Row(
         time_ms=record.time_ms, what="rules", subject=one.placement, step=step, who=stated.by if stated else "",
         why=stated.why if stated else "",
+    )  # fmt: skip
+
+
+def _experiment_in(record: Record) -> Row | None:
+    found = experiments.decode(record)
+    if isinstance(found, Rejection):
+        return None
+    one = found.experiment
+    return Row(
+        time_ms=record.time_ms, what="experiment", subject=found.name, step=one.state if one else "removed",
+        who=one.by if one else "", why=one.why if one else "",
     )  # fmt: skip
 
 

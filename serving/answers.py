@@ -374,7 +374,7 @@ class Answers:
             Impression(
                 one.recommendation_id, now_ms, route.path, list(one.items), one.placement, model,
                 self._known_as(one.shopper) if one.shopper else "", shard, fresh.entry, fresh.newest_event_ms, device,
-                country,
+                country, dict(one.experiments),
             )
             for one in shown
         ])  # fmt: skip

@@ -16,6 +16,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from headrace.clock import wall_ms
 from headrace.drift import Moved
+from headrace.events import Data, Event, Item, at
+from headrace.experiment_reports import record_of as report_record_of
+from headrace.experiments import Arm, Experiment, Kind
+from headrace.experiments import record_of as experiment_record_of
 from headrace.letters import DeadLetter
 from headrace.log.protocol import Log, Outgoing
 from headrace.log.sqlite import SqliteLog
@@ -23,6 +27,7 @@ from headrace.rules import RuleSet, record_of
 from headrace.shard.blobs import Blobs
 from headrace.topics import ALARMS, DEAD_LETTERS, ITEMS
 from learners.deep.model import DeepModel, DeepSettings
+from learners.experiments.course import Course
 from operators.child import Child, Children
 from operators.console.people import ROLES, Role, add
 from operators.running import ProcessStatus, held_folder, held_log, hold, write_down
@@ -69,6 +74,35 @@ def troubles(log: Log, blobs: Blobs) -> None:
             letter = DeadLetter(f"events/0/{number}", "schema", ATTACK, now_ms, b"ann", value, len(value))
             appender.append(Outgoing(DEAD_LETTERS, b"-", msgspec.json.encode(letter), 0))
         appender.append(record_of("home", RuleSet(by=ATTACK, why=ATTACK, hidden=("item-00003",))))
+        for course in (tried("front", "arms"), tried("duel", "interleaved")):
+            appender.append(experiment_record_of(course.name, course.experiment))
+            for hours in (20, 40, 60):
+                appender.append(report_record_of(course.look(3_600_000 * hours)))
+
+
+def tried(name: str, kind: Kind) -> Course:
+    """Return what an experiment of 600 shoppers could have counted in three days."""
+    arms = (Arm("control"), Arm("new", ranker="trending"))
+    layer, hypothesis = ("ranking", ATTACK)
+    slots = (0.0, 0.5) if kind == "arms" else (0.5, 1.0)
+    stated = Experiment(
+        arms, kind=kind, state="running", layer=layer, slots=slots, ramp=0.5, hypothesis=hypothesis, shoppers=600
+    )
+    course = Course(name, stated, 0, 1)
+    for number in range(600):
+        shopper, day = f"s{number}", 86_400_000 * (number % 3)
+        course.answer(shopper, number % 2, day, (0.0, 0.0, 0.0), {"device": "mobile", "country": ATTACK})
+        if number % 7 < 3 - number % 2:
+            course.click(shopper, day)
+            course.learn(bought(shopper, day, number))
+            course.win(shopper, "AB", [], [number % 3 % 2])
+    return course
+
+
+def bought(shopper: str, time_ms: int, number: int) -> Event:
+    """Return an order."""
+    data = Data([Item("item-00001", price=5.0 + number % 5)], transaction_id=f"T{number}")
+    return Event(f"e{number}", "shop", "purchase", at(time_ms), data, "1.0", shopper, time_ms)
 
 
 class ConsoleShop:

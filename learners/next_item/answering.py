@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from headrace.rules import RuleSet, Seen
 from headrace.surface import Now, Refused
 from learners.desk.family import Desk
+from learners.experiments.interleaving import interleave
 from learners.next_item import ranking
 from learners.next_item.contexts import pushed, steps_of
 from learners.next_item.history import Facts, History
@@ -33,6 +34,8 @@ from learners.next_item.ranking import PINNED, Ask, Learned, Mask, Ranked, Reaso
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import EXCLUDE, Answer, Rules
 from learners.next_item.shelf import Product, Shelf
+from learners.next_item.variants import NO_VARIANT, Variant, Variants
+from learners.parts.assignment import Assignment
 from learners.protocol import Context, Scores
 
 hour_ms: Final = 3_600_000
@@ -63,7 +66,8 @@ class Because(Struct, frozen=True):
 class ListedItem(Struct, frozen=True):
     """An item of a list. What is not known is empty or null; prices are in the shop's `currency`.
 
-    In recommendations `score` is the blend's probability of the item; items that fill up a list have 0.
+    In recommendations `score` is the blend's probability of the item (in an arm of an experiment, that of its ranker);
+    items that fill up a list have 0.
     """
 
     item_id: str
@@ -93,7 +97,9 @@ class AppliedRules(Struct, frozen=True):
 class ItemList(Struct, frozen=True):
     """A list of items. `recommendation_id` is new for each: later events name it, so that clicks can be told.
 
-    `next_page`, as `page` of the same request, brings further items; it is empty if there are none.
+    `next_page`, as `page` of the same request, brings further items; it is empty if there are none. `experiments` has
+    the arms that the shopper is in here; of an interleaved one, a letter for each item: A if the first arm's list gave
+    it, B if the second one's, - if neither.
     """
 
     recommendation_id: str
@@ -103,6 +109,7 @@ class ItemList(Struct, frozen=True):
     items: list[ListedItem]
     next_page: str
     rules: AppliedRules
+    experiments: dict[str, str]
 
 
 class Page(Struct, frozen=True):
@@ -150,6 +157,7 @@ class _Want(NamedTuple):
     in_stock: bool
     shown: Shown
     gone: Mapping[str, str]
+    variant: Variant = NO_VARIANT
 
 
 class _Finished(NamedTuple):
@@ -206,9 +214,11 @@ class Answering:
     """
 
     def __init__(
-        self, learned: Learned, history: History, rulebook: Rulebook, desk: Desk | None, *, n_max: int
+        self, learned: Learned, history: History, rulebook: Rulebook, desk: Desk | None, *, n_max: int,
+        assignment: Assignment,
     ) -> None:  # fmt: skip
         self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
+        self._variants = Variants(rulebook, assignment)
         browsing = learned.browsing
         self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
         self._reused: dict[Any, _Candidates] = {}
@@ -278,12 +288,13 @@ class Answering:
     def rerank(self, query: RerankQuery, now: Now) -> ItemList:
         """Return given items in the order in which a shopper is likely to want them."""
         shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
-        rules = self._rulebook.of(query.placement)
+        variant = self._variants.of(query.placement, shopper)
+        rules = variant.rules
         # Search results must not lack what was just seen, unless a rule says so.
         seen = rules.stated.seen or Seen(leave_out=False)
         gone = self._gone(shopper, now.time_ms, rules.stated, seen, query.events, ())
         ask = self._ask(now, shopper, query.events, query.on_item)
-        want = _Want("reranked", query.n, rules, None, False, Shown.of(""), gone)
+        want = _Want("reranked", query.n, rules, None, False, Shown.of(""), gone, variant)
         items = list(dict.fromkeys(query.items))
         return self._list(want, ask, now.id, query.shopper, query.placement, items)
 
@@ -305,10 +316,12 @@ class Answering:
     def explain(self, query: ExplanationQuery, now: Now) -> Explanation:
         """Return what recommendations to a shopper follow from, and what rules leave out."""
         self._check_n(query.n)
-        shopper, rules = now.known_as(query.shopper), self._rulebook.of(query.placement)
+        shopper = now.known_as(query.shopper)
+        variant = self._variants.of(query.placement, shopper)
+        rules = variant.rules
         gone = self._gone(shopper, now.time_ms, rules.stated, rules.stated.seen or Seen(), (), ())
         want = _Want("recommended", query.n, rules, None, False, Shown.of(""), gone)
-        ask, allowed, facts = self._ask(now, shopper), self._allowed(want), self.shelf.facts
+        ask, allowed, facts = variant.asks(self._ask(now, shopper))[0], self._allowed(want), self.shelf.facts
         first = self._candidates(want.kind, ask, allowed, ()).ranked
         answer, ranked = self._chosen(want, ask, (), allowed, first, facts)
         places = {item: place for place, (item, _) in enumerate(answer.items, 1)}
@@ -399,11 +412,12 @@ class Answering:
         events: Sequence[Happened] = (), *, items: Sequence[str] = (), on_item: str = "", taken: Collection[str] = (),
     ) -> ItemList:  # fmt: skip
         self._check_n(query.n)
-        rules = self._rulebook.of(query.placement)
+        variant = self._variants.of(query.placement, shopper)
+        rules = variant.rules
         exclude = [*items_in(query.exclude), *items, *taken, *([on_item] if on_item else [])]
         gone = self._gone(shopper, ask.time_ms, rules.stated, rules.stated.seen or Seen(), events, exclude)
         want = _Want(
-            kind, query.n, rules, query.filter(), query.availability == "in_stock", Shown.of(query.page), gone
+            kind, query.n, rules, query.filter(), query.availability == "in_stock", Shown.of(query.page), gone, variant
         )  # fmt: skip
         return self._list(want, ask, id_, asked, query.placement, items)
 
@@ -412,13 +426,18 @@ class Answering:
     ) -> ItemList:  # fmt: skip
         allowed = self._allowed(want)
         ask = ask._replace(strangers=allowed is None)
+        asks, told = want.variant.asks(ask), want.variant.told
+        if len(asks) > 1 and want.kind in _IN_CONTEXT:
+            return self._drafted(want, asks, id_, asked, placement, items, allowed)
+        if want.kind in _IN_CONTEXT:
+            ask = asks[0]
         candidates = self._candidates(want.kind, ask, allowed, items)
         products, read = self.shelf.products, dict[str, Product | None]()
         keeps = candidates.finished if not len(want.shown) else None
         kept = keeps.get((want.n, want.rules)) if keeps else None
         if kept and kept.holds(want.gone, products):
             found = kept.found
-            return ItemList(id_, found.kind, asked, placement, found.items, found.next_page, found.rules)
+            return ItemList(id_, found.kind, asked, placement, found.items, found.next_page, found.rules, dict(told))
 
         def product(item: str) -> Product | None:
             found = read[item] = products.get(item)
@@ -429,22 +448,50 @@ class Answering:
             return None if found is None else found.facts
 
         answer, wider = self._chosen(want, ask, items, allowed, candidates.ranked, facts)
+        made = self._made(want, answer, wider.why([item for item, _ in answer.items]), product, id_, asked, placement)
+        if keeps is not None and wider is candidates.ranked:  # others follow from all items
+            if len(keeps) >= finished_max:
+                keeps.clear()
+            keeps[want.n, want.rules] = _Finished(want.gone, read, made)
+        return made
+
+    def _made(
+        self, want: _Want, answer: Answer, whys: Sequence[Reason], product: Callable[[str], Product | None], id_: str,
+        asked: str, placement: str,
+    ) -> ItemList:  # fmt: skip
+        """Return a list with what a page needs to show its items."""
         names = [item for item, _ in answer.items]
         pinned = {pin.item for pin in want.rules.stated.pinned or ()}
-        whys = zip(names, wider.why(names), strict=True)
-        reasons = [Reason(PINNED) if item in pinned else why for item, why in whys]
+        reasons = [Reason(PINNED) if item in pinned else why for item, why in zip(names, whys, strict=True)]
         shown = [
             _shown(item, score, reason, product) for (item, score), reason in zip(answer.items, reasons, strict=True)
         ]
         next_page = want.shown.and_these(names) if len(names) == want.n and want.kind != "reranked" else ""
         left_out = dict(sorted(answer.left_out.items()))
         applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out))
-        made = ItemList(id_, want.kind, asked, placement, shown, next_page, applied)
-        if keeps is not None and wider is candidates.ranked:  # others follow from all items
-            if len(keeps) >= finished_max:
-                keeps.clear()
-            keeps[want.n, want.rules] = _Finished(want.gone, read, made)
-        return made
+        return ItemList(id_, want.kind, asked, placement, shown, next_page, applied, dict(want.variant.told))
+
+    def _drafted(
+        self, want: _Want, asks: Sequence[Ask], id_: str, asked: str, placement: str, items: Sequence[str],
+        allowed: Mask | None,
+    ) -> ItemList:  # fmt: skip
+        """Return two arms' lists, drafted into one that obeys the rules as each of them does."""
+        facts, reasons, names, left_out = self.shelf.facts, dict[str, Reason](), list[list[str]](), dict[str, int]()
+        for ask in asks:
+            candidates = self._candidates(want.kind, ask, allowed, items)
+            answer, wider = self._chosen(want, ask, items, allowed, candidates.ranked, facts)
+            names.append([item for item, _ in answer.items])
+            reasons |= dict(zip(names[-1], wider.why(names[-1]), strict=True))
+            left_out = {name: max(left_out.get(name, 0), count) for name, count in (left_out | answer.left_out).items()}
+        drafted, teams = interleave(names[0], names[1], 2 * want.n, id_)
+        pool = [(item, 1 / place) for place, item in enumerate(drafted, 1)]
+        answer = self._applied(want, Ranked(pool, (), lambda _: []), allowed, facts)
+        of = dict(zip(drafted, teams, strict=True))
+        told = {**want.variant.told, want.variant.drafts: "".join(of[item] for item, _ in answer.items)}
+        return self._made(
+            want._replace(variant=want.variant._replace(told=told)), answer._replace(left_out=left_out),
+            [reasons[item] for item, _ in answer.items], self.shelf.products.get, id_, asked, placement,
+        )  # fmt: skip
 
     def _allowed(self, want: _Want) -> Mask | None:
         """Return which rows of the shelf the request allows, None if it allows all."""
@@ -483,7 +530,8 @@ class Answering:
             return _Candidates(self._ranked(kind, ask, allowed, items))
         context = ask.context
         of = (tuple(context.items), context.start, context.session) if kind in _IN_CONTEXT else ()
-        key = kind, id(ask.model), self.shelf.begun, tuple(items), of  # lists that are read further name rows
+        ways = (ask.ranker, ask.without) if kind in _IN_CONTEXT else ()
+        key = kind, id(ask.model), self.shelf.begun, tuple(items), of, ways  # lists that are read further name rows
         kept = self._reused.get(key)
         if kept is None or (kept.turn != ask.turn and ask.clock_s > kept.until_s):
             if len(self._reused) >= reused_max:
@@ -497,12 +545,15 @@ class Answering:
         if kind == "reranked":
             return ranking.reranked(learned, shelf, ask, allowed, self._predictions(ask), items)
         if kind == "recommended":
-            return ranking.recommended(learned, shelf, ask, allowed, self._predictions(ask))
+            if ask.ranker in ranking.LISTS:
+                return ranking.LISTS[ask.ranker](learned, shelf, ask, allowed)
+            rank = ranking.alone if ask.ranker else ranking.recommended
+            return rank(learned, shelf, ask, allowed, self._predictions(ask))
         if kind == "similar":
             return ranking.similar(learned, shelf, ask, allowed, items[0])
         if kind == "bought_together":
             return ranking.bought_together(learned, shelf, ask, allowed, items)
-        return _KINDS[kind](learned, shelf, ask, allowed)
+        return ranking.LISTS[kind](learned, shelf, ask, allowed)
 
     def _applied(
         self, want: _Want, candidates: Ranked, allowed: Mask | None, facts: Callable[[str], Facts | None]
@@ -556,9 +607,6 @@ def _shown(item: str, score: float, reason: Reason, product: Callable[[str], Pro
 
 
 _UNKNOWN: Final = Product(Facts(), "", "", "")
-_KINDS: Final[Mapping[str, Callable[..., Ranked]]] = {
-    "trending": ranking.trending, "new": ranking.new, "popular": ranking.popular,
-}  # fmt: skip
 _WITH_ITEM: Final = frozenset({"similar", "bought_together"})
 _IN_CONTEXT: Final = frozenset({"recommended", "reranked"})
 """The kinds of lists that depend on the shopper."""

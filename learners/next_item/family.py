@@ -17,7 +17,7 @@ from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Quality, Surface, Table, Watched
-from headrace.topics import MODELS, RULES, SILENCES
+from headrace.topics import EXPERIMENTS, MODELS, RULES, SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item import judgement
@@ -36,6 +36,7 @@ from learners.next_item.routes import ROUTES
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.together import Together
 from learners.next_item.watching import DETECTORS, Watching
+from learners.parts.assignment import Assignment
 from learners.parts.drift import LOSS_TESTS, LossDrift, loss_drift_from_version_1
 from learners.parts.prequential import Ranking
 from learners.protocol import BLEND, DEEP, Scores
@@ -118,7 +119,7 @@ class NextItemFamily(Family):
 
     name: ClassVar[str] = "next_item"
     consults: ClassVar[tuple[str, ...]] = (Desk.name,)
-    builds_on: ClassVar[tuple[str, ...]] = (Desk.name,)
+    builds_on: ClassVar[tuple[str, ...]] = (Desk.name, "experiments")
     merges: ClassVar[Merges] = Merges(
         "not",
         per_shopper="contexts",
@@ -129,6 +130,7 @@ class NextItemFamily(Family):
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(3, dict.fromkeys((1, 2), lambda state: state)),
         "ranking": Part(), "miss_drift": Part(2, {1: loss_drift_from_version_1}), "rules": Part(),
+        "experiments": Part(),
         "input_drift": Part(2, {1: lambda state: Watching().state()}, needs=("catalogue",)),
         "history": Part(3, {1: history_from_version_1, 2: history_from_version_2}),
         "together": Part(needs=("catalogue",)),
@@ -144,7 +146,7 @@ class NextItemFamily(Family):
         self.watching = Watching()
         self.miss_drift = LossDrift(MISS)
         self.history = History(**self._history_bounds)
-        self.rulebook = Rulebook()
+        self.rulebook, self.assignment = Rulebook(), Assignment()
         self.together = Together()
         self.browsing.dependants = [self.together, self.watching]
         desk = reads.get(Desk.name)
@@ -183,7 +185,12 @@ class NextItemFamily(Family):
         """What answers requests from this fold."""
         if self._answering is None:
             self._answering = Answering(
-                self._learned, self.history, self.rulebook, self.desk, n_max=self.settings.recommendations_max
+                self._learned,
+                self.history,
+                self.rulebook,
+                self.desk,
+                n_max=self.settings.recommendations_max,
+                assignment=self.assignment,
             )
             self.browsing.dependants.append(self._answering)
         return self._answering
@@ -234,9 +241,11 @@ class NextItemFamily(Family):
         self.browsing.hear_item(item)
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
-        """Note a placement's rules, or which model is champion now, by the rule of `learners.succession`."""
+        """Note a placement's rules, an experiment, a silence, or which model is champion (`learners.succession`)."""
         if topic == RULES:
             return self.rulebook.hear(record)
+        if topic == EXPERIMENTS:
+            return self.assignment.hear(record)
         if topic == SILENCES:
             return self.watching.silences.hear(record, now.time_ms)
         announcement = announced(record)
@@ -267,7 +276,8 @@ class NextItemFamily(Family):
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
         together = {f"together_{table}": use for table, use in self.together.bounds().items()}
-        return self.browsing.bounds() | self.history.bounds() | self.rulebook.bounds() | together
+        stated = self.rulebook.bounds() | self.assignment.bounds()
+        return self.browsing.bounds() | self.history.bounds() | stated | together
 
     def state(self) -> State:
         """Return the complete state."""
@@ -281,6 +291,7 @@ class NextItemFamily(Family):
             "miss_drift": self.miss_drift.state(),
             "history": self.history.state(),
             "rules": self.rulebook.state(),
+            "experiments": self.assignment.state(),
             "together": self.together.state(),
         }
 
@@ -308,6 +319,8 @@ class NextItemFamily(Family):
             self.history = History.from_state(state["history"], **self._history_bounds)
         if "rules" in state:
             self.rulebook = Rulebook.from_state(state["rules"])
+        if "experiments" in state:
+            self.assignment = Assignment.from_state(state["experiments"])
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
@@ -318,7 +331,7 @@ class NextItemFamily(Family):
         parts = {name: fold[name] for name in names} | {"succession": Succession().state()}
         # What was bought and seen before is not known then: folding all anew would cost more than it brings.
         empty = cls(NextItemSettings(), {})
-        parts |= {"history": empty.history.state(), "rules": empty.rulebook.state()}
+        parts |= {"history": empty.history.state(), "rules": empty.rulebook.state(), "experiments": []}
         parts |= {"together": empty.together.state()}
         return fold["settings"], {**parts, **parts_of_0_3_0(fold["browsing"])}
 
@@ -366,7 +379,7 @@ NextItemFamily.surface = Surface(
     doc="A shopper's next item: popularity, transitions, session-kNN, revisits and the deep model, blended.",
     settings=NextItemSettings,
     scores=NextItemScores,
-    hears=(MODELS, RULES, SILENCES),
+    hears=(MODELS, RULES, EXPERIMENTS, SILENCES),
     judge="learners.next_item.judge:NextItemJudge",
     judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),

@@ -46,7 +46,8 @@ class Ask(NamedTuple):
     """For whom a list is made: a shopper's context at a shop time, and the deep model in use, None if there is none.
 
     `strangers` is whether items may be listed that only the deep model knows, as a filter knows nothing of them.
-    `clock_s` and `turn` are those of `headrace.surface.Now`.
+    `clock_s` and `turn` are those of `headrace.surface.Now`. `ranker` and `without` are those of an experiment's arm
+    (`headrace.experiments.Arm`).
     """
 
     context: Context
@@ -55,6 +56,8 @@ class Ask(NamedTuple):
     strangers: bool = True
     clock_s: float = 0.0
     turn: int = 0
+    ranker: str = ""
+    without: tuple[str, ...] = ()
 
 
 class Again:
@@ -149,8 +152,11 @@ def recommended(
     """
     browsing, context = learned.browsing, ask.context
     prefix = browsing.prefix(context)
-    if ask.model is not None and prefix and deep is None:
+    if DEEP in ask.without:
+        deep = None
+    elif ask.model is not None and prefix and deep is None:
         deep = _deep(ask, prefix, shelf, allowed)
+    predictions = {name: scores for name, scores in predictions.items() if name not in ask.without}
     allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
     candidates = browsing.candidates(context, deep, allows, predictions)
     traits = browsing.traits.of(candidates.slots, context)
@@ -167,6 +173,34 @@ def recommended(
     reasons = _Reasons(learned, context, dict(zip(items, best.slots.tolist(), strict=True)), judged, judge)
     named = list(zip(items, best.scores.tolist(), strict=True))
     return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of, reasons.parts)
+
+
+def alone(
+    learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, predictions: Mapping[str, Scores],
+    deep: "Listed | None" = None,
+) -> Ranked:  # fmt: skip
+    """Return what one learner of the blend, `ask.ranker`, ranks for a context; then what is popular.
+
+    Arguments as of `recommended`. Scores are the learner's own.
+    """
+    browsing, context, member = learned.browsing, ask.context, ask.ranker
+    if member == DEEP:
+        prefix = browsing.prefix(context)
+        if ask.model is not None and prefix and deep is None:
+            deep = _deep(ask, prefix, shelf, allowed)
+        items, scores = deep or ([], np.zeros(0, np.float32))
+        last = browsing.last(context)
+        named = [one for one in zip(items, scores.tolist(), strict=True) if one[0] != last]
+    else:
+        allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
+        best = browsing.best(context, allows, {member: predictions[member]})[member]
+        named = list(zip(browsing.ids(best.slots.tolist()), best.scores.tolist(), strict=True))
+    ranked = {item for item, _ in named}
+
+    def why(items: Sequence[str]) -> list[Reason]:
+        return [_reason(learned, context, item, member) if item in ranked else POPULAR for item in items]
+
+    return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), why)
 
 
 def _deep(ask: Ask, prefix: list[str], shelf: Shelf, allowed: Mask | None) -> Listed:
@@ -336,9 +370,14 @@ def reranked(
 ) -> Ranked:  # fmt: skip
     """Return given items in the blend's order, then in the deep model's, and those that neither knows as they were."""
     mask, prefix = shelf.mask_of(items), learned.browsing.prefix(ask.context)
-    deep = ask.model.among(prefix, items) if ask.model is not None and prefix else None
+    mask = mask if allowed is None else mask & allowed
+    if ask.ranker in LISTS:
+        found = LISTS[ask.ranker](learned, shelf, ask, mask)
+        return found._replace(more=[*found.more, *items])
+    answers = ask.model is not None and prefix and ask.ranker in ("", DEEP) and DEEP not in ask.without
+    deep = ask.model.among(prefix, items) if answers else None
     best = None if deep is None else (deep[0][:list_length], deep[1][:list_length])
-    found = recommended(learned, shelf, ask, mask if allowed is None else mask & allowed, predictions, best)
+    found = (alone if ask.ranker else recommended)(learned, shelf, ask, mask, predictions, best)
     wanted = set(items)
     return Ranked([one for one in found.pool if one[0] in wanted], [*(deep[0] if deep else ()), *items], found.why)
 
@@ -350,6 +389,10 @@ def _allowed(scores: Scores, shelf: Shelf, allowed: Mask | None) -> Scores:
     return Scores(scores.slots[kept], scores.scores[kept])
 
 
+LISTS: Final[Mapping[str, Callable[[Learned, Shelf, Ask, Mask | None], Ranked]]] = {
+    "trending": trending, "new": new, "popular": popular,
+}  # fmt: skip
+"""The lists that are the same for all shoppers."""
 PINNED, SAME_CATEGORY, BOUGHT_TOGETHER, VIEWED_TOGETHER, LIKE = (
     "pinned", "same_category", "bought_together", "viewed_together", "like",
 )  # fmt: skip

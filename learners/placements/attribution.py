@@ -54,10 +54,21 @@ class Uses(NamedTuple):
     lines: list[Use]
 
 
+class Clicked(NamedTuple):
+    """An item of an answer that was clicked for the first time: by whom, when, the answer, and the item's bit."""
+
+    shopper: str
+    time_ms: int
+    name: str
+    answer: Answer
+    bit: int
+
+
 class Attribution:
     """Attributes events to answers, and tallies both. Pure and bounded.
 
     Attributes:
+        clicked: the clicks that the newest call counted.
         outcomes: number of uses so far, by outcome.
         evicted: held uses that were given up before their time because too many were held.
     """
@@ -67,11 +78,13 @@ class Attribution:
         self.tallies, self.held_max = Tallies(groups_max), held_max
         self.outcomes: Counter[str] = Counter()
         self.evicted = 0
+        self.clicked: list[Clicked] = []
         self._held: OrderedDict[str, list[Uses]] = OrderedDict()  # by answer, the one named first at the front
         self._count = 0
 
     def hear(self, name: str, answer: Answer, items: int, time_ms: int) -> None:
         """Tally an answer of `items` items, and the uses that are held for it. One that is known changes nothing."""
+        self.clicked.clear()
         if name in self.answers:
             return
         self.tallies.answered(answer.group).count_answer(items, time_ms)
@@ -83,6 +96,7 @@ class Attribution:
 
     def note(self, event: Event) -> None:
         """Count an event of which the type is one of CLICKS and CARTS, and which names an answer."""
+        self.clicked.clear()
         data, shopper, time_ms = event.data, event.shopper, event.time_ms
         name = data.recommendation_id
         for line in data.items:
@@ -91,6 +105,7 @@ class Attribution:
 
     def buy(self, event: Event) -> None:
         """Count a purchase, whether it names an answer or not."""
+        self.clicked.clear()
         touches, time_ms = self.touches.of(event.shopper), event.time_ms
         found: dict[str, list[Use]] = {}
         for line in event.data.items:
@@ -164,6 +179,7 @@ class Attribution:
                         tally.count_clicked(uses.time_ms)
                     answer.clicked |= bit
                     tally.clicks += 1
+                    self.clicked.append(Clicked(uses.shopper, uses.time_ms, name, answer, bit))
                 else:
                     answer.carted |= bit
                     tally.carts += 1

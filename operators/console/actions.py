@@ -122,6 +122,22 @@ async def rules(room: Room, visit: Visit) -> Response:
     return await _run(room, visit, "rules set", ["rules", "set", option], of=placement, rest=[str(path)])
 
 
+async def experiment(room: Room, visit: Visit) -> Response:
+    """Create a draft of an experiment, start, ramp or stop one, or remove it."""
+    name, what = field(visit, "name", needed=True), field(visit, "do")
+    if what == "create":
+        path = _folder(room) / f"experiment-{secrets.token_hex(8)}.json"
+        path.write_text(field(visit, "document", needed=True), encoding="utf-8", errors="replace")
+        rest = [name, str(path)]
+    elif what == "ramp":
+        rest = [name, field(visit, "share", needed=True)]
+    elif what in ("start", "stop", "remove"):
+        rest = [name]
+    else:
+        raise Refusal(400, "error.no_form")
+    return await _run(room, visit, f"experiment {what}", ["experiment", what], of=name, rest=rest)
+
+
 async def silence(room: Room, visit: Visit) -> Response:
     """Silence a detector, or end its silence."""
     detector = field(visit, "detector", needed=True)
@@ -200,6 +216,7 @@ def _known(name: str, names: Mapping[str, object]) -> None:
 
 
 ACTIONS: Final[dict[str, Callable[[Room, Visit], Awaitable[Response]]]] = {
-    "/act/model": model, "/act/state": state, "/act/letters": letters, "/act/rules": rules, "/act/silence": silence,
+    "/act/model": model, "/act/state": state, "/act/letters": letters, "/act/rules": rules,
+    "/act/experiment": experiment, "/act/silence": silence,
     "/act/replay": replay, "/act/run": run,
 }  # fmt: skip

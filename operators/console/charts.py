@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from headrace.experiment_reports import Point, Report
 from headrace.surface import Bets, FamilyScores, Table
 from operators.catalogue import Catalogue
 from operators.status import AlarmStatus
@@ -112,6 +113,46 @@ def of_wealth(points: Sequence[Bets], says: Catalogue) -> Chart | None:
     return Chart(
         x=[float(one.predictions) for one in points], along=says("chart.predictions"), unit="", series=series,
         log=True, told=told,
+    )  # fmt: skip
+
+
+def of_sequence(report: Report, points: Sequence[Point], says: Catalogue, *, share: bool) -> Chart | None:
+    """Return how a difference and its bounds went over time; None without two points."""
+    if len(points) < 2:
+        return None
+    named: dict[str, list[float | None]] = {
+        says("experiment.difference"): [one.difference for one in points],
+        says("experiment.low"): [one.low for one in points],
+        says("experiment.high"): [one.high for one in points],
+    }
+    series = [
+        Line(name, values, "bold", bold=place == 0, dash=place > 0)
+        for place, (name, values) in enumerate(named.items())
+    ]
+    newest = says(
+        "experiment.interval", value=f"{points[-1].difference:+.4g}", low=f"{points[-1].low:+.4g}",
+        high=f"{points[-1].high:+.4g}", sure=f"{100 * (1 - report.alpha):g} %",
+    )  # fmt: skip
+    return Chart(
+        x=[(one.time_ms - report.started_ms) / 3_600_000 for one in points], along=says("experiment.hours"),
+        unit="%" if share else "", series=series, told=newest,
+    )  # fmt: skip
+
+
+def of_days(report: Report, says: Catalogue) -> Chart | None:
+    """Return the primary metric of each day, per shopper in each arm; None without two days."""
+    days = [one for one in report.days if min(one.shoppers, default=0) > 0]
+    if len(days) < 2 or report.preferred is not None:
+        return None
+    named: dict[str, list[float | None]] = {
+        arm.name: [one.outcomes[report.primary][place] / one.shoppers[place] for one in days]
+        for place, arm in enumerate(report.arms)
+    }
+    title = says("experiment.days", metric=report.primary)
+    first = report.started_ms // 86_400_000
+    return Chart(
+        x=[float(one.day - first) for one in days], along=says("experiment.day"), unit="",
+        series=_lines(named, report.arms[0].name), told=_told(title, named, says, share=False),
     )  # fmt: skip
 
 

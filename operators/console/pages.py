@@ -21,6 +21,7 @@ from operators.console.desk import Away
 from operators.console.paging import page_of
 from operators.console.visit import Refusal, Visit, redirect, to
 from operators.drift import silences
+from operators.experiments import interval, newest_reports, notes, stated_experiments, verdict
 from operators.facts import results_text, rounds_of
 from operators.replay.begin import changes_text
 from operators.replay.run import RunFolder, runs
@@ -251,6 +252,45 @@ async def rules(room: Room, visit: Visit) -> Response:
     return visit.render("rules.html", rules=shown, placement=placement, document=document)
 
 
+async def experiments(room: Room, visit: Visit) -> Response:
+    """Show the experiments that are stated, with their verdicts, and a form for a draft."""
+    stated, reports = await room.desk.read(lambda log, reader: (stated_experiments(log).stated, newest_reports(log)))
+    found = [(name, one, verdict(reports[name], visit.says) if name in reports else "") for name, one in stated.items()]
+    return visit.render("experiments.html", experiments=found[::-1])
+
+
+async def experiment(room: Room, visit: Visit) -> Response:
+    """Show what an experiment has shown so far, and what can be done with it."""
+    name, says = visit.asked("name"), visit.says
+    stated, reports = await room.desk.read(lambda log, reader: (stated_experiments(log).stated, newest_reports(log)))
+    one, report = stated.get(name), reports.get(name)
+    if one is None and report is None:
+        raise Refusal(404, "experiment.unknown")
+    if visit.asked("as") == "json":
+        return Response(msgspec.json.encode(report), media_type="application/json")
+    document = msgspec.json.format(msgspec.json.encode(one), indent=2).decode() if one else ""
+    if report is None:
+        return visit.render("experiment.html", name=name, one=one, report=None, document=document)
+    pictures = [
+        (says("experiment.over_time", metric=each.metric, arm=each.arm), drawn)
+        for each in report.compared
+        if (drawn := charts.of_sequence(report, each.points, says, share=False))
+    ]
+    if report.preferred and (drawn := charts.of_sequence(report, report.preferred.points, says, share=False)):
+        first, second = (arm.name for arm in report.arms[:2])
+        pictures.append((says("experiment.preference", first=first, second=second), drawn))
+    if drawn := charts.of_days(report, says):
+        pictures.append((says("experiment.days", metric=report.primary), drawn))
+    compared = [(each, interval(each, report, says)) for each in report.compared]
+    segments = [
+        (each, interval(each.compared, report, says)) for each in report.segments if each.compared.low is not None
+    ]
+    return visit.render(
+        "experiment.html", name=name, one=one, report=report, document=document, verdict=verdict(report, says),
+        notes=notes(report, says), pictures=pictures, compared=compared, segments=segments,
+    )  # fmt: skip
+
+
 async def replays(room: Room, visit: Visit) -> Response:
     """Show shadow runs, and a form for another one."""
     found = runs(room.desk.blobs)[::-1] if room.desk.blobs.folder.is_dir() else []
@@ -455,6 +495,8 @@ PAGES: Final = (
     Page("/letters", letters),
     Page("/letter", letter),
     Page("/rules", rules),
+    Page("/experiments", experiments),
+    Page("/experiment", experiment),
     Page("/replays", replays),
     Page("/replay", replay),
     Page("/replay/picture", replay_picture),

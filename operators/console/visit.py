@@ -51,7 +51,13 @@ NAVIGATION: Final[tuple[tuple[str, tuple[tuple[str, str, Role], ...]], ...]] = (
             ("/models", "models", "see"), ("/stream", "stream", "see"),
         ),
     ),
-    ("hands", (("/letters", "letters", "see"), ("/rules", "rules", "see"), ("/replays", "replays", "see"))),
+    (
+        "hands",
+        (
+            ("/letters", "letters", "see"), ("/rules", "rules", "see"), ("/experiments", "experiments", "see"),
+            ("/replays", "replays", "see"),
+        ),
+    ),
     ("inspect", (("/items", "items", "see"), ("/shoppers", "shoppers", "see"), ("/events", "events", "see"))),
     (
         "record",

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from headrace import events, items, rules
+from headrace import events, experiments, items, rules
 from headrace.events import Event, Rejection, at
 from headrace.items import ignored
 from headrace.log.protocol import Outgoing, Record
@@ -19,7 +19,7 @@ from headrace.pseudonyms import Pseudonyms, Secret
 from headrace.topics import EVENTS, ITEMS, TRAITS
 from headrace.traits import Traits, traits_max
 from headrace.traits import encode as encode_traits
-from producers.gateway.made import Made, MadeEvent, MadeItem, MadeRules, MadeTraits, Refused, Unused
+from producers.gateway.made import Made, MadeEvent, MadeExperiment, MadeItem, MadeRules, MadeTraits, Refused, Unused
 from producers.gateway.stated import StatedItems
 from producers.values import as_text
 
@@ -170,6 +170,8 @@ class _Body:
                 return self._item(index, item, document)
             case MadeRules(placement, document):
                 return self._rules(index, placement, document)
+            case MadeExperiment(name, document):
+                return self._experiment(index, name, document)
             case MadeTraits(shopper, traits, consent, announces):
                 if consent is not None and not consent:
                     return self._unused(index, "wanted traits of a shopper who consents to anything, found no consent")
@@ -242,16 +244,28 @@ class _Body:
         return "accepted"
 
     def _rules(self, index: int, placement: str, document: Any) -> str:
-        try:
-            value = None if document is None else msgspec.json.encode(document)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
-            return self._refuse(index, "not_json", str(error)[:200] or "nested too deeply", placement)
-        key = placement.encode(errors="surrogatepass")
-        found = rules.decode(Record(0, 0, self._received_ms, key, value))
+        record = self._stated(placement, document)
+        found = record if isinstance(record, Rejection) else rules.decode(record)
         if isinstance(found, Rejection):
             return self._refuse(index, found.reason, found.detail, placement)
         self._write(index, rules.record_of(found.placement, found.rules), [])
         return "accepted"
+
+    def _experiment(self, index: int, name: str, document: Any) -> str:
+        record = self._stated(name, document)
+        found = record if isinstance(record, Rejection) else experiments.decode(record)
+        if isinstance(found, Rejection):
+            return self._refuse(index, found.reason, found.detail, name)
+        self._write(index, experiments.record_of(found.name, found.experiment), [])
+        return "accepted"
+
+    def _stated(self, key: str, document: Any) -> Record | Rejection:
+        """Return a document as the record of a key; None is an empty value."""
+        try:
+            value = None if document is None else msgspec.json.encode(document)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
+            return Rejection("not_json", str(error)[:200] or "nested too deeply")
+        return Record(0, 0, self._received_ms, key.encode(errors="surrogatepass"), value)
 
     def _shopper_traits(self, index: int, shopper: str, traits: Mapping[str, Any], *, announces: bool) -> str:
         if not 1 <= len(shopper) <= 128:

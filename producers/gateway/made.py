@@ -44,6 +44,13 @@ class MadeRules(NamedTuple):
     document: Any
 
 
+class MadeExperiment(NamedTuple):
+    """An experiment, a document of `headrace.experiments`; None if it is removed."""
+
+    name: str
+    document: Any
+
+
 class Unused(NamedTuple):
     """An entry that is right, and of which nothing is kept."""
 
@@ -57,7 +64,7 @@ class Refused(NamedTuple):
     detail: str
 
 
-Made: TypeAlias = MadeEvent | MadeItem | MadeTraits | MadeRules | Unused | Refused
+Made: TypeAlias = MadeEvent | MadeItem | MadeTraits | MadeRules | MadeExperiment | Unused | Refused
 
 
 _USUAL: Final = FeedbackTypes({})

@@ -6,7 +6,7 @@ from typing import Any
 from headrace.events import at
 from headrace.rules import EVERY
 from producers.gateway.fields import entries_of, json_of, kind_of, object_of, traits_of
-from producers.gateway.made import Made, MadeEvent, MadeItem, MadeRules, MadeTraits, Refused, Request
+from producers.gateway.made import Made, MadeEvent, MadeExperiment, MadeItem, MadeRules, MadeTraits, Refused, Request
 
 
 def take_events(request: Request) -> list[list[Made]]:
@@ -49,6 +49,17 @@ def take_rules(request: Request) -> list[list[Made]]:
 def clear_rules(request: Request) -> list[list[Made]]:
     """Return that a placement has no rules of its own."""
     return [[MadeRules(request.query.get("placement", EVERY), None)]]
+
+
+def take_experiment(request: Request) -> list[list[Made]]:
+    """Return the experiment that the path names. Raises BadBody."""
+    document = {"by": request.shop, **object_of(json_of(request.body), "an experiment as an object")}
+    return [[MadeExperiment(request.query.get("name", ""), document)]]
+
+
+def remove_experiment(request: Request) -> list[list[Made]]:
+    """Return that an experiment, a draft or one that has stopped, is removed."""
+    return [[MadeExperiment(request.query.get("name", ""), None)]]
 
 
 def retire_item(request: Request) -> list[list[Made]]:

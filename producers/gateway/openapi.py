@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 import headrace
-from headrace import events, items, rules
+from headrace import events, experiments, items, rules
 from headrace.problem import MEDIA_TYPE, TITLES, Code
 from producers.gateway.answer import Answer, Explanation, ProblemDocument
 from producers.gateway.fields import entries_max
@@ -51,6 +51,7 @@ def document() -> dict[str, Any]:
         ("Event", events.json_schema()),
         ("ItemDocument", items.json_schema()),
         ("RuleSet", rules.json_schema()),
+        ("Experiment", experiments.json_schema()),
     ):
         schemas |= _moved(schema.pop("$defs"))
         schemas.setdefault(title, {})
@@ -207,6 +208,8 @@ def _body(route: Route) -> dict[str, Any]:
             return item
         case "/v1/rules" | "/v1/rules/{placement}":
             return {"$ref": "#/components/schemas/RuleSet"}
+        case "/v1/experiments/{name}":
+            return {"$ref": "#/components/schemas/Experiment"}
         case "/v1/items":
             many = {"type": "array", "items": {"allOf": [item, {"required": ["id"]}]}, "maxItems": entries_max}
             return {"anyOf": [many, {"type": "object", "required": ["items"], "properties": {"items": many}}]}

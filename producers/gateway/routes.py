@@ -25,6 +25,14 @@ ROUTES: Final = (
             Route("DELETE", path, "operate", native.clear_rules, f"Take back all rules {whose}."),
         )
     ),
+    Route("PUT", "/v1/experiments/{name}", "operate", native.take_experiment, "An experiment; replaces what was."),
+    Route(
+        "DELETE",
+        "/v1/experiments/{name}",
+        "operate",
+        native.remove_experiment,
+        "Remove an experiment, a draft or one that has stopped.",
+    ),
     Route("POST", "/mp/collect", "ingest", ga4.adapt, "Google Analytics 4, Measurement Protocol.", "ga4"),
     Route("POST", GA4_DEBUG, "ingest", ga4.adapt, "The same, only validated: nothing is written.", "ga4-debug"),
     *(

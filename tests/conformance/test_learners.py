@@ -25,6 +25,7 @@ from learners.checks.problem import (
     check_same_in_every_process,
 )
 from learners.desk.family import Desk
+from learners.experiments.family import ExperimentsFamily
 from learners.families import families
 from learners.family import Family, Mergeable, Merges, Moment, NoSettings
 from learners.next_item.family import NextItemFamily
@@ -108,6 +109,13 @@ def orders_paid_twice() -> list[Event]:
     return [*lesson, *lesson]
 
 
+def knows_who_has_ordered(fold: FamilyFold) -> bool:
+    """Return whether the lesson's orders are known as what shoppers did before an experiment."""
+    assert isinstance(fold.family, ExperimentsFamily)
+    before, lesson = fold.family.before, orders_paid_twice()
+    return all(before.of(one.shopper, one.time_ms)[1] > 0 for one in lesson)
+
+
 FAMILIES = {
     "desk": family(
         Desk,
@@ -121,6 +129,15 @@ FAMILIES = {
     "purchase": family(PurchaseFamily, knows_what_sells),
     "placements": family(
         PlacementsFamily, names_unknown_answers, clicks_on_answers(), touches_max=64, held_max=16, groups_max=4
+    ),
+    "experiments": family(
+        ExperimentsFamily,
+        knows_who_has_ordered,
+        orders_paid_twice(),
+        [PlacementsFamily],
+        shoppers_max=16,
+        before_max=64,
+        drafts_max=4,
     ),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500

@@ -39,6 +39,7 @@ from headrace.config import ArchiveSettings, ServeSettings
 from headrace.config import settings as read_settings
 from headrace.drift import Silence
 from headrace.errors import Flooded, LogUnavailable, Misconfigured
+from headrace.experiments import Arm, Experiment
 from headrace.http import listen
 from headrace.impressions import Impression
 from headrace.letters import DeadLetter
@@ -61,6 +62,7 @@ from headrace.topics import (
     DEAD_LETTERS,
     EVENTS,
     EVENTS_REPLAY,
+    EXPERIMENTS,
     ITEMS,
     MODELS,
     RULES,
@@ -77,6 +79,7 @@ from operators.backup import _manifest
 from operators.child import Children
 from operators.deployment import Deployment
 from operators.drift import newest_alarms, silence, silences
+from operators.experiments import newest_reports, state_experiment, stated_experiments
 from operators.history import read_history
 from operators.proposal import propose
 from operators.replay.begin import new_run
@@ -355,6 +358,13 @@ def ruled(log: Log, folder: Path) -> None:
     assert try_rules(log, Blobs(folder), deployment, "cart", RuleSet(hidden=("sku-1",)), shoppers=3, n=5).shoppers
 
 
+def tried(log: Log, folder: Path) -> None:
+    """State an experiment, and look for reports."""
+    state_experiment(log, "home", Experiment((Arm("control"), Arm("new"))))
+    assert list(stated_experiments(log).stated) == ["home"]
+    assert newest_reports(log) == {}
+
+
 def silenced(log: Log, folder: Path) -> None:
     """Silence the detectors, and look what they said."""
     silence(log, Silence("*", 0, 1 << 50, "a fair", "ann"))
@@ -390,7 +400,7 @@ def taken_in(log: Log, folder: Path) -> None:
     async def store() -> str:
         depot = Depot(lambda: log, Spool(Path(tempfile.mkdtemp(dir=folder)), bytes_max=10_000), patience_s=quick_s)
         running = asyncio.create_task(depot.run())
-        await depot.store([Outgoing(topic, b"key", b"{}") for topic in (EVENTS, ITEMS, TRAITS, RULES)])
+        await depot.store([Outgoing(topic, b"key", b"{}") for topic in (EVENTS, ITEMS, TRAITS, RULES, EXPERIMENTS)])
         depot.stop()
         await running
         return depot.fault
@@ -407,6 +417,8 @@ def watched(log: Log, folder: Path) -> None:
     reader.changes()
     Wealth(FAMILIES).look(log)
     stated_rules(log)
+    stated_experiments(log)
+    newest_reports(log)
     silences(log, 0)
     trace(log, PLACEMENTS, "0/0")
 
@@ -427,6 +439,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "history": history_read,
     "replay": replayed,
     "rules": ruled,
+    "experiment": tried,
     "drift": silenced,
     "trace": traced,
     "status": status,

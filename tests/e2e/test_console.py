@@ -13,6 +13,7 @@ import pytest
 
 from headrace.drift import Silence
 from headrace.drift import decode as silence_in
+from headrace.experiment_reports import Report
 from headrace.log.protocol import Outgoing, Partition
 from headrace.log.scan import topic_records
 from headrace.topics import ALARMS, SILENCES
@@ -22,6 +23,7 @@ from operators.console.audit import Line
 from operators.console.doors import COOKIE
 from operators.console.pages import PAGES
 from operators.console.people import Role, add, remove
+from operators.experiments import stated_experiments
 from operators.overview import QUESTIONS
 from operators.requests import standing
 from operators.rules import stated_rules
@@ -38,9 +40,10 @@ axe.run(document, {runOnly: rules})
 """
 OPENED = [
     *(page.path for page in PAGES if page.method == "GET" and page.path not in (
-        "/replay", "/replay/picture", "/gate", "/letter", "/item", "/shopper", "/find", "/command",
+        "/replay", "/replay/picture", "/gate", "/experiment", "/letter", "/item", "/shopper", "/find", "/command",
     )),
-    "/letter?id=events/0/901", f"/item?id={quote('</td><b>')}", "/shopper?id=shopper-000001", "/events?id=0/5",
+    "/letter?id=events/0/901", "/experiment?name=front", "/experiment?name=duel",
+    f"/item?id={quote('</td><b>')}", "/shopper?id=shopper-000001", "/events?id=0/5",
 ]  # fmt: skip
 """Every page, those of one thing with a thing that is there."""
 
@@ -242,6 +245,43 @@ def test_rules_are_tried_and_stated_by_clicking(shop: ConsoleShop, browser: Brow
     browser.click(f"{cart} form:has([value=clear]) button")
     done(browser)
     assert all(one.rules is None for one in stated_rules(shop.log) if one.placement == "cart")
+
+
+def test_experiments_are_created_started_ramped_stopped_and_removed_by_clicking(
+    shop: ConsoleShop, browser: Browser
+) -> None:
+    browser.open("/experiments")
+    browser.fill(".form [name=name]", "cart")
+    browser.fill("#document", '{"arms": [{"name": "a"}, {"name": "b"}], "placements": ["cart"], "ramp": 0.2}')
+    browser.fill(".form [name=why]", "to try")
+    browser.click("button[value=create]")
+    assert "cart: draft" in done(browser)
+    for what, state in (("start", "running"), ("ramp", "running"), ("stop", "stopped"), ("remove", "")):
+        browser.open("/experiment?name=cart")
+        form = f"details:has([name=do][value={what}])"
+        browser.click(f"{form} summary")
+        if what == "ramp":
+            browser.fill(f"{form} [name=share]", "0.7")
+        browser.fill(f"{form} [name=why]", "next")
+        browser.click(f"{form} button")
+        done(browser)
+        stated = stated_experiments(shop.log).stated.get("cart")
+        assert (stated.state if stated else "") == state
+        assert what != "ramp" or (stated is not None and (stated.ramp, stated.by) == (0.7, "administerr"))
+
+
+def test_a_report_has_its_verdict_who_was_in_it_and_pictures(shop: ConsoleShop, browser: Browser) -> None:
+    browser.open("/experiment?name=front")
+    assert browser.find(".lead").text.startswith("conversion is lower in new than in control: -3")
+    assert len(browser.texts("section[aria-labelledby=who] tbody tr")) == 2
+    assert len(browser.texts("section[aria-labelledby=metrics] tbody tr")) == 4
+    assert browser.texts("section[aria-labelledby=segments] tbody tr")
+    browser.until(lambda: len(browser.texts(".plot canvas")) >= 4)
+    browser.open("/experiment?name=duel")
+    browser.until(lambda: len(browser.texts(".plot canvas")) == 1)
+    with shop.client("see") as client:
+        report = msgspec.json.decode(client.get("/experiment?name=front&as=json").content, type=Report)
+    assert report.compared[0].metric == "conversion"
 
 
 def test_dead_letters_are_filtered_shown_and_redriven_by_clicking(shop: ConsoleShop, browser: Browser) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from headrace.experiment_reports import Report
+from headrace.experiments import Arm, Experiment
 from headrace.log.open import open_log
 from headrace.log.protocol import Log
 from headrace.reading import ReadOnlyLog
@@ -22,15 +24,17 @@ from learners.families import FAMILIES, placed
 from learners.placements.family import PlacementsFamily
 from learners.shop import MakeShop
 from operators.child import Child, Children, total
+from operators.experiments import newest_reports
 from producers.load import load
 from tests.pages import run
 
 OWN_SHARD = """
 [shards.shown]
-families = ["placements"]
+families = ["placements", "experiments"]
 partition = 2
 """
-PLACEMENT = placed(FAMILIES, {"online": 0, "finetune": 1, "shown": 2}, {"shown": ["placements"]})["shown"]
+OWN = ("placements", "experiments")
+PLACEMENT = placed(FAMILIES, {"online": 0, "finetune": 1, "shown": 2}, {"shown": OWN})["shown"]
 ROUTE = "/v1/recommendations/{shopper}"
 
 
@@ -51,7 +55,7 @@ class Shop:
 
     def start_shard(self) -> Child:
         options = [*self._common, "--metrics-port", "0", "--snapshot-interval-s", "0.2"]
-        return self._children.start("shown", "learn", "placements", *options)
+        return self._children.start("shown", "learn", *OWN, *options)
 
     def event(self, kind: str, shopper: str, items: list[str], answer: str = "") -> dict[str, Any]:
         self._count += 1
@@ -120,7 +124,9 @@ def test_from_the_answer_to_the_revenue(
     shop = Shop(log_url, tmp_path, folder_children)
     shop.load(*(shop.event("view_item", f"s{n % 7}", [f"i{n % 5}"]) for n in range(60)))
     folder_children.wait_until("there are answers", lambda: len(shop.ask("ann", "first").get("items", ())) == 3, 60)
+    arms = arms_of_an_experiment(shop, folder_children)
     answers = [shop.ask(f"v{n}", "home" if n < 6 else "cart") for n in range(8)]
+    assert [one["experiments"] for one in answers] == [{"trial": arms[f"v{n}"]} if n < 6 else {} for n in range(8)]
     assert all(one["logged"] for one in answers)
     names = [one["recommendation_id"] for one in answers]
     shown = [[item["item_id"] for item in one["items"]] for one in answers]
@@ -175,10 +181,50 @@ def test_from_the_answer_to_the_revenue(
     assert {(one.shopper, one.route, one.shard) for one in records} == {(f"v{n}", ROUTE, "online") for n in range(8)}
     assert {item.propensity for one in records for item in one.items} == {1.0}
 
+    # Who was in which arm, and what they bought, as the experiment's report has it once it has stopped.
+    report = stopped(shop, folder_children)
+    in_arm = {arm: [one for one, of in arms.items() if of == arm] for arm in ("control", "new")}
+    spent, clicked = {"v0": 50.0, "v2": 50.0}, {"v0"}
+    assert [(one.name, one.shoppers, one.answers) for one in report.arms] == [
+        (arm, len(shoppers), len(shoppers)) for arm, shoppers in in_arm.items()
+    ]
+    found_by = {one.metric: (one.control_value, one.arm_value) for one in report.compared}
+    assert found_by["revenue"] == tuple(
+        sum(spent.get(one, 0.0) for one in shoppers) / len(shoppers) for shoppers in in_arm.values()
+    )
+    assert found_by["click_through"] == tuple(
+        len(clicked & {*shoppers}) / len(shoppers) for shoppers in in_arm.values()
+    )
+
     # The scores, which come every thousand events, are in the status.
     if not log_url.startswith("kafka:"):
         shop.load(*(shop.event("view_item", f"s{n % 7}", [f"i{n % 5}"]) for n in range(1_000)))
         folder_children.wait_until("status has them", lambda: "home, no model" in shop.status(), 60)
+
+
+def arms_of_an_experiment(shop: Shop, children: Children) -> dict[str, str]:
+    """Start an experiment by commands; return the arms of some shoppers once the server answers by them."""
+    (shop.folder / "trial.json").write_text(
+        '{"arms": [{"name": "control"}, {"name": "new", "ranker": "trending"}], "placements": ["home"]}'
+    )
+    (shop.folder / "probe.json").write_text(
+        '{"arms": [{"name": "a"}, {"name": "b"}], "placements": ["probe"], "layer": "probe", "state": "running"}'
+    )
+    for words in ("create trial trial.json", "start trial", "create probe probe.json"):
+        code, text = run(f"headrace experiment {words} --why tried --by ann --log {shop.url}")
+        assert code == 0, text
+    children.wait_until("the server has both", lambda: bool(shop.ask("w0", "probe").get("experiments")), 60)
+    experiment = Experiment((Arm("control"), Arm("new")), placements=("home",))
+    return {f"v{n}": experiment.arms[experiment.arm_of("trial", f"v{n}") or 0].name for n in range(6)}
+
+
+def stopped(shop: Shop, children: Children) -> Report:
+    """Stop the experiment, and return its last report."""
+    code, text = run(f"headrace experiment stop trial --why done --by ann --log {shop.url}")
+    assert code == 0, text
+    with closing(open_log(shop.url)) as log:
+        children.wait_until("the report says so", lambda: newest_reports(log)["trial"].state == "stopped", 60)
+        return newest_reports(log)["trial"]
 
 
 def more_learned(shop: Shop, before: float) -> bool:

@@ -10,11 +10,14 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from headrace.experiment_reports import record_of as report_record_of
 from headrace.log.protocol import Partition
 from headrace.pseudonyms import add_secret
 from headrace.shard.kept import HOUR_MS
 from headrace.topics import DAY_MS, EVENTS
 from learners.deep.model import DeepModel, DeepSettings
+from learners.experiments.course import Course
+from operators.experiments import read_experiment
 from tests.filed_shop import COUNT, FiledShop, publish
 from tests.pages import DOCS, commands_of, files_of, run
 from tests.small_shop import said
@@ -89,6 +92,19 @@ def shop_with_rules(folder: Path) -> None:
     learned_shop(folder, 4, HOUR_MS).log.close()
     for name, text in files_of(DOCS / "rules.md").items():
         (folder / name).write_text(text)
+
+
+def shop_with_an_experiment(folder: Path) -> None:
+    """Make a shop with the files that the page shows, and what an experiment has shown."""
+    shop = learned_shop(folder, 1, HOUR_MS)
+    for name, text in files_of(DOCS / "experiments.md").items():
+        (folder / name).write_text(text)
+    course = Course("home", read_experiment(folder / "home.toml"), 0, 1)
+    for number in range(400):
+        course.answer(f"s{number}", number % 2, 1, (0.0, 0.0, 0.0), {})
+    with closing(shop.log.appender()) as appender:
+        appender.append(report_record_of(course.look(DAY_MS)))
+    shop.log.close()
 
 
 def shop_with_a_gateway(folder: Path) -> None:
@@ -177,6 +193,19 @@ PAGES: Final = {
             (0, "cart: written"),
             (0, '*: version 0 { "by": "ann", "why": "the recall of i3", "bought": { "again_after_days": 30.0 }'),
             (0, "cart: written"),
+        ],
+    ),
+    "experiments.md": Page(
+        shop_with_an_experiment,
+        [
+            (0, "home: draft; slots 0 to 0.5 of the layer default, ramp 0.1"),
+            (2, "wrong.toml: wanted a metric of click_through, conversion, revenue, retention, found 'luck'"),
+            (0, "home: running"),
+            (0, "home: running; slots 0 to 0.5 of the layer default, ramp 1"),
+            (0, "home: running, arms of control, rising; layer default 0 to 0.5, ramp 1"),
+            (0, "Nothing can be said yet of conversion"),
+            (0, "home: stopped"),
+            (0, "home: removed"),
         ],
     ),
     "rollback.md": Page(

@@ -7,15 +7,16 @@ from string import Formatter
 import pytest
 
 from learners.families import FAMILIES
-from operators import overview, scraping
+from operators import experiments, overview, scraping
 from operators.catalogue import LANGUAGES, catalogue
 from operators.console import actions, app, charts, pages, visit
 from operators.console.visit import HERE, NAVIGATION
 
 ENGLISH = catalogue("en").sentences
-MODULES = (actions, app, charts, pages, visit, overview, scraping)
+MODULES = (actions, app, charts, pages, visit, experiments, overview, scraping)
 MADE = {
     "unit", "question", "level", "trend", "cause", "figure", "theme", "role", "change", "step", "fate", "state", "job",
+    "experiment",
 }  # fmt: skip
 """Sections of whose keys some are named by values at run time."""
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from headrace.experiments import StatedExperiment
+from headrace.experiments import decode as decode_experiment
 from headrace.log.protocol import Record
 from headrace.rules import EVERY, RuleSet, StatedRules, decode
-from headrace.topics import RULES
+from headrace.topics import EXPERIMENTS, RULES
 from producers.gateway.intake import Intake, Taken
 from producers.gateway.made import Request
 from producers.gateway.routes import ROUTES
@@ -47,6 +49,36 @@ def test_rules_are_stated_and_taken_back(path: str, query: dict[str, str], place
 )
 def test_what_no_shard_could_use_is_refused(placement: str, body: Any, reason: str, detail: str) -> None:
     found = taken("PUT", "/v1/rules/{placement}", body, placement=placement)
+    assert (found.records, found.accepted) == ([], 0)
+    assert found.refused[0].reason == reason
+    assert detail in found.refused[0].detail
+
+
+EXPERIMENT = {"arms": [{"name": "control"}, {"name": "new", "ranker": "trending"}]}
+
+
+def test_experiments_are_stated_and_removed() -> None:
+    path = "/v1/experiments/{name}"
+    (record,) = taken("PUT", path, EXPERIMENT, name="home").records
+    assert (record.topic, record.key) == (EXPERIMENTS, b"home")
+    found = decode_experiment(Record(0, 7, 0, record.key, record.value))
+    assert isinstance(found, StatedExperiment)
+    assert found.experiment is not None
+    assert (found.experiment.by, found.experiment.arms[1].ranker) == ("acme", "trending")
+    (record,) = taken("DELETE", path, name="home").records
+    assert (record.topic, record.key, record.value) == (EXPERIMENTS, b"home", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "reason", "detail"),
+    [
+        ("home", {"arms": []}, "schema", "length >= 2"),
+        ("home", {**EXPERIMENT, "primary": "luck"}, "schema", "wanted a metric of"),
+        ("a b", EXPERIMENT, "key_invalid", "wanted an experiment's name"),
+    ],
+)
+def test_experiments_that_no_shard_could_use_are_refused(name: str, body: Any, reason: str, detail: str) -> None:
+    found = taken("PUT", "/v1/experiments/{name}", body, name=name)
     assert (found.records, found.accepted) == ([], 0)
     assert found.refused[0].reason == reason
     assert detail in found.refused[0].detail

@@ -1,0 +1,1 @@
+"""Online experiments: which arm is better, told at any time."""

@@ -1,0 +1,73 @@
+"""Variants: how a shopper is answered at a placement, by the arms of the experiments that the shopper is in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from headrace.rules import RuleSet, merged
+from learners.next_item.ranking import Ask
+from learners.next_item.rulebook import Rulebook
+from learners.next_item.rules import Rules
+from learners.parts.assignment import Assigned, Assignment
+
+kept_max: Final = 1_024
+"""Most combinations of a placement and arms whose rules are kept."""
+
+
+class Variant(NamedTuple):
+    """How a shopper is answered: by these rules, and by the ranker of an arm, or of each of two that are drafted.
+
+    `told` has the arms by experiment. `drafts` names the interleaved experiment, "" if there is none.
+    """
+
+    rules: Rules
+    ways: Sequence[tuple[str, tuple[str, ...]]] = (("", ()),)
+    told: Mapping[str, str] = {}
+    drafts: str = ""
+
+    def asks(self, ask: Ask) -> list[Ask]:
+        """Return a request as it is put to the rankers."""
+        return [ask._replace(ranker=ranker, without=without) for ranker, without in self.ways]
+
+
+NO_VARIANT: Final = Variant(Rules(RuleSet(), None))
+
+
+class Variants:
+    """Finds variants. The rules that follow from arms are kept, as to make them ready takes long."""
+
+    def __init__(self, rulebook: Rulebook, assignment: Assignment) -> None:
+        self._rulebook, self._assignment = rulebook, assignment
+        self._kept: dict[tuple[Rules, tuple[tuple[str, int, int], ...]], Rules] = {}
+
+    def of(self, placement: str, shopper: str) -> Variant:
+        """Return the variant of a shopper, "" for nobody, at a placement."""
+        rules = self._rulebook.of(placement)
+        assigned = self._assignment.of(placement, shopper) if shopper and self._assignment.runs else ()
+        if not assigned:
+            return Variant(rules)
+        told, drafts, stating = dict[str, str](), "", list[Assigned]()
+        ways: list[tuple[str, tuple[str, ...]]] = [("", ())]
+        for one in assigned:
+            arm = one.arm
+            told[one.name] = arm.name
+            if arm.rules is not None:
+                stating.append(one)
+            if one.experiment.kind == "interleaved":
+                drafts, ways = one.name, [(each.ranker, each.without) for each in one.experiment.arms]
+            elif arm.ranker or arm.without:
+                ways = [(arm.ranker, arm.without)]
+        return Variant(self._with(rules, stating) if stating else rules, ways, told, drafts)
+
+    def _with(self, rules: Rules, stating: Sequence[Assigned]) -> Rules:
+        versions = self._assignment.versions
+        key = rules, tuple([(one.name, versions[one.name], one.number) for one in stating])
+        found = self._kept.get(key)
+        if found is None:
+            stated = rules.stated
+            for one in stating:
+                assert one.arm.rules is not None
+                stated = merged(stated, one.arm.rules)
+            if len(self._kept) >= kept_max:
+                self._kept.clear()
+            found = self._kept[key] = Rules(stated, rules.version)
+        return found

@@ -1,0 +1,192 @@
+"""Experiments by the word of a person: what is stated, what is to be tried, and what has come of it."""
+
+import tomllib
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from re import fullmatch
+from typing import Final
+
+import msgspec
+
+from headrace.errors import Misconfigured
+from headrace.experiment_reports import Compared, Report, decode
+from headrace.experiments import NAME, Experiment, objection, record_of
+from headrace.log.protocol import Log
+from headrace.log.scan import topic_records
+from headrace.topics import EXPERIMENT_REPORTS, EXPERIMENTS
+from learners.parts.assignment import Assignment
+from operators.catalogue import Catalogue, catalogue
+from operators.drift import utc
+
+ratio_alpha: Final = 0.001
+"""Below it, the arms' shares of the shoppers are said to be wrong."""
+novelty_days_min: Final = 6
+"""Least days of which the two halves are compared."""
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Return the experiment of a file: TOML if its name ends so, else JSON.
+
+    Raises:
+        Misconfigured: the file cannot be read, or is not a document of an experiment; the text names the field.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".toml":
+            return msgspec.convert(tomllib.loads(data.decode()), Experiment)
+        return msgspec.json.decode(data, type=Experiment)
+    except OSError as error:
+        raise Misconfigured(f"{path}: wanted a file, found {error.strerror}") from None
+    except (msgspec.MsgspecError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Misconfigured(f"{path}: {error}") from None
+
+
+def stated_experiments(log: Log) -> Assignment:
+    """Return the experiments that are stated, as every fold has them."""
+    assignment = Assignment()
+    for record in topic_records(log, EXPERIMENTS):
+        assignment.hear(record)
+    return assignment
+
+
+def state_experiment(log: Log, name: str, experiment: Experiment | None, *, dry_run: bool = False) -> None:
+    """Write an experiment; None removes it.
+
+    Raises:
+        Misconfigured: the name is none, or the statement must not take effect beside the others.
+    """
+    if not fullmatch(NAME, name):
+        raise Misconfigured(f"experiment {name!r}: wanted a name as {NAME}")
+    if text := objection(name, experiment, stated_experiments(log).stated):
+        raise Misconfigured(f"experiment {name}: {text}")
+    if not dry_run:
+        with closing(log.appender()) as appender:
+            appender.append(record_of(name, experiment))
+
+
+def known(log: Log, name: str) -> Experiment:
+    """Return a stated experiment. Raises Misconfigured if there is none of this name."""
+    stated = stated_experiments(log).stated
+    if name not in stated:
+        raise Misconfigured(f"experiment {name}: wanted one of {', '.join(stated) or 'none, as none is stated'}")
+    return stated[name]
+
+
+def newest_reports(log: Log) -> dict[str, Report]:
+    """Return the newest report of each experiment, by name."""
+    found: dict[str, Report] = {}
+    for record in topic_records(log, EXPERIMENT_REPORTS):
+        report = decode(record)
+        if report is not None:
+            found[report.name] = report
+    return found
+
+
+def verdict(report: Report, says: Catalogue) -> str:
+    """Return what an experiment has shown, in one sentence, with its uncertainty."""
+    if report.ratio_p <= ratio_alpha:
+        return says("experiment.ratio", p=f"{report.ratio_p:.1e}")
+    if report.preferred is not None:
+        return _preferred(report, says)
+    if harmed := ", ".join(report.harmed):
+        return says("experiment.harmed", what=harmed)
+    primary = [one for one in report.compared if one.metric == report.primary]
+    decided = [one for one in primary if one.decided]
+    if decided:
+        best = max(decided, key=lambda one: one.difference or 0.0)
+        key = "experiment.higher" if (best.difference or 0.0) > 0 else "experiment.lower"
+        return says(key, metric=best.metric, arm=best.arm, control=report.arms[0].name, by=interval(best, report, says))
+    if not primary or all(one.low is None for one in primary):
+        return says("experiment.too_few", metric=report.primary)
+    one = max(primary, key=lambda one: one.relative or 0.0)
+    left = "" if report.state == "stopped" else " " + _left(one, report, says)
+    return says("experiment.open", metric=one.metric, arm=one.arm, by=interval(one, report, says)) + left
+
+
+def interval(one: Compared, report: Report, says: Catalogue) -> str:
+    """Return a difference with its interval: as a share of the control's value, if that can be told."""
+    sure = f"{100 * (1 - report.alpha):g} %"
+    if one.relative is not None and one.relative_low is not None and one.relative_high is not None:
+        values = [f"{100 * value:+.1f} %" for value in (one.relative, one.relative_low, one.relative_high)]
+    elif one.difference is not None and one.low is not None and one.high is not None:
+        values = [f"{value:+.4g}" for value in (one.difference, one.low, one.high)]
+    else:
+        return says("experiment.not_known")
+    return says("experiment.interval", value=values[0], low=values[1], high=values[2], sure=sure)
+
+
+def _left(one: Compared, report: Report, says: Catalogue) -> str:
+    if one.days is None:
+        return says("experiment.no_time", effect_share=report.effect)
+    low, high = f"{one.days_low or 0.0:.0f}", f"{one.days_high:.0f}" if one.days_high is not None else "∞"
+    return says("experiment.time", effect_share=report.effect, days=f"{one.days:.0f}", low=low, high=high)
+
+
+def _preferred(report: Report, says: Catalogue) -> str:
+    found = report.preferred
+    assert found is not None
+    first, second = (arm.name for arm in report.arms[:2])
+    if found.mean is None or found.low is None or found.high is None:
+        return says("experiment.no_preference", shoppers=found.shoppers)
+    by = says("experiment.won", value=f"{found.mean:+.4f}", low=f"{found.low:+.4f}", high=f"{found.high:+.4f}")
+    if not found.decided:
+        return says("experiment.undecided", first=first, second=second, by=by)
+    return says("experiment.preferred", arm=first if found.mean > 0 else second, by=by)
+
+
+def notes(report: Report, says: Catalogue) -> list[str]:
+    """Return what else must be known to judge a report."""
+    counts = (("mixed", report.mixed), ("bots", report.bots), ("evicted", report.evicted), ("strays", report.strays))
+    found = [says(f"experiment.{name}", count=count) for name, count in counts if count]
+    return [*found, *_novelty(report, says)]
+
+
+def _novelty(report: Report, says: Catalogue) -> Iterable[str]:
+    """Yield how the effect on the primary metric went from the first half of the days to the second."""
+    days = [one for one in report.days if min(one.shoppers) > 0]
+    if len(days) < novelty_days_min or len(report.arms) != 2:
+        return
+    effects = []
+    for part in (days[: len(days) // 2], days[len(days) // 2 :]):
+        control, arm = (
+            sum(one.outcomes[report.primary][place] for one in part) / sum(one.shoppers[place] for one in part)
+            for place in (0, 1)
+        )
+        if control <= 0:
+            return
+        effects.append(f"{100 * (arm / control - 1):+.1f} %")
+    yield says("experiment.novelty", metric=report.primary, first=effects[0], second=effects[1])
+
+
+def report_text(report: Report) -> str:
+    """Return a report as text: the verdict, who was in it, and each metric."""
+    says = catalogue("en")
+    until = f" to {utc(report.stopped_ms)} by {report.stopped_by}" if report.stopped_ms else ""
+    lines = [
+        verdict(report, says), "",
+        f"{report.name}: {report.kind}, {report.state}, from {utc(report.started_ms)}{until}; as of"
+        f" {utc(report.time_ms)}",
+    ]  # fmt: skip
+    if report.hypothesis:
+        lines.append(f"hypothesis: {report.hypothesis}")
+    for arm in report.arms:
+        lines.append(
+            f"  {arm.name}: {arm.shoppers:,} shoppers (planned share {100 * arm.share:.1f} %), {arm.answers:,} answers"
+        )
+    lines += [f"  {text}" for text in notes(report, says)]
+    for one in report.compared:
+        values = f"{_number(one.control_value)} -> {_number(one.arm_value)}"
+        lines.append(f"  {f'{one.metric} of {one.arm}':<32} {values}   {interval(one, report, says)}")
+    shown = [one for one in report.segments if one.compared.low is not None]
+    if shown:
+        lines.append(f"{report.primary} by segment, corrected for {len(report.segments)} looks:")
+    for segment in shown:
+        one, proved = segment.compared, ", proved" if segment.compared.decided else ""
+        name = f"{segment.segment} {segment.value}, {one.arm}"
+        lines.append(f"  {name:<32} {sum(one.shoppers):,} shoppers, {interval(one, report, says)}{proved}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
