@@ -8,6 +8,7 @@ change nothing that they should not, and another metric of a past experiment is 
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 import msgspec
@@ -310,11 +311,11 @@ class ExperimentsFamily(Family):
         """Yield the relative differences and their bounds."""
         for name, report in self.reports.items():
             for one in report.compared:
-                for bound, value in (
-                    ("low", one.relative_low), ("value", one.relative), ("high", one.relative_high),
-                ):  # fmt: skip
-                    if value is not None:
-                        yield (name, one.arm, one.metric, bound), value
+                if one.relative is not None:
+                    of = name, one.arm, one.metric
+                    yield (*of, "value"), one.relative
+                    yield (*of, "low"), -inf if one.relative_low is None else one.relative_low
+                    yield (*of, "high"), inf if one.relative_high is None else one.relative_high
 
     def ratios(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield how likely the arms' shares of shoppers are."""

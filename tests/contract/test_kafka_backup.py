@@ -34,7 +34,9 @@ def test_blobs_and_pointers_are_restored_beside_the_log_that_stayed(kafka_url: s
         found = back_up(deployment, tmp_path / "backup", silent, verified=False, dry_run=False)
         assert not found.has_log
         assert found.shards["online"].entry == entries - 1
-        assert "Kafka must keep these topics by its own means: events, impressions, items, rules" in found.text()
+        assert (
+            "Kafka must keep these topics by its own means: events, impressions, items, traits, rules" in found.text()
+        )
         with pytest.raises(Misconfigured, match="--verify: wanted a log in a file, found kafka"):
             back_up(deployment, tmp_path / "verified", silent, verified=True, dry_run=False)
 

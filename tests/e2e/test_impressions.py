@@ -126,7 +126,7 @@ def test_from_the_answer_to_the_revenue(
     folder_children.wait_until("there are answers", lambda: len(shop.ask("ann", "first").get("items", ())) == 3, 60)
     arms = arms_of_an_experiment(shop, folder_children)
     answers = [shop.ask(f"v{n}", "home" if n < 6 else "cart") for n in range(8)]
-    assert [one["experiments"] for one in answers] == [{"trial": arms[f"v{n}"]} if n < 6 else {} for n in range(8)]
+    assert [one["experiments"] for one in answers] == [{"trial-2": arms[f"v{n}"]} if n < 6 else {} for n in range(8)]
     assert all(one["logged"] for one in answers)
     names = [one["recommendation_id"] for one in answers]
     shown = [[item["item_id"] for item in one["items"]] for one in answers]
@@ -210,21 +210,21 @@ def arms_of_an_experiment(shop: Shop, children: Children) -> dict[str, str]:
     (shop.folder / "probe.json").write_text(
         '{"arms": [{"name": "a"}, {"name": "b"}], "placements": ["probe"], "layer": "probe", "state": "running"}'
     )
-    for words in ("create trial trial.json", "start trial", "create probe probe.json"):
+    for words in ("create trial-2 trial.json", "start trial-2", "create probe probe.json"):
         code, text = run(f"headrace experiment {words} --why tried --by ann --log {shop.url}")
         assert code == 0, text
     children.wait_until("the server has both", lambda: bool(shop.ask("w0", "probe").get("experiments")), 60)
     experiment = Experiment((Arm("control"), Arm("new")), placements=("home",))
-    return {f"v{n}": experiment.arms[experiment.arm_of("trial", f"v{n}") or 0].name for n in range(6)}
+    return {f"v{n}": experiment.arms[experiment.arm_of("trial-2", f"v{n}") or 0].name for n in range(6)}
 
 
 def stopped(shop: Shop, children: Children) -> Report:
     """Stop the experiment, and return its last report."""
-    code, text = run(f"headrace experiment stop trial --why done --by ann --log {shop.url}")
+    code, text = run(f"headrace experiment stop trial-2 --why done --by ann --log {shop.url}")
     assert code == 0, text
     with closing(open_log(shop.url)) as log:
-        children.wait_until("the report says so", lambda: newest_reports(log)["trial"].state == "stopped", 60)
-        return newest_reports(log)["trial"]
+        children.wait_until("the report says so", lambda: newest_reports(log)["trial-2"].state == "stopped", 60)
+        return newest_reports(log)["trial-2"]
 
 
 def more_learned(shop: Shop, before: float) -> bool:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
+from headrace.experiments import Arm, Experiment, record_of
 from headrace.keys import create
 from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing
@@ -59,6 +60,8 @@ MAY_STAY_ZERO: Final = {
     "headrace_lag_records": "nothing waits for long",
     "headrace_lines_dropped_total": "all lines are good",
     "headrace_oldest_waiting_event_seconds": "nothing waits for long",
+    "headrace_experiment_left_out": "no shopper is a bot, or in two arms",
+    "headrace_experiment_relative_difference": "bounds and differences may be below 0",
     "headrace_placement_evictions_total": "no table is full",
     "headrace_round_overdue_records": "rounds begin in time",
     "headrace_stray_records": "nobody else writes to the journal",
@@ -129,13 +132,14 @@ class Shopping:
         found = re.search(r"takes (http://[^/]+)/", gateway.text)
         assert found
         self._serve, self._gateway, self._key = serve.address, found[1], key
-        self._count = 0
+        self._count, self._shopper = 0, ""
 
     def turn(self) -> None:
         """Ask for a list; click on it, put the first item into a cart and buy it."""
         self._count += 1
+        self._shopper = f"ann-{self._count % 20}"
         asked = {"n": 3, "placement": ("home", "cart")[self._count % 2]}
-        answer = httpx.get(f"{self._serve}/v1/recommendations/ann", params=asked, timeout=60)
+        answer = httpx.get(f"{self._serve}/v1/recommendations/{self._shopper}", params=asked, timeout=60)
         if answer.status_code == 200 and answer.json()["items"] and self._count % 3 == 0:
             item = {"item_id": answer.json()["items"][0]["item_id"], "price": 10.0, "quantity": 1}
             for kind in ("select_item", "add_to_cart", "purchase"):
@@ -143,7 +147,7 @@ class Shopping:
             self._send("no type", {})
 
     def _send(self, kind: str, data: dict[str, Any]) -> None:
-        event = {"id": f"{kind}-{self._count}", "type": kind, "subject": "ann", "data": data}
+        event = {"id": f"{kind}-{self._count}", "type": kind, "subject": self._shopper, "data": data}
         headers = {"authorization": f"Bearer {self._key}"}
         httpx.post(f"{self._gateway}/v1/events", json=event, headers=headers, timeout=60)
 
@@ -197,6 +201,7 @@ def test_every_queried_metric_changes_and_no_panel_is_empty(
         child.wait_until_up()
     appender = log.appender()
     appender.append(Outgoing(EVENTS, b"somebody", b"no event"))
+    appender.append(record_of("home", Experiment((Arm("control"), Arm("new")), state="running")))
     appender.flush()
     appender.close()
     log.close()
