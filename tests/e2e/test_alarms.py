@@ -406,8 +406,8 @@ def test_a_lag_and_a_drift(shop: Shop) -> None:
 def test_a_log_that_is_away(shop: Shop) -> None:
     """Nobody can write to the log: the gateway says so, and takes events to its disk."""
     path = shop.url.removeprefix("sqlite:")
-    # That shoppers view the usual assortment again is a drift, too. What the log's absence holds back, that nobody learns
-    # anything, may be over a moment later than that, or be told before the receiver of alerts has heard of the absence.
+    # That shoppers view the usual assortment again is a drift, too. What the log's absence holds back, that nobody
+    # learns anything, may be over a moment later, or be told before the receiver of alerts has heard of the absence.
     with (
         shop.only(AWAY, besides=[DRIFT, Alarm("Stalled", "serve"), Alarm("Stalled", "online")]),
         closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db,
