@@ -262,7 +262,7 @@ def objection(name: str, new: Experiment | None, stated: "dict[str, Experiment]"
             return "wanted state stopped before it is removed, found it running"
         if new.state == "draft":
             return "wanted state running or stopped, found draft: it runs already"
-        if new.ramp < old.ramp:
+        if new.state == "running" and new.ramp < old.ramp:
             return f"wanted a ramp of at least {old.ramp:g}, found {new.ramp:g}: shoppers would leave their arms"
         for field in Experiment.__struct_fields__:
             if field not in _MAY_CHANGE and getattr(new, field) != getattr(old, field):

@@ -312,7 +312,9 @@ class Course:
             arms, metrics = len(self._sums), len(self.counting.names)
             found = self._days[day] = [0] * arms, [[0.0] * metrics for _ in range(arms)]
             if len(self._days) > days_max:
-                self._days.popitem(last=False)
+                _, (entered, _) = self._days.popitem(last=False)
+                kept = next(iter(self._days.values()))[0]
+                kept[:] = [a + b for a, b in zip(kept, entered, strict=True)]  # who entered is still in
         return found
 
     # How the arms compare

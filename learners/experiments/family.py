@@ -159,11 +159,14 @@ class ExperimentsFamily(Family):
             number = course.experiment.arm_of(name, shopper)
             arms = course.experiment.arms
             interleaved = course.experiment.kind == "interleaved"
-            if number is None or not (interleaved or arms[number].name == text):
-                if shopper not in course.entered:  # a guest who has logged in since keeps the arm
-                    course.strays += 1
-                    continue
-                number = next((place for place, arm in enumerate(arms) if arm.name == text), 0)
+            if interleaved and len(text) != len(shown.items):
+                number = None
+            elif number is None or not (interleaved or arms[number].name == text):
+                stated = next((place for place, arm in enumerate(arms) if arm.name == text or interleaved), None)
+                number = stated if shopper in course.entered else None  # a guest who has logged in keeps the arm
+            if number is None:
+                course.strays += 1
+                continue
             if interleaved:
                 self._drafts[shown.recommendation_id] = name, text
                 if len(self._drafts) > self.settings.drafts_max:
@@ -185,7 +188,7 @@ class ExperimentsFamily(Family):
                     self.courses[name] = Course(name, one, version, time_ms)
                     self._dirty.add(name)
             elif course.version != version:
-                course.experiment, course.version = one, version
+                course.experiment, course.version, course.stopping = one, version, False
                 if one.state == "stopped" and course.runs:
                     course.stopped_ms = max(1, time_ms)
                 self._dirty.add(name)

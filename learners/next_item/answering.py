@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from headrace.rules import RuleSet, Seen
 from headrace.surface import Now, Refused
 from learners.desk.family import Desk
-from learners.experiments.interleaving import interleave
+from learners.experiments.interleaving import interleave, length_max
 from learners.next_item import ranking
 from learners.next_item.contexts import pushed, steps_of
 from learners.next_item.history import Facts, History
@@ -483,7 +483,7 @@ class Answering:
             names.append([item for item, _ in answer.items])
             reasons |= dict(zip(names[-1], wider.why(names[-1]), strict=True))
             left_out = {name: max(left_out.get(name, 0), count) for name, count in (left_out | answer.left_out).items()}
-        drafted, teams = interleave(names[0], names[1], 2 * want.n, id_)
+        drafted, teams = interleave(names[0], names[1], min(2 * want.n, length_max), id_)
         pool = [(item, 1 / place) for place, item in enumerate(drafted, 1)]
         answer = self._applied(want, Ranked(pool, (), lambda _: []), allowed, facts)
         of = dict(zip(drafted, teams, strict=True))

@@ -1,6 +1,5 @@
 """Experiments: who is in which arm, what counts for it, what repairs it, and when it stops by itself."""
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -29,7 +28,7 @@ from headrace.state import decode as state_from
 from headrace.state import digest, encode
 from headrace.topics import ALARMS, EXPERIMENT_REPORTS, EXPERIMENTS, IMPRESSIONS
 from learners.desk.family import Desk
-from learners.experiments.course import Course, day_ms
+from learners.experiments.course import Course, day_ms, days_max
 from learners.experiments.family import ExperimentsFamily, ExperimentsSettings, look_every_ms
 from learners.family import AlarmRecord
 from learners.parts.assignment import Assignment, experiments_max
@@ -243,7 +242,10 @@ def test_who_is_held_out_is_in_no_other_experiment() -> None:
 def test_statements_that_must_not_take_effect() -> None:
     running = Experiment(ARMS, state="running")
     stated = {"home": running}
-    change: Callable[..., Experiment] = lambda **fields: msgspec.structs.replace(running, **fields)  # noqa: E731
+
+    def change(**fields: Any) -> Experiment:
+        return msgspec.structs.replace(running, **fields)
+
     for name, new, wanted in (
         ("home", None, "wanted state stopped before it is removed"),
         ("home", change(state="draft"), "wanted state running or stopped"),
@@ -253,6 +255,7 @@ def test_statements_that_must_not_take_effect() -> None:
         ("other", change(), "wanted slots that are free in the layer default, found those of home"),
         ("other", change(layer="b"), "wanted the layer default of home, which ranks at the same placement"),
         ("home", change(state="stopped", why="done"), ""),
+        ("home", change(state="stopped", ramp=0.5), ""),  # a guard may have written it before it heard of the ramp
         ("home", change(guards=(Guard("revenue"),)), ""),
         ("other", change(layer="b", arms=(Arm("a"), Arm("b"))), ""),
     ):
@@ -353,6 +356,28 @@ def test_a_shopper_over_the_daily_budget_is_left_out_if_the_experiment_says_so()
         for _ in range(450):
             story.do("view_item", arms["new"][0])
         assert story.report().bots == wanted
+
+
+def test_answers_that_no_server_gives_are_strays() -> None:
+    story = Story()
+    story.run("duel", kind="interleaved")
+    story.show("s1", {"duel": "A"}, "short")  # of four items
+    story.show("s2", {"duel": "ABBA"}, "whole")
+    for name, shopper in (("short", "s1"), ("whole", "s2")):
+        story.do("select_item", shopper, "d", recommendation_id=name)
+    report = story.report("duel")
+    assert report.strays == 1
+    assert report.preferred is not None
+    assert (report.preferred.shoppers, report.preferred.mean) == (1, 1.0)
+
+
+def test_who_entered_on_a_forgotten_day_is_still_in() -> None:
+    course = Course("home", Experiment(ARMS, state="running"), 1, START)
+    for day in range(days_max + 5):
+        course.answer(f"s{day}", 0, START + day * day_ms, (0.0, 0.0, 0.0), {})
+    days = course.look(START + days_max * day_ms).days
+    assert len(days) == days_max
+    assert days[-1].shoppers == (days_max + 5, 0)
 
 
 def test_an_answer_in_a_wrong_arm_is_a_stray() -> None:
