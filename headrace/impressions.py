@@ -20,9 +20,14 @@ from headrace.topics import IMPRESSIONS
 
 items_max: Final = 1_000
 """Most items of one impression: the most that a request may ask for."""
+actions_max: Final = 64
+"""Most actions among which an answer may choose by chance."""
+features_max: Final = 64
+"""Most numbers of the context of such a choice."""
 
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Name = Annotated[str, Meta(max_length=128)]
+_Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
 class ShownItem(Struct, frozen=True, gc=False, array_like=True):
@@ -50,6 +55,40 @@ class Shown(Struct, frozen=True, gc=False):
     experiments: Mapping[str, str] = {}
 
 
+class Explored(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A choice that was left to chance: what could be chosen, with which probabilities, what was, and in which context.
+
+    `experiment` is the one of which an arm explores. `position` is what was chosen: 0 for the ranker of the whole list,
+    k for the item at its k-th place. `actions` are the rankers, or the items, `probabilities` theirs, in the same
+    order, and `action` the index of the chosen one. `policy` is the version of the policy that stated the
+    probabilities, "" before the first one. `context` are the numbers that the policy knew, in the order that it states.
+    """
+
+    experiment: _Name
+    actions: Annotated[list[Id], Meta(min_length=2, max_length=actions_max)]
+    probabilities: Annotated[list[_Probability], Meta(min_length=2, max_length=actions_max)]
+    action: _Count
+    position: Annotated[int, Meta(ge=0, le=items_max)] = 0
+    policy: _Name = ""
+    context: Annotated[list[float], Meta(max_length=features_max)] = []
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a choice.
+
+        Raises:
+            ValueError: the numbers do not belong together.
+        """
+        found = len(self.actions), len(self.probabilities)
+        if found[0] != found[1]:
+            raise ValueError(f"wanted a probability for each action, found {found[1]} for {found[0]}")
+        if self.action >= found[0]:
+            raise ValueError(f"wanted an action from 0 to {found[0] - 1}, found {self.action}")
+        if not self.probabilities[self.action] > 0:
+            raise ValueError("wanted a chosen action with a probability above 0, found 0")
+        if abs(sum(self.probabilities) - 1) > 1e-6:
+            raise ValueError(f"wanted probabilities that add up to 1, found {sum(self.probabilities)}")
+
+
 class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     """The value of a record: one list that was shown, best first, and what chose it.
 
@@ -58,7 +97,7 @@ class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     are the journal and the number of its entries that the answer includes, `newest_event_ms` the shop's time at the
     newest event of these. `device` and `country` are the shopper's, as the request states them. `experiments` has, by
     experiment, the arm that the shopper is in; of an interleaved one, a letter for each item: A if the first arm's list
-    gave it, B if the second one's, - if neither.
+    gave it, B if the second one's, - if neither. `explored` is what was left to chance.
     """
 
     recommendation_id: Id
@@ -74,6 +113,7 @@ class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     device: _Name = ""
     country: _Name = ""
     experiments: Annotated[dict[_Name, Annotated[str, Meta(max_length=items_max)]], Meta(max_length=64)] = {}
+    explored: Explored | None = None
 
 
 _decode = msgspec.json.Decoder(Impression).decode

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.errors import LogUnavailable, Misconfigured
 from headrace.events import Rejection
-from headrace.impressions import Impression, ShownItem, decode, items_max, record_of
+from headrace.impressions import Explored, Impression, ShownItem, decode, items_max, record_of
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Outgoing, Partition, Record
 from headrace.metrics import ServingMetrics
@@ -46,6 +46,34 @@ IMPRESSION = st.builds(
     placement=st.text(max_size=128), model=st.text(max_size=128), shopper=st.text(max_size=128),
     shard=st.text(max_size=128), entry=st.integers(0, 2**63 - 1), newest_event_ms=st.integers(0, 2**63 - 1),
 )  # fmt: skip
+
+
+EXPLORED = {"experiment": "e", "actions": ["a", "b"], "probabilities": [0.75, 0.25], "action": 1}
+
+
+def test_a_choice_left_to_chance_is_read_as_it_was_written() -> None:
+    made = impression(explored=Explored("e", ["a", "b"], [0.75, 0.25], 1, 3, "v1", [0.5, -1.0]))
+    assert decode(as_read(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"probabilities": [0.75, 0.2, 0.05]}, "wanted a probability for each action, found 3 for 2"),
+        ({"action": 2}, "wanted an action from 0 to 1, found 2"),
+        ({"probabilities": [1, 0]}, "wanted a chosen action with a probability above 0, found 0"),
+        ({"probabilities": [0.75, 0.5]}, "wanted probabilities that add up to 1, found 1.25"),
+        ({"actions": ["a"], "probabilities": [1], "action": 0}, "length >= 2"),
+        ({"context": [0.0] * 65}, "length <= 64"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(change: dict[str, Any], detail: str) -> None:
+    value = json.dumps(
+        {"recommendation_id": "r1", "time_ms": 5, "route": "/", "items": [], "explored": EXPLORED | change}
+    )
+    found = decode(Record(0, 0, 0, None, value.encode()))
+    assert isinstance(found, Rejection)
+    assert detail in found.detail
 
 
 @given(IMPRESSION)
