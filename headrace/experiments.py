@@ -21,12 +21,15 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from headrace.announcement import BlobName
 from headrace.events import EventType, Rejection, id_in_key
 from headrace.log.protocol import RECORD_BYTES_MAX, Outgoing, Record
 from headrace.rules import EVERY, PLACEMENT, RuleSet
 from headrace.sampling import fraction, two_fractions
 from headrace.topics import EXPERIMENTS
 
+models_max: Final = 4
+"""Most models that experiments may try at a time, beside the promoted one: each takes memory in every server."""
 NAME: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)"
 """The names of experiments, arms, layers and metrics."""
 
@@ -57,7 +60,9 @@ class Arm(_Stated, frozen=True):
     """One of the ways to answer that are compared.
 
     `share` is its weight among the arms. Its `rules` hold beside those of the placement, in place of those of the same
-    kind. `ranker` chooses recommendations and re-ranks; `without` names learners that the blend leaves out.
+    kind. `ranker` chooses recommendations and re-ranks; `without` names learners that the blend leaves out. `model` is
+    the version of the deep model, promoted or not, that is used in place of the promoted one; `blob` is the file of
+    that model, which `headrace experiment` fills in.
     """
 
     name: _Name
@@ -65,9 +70,15 @@ class Arm(_Stated, frozen=True):
     rules: RuleSet | None = None
     ranker: Ranker = ""
     without: Annotated[tuple[Member, ...], Meta(max_length=5)] = ()
+    model: Annotated[str, Meta(max_length=128)] = ""
+    blob: BlobName = ""
 
     def __post_init__(self) -> None:
         _check_finite(self.share)
+        if self.model and (self.ranker not in ("", "deep") or "deep" in self.without):
+            raise ValueError("model: wanted the blend or the ranker deep, found what asks no model")
+        if self.blob and not self.model:
+            raise ValueError("blob: wanted a model, found none")
         if self.ranker and self.without:
             raise ValueError("wanted ranker or without, found both")
         if len({*self.without} - {"deep"}) > 3:
@@ -76,7 +87,7 @@ class Arm(_Stated, frozen=True):
     @property
     def ranks(self) -> bool:
         """Whether it ranks in another way than the shop does."""
-        return bool(self.ranker or self.without)
+        return bool(self.ranker or self.without or self.model)
 
 
 class Measure(_Stated, frozen=True):
@@ -170,6 +181,11 @@ class Experiment(_Stated, frozen=True):
         """All metrics, the standard ones first; one of the same name replaces a standard one."""
         own = {one.name for one in self.metrics}
         return (*(one for one in STANDARD if one.name not in own), *self.metrics)
+
+    @property
+    def blobs(self) -> list[str]:
+        """The files of the models that its arms use."""
+        return [one.blob for one in self.arms if one.blob]
 
     def covers(self, placement: str) -> bool:
         """Return whether answers at a placement are part of it."""
@@ -271,6 +287,13 @@ def objection(name: str, new: Experiment | None, stated: "dict[str, Experiment]"
         return "wanted a new name, found that of an experiment that has stopped"
     if new is None or new.state == "stopped":
         return ""
+    if new.state == "running":
+        lost = next((one.model for one in new.arms if one.model and not one.blob), "")
+        if lost:
+            return f"wanted blob, the file of the model {lost}, found none"
+        found = {blob for one in (new, *stated.values()) if one.state == "running" for blob in one.blobs}
+        if len(found) > models_max:
+            return f"wanted at most {models_max} models that experiments try at a time, found {len(found)}"
     for other_name, other in stated.items():
         if other_name == name or other.state == "stopped" or new.state == "draft":
             continue

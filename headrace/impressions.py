@@ -44,8 +44,8 @@ class Shown(Struct, frozen=True, gc=False):
     """One list that an answer shows, as its family states it.
 
     `recommendation_id` is the id in the answer's body; an answer with several lists has an id for each. `items` are in
-    the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's. `experiments` are as in
-    `Impression`.
+    the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's. `model` is the version
+    of the artifact that chose them, "" for the promoted one. `experiments` are as in `Impression`.
     """
 
     recommendation_id: str
@@ -53,6 +53,7 @@ class Shown(Struct, frozen=True, gc=False):
     placement: str = ""
     shopper: str = ""
     experiments: Mapping[str, str] = {}
+    model: str = ""
 
 
 class Explored(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -93,7 +94,7 @@ class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     """The value of a record: one list that was shown, best first, and what chose it.
 
     `time_ms` is when it was answered, by the server's clock, in milliseconds since the epoch. `route` is the path of
-    the route as declared, `model` the version of the promoted artifact that was used ("" for none). `shard` and `entry`
+    the route as declared, `model` the version of the artifact that was used ("" for none). `shard` and `entry`
     are the journal and the number of its entries that the answer includes, `newest_event_ms` the shop's time at the
     newest event of these. `device` and `country` are the shopper's, as the request states them. `experiments` has, by
     experiment, the arm that the shopper is in; of an interleaved one, a letter for each item: A if the first arm's list

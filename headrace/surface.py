@@ -78,9 +78,9 @@ class Artifact(Struct, frozen=True):
     `current` returns the promoted one's announcement (`version`, `blob`, `round`), None if there is none. `load` names
     the function `module:name` that turns bytes into the artifact for the family's judge, `load_to_answer` the one for
     its routes ("": the same); each is imported only where it is used, because it may need torch. `refresh` updates an
-    artifact in use from the fold; it is called after the artifact has answered. The shard that writes artifacts deletes
-    those that `kept` does not return whenever `verdicts`, the number of verdicts, has grown; both are None in other
-    families.
+    artifact in use from the fold; it is called after the artifact has answered. `tried` returns the blobs of others
+    that answers may use (`Now.tried`). The shard that writes artifacts deletes those that `kept` does not return
+    whenever `verdicts`, the number of verdicts, has grown; both are None in other families.
     """
 
     kind: str
@@ -88,6 +88,7 @@ class Artifact(Struct, frozen=True):
     load: str
     load_to_answer: str = ""
     refresh: Callable[[Any, Any], None] | None = None
+    tried: Callable[[Any], Sequence[str]] | None = None
     kept: Callable[[Any], set[str]] | None = None
     verdicts: Callable[[Any], int] | None = None
 
@@ -119,6 +120,7 @@ class Now(NamedTuple):
         clock_s: a clock that never goes back, for what may be reused for a moment; 0 where nothing may.
         turn: it is another one when anything may have been folded since.
         known_as: returns the name under which the fold knows a shopper, given the id that was asked for.
+        tried: other artifacts that answers may use, by blob, those that are loaded.
     """
 
     time_ms: int
@@ -127,6 +129,7 @@ class Now(NamedTuple):
     known_as: Callable[[str], str] = _as_it_is
     clock_s: float = 0.0
     turn: int = 0
+    tried: Mapping[str, Any] = {}
 
 
 class Route(Struct, frozen=True, kw_only=True):

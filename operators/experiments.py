@@ -8,19 +8,23 @@ from re import fullmatch
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
+from headrace.announcement import announced
 from headrace.errors import Misconfigured
 from headrace.experiment_reports import Compared, Report, decode
 from headrace.experiments import NAME, Experiment, objection, record_of
 from headrace.log.protocol import Log
 from headrace.log.scan import topic_records
-from headrace.topics import EXPERIMENT_REPORTS, EXPERIMENTS
+from headrace.topics import EXPERIMENT_REPORTS, EXPERIMENTS, MODELS
 from learners.parts.assignment import Assignment
 from operators.catalogue import Catalogue, catalogue
 from operators.drift import utc
 
 ratio_alpha: Final = 0.001
 """Below it, the arms' shares of the shoppers are said to be wrong."""
+versions_shown: Final = 8
+"""Most versions that an error names, the newest ones."""
 novelty_days_min: Final = 6
 """Least days of which the two halves are compared."""
 
@@ -51,18 +55,34 @@ def stated_experiments(log: Log) -> Assignment:
 
 
 def state_experiment(log: Log, name: str, experiment: Experiment | None, *, dry_run: bool = False) -> None:
-    """Write an experiment; None removes it.
+    """Write an experiment, with the files of the models that its arms name; None removes it.
 
     Raises:
-        Misconfigured: the name is none, or the statement must not take effect beside the others.
+        Misconfigured: the name is none, a model was never announced, or the statement must not take effect beside the
+            others.
     """
     if not fullmatch(NAME, name):
         raise Misconfigured(f"experiment {name!r}: wanted a name as {NAME}")
+    if experiment is not None and any(one.model and not one.blob for one in experiment.arms):
+        experiment = _with_blobs(log, experiment)
     if text := objection(name, experiment, stated_experiments(log).stated):
         raise Misconfigured(f"experiment {name}: {text}")
     if not dry_run:
         with closing(log.appender()) as appender:
             appender.append(record_of(name, experiment))
+
+
+def _with_blobs(log: Log, experiment: Experiment) -> Experiment:
+    """Return an experiment whose arms have the files of their models. Raises Misconfigured for one that is unknown."""
+    said = (announced(record) for record in topic_records(log, MODELS))
+    blobs = {one.version: one.blob for one in said if one and one.version and one.blob}
+    for arm in experiment.arms:
+        if arm.model and not arm.blob and arm.model not in blobs:
+            newest = ", ".join([*blobs][-versions_shown:]) or "none, as none was announced"
+            raise Misconfigured(f"arm {arm.name}: wanted a model's version such as {newest}, found {arm.model}")
+    return replace(
+        experiment, arms=tuple(replace(one, blob=one.blob or blobs.get(one.model, "")) for one in experiment.arms)
+    )
 
 
 def known(log: Log, name: str) -> Experiment:

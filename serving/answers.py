@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from typing import Any, Final, NamedTuple
 
@@ -91,6 +91,7 @@ class ServedArtifact:
 
     Attributes:
         in_use: what answers use now, None if there is nothing.
+        tried: others that answers may use, by blob, those that are loaded.
         waits: whether the promoted artifact is being loaded, or waits for another try.
         missing: whether the promoted artifact could not be loaded.
     """
@@ -102,6 +103,7 @@ class ServedArtifact:
         self._artifacts: Artifacts[Any] = Artifacts(blobs, declared.answering, structlog.get_logger().warning)
         self._turns = turns
         self.in_use: _InUse | None = None
+        self.tried: Mapping[str, Any] = {}
         self.waits = self.missing = False
 
     def update(self, shop: Shop) -> None:
@@ -117,7 +119,9 @@ class ServedArtifact:
             if self.in_use:
                 self._refresh(family, self.in_use.artifact)
             return
-        self._artifacts.retain((current.blob,) if current else ())
+        others = self._declared.tried(family) if self._declared.tried else ()
+        self._artifacts.retain((*((current.blob,) if current else ()), *others))
+        self._try(family, others)
         artifact = self._artifacts.get(current.blob) if current else None
         self.waits = current is not None and artifact is None and self._artifacts.retries(current.blob)
         self.missing = current is not None and artifact is None
@@ -130,9 +134,20 @@ class ServedArtifact:
                 self.in_use = _InUse(current.version, current.round, artifact)
                 structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
 
+    def _try(self, family: Family, blobs: Sequence[str]) -> None:
+        """Load what answers may use beside the promoted artifact, one at a time; bring it up to date."""
+        found = {}
+        for blob in blobs:
+            if self._artifacts.load(blob, 0.0) and (artifact := self._artifacts.get(blob)) is not None:
+                self._refresh(family, artifact)
+                found[blob] = artifact
+        if found != self.tried:
+            with self._turns:
+                self.tried = found
+
     def _refresh(self, family: Family, artifact: Any) -> None:
         if self._declared.refresh:
-            asked = self.in_use is not None and self.in_use.artifact is artifact
+            asked = any(artifact is one for one in (self.in_use and self.in_use.artifact, *self.tried.values()))
             with self._turns if asked else nullcontext():  # the first time takes long, and nobody asks it yet
                 self._declared.refresh(family, artifact)
 
@@ -330,7 +345,8 @@ class Answers:
         self._known.clear()
         # Event time, not wall-clock time: a session ends by the shop's event time.
         return shop.families[name], query, Now(
-            shop.time_ms, uuid.uuid4().hex, artifact, self._known_as, time.monotonic(), self._turns.number
+            shop.time_ms, uuid.uuid4().hex, artifact, self._known_as, time.monotonic(), self._turns.number,
+            served.tried if served else {},
         )  # fmt: skip
 
     def _known_as(self, asked: str) -> str:
@@ -355,7 +371,7 @@ class Answers:
         assert self._follower is not None
         body: dict[str, Any] = msgspec.structs.asdict(found)
         if served := self._served.get(self.routes[route]):
-            body["model"] = served.in_use.version if served.in_use else ""
+            body["model"] = body.get("model") or (served.in_use.version if served.in_use else "")
         fresh = Freshness(self._follower.number, self._follower.fold.time_ms, round(min(1e9, self.behind_s()), 3))
         if route.shows:
             body["logged"] = self._is_logged(route, query, route.shows(found), body.get("model", ""), fresh)
@@ -372,7 +388,7 @@ class Answers:
         device, country = getattr(query, "device", ""), getattr(query, "country", "")
         return self._impressions.offer([
             Impression(
-                one.recommendation_id, now_ms, route.path, list(one.items), one.placement, model,
+                one.recommendation_id, now_ms, route.path, list(one.items), one.placement, one.model or model,
                 self._known_as(one.shopper) if one.shopper else "", shard, fresh.entry, fresh.newest_event_ms, device,
                 country, dict(one.experiments),
             )

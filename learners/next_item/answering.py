@@ -99,7 +99,8 @@ class ItemList(Struct, frozen=True):
 
     `next_page`, as `page` of the same request, brings further items; it is empty if there are none. `experiments` has
     the arms that the shopper is in here; of an interleaved one, a letter for each item: A if the first arm's list gave
-    it, B if the second one's, - if neither.
+    it, B if the second one's, - if neither. `model` is the version of the deep model that was used; in a page, only of
+    one that an arm tries.
     """
 
     recommendation_id: str
@@ -110,6 +111,7 @@ class ItemList(Struct, frozen=True):
     next_page: str
     rules: AppliedRules
     experiments: dict[str, str]
+    model: str = ""
 
 
 class Page(Struct, frozen=True):
@@ -288,7 +290,7 @@ class Answering:
     def rerank(self, query: RerankQuery, now: Now) -> ItemList:
         """Return given items in the order in which a shopper is likely to want them."""
         shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
-        variant = self._variants.of(query.placement, shopper)
+        variant = self._variants.of(query.placement, shopper, now.tried)
         rules = variant.rules
         # Search results must not lack what was just seen, unless a rule says so.
         seen = rules.stated.seen or Seen(leave_out=False)
@@ -317,7 +319,7 @@ class Answering:
         """Return what recommendations to a shopper follow from, and what rules leave out."""
         self._check_n(query.n)
         shopper = now.known_as(query.shopper)
-        variant = self._variants.of(query.placement, shopper)
+        variant = self._variants.of(query.placement, shopper, now.tried)
         rules = variant.rules
         gone = self._gone(shopper, now.time_ms, rules.stated, rules.stated.seen or Seen(), (), ())
         want = _Want("recommended", query.n, rules, None, False, Shown.of(""), gone)
@@ -391,7 +393,7 @@ class Answering:
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
         if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
             context = replace(context, start=0)
-        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn)
+        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn, tried=now.tried)
 
     def _predictions(self, ask: Ask) -> Mapping[str, Scores]:
         """Return the fast learners' predictions, which lists for one context share."""
@@ -412,7 +414,7 @@ class Answering:
         events: Sequence[Happened] = (), *, items: Sequence[str] = (), on_item: str = "", taken: Collection[str] = (),
     ) -> ItemList:  # fmt: skip
         self._check_n(query.n)
-        variant = self._variants.of(query.placement, shopper)
+        variant = self._variants.of(query.placement, shopper, ask.tried)
         rules = variant.rules
         exclude = [*items_in(query.exclude), *items, *taken, *([on_item] if on_item else [])]
         gone = self._gone(shopper, ask.time_ms, rules.stated, rules.stated.seen or Seen(), events, exclude)
@@ -437,7 +439,10 @@ class Answering:
         kept = keeps.get((want.n, want.rules)) if keeps else None
         if kept and kept.holds(want.gone, products):
             found = kept.found
-            return ItemList(id_, found.kind, asked, placement, found.items, found.next_page, found.rules, dict(told))
+            return replace(
+                found, recommendation_id=id_, shopper=asked, placement=placement, experiments=dict(told),
+                model=want.variant.model,
+            )  # fmt: skip
 
         def product(item: str) -> Product | None:
             found = read[item] = products.get(item)
@@ -469,7 +474,10 @@ class Answering:
         next_page = want.shown.and_these(names) if len(names) == want.n and want.kind != "reranked" else ""
         left_out = dict(sorted(answer.left_out.items()))
         applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out))
-        return ItemList(id_, want.kind, asked, placement, shown, next_page, applied, dict(want.variant.told))
+        variant = want.variant
+        return ItemList(
+            id_, want.kind, asked, placement, shown, next_page, applied, dict(variant.told), variant.model
+        )  # fmt: skip
 
     def _drafted(
         self, want: _Want, asks: Sequence[Ask], id_: str, asked: str, placement: str, items: Sequence[str],

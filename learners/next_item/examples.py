@@ -38,7 +38,7 @@ LISTS: Final = """{
         }
       ],
       "next_page": "PB43zew", "rules": {"version": null, "left_out": {}, "left_nothing": []},
-      "experiments": {}
+      "experiments": {}, "model": ""
     },
     {
       "recommendation_id": "f63a59a5678948ec949299264ff58560-2", "kind": "trending", "shopper": "shopper-1",
@@ -52,7 +52,7 @@ LISTS: Final = """{
         }
       ],
       "next_page": "i3PeR24", "rules": {"version": null, "left_out": {}, "left_nothing": []},
-      "experiments": {}
+      "experiments": {}, "model": ""
     }
   ],
   "model": "",

@@ -390,6 +390,7 @@ NextItemFamily.surface = Surface(
         load="learners.deep.model:load_to_judge",
         load_to_answer="learners.deep.answering:load_to_answer",
         refresh=lambda family, model: family.browsing.add_late_items_to(model),
+        tried=lambda family: family.assignment.models(),
     ),
     metrics=(
         Metric(

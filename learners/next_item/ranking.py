@@ -47,7 +47,7 @@ class Ask(NamedTuple):
 
     `strangers` is whether items may be listed that only the deep model knows, as a filter knows nothing of them.
     `clock_s` and `turn` are those of `headrace.surface.Now`. `ranker` and `without` are those of an experiment's arm
-    (`headrace.experiments.Arm`).
+    (`headrace.experiments.Arm`), `tried` the models that arms may name, by blob.
     """
 
     context: Context
@@ -58,6 +58,7 @@ class Ask(NamedTuple):
     turn: int = 0
     ranker: str = ""
     without: tuple[str, ...] = ()
+    tried: Mapping[str, Any] = {}
 
 
 class Again:

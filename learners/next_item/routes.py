@@ -44,7 +44,7 @@ def _by(call: Callable[[Answering, Any, Now], Any]) -> Callable[[Any, Any, Now],
 def _shown(answer: ItemList) -> list[Shown]:
     """Return what an answer shows; within an arm the ranking is deterministic."""
     items = [ShownItem(one.item_id) for one in answer.items]
-    return [Shown(answer.recommendation_id, items, answer.placement, answer.shopper, answer.experiments)]
+    return [Shown(answer.recommendation_id, items, answer.placement, answer.shopper, answer.experiments, answer.model)]
 
 
 def _shown_on_page(page: Page) -> list[Shown]:

@@ -1,8 +1,9 @@
 """Variants: how a shopper is answered at a placement, by the arms of the experiments that the shopper is in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from headrace.experiments import Arm
 from headrace.rules import RuleSet, merged
 from learners.next_item.ranking import Ask
 from learners.next_item.rulebook import Rulebook
@@ -13,23 +14,40 @@ kept_max: Final = 1_024
 """Most combinations of a placement and arms whose rules are kept."""
 
 
+class Way(NamedTuple):
+    """How an arm ranks: as `headrace.experiments.Arm` states it. `blob` is the model's, "" for the promoted one's."""
+
+    ranker: str = ""
+    without: tuple[str, ...] = ()
+    blob: str = ""
+
+
 class Variant(NamedTuple):
     """How a shopper is answered: by these rules, and by the ranker of an arm, or of each of two that are drafted.
 
-    `told` has the arms by experiment. `drafts` names the interleaved experiment, "" if there is none.
+    `told` has the arms by experiment. `drafts` names the interleaved experiment, "" if there is none. `model` is the
+    version of the model that an arm uses in place of the promoted one, "" if none does, or one of two that are drafted.
     """
 
     rules: Rules
-    ways: Sequence[tuple[str, tuple[str, ...]]] = (("", ()),)
+    ways: Sequence[Way] = (Way(),)
     told: Mapping[str, str] = {}
     drafts: str = ""
+    model: str = ""
 
     def asks(self, ask: Ask) -> list[Ask]:
         """Return a request as it is put to the rankers."""
-        return [ask._replace(ranker=ranker, without=without) for ranker, without in self.ways]
+        return [
+            ask._replace(ranker=ranker, without=without, model=ask.tried[blob] if blob else ask.model)
+            for ranker, without, blob in self.ways
+        ]
 
 
 NO_VARIANT: Final = Variant(Rules(RuleSet(), None))
+
+
+def _way(arm: Arm) -> Way:
+    return Way(arm.ranker, arm.without, arm.blob)
 
 
 class Variants:
@@ -39,24 +57,33 @@ class Variants:
         self._rulebook, self._assignment = rulebook, assignment
         self._kept: dict[tuple[Rules, tuple[tuple[str, int, int], ...]], Rules] = {}
 
-    def of(self, placement: str, shopper: str) -> Variant:
-        """Return the variant of a shopper, "" for nobody, at a placement."""
+    def of(self, placement: str, shopper: str, tried: Container[str] = ()) -> Variant:
+        """Return the variant of a shopper, "" for nobody, at a placement.
+
+        A shopper whose arm needs a model that is not at hand is answered as without the experiment, and is not told to
+        be in it.
+
+        Args:
+            tried: the files of the models that are at hand, beside the promoted one.
+        """
         rules = self._rulebook.of(placement)
         assigned = self._assignment.of(placement, shopper) if shopper and self._assignment.runs else ()
         if not assigned:
             return Variant(rules)
-        told, drafts, stating = dict[str, str](), "", list[Assigned]()
-        ways: list[tuple[str, tuple[str, ...]]] = [("", ())]
+        told, drafts, model, stating, ways = dict[str, str](), "", "", list[Assigned](), [Way()]
         for one in assigned:
             arm = one.arm
+            needed = one.experiment.arms if one.experiment.kind == "interleaved" else (arm,)
+            if any(each.blob and each.blob not in tried for each in needed):
+                continue
             told[one.name] = arm.name
             if arm.rules is not None:
                 stating.append(one)
             if one.experiment.kind == "interleaved":
-                drafts, ways = one.name, [(each.ranker, each.without) for each in one.experiment.arms]
-            elif arm.ranker or arm.without:
-                ways = [(arm.ranker, arm.without)]
-        return Variant(self._with(rules, stating) if stating else rules, ways, told, drafts)
+                drafts, ways = one.name, [_way(each) for each in one.experiment.arms]
+            elif arm.ranks:
+                ways, model = [_way(arm)], arm.model
+        return Variant(self._with(rules, stating) if stating else rules, ways, told, drafts, model)
 
     def _with(self, rules: Rules, stating: Sequence[Assigned]) -> Rules:
         versions = self._assignment.versions

@@ -109,6 +109,11 @@ class Assignment:
         found = self._running[placement] = list(layers.items())
         return found
 
+    def models(self, *, drafts: bool = False) -> list[str]:
+        """Return the files of the models that running experiments try; with `drafts`, of those that may run, too."""
+        states = ("running", "draft") if drafts else ("running",)
+        return list(dict.fromkeys(blob for one in self.stated.values() if one.state in states for blob in one.blobs))
+
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return the number of experiments and the maximum."""
         return {"experiments_stated": (len(self.stated), experiments_max)}

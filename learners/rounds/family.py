@@ -21,11 +21,12 @@ from headrace.log.protocol import Outgoing, Record
 from headrace.sampling import fraction
 from headrace.state import State
 from headrace.surface import Artifact, Metric, Surface
-from headrace.topics import ALARMS, MODELS
+from headrace.topics import ALARMS, EXPERIMENTS, MODELS
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.contexts import STEP_EVENTS, own_clock
 from learners.next_item.session_knn import SessionKnn
+from learners.parts.assignment import Assignment
 from learners.parts.drift import alarm_detector
 from learners.protocol import Listed, Question
 from learners.rounds.contest import CHAMPION, NO_MODEL, PREDECESSOR, Trial, Watch
@@ -68,7 +69,8 @@ class Rounds(Family):
     """Training data, schedule and contest of fine-tuning rounds.
 
     `due` is the trigger of the round that is due now, "" if none is. `training` is the round that is being trained,
-    None if none is; what it trains on is kept until its end. At most one candidate is in the gate.
+    None if none is; what it trains on is kept until its end. At most one candidate is in the gate. `tried` has the
+    experiments, of which some try former models: their blobs are kept.
     """
 
     name: ClassVar[str] = "rounds"
@@ -84,6 +86,7 @@ class Rounds(Family):
         **PARTS,
         "training_set": Part(2, {1: training_set_of_version_2}),
         "contest": Part(2, {1: _contest_of_version_2}),
+        "experiments": Part(),
     }
 
     def __init__(self, settings: RoundsSettings, reads: Mapping[str, Family]) -> None:
@@ -93,6 +96,7 @@ class Rounds(Family):
         self.training: Began | None = None
         self.lineup = Lineup()
         self.succession = Succession()
+        self.tried = Assignment()
         self.outcomes: dict[str, int] = dict.fromkeys(get_args(Outcome), 0)
         self.browsing = Browsing(items_max=settings.items_max, shoppers_max=settings.shoppers_max)
         self.schedule = Schedule(
@@ -187,7 +191,12 @@ class Rounds(Family):
         self.browsing.hear_item(item)
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
-        """Learn from a drift alarm, a proposed model, or a request for another champion or to withdraw a candidate."""
+        """Learn from a drift alarm, a proposed model, or a request for another champion or to withdraw a candidate.
+
+        Note an experiment.
+        """
+        if topic == EXPERIMENTS:
+            return self.tried.hear(record)
         if topic == ALARMS:
             if alarm_detector(record):
                 self.schedule.note_drift()
@@ -420,12 +429,18 @@ class Rounds(Family):
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
-        return {**self.browsing.bounds(), **self.training_set.bounds()}
+        tried = {f"tried_{name}": use for name, use in self.tried.bounds().items()}
+        return {**self.browsing.bounds(), **self.training_set.bounds(), **tried}
+
+    def kept_blobs(self) -> set[str]:
+        """Return the blobs that must not be deleted: those of the lineup, and those that experiments may try."""
+        return self.lineup.kept_blobs() | {*self.tried.models(drafts=True)}
 
     def state(self) -> State:
         """Return the complete state."""
         return {
             **self.browsing.state(),
+            "experiments": self.tried.state(),
             "training_set": self.training_set.state(),
             "contest": {
                 **{name.removeprefix("_"): getattr(self, name) for name in _PLAIN_FIELDS},
@@ -457,6 +472,8 @@ class Rounds(Family):
             self._trial = Trial.from_state(contest["trial"]) if contest["trial"] else None
             self._watch = Watch.from_state(contest["watch"])
             self._rule = msgspec.convert(contest["rule"], Rule | None)
+        if "experiments" in state:
+            self.tried = Assignment.from_state(state["experiments"])
         if self.training and not {"training_set", "contest"} <= state.keys():
             self.training = None  # what it trains on is lost
 
@@ -476,7 +493,12 @@ class Rounds(Family):
             "time_ms": fold["_time_ms"], "drift_at": fold["_broken_at"], "round_at": fold["_round_at"],
             "round_ms": fold["_round_ms"], **{name: fold[name] for name in ("gain", "positions", "firsts")},
         }  # fmt: skip
-        return settings, {**parts_of_0_3_0(fold["browsing"]), "training_set": fold["material"], "contest": contest}
+        return settings, {
+            **parts_of_0_3_0(fold["browsing"]),
+            "training_set": fold["material"],
+            "contest": contest,
+            "experiments": [],
+        }
 
 
 def _forgotten(trained: Trained) -> tuple[list[str], list[str]]:
@@ -509,7 +531,7 @@ Rounds.surface = Surface(
     doc="Fine-tuning of the deep model in rounds, and the gate that decides which model goes live.",
     settings=RoundsSettings,
     writes=(MODELS,),
-    hears=(ALARMS, MODELS),
+    hears=(ALARMS, MODELS, EXPERIMENTS),
     judge="learners.rounds.judge:RoundsJudge",
     judgements=Began | Trained | Compared,
     former_judgement_keys=("finetune",),
@@ -522,7 +544,7 @@ Rounds.surface = Surface(
         "model",
         current=lambda family: family.lineup.champion,
         load="learners.deep.model:load_to_train",
-        kept=lambda family: family.lineup.kept_blobs(),
+        kept=lambda family: family.kept_blobs(),
         verdicts=lambda family: sum(family.outcomes.values()),
     ),
     metrics=(

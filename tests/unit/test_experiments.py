@@ -1,11 +1,14 @@
 """Experiments: who is in which arm, what counts for it, what repairs it, and when it stops by itself."""
 
+from contextlib import closing
 from typing import Any
 
 import msgspec
 import pytest
 
+from headrace.announcement import Announcement
 from headrace.drift import Moved
+from headrace.errors import Misconfigured
 from headrace.events import Data, Event, Item, at
 from headrace.experiment_reports import Compared, Report
 from headrace.experiment_reports import decode as decode_report
@@ -23,6 +26,7 @@ from headrace.experiments import (
 )
 from headrace.impressions import Impression, ShownItem
 from headrace.impressions import record_of as impression_record_of
+from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Outgoing, Record
 from headrace.state import decode as state_from
 from headrace.state import digest, encode
@@ -34,6 +38,7 @@ from learners.family import AlarmRecord
 from learners.parts.assignment import Assignment, experiments_max
 from learners.placements.family import PlacementsFamily
 from learners.shop import Shop
+from operators.experiments import state_experiment, stated_experiments
 
 START = 1_750_000_000_000
 ARMS = (Arm("control"), Arm("new", ranker="trending"))
@@ -239,9 +244,34 @@ def test_who_is_held_out_is_in_no_other_experiment() -> None:
     assert not any(story.enter(one, "home") for one in held)
 
 
+def trying(*models: str, blob: str = "model-") -> Experiment:
+    arms = [Arm(f"arm-{one}", model=one, blob=blob and blob + one) for one in models]
+    return Experiment((Arm("control"), *arms), state="running", layer="models", placements=("elsewhere",))
+
+
+def test_models_that_are_tried() -> None:
+    assignment = Assignment()
+    for number, (name, one) in enumerate((
+        ("home", trying("a", "b")), ("cart", msgspec.structs.replace(trying("b", "c"), state="draft")),
+        ("home", msgspec.structs.replace(trying("a", "b"), state="stopped")),
+    )):  # fmt: skip
+        made = record_of(name, one)
+        assert assignment.hear(Record(0, number, 0, made.key, made.value)) is None
+        found = assignment.models(), assignment.models(drafts=True)
+        assert (
+            found
+            == (
+                (["model-a", "model-b"], ["model-a", "model-b"]),
+                (["model-a", "model-b"], ["model-a", "model-b", "model-c"]),
+                ([], ["model-b", "model-c"]),
+            )[number]
+        )
+
+
 def test_statements_that_must_not_take_effect() -> None:
     running = Experiment(ARMS, state="running")
-    stated = {"home": running}
+    stated = {"home": msgspec.structs.replace(running, placements=("home",))}
+    running = stated["home"]
 
     def change(**fields: Any) -> Experiment:
         return msgspec.structs.replace(running, **fields)
@@ -258,6 +288,10 @@ def test_statements_that_must_not_take_effect() -> None:
         ("home", change(state="stopped", ramp=0.5), ""),  # a guard may have written it before it heard of the ramp
         ("home", change(guards=(Guard("revenue"),)), ""),
         ("other", change(layer="b", arms=(Arm("a"), Arm("b"))), ""),
+        ("third", trying("r1", blob=""), "wanted blob, the file of the model r1, found none"),
+        ("third", msgspec.structs.replace(trying("r1", blob=""), state="draft"), ""),
+        ("third", trying(*"abcd"), ""),
+        ("third", trying(*"abcde"), "wanted at most 4 models that experiments try at a time, found 5"),
     ):
         assert objection(name, new, stated)[: len(wanted)] == wanted, new
         assert bool(objection(name, new, stated)) == bool(wanted), new
@@ -282,6 +316,9 @@ def test_free_slots() -> None:
         ('{"arms":[{"name":"a"}]}', "Expected `array` of length >= 2"),
         ('{"arms":[{"name":"a"},{"name":"a"}]}', "wanted each arm once"),
         ('{"arms":[{"name":"a"},{"name":"b","ranker":"best"}]}', "Invalid enum value 'best'"),
+        ('{"arms":[{"name":"a"},{"name":"b","ranker":"new","model":"r1"}]}', "wanted the blend or the ranker deep"),
+        ('{"arms":[{"name":"a"},{"name":"b","without":["deep"],"model":"r1"}]}', "wanted the blend or the ranker deep"),
+        ('{"arms":[{"name":"a"},{"name":"b","blob":"model-1"}]}', "blob: wanted a model, found none"),
         ('{"arms":[{"name":"a"},{"name":"b"}],"primary":"luck"}', "wanted a metric of click_through"),
         ('{"arms":[{"name":"a"},{"name":"b"}],"slots":[0.5,0.5]}', "slots: wanted a range"),
         ('{"arms":[{"name":"a"},{"name":"b"}],"traffic":1}', "unknown field `traffic`"),
@@ -523,3 +560,21 @@ def test_another_metric_of_a_past_experiment_is_a_fold_with_another_statement() 
     assert [one.metric for one in reports[0].compared] == ["conversion", "click_through", "revenue", "retention"]
     assert of(reports[1], "carts").arm_value == 1.0
     assert len(STANDARD) == len(reports[0].compared)
+
+
+def test_the_file_of_a_model_is_written_beside_its_version() -> None:
+    log = MemoryLog()
+    log.create()
+    with pytest.raises(Misconfigured, match="wanted a model's version such as none, as none was announced, found r9"):
+        state_experiment(log, "models", trying("r9", blob=""))
+    with closing(log.appender()) as appender:
+        for version in ("r1", "r2"):
+            said: Any = {"id": version, "round": 1, "at_events": 0, "time_ms": 0, "version": version}
+            appender.append(Announcement(kind="candidate", blob=f"model-{version}", **said).record())
+            appender.append(Announcement(kind="refused", **said).record())
+    with pytest.raises(Misconfigured, match="arm arm-r9: wanted a model's version such as r1, r2, found r9"):
+        state_experiment(log, "models", trying("r9", blob=""))
+    state_experiment(log, "models", trying("r1", "r2", blob=""))
+    (found,) = stated_experiments(log).stated.values()
+    assert found.blobs == ["model-r1", "model-r2"]
+    assert found.arms[0] == Arm("control")

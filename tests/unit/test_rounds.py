@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from headrace.announcement import Announcement
 from headrace.events import Data, Event, Item, at
+from headrace.experiments import Arm, Experiment, record_of
 from headrace.log.protocol import Outgoing, Record
 from headrace.shard.blobs import Blobs
 from headrace.state import digest
-from headrace.topics import ALARMS
+from headrace.topics import ALARMS, EXPERIMENTS
 from learners.next_item.members import KINDS
 from learners.rounds import staleness
 from learners.rounds.contest import NO_MODEL
@@ -505,6 +506,16 @@ def test_own_announcements_and_noise_change_nothing() -> None:
     for value in (None, b"noise", b"{}", b'{"detector": 5}'):
         fold.hear(ALARMS, Record(0, 0, 0, b"price", value))
     assert digest(fold.state()) == before
+
+
+def test_the_models_that_experiments_may_try_are_kept() -> None:
+    fold = promoted()
+    arms = (Arm("control"), Arm("former", model="r0", blob="model-00"))
+    draft = Experiment(arms)
+    for one, kept in ((draft, True), (replace(draft, state="running"), True), (replace(draft, state="stopped"), False)):
+        fold.hear(EXPERIMENTS, as_record(record_of("home", one)))
+        assert ("model-00" in fold.again().kept_blobs()) is kept
+        assert "model-aaaaaaaa11" in fold.kept_blobs()
 
 
 def test_an_operator_may_roll_back() -> None:

@@ -25,11 +25,12 @@ from headrace.config import ServeSettings
 from headrace.direct import Direct
 from headrace.errors import LogUnavailable
 from headrace.events import Data, Event, Item, at, encode
+from headrace.experiments import Arm, Experiment, record_of
 from headrace.http import listen
 from headrace.keys import KeyRing, Role, create
 from headrace.log.memory import MemoryLog
 from headrace.log.open import open_log
-from headrace.log.protocol import Log, Outgoing, Partition
+from headrace.log.protocol import Log, Outgoing, Partition, Record
 from headrace.metrics import ServingMetrics
 from headrace.pseudonyms import Pseudonyms, add_secret
 from headrace.reading import ReadOnlyLog
@@ -541,6 +542,35 @@ def test_while_a_model_is_loaded_the_former_one_is_in_use_and_told_of_items(shop
     until(lambda: uses("r2"), "the second model is not in use")
     assert not served.waits
     assert served.in_use.artifact.late_items == ["a-new"]
+
+
+def test_models_that_experiments_try_are_loaded_beside_the_promoted_one(shop: Shop, tmp_path: Path) -> None:
+    blobs, fold = Blobs(tmp_path / "blobs"), shop.loop.fold
+    model = DeepModel(DeepSettings(width=16), 1)
+    model.grow(["a1", "b1"])
+    blob, lost = blobs.put("model", model.to_bytes()), f"model-{'0' * 64}"
+    served = ServedArtifact("next_item", fold, blobs, Turns())
+    shop.view(("ann", "a1"), ("ann", "b1"))
+
+    def state(name: str, **changes: Any) -> None:
+        arms = (Arm("control"), Arm("former", model="r1", blob=blob), Arm("gone", model="r0", blob=lost))
+        made = record_of(name, Experiment(arms, **changes))
+        assert next_item(fold).assignment.hear(Record(0, 1, 0, made.key, made.value)) is None
+
+    def tried() -> list[str]:
+        served.update(fold)
+        return [*served.tried]
+
+    state("home")
+    assert tried() == [], "a draft tries nothing"
+    state("home", state="running")
+    until(lambda: tried() == [blob], "the model is not tried")
+    shop.view(("bob", "a-new"))
+    assert tried() == [blob]
+    assert served.tried[blob].late_items == ["a-new"]
+    assert (served.in_use, served.missing) == (None, False), "none is promoted"
+    state("home", state="stopped")
+    assert tried() == []
 
 
 def test_a_model_that_cannot_be_had_is_done_without(

@@ -18,18 +18,20 @@ from learners.deep.answering import AnsweringModel
 from learners.deep.model import DeepModel, DeepSettings
 from learners.next_item.answering import ItemList, Page
 from learners.next_item.questions import ListQuery, PageList, PageQuery, RecommendationQuery, RerankQuery, SessionQuery
+from learners.next_item.routes import ROUTES
 from learners.shop import Shop
 from tests.shards import next_item, online
 
 START_MS = 1_736_121_600_000
 ITEMS = [f"i{number:02d}" for number in range(40)]
 CONTROL = Arm("control")
+(RECOMMENDATIONS,) = (one for one in ROUTES if one.query is RecommendationQuery)
 
 
 @cache
-def deep() -> bytes:
+def deep(seed: int = 1) -> bytes:
     """Return a deep model with random weights."""
-    model = DeepModel(DeepSettings(width=16, heads=2), 1)
+    model = DeepModel(DeepSettings(width=16, heads=2), seed)
     model.grow(ITEMS)
     return model.to_bytes()
 
@@ -47,6 +49,7 @@ class Asked:
             self.learn(f"s{number % 30}", one, number, kind_)
         self.shop.emit()
         self.model: AnsweringModel | None = AnsweringModel.from_bytes(deep())
+        self.tried: dict[str, AnsweringModel] = {}
         if rules:
             record = rules_record_of("home", rules)
             assert self.shop.hear(RULES, Record(0, 1, 0, record.key, record.value)) is None
@@ -67,7 +70,7 @@ class Asked:
         return next(one for one in shoppers if arms[self.experiment.arm_of("trial", one) or 0].name == name)
 
     def now(self, clock_s: float = 0.0) -> Now:
-        return Now(self.shop.time_ms, "id", self.model, clock_s=clock_s)
+        return Now(self.shop.time_ms, "id", self.model, clock_s=clock_s, tried=self.tried)
 
     def ask(
         self, shopper: str, placement: str = "home", *, n: int = 10, clock_s: float = 0.0
@@ -118,6 +121,38 @@ def test_a_blend_without_learners_answers_as_if_there_were_none(without: Any) ->
         "session_knn": "similar_visits",
     }  # fmt: skip
     assert not told & {codes[name] for name in without if name in codes}
+
+
+def test_an_arm_may_use_another_model_than_the_promoted_one() -> None:
+    asked = Asked(CONTROL, Arm("former", ranker="deep", model="r2", blob="model-2"))
+    former, control, other = asked.of_arm("former"), asked.of_arm("control"), AnsweringModel.from_bytes(deep(2))
+    found = asked.ask(former)
+    assert (found.experiments, found.model) == ({}, ""), (
+        "as without the experiment, as long as its model is not at hand"
+    )
+    assert names(found) == names(asked.ask(former, "cart"))
+    asked.tried = {"model-2": other}
+    found = asked.ask(former)
+    assert (found.experiments, found.model) == ({"trial": "former"}, "r2")
+    (shown,) = RECOMMENDATIONS.shows(found)  # type: ignore[misc]
+    assert shown.model == "r2"
+    again = asked.ask(former, clock_s=1.0)
+    assert (names(again), again.model) == (names(found), "r2")
+    assert names(asked.ask(former, clock_s=1.1)) == names(found), "what is kept for a moment is of the same model"
+    for shopper in (former, control):
+        assert asked.ask(shopper, "cart").model == ""
+    assert (asked.ask(control).experiments, asked.ask(control).model) == ({"trial": "control"}, "")
+    promoted = Asked(CONTROL, Arm("former", ranker="deep"))
+    promoted.model = other
+    assert names(promoted.ask(former)) == names(found), "as if the other model were promoted"
+    assert names(found) != names(Asked(CONTROL, Arm("former", ranker="deep")).ask(former))
+
+
+def test_models_may_be_drafted_against_each_other() -> None:
+    asked = Asked(CONTROL, Arm("former", model="r2", blob="model-2"), kind="interleaved")
+    assert asked.ask("s1").experiments == {}
+    asked.tried = {"model-2": AnsweringModel.from_bytes(deep(2))}
+    assert {*asked.ask("s1").experiments["trial"]} <= {*"AB-"}
 
 
 def test_rules_of_an_arm_hold_beside_those_of_the_placement() -> None:
