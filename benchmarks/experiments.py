@@ -13,6 +13,7 @@
   planned one. The z-test has a fixed number of shoppers, for a power of 80 % at the true or at the planned effect;
   sequential tests go on up to four times the number for the planned effect. A run without a decision counts all.
 - *Costs*: processor time of assigning a request, of logging and counting it, and of reports.
+- *Large report*: processor time of a report after ten million answers, and of counting these.
 - *Sample ratio*: how often `learners.experiments.sample_ratio` raises an alarm at alpha 0.01, and after how many
   shoppers.
 
@@ -44,7 +45,7 @@ from headrace.log.protocol import Outgoing, Record
 from headrace.rules import RuleSet
 from headrace.topics import EXPERIMENTS, IMPRESSIONS
 from learners.experiments.boundary import critical, planned_clock
-from learners.experiments.course import day_ms
+from learners.experiments.course import Course, day_ms
 from learners.experiments.difference import Rule
 from learners.experiments.family import ExperimentsFamily, ExperimentsSettings
 from learners.experiments.moments import Moments
@@ -600,6 +601,25 @@ def costs(runs: int, seed: int) -> dict[str, Any]:
     }
 
 
+def large_report(runs: int, seed: int) -> dict[str, Any]:
+    """Return processor time in seconds of an experiment's report after ten million answers, and of counting these.
+
+    As many shoppers as the family follows get their answers in turn; each has been asked for and logged before.
+    """
+    shoppers, answers = ExperimentsSettings().shoppers_max, 10_000_000
+    course = Course("home", Experiment((Arm("control"), Arm("new")), state="running"), 0, 0)
+    names = [f"shopper-{number}" for number in range(shoppers)]
+    past, values, began = (0.0, 0.0, 0.0), {"device": "mobile", "country": "DE", "visitor": "new"}, time.process_time()
+    for number in range(answers):
+        course.answer(names[number % shoppers], number % 2, 10 * number, past, values)
+    counted = time.process_time()
+    assert sum(arm.answers for arm in course.look(10 * answers).arms) == answers
+    return {
+        f"counting {answers:,} answers of {shoppers:,} shoppers, s": counted - began,
+        "the report of them, s": time.process_time() - counted,
+    }
+
+
 def _each_us(act: Callable[[int], object], count: int) -> float:
     began = time.process_time()
     for number in range(count):
@@ -613,6 +633,7 @@ SECTIONS: Final[Mapping[str, Callable[[int, int], dict[str, Any]]]] = {
     "decisions": decisions,
     "sample_ratio": sample_ratios,
     "costs": costs,
+    "large_report": large_report,
 }
 """What is measured, given the number of runs and the seed."""
 
@@ -638,9 +659,10 @@ def show(result: Mapping[str, Any]) -> None:
     for section, title in decided.items():
         if section in result:
             report.show(f"{title}; shoppers until then", *_decided_table(result[section]))
-    if "costs" in result:
-        rows = [[name, f"{value:.3g}"] for name, value in result["costs"].items()]
-        report.show("Processor time", ["what", "processor time"], rows)
+    for section, title in (("costs", "Processor time"), ("large_report", "Processor time of a large experiment")):
+        if section in result:
+            rows = [[name, f"{value:.3g}"] for name, value in result[section].items()]
+            report.show(title, ["what", "processor time"], rows)
     for effect, of in result.get("decisions", {}).items():
         report.show(f"Shoppers until a decision, {effect}", *_decided_table(of))
 
