@@ -87,6 +87,7 @@ def _run(
 
 def _refold(shard: str, deployment: Any) -> None:
     """Fold a shard's whole journal, report progress, and print the name of the new snapshot."""
+    from headrace import watchdog
     from headrace.process import collect_garbage_rarely
     from headrace.shard.refold import refold
     from learners.shop import MakeShop
@@ -96,6 +97,7 @@ def _refold(shard: str, deployment: Any) -> None:
     blobs = Blobs(deployment.settings.blobs)
     blobs.check_writable()
     collect_garbage_rarely()
+    watchdog.watch()  # it may run as a job, where nobody sees that it waits
     with opened_log(deployment.settings, existing=True) as log:
         make = MakeShop(placement.kinds, deployment.sections)
         pointer = refold(log, blobs, placement.shard, make=make, report=StepReport(f"{shard}: entries folded"))
