@@ -54,6 +54,7 @@ from learners.family import Moment
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.variants import Variants
 from learners.parts.assignment import Assignment
+from learners.parts.policies import Policies
 from learners.placements.family import PlacementsFamily, PlacementsSettings
 
 Floats = NDArray[np.float64]
@@ -569,7 +570,7 @@ def costs(runs: int, seed: int) -> dict[str, Any]:
         stated = Experiment(arms, state="running", layer=f"layer-{number // 4}", slots=slots)
         record = record_of(f"e{number}", stated)
         assert assignment.hear(Record(0, number, 0, record.key, record.value)) is None
-    variants = Variants(Rulebook(), assignment)
+    variants = Variants(Rulebook(), assignment, Policies())
     items = [ShownItem(f"item-{number:05d}") for number in range(10)]
 
     def asked(number: int) -> Outgoing:

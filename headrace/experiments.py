@@ -46,6 +46,12 @@ Count = Literal["events", "shoppers", "units", "value"]
 Ranker = Literal["", "popular", "trending", "new", "popularity", "transitions", "session_knn", "revisits", "deep"]
 """What chooses an arm's recommendations: the blend (""), a list for everybody, or one learner of the blend alone."""
 Member = Literal["popularity", "transitions", "session_knn", "revisits", "deep"]
+Choice = Literal[
+    "recommended", "popular", "trending", "new", "popularity", "transitions", "session_knn", "revisits", "deep"
+]
+"""A ranker among which an arm may choose: the blend is `recommended`."""
+RECOMMENDED: Final = "recommended"
+Reward = Literal["click", "cart", "order"]
 
 _Name = Annotated[str, Meta(pattern=NAME)]
 _Placement = Annotated[str, Meta(pattern=rf"^\*$|{PLACEMENT}")]
@@ -56,13 +62,50 @@ class _Stated(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     """A part of a document; what it does not state is not written."""
 
 
+class Explore(_Stated, frozen=True):
+    """What an arm leaves to chance, with known probabilities, so that it can be learned which choice is best for whom.
+
+    Either `rankers`: which of them ranks the list, the first of them being the present ranking. Or `slot`: which of
+    the next `candidates` items of the ranking takes this place, the first of them being the present one; the two items
+    change places.
+
+    An answer's `reward` is 1 if there is such an event within `window_minutes` of it, else 0. Each choice has a
+    probability of at least `floor`. An answer counts half after `half_life_days`. Until the learned policy would have
+    had the share `agreement` of the present ranking's rewards, the present ranking is followed.
+    """
+
+    rankers: Annotated[tuple[Choice, ...], Meta(max_length=8)] = ()
+    slot: Annotated[int, Meta(ge=0, le=100)] = 0
+    candidates: Annotated[int, Meta(ge=2, le=8)] = 4
+    reward: Reward = "click"
+    window_minutes: Annotated[float, Meta(ge=1, le=1_440)] = 30.0
+    floor: Annotated[float, Meta(ge=0.001, le=0.25)] = 0.02
+    half_life_days: Annotated[float, Meta(ge=0.01, le=365)] = 7.0
+    agreement: _Share = 0.8
+
+    def __post_init__(self) -> None:
+        _check_finite(self.window_minutes, self.floor, self.half_life_days, self.agreement)
+        if bool(self.rankers) == bool(self.slot):
+            raise ValueError(f"explore: wanted rankers or slot, found {'both' if self.slot else 'neither'}")
+        if self.rankers and (len(self.rankers) < 2 or len({*self.rankers}) < len(self.rankers)):
+            raise ValueError(f"explore: wanted two rankers or more, each once, found {', '.join(self.rankers)}")
+        if self.floor * len(self.actions) > 0.5:
+            most = 0.5 / len(self.actions)
+            raise ValueError(f"explore: wanted a floor of at most {most:g} for each action, found {self.floor:g}")
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The names of what may be chosen: rankers, or candidates by number."""
+        return self.rankers or tuple(map(str, range(1, self.candidates + 1)))
+
+
 class Arm(_Stated, frozen=True):
     """One of the ways to answer that are compared.
 
     `share` is its weight among the arms. Its `rules` hold beside those of the placement, in place of those of the same
     kind. `ranker` chooses recommendations and re-ranks; `without` names learners that the blend leaves out. `model` is
     the version of the deep model, promoted or not, that is used in place of the promoted one; `blob` is the file of
-    that model, which `headrace experiment` fills in.
+    that model, which `headrace experiment` fills in. `explore` says what it leaves to chance.
     """
 
     name: _Name
@@ -72,6 +115,7 @@ class Arm(_Stated, frozen=True):
     without: Annotated[tuple[Member, ...], Meta(max_length=5)] = ()
     model: Annotated[str, Meta(max_length=128)] = ""
     blob: BlobName = ""
+    explore: Explore | None = None
 
     def __post_init__(self) -> None:
         _check_finite(self.share)
@@ -83,11 +127,13 @@ class Arm(_Stated, frozen=True):
             raise ValueError("wanted ranker or without, found both")
         if len({*self.without} - {"deep"}) > 3:
             raise ValueError("without: wanted a fast learner that is left, found none")
+        if self.explore and self.explore.rankers and (self.ranker or self.without):
+            raise ValueError("wanted explore.rankers, or ranker or without, found both")
 
     @property
     def ranks(self) -> bool:
         """Whether it ranks in another way than the shop does."""
-        return bool(self.ranker or self.without or self.model)
+        return bool(self.ranker or self.without or self.model or self.explore)
 
 
 class Measure(_Stated, frozen=True):
@@ -175,6 +221,8 @@ class Experiment(_Stated, frozen=True):
             raise ValueError("interleaved: wanted two arms without rules of their own")
         if self.kind == "holdout" and self.placements != (EVERY,):
             raise ValueError("holdout: wanted every placement")
+        if any(one.explore for one in (self.arms if self.kind != "arms" else self.arms[:1])):
+            raise ValueError("explore: wanted in an arm behind the control of an experiment of the kind arms")
 
     @property
     def measures(self) -> tuple[Measure, ...]:

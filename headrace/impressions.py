@@ -34,26 +34,12 @@ class ShownItem(Struct, frozen=True, gc=False, array_like=True):
     """An item that was shown, as `[item_id, propensity]`.
 
     `propensity` is the probability with which it was chosen for its position; 1 where the ranking is deterministic.
+    Where the ranker of the whole list was left to chance, it is that of this list, and what others would have shown at
+    this position is not known.
     """
 
     item_id: Id
     propensity: Annotated[float, Meta(gt=0, le=1)] = 1.0
-
-
-class Shown(Struct, frozen=True, gc=False):
-    """One list that an answer shows, as its family states it.
-
-    `recommendation_id` is the id in the answer's body; an answer with several lists has an id for each. `items` are in
-    the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's. `model` is the version
-    of the artifact that chose them, "" for the promoted one. `experiments` are as in `Impression`.
-    """
-
-    recommendation_id: str
-    items: Iterable[ShownItem]
-    placement: str = ""
-    shopper: str = ""
-    experiments: Mapping[str, str] = {}
-    model: str = ""
 
 
 class Explored(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -88,6 +74,23 @@ class Explored(Struct, frozen=True, gc=False, omit_defaults=True):
             raise ValueError("wanted a chosen action with a probability above 0, found 0")
         if abs(sum(self.probabilities) - 1) > 1e-6:
             raise ValueError(f"wanted probabilities that add up to 1, found {sum(self.probabilities)}")
+
+
+class Shown(Struct, frozen=True, gc=False):
+    """One list that an answer shows, as its family states it.
+
+    `recommendation_id` is the id in the answer's body; an answer with several lists has an id for each. `items` are in
+    the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's. `model` is the version
+    of the artifact that chose them, "" for the promoted one. `experiments` and `explored` are as in `Impression`.
+    """
+
+    recommendation_id: str
+    items: Iterable[ShownItem]
+    placement: str = ""
+    shopper: str = ""
+    experiments: Mapping[str, str] = {}
+    model: str = ""
+    explored: Explored | None = None
 
 
 class Impression(Struct, frozen=True, gc=False, omit_defaults=True):

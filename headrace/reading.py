@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from headrace import drift, events, experiments, impressions, items, rules, traits
+from headrace import drift, events, experiments, impressions, items, policies, rules, traits
 from headrace.announcement import Announcement, Kind, announced
 from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
@@ -28,6 +28,7 @@ from headrace.items import ItemRecord
 from headrace.letters import DeadLetter, LetterDecision
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Record, decode_json
+from headrace.policies import StatedPolicy
 from headrace.records import Records
 from headrace.rules import StatedRules
 from headrace.shard.journal import Entry, judging_family
@@ -44,6 +45,7 @@ from headrace.topics import (
     JOURNAL,
     JUDGEMENTS,
     MODELS,
+    POLICIES,
     RULES,
     SCORES,
     SILENCES,
@@ -203,6 +205,18 @@ class ReadOnlyLog:
             return self._readable(EXPERIMENT_REPORTS, decode_report(record)) if is_wanted_key(record.key) else []
 
         return Records(self._log, EXPERIMENT_REPORTS, Report, decode)
+
+    def policies(self, *, names: Names = None) -> Records[StatedPolicy]:
+        """Return the policies of exploring arms over time, by `experiment/arm`; of an arm, the last one holds."""
+        is_wanted_key = _keys(names)
+
+        def decode(record: Record) -> list[StatedPolicy]:
+            if not is_wanted_key(record.key):
+                return []
+            found = policies.decode(record)
+            return self._readable(POLICIES, None if isinstance(found, Rejection) else found)
+
+        return Records(self._log, POLICIES, StatedPolicy, decode)
 
     def silences(self, *, detectors: Names = None) -> Records[Silence]:
         """Return the times at which persons wanted no drift alarms; of several of a detector, the last one holds."""

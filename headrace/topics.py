@@ -53,6 +53,7 @@ RULES = "rules"
 SILENCES = "silences"
 EXPERIMENTS = "experiments"
 EXPERIMENT_REPORTS = "experiment-reports"
+POLICIES = "policies"
 IMPRESSIONS = "impressions"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
@@ -163,6 +164,9 @@ TOPICS = {
               "what is tried on which shoppers, and its state; a record replaces the one before"),
         Topic(EXPERIMENT_REPORTS, 1, 90 * DAY_MS, "experiment", "shards", "experiment, console, status",
               "what experiments have shown so far; a record replaces the one before"),
+        Topic(POLICIES, 1, 90 * DAY_MS, "experiment/arm", "shards",
+              "shards, serve, replay, archive, rules, experiment, status, console, verify",
+              "by which probabilities an exploring arm chooses, and why; a record replaces the one before"),
         Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, trace, status, console, verify",
               "what answers showed, with the propensity of each item; one list a record"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",

@@ -14,6 +14,7 @@ from headrace.surface import Metric
 from headrace.topics import ALARMS, DEAD_LETTERS, SCORES, TOPICS, Shard, register
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
+from learners.exploration.family import ExplorationFamily
 from learners.family import EVERY_SHARD, Family
 from learners.next_item.family import NextItemFamily
 from learners.placements.family import PlacementsFamily
@@ -21,7 +22,7 @@ from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, ExperimentsFamily, Rounds,
+    Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, ExperimentsFamily, ExplorationFamily, Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""
 

@@ -1,7 +1,7 @@
 """Experiments by the word of a person: what is stated, what is to be tried, and what has come of it."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from re import fullmatch
@@ -12,11 +12,14 @@ from msgspec.structs import replace
 
 from headrace.announcement import announced
 from headrace.errors import Misconfigured
+from headrace.events import Rejection
 from headrace.experiment_reports import Compared, Report, decode
 from headrace.experiments import NAME, Experiment, objection, record_of
 from headrace.log.protocol import Log
 from headrace.log.scan import topic_records
-from headrace.topics import EXPERIMENT_REPORTS, EXPERIMENTS, MODELS
+from headrace.policies import Policy
+from headrace.policies import decode as decode_policy
+from headrace.topics import EXPERIMENT_REPORTS, EXPERIMENTS, MODELS, POLICIES
 from learners.parts.assignment import Assignment
 from operators.catalogue import Catalogue, catalogue
 from operators.drift import utc
@@ -103,6 +106,46 @@ def newest_reports(log: Log) -> dict[str, Report]:
     return found
 
 
+def newest_policies(log: Log) -> dict[str, dict[str, Policy]]:
+    """Return the newest policy of each exploring arm, by experiment and arm."""
+    found: dict[str, dict[str, Policy]] = {}
+    for record in topic_records(log, POLICIES):
+        stated = decode_policy(record)
+        if isinstance(stated, Rejection):
+            continue
+        arms = found.setdefault(stated.experiment, {})
+        if stated.policy is None:
+            arms.pop(stated.arm, None)
+        else:
+            arms[stated.arm] = stated.policy
+    return found
+
+
+def policy_text(policy: Policy, says: Catalogue) -> str:
+    """Return which policy an arm follows, and how it stands, in one sentence."""
+    version, count = policy.version, policy.answers
+    if policy.state == "learned":
+        reference = policy.reference or says("explore.present")
+        told = says(
+            "explore.learned", version=version, count=count, reference=reference, evidence=f"{policy.evidence:.2g}",
+            needed=f"{policy.evidence_max:g}",
+        )  # fmt: skip
+    else:
+        held = policy.reference or says("explore.present")
+        agreement = says("explore.unknown") if policy.agreement is None else f"{100 * policy.agreement:.0f} %"
+        told = says(
+            "explore.follows", version=version, count=count, held=held, agreement=agreement,
+            needed=f"{100 * policy.agreement_min:.0f} %",
+        )  # fmt: skip
+    back = " " + says("explore.instead_of", version=policy.instead_of, why=policy.why) if policy.instead_of else ""
+    return told + back
+
+
+def shares_of(policy: Policy) -> list[tuple[str, float, float]]:
+    """Return of each action its name, its share of the answers, and the share of these that were rewarded."""
+    return list(zip(policy.actions, policy.shares, policy.rewards, strict=False))
+
+
 def verdict(report: Report, says: Catalogue) -> str:
     """Return what an experiment has shown, in one sentence, with its uncertainty."""
     if report.ratio_p <= ratio_alpha:
@@ -179,8 +222,12 @@ def _novelty(report: Report, says: Catalogue) -> Iterable[str]:
     yield says("experiment.novelty", metric=report.primary, first=effects[0], second=effects[1])
 
 
-def report_text(report: Report) -> str:
-    """Return a report as text: the verdict, who was in it, and each metric."""
+def report_text(report: Report, policies: Mapping[str, Policy]) -> str:
+    """Return a report as text: the verdict, who was in it, which policy its arms follow, and each metric.
+
+    Args:
+        policies: of its exploring arms, by their names.
+    """
     says = catalogue("en")
     until = f" to {utc(report.stopped_ms)} by {report.stopped_by}" if report.stopped_ms else ""
     lines = [
@@ -195,6 +242,12 @@ def report_text(report: Report) -> str:
             f"  {arm.name}: {arm.shoppers:,} shoppers (planned share {100 * arm.share:.1f} %), {arm.answers:,} answers"
         )
     lines += [f"  {text}" for text in notes(report, says)]
+    for arm_name, policy in policies.items():
+        lines.append(f"  {arm_name}: {policy_text(policy, says)}")
+        lines += [
+            f"    {action:<30} {100 * share:5.1f} % of the answers, {100 * reward:.2f} % rewarded"
+            for action, share, reward in shares_of(policy)
+        ]
     for one in report.compared:
         values = f"{_number(one.control_value)} -> {_number(one.arm_value)}"
         lines.append(f"  {f'{one.metric} of {one.arm}':<32} {values}   {interval(one, report, says)}")

@@ -21,6 +21,7 @@ from headrace.topics import (
     JOURNAL,
     JUDGEMENTS,
     MODELS,
+    POLICIES,
     PUBLISHED,
     RULES,
     SILENCES,
@@ -34,7 +35,8 @@ BLOBS: Final = "blobs"
 hashed_bytes: Final = 2**20
 """Number of bytes of a file that are read at once."""
 KAFKA_KEEPS: Final = (
-    EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, SILENCES, EXPERIMENTS, MODELS, ALARMS, JOURNAL, JUDGEMENTS, PUBLISHED,
+    EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, SILENCES, EXPERIMENTS, POLICIES, MODELS, ALARMS, JOURNAL, JUDGEMENTS,
+    PUBLISHED,
 )  # fmt: skip
 """What a shard, a follower or a producer reads again after a restart."""
 Report: TypeAlias = Callable[[str, int, int], None]

@@ -390,7 +390,7 @@ class Answers:
             Impression(
                 one.recommendation_id, now_ms, route.path, list(one.items), one.placement, one.model or model,
                 self._known_as(one.shopper) if one.shopper else "", shard, fresh.entry, fresh.newest_event_ms, device,
-                country, dict(one.experiments),
+                country, dict(one.experiments), one.explored,
             )
             for one in shown
         ])  # fmt: skip

@@ -8,12 +8,14 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from headrace.impressions import Explored
 from headrace.rules import RuleSet, Seen
 from headrace.surface import Now, Refused
 from learners.desk.family import Desk
 from learners.experiments.interleaving import interleave, length_max
 from learners.next_item import ranking
 from learners.next_item.contexts import pushed, steps_of
+from learners.next_item.exploring import Exploring, candidates_in, context_of, ranker_of
 from learners.next_item.history import Facts, History
 from learners.next_item.questions import (
     BatchQuery,
@@ -36,6 +38,7 @@ from learners.next_item.rules import EXCLUDE, Answer, Rules
 from learners.next_item.shelf import Product, Shelf
 from learners.next_item.variants import NO_VARIANT, Variant, Variants
 from learners.parts.assignment import Assignment
+from learners.parts.policies import Policies
 from learners.protocol import Context, Scores
 
 hour_ms: Final = 3_600_000
@@ -100,7 +103,7 @@ class ItemList(Struct, frozen=True):
     `next_page`, as `page` of the same request, brings further items; it is empty if there are none. `experiments` has
     the arms that the shopper is in here; of an interleaved one, a letter for each item: A if the first arm's list gave
     it, B if the second one's, - if neither. `model` is the version of the deep model that was used; in a page, only of
-    one that an arm tries.
+    one that an arm tries. `explored` is what an arm left to chance, null if nothing was.
     """
 
     recommendation_id: str
@@ -112,6 +115,7 @@ class ItemList(Struct, frozen=True):
     rules: AppliedRules
     experiments: dict[str, str]
     model: str = ""
+    explored: Explored | None = None
 
 
 class Page(Struct, frozen=True):
@@ -217,10 +221,10 @@ class Answering:
 
     def __init__(
         self, learned: Learned, history: History, rulebook: Rulebook, desk: Desk | None, *, n_max: int,
-        assignment: Assignment,
+        assignment: Assignment, policies: Policies,
     ) -> None:  # fmt: skip
         self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
-        self._variants = Variants(rulebook, assignment)
+        self._variants = Variants(rulebook, assignment, policies)
         browsing = learned.browsing
         self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
         self._reused: dict[Any, _Candidates] = {}
@@ -236,13 +240,13 @@ class Answering:
     def recommend(self, query: RecommendationQuery, now: Now) -> ItemList:
         """Return recommendations for a shopper."""
         shopper = now.known_as(query.shopper)
-        ask = self._ask(now, shopper, (), query.on_item)
+        ask = self._ask(now, shopper, (), query.on_item, query.device)
         return self._wanted(query, "recommended", ask, now.id, query.shopper, shopper, on_item=query.on_item)
 
     def recommend_in_visit(self, query: SessionQuery, now: Now) -> ItemList:
         """Return recommendations for a visit whose events are in the request."""
         shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
-        ask = self._ask(now, shopper, query.events, query.on_item)
+        ask = self._ask(now, shopper, query.events, query.on_item, query.device)
         return self._wanted(
             query, "recommended", ask, now.id, query.shopper, shopper, query.events, on_item=query.on_item
         )
@@ -295,7 +299,7 @@ class Answering:
         # Search results must not lack what was just seen, unless a rule says so.
         seen = rules.stated.seen or Seen(leave_out=False)
         gone = self._gone(shopper, now.time_ms, rules.stated, seen, query.events, ())
-        ask = self._ask(now, shopper, query.events, query.on_item)
+        ask = self._ask(now, shopper, query.events, query.on_item, query.device)
         want = _Want("reranked", query.n, rules, None, False, Shown.of(""), gone, variant)
         items = list(dict.fromkeys(query.items))
         return self._list(want, ask, now.id, query.shopper, query.placement, items)
@@ -303,7 +307,8 @@ class Answering:
     def page(self, query: PageQuery, now: Now) -> Page:
         """Return the lists of a page; no item is in two of them."""
         shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
-        ask, taken, lists = self._ask(now, shopper, query.events, query.on_item), set[str](), list[ItemList]()
+        ask, taken = self._ask(now, shopper, query.events, query.on_item, query.device), set[str]()
+        lists = list[ItemList]()
         for number, one in enumerate(query.lists, 1):
             if one.kind in _WITH_ITEM and not (one.item or query.on_item):
                 raise Refused(f"lists: wanted an item for the list {one.kind}, found none")
@@ -374,7 +379,7 @@ class Answering:
             raise Refused(f"n: wanted 1 to {self._n_max}, found {n}")
 
     def _ask(
-        self, now: Now, shopper: str = _NOBODY, events: Sequence[Happened] = (), on_item: str = ""
+        self, now: Now, shopper: str = _NOBODY, events: Sequence[Happened] = (), on_item: str = "", device: str = ""
     ) -> Ask:  # fmt: skip
         """Return for whom a list is made. Events of the request are the whole visit; what was before it stays known."""
         browsing = self._learned.browsing
@@ -391,9 +396,13 @@ class Answering:
         slot = browsing.catalogue.slot(on_item) if on_item else None
         if slot is not None and (context.start == len(context.items) or context.items[-1] != slot):
             context = Context(*pushed(context.items, context.start, slot), context.session, now.time_ms)
-        if context.start == len(context.items) and context.items:  # between sessions: use all remembered items
+        visit, returning = len(context.items) - context.start, context.start > 0
+        if not visit and context.items:  # between sessions: use all remembered items
             context = replace(context, start=0)
-        return Ask(context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn, tried=now.tried)
+        return Ask(
+            context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn, tried=now.tried, visit=visit,
+            returning=returning, on_item=bool(on_item), device=device,
+        )  # fmt: skip
 
     def _predictions(self, ask: Ask) -> Mapping[str, Scores]:
         """Return the fast learners' predictions, which lists for one context share."""
@@ -431,8 +440,15 @@ class Answering:
         asks, told = want.variant.asks(ask), want.variant.told
         if len(asks) > 1 and want.kind in _IN_CONTEXT:
             return self._drafted(want, asks, id_, asked, placement, items, allowed)
+        explored: Explored | None = None
         if want.kind in _IN_CONTEXT:
             ask = asks[0]
+            explores = want.variant.explores if not len(want.shown) else None  # further pages: the present ranking
+            if explores and explores.explore.slot:
+                return self._with_slot(want, explores, ask, id_, asked, placement, items, allowed)
+            if explores:
+                explored = explores.draw(explores.explore.actions, context_of(ask), id_)
+                ask = ask._replace(ranker=ranker_of(explored))
         candidates = self._candidates(want.kind, ask, allowed, items)
         products, read = self.shelf.products, dict[str, Product | None]()
         keeps = candidates.finished if not len(want.shown) else None
@@ -441,7 +457,7 @@ class Answering:
             found = kept.found
             return replace(
                 found, recommendation_id=id_, shopper=asked, placement=placement, experiments=dict(told),
-                model=want.variant.model,
+                model=want.variant.model, explored=explored,
             )  # fmt: skip
 
         def product(item: str) -> Product | None:
@@ -458,7 +474,29 @@ class Answering:
             if len(keeps) >= finished_max:
                 keeps.clear()
             keeps[want.n, want.rules] = _Finished(want.gone, read, made)
-        return made
+        return replace(made, explored=explored) if explored else made
+
+    def _with_slot(
+        self, want: _Want, explores: Exploring, ask: Ask, id_: str, asked: str, placement: str, items: Sequence[str],
+        allowed: Mask | None,
+    ) -> ItemList:  # fmt: skip
+        """Return a list of which a slot's item is drawn from the next candidates, which obey the rules, too."""
+        explore, facts = explores.explore, self.shelf.facts
+        candidates = self._candidates(want.kind, ask, allowed, items)
+        longer = want._replace(n=want.n + explore.candidates)
+        answer, wider = self._chosen(longer, ask, items, allowed, candidates.ranked, facts)
+        found, names = answer.items, [item for item, _ in answer.items]
+        pinned = frozenset([pin.item for pin in want.rules.stated.pinned or ()])
+        places = candidates_in(names, explore, pinned) if explore.slot <= want.n else []
+        explored: Explored | None = None
+        if places:
+            explored = explores.draw([names[place] for place in places], context_of(ask), id_)
+            first, chosen = places[0], places[explored.action]
+            found[first], found[chosen] = found[chosen], found[first]
+        answer = answer._replace(items=found[: want.n])
+        whys = wider.why([item for item, _ in answer.items])
+        made = self._made(want, answer, whys, self.shelf.products.get, id_, asked, placement)
+        return replace(made, explored=explored)
 
     def _made(
         self, want: _Want, answer: Answer, whys: Sequence[Reason], product: Callable[[str], Product | None], id_: str,

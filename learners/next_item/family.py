@@ -17,7 +17,7 @@ from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Quality, Surface, Table, Watched
-from headrace.topics import EXPERIMENTS, MODELS, RULES, SILENCES
+from headrace.topics import EXPERIMENTS, MODELS, POLICIES, RULES, SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item import judgement
@@ -38,6 +38,7 @@ from learners.next_item.together import Together
 from learners.next_item.watching import DETECTORS, Watching
 from learners.parts.assignment import Assignment
 from learners.parts.drift import LOSS_TESTS, LossDrift, loss_drift_from_version_1
+from learners.parts.policies import Policies
 from learners.parts.prequential import Ranking
 from learners.protocol import BLEND, DEEP, Scores
 from learners.succession import Succession
@@ -130,7 +131,7 @@ class NextItemFamily(Family):
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(3, dict.fromkeys((1, 2), lambda state: state)),
         "ranking": Part(), "miss_drift": Part(2, {1: loss_drift_from_version_1}), "rules": Part(),
-        "experiments": Part(),
+        "experiments": Part(), "policies": Part(),
         "input_drift": Part(2, {1: lambda state: Watching().state()}, needs=("catalogue",)),
         "history": Part(3, {1: history_from_version_1, 2: history_from_version_2}),
         "together": Part(needs=("catalogue",)),
@@ -146,7 +147,7 @@ class NextItemFamily(Family):
         self.watching = Watching()
         self.miss_drift = LossDrift(MISS)
         self.history = History(**self._history_bounds)
-        self.rulebook, self.assignment = Rulebook(), Assignment()
+        self.rulebook, self.assignment, self.policies = Rulebook(), Assignment(), Policies()
         self.together = Together()
         self.browsing.dependants = [self.together, self.watching]
         desk = reads.get(Desk.name)
@@ -191,6 +192,7 @@ class NextItemFamily(Family):
                 self.desk,
                 n_max=self.settings.recommendations_max,
                 assignment=self.assignment,
+                policies=self.policies,
             )
             self.browsing.dependants.append(self._answering)
         return self._answering
@@ -241,11 +243,13 @@ class NextItemFamily(Family):
         self.browsing.hear_item(item)
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
-        """Note a placement's rules, an experiment, a silence, or which model is champion (`learners.succession`)."""
+        """Note a placement's rules, an experiment, a policy, a silence, or the champion (`learners.succession`)."""
         if topic == RULES:
             return self.rulebook.hear(record)
         if topic == EXPERIMENTS:
             return self.assignment.hear(record)
+        if topic == POLICIES:
+            return self.policies.hear(record)
         if topic == SILENCES:
             return self.watching.silences.hear(record, now.time_ms)
         announcement = announced(record)
@@ -276,7 +280,7 @@ class NextItemFamily(Family):
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
         together = {f"together_{table}": use for table, use in self.together.bounds().items()}
-        stated = self.rulebook.bounds() | self.assignment.bounds()
+        stated = self.rulebook.bounds() | self.assignment.bounds() | self.policies.bounds()
         return self.browsing.bounds() | self.history.bounds() | stated | together
 
     def state(self) -> State:
@@ -292,6 +296,7 @@ class NextItemFamily(Family):
             "history": self.history.state(),
             "rules": self.rulebook.state(),
             "experiments": self.assignment.state(),
+            "policies": self.policies.state(),
             "together": self.together.state(),
         }
 
@@ -321,6 +326,8 @@ class NextItemFamily(Family):
             self.rulebook = Rulebook.from_state(state["rules"])
         if "experiments" in state:
             self.assignment = Assignment.from_state(state["experiments"])
+        if "policies" in state:
+            self.policies = Policies.from_state(state["policies"])
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
@@ -332,6 +339,7 @@ class NextItemFamily(Family):
         # What was bought and seen before is not known then: folding all anew would cost more than it brings.
         empty = cls(NextItemSettings(), {})
         parts |= {"history": empty.history.state(), "rules": empty.rulebook.state(), "experiments": []}
+        parts |= {"policies": []}
         parts |= {"together": empty.together.state()}
         return fold["settings"], {**parts, **parts_of_0_3_0(fold["browsing"])}
 
@@ -379,7 +387,7 @@ NextItemFamily.surface = Surface(
     doc="A shopper's next item: popularity, transitions, session-kNN, revisits and the deep model, blended.",
     settings=NextItemSettings,
     scores=NextItemScores,
-    hears=(MODELS, RULES, EXPERIMENTS, SILENCES),
+    hears=(MODELS, RULES, EXPERIMENTS, POLICIES, SILENCES),
     judge="learners.next_item.judge:NextItemJudge",
     judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),

@@ -47,7 +47,9 @@ class Ask(NamedTuple):
 
     `strangers` is whether items may be listed that only the deep model knows, as a filter knows nothing of them.
     `clock_s` and `turn` are those of `headrace.surface.Now`. `ranker` and `without` are those of an experiment's arm
-    (`headrace.experiments.Arm`), `tried` the models that arms may name, by blob.
+    (`headrace.experiments.Arm`), `tried` the models that arms may name, by blob. `visit` is the number of items of the
+    running visit, `returning` whether there are items of earlier ones, `on_item` whether it is on an item's page;
+    `device` is as the request states it.
     """
 
     context: Context
@@ -59,6 +61,10 @@ class Ask(NamedTuple):
     ranker: str = ""
     without: tuple[str, ...] = ()
     tried: Mapping[str, Any] = {}
+    visit: int = 0
+    returning: bool = False
+    on_item: bool = False
+    device: str = ""
 
 
 class Again:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from headrace.impressions import Shown, ShownItem
+from headrace.impressions import Shown
 from headrace.surface import Now, Route
 from learners.next_item import examples
 from learners.next_item.answering import Answering, Explanation, ItemList, Page
+from learners.next_item.exploring import shown_items
 from learners.next_item.inspecting import (
     Audience,
     AudienceQuery,
@@ -42,9 +43,12 @@ def _by(call: Callable[[Answering, Any, Now], Any]) -> Callable[[Any, Any, Now],
 
 
 def _shown(answer: ItemList) -> list[Shown]:
-    """Return what an answer shows; within an arm the ranking is deterministic."""
-    items = [ShownItem(one.item_id) for one in answer.items]
-    return [Shown(answer.recommendation_id, items, answer.placement, answer.shopper, answer.experiments, answer.model)]
+    """Return what an answer shows; within an arm that does not explore the ranking is deterministic."""
+    items = shown_items([one.item_id for one in answer.items], answer.explored)
+    arms = answer.experiments
+    return [
+        Shown(answer.recommendation_id, items, answer.placement, answer.shopper, arms, answer.model, answer.explored)
+    ]
 
 
 def _shown_on_page(page: Page) -> list[Shown]:

@@ -5,10 +5,12 @@ from typing import Final, NamedTuple
 
 from headrace.experiments import Arm
 from headrace.rules import RuleSet, merged
+from learners.next_item.exploring import Exploring
 from learners.next_item.ranking import Ask
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import Rules
 from learners.parts.assignment import Assigned, Assignment
+from learners.parts.policies import Policies
 
 kept_max: Final = 1_024
 """Most combinations of a placement and arms whose rules are kept."""
@@ -27,6 +29,7 @@ class Variant(NamedTuple):
 
     `told` has the arms by experiment. `drafts` names the interleaved experiment, "" if there is none. `model` is the
     version of the model that an arm uses in place of the promoted one, "" if none does, or one of two that are drafted.
+    `explores` is what is left to chance.
     """
 
     rules: Rules
@@ -34,6 +37,7 @@ class Variant(NamedTuple):
     told: Mapping[str, str] = {}
     drafts: str = ""
     model: str = ""
+    explores: Exploring | None = None
 
     def asks(self, ask: Ask) -> list[Ask]:
         """Return a request as it is put to the rankers."""
@@ -53,8 +57,8 @@ def _way(arm: Arm) -> Way:
 class Variants:
     """Finds variants. The rules that follow from arms are kept, as to make them ready takes long."""
 
-    def __init__(self, rulebook: Rulebook, assignment: Assignment) -> None:
-        self._rulebook, self._assignment = rulebook, assignment
+    def __init__(self, rulebook: Rulebook, assignment: Assignment, policies: Policies) -> None:
+        self._rulebook, self._assignment, self._policies = rulebook, assignment, policies
         self._kept: dict[tuple[Rules, tuple[tuple[str, int, int], ...]], Rules] = {}
 
     def of(self, placement: str, shopper: str, tried: Container[str] = ()) -> Variant:
@@ -71,6 +75,7 @@ class Variants:
         if not assigned:
             return Variant(rules)
         told, drafts, model, stating, ways = dict[str, str](), "", "", list[Assigned](), [Way()]
+        explores: Exploring | None = None
         for one in assigned:
             arm = one.arm
             needed = one.experiment.arms if one.experiment.kind == "interleaved" else (arm,)
@@ -83,7 +88,10 @@ class Variants:
                 drafts, ways = one.name, [_way(each) for each in one.experiment.arms]
             elif arm.ranks:
                 ways, model = [_way(arm)], arm.model
-        return Variant(self._with(rules, stating) if stating else rules, ways, told, drafts, model)
+            if arm.explore:
+                chooser = self._policies.of(one.name, arm.name, arm.explore.actions)
+                explores = Exploring(one.name, arm.name, arm.explore, chooser)
+        return Variant(self._with(rules, stating) if stating else rules, ways, told, drafts, model, explores)
 
     def _with(self, rules: Rules, stating: Sequence[Assigned]) -> Rules:
         versions = self._assignment.versions

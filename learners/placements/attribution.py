@@ -55,7 +55,8 @@ class Uses(NamedTuple):
 
 
 class Clicked(NamedTuple):
-    """An item of an answer that was clicked for the first time: by whom, when, the answer, and the item's bit."""
+    """An item of an answer that was clicked, or put into a cart, for the first time: by whom, when, the answer, and the
+    item's bit."""
 
     shopper: str
     time_ms: int
@@ -64,11 +65,19 @@ class Clicked(NamedTuple):
     bit: int
 
 
+class Bought(NamedTuple):
+    """An order with items of an answer: when, and the answer, which may be forgotten."""
+
+    time_ms: int
+    name: str
+
+
 class Attribution:
     """Attributes events to answers, and tallies both. Pure and bounded.
 
     Attributes:
-        clicked: the clicks that the newest call counted.
+        clicked, carted, bought: the clicks, carts and orders that the newest call counted.
+        is_new: whether the newest call of `hear` was of an answer that was not known before.
         outcomes: number of uses so far, by outcome.
         evicted: held uses that were given up before their time because too many were held.
     """
@@ -79,13 +88,17 @@ class Attribution:
         self.outcomes: Counter[str] = Counter()
         self.evicted = 0
         self.clicked: list[Clicked] = []
+        self.carted: list[Clicked] = []
+        self.bought: list[Bought] = []
+        self.is_new = False
         self._held: OrderedDict[str, list[Uses]] = OrderedDict()  # by answer, the one named first at the front
         self._count = 0
 
     def hear(self, name: str, answer: Answer, items: int, time_ms: int) -> None:
         """Tally an answer of `items` items, and the uses that are held for it. One that is known changes nothing."""
-        self.clicked.clear()
-        if name in self.answers:
+        self._begin()
+        self.is_new = name not in self.answers
+        if not self.is_new:
             return
         self.tallies.answered(answer.group).count_answer(items, time_ms)
         self.answers.add(name, answer)
@@ -96,7 +109,7 @@ class Attribution:
 
     def note(self, event: Event) -> None:
         """Count an event of which the type is one of CLICKS and CARTS, and which names an answer."""
-        self.clicked.clear()
+        self._begin()
         data, shopper, time_ms = event.data, event.shopper, event.time_ms
         name = data.recommendation_id
         for line in data.items:
@@ -105,7 +118,7 @@ class Attribution:
 
     def buy(self, event: Event) -> None:
         """Count a purchase, whether it names an answer or not."""
-        self.clicked.clear()
+        self._begin()
         touches, time_ms = self.touches.of(event.shopper), event.time_ms
         found: dict[str, list[Use]] = {}
         for line in event.data.items:
@@ -120,6 +133,11 @@ class Attribution:
     def move(self, move: Move) -> None:
         """Move the touches of a session to another shopper."""
         self.touches.move(move)
+
+    def _begin(self) -> None:
+        self.clicked.clear()
+        self.carted.clear()
+        self.bought.clear()
 
     def _take(self, name: str, uses: Uses) -> None:
         """Apply the uses of an answer, or hold those of one that is not known."""
@@ -160,7 +178,8 @@ class Attribution:
         """Count uses for their answer, or as what they are else."""
         answer = self.answers.get(name)
         if uses.kind in ORDERS:
-            self._apply_order(answer, uses.lines)
+            if self._apply_order(answer, uses.lines):
+                self.bought.append(Bought(uses.time_ms, name))
             return
         assert answer, "clicks and carts are held until their answer is known"
         tally, touches = self.tallies.get(answer.group), self.touches.of(uses.shopper)
@@ -183,10 +202,14 @@ class Attribution:
                 else:
                     answer.carted |= bit
                     tally.carts += 1
+                    self.carted.append(Clicked(uses.shopper, uses.time_ms, name, answer, bit))
             self.outcomes[outcome] += 1
 
-    def _apply_order(self, answer: Answer | None, lines: Iterable[Use]) -> None:
-        """Count what was bought of one answer; it is None where all lines know their group, which is then the same."""
+    def _apply_order(self, answer: Answer | None, lines: Iterable[Use]) -> bool:
+        """Count what was bought of one answer; return whether anything was.
+
+        The answer is None where all lines know their group, which is then the same.
+        """
         bought: list[Use] = []
         group: Group | None = None
         for line in lines:
@@ -200,7 +223,7 @@ class Attribution:
             else:
                 self.outcomes[outcome] += 1
         if not group:
-            return
+            return False
         tally = self.tallies.get(group)
         self.outcomes["attributed" if tally else "unknown"] += len(bought)
         if tally:
@@ -208,6 +231,7 @@ class Attribution:
             for line in bought:
                 tally.units += line.units
                 tally.revenue += line.revenue
+        return True
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""

@@ -26,15 +26,19 @@ File = Annotated[Path, typer.Argument(help="An experiment, in TOML or JSON (docs
 
 @experiment_app.command()
 def show(as_json: AsJson = False, log: LogUrl = None) -> None:
-    """Show the experiments that are stated."""
-    from operators.experiments import stated_experiments
+    """Show the experiments that are stated, and the policies of arms that explore."""
+    from operators.catalogue import catalogue
+    from operators.experiments import newest_policies, policy_text, stated_experiments
     from operators.replay.plan import opened_to_read
 
     with opened_to_read(read_settings(log=log).common) as log_:
-        found = stated_experiments(log_)
+        found, policies = stated_experiments(log_), newest_policies(log_)
     if as_json:
         say_json([
-            {"name": name, "version": found.versions[name], "experiment": msgspec.to_builtins(one)}
+            {
+                "name": name, "version": found.versions[name], "experiment": msgspec.to_builtins(one),
+                "policies": msgspec.to_builtins(policies.get(name, {})),
+            }
             for name, one in found.stated.items()
         ])  # fmt: skip
         return
@@ -42,6 +46,8 @@ def show(as_json: AsJson = False, log: LogUrl = None) -> None:
         low, high = one.slots
         arms = ", ".join(arm.name for arm in one.arms)
         say(f"{name}: {one.state}, {one.kind} of {arms}; layer {one.layer} {low:g} to {high:g}, ramp {one.ramp:g}")
+        for arm, policy in policies.get(name, {}).items():
+            say(f"  {arm}: {policy_text(policy, catalogue('en'))}")
     if not found.stated:
         say("no experiments")
 
@@ -121,25 +127,25 @@ def report(
     """Show what an experiment has shown so far: a verdict, who was in it, each metric with its interval."""
     from headrace.shard.blobs import Blobs
     from operators.deployment import read_deployment
-    from operators.experiments import known, newest_reports, report_text
+    from operators.experiments import known, newest_policies, newest_reports, report_text
     from operators.replay.plan import opened_to_read
     from operators.replay.run import RunFolder
 
     if run is None:
         with opened_to_read(read_settings(log=log).common) as log_:
             known(log_, name)
-            found = newest_reports(log_)
+            found, policies = newest_reports(log_), newest_policies(log_)
     else:
         folder = RunFolder(Blobs(read_deployment(log=log, blobs=blobs).settings.blobs), run)
         folder.read()
         with folder.log() as own:
-            found = newest_reports(own)
+            found, policies = newest_reports(own), newest_policies(own)
     if name not in found:
         raise Misconfigured(f"experiment {name}: wanted a report, found none yet: it has not run")
     if as_json:
-        say_json(msgspec.to_builtins(found[name]))
+        say_json({**msgspec.to_builtins(found[name]), "policies": msgspec.to_builtins(policies.get(name, {}))})
     else:
-        say(report_text(found[name]))
+        say(report_text(found[name], policies.get(name, {})))
 
 
 def _change(

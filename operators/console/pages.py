@@ -21,7 +21,16 @@ from operators.console.desk import Away
 from operators.console.paging import page_of
 from operators.console.visit import Refusal, Visit, redirect, to
 from operators.drift import silences
-from operators.experiments import interval, newest_reports, notes, stated_experiments, verdict
+from operators.experiments import (
+    interval,
+    newest_policies,
+    newest_reports,
+    notes,
+    policy_text,
+    shares_of,
+    stated_experiments,
+    verdict,
+)
 from operators.facts import results_text, rounds_of
 from operators.replay.begin import changes_text
 from operators.replay.run import RunFolder, runs
@@ -262,15 +271,18 @@ async def experiments(room: Room, visit: Visit) -> Response:
 async def experiment(room: Room, visit: Visit) -> Response:
     """Show what an experiment has shown so far, and what can be done with it."""
     name, says = visit.asked("name"), visit.says
-    stated, reports = await room.desk.read(lambda log, reader: (stated_experiments(log).stated, newest_reports(log)))
+    stated, reports, policies = await room.desk.read(
+        lambda log, reader: (stated_experiments(log).stated, newest_reports(log), newest_policies(log).get(name, {}))
+    )
     one, report = stated.get(name), reports.get(name)
     if one is None and report is None:
         raise Refusal(404, "experiment.unknown")
     if visit.asked("as") == "json":
         return Response(msgspec.json.encode(report), media_type="application/json")
     document = msgspec.json.format(msgspec.json.encode(one), indent=2).decode() if one else ""
+    explored = [(arm, policy_text(policy, says), shares_of(policy)) for arm, policy in policies.items()]
     if report is None:
-        return visit.render("experiment.html", name=name, one=one, report=None, document=document)
+        return visit.render("experiment.html", name=name, one=one, report=None, document=document, explored=explored)
     pictures = [
         (says("experiment.over_time", metric=each.metric, arm=each.arm), drawn)
         for each in report.compared
@@ -287,7 +299,7 @@ async def experiment(room: Room, visit: Visit) -> Response:
     ]
     return visit.render(
         "experiment.html", name=name, one=one, report=report, document=document, verdict=verdict(report, says),
-        notes=notes(report, says), pictures=pictures, compared=compared, segments=segments,
+        notes=notes(report, says), pictures=pictures, compared=compared, segments=segments, explored=explored,
     )  # fmt: skip
 
 

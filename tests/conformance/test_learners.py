@@ -26,6 +26,7 @@ from learners.checks.problem import (
 )
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
+from learners.exploration.family import ExplorationFamily
 from learners.families import families
 from learners.family import Family, Mergeable, Merges, Moment, NoSettings
 from learners.next_item.family import NextItemFamily
@@ -116,6 +117,12 @@ def knows_who_has_ordered(fold: FamilyFold) -> bool:
     return all(before.of(one.shopper, one.time_ms)[1] > 0 for one in lesson)
 
 
+def looked_at_the_newest_minute(fold: FamilyFold) -> bool:
+    """Return whether it looked at the end of the lesson, which has no answers to learn from."""
+    assert isinstance(fold.family, ExplorationFamily)
+    return bool(fold.state()["families"]["exploration"]["looks"]["looked"] == fold.shop.time_ms // 60_000)
+
+
 FAMILIES = {
     "desk": family(
         Desk,
@@ -138,6 +145,13 @@ FAMILIES = {
         shoppers_max=16,
         before_max=64,
         drafts_max=4,
+    ),
+    "exploration": family(
+        ExplorationFamily,
+        looked_at_the_newest_minute,
+        orders_paid_twice(),
+        [PlacementsFamily, ExperimentsFamily],
+        open_max=16,
     ),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500

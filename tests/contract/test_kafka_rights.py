@@ -65,6 +65,7 @@ from headrace.topics import (
     EXPERIMENT_REPORTS,
     ITEMS,
     MODELS,
+    POLICIES,
     RULES,
     TOPICS,
     TRAITS,
@@ -79,7 +80,7 @@ from operators.backup import _manifest
 from operators.child import Children
 from operators.deployment import Deployment
 from operators.drift import newest_alarms, silence, silences
-from operators.experiments import newest_reports, state_experiment, stated_experiments
+from operators.experiments import newest_policies, newest_reports, state_experiment, stated_experiments
 from operators.history import read_history
 from operators.proposal import propose
 from operators.replay.begin import new_run
@@ -363,6 +364,7 @@ def tried(log: Log, folder: Path) -> None:
     state_experiment(log, "home", Experiment((Arm("control"), Arm("new"))))
     assert "home" in stated_experiments(log).stated
     newest_reports(log)
+    newest_policies(log)
 
 
 def silenced(log: Log, folder: Path) -> None:
@@ -420,6 +422,7 @@ def watched(log: Log, folder: Path) -> None:
     stated_rules(log)
     stated_experiments(log)
     newest_reports(log)
+    newest_policies(log)
     silences(log, 0)
     trace(log, PLACEMENTS, "0/0")
 
@@ -500,7 +503,7 @@ def test_with_the_rights_of_the_table_each_process_does_its_work(walked: Guarded
     assert set(ROADS) == set(RIGHTS)
     with closing(walked.free()) as log:
         # A shard ends with its flood before it has heard of an experiment; that it may write is checked as it begins.
-        topics = [topic for topic in TOPICS if topic != EXPERIMENT_REPORTS]
+        topics = [topic for topic in TOPICS if topic not in (EXPERIMENT_REPORTS, POLICIES)]
         for place in (*(Partition(topic, 0) for topic in topics), *(shard.journal for shard in SHARDS.values())):
             assert log.last(place), f"nothing was written to {place}"
         for name in SHARDS:

@@ -30,10 +30,10 @@ from tests.pages import run
 
 OWN_SHARD = """
 [shards.shown]
-families = ["placements", "experiments"]
+families = ["placements", "experiments", "exploration"]
 partition = 2
 """
-OWN = ("placements", "experiments")
+OWN = ("placements", "experiments", "exploration")
 PLACEMENT = placed(FAMILIES, {"online": 0, "finetune": 1, "shown": 2}, {"shown": OWN})["shown"]
 ROUTE = "/v1/recommendations/{shopper}"
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from headrace.experiments import Arm, Experiment, record_of
+from headrace.experiments import Arm, Experiment, Explore, record_of
 from headrace.keys import create
 from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing
@@ -62,6 +62,10 @@ MAY_STAY_ZERO: Final = {
     "headrace_oldest_waiting_event_seconds": "nothing waits for long",
     "headrace_experiment_left_out": "no shopper is a bot, or in two arms",
     "headrace_experiment_relative_difference": "bounds and differences may be below 0",
+    "headrace_exploration_agreement_ratio": "it takes hundreds of answers to tell it",
+    "headrace_exploration_reward_ratio": "clicks are of another time than the simulated shop's",
+    "headrace_exploration_rollbacks_total": "no policy is worse than the one before",
+    "headrace_exploration_unlearned_total": "all answers fit their arm",
     "headrace_placement_evictions_total": "no table is full",
     "headrace_round_overdue_records": "rounds begin in time",
     "headrace_stray_records": "nobody else writes to the journal",
@@ -201,7 +205,8 @@ def test_every_queried_metric_changes_and_no_panel_is_empty(
         child.wait_until_up()
     appender = log.appender()
     appender.append(Outgoing(EVENTS, b"somebody", b"no event"))
-    appender.append(record_of("home", Experiment((Arm("control"), Arm("new")), state="running")))
+    explore = Explore(rankers=("recommended", "popular"), window_minutes=1)
+    appender.append(record_of("home", Experiment((Arm("control"), Arm("new", explore=explore)), state="running")))
     appender.flush()
     appender.close()
     log.close()

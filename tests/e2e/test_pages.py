@@ -206,6 +206,7 @@ PAGES: Final = {
             (0, "Nothing can be said yet of conversion"),
             (0, "home: stopped"),
             (0, "home: removed"),
+            (0, "bandit: draft; slots 0 to 0.2 of the layer default, ramp 1"),
         ],
     ),
     "rollback.md": Page(

@@ -128,7 +128,15 @@ EXAMPLES = {
 
 def test_the_list_is_the_only_place_that_adds_a_family() -> None:
     assert families() == FAMILIES
-    assert [kind.name for kind in FAMILIES] == ["desk", "next_item", "purchase", "placements", "experiments", "rounds"]
+    assert [kind.name for kind in FAMILIES] == [
+        "desk",
+        "next_item",
+        "purchase",
+        "placements",
+        "experiments",
+        "exploration",
+        "rounds",
+    ]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -251,7 +259,7 @@ def test_a_family_may_move_to_a_shard_of_its_own(own: str) -> None:
     numbers = {"online": 0, "finetune": 1, "third": 5}
     here = placed(FAMILIES, numbers, {"third": ["purchase"]})
     assert {name: [kind.name for kind in one.kinds] for name, one in here.items()} == {
-        "online": ["desk", "next_item"], "finetune": ["desk", "placements", "experiments", "rounds"],
+        "online": ["desk", "next_item"], "finetune": ["desk", "placements", "experiments", "exploration", "rounds"],
         "third": ["desk", "purchase"],
     }  # fmt: skip
     assert [kind.name for kind in here["third"].own_kinds] == ["purchase"]

@@ -66,6 +66,62 @@ BOARD: Final = Board(
                 (Query(zero(_relative("high"), "experiment", NONE), "{{experiment}} {{arm}} {{metric}}"),),
             ),
         )),
+        Row("Exploration", (
+            Panel(
+                "Shares of choices",
+                "Of the answers of an arm that leaves something to chance. No choice falls below the floor.",
+                "percentunit",
+                (Query(
+                    zero(f"headrace_exploration_share_ratio{CHOSEN}", "experiment", NONE),
+                    "{{experiment}} {{arm}} {{action}}",
+                ),),
+            ),
+            Panel(
+                "Rewarded", "Share of a choice's answers that were rewarded. Shoppers differ, and so do choices.",
+                "percentunit",
+                (Query(
+                    zero(f"headrace_exploration_reward_ratio{CHOSEN}", "experiment", NONE),
+                    "{{experiment}} {{arm}} {{action}}",
+                ),),
+            ),
+            Panel(
+                "Answers", "Of arms that leave something to chance; whose reward is known.", "short",
+                (Query(zero(f"headrace_exploration_answers{CHOSEN}", "experiment", NONE), "{{experiment}} {{arm}}"),),
+            ),
+            Panel(
+                "State of the policy",
+                "At 1: the state. An apprentice follows the present ranking, until what was learned agrees; after a"
+                " rollback, the policy before is held.",
+                "short",
+                (Query(
+                    zero(f"headrace_exploration_policy_state{CHOSEN}", "experiment", NONE),
+                    "{{experiment}} {{arm}} {{policy_state}}",
+                ),),
+            ),
+            Panel(
+                "Agreement", "What was learned takes over from here on: 80 % unless stated, 100 % after a rollback.",
+                "percentunit",
+                (Query(
+                    zero(f"headrace_exploration_agreement_ratio{CHOSEN}", "experiment", NONE), "{{experiment}} {{arm}}",
+                ),),
+            ),
+            Panel(
+                "Evidence that a policy is worse", "At 40, it is rolled back to its reference.", "short",
+                (Query(zero(f"headrace_exploration_evidence{CHOSEN}", "experiment", NONE), "{{experiment}} {{arm}}"),),
+            ),
+            Panel(
+                "Rolled back", "Policies that did worse than the one before them.", "short",
+                (Query(zero("increase(headrace_exploration_rollbacks_total[1h])"), "in an hour"),),
+            ),
+            Panel(
+                "Not learned from", "Normal: none. Answers that do not fit their arm, or for which there is no room.",
+                "short",
+                (Query(
+                    zero("sum by (unlearned) (increase(headrace_exploration_unlearned_total[1h]))", "unlearned", NONE),
+                    "{{unlearned}}",
+                ),),
+            ),
+        )),
     ),
     (
         Variable("experiment", "Experiment", "label_values(headrace_experiment_shoppers, experiment)", ".*"),
