@@ -38,9 +38,10 @@ Availability = Literal["in_stock", "out_of_stock", "preorder", "backorder", "in 
 
 _TEXTS: Final = {
     "title": 500, "brand": 500, "product_type": 500, "image_link": None, "link": None, "item_group_id": None,
-    "gtin": None,
+    "gtin": None, "external_seller_id": None,
 }  # fmt: skip
 """Fields in which a number counts as text, and the length at which names are cut. Longer ids and links are unusable."""
+_AMOUNTS: Final = frozenset({"price", "cost_of_goods_sold"})
 _AVAILABILITIES: Final[Mapping[str, Availability]] = {
     "instock": "in_stock", "available": "in_stock", "limitedavailability": "in_stock", "onlineonly": "in_stock",
     "outofstock": "out_of_stock", "soldout": "out_of_stock", "discontinued": "out_of_stock",
@@ -66,6 +67,8 @@ class ItemDocument(Struct):
     brand: Name | None = None
     product_type: Name | None = None
     price: Price | PriceText | Annotated[dict[CurrencyCode, Price], Meta(max_length=currencies_max)] | None = None
+    cost_of_goods_sold: Price | PriceText | None = None  # not by currency: two such fields crash msgspec 0.22 at exit
+    external_seller_id: Annotated[str, Meta(max_length=50)] | None = None
     currency: CurrencyCode | None = None
     availability: Availability | None = None
     image_link: Link | None = None
@@ -78,8 +81,9 @@ class ItemDocument(Struct):
 class ItemRecord(Struct, frozen=True):
     """What a shop states of an item. Texts are "" where it states none.
 
-    `prices` are by currency in capitals. `available` is whether the item can be bought: it is neither out of stock nor
-    retired. `retired` is whether the shop no longer sells it.
+    `prices` and `costs` (what the shop pays for one) are by currency in capitals. `available` is whether the item can
+    be bought: it is neither out of stock nor retired. `retired` is whether the shop no longer sells it. `seller` is
+    which of a marketplace's sellers offers it.
     """
 
     id: str
@@ -91,6 +95,8 @@ class ItemRecord(Struct, frozen=True):
     retired: bool = False
     link: str = ""
     image_link: str = ""
+    seller: str = ""
+    costs: Mapping[str, float] = {}
 
 
 _decode = msgspec.json.Decoder(ItemDocument).decode
@@ -122,9 +128,11 @@ def decode(record: Record) -> ItemRecord | Rejection:
         return Rejection("key_mismatch", f"wanted id to equal the key {item!r}, found {document.id!r}")
     retired = bool(document.retired)
     return ItemRecord(
-        item, document.title or "", document.brand or "", document.product_type or "", _prices(document),
+        item, document.title or "", document.brand or "", document.product_type or "",
+        _amounts(document.price, document.currency),
         not retired and document.availability not in ("out_of_stock", "out of stock"), retired,
-        document.link or "", document.image_link or "",
+        document.link or "", document.image_link or "", document.external_seller_id or "",
+        _amounts(document.cost_of_goods_sold, document.currency),
     )  # fmt: skip
 
 
@@ -178,9 +186,9 @@ def _normalised(name: str, value: Any, currency: Any) -> Any:
     if name == "availability" and isinstance(value, str):
         word = re.sub(r"^https?://schema\.org/", "", value.strip().lower())
         return _AVAILABILITIES.get(re.sub(r"[\s_-]", "", word), value)
-    if name == "price" and isinstance(value, dict) and value.keys() == {"value", "currency"}:
+    if name in _AMOUNTS and isinstance(value, dict) and value.keys() == {"value", "currency"}:
         return _price(f"{value['value']} {value['currency']}", "") or value
-    if name == "price" and isinstance(value, str):
+    if name in _AMOUNTS and isinstance(value, str):
         return _price(value, currency if isinstance(currency, str) and len(currency) == 3 else "") or value
     return value
 
@@ -220,17 +228,17 @@ def _amount(text: str) -> str:
     return whole + re.sub("[^0-9]", "", groups) + rest.replace(",", ".")
 
 
-def _prices(document: ItemDocument) -> dict[str, float]:
-    """Return an item's prices by currency. A currency in the text of a price counts more than the field."""
-    price, currency = document.price, document.currency or SHOPS_OWN
-    if price is None:
+def _amounts(stated: float | str | dict[str, float] | None, field: str | None) -> dict[str, float]:
+    """Return amounts by currency. A currency in the text of an amount counts more than the field."""
+    currency = field or SHOPS_OWN
+    if stated is None:
         return {}
-    if isinstance(price, dict):
-        return {name.upper(): amount for name, amount in price.items()}
-    if isinstance(price, str):
-        amount, _, named = price.partition(" ")
+    if isinstance(stated, dict):
+        return {name.upper(): amount for name, amount in stated.items()}
+    if isinstance(stated, str):
+        amount, _, named = stated.partition(" ")
         return {(named or currency).upper(): float(amount)}
-    return {currency.upper(): price}
+    return {currency.upper(): stated}
 
 
 def json_schema() -> dict[str, Any]:

@@ -113,6 +113,33 @@ class Boost(_Rule, frozen=True):
             raise ValueError("wanted items, categories or brands, found none")
 
 
+_Weight = Annotated[float, Meta(ge=0, le=1_000)]
+
+
+class Trade(_Rule, frozen=True):
+    """What may be given up of an answer's relevance, and for what.
+
+    An answer keeps at least the share `relevance_min` of the relevance that it would have without this rule: the sum
+    over its places k of the blend's probability of the item / log2(1 + k). The objectives have weights among them:
+    `margin` (what is likely to be earned), `freshness` (items that are new: half as much after `fresh_days`),
+    `diversity` (brands and categories that the answer does not have yet) and `exposure` (brands and sellers that are
+    shown less than they merit).
+    """
+
+    relevance_min: Annotated[float, Meta(gt=0, le=1)]
+    margin: _Weight = 0.0
+    freshness: _Weight = 0.0
+    diversity: _Weight = 0.0
+    exposure: _Weight = 0.0
+    fresh_days: _Days = 30.0
+
+    def __post_init__(self) -> None:
+        weights = self.margin, self.freshness, self.diversity, self.exposure
+        _check_finite(self.relevance_min, self.fresh_days, *weights)
+        if not any(weights):
+            raise ValueError("wanted a weight of margin, freshness, diversity or exposure, found none above 0")
+
+
 class RuleSet(_Rule, frozen=True):
     """The value of a record: who stated the rules and why, and the rules. A field that is None is not stated."""
 
@@ -127,6 +154,7 @@ class RuleSet(_Rule, frozen=True):
     at_most: AtMost | None = None
     pinned: Annotated[tuple[Pin, ...], Meta(max_length=100)] | None = None
     boosted: Annotated[tuple[Boost, ...], Meta(max_length=100)] | None = None
+    trade: Trade | None = None
 
     def __post_init__(self) -> None:
         for name in ("item", "place"):

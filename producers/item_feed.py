@@ -27,6 +27,8 @@ COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "link": ("link",),
     "item_group_id": ("item_group_id",),
     "gtin": ("gtin",),
+    "cost_of_goods_sold": ("cost_of_goods_sold",),
+    "external_seller_id": ("external_seller_id",),
 }
 """The columns of a feed that are read, by the field of a record, and the names of each. The others are optional."""
 REQUIRED: Final = ("id", "title", "availability")

@@ -59,7 +59,9 @@ class Assortment:
         if self._items.get(stated.id) == stated:
             return False
         self._since_ms.setdefault(stated.id, time_ms)
-        self._items[stated.id] = replace(stated, brand=intern(stated.brand), category=intern(stated.category))
+        self._items[stated.id] = replace(
+            stated, brand=intern(stated.brand), category=intern(stated.category), seller=intern(stated.seller)
+        )
         self._items.move_to_end(stated.id)
         if len(self._items) > self.items_max:
             self._forget(next(iter(self._items)))
@@ -114,5 +116,10 @@ class Assortment:
 
 
 def from_version_1(state: list[Any]) -> State:
-    """Return the state of an assortment of today; one of version 1 knew no links and no times."""
+    """Return the state of an assortment of version 2; one of version 1 knew no links and no times."""
     return {"records": [[*fields, "", ""] for fields in state], "since_ms": np.zeros(len(state), np.int64)}
+
+
+def from_version_2(state: State) -> State:
+    """Return the state of an assortment of today; one of version 2 knew no sellers and no costs."""
+    return {**state, "records": [[*fields, "", {}] for fields in state["records"]]}

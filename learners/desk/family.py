@@ -20,6 +20,7 @@ from headrace.topics import ITEMS, TRAITS
 from headrace.traits import decode as decode_traits
 from learners.desk.assortment import Assortment
 from learners.desk.assortment import from_version_1 as assortment_from_version_1
+from learners.desk.assortment import from_version_2 as assortment_from_version_2
 from learners.desk.budget import Budget
 from learners.desk.currency import Currency
 from learners.desk.joins import Joins
@@ -95,7 +96,7 @@ class Desk(Preparer):
     )
     parts: ClassVar[Mapping[str, Part]] = {
         **dict.fromkeys(("orders", "joins", "budget", "currency", "renames"), Part()),
-        "assortment": Part(2, {1: assortment_from_version_1}),
+        "assortment": Part(3, {1: assortment_from_version_1, 2: assortment_from_version_2}),
         "profiles": Part(),
     }
 
@@ -170,6 +171,10 @@ class Desk(Preparer):
     def price(self, stated: ItemRecord) -> float | None:
         """Return the price of an item in the shop's currency, None if that is not known."""
         return self.currency.price(stated.prices)
+
+    def cost(self, stated: ItemRecord) -> float | None:
+        """Return what the shop pays for an item in the shop's currency, None if that is not known."""
+        return self.currency.price(stated.costs)
 
     def move(self, move: Move) -> None:
         """Do nothing: an order stays that of the shopper who placed it."""

@@ -36,6 +36,7 @@ from learners.next_item.ranking import PINNED, Ask, Learned, Mask, Ranked, Reaso
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.rules import EXCLUDE, Answer, Rules
 from learners.next_item.shelf import Product, Shelf
+from learners.next_item.trade import Trading
 from learners.next_item.variants import NO_VARIANT, Variant, Variants
 from learners.parts.assignment import Assignment
 from learners.parts.policies import Policies
@@ -85,16 +86,18 @@ class ListedItem(Struct, frozen=True):
     image_link: str
 
 
-class AppliedRules(Struct, frozen=True):
+class AppliedRules(Struct, frozen=True, omit_defaults=True):
     """The rules that were applied. `version` is the offset of the newest of them in the topic, null if there are none.
 
     `left_out` has, by rule, how many candidates it left out before the answer was full. If the answer has no items,
-    `left_nothing` names the rules that did it.
+    `left_nothing` names the rules that did it. `relevance_kept` is there if a rule trades relevance: the share of the
+    relevance that the list keeps.
     """
 
     version: int | None
     left_out: dict[str, int]
     left_nothing: list[str]
+    relevance_kept: float | None = None
 
 
 class ItemList(Struct, frozen=True):
@@ -227,6 +230,7 @@ class Answering:
         self._variants = Variants(rulebook, assignment, policies)
         browsing = learned.browsing
         self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
+        self._trading = Trading(self.shelf)
         self._reused: dict[Any, _Candidates] = {}
         self._predicted: dict[Any, _Predicted] = {}
 
@@ -334,8 +338,9 @@ class Answering:
         places = {item: place for place, (item, _) in enumerate(answer.items, 1)}
         last = max((place for place, (item, _) in enumerate(first.pool) if item in places), default=-1)
         before = first.pool[: last + 1] if len(places) == want.n else first.pool
+        last_rule = "at_most" if answer.kept in (None, 1.0) else "trade"
         missing = {
-            item: gone.get(item) or rules.forbids(item, facts(item) or Facts()) or "at_most"
+            item: gone.get(item) or rules.forbids(item, facts(item) or Facts()) or last_rule
             for item, _ in before if item not in places
         }  # fmt: skip
         pinned = {pin.item for pin in rules.stated.pinned or ()}
@@ -511,7 +516,7 @@ class Answering:
         ]
         next_page = want.shown.and_these(names) if len(names) == want.n and want.kind != "reranked" else ""
         left_out = dict(sorted(answer.left_out.items()))
-        applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out))
+        applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out), answer.kept)
         variant = want.variant
         return ItemList(
             id_, want.kind, asked, placement, shown, next_page, applied, dict(variant.told), variant.model
@@ -550,6 +555,22 @@ class Answering:
         return allowed
 
     def _chosen(
+        self, want: _Want, ask: Ask, items: Sequence[str], allowed: Mask | None, candidates: Ranked,
+        facts: Callable[[str], Facts | None],
+    ) -> tuple[Answer, Ranked]:  # fmt: skip
+        """Return the items that obey the rules, traded if a rule says so, and the candidates that they are from."""
+        answer, wider = self._obeying(want, ask, items, allowed, candidates, facts)
+        if want.rules.stated.trade is None or want.kind not in _IN_CONTEXT or ask.ranker:  # others have no probability
+            return answer, wider
+
+        def is_free(item: str) -> bool:
+            if item in want.gone or item in want.shown or facts(item) is None:
+                return False
+            return allowed is None or bool((row := self.shelf.row(item)) >= 0 and allowed[row])
+
+        return self._trading.trade(want.rules, answer, wider.pool, is_free, ask.time_ms), wider
+
+    def _obeying(
         self, want: _Want, ask: Ask, items: Sequence[str], allowed: Mask | None, candidates: Ranked,
         facts: Callable[[str], Facts | None],
     ) -> tuple[Answer, Ranked]:  # fmt: skip

@@ -155,13 +155,18 @@ class ItemTimes:
 
 
 class Facts(NamedTuple):
-    """What is known of an item: "" and None where nothing is. `available` is whether it can be bought."""
+    """What is known of an item: "" and None where nothing is.
+
+    `available` is whether it can be bought. `margin` is its price less what the shop pays for it.
+    """
 
     brand: str = ""
     category: str = ""
     price: float | None = None
     available: bool = True
     name: str = ""
+    seller: str = ""
+    margin: float | None = None
 
 
 class LineFacts:

@@ -23,14 +23,18 @@ EXCLUDE: Final = "exclude"
 Levels: TypeAlias = tuple[str, ...]
 W = TypeVar("W", tuple[Levels, ...], frozenset[str])
 
-_NOTHING: Final = Facts()
+NOTHING: Final = Facts()
 
 
 class Answer(NamedTuple):
-    """Items with their scores, best first, and the number of candidates that each rule left out."""
+    """Items with their scores, best first, and the number of candidates that each rule left out.
+
+    `kept` is the share of the relevance that is kept, None if a rule trades none of it.
+    """
 
     items: list[tuple[str, float]]
     left_out: dict[str, int]
+    kept: float | None = None
 
 
 class Rules:
@@ -60,7 +64,7 @@ class Rules:
         self._at_most = stated.at_most or AtMost()
         self._limits = self._at_most != AtMost()
         self._pinned = sorted(stated.pinned or (), key=lambda pin: pin.place)
-        self._boosts = [
+        self.boosts = [
             (boost.factor, frozenset(boost.items), _levels_of(boost.categories), _folded(boost.brands))
             for boost in stated.boosted or ()
         ]
@@ -100,7 +104,7 @@ class Rules:
     def boost(self, item: str, facts: Facts) -> float:
         """Return the product of the factors by which an item's score is multiplied."""
         product = 1.0
-        for factor, items, categories, brands in self._boosts:
+        for factor, items, categories, brands in self.boosts:
             if item in items or _admits_category(facts.category, categories) or _admits_brand(facts.brand, brands):
                 product *= factor
         return product
@@ -150,7 +154,7 @@ class Rules:
             if item in given:
                 continue
             given.add(item)
-            known = facts(item) or _NOTHING
+            known = facts(item) or NOTHING
             if why := gone.get(item) or forbids(item, known):  # of most items, where rules leave little
                 left_out[why] += 1
             else:
@@ -165,13 +169,13 @@ class Rules:
         self, pool: Sequence[tuple[str, float]], facts: Callable[[str], Facts | None]
     ) -> Sequence[tuple[str, float]]:
         """Return the pool in the order of the multiplied scores; of equal ones, as before."""
-        if not self._boosts:
+        if not self.boosts:
             return pool
-        return sorted(pool, key=lambda one: -one[1] * self.boost(one[0], facts(one[0]) or _NOTHING))
+        return sorted(pool, key=lambda one: -one[1] * self.boost(one[0], facts(one[0]) or NOTHING))
 
 
 def _line(rank: int, item: str, score: float, facts: Facts) -> Line:
-    return Line(rank, item, score, facts.brand.strip().casefold(), " > ".join(levels(facts.category)))
+    return Line(rank, item, score, brand_meant(facts.brand), category_meant(facts.category))
 
 
 def _unlimited_line(rank: int, item: str, score: float, facts: Facts) -> Line:
@@ -195,12 +199,22 @@ def levels(category: str) -> Levels:
     return tuple(level for part in re.split("[>/]", category) if (level := part.strip().casefold()))
 
 
+def brand_meant(brand: str) -> str:
+    """Return a brand as rules compare it, "" if it is unknown."""
+    return brand.strip().casefold()
+
+
+def category_meant(category: str) -> str:
+    """Return a category as rules compare it, "" if it is unknown."""
+    return " > ".join(levels(category))
+
+
 def _levels_of(categories: Iterable[str]) -> tuple[Levels, ...]:
     return tuple(map(levels, categories))
 
 
 def _folded(brands: Iterable[str]) -> frozenset[str]:
-    return frozenset(brand.strip().casefold() for brand in brands)
+    return frozenset(map(brand_meant, brands))
 
 
 def _remembered(admits: Callable[[str, W], bool], only: W, never: W) -> Callable[[str], bool]:
@@ -219,4 +233,4 @@ def _admits_category(category: str, wanted: tuple[Levels, ...]) -> bool:
 
 
 def _admits_brand(brand: str, wanted: frozenset[str]) -> bool:
-    return brand.strip().casefold() in wanted
+    return brand_meant(brand) in wanted

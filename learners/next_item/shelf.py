@@ -35,7 +35,7 @@ class Product(NamedTuple):
 
 
 class Names:
-    """Numbers for the names of brands, or of categories. They are made anew when most are no longer in use."""
+    """Numbers for the names of brands, sellers or categories. They are made anew when most are no longer in use."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -64,12 +64,12 @@ class Shelf:
 
     Attributes:
         products: what is known of each item.
-        brands, categories: the names by number.
+        brands, categories, sellers: the names by number.
         begun: how often all rows were given anew.
 
     Shapes:
-        brand, category: (rows,) int32; price: (rows,) float64, NaN if it is not known; present, available, stated:
-        (rows,) bool; slot: (rows,) int32, -1 for what is not in the catalogue
+        brand, category, seller: (rows,) int32; price, margin: (rows,) float64, NaN if it is not known; present,
+        available, stated: (rows,) bool; slot: (rows,) int32, -1 for what is not in the catalogue
     """
 
     def __init__(self, catalogue: Catalogue, history: History, traits: Traits, desk: Desk | None) -> None:
@@ -85,7 +85,7 @@ class Shelf:
         self._currency = self.currency
         if self._desk:
             self._desk.assortment.watch = self._note
-        self.brands, self.categories = Names(), Names()
+        self.brands, self.categories, self.sellers = Names(), Names(), Names()
         self._rows: dict[str, int] = {}
         self.products: dict[str, Product] = {}
         self._ids, self._ids_changed = list[str](), True
@@ -98,8 +98,8 @@ class Shelf:
         self._look_at(known)
 
     def _size(self, rows: int) -> None:
-        self.brand, self.category = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        self.price = np.full(rows, np.nan)
+        self.brand, self.category, self.seller = (np.zeros(rows, np.int32) for _ in range(3))
+        self.price, self.margin = np.full(rows, np.nan), np.full(rows, np.nan)
         self.present, self.available, self.stated = (np.zeros(rows, np.bool_) for _ in range(3))
         self._since_ms = np.full(rows, never_ms, np.int64)
         self.slot, self._of_slot = np.full(rows, -1, np.int32), np.full(rows, -1, np.int32)
@@ -116,7 +116,7 @@ class Shelf:
         if self._changed:
             changed, self._changed = self._changed, set()
             self._look_at(changed)
-            if len(self.brands) + len(self.categories) > 2 * len(self._rows) + changed_max:
+            if len(self.brands) + len(self.categories) + len(self.sellers) > 3 * len(self._rows) + changed_max:
                 self._watch()
 
     def _look_at(self, items: Iterable[str]) -> None:
@@ -159,7 +159,9 @@ class Shelf:
             stated.image_link if stated else "",
         )  # fmt: skip
         self.brand[row], self.category[row] = self.brands.number(facts.brand), self.categories.number(facts.category)
+        self.seller[row] = self.sellers.number(facts.seller)
         self.price[row] = np.nan if facts.price is None else facts.price
+        self.margin[row] = np.nan if facts.margin is None else facts.margin
         self.present[row], self.available[row] = True, facts.available
         self._since_ms[row] = (self._desk and self._desk.assortment.since_ms(item)) or never_ms
         self.stated[row] = self._since_ms[row] < never_ms
@@ -178,9 +180,10 @@ class Shelf:
 
     def _grow(self, rows: int) -> None:
         more = max(rows, 2 * len(self.brand), 1_024) - len(self.brand)
-        for name in ("brand", "category", "present", "available", "stated"):
+        for name in ("brand", "category", "seller", "present", "available", "stated"):
             setattr(self, name, np.pad(getattr(self, name), (0, more)))
-        self.price = np.pad(self.price, (0, more), constant_values=np.nan)
+        for name in ("price", "margin"):
+            setattr(self, name, np.pad(getattr(self, name), (0, more), constant_values=np.nan))
         self._since_ms = np.pad(self._since_ms, (0, more), constant_values=never_ms)
         self.slot = np.pad(self.slot, (0, more), constant_values=-1)
 
@@ -204,10 +207,11 @@ class Shelf:
         if stated is None:
             return said
         assert self._desk is not None
-        price = self._desk.price(stated)
+        price, cost = self._desk.price(stated), self._desk.cost(stated)
+        price = said.price if price is None else price
         return Facts(
-            stated.brand or said.brand, stated.category or said.category, said.price if price is None else price,
-            stated.available, stated.title or said.name,
+            stated.brand or said.brand, stated.category or said.category, price, stated.available,
+            stated.title or said.name, stated.seller, None if price is None or cost is None else price - cost,
         )  # fmt: skip
 
     def stated_of(self, item: str) -> ItemRecord | None:

@@ -35,9 +35,10 @@ NAMES: Final = {
     "gtin": ("gtin", "gtins"),
     "currency": ("currency",),
     "retired": ("retired",),
+    "external_seller_id": ("external_seller_id",),
 }
-"""For each field of an item but its id and price, what it may be called, the first that is stated; of an array, its
-first element. The APIs write each name in camel case."""
+"""For each field of an item but its id, price and cost, what it may be called, the first that is stated; of an array,
+its first element. The APIs write each name in camel case."""
 
 
 def one(request: Request) -> list[list[Made]]:
@@ -83,6 +84,7 @@ def _item(request: Request, entry: dict[str, Any], item: str) -> Made:
     stated = {**entry, **mapping(_named(entry, "product_attributes", "attributes"))}
     document = {name: _scalar(_named(stated, *names)) for name, names in NAMES.items()}
     document |= {"id": _id(entry) or None, "price": _price_now(stated, request.received_ms)}
+    document["cost_of_goods_sold"] = _price(_named(stated, "cost_of_goods_sold"))
     return MadeItem(item, {name: value for name, value in document.items() if value is not None})
 
 

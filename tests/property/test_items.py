@@ -33,6 +33,7 @@ ANYTHING: Final[st.SearchStrategy[Any]] = st.one_of(
 FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "id": st.just(KEY), "title": TEXTS, "brand": TEXTS, "product_type": TEXTS, "price": PRICES,
     "currency": st.sampled_from(["EUR", "usd", "", "EURO", "E1R", "EUR\n"]), "availability": st.sampled_from(AVAILABLE),
+    "cost_of_goods_sold": PRICES, "external_seller_id": TEXTS,
     "image_link": TEXTS, "link": TEXTS, "item_group_id": TEXTS, "gtin": TEXTS, "retired": st.booleans(),
     "unknown": ANYTHING,
 }  # fmt: skip

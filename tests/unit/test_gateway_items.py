@@ -12,24 +12,28 @@ from producers.gateway.merchant import many, one
 from tests.made import item_of, made, request
 
 BOOTS = ItemRecord(
-    "sku-1", "Red boots", "Acme", "shoes", {"EUR": 49.5}, available=False, image_link="https://shop.example/1.jpg"
-)
+    "sku-1", "Red boots", "Acme", "shoes", {"EUR": 49.5}, available=False, image_link="https://shop.example/1.jpg",
+    seller="smith", costs={"EUR": 20.0},
+)  # fmt: skip
 FEED = {
     "id": "sku-1", "title": "Red boots", "brand": "Acme", "product_type": "shoes", "price": "49.50 EUR",
     "availability": "out_of_stock", "image_link": "https://shop.example/1.jpg", "item_group_id": "boots",
-    "gtin": 4006381333931, "description": "boots", "condition": "new",
+    "gtin": 4006381333931, "cost_of_goods_sold": "20 EUR", "external_seller_id": "smith",
+    "description": "boots", "condition": "new",
 }  # fmt: skip
 CONTENT_API = {
     "id": "online:en:DE:sku-1", "offerId": "sku-1", "title": "Red boots", "brand": "Acme", "productTypes": ["shoes"],
     "price": {"value": "49.50", "currency": "EUR"}, "availability": "out of stock",
     "imageLink": "https://shop.example/1.jpg", "itemGroupId": "boots", "gtin": "4006381333931", "channel": "online",
+    "costOfGoodsSold": {"value": "20.00", "currency": "EUR"}, "externalSellerId": "smith",
 }  # fmt: skip
 MERCHANT_API = {
     "name": "accounts/1/productInputs/en~DE~sku-1", "offerId": "sku-1", "contentLanguage": "en",
     "productAttributes": {
         "title": "Red boots", "brand": "Acme", "productTypes": ["shoes"], "availability": "OUT_OF_STOCK",
         "price": {"amountMicros": "49500000", "currencyCode": "EUR"}, "imageLink": "https://shop.example/1.jpg",
-        "itemGroupId": "boots", "gtins": ["4006381333931"],
+        "itemGroupId": "boots", "gtins": ["4006381333931"], "externalSellerId": "smith",
+        "costOfGoodsSold": {"amountMicros": "20000000", "currencyCode": "EUR"},
     },
 }  # fmt: skip
 

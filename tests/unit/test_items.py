@@ -20,12 +20,33 @@ def test_a_record_states_the_whole_item() -> None:
         "id": "sku-1", "title": "Red boots", "brand": "Acme", "product_type": "shoes", "price": "12.50 EUR",
         "availability": "in_stock", "image_link": "https://shop/1.jpg", "link": "https://shop/1",
         "item_group_id": "boots", "gtin": "4006381333931", "retired": False, "condition": "new",
+        "cost_of_goods_sold": "8 EUR", "external_seller_id": "smith",
     }  # fmt: skip
     assert stated(document) == ItemRecord(
-        "sku-1", "Red boots", "Acme", "shoes", {"EUR": 12.5}, link="https://shop/1", image_link="https://shop/1.jpg"
-    )
+        "sku-1", "Red boots", "Acme", "shoes", {"EUR": 12.5}, link="https://shop/1", image_link="https://shop/1.jpg",
+        seller="smith", costs={"EUR": 8.0},
+    )  # fmt: skip
     assert stated({}) == ItemRecord("sku-1")
     assert stated(dict.fromkeys(document)) == ItemRecord("sku-1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "costs"),
+    [
+        ({"cost_of_goods_sold": 8}, {"": 8.0}),
+        ({"cost_of_goods_sold": "8,50 EUR", "currency": "USD"}, {"EUR": 8.5}),
+        ({"cost_of_goods_sold": {"value": "8.50", "currency": "EUR"}}, {"EUR": 8.5}),
+        ({"cost_of_goods_sold": 8, "currency": "eur"}, {"EUR": 8.0}),
+        ({"cost_of_goods_sold": -8}, {}), ({"cost_of_goods_sold": "little"}, {}),
+    ],
+)  # fmt: skip
+def test_what_the_shop_pays_is_stated_like_a_price(fields: Any, costs: dict[str, float]) -> None:
+    assert stated(fields) == ItemRecord("sku-1", costs=costs)
+
+
+def test_a_seller_s_id_is_a_text_that_is_not_cut() -> None:
+    assert stated({"external_seller_id": 17}) == ItemRecord("sku-1", seller="17")
+    assert stated({"external_seller_id": "s" * 51}) == ItemRecord("sku-1")
 
 
 @pytest.mark.parametrize(

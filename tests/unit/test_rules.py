@@ -144,6 +144,40 @@ def test_an_item_that_nobody_viewed_is_answered_last_unless_it_is_pinned(shop: A
     assert shop.items(n=2) == ["i0", "i1"]
 
 
+def test_relevance_is_traded_for_margin_and_the_answer_says_what_is_kept(shop: Asked) -> None:
+    assert shop.answer(n=4).rules.relevance_kept is None
+    shop.state_item("i4", cost_of_goods_sold=1)
+    shop.state_item("i6", cost_of_goods_sold="69 EUR")  # a price of 70, but a margin of 1
+    shop.state_rules(trade={"relevance_min": 1, "margin": 1})
+    assert (shop.items(n=4), shop.answer(n=4).rules.relevance_kept) == (ALL[:4], 1.0)
+    shop.state_rules(trade={"relevance_min": 0.8, "margin": 1})
+    answer = shop.answer(n=4)
+    assert "i4" in [one.item_id for one in answer.items]
+    assert 0.8 <= (answer.rules.relevance_kept or 0) < 1
+    shop.state_item("i4", availability="out_of_stock", cost_of_goods_sold=1)
+    assert "i4" not in shop.items(n=4)
+
+
+def test_relevance_is_traded_for_items_that_are_new(shop: Asked) -> None:
+    shop.time_ms += 2 * DAY_MS
+    for visitor in range(4):
+        shop.learn(f"new-{visitor}", "i8")
+    assert shop.items(n=3)[0] != "i8"
+    shop.state_rules(trade={"relevance_min": 0.3, "freshness": 1, "fresh_days": 1})
+    assert shop.items(n=3)[0] == "i8"
+    shop.state_rules(trade={"relevance_min": 0.3, "freshness": 1, "fresh_days": 3650})
+    assert shop.items(n=3)[0] != "i8", "over ten years nothing is new"
+
+
+def test_relevance_is_traded_for_diversity(shop: Asked) -> None:
+    shop.state_rules(boosted=[{"brands": ["Brand 0"], "factor": 100}])
+    assert shop.items(n=4) == ALL[::2]
+    shop.state_rules(boosted=[{"brands": ["Brand 0"], "factor": 100}], trade={"relevance_min": 0.5, "diversity": 1})
+    found = shop.items(n=4)
+    assert {"i0", "i1"} <= {*found}
+    assert len({number % 4 for number in map(int, (item[1:] for item in found))}) > 2, "of other categories, too"
+
+
 def test_what_was_bought_comes_back_after_days_and_after_a_refund(shop: Asked) -> None:
     for item in ("i1", "i2", "i3"):
         shop.learn("ann", item, kind="purchase", transaction_id=item)
@@ -292,6 +326,9 @@ def test_a_login_that_is_taken_back_moves_the_session_s_items_alone() -> None:
         ),
         ('{"boosted": [{"factor": 2}]}', "wanted items, categories or brands, found none - at `$.boosted[0]`"),
         ('{"boosted": [{"factor": 0, "items": ["a"]}]}', "at `$.boosted[0].factor`"),
+        ('{"trade": {"margin": 1}}', "missing required field `relevance_min`"),
+        ('{"trade": {"relevance_min": 1.5, "margin": 1}}', "at `$.trade.relevance_min`"),
+        ('{"trade": {"relevance_min": 0.9}}', "wanted a weight of margin, freshness, diversity or exposure"),
         ('{"bought": {"leave_out": false, "again_after_days": 3}}', "at `$.bought`"),
         ('{"categories": {"only": [" > "]}}', "at `$.categories.only[0]`"),
         ('{"brands": {"only": [" "]}}', "at `$.brands.only[0]`"),

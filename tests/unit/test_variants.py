@@ -10,7 +10,7 @@ import pytest
 from headrace.events import Data, Event, Item, at
 from headrace.experiments import Arm, Experiment, Ranker, record_of
 from headrace.log.protocol import Record
-from headrace.rules import AtMost, Pin, PriceLimits, RuleSet, Seen
+from headrace.rules import AtMost, Pin, PriceLimits, RuleSet, Seen, Trade
 from headrace.rules import record_of as rules_record_of
 from headrace.surface import Now
 from headrace.topics import EXPERIMENTS, RULES
@@ -238,3 +238,19 @@ def test_a_page_has_lists_of_several_placements() -> None:
     page = next_item(asked.shop).answering.page(PageQuery(shopper=shopper, lists=lists), asked.now())
     assert isinstance(page, Page)
     assert [one.experiments for one in page.lists] == [{"trial": "new"}, {}]
+
+
+def test_an_arm_can_trade_relevance() -> None:
+    diverse = Arm("diverse", rules=RuleSet(trade=Trade(0.7, diversity=1)))
+    shop = Asked(CONTROL, diverse)
+    control, traded = (shop.ask(shop.of_arm(name)) for name in ("control", "diverse"))
+    assert control.rules.relevance_kept is None
+    assert 0.7 <= (traded.rules.relevance_kept or 0) < 1
+    brands = [len({one.brand for one in found.items}) for found in (control, traded)]
+    assert brands[0] < brands[1] == 8
+
+
+def test_what_two_arms_have_drafted_is_not_traded_again() -> None:
+    rules = RuleSet(trade=Trade(0.7, diversity=1))
+    shop = Asked(CONTROL, Arm("popular", ranker="popular"), rules=rules, kind="interleaved")
+    assert shop.ask("s1").rules.relevance_kept is None
