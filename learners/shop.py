@@ -74,7 +74,8 @@ class Shop:
         """Look up once what is called for each event."""
         families = list(self.families.values())
         self._learn = [family.learn for family in families]
-        self._prepare = [family.prepare for family in families if isinstance(family, Preparer)]
+        preparers = [family for family in families if isinstance(family, Preparer)]
+        self._prepare, self._renamed = [one.prepare for one in preparers], [one.renamed for one in preparers]
         hearing = {topic for family in families for topic in family.surface.hears}
         self._hear = {topic: [one for one in families if topic in one.surface.hears] for topic in hearing}
         self._absorb = {key: one for one in families for key in (one.name, *one.surface.former_judgement_keys)}
@@ -114,10 +115,11 @@ class Shop:
 
     def known_as(self, names: Sequence[str]) -> str:
         """Return under which of a shopper's names, the likeliest first, something is kept; the first if under none."""
-        preparers = [family for family in self.families.values() if isinstance(family, Preparer)]
         known = list(names)
-        for preparer in preparers:
-            known = [preparer.renamed(name) for name in known]
+        for renamed in self._renamed:
+            known = [renamed(name) for name in known]
+        if len(known) == 1:
+            return known[0]
         return next((name for name in known if any(one.knows(name) for one in self.families.values())), known[0])
 
     def learn(self, event: Event, partition: int, offset: int) -> None:

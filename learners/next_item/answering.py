@@ -1,8 +1,9 @@
 """Answers to requests for items: candidates of a kind, chosen by rules, with what a page needs to show them."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import is_
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
@@ -17,6 +18,7 @@ from learners.next_item import ranking
 from learners.next_item.contexts import pushed, steps_of
 from learners.next_item.exploring import Exploring, candidates_in, context_of, ranker_of
 from learners.next_item.history import Facts, History
+from learners.next_item.kept import Kept, Moment
 from learners.next_item.questions import (
     BatchQuery,
     CartQuery,
@@ -44,14 +46,14 @@ from learners.protocol import Context, Scores
 
 hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
-reuse_s: Final = 0.5
-"""Longest time, in seconds, for which a context's candidates are reused, while others' events change them a little."""
-reused_max: Final = 1_024
-"""Most contexts whose candidates are kept."""
 predicted_max: Final = 256
 """Most contexts whose predictions are kept: about 5 MiB."""
-finished_max: Final = 8
-"""Most finished lists that are kept of the same candidates."""
+candidates_max: Final = 1_024
+"""Most lists whose candidates are kept: about 10 MiB."""
+finished_max: Final = 200_000
+"""Most items, shown or looked at, of the finished lists that are kept: 8,000 lists of ten items, about 35 MiB."""
+_list_size: Final = 5
+"""What keeping a list takes beside its items, in items."""
 _NOBODY: Final = ""
 
 
@@ -173,37 +175,27 @@ class _Finished(NamedTuple):
     """A list that was finished, and what it follows from beside its candidates and the rules.
 
     Attributes:
-        read: what was known of each item that was looked at, None if nothing was.
+        items, products: the items that were looked at, and what was known of each, None if nothing was.
+        model: kept so that no other one has its address.
     """
 
     gone: Mapping[str, str]
-    read: dict[str, Product | None]
+    items: tuple[str, ...]
+    products: tuple[Product | None, ...]
     found: ItemList
+    model: Any
 
     def holds(self, gone: Mapping[str, str], products: Mapping[str, Product]) -> bool:
         """Return whether it would be the same list now."""
-        return gone == self.gone and all(products.get(item) is product for item, product in self.read.items())
+        return gone == self.gone and all(map(is_, map(products.get, self.items), self.products))
 
 
 class _Candidates(NamedTuple):
-    """Candidates, and the lists that were finished from them, by n and rules.
-
-    They may be reused in the same turn, and until a time. The model is kept so that no other one has its address.
-    """
+    """Candidates, and when they were made. The model is kept so that no other one has its address."""
 
     ranked: Ranked
-    turn: int = 0
-    until_s: float = 0.0
-    model: Any = None
-    finished: dict[tuple[int, Rules], _Finished] | None = None
-
-
-class _Predicted(NamedTuple):
-    """What the fast learners predict for a context, which may be reused as candidates are."""
-
-    turn: int
-    until_s: float
-    predictions: dict[str, Scores]
+    made: Moment
+    model: Any
 
 
 class Answering:
@@ -231,13 +223,13 @@ class Answering:
         browsing = learned.browsing
         self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
         self._trading = Trading(self.shelf)
-        self._reused: dict[Any, _Candidates] = {}
-        self._predicted: dict[Any, _Predicted] = {}
+        self._predicted = Kept[dict[str, Scores]](predicted_max)
+        self._candidates, self._finished = Kept[_Candidates](candidates_max), Kept[_Finished](finished_max)
 
     def forget(self, slots: Sequence[int]) -> None:
         """Keep nothing: slots will be reused for other items."""
-        self._reused.clear()
-        self._predicted.clear()
+        for kept in (self._predicted, self._candidates, self._finished):
+            kept.clear()
 
     # The routes
 
@@ -333,7 +325,7 @@ class Answering:
         gone = self._gone(shopper, now.time_ms, rules.stated, rules.stated.seen or Seen(), (), ())
         want = _Want("recommended", query.n, rules, None, False, Shown.of(""), gone)
         ask, allowed, facts = variant.asks(self._ask(now, shopper))[0], self._allowed(want), self.shelf.facts
-        first = self._candidates(want.kind, ask, allowed, ()).ranked
+        first = self._ranked_or_kept(want.kind, ask, allowed, ())
         answer, ranked = self._chosen(want, ask, (), allowed, first, facts)
         places = {item: place for place, (item, _) in enumerate(answer.items, 1)}
         last = max((place for place, (item, _) in enumerate(first.pool) if item in places), default=-1)
@@ -376,8 +368,8 @@ class Answering:
         gone = self._gone(shopper, time_ms, rules.stated, rules.stated.seen or Seen(), (), exclude)
         want = _Want("recommended", n, rules, None, False, Shown.of(""), gone)
         ask, allowed = self._ask(Now(time_ms, artifact=model), shopper), self._allowed(want)
-        candidates = self._candidates(want.kind, ask, allowed, [])
-        return self._chosen(want, ask, [], allowed, candidates.ranked, self.shelf.facts)[0]
+        candidates = self._ranked_or_kept(want.kind, ask, allowed, [])
+        return self._chosen(want, ask, [], allowed, candidates, self.shelf.facts)[0]
 
     def _check_n(self, n: int) -> None:
         if n > self._n_max:
@@ -414,14 +406,12 @@ class Answering:
         context = ask.context
         if not ask.clock_s:
             return self._learned.browsing.predictions(context)
-        key = tuple(context.items), context.start, context.session
-        kept = self._predicted.get(key)
-        if kept is None or (kept.turn != ask.turn and ask.clock_s > kept.until_s):
-            if len(self._predicted) >= predicted_max:
-                self._predicted.clear()
+        key, moment = (tuple(context.items), context.start, context.session), ask.moment
+        found = self._predicted.get(key, moment)
+        if found is None:
             found = self._learned.browsing.predictions(context)
-            kept = self._predicted[key] = _Predicted(ask.turn, ask.clock_s + reuse_s, found)
-        return kept.predictions
+            self._predicted.put(key, found, moment)
+        return found
 
     def _wanted(
         self, query: Wanted, kind: str, ask: Ask, id_: str, asked: str, shopper: str,
@@ -454,16 +444,16 @@ class Answering:
             if explores:
                 explored = explores.draw(explores.explore.actions, context_of(ask), id_)
                 ask = ask._replace(ranker=ranker_of(explored))
-        candidates = self._candidates(want.kind, ask, allowed, items)
-        products, read = self.shelf.products, dict[str, Product | None]()
-        keeps = candidates.finished if not len(want.shown) else None
-        kept = keeps.get((want.n, want.rules)) if keeps else None
-        if kept and kept.holds(want.gone, products):
-            found = kept.found
-            return replace(
-                found, recommendation_id=id_, shopper=asked, placement=placement, experiments=dict(told),
-                model=want.variant.model, explored=explored,
-            )  # fmt: skip
+        products, key = self.shelf.products, None
+        if allowed is None and ask.clock_s and not len(want.shown):
+            key = self._key(want.kind, ask, items), want.n, want.rules
+            kept = self._finished.get(key, ask.moment)
+            if kept and kept.holds(want.gone, products):
+                return replace(
+                    kept.found, recommendation_id=id_, shopper=asked, placement=placement, experiments=dict(told),
+                    model=want.variant.model, explored=explored,
+                )  # fmt: skip
+        read = dict[str, Product | None]()
 
         def product(item: str) -> Product | None:
             found = read[item] = products.get(item)
@@ -473,12 +463,13 @@ class Answering:
             found = product(item)
             return None if found is None else found.facts
 
+        candidates = self._candidates_of(want.kind, ask, allowed, items)
         answer, wider = self._chosen(want, ask, items, allowed, candidates.ranked, facts)
         made = self._made(want, answer, wider.why([item for item, _ in answer.items]), product, id_, asked, placement)
-        if keeps is not None and wider is candidates.ranked:  # others follow from all items
-            if len(keeps) >= finished_max:
-                keeps.clear()
-            keeps[want.n, want.rules] = _Finished(want.gone, read, made)
+        if key and wider is candidates.ranked:  # others follow from all items
+            finished = _Finished(want.gone, tuple(read), tuple(read.values()), made, ask.model)
+            size = _list_size + len(read) + len(made.items)
+            self._finished.put(key, finished, ask.moment, size=size, made=candidates.made)
         return replace(made, explored=explored) if explored else made
 
     def _with_slot(
@@ -487,9 +478,9 @@ class Answering:
     ) -> ItemList:  # fmt: skip
         """Return a list of which a slot's item is drawn from the next candidates, which obey the rules, too."""
         explore, facts = explores.explore, self.shelf.facts
-        candidates = self._candidates(want.kind, ask, allowed, items)
+        candidates = self._ranked_or_kept(want.kind, ask, allowed, items)
         longer = want._replace(n=want.n + explore.candidates)
-        answer, wider = self._chosen(longer, ask, items, allowed, candidates.ranked, facts)
+        answer, wider = self._chosen(longer, ask, items, allowed, candidates, facts)
         found, names = answer.items, [item for item, _ in answer.items]
         pinned = frozenset([pin.item for pin in want.rules.stated.pinned or ()])
         places = candidates_in(names, explore, pinned) if explore.slot <= want.n else []
@@ -529,8 +520,8 @@ class Answering:
         """Return two arms' lists, drafted into one that obeys the rules as each of them does."""
         facts, reasons, names, left_out = self.shelf.facts, dict[str, Reason](), list[list[str]](), dict[str, int]()
         for ask in asks:
-            candidates = self._candidates(want.kind, ask, allowed, items)
-            answer, wider = self._chosen(want, ask, items, allowed, candidates.ranked, facts)
+            candidates = self._ranked_or_kept(want.kind, ask, allowed, items)
+            answer, wider = self._chosen(want, ask, items, allowed, candidates, facts)
             names.append([item for item, _ in answer.items])
             reasons |= dict(zip(names[-1], wider.why(names[-1]), strict=True))
             left_out = {name: max(left_out.get(name, 0), count) for name, count in (left_out | answer.left_out).items()}
@@ -591,21 +582,27 @@ class Answering:
             return Answer(filled.items, answer.left_out | left_out), wider
         return answer, candidates
 
-    def _candidates(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> _Candidates:
+    def _ranked_or_kept(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
+        return self._candidates_of(kind, ask, allowed, items).ranked
+
+    def _candidates_of(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> _Candidates:
         """Return candidates. Those of which no filter leaves any out are kept."""
         if allowed is not None or not ask.clock_s:
-            return _Candidates(self._ranked(kind, ask, allowed, items))
-        context = ask.context
-        of = (tuple(context.items), context.start, context.session) if kind in _IN_CONTEXT else ()
-        ways = (ask.ranker, ask.without) if kind in _IN_CONTEXT else ()
-        key = kind, id(ask.model), self.shelf.begun, tuple(items), of, ways  # lists that are read further name rows
-        kept = self._reused.get(key)
-        if kept is None or (kept.turn != ask.turn and ask.clock_s > kept.until_s):
-            if len(self._reused) >= reused_max:
-                self._reused.clear()
-            ranked = self._ranked(kind, ask, None, items)
-            kept = self._reused[key] = _Candidates(ranked, ask.turn, ask.clock_s + reuse_s, ask.model, {})
+            return _Candidates(self._ranked(kind, ask, allowed, items), ask.moment, ask.model)
+        key, moment = self._key(kind, ask, items), ask.moment
+        kept = self._candidates.get(key, moment)
+        if kept is None:
+            kept = _Candidates(self._ranked(kind, ask, None, items), moment, ask.model)
+            self._candidates.put(key, kept, moment)
         return kept
+
+    def _key(self, kind: str, ask: Ask, items: Sequence[str]) -> Hashable:
+        """Return what candidates follow from, beside the fold."""
+        context, begun = ask.context, self.shelf.begun  # lists that are read further name rows
+        if kind not in _IN_CONTEXT:
+            return kind, id(ask.model), begun, tuple(items)
+        visit = tuple(context.items), context.start, context.session
+        return kind, id(ask.model), begun, tuple(items), *visit, ask.ranker, ask.without
 
     def _ranked(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
         learned, shelf = self._learned, self.shelf

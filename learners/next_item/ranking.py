@@ -1,7 +1,8 @@
 """Rankings: the candidates of each kind of list, best first, before rules are applied. All are pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from learners.next_item.blend import Blend, Judged
 from learners.next_item.browsing import Browsing
 from learners.next_item.judgement import list_length
+from learners.next_item.kept import Moment
 from learners.next_item.popularity import Popularity
 from learners.next_item.shelf import Shelf
 from learners.next_item.together import Together
@@ -17,6 +19,8 @@ from learners.protocol import DEEP, Context, Listed, Scores, top
 
 deep_within_max: Final = 1_000
 """Best items of the deep model among which those that a filter allows are looked for."""
+named_at_once: Final = 32
+"""Items of a ranking that are named together."""
 first_max: Final = 256
 """Items that are sorted first where a whole catalogue is ranked; the others only if these do not suffice."""
 siblings_max: Final = 500
@@ -66,6 +70,11 @@ class Ask(NamedTuple):
     on_item: bool = False
     device: str = ""
 
+    @property
+    def moment(self) -> Moment:
+        """When it is asked."""
+        return Moment(self.turn, self.clock_s)
+
 
 class Again:
     """Items that are looked for anew each time somebody asks, so that whoever asks for none costs nothing."""
@@ -95,6 +104,58 @@ class Found:
             self._found.append(item)
 
 
+class Pool(Sequence[tuple[str, float]]):
+    """Scored items, best first. They are named as far as somebody reads: an answer needs a few of many.
+
+    Args:
+        keys: stand for the items, distinct.
+        name: returns the items of keys.
+
+    Shapes:
+        keys: (N,), scores: (N,)
+    """
+
+    def __init__(
+        self, keys: NDArray[np.int32], scores: NDArray[np.float32], name: Callable[[NDArray[np.int32]], list[str]]
+    ) -> None:  # fmt: skip
+        self._keys, self._scores, self._name = keys, scores, name
+        self._named = list[tuple[str, float]]()
+        self._places = dict[str, int]()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _read(self, end: int) -> None:
+        """Name the items before a place."""
+        start = len(self._named)
+        if start < end:
+            names = self._name(self._keys[start:end])
+            self._places.update(zip(names, range(start, end), strict=True))
+            self._named += zip(names, self._scores[start:end].tolist(), strict=True)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[str, float]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[tuple[str, float]]: ...
+    def __getitem__(self, place: int | slice) -> tuple[str, float] | Sequence[tuple[str, float]]:
+        self._read(len(self))
+        return self._named[place]
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        for start in range(0, len(self), named_at_once):
+            end = min(start + named_at_once, len(self))
+            self._read(end)
+            yield from self._named[start:end]
+
+    def key(self, item: str) -> int | None:
+        """Return what stands for an item; None if it is not among these."""
+        place = self._places.get(item)
+        if place is None and len(self._named) < len(self):
+            self._read(len(self))
+            place = self._places.get(item)
+        return None if place is None else int(self._keys[place])
+
+
 def no_parts(items: Sequence[str]) -> list[dict[str, float]]:
     """Return no parts of each item's score."""
     return [{} for _ in items]
@@ -117,13 +178,13 @@ class _Reasons:
 
     Args:
         judge: returns it again.
-        slots: those of the items in what is judged.
+        pool: the items, their keys being their slots in what is judged.
     """
 
     def __init__(
-        self, learned: Learned, context: Context, slots: Mapping[str, int], judged: Judged, judge: Callable[[], Judged]
+        self, learned: Learned, context: Context, pool: Pool, judged: Judged, judge: Callable[[], Judged]
     ) -> None:  # fmt: skip
-        self._learned, self._context, self._slots = learned, context, slots
+        self._learned, self._context, self._pool = learned, context, pool
         self._judged: Judged | None = judged
         self._judge, self._told = judge, dict[str, Reason]()
 
@@ -131,9 +192,9 @@ class _Reasons:
         """Return the reason for each item."""
         told = self._told
         if asked := [item for item in items if item not in told]:
-            ranked = [item for item in asked if item in self._slots]
+            ranked = self._ranked(asked)
             judged, self._judged = self._judged or self._judge(), None
-            members = judged.decisive([self._slots[item] for item in ranked])
+            members = judged.decisive(list(ranked.values()))
             told.update(dict.fromkeys(asked, POPULAR))
             for item, member in zip(ranked, members, strict=True):
                 told[item] = _reason(self._learned, self._context, item, member)
@@ -141,9 +202,12 @@ class _Reasons:
 
     def parts(self, items: Sequence[str]) -> list[dict[str, float]]:
         """Return the parts of each item's score (`Judged.parts`), none of one that is not ranked."""
-        ranked = [item for item in items if item in self._slots]
-        found = dict(zip(ranked, self._judge().parts([self._slots[item] for item in ranked]), strict=True))
+        ranked = self._ranked(items)
+        found = dict(zip(ranked, self._judge().parts(list(ranked.values())), strict=True))
         return [found.get(item, {}) for item in items]
+
+    def _ranked(self, items: Iterable[str]) -> dict[str, int]:
+        return {item: key for item in items if (key := self._pool.key(item)) is not None}
 
 
 def recommended(
@@ -175,11 +239,10 @@ def recommended(
     judged = judge()
     scored = judged.scores()
     order = (-scored.scores).argsort(kind="stable")  # the slots ascend: of equally probable items, the lower one first
-    best = Scores(scored.slots.take(order), scored.scores.take(order))
-    items = candidates.named(best.slots, browsing.catalogue)
-    reasons = _Reasons(learned, context, dict(zip(items, best.slots.tolist(), strict=True)), judged, judge)
-    named = list(zip(items, best.scores.tolist(), strict=True))
-    return Ranked(named, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of, reasons.parts)
+    named = partial(candidates.named, catalogue=browsing.catalogue)
+    best = Pool(scored.slots.take(order), scored.scores.take(order), named)
+    reasons = _Reasons(learned, context, best, judged, judge)
+    return Ranked(best, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of, reasons.parts)
 
 
 def alone(
