@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv; on a fresh machine Python 3.11 to 3.13 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-full most-tests all-tests compiled lint style types format simulate chaos faults pythons mutate release lock clean
+.PHONY: compose-drill help setup demo check test test-full most-tests all-tests compiled lint style types format simulate chaos faults pythons mutate release lock clean
 SHELL := /bin/sh
 # make PYTHON=... chooses the interpreter that the environment is made with, VENV=... its folder.
 VENV := .venv
@@ -13,7 +13,7 @@ CODE := $(ROOTS) tests benchmarks deploy requirements conftest.py
 on = $(filter-out 0 no false,$(1))
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## Make .venv ready (every target does it; quick when it is)
 	@sh requirements/setup.sh
@@ -69,6 +69,9 @@ chaos: setup  ## Faults on real processes, audited; ARGS="--minutes 60 --seed 1 
 
 faults: setup  ## Each n-th system call of a commit and a snapshot fails; needs strace; ARGS="--each 20 --name syscalls"
 	@$(BIN)/python -m tests.chaos.sweep $(ARGS)
+
+compose-drill: setup  ## docker-compose.yml on a real engine, as root on Debian; docs/containers.md; ARGS="--parts build,up"
+	@$(BIN)/python -m tests.containers compose $(ARGS)
 
 pythons:  ## `make check` with Python 3.12 and 3.13, where they are found, in .venv-3.12 and .venv-3.13
 	@sh requirements/pythons.sh 3.12 3.13

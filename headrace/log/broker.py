@@ -23,6 +23,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -33,7 +35,8 @@ kafka_coordinate = "org.apache.kafka:kafka_2.13:4.3.1"
 """4.4.0 depends on an artifact that does not resolve."""
 logging_coordinate = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 """The binding for slf4j 1.7, which Kafka uses. Resolved separately: together, it selects an older Kafka client."""
-container_image = "confluentinc/cp-kafka:8.1.0"
+container_image = f"apache/kafka:{kafka_coordinate.rpartition(':')[2]}"
+"""Apache's own image of the same release."""
 java_options = ("-Xmx512m", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """For few, shared cores: the fast compiler and the serial garbage collector halve the CPU time of a start."""
 start_timeout_s = 240.0
@@ -68,9 +71,21 @@ share.coordinator.state.topic.min.isr=1
 """
 
 _CONTAINER_ENVIRONMENT = {
+    "KAFKA_NODE_ID": "1",
+    "KAFKA_PROCESS_ROLES": "broker,controller",
+    "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+    "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+    "KAFKA_LISTENERS": "OUTSIDE://:9092,CONTROLLER://:9093,INSIDE://:9094",
+    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "OUTSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT,INSIDE:PLAINTEXT",
+    "KAFKA_INTER_BROKER_LISTENER_NAME": "INSIDE",  # it also talks to itself, and not by the address outside
     "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+    "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+    "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+    "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "4",
     "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
     "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS": "4",
+    "KAFKA_TRANSACTION_ABORT_TIMED_OUT_TRANSACTION_CLEANUP_INTERVAL_MS": "1000",
 }
 
 _LOGGING = """\
@@ -108,7 +123,7 @@ def provide_broker(folder: Path, environ: Mapping[str, str] = os.environ) -> Ite
     if bootstrap := environ.get("HEADRACE_KAFKA"):
         yield bootstrap
     elif _container_engine_answers(environ):
-        with _container() as bootstrap:
+        with _container(environ) as bootstrap:
             yield bootstrap
     else:
         was_running = status(folder) is not None
@@ -126,7 +141,7 @@ def _container_engine_answers(environ: Mapping[str, str]) -> bool:
         return False
     try:
         import docker
-        import testcontainers.kafka  # noqa: F401 - `_container` needs it
+        import testcontainers.core  # noqa: F401 - `_container` needs it
         from docker.errors import DockerException
     except ModuleNotFoundError:
         return False
@@ -143,14 +158,34 @@ def _container_engine_answers(environ: Mapping[str, str]) -> bool:
 
 
 @contextmanager
-def _container() -> Iterator[str]:
-    from testcontainers.kafka import KafkaContainer
+def _container(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the address of a broker in a container, which it is told before it starts: a free port of this machine.
 
-    container = KafkaContainer(container_image).with_kraft()
-    for name, value in _CONTAINER_ENVIRONMENT.items():
-        container.with_env(name, value)
-    with container:
-        yield container.get_bootstrap_server()
+    Raises:
+        LogUnavailable: the image cannot be had, or the broker did not start.
+    """
+    from datetime import timedelta
+
+    from docker.errors import DockerException
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+    container = DockerContainer(container_image).with_envs(**_CONTAINER_ENVIRONMENT)
+    host, port = urlsplit(environ.get("DOCKER_HOST", "")).hostname or "localhost", _ports(None)[0]
+    bootstrap = f"{host}:{port}"
+    ports: dict[str, Any] = container.ports  # docker takes an address with the port, too
+    ports["9092/tcp"] = ("127.0.0.1", port) if host == "localhost" else port
+    container.with_env("KAFKA_ADVERTISED_LISTENERS", f"OUTSIDE://{bootstrap},INSIDE://localhost:9094")
+    container.waiting_for(LogMessageWaitStrategy(_STARTED).with_startup_timeout(timedelta(seconds=start_timeout_s)))
+    try:
+        container.start()
+    except (DockerException, TimeoutError) as error:
+        container.stop()
+        raise LogUnavailable(f"a broker in a container of {container_image} does not start: {error}") from error
+    try:
+        yield bootstrap
+    finally:
+        container.stop()
 
 
 def start(

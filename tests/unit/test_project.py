@@ -13,18 +13,29 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 import headrace
 from conftest import OWN_BROKER, SPREAD
-from headrace.config import DEFAULT_SHARDS, GatewaySettings, ProducerSettings, ServeSettings, Settings
+from headrace.config import (
+    DEFAULT_SHARDS,
+    ArchiveSettings,
+    ConsoleSettings,
+    GatewaySettings,
+    ProducerSettings,
+    ServeSettings,
+    Settings,
+)  # fmt: skip
+from headrace.log import broker
 from operators.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +45,8 @@ EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 ROOTS: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 MODULES = sorted(path.relative_to(ROOT) for root in ROOTS for path in (ROOT / root).rglob("*.py"))
 COMPOSE: dict[str, Any] = YAML(typ="safe").load(ROOT / "docker-compose.yml")
-IMAGE = f"headrace:{headrace.__version__}"
-OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") == IMAGE}
+IMAGES = {f"headrace{kind}:{headrace.__version__}" for kind in ("", "-archive", "-learning")}
+OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") in IMAGES}
 
 
 def tool(name: str) -> str:
@@ -139,7 +150,31 @@ def test_what_runs_in_an_image_has_no_extra() -> None:
     """`dev` brings the extras; run.lock, which the image installs, holds nothing of them."""
     assert EXTRAS["dev"][0] == "headrace[demo,kafka-local,notebook,otlp,parquet]"
     assert not {Requirement(text).name for texts in EXTRAS.values() for text in texts} & locked("run").keys()
-    assert "requirements/run.lock" in (ROOT / "Dockerfile").read_text()
+    assert "requirements/run.lock" in (ROOT / "requirements/image.sh").read_text()
+
+
+def needed_by(wanted: list[Requirement]) -> set[str]:
+    """Return the installed distributions that these need, with what those need."""
+    found: set[tuple[str, tuple[str, ...]]] = set()
+    left = [(canonicalize_name(one.name), tuple(one.extras)) for one in wanted]
+    while left:
+        name, extras = one = left.pop()
+        if one in found:
+            continue
+        found.add(one)
+        for text in requires(name) or []:
+            needs = Requirement(text)
+            if not needs.marker or any(needs.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                left.append((canonicalize_name(needs.name), tuple(needs.extras)))
+    return {name for name, _ in found}
+
+
+def test_the_image_without_torch_leaves_out_what_only_torch_needs() -> None:
+    direct = [Requirement(text) for text in DEPENDENCIES]
+    without = needed_by([one for one in direct if one.name != "torch"])
+    only = (needed_by(direct) - without) & locked("run").keys()
+    (named,) = re.findall(r"^of_torch='(.+)'$", (ROOT / "requirements/image.sh").read_text(), re.MULTILINE)
+    assert set(named.split("|")) == only
 
 
 # Import directions and what no module does
@@ -397,7 +432,7 @@ def test_make_lists_its_targets() -> None:
     listed = run("make", "help").stdout
     assert set(re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE)) == {
         "help", "setup", "demo", "check", "test", "test-full", "lint", "format", "bench-%", "pythons", "mutate",
-        "release", "lock", "clean", "simulate", "chaos", "faults",
+        "release", "lock", "clean", "simulate", "chaos", "faults", "compose-drill",
     }  # fmt: skip
 
 
@@ -431,16 +466,46 @@ def test_compose_follows_the_specification() -> None:
 
 
 def test_compose_brings_every_process_with_a_health_check_bound_to_loopback() -> None:
-    ours = {"simulate", *DEFAULT_SHARDS, "serve", "gateway"}
+    ours = {"simulate", "load", *DEFAULT_SHARDS, "finetune-gpu", "serve", "gateway", "console", "archive"}
     assert set(COMPOSE["services"]) == {"kafka", "prometheus", "alertmanager", "grafana", *ours}
     assert set(OURS) == ours
     for name, service in COMPOSE["services"].items():
         assert service["healthcheck"]["test"][0] == "CMD", name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
-    assert {name for name, service in OURS.items() if "blobs:/blobs" in service.get("volumes", [])} == {
-        *DEFAULT_SHARDS,
-        "serve",
-    }
+    assert {name for name, service in OURS.items() if any("/blobs" in one for one in service.get("volumes", []))} == {
+        *DEFAULT_SHARDS, "finetune-gpu", "serve", "console",
+    }  # fmt: skip
+
+
+def test_compose_runs_ours_without_rights() -> None:
+    for name, service in COMPOSE["services"].items():
+        if name in OURS or name in ("prometheus", "alertmanager"):
+            assert service["read_only"], name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_compose_has_one_producer_and_one_fine_tuner_in_each_profile() -> None:
+    services = COMPOSE["services"]
+    of = {name: set(service["profiles"]) for name, service in services.items() if "profiles" in service}
+    assert of == {"simulate": {"demo"}, "load": {"shop", "gpu"}, "finetune": {"demo", "shop"}, "finetune-gpu": {"gpu"}}
+    assert services["finetune"]["container_name"] == services["finetune-gpu"]["container_name"]
+    for name, alias in (("simulate", "producer"), ("load", "producer"), ("finetune-gpu", "finetune")):
+        assert services[name]["networks"]["default"]["aliases"] == [alias]
+
+
+def test_what_compose_takes_from_env_is_in_env() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    env = dict(line.split("=", 1) for line in (ROOT / ".env").read_text().splitlines() if line and line[0] != "#")
+    taken = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
+    assert taken.pop("COMPOSE_PROJECT_NAME") == COMPOSE["name"]
+    assert taken == {name: value for name, value in env.items() if name != "COMPOSE_PROFILES"}
+    for name in ("IMAGE_PACKAGES", "IMAGE_CERTIFICATES", "IMAGE_APT"):
+        assert (ROOT / env[name]).exists()
+
+
+def test_compose_and_containers_of_tests_run_the_release_of_kafka_that_is_tested() -> None:
+    assert COMPOSE["services"]["kafka"]["image"] == broker.container_image
 
 
 def test_prometheus_scrapes_what_compose_starts() -> None:
@@ -453,16 +518,20 @@ def test_prometheus_scrapes_what_compose_starts() -> None:
     assert "targets/*.yml" in scraped["file_sd_configs"][0]["files"]
     groups = YAML(typ="safe").load(at["/etc/prometheus/targets/compose.yml"])
     targets = {group["targets"][0] for group in groups}
-    assert {group["labels"]["job"] for group in groups} == {"producer", *DEFAULT_SHARDS, "serve", "gateway"}
+    assert {group["labels"]["job"] for group in groups} == {"producer", *DEFAULT_SHARDS, "serve", "gateway", "archive"}
     ports = {
-        "simulate": ProducerSettings().metrics_port,
+        "producer": ProducerSettings().metrics_port,
+        "archive": ArchiveSettings().metrics_port,
         **{name: shard["metrics_port"] for name, shard in DEFAULT_SHARDS.items()},
         "serve": ServeSettings().port,
         "gateway": GatewaySettings().metrics_port,
     }
     assert targets == {f"{name}:{port}" for name, port in ports.items()}
-    for name, port in {**ports, "gateway": GatewaySettings().port}.items():
-        assert f"http://localhost:{port}/" in OURS[name]["healthcheck"]["test"][-1]
+    ports |= {"gateway": GatewaySettings().port, "console": ConsoleSettings().port}
+    ports |= dict.fromkeys(("simulate", "load"), ports["producer"])
+    ports |= {"finetune-gpu": ports["finetune"]}
+    for name, service in OURS.items():
+        assert f"http://localhost:{ports[name]}/" in service["healthcheck"]["test"][-1], name
 
 
 def test_prometheus_tells_the_alertmanager_that_compose_starts() -> None:
@@ -485,13 +554,17 @@ def test_prometheus_tells_the_alertmanager_that_compose_starts() -> None:
 
 def test_compose_uses_settings_that_exist() -> None:
     for service in OURS.values():
-        names = {name.removeprefix("HEADRACE_").split("__")[0].lower() for name in service["environment"]}
-        assert names <= set(Settings.model_fields)
+        for name, value in service["environment"].items():
+            section, _, field = name.removeprefix("HEADRACE_").lower().partition("__")
+            assert section in Settings.model_fields, name
+            if field:
+                made = {"archive": ArchiveSettings, "console": ConsoleSettings, "gateway": GatewaySettings}[section]
+                assert getattr(made(**{field: value}), field) == value
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_compose_starts_commands_that_exist(name: str) -> None:
-    command, *options = shlex.split(OURS[name]["command"])
+    command, *options = shlex.split(OURS[name]["command"]) if name != "load" else ["load"]
     told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     assert told.exit_code == 0, told.output
     known = set(re.findall(r"--[a-z][a-z-]*", told.output))
