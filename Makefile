@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv; on a fresh machine Python 3.11 to 3.13 and make are enough.
 .DEFAULT_GOAL := help
-.PHONY: compose-drill help setup demo check test test-full most-tests all-tests compiled lint style types format simulate chaos faults pythons mutate release lock clean
+.PHONY: compose-drill kubernetes-drill help setup demo check test test-full most-tests all-tests compiled lint style types format simulate chaos faults pythons mutate release lock clean
 SHELL := /bin/sh
 # make PYTHON=... chooses the interpreter that the environment is made with, VENV=... its folder.
 VENV := .venv
@@ -13,7 +13,7 @@ CODE := $(ROOTS) tests benchmarks deploy requirements conftest.py
 on = $(filter-out 0 no false,$(1))
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## Make .venv ready (every target does it; quick when it is)
 	@sh requirements/setup.sh
@@ -72,6 +72,9 @@ faults: setup  ## Each n-th system call of a commit and a snapshot fails; needs 
 
 compose-drill: setup  ## docker-compose.yml on a real engine, as root on Debian; docs/containers.md; ARGS="--parts build,up"
 	@$(BIN)/python -m tests.containers compose $(ARGS)
+
+kubernetes-drill: setup  ## deploy/kubernetes on a cluster of one node, built from Go modules; needs what compose-drill builds
+	@$(BIN)/python -m tests.containers kubernetes $(ARGS)
 
 pythons:  ## `make check` with Python 3.12 and 3.13, where they are found, in .venv-3.12 and .venv-3.13
 	@sh requirements/pythons.sh 3.12 3.13

@@ -11,7 +11,7 @@ fail() { printf 'volumes: %s\n' "$@" >&2; exit 1; }
 case $how in save | restore) ;; *) fail "wanted save FOLDER or restore FOLDER, found: $*" ;; esac
 [ -n "$folder" ] || fail "wanted a folder"
 project=$(docker compose config --format json | sed -n 's/^  "name": "\(.*\)",*$/\1/p' | head -n 1)
-image=$(docker compose config --images | grep '^headrace:')
+image=$(docker compose config --images | grep '^headrace:' | head -n 1)
 volumes=$(docker compose config --volumes | sort)
 # tar of the image, as its own user cannot read what other users wrote.
 in_volume() { docker run --rm --interactive --user 0 --network none --volume "${project}_$1:/volume$2" --entrypoint tar "$image" $3; }

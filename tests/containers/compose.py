@@ -25,6 +25,7 @@ SERVING_BYTES_MAX: Final = 400e6
 HEALTHY_S: Final = 300.0
 OF_NO_SHOPPER: Final = {"popular", "trending", "new"}
 """Reasons for items in the answer for a shopper of whom nothing is known."""
+SHOPPER: Final = f"drill-{uuid.uuid4().hex[:8]}"
 FORMER_EVENTS: Final = 2000
 WHEEL: Final = images.ROOT / "tests/golden/headrace-0.3.0-py3-none-any.whl"
 SERVING, ARCHIVE, LEARNING = (f"headrace{kind}:{headrace.__version__}" for kind in ("", "-archive", "-learning"))
@@ -218,14 +219,14 @@ def up(engine: Engine, shop: Shop, report: Drill, folder: Path, marker: str) -> 
 
 def reasons() -> set[str]:
     """Return the reasons of the drill's shopper's recommendations."""
-    answer = ask("http://127.0.0.1:8080/v1/recommendations/drill-shopper?n=10")
+    answer = ask(f"http://127.0.0.1:8080/v1/recommendations/{SHOPPER}?n=10")
     return {item["reason"]["code"] for item in answer["items"]} if answer else set()
 
 
 def event(id_: str, item: str) -> dict[str, Any]:
     """Return a view of an item by the drill's shopper, now."""
     return {
-        "specversion": "1.0", "id": id_, "source": "drill/web", "type": "view_item", "subject": "drill-shopper",
+        "specversion": "1.0", "id": id_, "source": "drill/web", "type": "view_item", "subject": SHOPPER,
         "time": datetime.now(UTC).isoformat(), "data": {"items": [{"item_id": item}]},
     }  # fmt: skip
 
@@ -263,8 +264,8 @@ def kill(engine: Engine, shop: Shop, report: Drill, folder: Path, marker: str) -
     with report.step("kill -9 of each process once") as seen:
         for service in shop.services:
             before = shop.state(service)["Pid"]
-            command = ["run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "kill", SERVING]
-            engine.docker(*command, "-KILL", str(before))
+            command = ["run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "python", SERVING, "-c"]
+            engine.docker(*command, f"import os, signal; os.kill({before}, signal.SIGKILL)")
 
             def another(name: str = service, pid: int = before) -> bool:
                 state = shop.state(name)

@@ -93,7 +93,7 @@ class Engine:
             return
         plugins = self.folder / "config/cli-plugins"
         if not all((plugins / name).exists() for name in PLUGINS):
-            self.unpack(*PLUGINS)
+            self.unpack(*PLUGINS, into=self.folder / "root")
             plugins.mkdir(parents=True, exist_ok=True)
             for name in PLUGINS:
                 shutil.copy(self.folder / "root" / PLUGIN_FOLDER / name, plugins / name)
@@ -102,10 +102,10 @@ class Engine:
     def _knows(self, verb: str) -> bool:
         return subprocess.run(["docker", verb, "version"], env=self.env, capture_output=True).returncode == 0
 
-    def unpack(self, *packages: str) -> Path:
+    def unpack(self, *packages: str, into: Path) -> None:
         """Unpack packages of Debian's trixie into a folder, whatever release this machine has."""
         self._say(f"unpacking {' '.join(packages)} of Debian's trixie")
-        apt, root = self.folder / "apt", self.folder / "root"
+        apt = self.folder / "apt"
         for name in ("lists/partial", "cache/archives/partial", "parts"):
             (apt / name).mkdir(parents=True, exist_ok=True)
         (apt / "status").touch()
@@ -121,8 +121,7 @@ class Engine:
         with tempfile.TemporaryDirectory(dir=apt) as folder:
             _run(["apt-get", "download", "-qq", *packages], env, cwd=folder)
             for package in Path(folder).glob("*.deb"):
-                _run(["dpkg", "-x", str(package), str(root)], env)
-        return root
+                _run(["dpkg", "-x", str(package), str(into)], env)
 
     def docker(self, *arguments: str, timeout_s: float = 1800.0) -> str:
         """Run a docker command; return what it printed. Raises RuntimeError with the end of its output."""

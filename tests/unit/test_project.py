@@ -432,7 +432,7 @@ def test_make_lists_its_targets() -> None:
     listed = run("make", "help").stdout
     assert set(re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE)) == {
         "help", "setup", "demo", "check", "test", "test-full", "lint", "format", "bench-%", "pythons", "mutate",
-        "release", "lock", "clean", "simulate", "chaos", "faults", "compose-drill",
+        "release", "lock", "clean", "simulate", "chaos", "faults", "compose-drill", "kubernetes-drill",
     }  # fmt: skip
 
 
