@@ -79,8 +79,8 @@ class Explore(_Stated, frozen=True):
     candidates: Annotated[int, Meta(ge=2, le=8)] = 4
     reward: Reward = "click"
     window_minutes: Annotated[float, Meta(ge=1, le=1_440)] = 30.0
-    floor: Annotated[float, Meta(ge=0.001, le=0.25)] = 0.02
-    half_life_days: Annotated[float, Meta(ge=0.01, le=365)] = 7.0
+    floor: Annotated[float, Meta(ge=0.001, le=0.25)] = 0.01
+    half_life_days: Annotated[float, Meta(ge=0.01, le=365)] = 1.0
     agreement: _Share = 0.8
 
     def __post_init__(self) -> None:

@@ -147,19 +147,18 @@ class Course:
         Args:
             number: that of its version.
         """
-        new = self.answers - self._published_of
-        if self.published is not None and not new:
+        new, verdict = self.answers - self._published_of, self.gate.verdict
+        learned = self.policy_state == "learned"
+        decides = self._agrees() if not learned else verdict is not None
+        known = float(np.add.reduce(self.posterior.counts(time_ms)[0]))
+        if self.published is not None and (not new or (not decides and new < change_min * known)):
             return None
         self._see(self._policy(self.posterior.parameters(time_ms), time_ms, number), self.reference)
         instead_of = why = ""
-        changed = self.published is None
-        verdict = self.gate.verdict
-        if self.policy_state != "learned":
-            if self._agrees():
-                self.policy_state, self._trial = "learned", number
-                self.gate, changed = SessionGate(RULE, probation=True), True
-        elif verdict is not None:
-            changed = True
+        if decides and not learned:
+            self.policy_state, self._trial = "learned", number
+            self.gate = SessionGate(RULE, probation=True)
+        elif decides and verdict is not None:
             if verdict.kind == "rollback":
                 self.policy_state = "held" if self.reference else "apprentice"
                 self.agreement = Agreement(self._half_life_ms)
@@ -174,9 +173,6 @@ class Course:
             else:
                 self._see(self.candidate, self.published)
                 self.gate, self._trial = SessionGate(RULE, probation=True), number
-        known = float(np.add.reduce(self.posterior.counts(time_ms)[0]))
-        if not changed and new < change_min * known:
-            return None
         assert self.candidate is not None
         base = self.reference if self.policy_state == "held" and self.reference else self.candidate
         learned = self.policy_state == "learned"

@@ -5,6 +5,7 @@ journal entries, once a minute of the shop's time, it states the policy of each 
 soon as they hear of it. All of it is a fold.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from re import fullmatch
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
@@ -24,6 +25,7 @@ from headrace.topics import EXPERIMENTS, IMPRESSIONS, POLICIES
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
 from learners.exploration.course import POLICY, Course, Open
+from learners.exploration.memory import Memory, Plain, arms_window_ms, keys_of, plain
 from learners.family import Family, Merges, Moment, Part
 from learners.parts.drift import Alarm
 from learners.placements.attribution import CARTS, CLICKS, ORDERS
@@ -43,8 +45,8 @@ class ExplorationSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         int,
         Meta(
             ge=1,
-            description="Most answers of exploring arms, over all of them, that wait for the end of their window; of"
-            " more, the oldest are not learned from. One takes about 0.5 kB.",
+            description="Most answers of exploring arms, over all of them, that wait for the end of their window, and"
+            " most of arms with one ranker; of more, the oldest are not learned from. One takes about 0.5 kB.",
         ),
     ] = 200_000
 
@@ -62,7 +64,7 @@ class ExplorationFamily(Family):
         per_shopper="nothing",
         why="policies are compared at moments of the whole, and each slice hears all answers",
     )
-    parts: ClassVar[Mapping[str, Part]] = dict.fromkeys(("courses", "looks"), Part())
+    parts: ClassVar[Mapping[str, Part]] = dict.fromkeys(("courses", "looks", "memory"), Part())
 
     def __init__(self, settings: ExplorationSettings, reads: Mapping[str, Family]) -> None:
         self.settings = settings
@@ -73,6 +75,8 @@ class ExplorationFamily(Family):
         self._desk = desk if isinstance(desk, Desk) else None
         self._attribution, self._experiments = placements.attribution, experiments
         self.courses: dict[tuple[str, str], Course] = {}
+        self.memory = Memory()
+        self._plain: OrderedDict[str, tuple[int, bool, Plain]] = OrderedDict()  # by id: when, and whether clicked
         self.unlearned: dict[str, int] = dict.fromkeys(get_args(Unlearned), 0)
         self.rollbacks = 0
         self._ended: list[tuple[str, str]] = []  # arms of which it is to be stated that they explore no longer
@@ -80,7 +84,7 @@ class ExplorationFamily(Family):
 
     def learn(self, event: Event, now: Moment) -> None:
         """Note the rewards that an event brings, and learn from the answers whose windows are over."""
-        if not self.courses:
+        if not (self.courses or self._plain):
             return
         kind = event.type
         if event.counts and (kind in ORDERS or (event.data.recommendation_id and kind in _NAMING)):
@@ -94,16 +98,28 @@ class ExplorationFamily(Family):
                 for course in self.courses.values():
                     if course.explore.reward == kind:
                         course.reward(each.name, each.time_ms)
+        for click in one.clicked:
+            if found_plain := self._plain.get(click.name):
+                shown_ms, clicked, what = found_plain
+                clicked = clicked or click.time_ms - shown_ms <= arms_window_ms
+                self._plain[click.name] = shown_ms, clicked, what
 
     def _settle(self, time_ms: int) -> None:
         for course in self.courses.values():
-            for _ in course.settle(time_ms):
-                pass
+            keys = keys_of(course.explore)
+            for one in course.settle(time_ms):
+                self.memory.learn(keys[one.action], one.context, float(one.rewarded), one.time_ms)
+        while self._plain:
+            name, (shown_ms, clicked, what) = next(iter(self._plain.items()))
+            if time_ms - shown_ms <= arms_window_ms:
+                return
+            del self._plain[name]
+            self.memory.learn(f"click/{what.action}", what.context, float(clicked), shown_ms)
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Note what is stated of an experiment, an answer, or which versions there are."""
         if topic == EXPERIMENTS:
-            self._follow()
+            self._follow(now.time_ms)
             return None
         if topic == POLICIES:
             found = decode_policy(record)
@@ -115,14 +131,27 @@ class ExplorationFamily(Family):
         shown = decode_impression(record)
         if isinstance(shown, Rejection):
             return shown
-        if self.courses:
-            self._settle(now.time_ms)
-            if shown.explored and self._attribution.is_new:
-                # The shop's time when it was shown. Records that waited were shown later than what is learned by now.
-                latest_ms = max(record.time_ms, now.time_ms)
-                self._show(shown, shown.explored, min(max(shown.newest_event_ms, now.time_ms), latest_ms))
-            self._reward()
+        self._settle(now.time_ms)
+        if shown.experiments and self._attribution.is_new:
+            # The shop's time when it was shown. Records that waited were shown later than what is learned by now.
+            latest_ms = max(record.time_ms, now.time_ms)
+            time_ms = min(max(shown.newest_event_ms, now.time_ms), latest_ms)
+            if shown.explored:
+                self._show(shown, shown.explored, time_ms)
+            else:
+                self._note(shown, time_ms)
+        self._reward()
         return None
+
+    def _note(self, shown: Impression, time_ms: int) -> None:
+        """Note an answer of a single ranker."""
+        stated = self._experiments.assignment.stated
+        arms = [(stated[name], arm) for name, arm in shown.experiments.items() if name in stated]
+        if arms and (what := plain(shown, arms, time_ms)):
+            self._plain[shown.recommendation_id] = time_ms, False, what
+            if len(self._plain) > self.settings.open_max:
+                self._plain.popitem(last=False)
+                self.unlearned["evicted"] += 1
 
     def _show(self, shown: Impression, explored: Explored, time_ms: int) -> None:
         course = self.courses.get((explored.experiment, shown.experiments.get(explored.experiment, "")))
@@ -139,11 +168,14 @@ class ExplorationFamily(Family):
         )  # fmt: skip
         if not course.show(shown.recommendation_id, answer):
             self.unlearned["strays"] += 1
+        self._evict()
+
+    def _evict(self) -> None:
         while sum(len(one.open) for one in self.courses.values()) > self.settings.open_max:
             max(self.courses.values(), key=lambda one: len(one.open)).open.popitem(last=False)
             self.unlearned["evicted"] += 1
 
-    def _follow(self) -> None:
+    def _follow(self, time_ms: int) -> None:
         """Let the courses follow what is stated."""
         wanted = {
             (name, arm.name): arm.explore
@@ -155,7 +187,8 @@ class ExplorationFamily(Family):
             self._ended.append(names)
         for names, explore in wanted.items():
             if names not in self.courses:
-                self.courses[names] = Course(*names, explore)
+                course = self.courses[names] = Course(*names, explore)
+                self.memory.tell(course.posterior, keys_of(explore), time_ms)
 
     def settle(self, now: Moment) -> None:
         """State the policies that have changed, if that is due, and of which arms there is none any more."""
@@ -182,7 +215,11 @@ class ExplorationFamily(Family):
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
-        return {"open_answers": (sum(len(one.open) for one in self.courses.values()), self.settings.open_max)}
+        open_max = self.settings.open_max
+        return self.memory.bounds() | {
+            "open_answers": (sum(len(one.open) for one in self.courses.values()), open_max),
+            "open_answers_of_rankers": (len(self._plain), open_max),
+        }
 
     def state(self) -> State:
         """Return the complete state."""
@@ -192,6 +229,13 @@ class ExplorationFamily(Family):
                 "looked": self._looked, "newest": self._newest, "rollbacks": self.rollbacks,
                 "unlearned": dict(self.unlearned), "ended": [list(names) for names in self._ended],
             },
+            "memory": {
+                "known": self.memory.state(),
+                "open": [
+                    [name, shown_ms, clicked, what.action, what.context]
+                    for name, (shown_ms, clicked, what) in self._plain.items()
+                ],
+            },
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -200,11 +244,17 @@ class ExplorationFamily(Family):
             for one in state["courses"]:
                 course = Course.from_state(one)
                 self.courses[course.experiment, course.arm] = course
+            self._evict()
         if "looks" in state:
             looks = state["looks"]
             self._looked, self._newest, self.rollbacks = looks["looked"], looks["newest"], looks["rollbacks"]
             self.unlearned.update(looks["unlearned"])
             self._ended = [(experiment, arm) for experiment, arm in looks["ended"]]
+
+        if "memory" in state:
+            self.memory = Memory.from_state(state["memory"]["known"])
+            for name, shown_ms, clicked, action, context in state["memory"]["open"][-self.settings.open_max :]:
+                self._plain[name] = shown_ms, clicked, Plain(action, context)
 
     @classmethod
     def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
@@ -212,7 +262,7 @@ class ExplorationFamily(Family):
         if "material" not in fold:
             return None
         looks = {"looked": 0, "newest": 0, "rollbacks": 0, "unlearned": {}, "ended": []}
-        return {}, {"courses": [], "looks": looks}
+        return {}, {"courses": [], "looks": looks, "memory": {"known": [], "open": []}}
 
     def answers(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield the number of settled answers by experiment and arm."""

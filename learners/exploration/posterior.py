@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 
 own_share: Final = 0.5
 """Standard deviation of an action's own part, for each feature, as a share of the mean reward."""
+caution: Final = 0.2
+"""What is told of the uncertainty, as a share: with all of it, choices of little use are tried for too long
+(benchmarks.exploration)."""
 common_precision: Final = 1.0
 """Answers that the common part's prior is worth."""
 first_answers: Final = 20.0
@@ -73,6 +76,18 @@ class Posterior:
             self._sums[action] += reward * weighted
             self._rewards[action] += reward * weight
 
+    def begin(self, action: int, known: "Posterior", time_ms: int, *, answers_max: float) -> None:
+        """Begin an action with what another posterior knows of its only one, as of at most so many answers."""
+        self.decay.advance(time_ms)
+        weight, answers = self.decay.weight(time_ms), float(known.counts(time_ms)[0][0])
+        if answers <= 0:
+            return
+        scale = min(1.0, answers_max / answers) * weight / known.decay.weight(time_ms)
+        self._products[action] += scale * known._products[0]
+        self._sums[action] += scale * known._sums[0]
+        self._counts[action] += scale * known._counts[0]
+        self._rewards[action] += scale * known._rewards[0]
+
     def counts(self, time_ms: int) -> tuple[Floats, Floats]:
         """Return for each action the number of answers and the sum of their rewards, each by its weight now."""
         weight = self.decay.weight(time_ms)
@@ -92,7 +107,7 @@ class Posterior:
         left = sums - np.einsum("kde,e->kd", products, common)
         half = np.einsum("kde,ke->kd", inverse, left)
         means = common + np.einsum("ked,ke->kd", inverse, half)
-        return Parameters(means, np.sqrt(variance) * inverse)
+        return Parameters(means, caution * np.sqrt(variance) * inverse)
 
     def state(self) -> dict[str, Any]:
         """Return the complete state."""

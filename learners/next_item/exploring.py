@@ -31,7 +31,7 @@ class Exploring(NamedTuple):
         >>> exploring = Exploring("home", "new", Explore(rankers=("recommended", "trending")))
         >>> drawn = [exploring.draw(["recommended", "trending"], [], f"r{n}") for n in range(1_000)]
         >>> drawn[0].probabilities, sum(one.action for one in drawn)
-        ([0.98, 0.02], 23)
+        ([0.99, 0.01], 12)
         """
         chooser, version = self.chooser, ""
         if chooser is None:
