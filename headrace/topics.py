@@ -76,8 +76,8 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
-    "withdraw", "roll-back", "history", "rules", "experiment", "drift", "trace", "status", "console", "verify",
-    "backup",
+    "withdraw", "roll-back", "history", "rules", "experiment", "evaluate", "drift", "trace", "status", "console",
+    "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -124,8 +124,8 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, trace, status, console,"
-              " verify, backup, demo",
+              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, evaluate, trace, status,"
+              " console, verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
               "archive, dead-letters, history, trace, status, console, demo",
@@ -146,7 +146,7 @@ TOPICS = {
               "shards, history, drift, trace, status, console, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, archive, dead-letters, rules, status, console, verify",
+              "shards, serve, load, simulate, replay, archive, dead-letters, rules, evaluate, status, console, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRAITS, 1, KEPT_FOR_EVER, "shopper id", "gateway",
               "shards, serve, replay, archive, rules, status, console, verify",
@@ -160,14 +160,16 @@ TOPICS = {
               "of which times a person knows that they are unusual, so that no drift is told; a record replaces the one"
               " before"),
         Topic(EXPERIMENTS, 1, KEPT_FOR_EVER, "experiment", "gateway, experiment, shards",
-              "shards, serve, replay, archive, rules, experiment, status, console, verify",
+              "shards, serve, replay, archive, rules, experiment, evaluate, status, console, verify",
               "what is tried on which shoppers, and its state; a record replaces the one before"),
         Topic(EXPERIMENT_REPORTS, 1, 90 * DAY_MS, "experiment", "shards", "experiment, console, status",
               "what experiments have shown so far; a record replaces the one before"),
         Topic(POLICIES, 1, 90 * DAY_MS, "experiment/arm", "shards",
-              "shards, serve, replay, archive, rules, experiment, status, console, verify",
+              "shards, serve, replay, archive, rules, experiment, evaluate, status,"
+              " console, verify",
               "by which probabilities an exploring arm chooses, and why; a record replaces the one before"),
-        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve", "shards, archive, trace, status, console, verify",
+        Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve",
+              "shards, archive, evaluate, trace, status, console, verify",
               "what answers showed, with the propensity of each item; one list a record"),
         Topic(TRUTH, 1, 90 * DAY_MS, "kind", "simulate", "simulate, demo, benchmarks",
               "the simulated shop's ground truth; no learner reads it"),

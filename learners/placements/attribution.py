@@ -13,7 +13,6 @@ the answer is heard, and counted as of their own time; so the totals do not depe
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 from headrace.events import Event, Item
@@ -72,12 +71,21 @@ class Bought(NamedTuple):
     name: str
 
 
+class Credit(NamedTuple):
+    """A use that counted for an answer: the answer's id, the event's type, and the line."""
+
+    name: str
+    kind: str
+    line: Use
+
+
 class Attribution:
     """Attributes events to answers, and tallies both. Pure and bounded.
 
     Attributes:
         clicked, carted, bought: the clicks, carts and orders that the newest call counted.
         is_new: whether the newest call of `hear` was of an answer that was not known before.
+        credits: all uses that the newest call counted.
         outcomes: number of uses so far, by outcome.
         evicted: held uses that were given up before their time because too many were held.
     """
@@ -91,6 +99,7 @@ class Attribution:
         self.carted: list[Clicked] = []
         self.bought: list[Bought] = []
         self.is_new = False
+        self.credits: list[Credit] = []
         self._held: OrderedDict[str, list[Uses]] = OrderedDict()  # by answer, the one named first at the front
         self._count = 0
 
@@ -138,6 +147,7 @@ class Attribution:
         self.clicked.clear()
         self.carted.clear()
         self.bought.clear()
+        self.credits.clear()
 
     def _take(self, name: str, uses: Uses) -> None:
         """Apply the uses of an answer, or hold those of one that is not known."""
@@ -178,7 +188,7 @@ class Attribution:
         """Count uses for their answer, or as what they are else."""
         answer = self.answers.get(name)
         if uses.kind in ORDERS:
-            if self._apply_order(answer, uses.lines):
+            if self._apply_order(name, answer, uses):
                 self.bought.append(Bought(uses.time_ms, name))
             return
         assert answer, "clicks and carts are held until their answer is known"
@@ -203,16 +213,18 @@ class Attribution:
                     answer.carted |= bit
                     tally.carts += 1
                     self.carted.append(Clicked(uses.shopper, uses.time_ms, name, answer, bit))
+                if outcome == "attributed":
+                    self.credits.append(Credit(name, uses.kind, line))
             self.outcomes[outcome] += 1
 
-    def _apply_order(self, answer: Answer | None, lines: Iterable[Use]) -> bool:
+    def _apply_order(self, name: str, answer: Answer | None, uses: Uses) -> bool:
         """Count what was bought of one answer; return whether anything was.
 
         The answer is None where all lines know their group, which is then the same.
         """
         bought: list[Use] = []
         group: Group | None = None
-        for line in lines:
+        for line in uses.lines:
             outcome: Outcome = "attributed"
             if not line.group:
                 assert answer, "lines that do not know their group are held until their answer is known"
@@ -231,6 +243,7 @@ class Attribution:
             for line in bought:
                 tally.units += line.units
                 tally.revenue += line.revenue
+                self.credits.append(Credit(name, uses.kind, line))
         return True
 
     def bounds(self) -> dict[str, tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 Exit codes: 0 success; 1 a failure of the log, the disk or the network, which the message describes (a supervisor may
 restart the process), or of `explain-event`: an event would be rejected, or of `trace`: no such event; 2 wrong arguments
-or settings.
+or settings; 3 of `evaluate`: the log cannot tell what the policy would have earned.
 """
 
 import os
@@ -17,6 +17,7 @@ from operators.cli import (
     dead_letters,
     doctor,
     drift,
+    evaluate,
     experiment,
     explain,
     gateway,
@@ -43,6 +44,7 @@ __all__ = [
     "dead_letters",
     "doctor",
     "drift",
+    "evaluate",
     "experiment",
     "explain",
     "gateway",

@@ -19,6 +19,7 @@ from learners.deep.model import DeepModel, DeepSettings
 from learners.experiments.course import Course
 from operators.experiments import read_experiment
 from tests.filed_shop import COUNT, FiledShop, publish
+from tests.judged_shop import JudgedShop
 from tests.pages import DOCS, commands_of, files_of, run
 from tests.small_shop import said
 
@@ -105,6 +106,16 @@ def shop_with_an_experiment(folder: Path) -> None:
     with closing(shop.log.appender()) as appender:
         appender.append(report_record_of(course.look(DAY_MS)))
     shop.log.close()
+
+
+def shop_with_choices(folder: Path) -> None:
+    """Make a shop whose experiment has run for hours, and the files that the page shows."""
+    (folder / "headrace-data").mkdir()
+    for name, text in files_of(DOCS / "evaluation.md").items():
+        (folder / name).write_text(text)
+    with closing(JudgedShop(str(folder / "headrace-data/log.db"))) as shop:
+        shop.state()
+        shop.by_arms(8, 150)
 
 
 def shop_with_a_gateway(folder: Path) -> None:
@@ -207,6 +218,19 @@ PAGES: Final = {
             (0, "home: stopped"),
             (0, "home: removed"),
             (0, "bandit: draft; slots 0 to 0.2 of the layer default, ramp 1"),
+        ],
+    ),
+    "evaluation.md": Page(
+        shop_with_choices,
+        [
+            (0, "more than the 0.3658 that were logged"),
+            (0, "shrinkage"),
+            (0, '"kind": "arms"'),
+            (
+                2,
+                "wanted probabilities of 1 to 64 actions that add up to 1, found 1 that add up to 0.5",
+            ),
+            (3, "evaluate uniform: refused: wanted answers, found none"),
         ],
     ),
     "rollback.md": Page(
