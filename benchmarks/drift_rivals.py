@@ -59,13 +59,13 @@ _ALL: Final = (NUMBER, CATEGORY, BINARY, LOSS)
 RIVER: Final[Mapping[str, Rival]] = {
     "river ADWIN": Rival(_ALL, (0.002, 0.05, 1e-4, 1e-6, 1e-9, 1e-15), _made("drift", "ADWIN")("delta")),
     "river PageHinkley": Rival(_ALL, (50, 20, 150, 500, 2_000, 8_000), _made("drift", "PageHinkley")("threshold")),
-    "river KSWIN": Rival((NUMBER, CATEGORY), (0.005, 1e-4, 1e-6), _made("drift", "KSWIN", seed=1)("alpha"), 10),
+    "river KSWIN": Rival((NUMBER, CATEGORY), (0.005, 1e-4, 1e-6), _made("drift", "KSWIN", seed=1)("alpha"), 40),
     "river HDDM_A": Rival((BINARY,), (0.001, 1e-4, 1e-6, 1e-9), _made("binary", "HDDMA")("drift_confidence")),
     "river HDDM_W": Rival((BINARY,), (0.001, 1e-4, 1e-6, 1e-9), _made("binary", "HDDMW")("drift_confidence")),
     "river DDM": Rival((BINARY,), (3.0, 2.0, 4.0, 5.0, 7.0, 10.0), _made("binary", "DDM")("drift_threshold")),
     "river EDDM": Rival((BINARY,), (0.9, 0.8, 0.7, 0.5, 0.3), _made("binary", "EDDM")("beta")),
 }
-"""KSWIN takes about a millisecond for a value, so it observes every tenth."""
+"""KSWIN takes about a millisecond for a value, so it observes every fortieth."""
 EVIDENTLY: Final[Mapping[str, Sequence[float]]] = {
     "evidently PSI": (0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
     "evidently Jensen-Shannon": (0.1, 0.15, 0.2, 0.25, 0.3, 0.4),

@@ -5,7 +5,7 @@
 Streams (`benchmarks.drift_streams`): the simulated shop with one drift at 60 % of the run, or with none; River's SEA
 and Agrawal with a change of concept, and Elec2, each told as events of a shop. Detectors:
 
-- ours: the records of `alarms` of the fold of the shard `online`, any of its detectors.
+- ours: the alarms of the fold of the shard `online`, any of its detectors.
 - River's, each on all columns that suit it: price, category and item (by hash) of views, misses of the next item, loss
   and errors of purchase propensity; of the other streams the features and the errors of a naive Bayes classifier.
 - Evidently's and Alibi Detect's, on windows against a reference. Each needs an environment of its own, whose Python is
@@ -24,10 +24,11 @@ Each rival has its documented default and two thresholds of a grid, chosen on ot
 then the fewest false alarms per day. `quiet`: of those with no more false alarms per day than ours (of those with the
 fewest, if none has), the one with the fewest misses, then the shortest delay.
 
-A table states how often an alarm names what moved: in its `moved` or `detail`, an item or category of the drift.
+A table states how often an alarm names what moved: in its `moved`, an item or category of the drift.
 
-Streams, and alarms of each detector, are kept in the folder `--work`, from which a stopped run continues. Changed code
-of the shop or its learners makes the streams anew; a rival's alarms are used again where what it watches is the same.
+Streams, and alarms of each detector, are kept in the folder `--work`, from which a stopped run continues, and to which
+a run with more seeds adds. Changed code of the shop or its learners makes the streams anew, changed watchers only our
+alarms; a rival's alarms are used again where what it watches is the same.
 """
 
 import argparse
@@ -46,9 +47,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import drift_rivals, drift_streams, report, resumable, sources
+from benchmarks import drift_calls, drift_rivals, drift_streams, report, resumable, sources
+from benchmarks.drift_calls import Raised
 from benchmarks.drift_rivals import ALIBI, DEFAULTS, EVIDENTLY, RIVER, adapter_alarms, river_alarms
-from benchmarks.drift_streams import CLASSIFIED, ELEC2, NAMED, SHOP, Stream
+from benchmarks.drift_streams import BRANCHES, CLASSIFIED, ELEC2, NAMED, SHOP, Stream
 from headrace.errors import Misconfigured
 
 WARM_UP: Final = 0.1
@@ -193,18 +195,37 @@ class Task(NamedTuple):
     path: Path
 
 
-def make(task: Task) -> Task:
-    """Make a stream, unless its file is there."""
-    if not task.path.exists():
+def make(tasks: Sequence[Task]) -> Sequence[Task]:
+    """Make streams that have their beginning in common."""
+    told = {}
+    for task in tasks:
         if task.kind in SHOP:
-            told = drift_streams.shop(task.kind, task.seed, task.events, task.days)
+            told[task.path] = drift_streams.shop(task.kind, task.seed, task.events, task.days)
         elif task.kind == ELEC2:
             assert task.elec2 is not None
-            told = drift_streams.elec2(task.elec2, task.events)
+            told[task.path] = drift_streams.elec2(task.elec2, task.events)
         else:
-            told = drift_streams.classified(task.kind, task.seed, task.events // 2)
-        drift_streams.save(task.path, drift_streams.folded(told))
-    return task
+            told[task.path] = drift_streams.classified(task.kind, task.seed, task.events // 2)
+    drift_streams.fold(told)
+    return tasks
+
+
+def missing(tasks: Iterable[Task]) -> list[list[Task]]:
+    """Return the streams that are not there, those with their beginning in common together."""
+    of_kind = {kind: kinds[0] for kinds in BRANCHES for kind in kinds}
+    found: dict[tuple[int, str], list[Task]] = {}
+    for task in tasks:
+        if not task.path.exists():
+            found.setdefault((task.seed, of_kind.get(task.kind, task.kind)), []).append(task)
+    return list(found.values())
+
+
+def listen(question: tuple[Path, Path]) -> None:
+    """Write the alarms of our watchers on a stream to a file, unless it is there."""
+    stream, path = question
+    if not path.exists():
+        found = drift_calls.alarms(drift_calls.decode(drift_calls.path_of(stream).read_bytes()))
+        resumable.write(path, json.dumps(found).encode())
 
 
 def watch(question: tuple[Path, str, str]) -> tuple[Path, str, str, list[int]]:
@@ -281,6 +302,7 @@ class Scorecard:
         for script in interpreters:
             self._grid |= {name: [f"{value:g}" for value in of] for name, of in ADAPTERS[script].items()}
         self._streams: dict[Task, Stream] = {}
+        self._ours: dict[Task, list[Raised]] = {}
 
     def run(self) -> dict[str, Any]:
         """Make the streams, run all detectors and return the figures."""
@@ -289,10 +311,18 @@ class Scorecard:
             each: Each = map
             if self._jobs > 1:
                 each = stack.enter_context(multiprocessing.get_context("spawn").Pool(self._jobs)).imap_unordered
-            bar = bars.add_task("streams", total=len(self._tasks))
-            for task in each(make, self._tasks):
-                self._streams[task] = drift_streams.restore(task.path)
+            found = missing(self._tasks)
+            bar = bars.add_task("streams", total=sum(map(len, found)))
+            for tasks in each(make, found):
+                bars.advance(bar, len(tasks))
+            watchers = sources.digest("benchmarks.drift_calls")[:12]
+            files = {task: task.path.with_name(f"{task.path.stem}-ours-{watchers}.json") for task in self._tasks}
+            bar = bars.add_task("our detectors", total=len(self._tasks))
+            for _ in each(listen, [(task.path, path) for task, path in files.items()]):
                 bars.advance(bar)
+            for task, path in files.items():
+                self._streams[task] = drift_streams.restore(task.path)
+                self._ours[task] = [Raised(*one) for one in json.loads(path.read_text())]
             choosing = [task for task in self._tasks if task.seed >= CHOOSING]
             judged = [task for task in self._tasks if task.seed < CHOOSING]
             self._watch([(task, name, self._grid[name]) for task in choosing for name in self._grid], each, bars)
@@ -350,9 +380,8 @@ class Scorecard:
                             self._kept.put(path, name, threshold, alarms)
                             bars.advance(bar)
 
-    def _ours(self, task: Task) -> Outcome:
-        stream = self._streams[task]
-        return outcome(stream, [one.events for one in stream.ours])
+    def _of_ours(self, task: Task) -> Outcome:
+        return outcome(self._streams[task], [one.events for one in self._ours[task]])
 
     def _outcome(self, task: Task, name: str, threshold: str) -> Outcome:
         alarms = self._kept.get(task.path, name, threshold)
@@ -364,12 +393,12 @@ class Scorecard:
         if not tasks:
             return dict.fromkeys(CHOICES, DEFAULTS[name])
         found = {value: [self._outcome(task, name, value) for task in tasks] for value in self._grid[name]}
-        ours = [self._ours(task) for task in tasks]
+        ours = [self._of_ours(task) for task in tasks]
         return {choice: choose(found, ours) for choice, choose in CHOICES.items()}
 
     def _figures(self, tasks: Sequence[Task], chosen: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         """Return the figures of each detector over streams: ours, and each rival's with each of its thresholds."""
-        found: dict[str, Any] = {OURS: summary([self._ours(task) for task in tasks])}
+        found: dict[str, Any] = {OURS: summary([self._of_ours(task) for task in tasks])}
         for name in self._grid:
             for choice, threshold in {"default": DEFAULTS[name], **chosen[name]}.items():
                 found[f"{name}, {choice}"] = summary([self._outcome(task, name, threshold) for task in tasks])
@@ -377,7 +406,7 @@ class Scorecard:
 
     def _named(self, tasks: Sequence[Task]) -> dict[str, float]:
         """Return the share of streams in which an alarm that detects the drift names what is planted."""
-        return named([self._streams[task] for task in tasks])
+        return named([(self._streams[task], self._ours[task]) for task in tasks])
 
     def _by_detector(self, tasks: Sequence[Task]) -> dict[str, int]:
         """Return how many of our alarms were false, by detector; each counts."""
@@ -385,7 +414,7 @@ class Scorecard:
         for task in tasks:
             stream = self._streams[task]
             for begin, end in stable(stream):
-                for one in stream.ours:
+                for one in self._ours[task]:
                     if begin < one.events <= end:
                         found[one.detector] = found.get(one.detector, 0) + 1
         return dict(sorted(found.items()))
@@ -400,20 +429,20 @@ def source(kind: str) -> str:
     return "shop" if kind in SHOP else "classified"
 
 
-def named(streams: Sequence[Stream]) -> dict[str, float]:
+def named(found: Sequence[tuple[Stream, Sequence[Raised]]]) -> dict[str, float]:
     """Return the share of streams in which an alarm that detects the drift names an item or category of it.
 
     Also how many names such alarms give in the mean, since naming everything is no answer.
     """
     hits, counts = 0, []
-    for stream in streams:
+    for stream, alarms in found:
         assert stream.begin is not None
         assert stream.complete is not None
         until = stream.complete + round(HORIZON * len(stream.times_ms))
-        found = [set(one.names) for one in stream.ours if stream.begin < one.events <= until and one.names]
-        hits += any(names & set(stream.planted) for names in found)
-        counts += [len(names) for names in found]
-    return {"named": hits / len(streams), "names": float(np.mean(counts)) if counts else 0.0}
+        names = [set(one.names) for one in alarms if stream.begin < one.events <= until and one.names]
+        hits += any(some & set(stream.planted) for some in names)
+        counts += [len(some) for some in names]
+    return {"named": hits / len(found), "names": float(np.mean(counts)) if counts else 0.0}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -437,7 +466,7 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     for kind in kinds:
         if kind not in (*SHOP, *CLASSIFIED):
             raise Misconfigured(f"--kinds: wanted some of {', '.join((*SHOP, *CLASSIFIED))}, found {kind!r}")
-    code = sources.digest("benchmarks.drift_streams")
+    code = sources.digest("benchmarks.drift_streams", without=drift_calls.MODULES)
     about = f"{options.events}-{options.days:g}-{code[:12]}"
     seeds = [*range(options.seeds), *range(CHOOSING, CHOOSING + options.choosing)]
 

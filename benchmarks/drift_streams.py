@@ -4,14 +4,18 @@ Every stream is a shop's events, folded as the shard `online` folds them, with j
 recorded beside: of each view the price, category and item; of each judged step whether the blend missed the item; of
 each label of purchase propensity its loss. Streams of other sources are told as events of a shop: a row is a visit that
 views one item and, if its class is 1, buys it; features decide item, category and price.
+
+What the shard's own watchers are told is recorded too (`benchmarks.drift_calls`), so changed watchers need no new fold.
 """
 
 import csv
 import gzip
 import json
 import math
+import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,7 +25,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.online_fold import OnlineFold, purchase
+from benchmarks import drift_calls, resumable
+from benchmarks.drift_calls import Call, Recorder
+from benchmarks.online_fold import OnlineFold, next_item, purchase
 from headrace.events import Data, Event, EventType, Item, at, encode
 from headrace.log.protocol import Record
 from headrace.topics import EVENTS, TRUTH
@@ -47,6 +53,8 @@ SHOP: Final[Mapping[str, Mapping[str, Any]]] = {
     "new items": {"drifts": (Drift("new_items", DRIFT_AT, DRIFT_AT, 0.1),)},
 }
 """The simulated shop's streams: the settings that differ."""
+BRANCHES: Final = (("stable", "local", "local views", "surge", "price", "new items"), ("abrupt", "gradual"))
+"""Kinds whose streams of one seed are the same until the drift begins, so that this part is folded once."""
 CLASSIFIED: Final = ("sea", "agrawal")
 """Streams of River's generators whose concept changes abruptly."""
 ELEC2: Final = "elec2"
@@ -71,14 +79,6 @@ class Column(NamedTuple):
     values: NDArray[np.float64]
 
 
-class Raised(NamedTuple):
-    """An alarm of the online shard: events up to it, its detector, and what it names."""
-
-    events: int
-    detector: str
-    names: tuple[str, ...]
-
-
 class Stream(NamedTuple):
     """A stream as detectors see it, and the truth about it.
 
@@ -97,7 +97,6 @@ class Stream(NamedTuple):
     planted: tuple[str, ...]
     unknown: bool
     columns: dict[str, Column]
-    ours: tuple[Raised, ...]
 
 
 class Told(NamedTuple):
@@ -135,9 +134,12 @@ def shop(kind: str, seed: int, events: int, days: float) -> Told:
     records: list[Record] = []
     times_ms: list[int] = []
     begun: list[dict[str, Any]] = []
+    # The origin tells the settings; without them, events are the same until they differ.
+    origin, source = simulation.origin.encode(), f"simulate:{seed}".encode()
     for one in simulation.records():
         if one.topic == EVENTS:
-            records.append(Record(0, len(records), one.time_ms + _arrival_ms, one.key, one.value))
+            value = one.value.replace(origin, source)
+            records.append(Record(0, len(records), one.time_ms + _arrival_ms, one.key, value))
             times_ms.append(one.time_ms)
         elif one.topic == TRUTH and one.key == b"drift":
             begun.append(msgspec.json.decode(one.value))
@@ -225,50 +227,85 @@ def _told(rows: Sequence[Row], row_ms: int, seed: int, position: int | None) -> 
     return Told(records, times_ms, begin, begin, columns=columns)
 
 
-def folded(told: Told) -> Stream:
-    """Fold a stream's events as the online shard does; return its alarms and what other detectors may watch."""
+def fold(told: Mapping[Path, Told]) -> None:
+    """Fold streams and write each to its path, and its watchers' calls beside.
+
+    What a stream has in common with the first is folded once; there, a child process goes on with that stream.
+    """
+    path, first = next(iter(told.items()))
+    branches: dict[int, list[Path]] = {}
+    for other, found in told.items():
+        if other != path:
+            branches.setdefault(_common(first.records, found.records), []).append(other)
     missed: list[tuple[int, float]] = []
     labels: list[tuple[int, float, float]] = []
-    offsets: list[int] = []
+    calls: list[Call] = []
+    number = 0
 
     def hear(data: bytes) -> None:
         missed.extend((one.offset + 1, float(one.ranks[BLEND] == 0)) for one in decode_judgements(data))
 
+    def note(place: str, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        calls.append((number, place, method, arguments, named))
+
     def read() -> Iterator[Record]:
-        for record in told.records:
-            offsets[:] = [record.offset + 1]
+        nonlocal path, number
+        while number < len(told[path].records):
+            for other in branches.pop(number, ()):
+                if _is_child():
+                    path = other
+                    branches.clear()
+                    break
+            record = told[path].records[number]
+            number += 1
             yield record
 
-    ours = []
-    with closing(OnlineFold(hear=hear)) as fold:
-        # The time of a label is that of the event that made it known.
-        purchase(fold.shop).probability = _Labels(
-            lambda given, bought: labels.append((offsets[0], (bought - given) ** 2, float((given > 0.5) != bought)))
+    online = OnlineFold(hear=hear)
+    ranking, buying = next_item(online.shop), purchase(online.shop)
+    # The time of a label is that of the event that made it known.
+    buying.probability = _Labels(
+        lambda given, bought: labels.append((number, (bought - given) ** 2, float((given > 0.5) != bought)))
+    )
+    for name in drift_calls.WATCHERS:
+        family, attribute = name.split(".")
+        of = online.shop.families[family]
+        setattr(of, attribute, Recorder(getattr(of, attribute), name, note))
+    ranking.browsing.dependants[-1] = ranking.watching
+    process = os.getpid()
+    try:
+        online.learn(read())
+        one = told[path]
+        columns = dict(one.columns) or _views(one.records)
+        if not one.columns:
+            columns["miss"] = _column(BINARY, sorted(missed))
+            columns["purchase_loss"] = _column(LOSS, [(event, loss) for event, loss, _ in labels])
+            columns["purchase_error"] = _column(BINARY, [(event, error) for event, _, error in labels])
+        resumable.write(drift_calls.path_of(path), drift_calls.encode(calls))
+        save(
+            path, Stream(np.array(one.times_ms), one.begin, one.complete, one.other, one.planted, one.unknown, columns)
         )
-        fold.learn(read())
-        for one in fold.alarms:
-            alarm = msgspec.json.decode(one.value or b"{}")
-            if alarm.get("detector") and alarm.get("events"):
-                ours.append(Raised(fold.learned[alarm["events"] - 1], alarm["detector"], names(alarm)))
-    columns = dict(told.columns) or _views(told.records)
-    if not told.columns:
-        columns["miss"] = _column(BINARY, sorted(missed))
-        columns["purchase_loss"] = _column(LOSS, [(number, loss) for number, loss, _ in labels])
-        columns["purchase_error"] = _column(BINARY, [(number, error) for number, _, error in labels])
-    return Stream(
-        np.array(told.times_ms), told.begin, told.complete, told.other, told.planted, told.unknown, columns,
-        tuple(sorted(ours)),
-    )  # fmt: skip
+    finally:
+        if os.getpid() != process:
+            os._exit(sys.exc_info()[0] is not None)
+        online.close()
 
 
-def names(alarm: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what an alarm names: the values of `moved`, and the words of `detail`.
+def _common(one: Sequence[Record], other: Sequence[Record]) -> int:
+    """Return how many records two streams have in common before they differ."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (mine, its) in pairs if mine != its), min(len(one), len(other)))
 
-    >>> names({"moved": [{"value": "item-1", "before": 0.1, "now": 0.2}], "detail": "category-03: more views"})
-    ('item-1', 'category-03', 'more', 'views')
-    """
-    moved = [str(one["value"]) for one in alarm.get("moved") or () if isinstance(one, Mapping) and "value" in one]
-    return (*moved, *(word.strip(".,;:()") for word in str(alarm.get("detail") or "").split()))
+
+def _is_child() -> bool:
+    """Fork, and wait for the child's end in the parent; return whether this is the child."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads may hold locks: the child waits for none
+        child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise RuntimeError(f"a fold ended with code {os.waitstatus_to_exitcode(status)}")
+    return not child
 
 
 def _views(records: Sequence[Record]) -> dict[str, Column]:
@@ -311,6 +348,5 @@ def restore(path: Path) -> Stream:
             name: Column(kind, kept[f"{name}/events"], kept[f"{name}/values"])
             for name, kind in rest.pop("columns").items()
         }
-        rest["ours"] = tuple(Raised(events, detector, tuple(of)) for events, detector, of in rest["ours"])
         rest |= {name: tuple(rest[name]) for name in ("other", "planted")}
         return Stream(**{**rest, "times_ms": kept["times_ms"], "columns": columns})

@@ -30,6 +30,8 @@ FIRST: Final = 4_000
 class Blind:
     """Stands for what watches: it sees nothing."""
 
+    items = ()
+
     def __init__(self, silences: Any) -> None:
         self.silences = silences
 

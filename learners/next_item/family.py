@@ -36,6 +36,7 @@ from learners.next_item.routes import ROUTES
 from learners.next_item.rulebook import Rulebook
 from learners.next_item.together import Together
 from learners.next_item.watching import DETECTORS, Watching
+from learners.next_item.watching import from_version_2 as watching_from_version_2
 from learners.parts.assignment import Assignment
 from learners.parts.drift import LOSS_TESTS, LossDrift, loss_drift_from_version_1
 from learners.parts.policies import Policies
@@ -126,13 +127,14 @@ class NextItemFamily(Family):
         per_shopper="contexts",
         why="transitions, neighbours and the blend's weights depend on the order of all shoppers' events",
     )
-    # Other detectors than those of version 1 watch the input; they begin anew.
+    # Other detectors than those of versions 1 and 2 watch the input; they begin anew.
     # Versions of the blend have one form. The arithmetic of 2 no longer depends on the processor; that of 3 is quicker.
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(3, dict.fromkeys((1, 2), lambda state: state)),
         "ranking": Part(), "miss_drift": Part(2, {1: loss_drift_from_version_1}), "rules": Part(),
         "experiments": Part(), "policies": Part(),
-        "input_drift": Part(2, {1: lambda state: Watching().state()}, needs=("catalogue",)),
+        "input_drift": Part(
+            3, {1: lambda state: {"silences": {}}, 2: watching_from_version_2}, needs=("catalogue",)),
         "history": Part(3, {1: history_from_version_1, 2: history_from_version_2}),
         "together": Part(needs=("catalogue",)),
     }  # fmt: skip
@@ -281,7 +283,8 @@ class NextItemFamily(Family):
         """Return, for each bounded table, how much is in use and the maximum."""
         together = {f"together_{table}": use for table, use in self.together.bounds().items()}
         stated = self.rulebook.bounds() | self.assignment.bounds() | self.policies.bounds()
-        return self.browsing.bounds() | self.history.bounds() | stated | together
+        watched = {"watched_items": (len(self.watching.items), self.settings.items_max)}
+        return self.browsing.bounds() | self.history.bounds() | stated | together | watched
 
     def state(self) -> State:
         """Return the complete state."""
@@ -391,7 +394,7 @@ NextItemFamily.surface = Surface(
     judge="learners.next_item.judge:NextItemJudge",
     judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),
-    full_by_design=(*FULL_BY_DESIGN, "bought_items", "seen_items", "carted_items", "wished_items"),
+    full_by_design=(*FULL_BY_DESIGN, "bought_items", "seen_items", "carted_items", "wished_items", "watched_items"),
     artifact=Artifact(
         "model",
         current=lambda family: family.champion,

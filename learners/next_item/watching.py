@@ -1,17 +1,15 @@
 """What is watched for drift of a shop's events: what is viewed, at which prices, by whom, and what models say of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp, log
-from sys import intern
 from typing import Final
-
-import numpy as np
 
 from headrace.events import Event
 from headrace.state import State
 from headrace.surface import Watched
 from learners.next_item.contexts import VIEW_EVENTS
 from learners.next_item.judgement import Judgement, vector_length
+from learners.next_item.watched_items import WatchedItem, WatchedItems
 from learners.parts.drift import Alarm
 from learners.parts.features import Levels, Shares, Vectors
 from learners.parts.monitor import Monitor, Silences
@@ -35,8 +33,8 @@ class Watching:
     """Watches events (features and segments) and judgements (predictions, and the vectors of visits).
 
     - `item`, `category`, `brand`: shares of views; `item_peak`, `category_peak`: of single ones.
+    - `category_items`: shares of items within a category; `new_items`: views that are the first of their item.
     - `price`: prices that were viewed; `price_change`: prices, relative to the item's usual one. Both by category.
-    - `unseen_items`: views of items that nobody viewed before.
     - `event_type`, `device`, `country`, `returning`: shares of events, and of shoppers who were seen before.
     - `confidence`: the blend's probability of its best item, by the category of the item that came next.
     - `taste`: the deep model's vectors of visits.
@@ -44,23 +42,22 @@ class Watching:
 
     def __init__(self) -> None:
         self.silences = Silences()
-        self._items = Shares("item", peak=True)
+        self._items = WatchedItems()
         self._categories = Shares("category", peak=True, names_max=1_024)
         self._brands = Shares("brand", names_max=1_024)
-        self._prices = Levels("price", log(0.05), log(50_000.0), least=0.02, bins=128, shown=exp)
+        self._prices = Levels("price", log(0.05), log(50_000.0), least=0.12, bins=128, shown=exp)
         self._price_changes = Levels(
             "price_change", -1.025, 1.025, least=0.01, bins=41, passing=True, shown=_change, unit="%"
         )
-        self._unseen = Shares("unseen_items", stability=True, names_max=8)
-        self._types = Shares("event_type", stability=True, names_max=64)
-        self._devices = Shares("device", stability=True, names_max=64)
-        self._countries = Shares("country", stability=True, names_max=256)
-        self._returning = Shares("returning", stability=True, names_max=8)
+        self._types = Shares("event_type", stability=True, least=0.2, names_max=64)
+        self._devices = Shares("device", stability=True, least=0.2, names_max=64)
+        self._countries = Shares("country", stability=True, least=0.2, names_max=256)
+        self._returning = Shares("returning", stability=True, least=0.5, names_max=8)
         self._confidence = Levels("confidence", 0.0, 1.0, least=0.02, unit="%")
         self._vectors = Vectors("taste", vector_length)
         self._events = Monitor(
             (
-                self._items, self._categories, self._brands, self._prices, self._price_changes, self._unseen,
+                self._items, self._categories, self._brands, self._prices, self._price_changes,
                 self._types, self._devices, self._countries, self._returning,
             ),
             values_min=event_block_min,
@@ -70,10 +67,8 @@ class Watching:
         self._kinds: list[str] = []
         self._visitors: dict[tuple[str, str, str], None] = {}
         self._viewers: dict[tuple[str, str], None] = {}
-        self._views: list[tuple[str, str, str, str, float, int | None]] = []
+        self._views: list[tuple[str, str, str, str, float, WatchedItem | None]] = []
         self._batched = 0  # events of the running batch
-        self._usual_prices: dict[int, float] = {}  # logarithms, by slot
-        self._category_of: dict[int, str] = {}  # by slot
 
     def observe(self, event: Event, slot: int | None, *, returning: bool) -> list[Alarm]:
         """Take an event before it is learned; return the alarms.
@@ -87,10 +82,10 @@ class Watching:
         self._visitors[shopper, data.device, data.country] = None
         if event.type in VIEW_EVENTS:
             line = data.items[0]
-            if slot is not None and (category := line.item_category):
-                self._category_of[slot] = intern(category)
+            id_, category = line.item_id, line.item_category
+            item = None if slot is None else self._items.viewed(slot, id_, category, event.time_ms)
             self._viewers["returning" if returning else "new", shopper] = None
-            self._views.append((shopper, line.item_id, line.item_category, line.item_brand, line.price or 0.0, slot))
+            self._views.append((shopper, id_, category, line.item_brand, line.price or 0.0, item))
         self._batched += 1
         if self._batched < batch:
             return []
@@ -110,27 +105,29 @@ class Watching:
         if self._views:
             returning, shoppers = zip(*self._viewers, strict=True)
             self._returning.add(returning, shoppers)
-            shoppers, items, categories, brands, prices, slots = zip(*self._views, strict=True)
+            shoppers, ids, categories, brands, prices, items = zip(*self._views, strict=True)
             self._viewers.clear()
             self._views.clear()
-            self._unseen.count(["unseen" if slot is None else "seen" for slot in slots])
-            self._items.add(items, shoppers)
+            fresh = [id_ for id_, item in zip(ids, items, strict=True) if item is None]
+            self._items.add_views(ids, shoppers, fresh)
             self._categories.add(categories, shoppers)
             self._brands.add(brands, shoppers)
-            self._count_prices(prices, slots, categories)
+            self._count_prices(prices, items, categories)
 
-    def _count_prices(self, prices: Sequence[float], slots: Sequence[int | None], categories: Sequence[str]) -> None:
+    def _count_prices(
+        self, prices: Sequence[float], items: Sequence[WatchedItem | None], categories: Sequence[str]
+    ) -> None:
         levels, of_levels, changes, of_changes = list[float](), list[str](), list[float](), list[str]()
-        for price, slot, category in zip(prices, slots, categories, strict=True):
+        for price, item, category in zip(prices, items, categories, strict=True):
             if price:
                 level = log(price)
                 levels.append(level)
                 of_levels.append(category)
-                if slot is not None:
-                    usual = self._usual_prices.get(slot, level)
+                if item is not None:
+                    usual = level if item.usual is None else item.usual
                     changes.append(level - usual)
                     of_changes.append(category)
-                    self._usual_prices[slot] = usual + usual_price_weight * (level - usual)
+                    item.usual = usual + usual_price_weight * (level - usual)
         self._prices.add(levels, of_levels)
         self._price_changes.add(changes, of_changes)
 
@@ -145,18 +142,22 @@ class Watching:
 
     def category_of(self, slot: int | None) -> str:
         """Return the category of the newest view of an item, "" if it has none."""
-        return self._category_of.get(-1 if slot is None else slot, "")
+        item = None if slot is None else self.items.get(slot)
+        return item.category if item else ""
 
     def forget(self, slots: Sequence[int]) -> None:
         """Delete what is stored for these slots, which will be reused for other items."""
         self._count()
-        for slot in slots:
-            self._usual_prices.pop(slot, None)
-            self._category_of.pop(slot, None)
+        self._items.forget(slots)
 
     def watched(self) -> dict[str, Watched]:
         """Return each detector's newest distance and its threshold."""
         return self._events.watched() | self._judged.watched()
+
+    @property
+    def items(self) -> Mapping[int, WatchedItem]:
+        """The items of which something is stored, by slot."""
+        return self._items.items
 
     def state(self) -> State:
         """Return the complete state."""
@@ -164,9 +165,6 @@ class Watching:
         return {
             "silences": self.silences.state(), "events": self._events.state(), "judged": self._judged.state(),
             "batched": self._batched,
-            "priced": np.array(list(self._usual_prices), np.int32),
-            "usual_prices": np.array(list(self._usual_prices.values())),
-            "category_of": [[slot, category] for slot, category in self._category_of.items()],
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -176,9 +174,12 @@ class Watching:
         self._batched = state["batched"]
         self._events.restore(state["events"])
         self._judged.restore(state["judged"])
-        self._usual_prices = dict(zip(state["priced"].tolist(), state["usual_prices"].tolist(), strict=True))
-        self._category_of = {slot: intern(category) for slot, category in state["category_of"]}
 
 
 DETECTORS: Final = tuple(Watching().watched())
 """The names of the detectors of a `Watching`."""
+
+
+def from_version_2(state: State) -> State:
+    """Return today's state of a `Watching` for one that watched items in another way: its silences hold on."""
+    return {**Watching().state(), "silences": state["silences"]}

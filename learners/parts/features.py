@@ -18,8 +18,8 @@ from learners.parts.shift import Sums, Watch, window_blocks
 
 named_max: Final = 3
 """Most values that an alarm names."""
-peak_min: Final = 5.0
-"""Least threshold of a single value's deviation: the largest of thousands of values exceeds 4 by chance."""
+peak_min: Final = 4.5
+"""Least threshold of a single value's deviation."""
 divergence_min: Final = 0.02
 stability_min: Final = 0.05
 """Least thresholds of Jensen-Shannon's distance and of the stability index: smaller ones are of no concern."""
@@ -51,7 +51,7 @@ class Feature(ABC):
     watches: tuple[Watch, ...]
 
     @abstractmethod
-    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+    def end(self, fading: float, *, ready: bool, usual: bool, time_ms: int) -> list[Alarm]:
         """End a block; return the alarms. After one, the reference begins anew, unless the block was not usual."""
 
     @abstractmethod
@@ -79,6 +79,7 @@ class Shares(Feature):
 
     Args:
         name: of the detector.
+        least: distances up to this are of no concern.
         stability: use the population stability index.
         peak: watch single values, too.
         names_max: values of the reference.
@@ -87,8 +88,11 @@ class Shares(Feature):
     transformation of Poisson, binomial and negative-binomial data", Biometrika 35, 1948.
     """
 
-    def __init__(self, name: str, *, stability: bool = False, peak: bool = False, names_max: int = 4_096) -> None:
-        self._distance = Watch(name, least=stability_min if stability else divergence_min)
+    def __init__(
+        self, name: str, *, least: float = divergence_min, stability: bool = False, peak: bool = False,
+        names_max: int = 4_096,
+    ) -> None:  # fmt: skip
+        self._distance = Watch(name, least)
         self._peak = Watch(f"{name}_peak", least=peak_min) if peak else None
         self.watches = (self._distance, self._peak) if self._peak else (self._distance,)
         self._stability = stability
@@ -110,7 +114,7 @@ class Shares(Feature):
         """Count values, each so many times."""
         _add(self._sums.block, numbers)
 
-    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+    def end(self, fading: float, *, ready: bool, usual: bool, time_ms: int) -> list[Alarm]:
         """See `Feature.end`."""
         sums = self._sums
         self._counted.clear()
@@ -119,7 +123,7 @@ class Shares(Feature):
         if not sums.full or not size:
             return []
         unit = sqrt(1 / size + 1 / reference_size)
-        deviations = _deviations(sums) if self._peak else None
+        deviations = deviations_of(sums) if self._peak else None
         distance = self._stability_index(size) if self._stability else self._jensen_shannon()
         # Both distances grow with the root of a chi-square with a degree of freedom for each value but one.
         chance = sqrt(max(1, len(sums.window) - 1) - 0.5) + chance_deviations
@@ -132,7 +136,7 @@ class Shares(Feature):
                 found.append(self._peak)
         if not found:
             return []
-        moved = _most_moved(sums, deviations or _deviations(sums))
+        moved = most_moved(sums, deviations or deviations_of(sums))
         if usual:
             sums.begin_anew()
         return [Alarm(watch.name, watch.score, watch.threshold, moved) for watch in found]
@@ -176,7 +180,7 @@ class Shares(Feature):
         self._counted = {(value, shopper) for value, shopper in state["counted"]}
 
 
-def _deviations(sums: Sums) -> tuple[list[str], NDArray[np.float64]]:
+def deviations_of(sums: Sums) -> tuple[list[str], NDArray[np.float64]]:
     """Return values, and by how many standard deviations of chance the window has more of each than the reference."""
     size, names = sums.size, list(sums.window)
     now, before = sums.shares()
@@ -192,7 +196,7 @@ def _deviations(sums: Sums) -> tuple[list[str], NDArray[np.float64]]:
     return names, found
 
 
-def _most_moved(sums: Sums, deviations: tuple[list[str], NDArray[np.float64]]) -> tuple[Moved, ...]:
+def most_moved(sums: Sums, deviations: tuple[list[str], NDArray[np.float64]]) -> tuple[Moved, ...]:
     names, found = deviations
     sizes = np.abs(found).tolist()
     most = nlargest(named_max, ((one, name) for one, name in zip(sizes, names, strict=True) if name))
@@ -248,7 +252,7 @@ class Levels(Feature):
         for group, amount in zip(groups, np.rint(numbers / level_unit).astype(np.int64).tolist(), strict=True):
             totals[group] = totals.get(group, 0) + amount
 
-    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+    def end(self, fading: float, *, ready: bool, usual: bool, time_ms: int) -> list[Alarm]:
         """See `Feature.end`."""
         parts = self._values, self._counts, self._totals
         for part in parts:
@@ -359,7 +363,7 @@ class Vectors(Feature):
             block = self._groups.block
             block[group] = block.get(group, 0) + 1
 
-    def end(self, fading: float, *, ready: bool, usual: bool) -> list[Alarm]:
+    def end(self, fading: float, *, ready: bool, usual: bool, time_ms: int) -> list[Alarm]:
         """See `Feature.end`."""
         groups = self._groups
         groups.end(fading, usual=usual)
@@ -379,7 +383,7 @@ class Vectors(Feature):
         unit = sqrt(1 / number + self._reference_squares / self._reference_number**2)
         if not self._distance.observe(distance, unit, fading, ready=ready, usual=usual):
             return []
-        moved = _most_moved(groups, _deviations(groups))
+        moved = most_moved(groups, deviations_of(groups))
         if usual:
             self._begin()
         return [Alarm(self._distance.name, self._distance.score, self._distance.threshold, moved)]

@@ -107,7 +107,7 @@ class Monitor:
             if self._silenced[place] and not why:
                 feature.forget_window()
             self._silenced[place] = why
-            alarms = feature.end(fading, ready=ready, usual=not why)
+            alarms = feature.end(fading, ready=ready, usual=not why, time_ms=time_ms)
             found += [alarm._replace(silenced=why) for alarm in alarms]
         return found
 

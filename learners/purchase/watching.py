@@ -28,8 +28,8 @@ class Watching:
 
     def __init__(self, labels: int) -> None:
         self.silences = Silences()
-        self._propensity = Levels("propensity", -10.0, 4.0, least=0.05, bins=56, shown=sigmoid, unit="%")
-        self._bought = Shares("bought", stability=True, names_max=8)
+        self._propensity = Levels("propensity", -10.0, 4.0, least=0.35, bins=56, shown=sigmoid, unit="%")
+        self._bought = Shares("bought", stability=True, least=0.12, names_max=8)
         self._predicted = Monitor((self._propensity,), values_min=block_min)
         self._labelled = Monitor((self._bought,), values_min=max(1, 400 // labels))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import drift_scorecard, drift_windows
+from benchmarks import drift_calls, drift_scorecard, drift_streams, drift_windows
+from benchmarks.drift_calls import Raised
 from benchmarks.drift_rivals import RIVER, Rival, river_alarms
 from benchmarks.drift_scorecard import (
     Outcome,
@@ -21,19 +22,19 @@ from benchmarks.drift_scorecard import (
     stable,
     summary,
 )
-from benchmarks.drift_streams import BINARY, CATEGORY, NUMBER, Column, Raised, Stream, names, restore, save
+from benchmarks.drift_streams import BINARY, CATEGORY, NUMBER, Column, Stream, restore, save
+from benchmarks.online_fold import OnlineFold
 from headrace.errors import Misconfigured
+from headrace.log.protocol import Outgoing
+from producers.scenario import Drift
 
 HOUR_MS = 3_600_000
 
 
-def stream(
-    begin: int | None = 600, complete: int | None = 600, other: tuple[int, ...] = (), ours: tuple[Raised, ...] = ()
-) -> Stream:
+def stream(begin: int | None = 600, complete: int | None = 600, other: tuple[int, ...] = ()) -> Stream:
     """Return a stream of 1,000 events, one an hour: alarms count from 100, 200 detect, 50 settle."""
-    return Stream(
-        np.arange(1_000, dtype=np.int64) * HOUR_MS, begin, complete, other, ("item-1", "category-2"), False, {}, ours
-    )
+    times_ms = np.arange(1_000, dtype=np.int64) * HOUR_MS
+    return Stream(times_ms, begin, complete, other, ("item-1", "category-2"), False, {})
 
 
 def test_the_first_alarm_after_the_begin_detects_and_has_the_delay() -> None:
@@ -98,12 +99,10 @@ def test_the_threshold_with_the_fewest_misses_is_chosen_of_those_that_are_quiet_
 
 
 def test_an_alarm_names_what_moved_in_time() -> None:
-    assert names({"moved": [{"value": "category-2", "before": 0.1, "now": 0.3}], "detail": ""}) == ("category-2",)
-    assert names({"detector": "price"}) == ()
     right, late = Raised(650, "price", ("item-1", "item-3")), Raised(850, "price", ("item-1",))
     wrong, before = Raised(650, "price", ("item-7",)), Raised(500, "price", ("item-1",))
-    streams = [stream(ours=(right,)), stream(ours=(late,)), stream(ours=(wrong,)), stream(ours=(before,))]
-    assert named(streams) == {"named": 0.25, "names": 1.5}
+    found = [(stream(), [one]) for one in (right, late, wrong, before)]
+    assert named(found) == {"named": 0.25, "names": 1.5}
 
 
 def columns(change: int) -> dict[str, Column]:
@@ -119,7 +118,7 @@ def columns(change: int) -> dict[str, Column]:
 
 
 def test_a_stream_is_read_as_it_was_written(tmp_path: Path) -> None:
-    one = stream(other=(3,), ours=(Raised(7, "price", ("item-1",)),))._replace(columns=columns(600))
+    one = stream(other=(3,))._replace(columns=columns(600))
     save(tmp_path / "one.npz", one)
     again = restore(tmp_path / "one.npz")
     assert again._replace(columns={}, times_ms=one.times_ms) == one._replace(columns={})
@@ -173,11 +172,48 @@ def test_a_tiny_run_writes_figures_and_a_picture_and_is_resumed(
     def again(*_: object) -> None:
         raise AssertionError("made or watched again")
 
-    for name in ("shop", "folded"):
+    for name in ("shop", "fold"):
         monkeypatch.setattr(f"benchmarks.drift_streams.{name}", again)
     monkeypatch.setattr(drift_scorecard, "river_alarms", again)
+    monkeypatch.setattr(drift_calls, "alarms", again)
     main(options)
     assert json.loads((tmp_path / "card.json").read_text()) == result
+
+
+def test_streams_with_a_common_beginning_are_folded_once_and_as_if_alone(tmp_path: Path) -> None:
+    told = {tmp_path / f"{kind}.npz": drift_streams.shop(kind, 3, 1_500, 3.0) for kind in ("stable", "surge", "abrupt")}
+    stable_records, surge_records, abrupt_records = (one.records for one in told.values())
+    assert 500 < drift_streams._common(stable_records, surge_records) < 1_000, "the drift begins at 60 % of the time"
+    assert drift_streams._common(stable_records, abrupt_records) == 0
+    drift_streams.fold(told)
+    for path, one in told.items():
+        alone = tmp_path / f"alone-{path.name}"
+        drift_streams.fold({alone: one})
+        calls = [drift_calls.decode(drift_calls.path_of(each).read_bytes()) for each in (path, alone)]
+        assert calls[0] == calls[1]
+        both = restore(path).columns, restore(alone).columns
+        assert all(of.values.tolist() == both[1][name].values.tolist() for name, of in both[0].items())
+
+
+@pytest.mark.slow
+def test_watchers_that_are_told_the_same_raise_the_alarms_of_the_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Outgoing] = []
+
+    class Kept(OnlineFold):
+        def close(self) -> None:
+            written.extend(self.alarms)
+            super().close()
+
+    monkeypatch.setitem(drift_streams.SHOP, "much dearer", {"drifts": (Drift("price", 0.75, 0.75, 4.0),)})
+    monkeypatch.setattr(drift_streams, "OnlineFold", Kept)
+    drift_streams.fold({tmp_path / "one.npz": drift_streams.shop("much dearer", 3, 12_000, 20.0)})
+    alarms = [json.loads(one.value or b"") for one in written]
+    replayed = drift_calls.alarms(drift_calls.decode((tmp_path / "one.calls").read_bytes()))
+    assert "price_change" in {one.detector for one in replayed}
+    found = sorted((one["detector"], tuple(value["value"] for value in one.get("moved", ()))) for one in alarms)
+    assert sorted((one.detector, one.names) for one in replayed) == found
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
