@@ -313,14 +313,14 @@ class NextItemFamily(Family):
         if "together" in state:
             self.together = Together.from_state(state["together"])
             self.browsing.dependants = [self.together, self.watching]
-        self.browsing.restore(state)
+        if "input_drift" in state:
+            self.watching.restore(state["input_drift"])
+        self.browsing.restore(state)  # which lets its dependants forget the items that other bounds evict
         if "blend" in state:
             self.blend = Blend.from_state(state["blend"], self.blend.members)
         for name, kept in state.get("ranking", {}).items():
             if name in self.ranking:
                 self.ranking[name] = Ranking.from_state(kept)
-        if "input_drift" in state:
-            self.watching.restore(state["input_drift"])
         if "miss_drift" in state:
             self.miss_drift = LossDrift.from_state(state["miss_drift"])
         if "history" in state:
