@@ -121,7 +121,12 @@ def add_secret(path: Path, now_ms: int) -> Secret:
 
 
 def ensure_secret(path: Path, now_ms: int) -> bool:
-    """Make the first version if the file has none; return whether it was made. Raises Misconfigured."""
+    """Make the first version if the file has none; return whether it was made. Raises Misconfigured.
+
+    A file that has one is only read: where several machines share it, it may be one that cannot be written.
+    """
+    if read_secrets(path):
+        return False
     with _edited(path) as known:
         if not known:
             known.append(Secret(1, secrets.token_bytes(SECRET_BYTES), now_ms))

@@ -175,6 +175,20 @@ def rotate_key(
     _print_key(key.id, text, as_json)
 
 
+@pseudonyms.command("create")
+def create_pseudonyms() -> None:
+    """Make the first secret, for gateways that share a file which they cannot write, such as a secret of Kubernetes."""
+    from headrace.clock import wall_ms
+    from headrace.pseudonyms import ensure_secret
+
+    path = Path(read_settings().common.pseudonyms)
+    if not ensure_secret(path, wall_ms()):
+        raise Misconfigured(
+            f"pseudonyms {path}: wanted no secret, found one; `headrace pseudonyms rotate` adds another"
+        )
+    say(f"made {path}; keep a copy where only you can read it")
+
+
 @pseudonyms.command("list")
 def list_pseudonyms() -> None:
     """Show the versions of the secrets."""

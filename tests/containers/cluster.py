@@ -67,12 +67,12 @@ func main() {
 
 
 class Cluster:
-    """The cluster. Its folder keeps the programs between drills, and nothing else."""
+    """The cluster. Its folder keeps programs and images between drills, and nothing else."""
 
     def __init__(self, engine: Engine, folder: Path, say: Callable[[str], None]) -> None:
         self._engine, self._say = engine, say
         self._programs, self._state = folder / "programs", folder / "state"
-        self._root = folder / "root"
+        self._root, self._images = folder / "root", folder / "images"
         self.config = self._state / "config.json"
         self._token = secrets.token_hex(16)
 
@@ -134,7 +134,10 @@ class Cluster:
         return done.stdout.strip() if not done.returncode else ""
 
     def give(self, image: str) -> None:
-        """Copy an image of the engine's into the cluster."""
+        """Copy an image of the engine's into the cluster, unless it is there."""
+        known = self._engine.docker("image", "inspect", "--format", "{{.Id}}", image).strip()
+        if known in self._engine.run([*self._ctr, "images", "list", "--quiet"]).splitlines():
+            return
         with subprocess.Popen(["docker", "save", image], env=self._engine.env, stdout=subprocess.PIPE) as saved:
             subprocess.run([*self._ctr, "images", "import", "-"], stdin=saved.stdout, check=True, capture_output=True)
 
@@ -206,7 +209,7 @@ class Cluster:
         (state / "cni").mkdir()
         (state / "cni/drill.conflist").write_text(json.dumps(network))
         (state / "containerd.toml").write_text(
-            f'version = 2\nroot = "{state}/containerd"\nstate = "{state}/run"\n'
+            f'version = 2\nroot = "{self._images}"\nstate = "{state}/run"\n'
             f'[grpc]\naddress = "{state}/containerd.sock"\n'
             f'[plugins."io.containerd.grpc.v1.cri"]\nsandbox_image = "docker.io/{PAUSE}"\n'
             "restrict_oom_score_adj = true\n"
@@ -340,7 +343,7 @@ class Cluster:
         for mount in sorted((one for one in mounts if one.startswith(f"{self._state}/")), reverse=True):
             subprocess.run(["umount", mount], capture_output=True)
         subprocess.run(["ip", "link", "delete", "drill0"], capture_output=True)
-        for name in ("containerd", "run", "etcd", "kubelet"):  # what is large; logs are kept until the next drill
+        for name in ("run", "etcd", "kubelet"):  # logs are kept until the next drill
             shutil.rmtree(self._state / name, ignore_errors=True)
 
 

@@ -22,11 +22,12 @@ from tests.containers.engine import Engine
 LEFT_OUT: Final = ("grafana",)
 """No package and no index has Grafana."""
 SERVING_BYTES_MAX: Final = 400e6
-HEALTHY_S: Final = 300.0
+HEALTHY_S: Final = 600.0
 OF_NO_SHOPPER: Final = {"popular", "trending", "new"}
 """Reasons for items in the answer for a shopper of whom nothing is known."""
 SHOPPER: Final = f"drill-{uuid.uuid4().hex[:8]}"
 FORMER_EVENTS: Final = 2000
+HISTORY_EVENTS: Final = 300
 WHEEL: Final = images.ROOT / "tests/golden/headrace-0.3.0-py3-none-any.whl"
 SERVING, ARCHIVE, LEARNING = (f"headrace{kind}:{headrace.__version__}" for kind in ("", "-archive", "-learning"))
 TESTS: Final = ("tests/contract/test_containers.py", "tests/contract/test_log.py")
@@ -40,7 +41,7 @@ class Shop:
     """
 
     def __init__(self, engine: Engine, files: Sequence[Path], env: Mapping[str, str]) -> None:
-        self._engine, self._env = engine, dict(env)
+        self._engine, self.env = engine, dict(env)
         self._files = [part for file in files for part in ("--file", str(file))]
         named = json.loads(self("config", "--format", "json"))["services"]
         self.services = [name for name in named if name not in LEFT_OUT]
@@ -48,7 +49,7 @@ class Shop:
     def __call__(self, *arguments: str, timeout_s: float = 3600.0) -> str:
         """Run `docker compose`."""
         command = ["docker", "compose", "--project-directory", str(images.ROOT)]
-        env = {**self._engine.env, **self._env}
+        env = {**self._engine.env, **self.env}
         return self._engine.run([*command, *self._files, *arguments], env=env, timeout_s=timeout_s)
 
     def up(self, *services: str) -> None:
@@ -333,7 +334,8 @@ def upgrade(engine: Engine, shop: Shop, report: Drill, folder: Path, marker: str
             wheel.extractall(code)
         code.chmod(0o755)
         (folder / "Dockerfile").write_text(
-            f"FROM {LEARNING}\nCOPY former /former\nENV PYTHONPATH=/former\n"
+            f"FROM {LEARNING}\nCOPY former /former\nENV PYTHONPATH=/former\nUSER root\n"
+            "RUN python -m compileall -q /former\nUSER headrace\n"
             'ENTRYPOINT ["python", "-c", "from operators.cli import main; main()"]\n'
         )
         engine.docker("build", "--tag", "headrace:0.3.0", str(folder))
@@ -365,6 +367,30 @@ def upgrade(engine: Engine, shop: Shop, report: Drill, folder: Path, marker: str
         shop.down(volumes=True)
 
 
+def shop_of_ones_own(engine: Engine, shop: Shop, report: Drill, folder: Path, marker: str) -> None:
+    """Start the profile `shop`, with a history to load."""
+    shop.down(volumes=True)
+    with report.step("profile shop: a history is loaded once") as seen:
+        history = folder / "events"
+        history.mkdir(mode=0o755)
+        lines = [json.dumps(event(f"{number}", f"item-{number % 7}")) for number in range(HISTORY_EVENTS)]
+        (history / "history.jsonl").write_text("\n".join(lines) + "\n")
+        loaded = {"COMPOSE_PROFILES": "shop", "LOAD_FOLDER": str(history), "LOAD": "/events/history.jsonl"}
+        own = Shop(engine, [images.ROOT / "docker-compose.yml"], {**shop.env, **loaded})
+        own.up(*(name for name in own.services if name != "load"))
+        own("up", "--detach", "--no-build", "--pull", "never", "load")
+        wait_until("all is learned", lambda: learned_of(own) == HISTORY_EVENTS, 120, each_s=3)
+        wait_until("load has ended", lambda: own.state("load")["Status"] == "exited", 60)
+        assert own.state("load")["ExitCode"] == 0
+        seen.append(f"{HISTORY_EVENTS} events; no simulator: {', '.join(own.services)}")
+    with report.step("profile gpu, as far as to its configuration") as seen:
+        found = Shop(engine, [images.ROOT / "docker-compose.yml"], {**shop.env, "COMPOSE_PROFILES": "gpu"})
+        assert "finetune-gpu" in found.services
+        assert "finetune" not in found.services
+        seen.append("one fine-tuner, with a GPU; not started, there is none")
+    own.down(volumes=True)
+
+
 def tests(engine: Engine, shop: Shop, report: Drill, folder: Path, marker: str) -> None:
     """Run the tests that want a container on this engine and these images."""
     with report.step("tests with a broker by testcontainers") as seen:
@@ -375,5 +401,6 @@ def tests(engine: Engine, shop: Shop, report: Drill, folder: Path, marker: str) 
 
 
 PARTS: Final = {
-    "build": build, "up": up, "watch": watch, "kill": kill, "keep": keep, "upgrade": upgrade, "tests": tests,
+    "build": build, "up": up, "watch": watch, "kill": kill, "keep": keep, "upgrade": upgrade,
+    "shop": shop_of_ones_own, "tests": tests,
 }  # fmt: skip

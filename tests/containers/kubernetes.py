@@ -76,7 +76,7 @@ class Shop:
             return subprocess.run([HEADRACE, *arguments], env=env, text=True, capture_output=True, check=True).stdout
 
         self.key = json.loads(run("keys", "create", "--role", "ingest", "--json"))["key"]
-        run("pseudonyms", "rotate")
+        run("pseudonyms", "create")
         run("people", "add", "ann", "--role", "operate")
         for name in ("keys", "pseudonyms", "people"):
             self("create", "secret", "generic", f"headrace-{name}", f"--from-file={made / name}.json")

@@ -6,10 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from headrace.errors import Misconfigured
 from headrace.keys import look_every_s
 from headrace.pseudonyms import Pseudonyms, Secret, add_secret, ensure_secret, read_secrets, retire_secret
+from operators.cli import app
 
 NOW_MS = 1_772_359_200_000
 
@@ -88,3 +90,24 @@ def test_gateways_that_start_at_once_make_one_secret(tmp_path: Path) -> None:
         thread.join()
     assert sorted(made) == [False] * 7 + [True]
     assert [one.version for one in read_secrets(path)] == [1]
+
+
+def test_a_file_that_has_a_secret_is_not_written(tmp_path: Path) -> None:
+    """Gateways may share one that they cannot write, such as a secret of Kubernetes."""
+    path = tmp_path / "made" / "pseudonyms.json"
+    path.parent.mkdir()
+    shared = tmp_path / "shared" / "pseudonyms.json"
+    shared.parent.mkdir()
+    add_secret(path, NOW_MS)
+    shared.write_bytes(path.read_bytes())
+    assert not ensure_secret(shared, NOW_MS)
+    assert [one.name for one in shared.parent.iterdir()] == [shared.name]
+
+
+def test_the_command_makes_the_first_secret_and_no_second_one(tmp_path: Path) -> None:
+    env = {"HEADRACE_PSEUDONYMS": str(tmp_path / "pseudonyms.json")}
+    assert CliRunner().invoke(app, ["pseudonyms", "create"], env=env).exit_code == 0
+    assert [one.version for one in read_secrets(tmp_path / "pseudonyms.json")] == [1]
+    again = CliRunner().invoke(app, ["pseudonyms", "create"], env=env)
+    assert isinstance(again.exception, Misconfigured)
+    assert "wanted no secret, found one" in str(again.exception)
