@@ -134,27 +134,29 @@ class Client(NamedTuple):
         return TopicPartition(self.prefix + partition.topic, partition.number)
 
     def consumer(self) -> KafkaConsumer:
-        return KafkaConsumer(
-            **self.options,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            max_partition_fetch_bytes=fetch_bytes,
-            metrics_enabled=False,
-        )
+        with self.wait("a connection"):
+            return KafkaConsumer(
+                **self.options,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                allow_auto_create_topics=False,
+                max_partition_fetch_bytes=fetch_bytes,
+                metrics_enabled=False,
+            )
 
     def producer(self, **options: Any) -> KafkaProducer:
-        return KafkaProducer(
-            **self.options,
-            max_request_size=2**21,
-            max_block_ms=self.deadline_ms,
-            delivery_timeout_ms=self.deadline_ms,
-            allow_auto_create_topics=False,
-            metrics_enabled=False,
-            **options,
-        )
+        with self.wait("a connection"):
+            return KafkaProducer(
+                **self.options,
+                max_request_size=2**21,
+                max_block_ms=self.deadline_ms,
+                delivery_timeout_ms=self.deadline_ms,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+                **options,
+            )
 
     def send(self, producer: KafkaProducer, record: Outgoing) -> Any:
         """Queue a record and return the client's future for it."""

@@ -102,7 +102,7 @@ class KafkaLog:
         self._closed = False
         self._allowed: dict[str, Collection[str]] | None = None
         self._lock = threading.Lock()
-        with self._client.wait("a connection"), translated_errors(f"Kafka at {bootstrap}"):
+        with translated_errors(f"Kafka at {bootstrap}"):
             self._consumer = self._client.consumer()
 
     @contextmanager
