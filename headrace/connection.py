@@ -7,10 +7,13 @@ RFC 9112, "HTTP/1.1".
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import httptools
+from starlette.requests import Request
+from starlette.responses import Response
 
 from headrace.connections import Connections
 from headrace.exchange import Exchange, FunctionExchange
@@ -293,9 +296,12 @@ class Connection(asyncio.Protocol):
             self._exchanges.remove(incoming)
             incoming.lose()
         scope = {"type": "http", "http_version": "1.1", "method": "GET", "headers": []}
-        refusal = FunctionExchange(lambda request, body: self._all.observer.refuse(), self, scope, keeps=False)
+        refusal = FunctionExchange(self._answer_refusal, self, scope, keeps=False)
         refusal.end()
         self._exchanges.append(refusal)
+
+    def _answer_refusal(self, request: Request, body: bytes | None, answer: Callable[[Response], None]) -> None:
+        answer(self._all.observer.refuse())
 
     def _limit_request(self) -> None:
         self._idle = self._extended = False

@@ -23,9 +23,10 @@ dropped_bytes_max: Final = 8 * 2**20
 unread_bytes_max: Final = 2**16
 """Bytes of a body that an ASGI application has not taken yet, from which on no more are read."""
 
-Function: TypeAlias = Callable[[Request, bytes | None], Response]
-"""Returns the answer to a request with this body (None: it is longer than `question_bytes_max`). It must neither wait
-nor raise an exception; the server sends a response that streams as an ASGI application would."""
+Function: TypeAlias = Callable[[Request, bytes | None, Callable[[Response], None]], None]
+"""Gives the answer to a request with this body (None: it is longer than `question_bytes_max`), at once or in one of the
+next rounds of the loop. It must neither wait nor raise an exception; the server sends a response that streams as an
+ASGI application would."""
 _STATUS_LINES: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = (b"connection", b"close")
@@ -246,7 +247,11 @@ class FunctionExchange(Exchange):
         body: bytes | None = bytes(self._body)
         if self._bytes > question_bytes_max:
             body, self.keeps = None, False
-        response = self._function(Request(self.scope), body)
+        self._function(Request(self.scope), body, self._respond)
+
+    def _respond(self, response: Response) -> None:
+        if self.gone:
+            return
         content = getattr(response, "body", None)
         if content is None:  # it streams
             self._wire.spawn(asyncio.get_running_loop().create_task(self._run(response)))

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import compile_path
 
-from headrace.direct import DirectRoute
+from headrace.direct import DirectRoute, Prepare
 from headrace.errors import Misconfigured
 from headrace.exchange import question_bytes_max
 from headrace.problem import Code, Problem
@@ -68,11 +68,13 @@ def json_lines(bodies: Iterable[object]) -> Response:
 
 
 def counted_route(
-    requests: RequestCounter, path: str, handler: Callable[[Request, bytes], Response], *, method: str = "GET"
-) -> DirectRoute:
+    requests: RequestCounter, path: str, handler: Callable[[Request, bytes], Response], *, method: str = "GET",
+    question: Callable[[Request, bytes], Any] | None = None, prepare: Prepare | None = None,
+) -> DirectRoute:  # fmt: skip
     """Return a route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
 
-    The handler is given the request and its body. It is called in the server's loop, so it must not wait.
+    The handler is given the request and its body. It is called in the server's loop, so it must not wait. `question`
+    and `prepare` are those of `DirectRoute`.
     """
 
     def handle(request: Request, body: bytes | None) -> Response:
@@ -86,7 +88,7 @@ def counted_route(
 
     # The requested path is already decoded, %2F too, so an id may contain slashes.
     pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
-    return DirectRoute(method, compile_path(pattern)[0], handle)
+    return DirectRoute(method, compile_path(pattern)[0], handle, question, prepare)
 
 
 def error_handler(requests: RequestCounter, routes: list[tuple[str, str]]) -> Callable[[Request, Exception], Response]:

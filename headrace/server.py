@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from headrace.connection import Connection, MakeExchange
 from headrace.connections import Connections, Observer
-from headrace.direct import Direct
+from headrace.direct import Direct, Waiting
 from headrace.errors import Misconfigured
 from headrace.exchange import AppExchange, FunctionExchange
 
@@ -59,7 +59,9 @@ async def serving(
             routes are `Direct`, its body, too.
     """
     loop = asyncio.get_running_loop()
-    make: MakeExchange = partial(FunctionExchange, app) if isinstance(app, Direct) else partial(AppExchange, app)
+    make: MakeExchange = (
+        partial(FunctionExchange, Waiting(app, loop)) if isinstance(app, Direct) else partial(AppExchange, app)
+    )
     connections = Connections(connections_max, observer)
 
     async def tick() -> None:

@@ -329,6 +329,19 @@ class Answers:
                 return None
             return self._body(route, query, route.call(*self._asked(route, query)))
 
+    def prepare(self, asked: Sequence[tuple[Route, Struct]]) -> None:
+        """Compute together what the answers to several queries need; routes without `Route.prepare` have none."""
+        with self._turns.answering():
+            if self._follower is None:
+                return
+            found: dict[tuple[str, Any], list[tuple[Any, Now]]] = {}
+            for route, query in asked:
+                if route.prepare:
+                    _, _, now = self._asked(route, query)
+                    found.setdefault((self.routes[route], route.prepare), []).append((query, now))
+            for (name, prepare), some in found.items():
+                prepare(self._follower.fold.families[name], some)
+
     def stream(self, route: Route, query: Struct) -> Iterator[dict[str, Any]] | None:
         """Return the answers of a route that streams, each of which is made when it is asked for; else as `answer`."""
         with self._turns.answering():

@@ -57,6 +57,8 @@ parsed_max: Final = 1_024
 parsed_bytes_max: Final = 256
 """Most bytes of the parameters of a question that are kept parsed."""
 
+_READ: Final = "headrace.query"
+"""The name under which what a request asks is kept with it, as it may be looked at before it is answered."""
 _RESTORING: Final = Problem("restoring", "the newest snapshot is being restored", retry_s=1)
 
 
@@ -75,26 +77,44 @@ def make_app(
 
         parsed = lru_cache(parsed_max)(parse)
 
-        def handle(request: Request, body: bytes) -> Response:
+        def asked(request: Request, body: bytes) -> Struct | Response:
+            """Return the query, or the refusal, of a request, which may be read twice."""
+            found: Struct | Response | None = request.scope.get(_READ)
+            if found is None:
+                found = request.scope[_READ] = read(request, body)
+            return found
+
+        def read(request: Request, body: bytes) -> Struct | Response:
             if keys and (refused := _refused(keys, request)):
                 return refused
             try:
                 if route.method == "POST":
-                    query = parse_body(route.query, body, request.path_params)
-                else:
-                    given = request.scope["query_string"]
-                    query = (parsed if len(given) <= parsed_bytes_max else parse)(
-                        tuple(request.path_params.items()), given
-                    )
+                    return parse_body(route.query, body, request.path_params)
+                given = request.scope["query_string"]
+                parameters = tuple(request.path_params.items())
+                return (parsed if len(given) <= parsed_bytes_max else parse)(parameters, given)
+            except Refused as refused:
+                return _problem(refused)
+
+        def question(request: Request, body: bytes) -> tuple[Route, Struct] | None:
+            query = asked(request, body)
+            return None if isinstance(query, Response) else (route, query)
+
+        def handle(request: Request, body: bytes) -> Response:
+            query = asked(request, body)
+            if isinstance(query, Response):
+                return query
+            try:
                 if route.streams:
                     stream = answers.stream(route, query)
                     return _RESTORING.response() if stream is None else json_lines(stream)
                 answer = answers.answer(route, query)
             except Refused as refused:
-                return Problem("unknown" if isinstance(refused, Unknown) else "bad-query", str(refused)).response()
+                return _problem(refused)
             return json(answer) if answer else _RESTORING.response()
 
-        return counted_route(metrics, route.path, handle, method=route.method)
+        prepare = answers.prepare if route.prepare else None
+        return counted_route(metrics, route.path, handle, method=route.method, question=question, prepare=prepare)
 
     def live(request: Request, body: bytes) -> Response:
         return json({"live": True})
@@ -120,6 +140,10 @@ def make_app(
     others = [counted_route(metrics, path, handler) for path, handler in zip(OTHERS, handlers, strict=True)]
     asked = [(route.method, route.path) for answers in followed for route in answers.routes]
     return Direct([*questions, *others], error_handler(metrics, [*asked, *(("GET", path) for path in OTHERS)]))
+
+
+def _problem(refused: Refused) -> Response:
+    return Problem("unknown" if isinstance(refused, Unknown) else "bad-query", str(refused)).response()
 
 
 def _declared(answers: Answers) -> Iterator[tuple[type[Family], Route]]:

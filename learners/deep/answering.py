@@ -38,6 +38,8 @@ _TAIL_FIRST, *_TAIL_OTHERS = (
 """The activation's constants, in float32: NumPy converts a Python float at each operation. See `_gelu`."""
 sessions_max: Final = 8_192
 """Most sessions of which vectors and answers are remembered; then they are all forgotten."""
+together_max: Final = 16
+"""Most sessions that are computed at once: what they take in between then stays near the processor."""
 kept_max: Final = 100
 """Longest answer that is remembered."""
 _NONE: Final[Listed] = [], np.zeros(0, np.float32)
@@ -97,6 +99,15 @@ class _Session:
         self.vector, self.placed = vector, -1
         self.listed = 0, _NONE
         self.most: tuple[int, np.float32] | None = None  # the row of the most probable item, and its probability
+
+
+class _Visit(NamedTuple):
+    """A visit that is computed: the rows of its items, an array for all that is computed of them, and which of the rows
+    of several visits are its new ones."""
+
+    rows: tuple[int, ...]
+    buffer: Floats
+    new: slice
 
 
 class AnsweringModel(Vocabulary):
@@ -197,52 +208,82 @@ class AnsweringModel(Vocabulary):
                 session.listed = n, listed
         return listed
 
+    def prepare(self, prefixes: Sequence[Sequence[str]]) -> None:
+        """Compute together what answers after several prefixes need, so that they are quicker than one by one."""
+        asked = dict.fromkeys(tuple(self.rows(prefix)[-self.settings.context :]) for prefix in prefixes)
+        self._learn([rows for rows in asked if rows and rows not in self._sessions])
+
     def _session(self, rows: list[int]) -> _Session:
         """Return what is known of a session after the last item. A page asks for several lists of one session."""
         key = tuple(rows)
-        found = self._sessions.get(key)
-        if found is None:
-            if len(self._sessions) >= sessions_max:
-                self._sessions.clear()
-            found = self._sessions[key] = _Session(self._computed(key))
+        if key not in self._sessions:
+            self._learn([key])
+        found = self._sessions[key]
         if found.placed != self._placed:
             found.placed, found.listed, found.most = self._placed, (0, _NONE), None
         return found
 
-    def _computed(self, rows: tuple[int, ...]) -> Floats:
-        """Return the vector of a session, not empty. Shape: (D,)"""
-        length, width = len(rows), self.settings.width
-        known, buffer = self._visits.begun(rows)
-        computed = buffer[:length]
-        items = self._retrieval.units.take(rows, axis=0)
-        x = items[known:] * np.float32(math.sqrt(width))
-        x -= np.add.reduce(x, axis=1, keepdims=True) / np.float32(width)
-        for layer, block in enumerate(self._blocks):
-            x = self._mapped(block, x, computed[:, 2 * layer * width : 2 * (layer + 1) * width])
-        last = computed[:, -width:]
-        last[known:] = _scaled(x)
-        logits = last @ self._pool.query(last[-1])
-        logits += self._pool.bias[length - 1 :: -1]
-        self._visits.keep(rows, buffer)
-        vector: Floats = _softmax(logits) @ items
-        vector /= max(math.sqrt(vector @ vector), _LENGTH_MIN)
-        return vector
+    def _learn(self, sessions: Sequence[tuple[int, ...]]) -> None:
+        """Remember the vectors of sessions, distinct and not empty, that are not known yet."""
+        if len(self._sessions) + len(sessions) > sessions_max:
+            self._sessions.clear()
+        for start in range(0, len(sessions), together_max):
+            some = sessions[start : start + together_max]
+            self._sessions.update(zip(some, map(_Session, self._computed(some)), strict=True))
 
-    def _mapped(self, block: _Block, x: Floats, keys_and_values: Floats) -> Floats:
-        """Return one layer's output for the new items, and put their keys and values behind those of the others.
+    def _computed(self, sessions: Sequence[tuple[int, ...]]) -> list[Floats]:
+        """Return the vectors of sessions. What is the same for each row is computed for all new rows at once.
 
         Shapes:
-            x: (N, D), keys_and_values: (L, 2 D); returns (N, D)
+            returns (D,) each
         """
-        (new, width), length, heads = x.shape, len(keys_and_values), self.settings.heads
+        width, units = self.settings.width, self._retrieval.units
+        visits, rows = list[_Visit](), list[int]()
+        for session in sessions:
+            known, buffer = self._visits.begun(session)
+            visits.append(_Visit(session, buffer, slice(len(rows), len(rows) + len(session) - known)))
+            rows += session[known:]
+        x = units.take(rows, axis=0) * np.float32(math.sqrt(width))
+        x -= np.add.reduce(x, axis=1, keepdims=True) / np.float32(width)
+        for layer, block in enumerate(self._blocks):
+            x = self._mapped(block, x, visits, slice(2 * layer * width, 2 * (layer + 1) * width))
+        last = _scaled(x)
+        vectors = []
+        for rows_of, buffer, new in visits:
+            length = len(rows_of)
+            computed = buffer[:length, -width:]
+            computed[length - (new.stop - new.start) :] = last[new]
+            logits = computed @ self._pool.query(computed[-1])
+            logits += self._pool.bias[length - 1 :: -1]
+            self._visits.keep(rows_of, buffer)
+            vector: Floats = _softmax(logits) @ units.take(rows_of, axis=0)
+            vector /= max(math.sqrt(vector @ vector), _LENGTH_MIN)
+            vectors.append(vector)
+        return vectors
+
+    def _mapped(self, block: _Block, x: Floats, visits: "Sequence[_Visit]", place: slice) -> Floats:
+        """Return one layer's output for the new items, and put their keys and values behind those of the others.
+
+        Args:
+            place: that of the layer's keys and values in what is computed of a visit.
+
+        Shapes:
+            x: (N, D); returns (N, D)
+        """
+        width, heads = x.shape[1], self.settings.heads
         parts = block.project(_scaled(x))
-        keys_and_values[length - new :] = parts[:, width:]
-        query = parts[:, :width].reshape(new, heads, -1).transpose(1, 0, 2)
-        key, value = keys_and_values.reshape(length, 2, heads, width // heads).transpose(1, 2, 0, 3)
-        logits = query @ key.transpose(0, 2, 1)
-        logits += block.bias[:, length - new : length, :length]
-        gathered = _softmax(logits) @ value
-        x = x + block.out(gathered.transpose(1, 0, 2).reshape(new, width))
+        gathered = np.empty_like(x)
+        for rows, buffer, new in visits:
+            length, count = len(rows), new.stop - new.start
+            keys_and_values = buffer[:length, place]
+            keys_and_values[length - count :] = parts[new, width:]
+            query = parts[new, :width].reshape(count, heads, -1).transpose(1, 0, 2)
+            key, value = keys_and_values.reshape(length, 2, heads, width // heads).transpose(1, 2, 0, 3)
+            logits = query @ key.transpose(0, 2, 1)
+            logits += block.bias[:, length - count : length, :length]
+            found = _softmax(logits) @ value
+            gathered[new] = found.transpose(1, 0, 2).reshape(count, width)
+        x = x + block.out(gathered)
         x += block.narrow(_gelu(block.widen(_scaled(x))))
         return x
 

@@ -354,6 +354,50 @@ class Answering:
 
     # What they share
 
+    def prepare(self, asked: Sequence[tuple[Any, Now]]) -> None:
+        """Compute together what answers to several queries need: one step for all contexts after the other.
+
+        What a step and the processor need for one context then lies near for the next one. What is kept already, or is
+        needed by few answers, is not computed.
+
+        Args:
+            asked: each a RecommendationQuery, a SessionQuery, a RerankQuery, or a PageQuery.
+        """
+        contexts, ranked = dict[Hashable, Ask](), dict[Hashable, Ask]()
+        for query, now in asked:
+            shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
+            ask = self._ask(now, shopper, getattr(query, "events", ()), query.on_item)
+            if not now.clock_s or self._is_kept(query, shopper, ask):
+                continue
+            visit = _visit(ask.context)
+            contexts[visit] = ask
+            key = self._key("recommended", ask, ())
+            if _recommends(query) and self._candidates.get(key, ask.moment) is None:
+                ranked[key] = ask
+        browsing, predicted = self._learned.browsing, self._predicted
+        new = {visit: ask for visit, ask in contexts.items() if predicted.get(visit, ask.moment) is None}
+        predictions = browsing.predictions_of([ask.context for ask in new.values()])
+        for (visit, ask), found in zip(new.items(), predictions, strict=True):
+            predicted.put(visit, found, ask.moment)
+        models = {id(ask.model): ask.model for ask in contexts.values() if ask.model is not None}
+        for model in models.values():
+            model.prepare([browsing.prefix(ask.context) for ask in contexts.values() if ask.model is model])
+        given = [ranking.Given(ask, None, self._predictions(ask)) for ask in ranked.values()]
+        self.shelf.sync()
+        for (key, ask), its in zip(
+            ranked.items(), ranking.recommended_each(self._learned, self.shelf, given), strict=True
+        ):  # fmt: skip
+            self._candidates.put(key, _Candidates(its, ask.moment, ask.model), ask.moment)
+
+    def _is_kept(self, query: Any, shopper: str, ask: Ask) -> bool:
+        """Return whether the list that a query asks for is kept, as far as that is easily told."""
+        if isinstance(query, PageQuery):
+            return False
+        variant = self._variants.of(query.placement, shopper, ask.tried)
+        kind, items = ("reranked", query.items) if isinstance(query, RerankQuery) else ("recommended", ())
+        key = self._key(kind, variant.asks(ask)[0], list(dict.fromkeys(items))), query.n, variant.rules
+        return self._finished.get(key, ask.moment) is not None
+
     def choose(
         self, shopper: str, time_ms: int, n: int, model: Any, rules: Rules, exclude: Collection[str] = ()
     ) -> Answer:
@@ -406,7 +450,7 @@ class Answering:
         context = ask.context
         if not ask.clock_s:
             return self._learned.browsing.predictions(context)
-        key, moment = (tuple(context.items), context.start, context.session), ask.moment
+        key, moment = _visit(context), ask.moment
         found = self._predicted.get(key, moment)
         if found is None:
             found = self._learned.browsing.predictions(context)
@@ -601,8 +645,7 @@ class Answering:
         context, begun = ask.context, self.shelf.begun  # lists that are read further name rows
         if kind not in _IN_CONTEXT:
             return kind, id(ask.model), begun, tuple(items)
-        visit = tuple(context.items), context.start, context.session
-        return kind, id(ask.model), begun, tuple(items), *visit, ask.ranker, ask.without
+        return kind, id(ask.model), begun, tuple(items), _visit(context), ask.ranker, ask.without
 
     def _ranked(self, kind: str, ask: Ask, allowed: Mask | None, items: Sequence[str]) -> Ranked:
         learned, shelf = self._learned, self.shelf
@@ -653,6 +696,20 @@ class Answering:
                 after_ms = time_ms - int(seen.within_hours * hour_ms)
                 gone |= dict.fromkeys(history.seen.after(shopper, after_ms), "seen")
         return gone | dict.fromkeys(exclude, EXCLUDE)
+
+
+def _recommends(query: Any) -> bool:
+    """Return whether a query asks for recommendations of which no filter leaves any out."""
+    lists = query.lists if isinstance(query, PageQuery) else [query]
+    return any(
+        getattr(one, "kind", "recommended") == "recommended" and not (one.filters or one.availability)
+        for one in lists if isinstance(one, Wanted)
+    )  # fmt: skip
+
+
+def _visit(context: Context) -> Hashable:
+    """Return what predictions for a context follow from, beside the fold."""
+    return tuple(context.items), context.start, context.session
 
 
 def _shown(item: str, score: float, reason: Reason, product: Callable[[str], Product | None]) -> ListedItem:

@@ -215,6 +215,14 @@ class Browsing:
         """Return each fast learner's candidates for a context."""
         return {name: member.predict(context) for name, member in self.members.items()}
 
+    def predictions_of(self, contexts: Sequence[Context]) -> list[dict[str, Scores]]:
+        """Return `predictions` for each of several contexts, one learner after the other."""
+        found = [dict[str, Scores]() for _ in contexts]
+        for name, member in self.members.items():
+            for context, into in zip(contexts, found, strict=True):
+                into[name] = member.predict(context)
+        return found
+
     def best(
         self, context: Context, allows: Allows | None = None, predictions: Mapping[str, Scores] | None = None
     ) -> dict[str, Scores]:

@@ -78,12 +78,17 @@ class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, Meta(max_length=8_000, description="The `next_page` of an answer: what it has is not shown again.")
     ] = ""
 
+    @property
+    def filters(self) -> bool:
+        """Whether categories, brands or prices are limited."""
+        return bool(self.category or self.brand or self.price_min is not None or self.price_max is not None)
+
     def filter(self) -> Rules | None:
         """Return the filter as rules, None if there is none. Raises Refused."""
         low, high = self.price_min, self.price_max
         if low is not None and high is not None and low > high:
             raise Refused(f"price_min: wanted at most price_max, found {low:g} and {high:g}")
-        if not (self.category or self.brand or low is not None or high is not None):
+        if not self.filters:
             return None
         return _rules(tuple(self.category), tuple(self.brand), low, high)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from learners.next_item.blend import Blend, Judged
 from learners.next_item.browsing import Browsing
+from learners.next_item.candidates import Candidates
 from learners.next_item.judgement import list_length
 from learners.next_item.kept import Moment
 from learners.next_item.popularity import Popularity
@@ -210,38 +211,76 @@ class _Reasons:
         return {item: key for item in items if (key := self._pool.key(item)) is not None}
 
 
-def recommended(
-    learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, predictions: Mapping[str, Scores],
-    deep: "Listed | None" = None,
-) -> Ranked:  # fmt: skip
-    """Return what the blend ranks for a context; then what is popular.
+class Given(NamedTuple):
+    """What the blend ranks from.
 
-    Args:
+    Attributes:
         allowed: which rows of the shelf may be candidates; None: all.
         predictions: what the fast learners predict for the context.
         deep: the deep model's answer, if it is known.
     """
-    browsing, context = learned.browsing, ask.context
-    prefix = browsing.prefix(context)
+
+    ask: Ask
+    allowed: Mask | None
+    predictions: Mapping[str, Scores]
+    deep: "Listed | None" = None
+
+
+def recommended(
+    learned: Learned, shelf: Shelf, ask: Ask, allowed: Mask | None, predictions: Mapping[str, Scores],
+    deep: "Listed | None" = None,
+) -> Ranked:  # fmt: skip
+    """Return what the blend ranks for a context; then what is popular. Arguments as of `Given`."""
+    return recommended_each(learned, shelf, [Given(ask, allowed, predictions, deep)])[0]
+
+
+def recommended_each(learned: Learned, shelf: Shelf, given: Sequence[Given]) -> list[Ranked]:
+    """Return `recommended` for each of several contexts, one step for all of them after the other.
+
+    What a step and the processor need for one context then lies near for the next one.
+    """
+    browsing, blend = learned.browsing, learned.blend
+    deep = [_deep_of(browsing, shelf, one) for one in given]
+    found = [_candidates_of(browsing, shelf, one, its) for one, its in zip(given, deep, strict=True)]
+    traits = [browsing.traits.of(its.slots, one.ask.context) for one, its in zip(given, found, strict=True)]
+    judges = [
+        partial(blend.judge, its.lists, len(one.ask.context.items) - one.ask.context.start, known.__getitem__)
+        for one, its, known in zip(given, found, traits, strict=True)
+    ]
+    judged = [judge() for judge in judges]
+    scored = [its.scores() for its in judged]
+    return [
+        _ranked(learned, shelf, one, its, judge, at_first, scores)
+        for one, its, judge, at_first, scores in zip(given, found, judges, judged, scored, strict=True)
+    ]
+
+
+def _deep_of(browsing: Browsing, shelf: Shelf, given: Given) -> "Listed | None":
+    ask = given.ask
     if DEEP in ask.without:
-        deep = None
-    elif ask.model is not None and prefix and deep is None:
-        deep = _deep(ask, prefix, shelf, allowed)
-    predictions = {name: scores for name, scores in predictions.items() if name not in ask.without}
+        return None
+    if given.deep is None and ask.model is not None and (prefix := browsing.prefix(ask.context)):
+        return _deep(ask, prefix, shelf, given.allowed)
+    return given.deep
+
+
+def _candidates_of(browsing: Browsing, shelf: Shelf, given: Given, deep: "Listed | None") -> Candidates:
+    ask, allowed, predictions = given.ask, given.allowed, given.predictions
+    if ask.without:
+        predictions = {name: scores for name, scores in predictions.items() if name not in ask.without}
     allows = None if allowed is None else lambda slots: allowed[shelf.rows_of(slots)]
-    candidates = browsing.candidates(context, deep, allows, predictions)
-    traits = browsing.traits.of(candidates.slots, context)
-    length = len(context.items) - context.start
+    return browsing.candidates(ask.context, deep, allows, predictions)
 
-    def judge() -> Judged:
-        return learned.blend.judge(candidates.lists, length, traits.__getitem__)
 
-    judged = judge()
-    scored = judged.scores()
+def _ranked(
+    learned: Learned, shelf: Shelf, given: Given, candidates: Candidates, judge: Callable[[], Judged], judged: Judged,
+    scored: Scores,
+) -> Ranked:  # fmt: skip
     order = (-scored.scores).argsort(kind="stable")  # the slots ascend: of equally probable items, the lower one first
-    named = partial(candidates.named, catalogue=browsing.catalogue)
+    named = partial(candidates.named, catalogue=learned.browsing.catalogue)
     best = Pool(scored.slots.take(order), scored.scores.take(order), named)
-    reasons = _Reasons(learned, context, best, judged, judge)
+    reasons = _Reasons(learned, given.ask.context, best, judged, judge)
+    allowed = given.allowed
     return Ranked(best, Again(lambda: popular_items(learned, shelf, allowed)), reasons.of, reasons.parts)
 
 

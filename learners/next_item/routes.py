@@ -1,6 +1,6 @@
 """The routes of the family: which request is answered by which function, with an example of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from headrace.impressions import Shown
@@ -42,6 +42,10 @@ def _by(call: Callable[[Answering, Any, Now], Any]) -> Callable[[Any, Any, Now],
     return lambda family, query, now: call(family.answering, query, now)
 
 
+def _prepare(family: Any, asked: Sequence[tuple[Any, Now]]) -> None:
+    family.answering.prepare(asked)
+
+
 def _shown(answer: ItemList) -> list[Shown]:
     """Return what an answer shows; within an arm that does not explore the ranking is deterministic."""
     items = shown_items([one.item_id for one in answer.items], answer.explored)
@@ -67,6 +71,7 @@ ROUTES: Final = (
         answer=ItemList,
         shows=_shown,
         call=_by(Answering.recommend),
+        prepare=_prepare,
         example=("/v1/recommendations/shopper-1?n=1", examples.RECOMMENDATIONS),
         notes=(
             "A shopper without events gets the items that are popular now.",
@@ -84,6 +89,7 @@ ROUTES: Final = (
         answer=ItemList,
         shows=_shown,
         call=_by(Answering.recommend_in_visit),
+        prepare=_prepare,
         example=('/v1/recommendations {"events": [{"type": "view_item", "items": ["item-00847"]}], "n": 1}', ""),
         notes=("The events are learned only if they are published, too.",),
     ),
@@ -142,6 +148,7 @@ ROUTES: Final = (
         answer=ItemList,
         shows=_shown,
         call=_by(Answering.rerank),
+        prepare=_prepare,
         example=('/v1/rerank {"shopper": "shopper-1", "items": ["item-00853", "item-00847"]}', ""),
         notes=(
             "Rules hold, apart from the one that leaves out what was just seen, unless it is stated for the placement.",
@@ -156,6 +163,7 @@ ROUTES: Final = (
         answer=Page,
         shows=_shown_on_page,
         call=_by(Answering.page),
+        prepare=_prepare,
         example=(
             '/v1/lists {"shopper": "shopper-1",'
             ' "lists": [{"placement": "home", "n": 1}, {"kind": "trending", "n": 1}]}',

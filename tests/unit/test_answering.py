@@ -62,7 +62,12 @@ def test_answers_are_those_of_torch(chosen: DeepSettings, items: int, seed: int,
     answering = AnsweringModel.from_bytes(model.to_bytes())
     known = st.integers(0, items + 5).map(lambda row: f"i{row}")  # some are unknown
     prefixes = data.draw(st.lists(st.lists(known, max_size=20), max_size=5))
-    assert_equal(answering.predict(prefixes, items), model.predict(prefixes, items))
+    expected = model.predict(prefixes, items)
+    assert_equal(answering.predict(prefixes, items), expected)
+    together = AnsweringModel.from_bytes(model.to_bytes())
+    together.prepare(prefixes[:3])
+    together.prepare([*prefixes, *(prefix[:-1] for prefix in prefixes)])  # some are known, some are the same
+    assert_equal(together.predict(prefixes, items), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,9 +92,9 @@ def test_a_visit_that_grows_has_the_answers_of_one_that_is_computed_at_once(
 def test_only_new_items_of_a_visit_are_computed(trained: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = list[int]()
 
-    def mapped(self: AnsweringModel, block: Any, x: Any, memory: Any) -> Any:
+    def mapped(self: AnsweringModel, block: Any, x: Any, visits: Any, place: slice) -> Any:
         computed.append(len(x))
-        return before(self, block, x, memory)
+        return before(self, block, x, visits, place)
 
     before = AnsweringModel._mapped
     monkeypatch.setattr(AnsweringModel, "_mapped", mapped)

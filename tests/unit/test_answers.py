@@ -368,6 +368,50 @@ def test_candidates_are_reused_for_a_moment_but_not_beyond_what_the_shopper_does
     assert first not in named(asked(1.6)), "and so does what the shopper does"
 
 
+def test_answers_that_are_prepared_together_are_those_that_are_made_one_by_one(shop: Asked) -> None:
+    model = DeepModel(DeepSettings(width=16), 1)
+    model.grow([f"{kind}-{number}" for kind in ("shoes", "hats") for number in range(6)])
+    data = model.to_bytes()
+    paths: list[tuple[str, dict[str, str], dict[str, Any]]] = [
+        *(("/v1/recommendations/", {"shopper": f"s{number}"}, {"n": 4}) for number in (1, 2, 3, 3)),
+        ("/v1/recommendations/", {"shopper": "s4"}, {"n": 2, "price_max": "30"}),
+        ("/v1/recommendations/", {"shopper": "s4"}, {"price_min": "30", "price_max": "20"}),
+        ("/v1/recommendations/", {"shopper": "nobody"}, {"n": 3}),
+        ("/v1/recommendations", {}, {"events": [{"type": "view_item", "items": ["shoes-1", "hats-2"]}], "n": 3}),
+        ("/v1/rerank", {}, {"shopper": "s5", "items": [f"hats-{number}" for number in range(6)]}),
+        ("/v1/lists", {}, {"shopper": "s6", "on_item": "hats-1", "lists": [{"n": 2}, {"kind": "similar", "n": 2}]}),
+    ]  # fmt: skip
+    asked = [(BY_PATH[path], _query(BY_PATH[path], query, of)) for path, of, query in paths]
+
+    def answers(*, together: bool) -> list[Any]:
+        family = next_item(shop.shop)
+        family.answering.forget(())
+        shop.model = AnsweringModel.from_bytes(data)
+        now = shop.now._replace(clock_s=5.0, turn=3)
+        if together:
+            (prepare,) = {route.prepare for route, _ in asked}
+            assert prepare is not None
+            prepare(family, [(query, now) for _, query in asked])
+        found = []
+        for route, query in asked:
+            try:
+                found.append(msgspec.to_builtins(route.call(family, query, now)))
+            except Refused as refused:
+                found.append(str(refused))
+        return found
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: rounded(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [rounded(one) for one in value]
+        return float(f"{value:.4g}") if isinstance(value, float) else value
+
+    before = digest(shop.shop.state())
+    assert rounded(answers(together=True)) == rounded(answers(together=False))
+    assert digest(shop.shop.state()) == before
+
+
 def test_answers_change_nothing_and_are_repeatable(shop: Asked) -> None:
     before = digest(shop.shop.state())
     paths: list[tuple[str, list[str], dict[str, Any]]] = [

@@ -10,7 +10,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -28,7 +28,7 @@ from structlog.testing import capture_logs
 
 from headrace.connection import Connection, feed_bytes, head_bytes_max
 from headrace.connections import Connections
-from headrace.direct import Direct, DirectRoute
+from headrace.direct import Direct, DirectRoute, Waiting, together_max
 from headrace.exchange import FunctionExchange, dropped_bytes_max, question_bytes_max
 from headrace.http import counted_route, error_handler, listen
 from headrace.problem import Problem
@@ -349,11 +349,11 @@ def by_us(sent: bytes) -> Reading:
     """Read the first request as the server does."""
     found: list[tuple[bytes, bytes, bytes]] = []
 
-    def note(request: Request, body: bytes | None) -> Response:
+    def note(request: Request, body: bytes | None, answer: Callable[[Response], None]) -> None:
         query = request.scope["query_string"]
         target = request.scope["raw_path"] + (b"?" + query if query else b"")
         found.append((request.method.encode(), target, body or b""))
-        return Response()
+        answer(Response())
 
     async def receive() -> None:
         connection = Connection(Connections(1, Told()), partial(FunctionExchange, note), 10.0, None)
@@ -547,6 +547,48 @@ def test_a_burst_of_requests_keeps_no_other_client_waiting() -> None:
         place = asked.index("/next")
         assert len(list(islice(answers_of(burst), 1_000))) == 1_000
     assert place < 500
+
+
+def test_requests_of_one_round_are_prepared_together_and_addresses_take_turns() -> None:
+    prepared, answered = list[list[str]](), list[str]()
+
+    def handler(request: Request, body: bytes) -> Response:
+        answered.append(request.scope["path"])
+        return Response(request.scope["path"])
+
+    def question(request: Request, body: bytes) -> str | None:
+        path: str = request.scope["path"]
+        return None if path.startswith("/refused") else path
+
+    def prepare(questions: Sequence[str]) -> None:
+        prepared.append(list(questions))
+        if "/fails" in questions:
+            raise RuntimeError("a mistake")
+
+    observer = Told()
+    route = counted_route(observer, "{path}", handler, question=question, prepare=prepare)
+    app = Direct([route], error_handler(observer, [("GET", "/"), ("POST", "/")]))
+
+    async def ask(by: Sequence[tuple[str, str]]) -> None:
+        waiting = Waiting(app, asyncio.get_running_loop())
+        for address, path in by:
+            scope = {"type": "http", "method": "GET", "path": path, "headers": [], "client": (address, 1)}
+            waiting(Request(scope), b"", lambda response: None)
+        assert not answered, "none before all were read"
+        while len(answered) < len(by):
+            await asyncio.sleep(0)
+
+    many = [("greedy", f"/{number}") for number in range(3 * together_max)]
+    asyncio.run(ask([*many, ("good", "/good"), ("other", "/refused")]))
+    first = [path for path in answered[:together_max] if not path.startswith("/refused")]
+    assert "/good" in first[:3], "an address that asks for little does not wait for one that asks for much"
+    assert prepared[0] == first, "what is refused is not prepared"
+    assert sorted(answered) == sorted([*(path for _, path in many), "/good", "/refused"])
+    answered.clear()
+    with capture_logs() as logs:
+        asyncio.run(ask([("a", "/fails"), ("b", "/works")]))
+    assert sorted(answered) == ["/fails", "/works"], "answers do not depend on it"
+    assert [one["event"] for one in logs] == ["requests could not be prepared"]
 
 
 def test_few_requests_are_parsed_while_one_waits() -> None:
