@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.state import decode, digest, encode
+from headrace.topics import DAY_MS
 from learners.parts.drift import Alarm
 from learners.parts.features import Feature, Levels, Shares, Vectors
 
@@ -70,7 +71,7 @@ def test_distances_are_finite_and_states_continue_exactly(
         if number % restarts == 0:
             again, observe_again = make()
             again.restore(decode(encode(feature.state())))
-        found = [one.end(0.05, ready=ready, usual=usual) for one in (feature, again)]
+        found = [one.end(0.05, ready=ready, usual=usual, time_ms=DAY_MS * number) for one in (feature, again)]
         assert found[0] == found[1]
         assert all(isfinite(watch.score) and isfinite(watch.threshold) for watch in feature.watches)
         assert all(isfinite(one) for alarm in found[0] for moved in alarm.moved for one in (moved.before, moved.now))
@@ -98,7 +99,7 @@ def test_the_state_does_not_tell_what_was_counted_together(
             observe_again(block[:cut])
             del block[:cut]
         for one in (feature, again):
-            one.end(0.05, ready=False, usual=True)
+            one.end(0.05, ready=False, usual=True, time_ms=DAY_MS * number)
     assert digest(again.state()) == digest(feature.state())
 
 
@@ -107,5 +108,5 @@ def test_groups_that_moved_equally_are_told_by_name() -> None:
     alarms = list[Alarm]()
     for number in range(24):  # groups a to d: each moves from 1 to 9
         feature.add([1.0 if number < 23 else 9.0] * 400, list("abcd") * 100)
-        alarms = feature.end(0.05, ready=True, usual=True)
+        alarms = feature.end(0.05, ready=True, usual=True, time_ms=DAY_MS * number)
     assert [moved.value for alarm in alarms for moved in alarm.moved] == ["d", "c", "b"]
