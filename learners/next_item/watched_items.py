@@ -166,7 +166,7 @@ class WatchedItems(Shares):
         return _Settled(
             names, np.array(homes, np.int64), list(codes),
             np.array([window.get(name, 0) for name in names], np.float64),
-            np.array([sums.reference_share(name) for name in names]) * weights[0] / weights[1:],
+            sums.reference_shares(names) * weights[0] / weights[1:],
         )  # fmt: skip
 
     def _risen(self, settled: "_Settled") -> list[tuple[float, str]]:

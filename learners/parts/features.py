@@ -33,6 +33,8 @@ vectors_min: Final = 60
 """Least number of vectors in a window whose distance is computed."""
 vector_scale: Final = 32.0
 """The size of a vector's numbers."""
+counted_together: Final = 256
+"""Values that are counted together: less work than each in its turn."""
 level_unit: Final = 2**-20
 """Sums of levels are of whole multiples of this, so that they are exact."""
 groups_max: Final = 512
@@ -231,11 +233,22 @@ class Levels(Feature):
         self._values = Sums(bins + 1)
         self._groups: dict[str, None] = {}
         self._counts, self._totals = Sums(groups_max + 1), Sums(groups_max + 1)  # by group
+        self._added: list[float] = []  # not counted yet
+        self._added_of: list[str] = []
 
     def add(self, values: Sequence[float], of: Sequence[str]) -> None:
         """Add values, and the groups that they are of."""
+        self._added += values
+        self._added_of += of
+        if len(self._added) >= counted_together:
+            self._count()
+
+    def _count(self) -> None:
+        """Count what was added. It may be called at any time: the sums are the same."""
+        values, of = self._added, self._added_of
         if not values:
             return
+        self._added, self._added_of = [], []
         numbers = np.array(values)
         places = np.minimum(self._bins - 1, np.maximum(0, (numbers - self._low) / self._width)).astype(np.int64)
         _add(self._values.block, Counter(map(self._places.__getitem__, places.tolist())))
@@ -254,6 +267,7 @@ class Levels(Feature):
 
     def end(self, fading: float, *, ready: bool, usual: bool, time_ms: int) -> list[Alarm]:
         """See `Feature.end`."""
+        self._count()
         parts = self._values, self._counts, self._totals
         for part in parts:
             part.end(fading, usual=usual and not self._alarmed)
@@ -297,11 +311,13 @@ class Levels(Feature):
 
     def forget_window(self) -> None:
         """See `Feature.forget_window`."""
+        self._added, self._added_of = [], []
         for part in (self._values, self._counts, self._totals):
             part.forget_window()
 
     def state(self) -> State:
         """See `Feature.state`."""
+        self._count()
         return {
             "watches": [self._distance.state()], "values": self._values.state(), "counts": self._counts.state(),
             "totals": self._totals.state(), "groups": list(self._groups),
@@ -310,6 +326,7 @@ class Levels(Feature):
 
     def restore(self, state: State) -> None:
         """See `Feature.restore`."""
+        self._added, self._added_of = [], []
         self._distance.restore(state["watches"][0])
         self._values.restore(state["values"])
         self._counts.restore(state["counts"])

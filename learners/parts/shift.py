@@ -11,7 +11,7 @@ raises no alarm by that.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import nlargest
 from math import fsum, inf, sqrt
 from typing import Any, Final, Self
@@ -112,10 +112,13 @@ class Sums:
 
     def shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the shares of each name of the window, in the window and in the reference. Shapes: (names,)"""
-        found = self._reference.get
         now = np.fromiter(self.window.values(), np.float64, len(self.window))
-        before = np.array([found(name, 0.0) for name in self.window])
-        return now / self.size, before / self._total
+        return now / self.size, self.reference_shares(self.window)
+
+    def reference_shares(self, names: Iterable[str]) -> NDArray[np.float64]:
+        """Return the shares of names in the reference. Shapes: (names,)"""
+        found = self._reference.get
+        return np.array([found(name, 0.0) for name in names]) / self._total
 
     def reference_names(self) -> Iterator[str]:
         """Yield the names of the reference."""
