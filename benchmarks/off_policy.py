@@ -18,7 +18,7 @@ answers in ten batches and keeps 0.05. Three are judged: `uniform`, `best` (whic
   an item above has the same category.
 - *Cost*: time and memory of ten million answers.
 
-Every case has `--shops` shops. The constants of `operators.evaluation` were chosen on other seeds. It takes about ten
+Every case has `--shops` shops. The constants of `operators.evaluation` were chosen on other seeds. It takes about five
 minutes on one core.
 """
 

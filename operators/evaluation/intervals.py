@@ -28,7 +28,7 @@ def interval(value: float, terms: Floats, level: float, pooled: float = 0.0) -> 
     """Return a value with its interval.
 
     `terms` are the value's linearised contributions of independent shoppers: the value minus the truth is about their
-    mean. Two corrections: *Hall's transformation* removes the skewness of the studentised mean, and *Student's
+    mean. Corrections: *Hall's transformation* removes the skewness of the studentised mean, and *Student's
     quantile* has the degrees of freedom of the terms' variance, 2n / (kurtosis - 1): the variance of few large terms is
     itself hardly known.
 

@@ -21,8 +21,7 @@ WARNINGS: Final[Mapping[str, str]] = {
     " propensities are not those by which it was chosen",
     "overlap": "{lacking:.1%} of the policy's probability is on what the log could not have shown; of that the values"
     " know nothing",
-    "few": "they rest on an effective number of {effective_rewarded:.0f} shoppers with a reward; below 100, intervals"
-    " of differences in revenue are too narrow",
+    "few": "they rest on an effective number of {effective_rewarded:.0f} shoppers with a reward, which is few",
     "independent": "the data allow only to assume that each item's reward depends on the item and its place alone;"
     " where items of a list influence each other, the values are off",
 }
