@@ -16,6 +16,7 @@ its value one JSON document; an empty value says that the arm no longer explores
 
 import math
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from re import fullmatch
 from typing import Annotated, Final, Literal, NamedTuple
@@ -116,7 +117,12 @@ def of_time(time_ms: int) -> tuple[float, float, float]:
     >>> of_time(0)  # a Thursday, at midnight
     (0.0, 1.0, 0.0)
     """
-    when = datetime.fromtimestamp(time_ms / 1_000, UTC)
+    return _of_minute(time_ms // 60_000)
+
+
+@lru_cache(maxsize=16)
+def _of_minute(minute: int) -> tuple[float, float, float]:
+    when = datetime.fromtimestamp(60 * minute, UTC)
     angle = (when.hour + when.minute / 60) * (math.tau / 24)
     return round(math.sin(angle), _digits), round(math.cos(angle), _digits), float(when.weekday() > 4)
 
