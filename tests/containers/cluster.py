@@ -233,6 +233,7 @@ class Cluster:
             "podLogsDir": str(state / "logs"),
             # A drill may take what disk there is.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "imageGCHighThresholdPercent": 100,
         }  # fmt: skip
         (state / "kubelet.json").write_text(json.dumps(kubelet))
         proxy = {
@@ -267,7 +268,7 @@ class Cluster:
             "service-account-key-file": str(state / "service.key"), "authorization-mode": "RBAC",
             "service-account-signing-key-file": str(state / "service.key"),
             "kubelet-client-certificate": str(state / "client.pem"), "kubelet-client-key": str(state / "client.key"),
-            "endpoint-reconciler-type": "none",
+            "endpoint-reconciler-type": "none", "kubelet-preferred-address-types": "InternalIP",
         }  # fmt: skip
         manager = {
             "kubeconfig": config, "service-account-private-key-file": str(state / "service.key"),
