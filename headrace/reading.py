@@ -23,6 +23,8 @@ from headrace.events import Event, EventType, Reason, Rejection
 from headrace.experiment_reports import Report
 from headrace.experiment_reports import decode as decode_report
 from headrace.experiments import StatedExperiment
+from headrace.exposures import Exposure
+from headrace.exposures import decode as decode_exposure
 from headrace.impressions import Impression
 from headrace.items import ItemRecord
 from headrace.letters import DeadLetter, LetterDecision
@@ -40,6 +42,7 @@ from headrace.topics import (
     EVENTS,
     EXPERIMENT_REPORTS,
     EXPERIMENTS,
+    EXPOSURES,
     IMPRESSIONS,
     ITEMS,
     JOURNAL,
@@ -217,6 +220,18 @@ class ReadOnlyLog:
             return self._readable(POLICIES, None if isinstance(found, Rejection) else found)
 
         return Records(self._log, POLICIES, StatedPolicy, decode)
+
+    def exposures(self, *, placements: Names = None) -> Records[Exposure]:
+        """Return what kept exposure within rules; of several of a placement, or of an arm there, the last one holds."""
+        is_wanted_key = _keys(placements)
+
+        def decode(record: Record) -> list[Exposure]:
+            if not is_wanted_key(record.key):
+                return []
+            found = decode_exposure(record)
+            return self._readable(EXPOSURES, None if isinstance(found, Rejection) else found)
+
+        return Records(self._log, EXPOSURES, Exposure, decode)
 
     def silences(self, *, detectors: Names = None) -> Records[Silence]:
         """Return the times at which persons wanted no drift alarms; of several of a detector, the last one holds."""

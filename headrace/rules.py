@@ -140,6 +140,26 @@ class Trade(_Rule, frozen=True):
             raise ValueError("wanted a weight of margin, freshness, diversity or exposure, found none above 0")
 
 
+_Part = Annotated[float, Meta(gt=0, le=1)]
+
+
+class ExposureBounds(_Rule, frozen=True):
+    """Bounds of the exposure that brands and sellers get at a placement over many answers.
+
+    Exposure is the attention that a place gets: 1 / log2(1 + place). `brand_max` and `seller_max` are the largest share
+    of it for one brand, or seller. `brand_merit_min` and `seller_merit_min` are the least part that each gets of what
+    it merits: its share of the steps that shoppers take without being led by an answer.
+    """
+
+    brand_max: _Part | None = None
+    seller_max: _Part | None = None
+    brand_merit_min: _Part | None = None
+    seller_merit_min: _Part | None = None
+
+    def __post_init__(self) -> None:
+        _check_finite(self.brand_max, self.seller_max, self.brand_merit_min, self.seller_merit_min)
+
+
 class RuleSet(_Rule, frozen=True):
     """The value of a record: who stated the rules and why, and the rules. A field that is None is not stated."""
 
@@ -155,12 +175,18 @@ class RuleSet(_Rule, frozen=True):
     pinned: Annotated[tuple[Pin, ...], Meta(max_length=100)] | None = None
     boosted: Annotated[tuple[Boost, ...], Meta(max_length=100)] | None = None
     trade: Trade | None = None
+    exposure: ExposureBounds | None = None
 
     def __post_init__(self) -> None:
         for name in ("item", "place"):
             values = [getattr(pin, name) for pin in self.pinned or ()]
             if twice := next((one for one in values if values.count(one) > 1), None):
                 raise ValueError(f"pinned: wanted each {name} once, found {twice!r} twice")
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether answers by these rules depend on the exposure so far."""
+        return self.exposure is not None or (self.trade is not None and self.trade.exposure > 0)
 
     @property
     def states_nothing(self) -> bool:

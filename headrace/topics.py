@@ -54,6 +54,7 @@ SILENCES = "silences"
 EXPERIMENTS = "experiments"
 EXPERIMENT_REPORTS = "experiment-reports"
 POLICIES = "policies"
+EXPOSURES = "exposures"
 IMPRESSIONS = "impressions"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
@@ -168,6 +169,9 @@ TOPICS = {
               "shards, serve, replay, archive, rules, experiment, evaluate, status,"
               " console, verify",
               "by which probabilities an exploring arm chooses, and why; a record replaces the one before"),
+        Topic(EXPOSURES, 1, KEPT_FOR_EVER, "placement", "shards",
+              "shards, serve, replay, archive, rules, status, console, verify",
+              "what keeps the exposure of brands and sellers within a rule; a record replaces the one before"),
         Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve",
               "shards, archive, evaluate, trace, status, console, verify",
               "what answers showed, with the propensity of each item; one list a record"),

@@ -15,6 +15,7 @@ from headrace.topics import ALARMS, DEAD_LETTERS, SCORES, TOPICS, Shard, registe
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
 from learners.exploration.family import ExplorationFamily
+from learners.exposure.family import ExposureFamily
 from learners.family import EVERY_SHARD, Family
 from learners.next_item.family import NextItemFamily
 from learners.placements.family import PlacementsFamily
@@ -22,7 +23,7 @@ from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, ExperimentsFamily, ExplorationFamily, Rounds,
+    Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""
 

@@ -17,7 +17,7 @@ from headrace.log.protocol import Record
 from headrace.rules import EVERY
 from headrace.state import State
 from headrace.surface import STATE_INDEPENDENT, Artifact, Chart, Metric, Quality, Surface, Table, Watched
-from headrace.topics import EXPERIMENTS, MODELS, POLICIES, RULES, SILENCES
+from headrace.topics import EXPERIMENTS, EXPOSURES, MODELS, POLICIES, RULES, SILENCES
 from learners.desk.family import Desk
 from learners.family import Family, Merges, Moment, Move, Part
 from learners.next_item import judgement
@@ -26,6 +26,7 @@ from learners.next_item.blend import Blend
 from learners.next_item.browsing import FULL_BY_DESIGN, PARTS, Browsing, parts_of_0_3_0
 from learners.next_item.choices import TAKEN_BACK_BY
 from learners.next_item.contexts import CHOICE_EVENTS, VIEW_EVENTS
+from learners.next_item.exposure import Exposures
 from learners.next_item.history import History
 from learners.next_item.history import from_version_1 as history_from_version_1
 from learners.next_item.history import from_version_2 as history_from_version_2
@@ -132,7 +133,7 @@ class NextItemFamily(Family):
     parts: ClassVar[Mapping[str, Part]] = {
         "champion": Part(), "succession": Part(), **PARTS, "blend": Part(3, dict.fromkeys((1, 2), lambda state: state)),
         "ranking": Part(), "miss_drift": Part(2, {1: loss_drift_from_version_1}), "rules": Part(),
-        "experiments": Part(), "policies": Part(),
+        "experiments": Part(), "policies": Part(), "exposures": Part(),
         "input_drift": Part(
             3, {1: lambda state: {"silences": {}}, 2: watching_from_version_2}, needs=("catalogue",)),
         "history": Part(3, {1: history_from_version_1, 2: history_from_version_2}),
@@ -149,7 +150,8 @@ class NextItemFamily(Family):
         self.watching = Watching()
         self.miss_drift = LossDrift(MISS)
         self.history = History(**self._history_bounds)
-        self.rulebook, self.assignment, self.policies = Rulebook(), Assignment(), Policies()
+        self.exposures, self.assignment, self.policies = Exposures(), Assignment(), Policies()
+        self.rulebook = Rulebook(self.exposures)
         self.together = Together()
         self.browsing.dependants = [self.together, self.watching]
         desk = reads.get(Desk.name)
@@ -245,13 +247,17 @@ class NextItemFamily(Family):
         self.browsing.hear_item(item)
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
-        """Note a placement's rules, an experiment, a policy, a silence, or the champion (`learners.succession`)."""
+        """Note rules, an experiment, a policy, what steers answers, a silence, or which model is champion."""
         if topic == RULES:
             return self.rulebook.hear(record)
         if topic == EXPERIMENTS:
             return self.assignment.hear(record)
         if topic == POLICIES:
             return self.policies.hear(record)
+        if topic == EXPOSURES:
+            rejection = self.exposures.hear(record)
+            self.rulebook.steer()
+            return rejection
         if topic == SILENCES:
             return self.watching.silences.hear(record, now.time_ms)
         announcement = announced(record)
@@ -283,6 +289,7 @@ class NextItemFamily(Family):
         """Return, for each bounded table, how much is in use and the maximum."""
         together = {f"together_{table}": use for table, use in self.together.bounds().items()}
         stated = self.rulebook.bounds() | self.assignment.bounds() | self.policies.bounds()
+        stated |= self.exposures.bounds()
         watched = {"watched_items": (len(self.watching.items), self.settings.items_max)}
         return self.browsing.bounds() | self.history.bounds() | stated | together | watched
 
@@ -300,6 +307,7 @@ class NextItemFamily(Family):
             "rules": self.rulebook.state(),
             "experiments": self.assignment.state(),
             "policies": self.policies.state(),
+            "exposures": self.exposures.state(),
             "together": self.together.state(),
         }
 
@@ -325,8 +333,9 @@ class NextItemFamily(Family):
             self.miss_drift = LossDrift.from_state(state["miss_drift"])
         if "history" in state:
             self.history = History.from_state(state["history"], **self._history_bounds)
-        if "rules" in state:
-            self.rulebook = Rulebook.from_state(state["rules"])
+        if "exposures" in state:
+            self.exposures = Exposures.from_state(state["exposures"])
+        self.rulebook = Rulebook.from_state(state.get("rules", []), self.exposures)
         if "experiments" in state:
             self.assignment = Assignment.from_state(state["experiments"])
         if "policies" in state:
@@ -342,7 +351,7 @@ class NextItemFamily(Family):
         # What was bought and seen before is not known then: folding all anew would cost more than it brings.
         empty = cls(NextItemSettings(), {})
         parts |= {"history": empty.history.state(), "rules": empty.rulebook.state(), "experiments": []}
-        parts |= {"policies": []}
+        parts |= {"policies": [], "exposures": []}
         parts |= {"together": empty.together.state()}
         return fold["settings"], {**parts, **parts_of_0_3_0(fold["browsing"])}
 
@@ -390,7 +399,7 @@ NextItemFamily.surface = Surface(
     doc="A shopper's next item: popularity, transitions, session-kNN, revisits and the deep model, blended.",
     settings=NextItemSettings,
     scores=NextItemScores,
-    hears=(MODELS, RULES, EXPERIMENTS, POLICIES, SILENCES),
+    hears=(MODELS, RULES, EXPERIMENTS, POLICIES, EXPOSURES, SILENCES),
     judge="learners.next_item.judge:NextItemJudge",
     judgements=list[judgement.Judgement],
     former_judgement_keys=("online",),

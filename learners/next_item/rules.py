@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headrace.rules import AtMost, Brands, Categories, PriceLimits, RuleSet
 from learners.next_item.at_most import Limited, Line
+from learners.next_item.exposure import STEADY, Steering
 from learners.next_item.history import Facts
 from learners.next_item.shelf import Shelf
 
@@ -49,8 +50,8 @@ class Rules:
     Answer(items=[('b', 0.3)], left_out={'price': 2})
     """
 
-    def __init__(self, stated: RuleSet, version: int | None = None) -> None:
-        self.stated, self.version = stated, version
+    def __init__(self, stated: RuleSet, version: int | None = None, steering: Steering = STEADY) -> None:
+        self.stated, self.version, self.steering = stated, version, steering
         self._hidden = frozenset(stated.hidden or ())
         categories, brands = stated.categories or Categories(), stated.brands or Brands()
         # A shop has few categories and brands, and many items.
@@ -64,10 +65,11 @@ class Rules:
         self._at_most = stated.at_most or AtMost()
         self._limits = self._at_most != AtMost()
         self._pinned = sorted(stated.pinned or (), key=lambda pin: pin.place)
-        self.boosts = [
+        self._boosts = [
             (boost.factor, frozenset(boost.items), _levels_of(boost.categories), _folded(boost.brands))
             for boost in stated.boosted or ()
         ]
+        self.reorders = bool(self._boosts or (stated.exposure and steering != STEADY))
 
     def forbids(self, item: str, facts: Facts) -> str:
         """Return the name of the first rule that forbids an item whoever asks; empty if it is allowed."""
@@ -104,7 +106,9 @@ class Rules:
     def boost(self, item: str, facts: Facts) -> float:
         """Return the product of the factors by which an item's score is multiplied."""
         product = 1.0
-        for factor, items, categories, brands in self.boosts:
+        if self.stated.exposure:
+            product = self.steering.factor(brand_meant(facts.brand), brand_meant(facts.seller))
+        for factor, items, categories, brands in self._boosts:
             if item in items or _admits_category(facts.category, categories) or _admits_brand(facts.brand, brands):
                 product *= factor
         return product
@@ -169,7 +173,7 @@ class Rules:
         self, pool: Sequence[tuple[str, float]], facts: Callable[[str], Facts | None]
     ) -> Sequence[tuple[str, float]]:
         """Return the pool in the order of the multiplied scores; of equal ones, as before."""
-        if not self.boosts:
+        if not self.reorders:
             return pool
         return sorted(pool, key=lambda one: -one[1] * self.boost(one[0], facts(one[0]) or NOTHING))
 
@@ -200,7 +204,7 @@ def levels(category: str) -> Levels:
 
 
 def brand_meant(brand: str) -> str:
-    """Return a brand as rules compare it, "" if it is unknown."""
+    """Return a brand, or a seller, as rules compare it, "" if it is unknown."""
     return brand.strip().casefold()
 
 

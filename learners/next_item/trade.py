@@ -271,7 +271,7 @@ class Trading:
         items = list(scores)
         probability = np.fromiter(scores.values(), np.float64, len(items))
         order = probability
-        if rules.boosts:
+        if rules.reorders:
             order = probability * [rules.boost(item, shelf.facts(item) or NOTHING) for item in items]
         rows = np.fromiter(map(shelf.row, items), np.int64, len(items))
         is_known = rows >= 0
@@ -286,7 +286,7 @@ class Trading:
         found = trade(
             Places(
                 range(taken), discounts(at).tolist(), probability, order,
-                self._gain(stated, rows, probability, time_ms) * is_known,
+                self._gain(rules, items, rows, probability, time_ms) * is_known,
                 stated.diversity / _sum(stated), brands[shelf.brand[rows]] * is_known,
                 categories[shelf.category[rows]] * is_known, pinned, limits,
             ),
@@ -297,9 +297,12 @@ class Trading:
             listed[place - 1] = items[one], scores[items[one]]
         return answer._replace(items=listed, kept=found.kept)
 
-    def _gain(self, stated: Trade, rows: Ints, probability: Floats, time_ms: int) -> Floats:
+    def _gain(
+        self, rules: Rules, items: Sequence[str], rows: Ints, probability: Floats, time_ms: int
+    ) -> Floats:  # fmt: skip
         """Return what items gain by themselves, at most 1. What is not known gains nothing. Shapes: (C,)"""
-        gain = np.zeros(len(rows))
+        stated, gain = rules.stated.trade, np.zeros(len(rows))
+        assert stated
         if stated.margin:
             earned = np.nan_to_num(self._shelf.margin[rows]) * probability
             most = float(np.abs(earned).max())
@@ -309,6 +312,10 @@ class Trading:
             since_ms = self._shelf.since_ms(rows)
             days = np.maximum(time_ms - since_ms, 0) / day_ms
             gain += np.where(since_ms > 0, stated.freshness * np.exp2(-days / stated.fresh_days), 0.0)
+        if stated.exposure:
+            facts = [self._shelf.facts(item) or NOTHING for item in items]
+            lacks = [rules.steering.shortfall(brand_meant(one.brand), brand_meant(one.seller)) for one in facts]
+            gain += stated.exposure * np.array(lacks)
         return gain / _sum(stated)
 
 

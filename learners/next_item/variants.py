@@ -59,7 +59,7 @@ class Variants:
 
     def __init__(self, rulebook: Rulebook, assignment: Assignment, policies: Policies) -> None:
         self._rulebook, self._assignment, self._policies = rulebook, assignment, policies
-        self._kept: dict[tuple[Rules, tuple[tuple[str, int, int], ...]], Rules] = {}
+        self._kept: dict[tuple[Rules, str, tuple[tuple[str, int, int], ...]], Rules] = {}
 
     def of(self, placement: str, shopper: str, tried: Container[str] = ()) -> Variant:
         """Return the variant of a shopper, "" for nobody, at a placement.
@@ -91,18 +91,25 @@ class Variants:
             if arm.explore:
                 chooser = self._policies.of(one.name, arm.name, arm.explore.actions)
                 explores = Exploring(one.name, arm.name, arm.explore, chooser)
-        return Variant(self._with(rules, stating) if stating else rules, ways, told, drafts, model, explores)
+        return Variant(self._with(placement, rules, stating) if stating else rules, ways, told, drafts, model, explores)
 
-    def _with(self, rules: Rules, stating: Sequence[Assigned]) -> Rules:
+    def _with(self, placement: str, rules: Rules, stating: Sequence[Assigned]) -> Rules:
         versions = self._assignment.versions
-        key = rules, tuple([(one.name, versions[one.name], one.number) for one in stating])
+        steered = next((one for one in reversed(stating) if one.arm.rules and one.arm.rules.is_steered), None)
+        key = (
+            rules,
+            placement if steered else "",
+            tuple([(one.name, versions[one.name], one.number) for one in stating]),
+        )
         found = self._kept.get(key)
         if found is None:
-            stated = rules.stated
+            stated, steering = rules.stated, rules.steering
             for one in stating:
                 assert one.arm.rules is not None
                 stated = merged(stated, one.arm.rules)
+            if steered:
+                steering = self._rulebook.steering(stated, placement, steered.name, steered.arm.name)
             if len(self._kept) >= kept_max:
                 self._kept.clear()
-            found = self._kept[key] = Rules(stated, rules.version)
+            found = self._kept[key] = Rules(stated, rules.version, steering)
         return found

@@ -27,6 +27,7 @@ from learners.checks.problem import (
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
 from learners.exploration.family import ExplorationFamily
+from learners.exposure.family import ExposureFamily
 from learners.families import families
 from learners.family import Family, Mergeable, Merges, Moment, NoSettings
 from learners.next_item.family import NextItemFamily
@@ -123,6 +124,13 @@ def looked_at_the_newest_minute(fold: FamilyFold) -> bool:
     return bool(fold.state()["families"]["exploration"]["looks"]["looked"] == fold.shop.time_ms // 60_000)
 
 
+def knows_what_is_turned_to(fold: FamilyFold) -> bool:
+    """Return whether the popularity of each of the lesson's items is known."""
+    assert isinstance(fold.family, ExposureFamily)
+    items = {line.item_id for one in orders_paid_twice() for line in one.data.items}
+    return len(fold.family.items) == len(items)
+
+
 FAMILIES = {
     "desk": family(
         Desk,
@@ -152,6 +160,9 @@ FAMILIES = {
         orders_paid_twice(),
         [PlacementsFamily, ExperimentsFamily],
         open_max=16,
+    ),
+    "exposure": family(
+        ExposureFamily, knows_what_is_turned_to, orders_paid_twice(), [Desk], items_max=100, scopes_max=4
     ),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500

@@ -118,7 +118,7 @@ def test_status_does_not_create_a_missing_log(tmp_path: Path) -> None:
         ("history",),
         ("online", "--refold"),
         ("finetune", "--refold"),
-        ("learn", "placements", "experiments", "exploration", "rounds", "--refold"),
+        ("learn", "placements", "experiments", "exploration", "exposure", "rounds", "--refold"),
     ],
 )
 def test_commands_that_need_an_existing_log_do_not_create_one(tmp_path: Path, command: tuple[str, ...]) -> None:
@@ -162,7 +162,7 @@ def test_status_reports_a_journal_that_expired(url: str) -> None:
 def test_status_of_a_log(url: str) -> None:
     text = output_of("status", "--log", url)
     assert "online (next_item, purchase): has never run on this log" in text
-    assert "finetune (placements, experiments, exploration, rounds): has never run on this log" in text
+    assert "finetune (placements, experiments, exploration, exposure, rounds): has never run on this log" in text
 
 
 def test_status_without_a_terminal_is_not_truncated(url: str) -> None:
@@ -185,7 +185,7 @@ def test_a_kafka_address_needs_host_and_port(address: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a folder where root can make no file either")
 @pytest.mark.parametrize(
-    "command", [("online",), ("finetune",), ("learn", "placements", "experiments", "exploration", "rounds")]
+    "command", [("online",), ("finetune",), ("learn", "placements", "experiments", "exploration", "exposure", "rounds")]
 )
 def test_a_shard_wants_a_folder_for_snapshots_before_the_log(tmp_path: Path, command: tuple[str, ...]) -> None:
     found = error_of(*command, "--log", f"sqlite:{tmp_path / 'log.db'}", "--blobs", "/proc/self", "--metrics-port", "0")
@@ -232,7 +232,7 @@ def test_blobs_need_a_folder(url: str, tmp_path: Path) -> None:
     [
         (
             ["nothing"],
-            "family nothing: wanted one of next_item, purchase, placements, experiments, exploration, rounds",
+            "family nothing: wanted one of next_item, purchase, placements, experiments, exploration, exposure, rounds",
         ),
         (["next_item"], "learn next_item: wanted all families of the shard online (next_item, purchase)"),
         (["next_item", "purchase", "rounds"], "wanted all families of the shard online (next_item, purchase)"),

@@ -414,7 +414,7 @@ def test_status_of_a_log(log: Log, deployment: Deployment) -> None:
     assert re.search(r"^events +4 +4,0\d\d ", text, re.MULTILINE)
     assert re.search(r"online \(next_item, purchase\): [\d,]+ journal entries", text)
     assert re.search(r"^events/3 +[\d,]+ +0$", text, re.MULTILINE)
-    assert "finetune (placements, experiments, exploration, rounds): has never run on this log" in text
+    assert "finetune (placements, experiments, exploration, exposure, rounds): has never run on this log" in text
     assert "champion: r0001, promoted after 1,500 records" in text
     assert "next_item: scores after 4,000 events learned" in text
     assert re.search(r"^blend +[\d,]+( +\d+\.\d %){6}$", text, re.MULTILINE)
