@@ -222,3 +222,25 @@ def drift(result: Mapping[str, Any]) -> Figure:
     figure.supxlabel("delay in events (share missed beside; at the right edge: all); hollow: default", size=9)
     figure.supylabel("false alarms per stable day", size=9)
     return figure
+
+
+def trading(result: Mapping[str, Any]) -> Figure:
+    """Draw hit rate against expected margin, and against categories, of each way to trade relevance."""
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    fronts = (
+        ("expected_margin", "expected margin of a list", ("trade for margin", "score x margin^a", "trade for both")),
+        ("categories", "categories of a list", ("trade for diversity", "MMR", "trade for both")),
+    )
+    colours = {"trade for margin": "bold", "trade for diversity": "bold", "trade for both": "line-3"}
+    best = result["ways"]["best"][""]
+    for axes, (gain, title, names) in zip(figure.subplots(1, 2), fronts, strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("hit rate in %")
+        for name in names:
+            points = [best, *result["ways"][name].values()]
+            shade = theme_colour(colours.get(name, "line-2"))
+            axes.plot(
+                [100 * one["hit_rate"] for one in points], [one[gain] for one in points], ".-", color=shade, label=name
+            )
+        axes.legend(frameon=False, fontsize=8.5, labelcolor="linecolor")
+    return figure

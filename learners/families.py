@@ -23,7 +23,8 @@ from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
+    Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, ExperimentsFamily, ExplorationFamily, ExposureFamily,
+    Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""
 

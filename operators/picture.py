@@ -23,6 +23,7 @@ from headrace.text import visible
 from learners.family import Family
 from operators.facts import Facts, Sample
 from operators.tables import colour_names
+from operators.trading import Front
 
 try:  # at import, so that a demo without it fails at its start, not when it writes its report
     import matplotlib as mpl
@@ -319,6 +320,27 @@ def _freshness(axes: Axes, samples: Sequence[Sample]) -> None:
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     if axes.lines:
         axes.legend(frameon=False, fontsize=8, loc="upper right", labelcolor="linecolor", handlelength=0.8)
+
+
+_GAINS: Final = {
+    "margin": "expected margin of an answer", "new": "share of new items", "brands": "brands of an answer",
+    "largest_brand": "share of the largest brand",
+}  # fmt: skip
+"""What `rules trade` draws over the relevance that is kept."""
+
+
+def front_of(found: Front) -> Figure:
+    """Draw what answers gain over which share of the relevance they keep, a point for each share that was tried."""
+    figure, grid = _figure(2.4, 1, len(_GAINS))
+    for axes, (name, title) in zip(grid, _GAINS.items(), strict=True):
+        points = sorted((100 * one.kept, getattr(one, name)) for one in found.points)
+        axes.plot(*zip(*points, strict=True), ".-", color=colour("bold"), lw=1.3)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("relevance kept, %")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(labelsize=8)
+    return figure
 
 
 def within(before: Mapping[float, float], after: Mapping[float, float], quantile: float) -> float | None:

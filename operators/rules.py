@@ -96,27 +96,12 @@ def try_rules(
     Raises:
         Misconfigured: no shard folds recommendations, or the log does not hold what a fold of its state needs.
     """
-    place, kind, route = _asked(deployment)
-    last = journal.newest(log, place.shard)
-    folded = live_fold(log, blobs, place, last.number + 1) if last else None
-    if folded is None:
-        raise Misconfigured("rules try: wanted a log and blobs from which the live state can be folded, found none")
-    shop = folded[0].fold
-    ask = Asking(route, kind.name, shop, blobs)
-    at = "" if placement == EVERY else placement
-    sample = sampled_shoppers(log, shoppers)
-
-    def answers() -> list[Any]:
-        found = [ask({"shopper": shop.known_as([shopper]), "n": n, "placement": at}) for shopper in sample]
-        return [one for one in found if one is not None]
-
-    before = answers()
-    record = record_of(placement, rules)
-    if rejected := shop.hear(RULES, Record(0, log.end(Partition(RULES, 0)), 0, record.key, record.value)):
-        raise Misconfigured(f"rules try: {rejected.detail}")
+    sample = Sample(log, blobs, deployment, placement, shoppers=shoppers, n=n, what="rules try")
+    before = sample.answers()
+    sample.state(rules)
     trial = Trial(placement, len(before), 0, 0, 0, {}, {}, {})
     gone, new, left_out = Counter[str](), Counter[str](), Counter[str]()
-    for one, other in zip(before, answers(), strict=True):
+    for one, other in zip(before, sample.answers(), strict=True):
         was, is_ = ([item.item_id for item in answer.items] for answer in (one, other))
         trial.changed += was != is_
         trial.shorter += len(is_) < len(was)
@@ -129,14 +114,66 @@ def try_rules(
     return trial
 
 
-def _asked(deployment: Deployment) -> tuple[Placement, type[Family], Route]:
+class Sample:
+    """Answers to a sample of shoppers, from a fold of the live state that nobody else sees.
+
+    Args:
+        placement: where they ask.
+        n: number of items of each answer.
+        what: the command that asks, for messages.
+
+    Raises:
+        Misconfigured: no shard folds recommendations, or the log does not hold what a fold of its state needs.
+    """
+
+    def __init__(
+        self, log: Log, blobs: Blobs, deployment: Deployment, placement: str, *, shoppers: int, n: int, what: str
+    ) -> None:  # fmt: skip
+        place, kind, route = _asked(deployment, what)
+        last = journal.newest(log, place.shard)
+        folded = live_fold(log, blobs, place, last.number + 1) if last else None
+        if folded is None:
+            raise Misconfigured(f"{what}: wanted a log and blobs from which the live state can be folded, found none")
+        self._shop = folded[0].fold
+        self._ask = Asking(route, kind.name, self._shop, blobs)
+        self._placement, self._what, self._n = placement, what, n
+        self._shoppers = sampled_shoppers(log, shoppers)
+        self._offset = log.end(Partition(RULES, 0))
+
+    @property
+    def time_ms(self) -> int:
+        """The shop's time."""
+        return self._shop.time_ms
+
+    def state(self, rules: RuleSet) -> None:
+        """Let the placement have these rules.
+
+        Raises:
+            Misconfigured: they cannot be stated.
+        """
+        record = record_of(self._placement, rules)
+        if rejected := self._shop.hear(RULES, Record(0, self._offset, 0, record.key, record.value)):
+            raise Misconfigured(f"{self._what}: {rejected.detail}")
+        self._offset += 1
+
+    def answers(self) -> list[Any]:
+        """Return the answers by the rules that hold now; none to those who are refused."""
+        at = "" if self._placement == EVERY else self._placement
+        found = [
+            self._ask({"shopper": self._shop.known_as([shopper]), "n": self._n, "placement": at})
+            for shopper in self._shoppers
+        ]
+        return [one for one in found if one is not None]
+
+
+def _asked(deployment: Deployment, what: str) -> tuple[Placement, type[Family], Route]:
     """Return a shard, its family that hears rules, and the family's route whose answers obey them."""
     for place in deployment.placements.values():
         for kind in place.kinds:
             for route in kind.surface.routes if RULES in kind.surface.hears else ():
                 if "placement" in route.query.__struct_fields__:
                     return place, kind, route
-    raise Misconfigured("rules try: wanted a shard of a family that hears rules, found none")
+    raise Misconfigured(f"{what}: wanted a shard of a family that hears rules, found none")
 
 
 def _most_common(counts: Counter[str]) -> dict[str, int]:

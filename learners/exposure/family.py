@@ -24,11 +24,12 @@ from headrace.surface import Metric, Surface, Table
 from headrace.topics import EXPERIMENTS, EXPOSURES, IMPRESSIONS, RULES
 from learners.desk.family import STEPS, Desk, DeskSettings
 from learners.exposure.items import BANDS, Items, week_ms
-from learners.exposure.scope import Bounds, Kind, Shares, gini, groups_max
+from learners.exposure.scope import Bounds, Kind, Shares, groups_max
 from learners.family import Family, Merges, Moment, Part
 from learners.next_item.rulebook import Rulebook
 from learners.parts import portable
 from learners.parts.assignment import Assignment
+from learners.parts.gini import gini
 
 look_every_ms: Final = 60_000
 """Shop time between two looks."""

@@ -14,7 +14,6 @@ bias in dynamic learning-to-rank", SIGIR 2020 (a controller that adds the error 
 a minute, as what answers show is known to who counts only after a while.
 """
 
-from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Self
 
 from msgspec import Struct
@@ -149,16 +148,3 @@ class Kind:
 def _moved(multiplier: float, step: float, error: float) -> float:
     moved = step * min(max(error, -_error_max), _error_max)
     return min(max(0.0, multiplier + moved), octaves_max)
-
-
-def gini(values: Iterable[float]) -> float:
-    """Return how unequal values are: 0 if all are equal, near 1 if one has all.
-
-    >>> gini([1, 1, 1, 1]), gini([0, 0, 0, 1]), gini([])
-    (0.0, 0.75, 0.0)
-    """
-    ordered = sorted(values)
-    count, total = len(ordered), sum(ordered)
-    if not total:
-        return 0.0
-    return sum((2 * place - count - 1) * value for place, value in enumerate(ordered, 1)) / (count * total)

@@ -107,3 +107,40 @@ def try_(
         say_json(msgspec.to_builtins(trial))
     else:
         say(trial_text(trial))
+
+
+@rules_app.command()
+def trade(
+    file: File,
+    placement: Placement = "*",
+    shoppers: Annotated[int, typer.Option(min=1, help="Number of shoppers whose answers are compared")] = 200,
+    n: Annotated[int, typer.Option("-n", min=1, max=1_000, help="Number of items of each answer")] = 20,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the front into this .svg or .png file")] = None,
+    as_json: AsJson = False,
+    log: LogUrl = None,
+    blobs: BlobsFolder = None,
+    sets: Set = None,
+) -> None:
+    """Show what a sample of answers would gain for how much of their relevance, by the `trade` of a file.
+
+    Folds the live state and changes nothing.
+    """
+    from headrace.shard.blobs import Blobs
+    from operators.deployment import read_deployment
+    from operators.replay.plan import opened_to_read
+    from operators.rules import check_placement, read_rules
+    from operators.trading import front, front_text
+
+    check_placement(placement)
+    rules = read_rules(file)
+    if picture:
+        from operators.picture import draw, front_of
+    deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs))
+    with opened_to_read(deployment.settings) as log_:
+        found = front(log_, Blobs(deployment.settings.blobs), deployment, placement, rules, shoppers=shoppers, n=n)
+    if picture:
+        draw(front_of, found, picture)
+    if as_json:
+        say_json(msgspec.to_builtins(found))
+    else:
+        say(front_text(found))

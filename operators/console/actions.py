@@ -105,7 +105,7 @@ async def letters(room: Room, visit: Visit) -> Response:
 
 
 async def rules(room: Room, visit: Visit) -> Response:
-    """Try, state or clear a placement's rules."""
+    """Try, state or clear a placement's rules, or show what they would trade."""
     placement, what = field(visit, "placement", needed=True), field(visit, "do")
     option = f"--placement={placement}"
     if what == "clear":
@@ -113,9 +113,9 @@ async def rules(room: Room, visit: Visit) -> Response:
     document = field(visit, "document", needed=True)
     path = _folder(room) / f"rules-{secrets.token_hex(8)}.json"
     path.write_text(document, encoding="utf-8", errors="replace")
-    if what == "try":
+    if what in ("try", "trade"):
         assert visit.session is not None
-        job = _begun(room, visit, "rules try", ["rules", "try", option, "--", str(path)], placement)
+        job = _begun(room, visit, f"rules {what}", ["rules", what, option, "--", str(path)], placement)
         return redirect(to("/command", number=job))
     if what != "set":
         raise Refusal(400, "error.no_form")

@@ -21,9 +21,10 @@ from headrace.state import digest, encode
 from headrace.surface import Now
 from headrace.topics import EXPERIMENTS, EXPOSURES, IMPRESSIONS, ITEMS, RULES
 from learners.exposure.family import ExposureFamily, PlacementExposure
-from learners.exposure.scope import Bounds, Kind, gini
+from learners.exposure.scope import Bounds, Kind
 from learners.next_item.exposure import Exposures, exposures_max
 from learners.next_item.questions import RecommendationQuery
+from learners.parts.gini import gini
 from learners.shop import MakeShop, Shop
 from tests.shards import FINETUNE, ONLINE, next_item
 

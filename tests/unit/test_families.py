@@ -260,7 +260,8 @@ def test_a_family_may_move_to_a_shard_of_its_own(own: str) -> None:
     numbers = {"online": 0, "finetune": 1, "third": 5}
     here = placed(FAMILIES, numbers, {"third": ["purchase"]})
     assert {name: [kind.name for kind in one.kinds] for name, one in here.items()} == {
-        "online": ["desk", "next_item"], "finetune": ["desk", "placements", "experiments", "exploration", "exposure", "rounds"],
+        "online": ["desk", "next_item"],
+        "finetune": ["desk", "placements", "experiments", "exploration", "exposure", "rounds"],
         "third": ["desk", "purchase"],
     }  # fmt: skip
     assert [kind.name for kind in here["third"].own_kinds] == ["purchase"]
