@@ -134,7 +134,7 @@ def places_of(asked: Asked, shop: Shop, *, margin: float = 0.0, diversity: float
 def by_power(asked: Asked, shop: Shop, power: float) -> list[int]:
     """Return the best candidates by probability x margin to a power."""
     value = asked.probability * np.maximum(shop.margin[asked.slots], 1e-6) ** power
-    return (-value).argsort(kind="stable")[:LENGTH].tolist()
+    return [int(one) for one in (-value).argsort(kind="stable")[:LENGTH]]
 
 
 def by_mmr(asked: Asked, shop: Shop, weight: float) -> list[int]:

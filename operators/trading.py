@@ -4,7 +4,6 @@ Costs and the times at which items were stated first are those of the topic `ite
 nothing. Relevance is by the blend's probabilities, as the rule `trade` has it.
 """
 
-from collections import Counter
 from math import log2
 from typing import Any, Final
 
@@ -109,7 +108,7 @@ def _point(
     share: float | None, answers: list[Any], before: list[Any], stated: dict[str, _Stated], since_ms: float
 ) -> Point:  # fmt: skip
     count = max(1, len(answers))
-    by_brand: Counter[str] = Counter()
+    by_brand: dict[str, float] = {}
     relevance = margin = new = exposure = brands = categories = 0.0
     for answer in answers:
         for place, item in enumerate(answer.items, 1):
@@ -120,7 +119,8 @@ def _point(
                 margin += item.score * known.margin * discount
                 new += discount * (known.first_ms > since_ms)
             if item.brand:
-                by_brand[item.brand.strip().casefold()] += discount
+                brand = item.brand.strip().casefold()
+                by_brand[brand] = by_brand.get(brand, 0.0) + discount
         brands += len({item.brand for item in answer.items if item.brand})
         categories += len({item.category for item in answer.items if item.category})
     kept = [1.0 if one.rules.relevance_kept is None else one.rules.relevance_kept for one in answers] or [1.0]
