@@ -43,14 +43,13 @@ def all_places(draw: st.DrawFn, most: int = 12) -> Places:
     diversity = draw(st.sampled_from([0.0, 0.5, 1.0]))
     fixed = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=2))
     fixed = fixed if obeys(limits, fixed) else []
-    best: list[int] = []
+    best, length = list[int](), draw(st.integers(1, 6))
     for one in (-probability).argsort().tolist():
         kinds = [*fixed, *((int(brand[other]), int(category[other])) for other in [*best, one])]
-        if len(best) < draw(st.integers(1, 6)) and obeys(limits, kinds):
+        if len(best) < length and obeys(limits, kinds):
             best.append(one)
     gain = rng.uniform(-1, 1, count) * (1 - diversity)
-    places = draw(st.lists(st.integers(1, 20), min_size=len(best), max_size=len(best), unique=True).map(sorted))
-    by = discounts(np.array(places, np.int64)).tolist()
+    by = discounts(np.sort(rng.permutation(20)[: len(best)]) + 1).tolist()
     boosts = draw(st.sampled_from([np.ones(count), rng.uniform(0.5, 2, count)]))
     order = probability * boosts
     return Places(best, by, probability, order, gain, diversity, brand, category, fixed, limits)
