@@ -58,7 +58,13 @@ class ExplorationFamily(Family):
     shard: ClassVar[str] = "finetune"
     reads: ClassVar[tuple[str, ...]] = (PlacementsFamily.name, ExperimentsFamily.name)
     consults: ClassVar[tuple[str, ...]] = (Desk.name,)
-    builds_on: ClassVar[tuple[str, ...]] = (Desk.name, PlacementsFamily.name, ExperimentsFamily.name, "rounds")
+    builds_on: ClassVar[tuple[str, ...]] = (
+        Desk.name,
+        PlacementsFamily.name,
+        ExperimentsFamily.name,
+        "next_item",
+        "rounds",
+    )
     merges: ClassVar[Merges] = Merges(
         "not",
         per_shopper="nothing",

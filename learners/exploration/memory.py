@@ -12,6 +12,7 @@ from headrace.experiments import RECOMMENDED, Experiment, Explore
 from headrace.impressions import Impression
 from headrace.policies import FEATURES, PHONES, of_time
 from learners.exploration.posterior import Posterior
+from learners.next_item.routes import RANKED
 
 half_life_ms: Final = 30 * 86_400_000
 known_max: Final = 128
@@ -20,8 +21,6 @@ begin_answers_max: Final = 200.0
 """Most answers that the memory of a choice counts as when an exploration begins."""
 arms_window_ms: Final = 30 * 60_000
 """Time in which an answer of an arm with one ranker may be clicked."""
-_RANKED: Final = frozenset({"/v1/recommendations/{shopper}", "/v1/recommendations", "/v1/rerank"})
-"""The routes whose lists an arm's ranker ranks."""
 
 
 class Plain(NamedTuple):
@@ -55,7 +54,7 @@ def plain(shown: Impression, stated: Iterable[tuple[Experiment, str]], time_ms: 
             return None
         if arm.ranker:
             rankers.add(arm.ranker)
-    if len(rankers) > 1 or shown.route not in _RANKED:
+    if len(rankers) > 1 or shown.route not in RANKED:
         return None
     phone, deep = float(shown.device in PHONES), float(bool(shown.model))
     context = [1.0, 0.0, 0.0, 0.0, phone, *of_time(time_ms), 0.0, deep]

@@ -63,6 +63,9 @@ def _known_by(call: Callable[[Inspecting, Any, Now], Any]) -> Callable[[Any, Any
     return lambda family, query, now: call(family.inspecting, query, now)
 
 
+RANKED: Final = frozenset({"/v1/recommendations/{shopper}", "/v1/recommendations", "/v1/rerank"})
+"""The paths of the routes whose lists an arm's ranker ranks."""
+
 ROUTES: Final = (
     Route(
         path="/v1/recommendations/{shopper}",

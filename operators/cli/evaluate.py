@@ -63,7 +63,7 @@ def evaluate(
         try:
             found = judge(
                 log_, policy, wanted, reward=reward, estimators=estimators, level=level,
-                desk=deployment.sections.get("desk"), report=TaskReport("evaluate"),
+                sections=deployment.sections, report=TaskReport("evaluate"),
             )  # fmt: skip
         except Unevaluable as refused:
             if as_json:

@@ -13,7 +13,7 @@ memory grows by one number for each answer.
 import heapq
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
@@ -107,9 +107,9 @@ class Judged:
         lost: topics whose oldest records of the range are neither in the log nor in its archive.
     """
 
-    def __init__(self, wanted: Wanted, policy: Policy, reward: Reward, desk: Any = None) -> None:
+    def __init__(self, wanted: Wanted, policy: Policy, reward: Reward, sections: Mapping[str, Any]) -> None:
         self._wanted, self._policy = wanted, policy
-        self._rewards = Rewards(reward, desk)
+        self._rewards = Rewards(reward, sections)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._actions: dict[Kind, dict[str, int]] = {kind: {} for kind in KINDS}
         self._counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)

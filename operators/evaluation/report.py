@@ -73,7 +73,15 @@ class Result(Struct, frozen=True):
 
 
 def judge(
-    log: Log, policy: str, wanted: Wanted, *, reward: str, estimators: str, level: float, desk: Any, report: Report
+    log: Log,
+    policy: str,
+    wanted: Wanted,
+    *,
+    reward: str,
+    estimators: str,
+    level: float,
+    sections: Mapping[str, Any],
+    report: Report,
 ) -> Result:
     """Judge a policy by what the log holds.
 
@@ -81,14 +89,14 @@ def judge(
         policy: see `operators.evaluation.policies.policy_of`.
         reward: see `operators.evaluation.rewards.reward_of`.
         estimators: `all`, names separated by commas, or "" for the default one.
-        desk: the section of the desk.
+        sections: the settings of families, by name.
 
     Raises:
         Unevaluable: the log cannot tell what the policy would have earned.
         Misconfigured: an argument cannot be used.
     """
     measures = {one.name: one for one in wanted.experiment[1].measures} if wanted.experiment else {}
-    with Judged(wanted, policy_of(log, policy), reward_of(reward, measures), desk) as judged:
+    with Judged(wanted, policy_of(log, policy), reward_of(reward, measures), sections) as judged:
         judged.read(log, report)
         names: Sequence[str] = ASSUMPTIONS if judged.kind == "lists" else ESTIMATORS
         asked = _asked(estimators, names)

@@ -93,7 +93,7 @@ class Rewards:
     """Values of answers, or of the places of their lists, as events are folded.
 
     Args:
-        desk: the section of the desk.
+        sections: the settings of families, by name.
 
     Attributes:
         values: by number; of `any`, how many there are.
@@ -102,10 +102,12 @@ class Rewards:
         newest_ms: the append time of the newest event.
     """
 
-    def __init__(self, reward: Reward, desk: Any = None) -> None:
+    def __init__(self, reward: Reward, sections: Mapping[str, Any]) -> None:
         self._reward = reward
         placements = PlacementsSettings(answers_max=answers_max, touches_max=touches_max, held_max=1, groups_max=1_000)
-        self._shop = Shop((Desk, PlacementsFamily), {PlacementsFamily.name: placements, Desk.name: desk})
+        self._shop = Shop(
+            (Desk, PlacementsFamily), {PlacementsFamily.name: placements, Desk.name: sections.get(Desk.name)}
+        )
         family, self._desk = self._shop.families[PlacementsFamily.name], self._shop.families[Desk.name]
         assert isinstance(family, PlacementsFamily)
         self._attribution = family.attribution

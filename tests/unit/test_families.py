@@ -26,6 +26,8 @@ from learners.shop import Shop
 ROOT = Path(__file__).parents[2]
 ROOTS = ("headrace", "producers", "learners", "consumers", "serving", "operators")
 THE_LIST = Path("learners/families.py")
+EVALUATION = Path("operators/evaluation")
+"""It credits answers by the rules of `desk` and `placements`: a second set of them would differ."""
 
 
 def folder(kind: type[Family]) -> Path:
@@ -81,6 +83,7 @@ def strings(tree: ast.Module) -> Iterator[str]:
 def shared_with(kind: type[Family]) -> set[Path]:
     """Return the folders that may import a family's modules: those of families that build on it, the deep library."""
     builders = {folder(one) for one in FAMILIES if kind.name in one.builds_on}
+    builders |= {EVALUATION} if kind.name in ("desk", "placements") else set()
     return builders | {Path("learners/deep"), Path("learners/checks")}
 
 
