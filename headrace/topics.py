@@ -144,7 +144,7 @@ TOPICS = {
         Topic(SCORES, 1, 90 * DAY_MS, "family", "shards", "replay, status, console, demo",
               "windowed prequential scores and drift scores"),
         Topic(ALARMS, 1, 90 * DAY_MS, "detector", "shards",
-              "shards, history, drift, trace, status, console, verify, demo",
+              "shards, archive, history, drift, trace, status, console, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
               "shards, serve, load, simulate, replay, archive, dead-letters, rules, evaluate, status, console, verify",

@@ -12,20 +12,27 @@ from headrace.errors import ArchiveCorrupt
 from headrace.log.protocol import Partition
 from headrace.shard.journal import key_of, place_of_key
 from headrace.topics import (
+    ALARMS,
     DEAD_LETTERS,
     EVENTS,
+    EXPERIMENTS,
+    EXPOSURES,
     IMPRESSIONS,
     ITEMS,
     JOURNAL,
     JUDGEMENTS,
     MODELS,
+    POLICIES,
     RULES,
     SILENCES,
     TRAITS,
 )
 
 NAME: Final = "manifest.json"
-ARCHIVED: Final = (EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, SILENCES, DEAD_LETTERS, MODELS, JOURNAL, JUDGEMENTS)
+ARCHIVED: Final = (
+    EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, EXPERIMENTS, POLICIES, EXPOSURES, SILENCES, ALARMS, DEAD_LETTERS,
+    MODELS, JOURNAL, JUDGEMENTS,
+)  # fmt: skip
 """The topics of an archive: what is needed to fold all that was learned again."""
 
 

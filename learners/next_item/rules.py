@@ -47,7 +47,7 @@ class Rules:
     >>> cheap = Rules(RuleSet(price=PriceLimits(max=10)))
     >>> facts = {"a": Facts(price=12.0), "b": Facts(price=9.0), "c": Facts()}
     >>> cheap.apply([("a", 0.5), ("b", 0.3)], ["c", "b"], facts.get, {}, 5)
-    Answer(items=[('b', 0.3)], left_out={'price': 2})
+    Answer(items=[('b', 0.3)], left_out={'price': 2}, kept=None)
     """
 
     def __init__(self, stated: RuleSet, version: int | None = None, steering: Steering = STEADY) -> None:

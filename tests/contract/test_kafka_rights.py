@@ -63,6 +63,7 @@ from headrace.topics import (
     EVENTS,
     EVENTS_REPLAY,
     EXPERIMENT_REPORTS,
+    EXPOSURES,
     ITEMS,
     MODELS,
     POLICIES,
@@ -80,6 +81,9 @@ from operators.backup import _manifest
 from operators.child import Children
 from operators.deployment import Deployment
 from operators.drift import newest_alarms, silence, silences
+from operators.evaluation.reading import Wanted as Answered
+from operators.evaluation.report import judge
+from operators.evaluation.sums import Unevaluable
 from operators.experiments import newest_policies, newest_reports, state_experiment, stated_experiments
 from operators.history import read_history
 from operators.proposal import propose
@@ -367,6 +371,17 @@ def tried(log: Log, folder: Path) -> None:
     newest_policies(log)
 
 
+def evaluated(log: Log, folder: Path) -> None:
+    """Judge by the answers of an experiment, of which there are none, what a policy would have earned."""
+    newest_policies(log)
+    wanted = Answered(("home", stated_experiments(log).stated["home"]), None, None, None, None)
+    with pytest.raises(Unevaluable, match=r"^wanted .*, found none"):
+        judge(
+            log, "uniform", wanted, reward="click_through", estimators="", level=0.95, sections={},
+            report=lambda *_: None,
+        )  # fmt: skip
+
+
 def silenced(log: Log, folder: Path) -> None:
     """Silence the detectors, and look what they said."""
     silence(log, Silence("*", 0, 1 << 50, "a fair", "ann"))
@@ -444,6 +459,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "replay": replayed,
     "rules": ruled,
     "experiment": tried,
+    "evaluate": evaluated,
     "drift": silenced,
     "trace": traced,
     "status": status,
@@ -452,7 +468,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "backup": backed_up,
 }
 """What each process does, in an order in which each finds what it wants."""
-READERS = ("history", "replay", "trace", "status", "console", "verify", "backup")
+READERS = ("history", "replay", "evaluate", "trace", "status", "console", "verify", "backup")
 """Those that only read what the others have written, and mostly wait: all at once."""
 
 
@@ -502,8 +518,9 @@ def walked(guarded: Guarded, folder: Path) -> Guarded:
 def test_with_the_rights_of_the_table_each_process_does_its_work(walked: Guarded) -> None:
     assert set(ROADS) == set(RIGHTS)
     with closing(walked.free()) as log:
-        # A shard ends with its flood before it has heard of an experiment; that it may write is checked as it begins.
-        topics = [topic for topic in TOPICS if topic not in (EXPERIMENT_REPORTS, POLICIES)]
+        # A shard ends with its flood before it has heard of an experiment or a bound; that it may write is checked as
+        # it begins.
+        topics = [topic for topic in TOPICS if topic not in (EXPERIMENT_REPORTS, EXPOSURES, POLICIES)]
         for place in (*(Partition(topic, 0) for topic in topics), *(shard.journal for shard in SHARDS.values())):
             assert log.last(place), f"nothing was written to {place}"
         for name in SHARDS:
@@ -525,11 +542,11 @@ def begin_denied(walked: Guarded, folder: Path, less: str) -> tuple[str, float]:
 
 @pytest.fixture(scope="module")
 def denied(walked: Guarded, folder: Path, request: pytest.FixtureRequest) -> dict[str, tuple[str, float]]:
-    """Return what each that is tested is told. They mostly wait: several work at once; of a shard's, one at a time."""
+    """Return what each that is tested is told. They mostly wait: several work at once, one of each writer."""
     specs = [getattr(item, "callspec", None) for item in request.session.items]
     tested = {spec.params["less"] for spec in specs if spec and "less" in spec.params}
     with ThreadPoolExecutor(3) as others, ExitStack() as stack:
-        alone = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in SHARDS}
+        alone = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in (*SHARDS, "archive")}
         begun = {
             less: alone.get(process, others).submit(begin_denied, walked, folder, less)
             for less, (process, _, _) in LESS.items()

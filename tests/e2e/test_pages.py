@@ -3,7 +3,8 @@
 A page's blocks of commands that begin with three backquotes and `sh` are run; all other blocks are only shown.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,10 +12,10 @@ from typing import Final, NamedTuple
 import pytest
 
 from headrace.experiment_reports import record_of as report_record_of
-from headrace.log.protocol import Partition
+from headrace.log.protocol import Outgoing, Partition
 from headrace.pseudonyms import add_secret
 from headrace.shard.kept import HOUR_MS
-from headrace.topics import DAY_MS, EVENTS
+from headrace.topics import DAY_MS, EVENTS, ITEMS
 from learners.deep.model import DeepModel, DeepSettings
 from learners.experiments.course import Course
 from operators.experiments import read_experiment
@@ -50,12 +51,15 @@ class Page(NamedTuple):
     ends: Sequence[tuple[int, str]]
 
 
-def learned_shop(folder: Path, spans: int, span_ms: int) -> FiledShop:
+def learned_shop(folder: Path, spans: int, span_ms: int, items: Sequence[Mapping[str, object]] = ()) -> FiledShop:
     """Return an open shop, in the places of the default settings, that has learned 50 events in each of some spans."""
     (folder / "headrace.toml").write_text(SETTINGS)
     data = folder / "headrace-data"
     data.mkdir()
     shop = FiledShop(data, later_ms=-spans * span_ms)
+    with closing(shop.log.appender()) as appender:
+        for item in items:
+            appender.append(Outgoing(ITEMS, str(item["id"]).encode(), json.dumps(item).encode()))
     shop.learn(50 * spans, every_ms=span_ms)
     return shop
 
@@ -89,8 +93,12 @@ def shop_to_replay(folder: Path) -> None:
 
 
 def shop_with_rules(folder: Path) -> None:
-    """Make a shop that has learned, and the files that the page shows."""
-    learned_shop(folder, 4, HOUR_MS).log.close()
+    """Make a shop that has learned and states its items, and the files that the page shows."""
+    items = [
+        {"id": f"i{number}", "brand": f"b{number // 2}", "price": 20.0, "cost_of_goods_sold": 10.0 + number % 9}
+        for number in range(30)
+    ]
+    learned_shop(folder, 4, HOUR_MS, items).log.close()
     for name, text in files_of(DOCS / "rules.md").items():
         (folder / name).write_text(text)
 
@@ -204,6 +212,7 @@ PAGES: Final = {
             (0, "cart: written"),
             (0, '*: version 0 { "by": "ann", "why": "the recall of i3", "bought": { "again_after_days": 30.0 }'),
             (0, "cart: written"),
+            (0, "0.95 0.981 0.961 0.2154 1.604 100.0% 13.40"),
         ],
     ),
     "experiments.md": Page(

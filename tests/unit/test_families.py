@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
+from headrace.archive.manifest import ARCHIVED
 from headrace.config import settings
 from headrace.errors import Misconfigured
 from headrace.events import EventType
@@ -96,6 +97,11 @@ def test_no_module_outside_imports_a_family(kind: type[Family]) -> None:
         if any(name == package or name.startswith(f"{package}.") for name in module.imports)
     }
     assert found == set()
+
+
+@pytest.mark.parametrize("kind", FAMILIES, ids=lambda kind: kind.name)
+def test_what_a_family_learns_from_is_archived(kind: type[Family]) -> None:
+    assert set(kind.surface.hears) <= set(ARCHIVED)
 
 
 @pytest.mark.parametrize("kind", FAMILIES, ids=lambda kind: kind.name)

@@ -31,6 +31,11 @@ def _each(part: str, whole: str, by: str, times: str = "") -> tuple[Query, ...]:
     return (Query(_named(f"{times}{_sum(part, by)} / clamp_min({_sum(whole, by)}, 1e-9)", by), f"{{{{{by}}}}}"),)
 
 
+def _exposure(name: str, by: str) -> str:
+    found = f'label_replace(headrace_{name}_ratio{CHOSEN}, "placement", "no placement", "placement", "")'
+    return zero(f"max by ({by}) ({found})", "placement", "no answers yet")
+
+
 def _per_day(name: str, by: str) -> tuple[Query, ...]:
     return (Query(_named(f"{DAY_S} * {_sum(name, by)}", by), f"{{{{{by}}}}}"),)
 
@@ -104,6 +109,33 @@ BOARD: Final = Board(
             Panel(
                 "Answers a day", "At the pace of the last hour: which models answer.", "short",
                 _per_day("answers", "model"), stacked=True,
+            ),
+        )),
+        Row("Exposure, who gets the attention of answers", (
+            Panel(
+                "Largest share of one brand, or seller",
+                "Share of the exposure lately; a place counts 1 / log2(1 + place), and what is a day old half. Above"
+                " what a rule `exposure` allows: the rule is new, or too few candidates are other brands'.",
+                "percentunit",
+                (Query(_exposure("exposure_largest", "placement, group"), "{{placement}} {{group}}"),),
+            ),
+            Panel(
+                "How unequal the exposure is",
+                "Gini coefficient among brands, and among sellers: 0 if all get as much, near 1 if one has all.",
+                "percentunit", (Query(_exposure("exposure_gini", "placement, group"), "{{placement}} {{group}}"),),
+            ),
+            Panel(
+                "Exposure by popularity",
+                "Of the most popular 1 % of the items, those up to 10 %, and the rest; beside it the shoppers' own"
+                " steps, without being led by an answer. Far above their steps: answers make the popular more popular.",
+                "percentunit",
+                (
+                    Query(_exposure("exposure_popularity", "placement, band"), "{{placement}} {{band}}"),
+                    Query(
+                        zero("max by (band) (headrace_steps_popularity_ratio)", "band", "none"),
+                        "shoppers' own steps {{band}}",
+                    ),
+                ),
             ),
         )),
         Row("Longer, and whether these numbers can be trusted", (
