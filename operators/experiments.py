@@ -28,6 +28,8 @@ ratio_alpha: Final = 0.001
 """Below it, the arms' shares of the shoppers are said to be wrong."""
 versions_shown: Final = 8
 """Most versions that an error names, the newest ones."""
+hopeless_days: Final = 3_650
+"""Days from which on it is not told how many an experiment would take."""
 novelty_days_min: Final = 6
 """Least days of which the two halves are compared."""
 
@@ -182,8 +184,10 @@ def interval(one: Compared, report: Report, says: Catalogue) -> str:
 def _left(one: Compared, report: Report, says: Catalogue) -> str:
     if one.days is None:
         return says("experiment.no_time", effect_share=report.effect)
-    low, high = f"{one.days_low or 0.0:.0f}", f"{one.days_high:.0f}" if one.days_high is not None else "∞"
-    return says("experiment.time", effect_share=report.effect, days=f"{one.days:.0f}", low=low, high=high)
+    if one.days > hopeless_days:
+        return says("experiment.long_time", effect_share=report.effect)
+    low, high = f"{one.days_low or 0.0:,.0f}", f"{one.days_high:,.0f}" if one.days_high is not None else "∞"
+    return says("experiment.time", effect_share=report.effect, days=f"{one.days:,.0f}", low=low, high=high)
 
 
 def _preferred(report: Report, says: Catalogue) -> str:
@@ -253,7 +257,7 @@ def report_text(report: Report, policies: Mapping[str, Policy]) -> str:
         lines.append(f"  {f'{one.metric} of {one.arm}':<32} {values}   {interval(one, report, says)}")
     shown = [one for one in report.segments if one.compared.low is not None]
     if shown:
-        lines.append(f"{report.primary} by segment, corrected for {len(report.segments)} looks:")
+        lines.append(f"{report.primary} by segment, corrected for {len(report.segments)} comparisons:")
     for segment in shown:
         one, proved = segment.compared, ", proved" if segment.compared.decided else ""
         name = f"{segment.segment} {segment.value}, {one.arm}"

@@ -38,7 +38,8 @@ from learners.family import AlarmRecord
 from learners.parts.assignment import Assignment, experiments_max
 from learners.placements.family import PlacementsFamily
 from learners.shop import Shop
-from operators.experiments import state_experiment, stated_experiments
+from operators.catalogue import catalogue
+from operators.experiments import state_experiment, stated_experiments, verdict
 
 START = 1_750_000_000_000
 ARMS = (Arm("control"), Arm("new", ranker="trending"))
@@ -492,6 +493,25 @@ def test_days_tell_what_each_day_brought() -> None:
     days = story.report().days
     assert [one.outcomes["revenue"] for one in days] == [(0.0, 7.0), (0.0, 5.0)]
     assert [one.shoppers for one in days] == [(len(arms["control"]), len(arms["new"]))] * 2
+
+
+@pytest.mark.parametrize(
+    ("days", "told"),
+    [(None, "cannot be told"), (1234.4, "about 1,234 more days (1,000 to ∞)"), (3651.0, "more than ten years")],
+)
+def test_the_verdict_tells_how_long_an_experiment_would_take(days: float | None, told: str) -> None:
+    story = Story()
+    story.run("home", primary="conversion")
+    arms = in_arms(story, 300)
+    for number, shopper in enumerate([*arms["control"], *arms["new"]]):
+        if number % 3 == 0:
+            story.do("purchase", shopper)
+    report = story.report()
+    one = next(one for one in report.compared if one.metric == "conversion")
+    one = msgspec.structs.replace(one, days=days, days_low=1_000.0, days_high=None)
+    said = verdict(msgspec.structs.replace(report, compared=(one,)), catalogue("en"))
+    assert said.startswith("Not decided")
+    assert told in said
 
 
 def test_interleaved_clicks_tell_which_ranking_is_preferred() -> None:
