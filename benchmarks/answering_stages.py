@@ -35,6 +35,8 @@ TOGETHER: Final = 1, 2, 4, 8
 ranked: Final = 100
 short_max: Final = 8
 """Most items of a short visit."""
+appended_ms: Final = 2_000_000_000_000
+"""Append time of all events; their own times are before it."""
 RECOMMEND, RERANK = (
     next(route for route in ROUTES if route.path == path) for path in ("/v1/recommendations/{shopper}", "/v1/rerank")
 )
@@ -45,7 +47,7 @@ def learned(data: Path, keep: Path | None, count: int) -> Shop:
     shop = MakeShop(default_placements()["online"].kinds)()
     with TemporaryDirectory() as folder:
         for number, record in enumerate(events_of(data, keep or Path(folder))[:count]):
-            event = decode(Record(0, number, 0, record.key, record.value))
+            event = decode(Record(0, number, appended_ms, record.key, record.value))
             if isinstance(event, Event) and shop.prepare(event):
                 shop.learn(event, 0, number)
             if number % 100 == 99:

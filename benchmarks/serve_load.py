@@ -70,6 +70,8 @@ backlog_events: Final = 8_000
 ONLINE: Final = default_placements()["online"]
 probe_pause_s: Final = 0.1
 stopped_s_max: Final = 600.0
+lag_s: Final = 3.0
+"""Time, in seconds, after which the learner's lag knows of what was appended."""
 
 acted_s: Final = 0.5
 """Time, in seconds, from a view to the requests of its shopper."""
@@ -421,9 +423,9 @@ def folding_rate(
         for _ in range(backlog_events):
             appender.append(next(records))
         appender.flush()
-    deadline_s = time.monotonic() + stopped_s_max
-    while lag(learner) > 0:
-        if time.monotonic() > deadline_s:
+    began_s = time.monotonic()
+    while lag(learner) > 0 or time.monotonic() < began_s + lag_s:
+        if time.monotonic() > began_s + stopped_s_max:
             raise SystemExit("wanted the shard to learn the backlog, found that it lags")
         time.sleep(0.2)
     time.sleep(1.0)

@@ -1,5 +1,6 @@
 """Answers: followers of the shards whose families have routes, with their artifacts."""
 
+import gc
 import threading
 import time
 import uuid
@@ -214,6 +215,7 @@ class Answers:
         structlog.get_logger().info("following", shard=shard.name, entry=follower.number)
         with closing(follower), suppress(Stopping):
             follower.catch_up()
+            gc.freeze()  # no collection visits what was restored
             served, waiting = self._artifacts_of(follower.fold), Waiting(log)
             with turns:
                 self._follower, self._served, self._waiting = follower, served, waiting

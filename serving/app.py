@@ -1,6 +1,7 @@
 """The HTTP application: the routes that families declare, health and metrics."""
 
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -230,7 +231,7 @@ def run(
             restored a state goes on with it while the log is away. Errors of our own also stop it and are raised.
             Of a log that cannot be opened and without snapshots: as well.
     """
-    turns = Turns()
+    turns = Turns(lambda: max(answers.behind_s() for answers in followed))
     asked = [placement for placement in placements if any(kind.surface.routes for kind in placement.kinds)]
     queue_max = settings.impressions_queue_max
     impressions = Impressions(None, metrics, records_max=queue_max) if settings.impressions else None
@@ -274,6 +275,7 @@ def run(
                     metrics.connections.set(len(connections))
                     if impressions:
                         metrics.set_bounds(impressions.bounds())
+                    gc.collect(0)  # a little each time, instead of much at once while somebody waits
                     await asyncio.sleep(tick_s)
             finally:
                 turns.detach()

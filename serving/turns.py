@@ -3,10 +3,11 @@
 Both work in Python, of which one thread runs at a time anyway. Threads that compete for it switch every 5 ms, and a
 lock is polite in the wrong direction: readers starved the follower, or waited for it. Here the thread that answers
 decides. It is the thread of an event loop; between two answers it waits while a piece of the fold is done, of about a
-millisecond. Under load the fold gets most of the time for as long as it is behind, because answers that are late are
-better than answers that are old.
+millisecond. A fold that is hardly behind gets a little of the time, so that a commit with many events does not hold up
+answers. One that is behind gets most of it, because answers that are late are better than answers that are old.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,16 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Protocol
 
+hurry_s: Final = 0.3
+"""Time, in seconds, by which a fold is behind before it gets most of the time. Events must be in answers in one."""
 fold_share: Final = 4.0
-"""How much time folding gets, while it is behind, for each second of answering: 80 % of both."""
+"""How much time folding then gets for each second of answering: 80 % of both."""
 fold_s_max: Final = 0.02
-"""Longest time, in seconds, that all answers wait while several pieces are folded."""
+"""Longest time, in seconds, that all answers then wait while several pieces are folded."""
+calm_share: Final = 0.5
+"""How much time folding gets before, for each second of answering."""
+calm_s_max: Final = 0.004
+"""Longest time, in seconds, that all answers wait before while several pieces are folded."""
 fold_s_min: Final = 0.002
 """Time, in seconds, for which pieces are folded one after the other even if nobody has asked: to wake the thread that
 answers for each would take longer than a piece."""
@@ -44,11 +51,15 @@ class Turns:
     A thread folds within `with turns:`, about a millisecond at a time, and answers are made within
     `with turns.answering():`. Without an event loop it is a lock.
 
+    Args:
+        behind_s: returns how long the fold has been behind, in seconds.
+
     Attributes:
         number: of turns to fold that began; another one means that something may have been folded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, behind_s: Callable[[], float] = lambda: math.inf) -> None:
+        self._behind_s = behind_s
         self._state = threading.Lock()
         self._loop: EventLoop | None = None
         self._asks, self._begin, self._done = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
@@ -109,12 +120,22 @@ class Turns:
             if self._loop is not None:
                 self._schedule(self._loop)
 
+    def fold_if_claimed(self) -> None:
+        """Fold some if that has a claim to as much time as it may have: many answers in one round of the loop."""
+        share, most_s = self._claims()
+        if share * self.answering_s >= most_s:
+            self.fold_some()
+
+    def _claims(self) -> tuple[float, float]:
+        return (fold_share, fold_s_max) if self._behind_s() > hurry_s else (calm_share, calm_s_max)
+
     def fold_some(self) -> None:
         """Wait while what was asked for is folded, and what follows at once, for as long as folding has a claim to.
 
         Called by the thread that answers.
         """
-        claim_s = min(fold_s_max, fold_share * self.answering_s)
+        share, most_s = self._claims()
+        claim_s = min(most_s, share * self.answering_s)
         asked = self._asks.acquire(blocking=False)
         until = time.perf_counter() + max(fold_s_min, claim_s)
         while asked:
@@ -127,7 +148,7 @@ class Turns:
             asked = left_s > 0 and self._asks.acquire(timeout=min(wait_s, left_s))
             if not asked and left_s > wait_s:
                 self._in_row = 0
-        self.answering_s = claim_s / fold_share  # what is left is for the thread that reads from the log meanwhile
+        self.answering_s = claim_s / share  # what is left is for the thread that reads from the log meanwhile
 
     def _schedule(self, loop: EventLoop) -> None:
         self._scheduled = True
@@ -147,9 +168,7 @@ class _Answering:
         self._turns, self._state, self._began, self.waits = turns, state, 0.0, False
 
     def __enter__(self) -> None:
-        turns = self._turns
-        if turns.answering_s * fold_share >= fold_s_max:  # many answers in one round of the loop
-            turns.fold_some()
+        self._turns.fold_if_claimed()
         self.waits = True
         self._state.acquire()
         self.waits, self._began = False, time.perf_counter()

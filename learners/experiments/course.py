@@ -20,7 +20,7 @@ from headrace.experiment_reports import ArmCount, Compared, Day, Point, Preferre
 from headrace.experiments import ANSWER, CLICK, RETURN, Experiment
 from learners.experiments.difference import Rule, alpha_each, difference, harm
 from learners.experiments.interleaving import preference, winner
-from learners.experiments.moments import Moments
+from learners.experiments.moments import Moments, replace_each
 from learners.experiments.power import days_left, detectable
 from learners.experiments.sample_ratio import SampleRatio
 from learners.experiments.totals import ORDER, Counting
@@ -82,6 +82,7 @@ class Course:
         arms, metrics = len(experiment.arms), len(self.counting.names)
         self._sums = [[Moments() for _ in range(metrics)] for _ in range(arms)]
         self._segments: dict[tuple[str, str], list[list[Moments]]] = {}
+        self._joined: dict[tuple[int, tuple[str, ...]], list[tuple[Moments, ...]]] = {}
         shares = sum(one.share for one in experiment.arms)
         self.shares = [one.share / shares for one in experiment.arms]
         self.ratio = SampleRatio(self.shares)
@@ -152,17 +153,20 @@ class Course:
         """Add a shopper to all sums, or take the shopper out of them."""
         for metric, kind in enumerate(self.counting.kinds):
             outcome, divisor = self.counting.values(one.totals, metric)
-            for sums in self._sums_of(one):
-                (sums[metric].remove if out else sums[metric].add)(outcome, divisor, one.past[kind])
+            for sums in self._sums_of(one)[metric]:
+                (sums.remove if out else sums.add)(outcome, divisor, one.past[kind])
         if self.experiment.kind == "interleaved":
             (self._wins.remove if out else self._wins.add)(float(one.wins))
 
-    def _sums_of(self, one: Entered) -> list[list[Moments]]:
+    def _sums_of(self, one: Entered) -> list[tuple[Moments, ...]]:
+        """Return the sums of each metric in which a shopper is."""
+        key = one.arm, one.segments
+        if (known := self._joined.get(key)) is not None:
+            return known
         found = [self._sums[one.arm]]
-        for segment, value in zip(SEGMENTS, one.segments, strict=True):
-            if value:
-                found.append(self._segments[segment, value][one.arm])
-        return found
+        found += [self._segments[named][one.arm] for named in zip(SEGMENTS, one.segments, strict=True) if named[1]]
+        joined = self._joined[key] = list(zip(*found, strict=True))
+        return joined
 
     def leave_out(self, shopper: str) -> None:
         """Take a shopper out of all sums, for ever."""
@@ -291,19 +295,18 @@ class Course:
         """Add to a shopper's numbers what an event says, and change the sums of the metrics that follow from them."""
         counting = self.counting
         places = counting.places.get(kind, ())
-        metrics = {
-            metric: counting.values(one.totals, metric) for place in places for metric in counting.metrics[place]
-        }
+        changed = counting.changed.get(kind, ())
+        before = [counting.values(one.totals, metric) for metric in changed]
         for place in places:
-            what = counting.counters[place].what
+            _, what = counting.counters[place]
             one.totals[place] += events if what == "events" else units if what == "units" else value
         grown = self._day(time_ms)[1][one.arm]
-        for metric, (outcome, divisor) in metrics.items():
+        for metric, (outcome, divisor) in zip(changed, before, strict=True):
             now, per = counting.values(one.totals, metric)
             if (now, per) != (outcome, divisor):
                 grown[metric] += now - outcome
-                for sums in self._sums_of(one):
-                    sums[metric].replace(outcome, divisor, now, per, one.past[counting.kinds[metric]])
+                past = one.past[counting.kinds[metric]]
+                replace_each(self._sums_of(one)[metric], outcome, divisor, now, per, past)
 
     def _day(self, time_ms: int) -> tuple[list[int], list[list[float]]]:
         day = time_ms // day_ms

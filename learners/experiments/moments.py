@@ -89,14 +89,7 @@ class Moments(Struct, gc=False):
             y, d: the new totals.
             x: the covariate, with which the shopper was added.
         """
-        self.nonzero += (y != 0) - (old_y != 0)
-        self.y += y - old_y
-        self.d += d - old_d
-        self.yy += y * y - old_y * old_y
-        self.dd += d * d - old_d * old_d
-        self.yd += y * d - old_y * old_d
-        self.yx += (y - old_y) * x
-        self.dx += (d - old_d) * x
+        replace_each((self,), old_y, old_d, y, d, x)
 
     def merge(self, other: Self) -> None:
         """Add the sums over other shoppers."""
@@ -119,3 +112,24 @@ class Moments(Struct, gc=False):
             raise ValueError(f"moments: wanted {wanted} sums, found {len(state)}")
         n, nonzero, *sums = state
         return cls(int(n), int(nonzero), *sums)
+
+
+def replace_each(found: Sequence[Moments], old_y: float, old_d: float, y: float, d: float, x: float) -> None:
+    """Change a shopper's outcome and divisor in several sums; see `Moments.replace`."""
+    by_y, by_d = y - old_y, d - old_d
+    if by_y:
+        nonzero, by_yy, by_yx = (y != 0) - (old_y != 0), y * y - old_y * old_y, by_y * x
+        for one in found:
+            one.nonzero += nonzero
+            one.y += by_y
+            one.yy += by_yy
+            one.yx += by_yx
+    if by_d:
+        by_dd, by_dx = d * d - old_d * old_d, by_d * x
+        for one in found:
+            one.d += by_d
+            one.dd += by_dd
+            one.dx += by_dx
+    if by_yd := y * d - old_y * old_d:
+        for one in found:
+            one.yd += by_yd

@@ -45,6 +45,7 @@ class Counting:
         names: the metrics.
         places: the numbers that an event of a type changes, by the type.
         metrics: by number, the metrics that it is part of.
+        changed: the metrics that an event of a type may change, by the type.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -59,6 +60,10 @@ class Counting:
         for number, read in enumerate(self._reads):
             for place in {read.outcome, read.divisor} - {-1}:
                 self.metrics[place].append(number)
+        self.changed = {
+            event: tuple(dict.fromkeys(metric for place in places for metric in self.metrics[place]))
+            for event, places in self.places.items()
+        }
 
     def _read(self, one: Measure) -> _Read:
         is_any = one.count == "shoppers"
@@ -75,11 +80,6 @@ class Counting:
         outcome, divisor, is_any = self._reads[metric]
         value = totals[outcome]
         return (float(value > 0) if is_any else value), (1.0 if divisor < 0 else totals[divisor])
-
-    def touched(self, events: Sequence[str]) -> list[int]:
-        """Return the metrics that events of these types may change."""
-        places = [place for event in events for place in self.places.get(event, ())]
-        return sorted({metric for place in places for metric in self.metrics[place]})
 
 
 def _kind(one: Measure) -> int:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from serving import turns as module
-from serving.turns import Turns, fold_s_max
+from serving.turns import Turns, fold_s_max, hurry_s
 
 piece_s = 0.001
 
@@ -106,6 +106,27 @@ def test_folding_gets_its_share_of_a_round_with_many_answers() -> None:
     with folding(turns, shared):
         folded = asyncio.run(answer())
     assert folded > 1.2 * rounds * fold_s_max / piece_s, "no more than one turn in a round"
+
+
+def test_a_fold_that_is_hardly_behind_does_not_hold_up_answers() -> None:
+    behind_s, shared = [0.0], Shared()
+    turns = Turns(lambda: behind_s[0])
+
+    async def answer() -> None:
+        turns.attach(asyncio.get_running_loop())
+        for _ in range(20):
+            await asyncio.sleep(0)
+            for _ in range(5):
+                with turns.answering():
+                    time.sleep(0.002)
+        turns.detach()
+
+    with folding(turns, shared):
+        asyncio.run(answer())
+        calm = shared.one
+        behind_s[0] = 2 * hurry_s
+        asyncio.run(answer())
+    assert 0 < calm < (shared.one - calm) / 2
 
 
 def test_an_idle_loop_folds_at_once() -> None:
