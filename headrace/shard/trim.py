@@ -80,10 +80,12 @@ def plan(log: Log, shards: Sequence[Shard], keep_days: float, now_ms: int) -> li
     if not newest:
         return []
     now_ms = min(now_ms, max(newest))
+    # Listed before what the shards need: of a partition that is added meanwhile, nobody would say that it is needed.
+    places = {topic: log.partitions(topic.name) for topic in TOPICS.values() if topic.retention_ms != KEPT_FOR_EVER}
     needs = _needs(log, shards, now_ms - _keep_ms(TOPICS[JOURNAL], keep_days))
     found = []
-    for topic in TOPICS.values():
-        for place in log.partitions(topic.name) if topic.retention_ms != KEPT_FOR_EVER else []:
+    for topic, held in places.items():
+        for place in held:
             first, end = log.first(place), log.end(place)
             until, need = log.position_at(place, now_ms - _keep_ms(topic, keep_days)), needs.get(place)
             if place in covered and (need is None or covered[place] < need.position):

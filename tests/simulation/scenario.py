@@ -292,7 +292,7 @@ class Scenario:
             log = FaultyLog(world, one)
             self._guarded(one, lambda: log.writer(shard.name, shard.written), LOOP_ENDS)
         elif world.strikes("refold", shard.name):
-            ends = self._ends_of(member, (*OPERATOR_ENDS, StateUnreadable))
+            ends = self._ends_of(member, (*OPERATOR_ENDS, StateUnreadable), after_loss=shard.name in world.accepted)
             self._guarded(one, lambda: verbs.refold(shard, member.make), ends)
         elif not lost and world.strikes("verify", shard.name):
             self._guarded(one, lambda: verbs.verify(shard), (LogUnavailable,))

@@ -19,7 +19,9 @@ MENDED = {
     15520: "accept-loss reads an old pointer, as the newer entries cannot be read yet",
     16757: "events expire while they are verified",
     17831: "a copy of an older entry stands right before the one that accepts a loss",
+    19610: "a partition is added while it is planned what may be trimmed",
     20301: "a follower reads judgements that no entry counts and that trimming has deleted",
+    20855: "a refold cannot read yet that a loss was accepted",
     41894: "a refold's snapshot needs a judgement that no entry counts and that trimming has deleted",
 }
 """Seeds that have found something, and what."""
