@@ -21,7 +21,7 @@ def test_each_reader_is_measured(tmp_path: Path, reader: str) -> None:
 
 def test_answers_of_each_kind_are_measured_alone_and_together() -> None:
     shop = online()(None)
-    for number in range(400):
+    for number in range(500):
         event = Event(
             f"e{number}", "test", "view_item", at(60_000 * number), Data([Item(f"i{number % 60}")]), "1.0",
             f"s{number % 8 if number > 40 else number % 20}", 60_000 * number,

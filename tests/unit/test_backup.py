@@ -1,6 +1,7 @@
 """Backup and restore: a copy that is taken while the shard learns, goes on in an empty folder as the source did."""
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -42,6 +43,7 @@ def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backed-up")
     shop, deployment = FiledShop(folder), deployment_in(folder)
     with closing(loop_of(shop, deployment, QUICK)) as loop:
+        loop._snapshots.cost_share_max = math.inf  # as many as there are steps, also on a slow machine
         for first in range(0, COUNT, 50):
             publish(shop.log, 50, first)
             step(loop, first + 50)
