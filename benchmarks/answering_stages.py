@@ -20,6 +20,7 @@ import msgspec
 
 from benchmarks import report
 from benchmarks.serve_load import events_of, learned_events
+from headrace.errors import Misconfigured
 from headrace.events import Event, decode
 from headrace.log.protocol import Record
 from headrace.process import collect_garbage_rarely
@@ -127,6 +128,8 @@ def measure(asking: Asking, count: int, rounds: int) -> dict[str, dict[str, floa
     """Return the microseconds of each kind: by the number of requests together, and asked for again."""
     found: dict[str, dict[str, float]] = {}
     for kind, asked in kinds(asking, count).items():
+        if not asked:
+            raise Misconfigured(f"{kind}: wanted shoppers with such visits, found none among those learned")
         least: dict[str, list[float]] = {}
         for _ in range(rounds):
             for together in TOGETHER:

@@ -16,15 +16,16 @@ from types import TracebackType
 from typing import Final, Protocol
 
 hurry_s: Final = 0.3
-"""Time, in seconds, by which a fold is behind before it gets most of the time. Events must be in answers in one."""
+"""Time, in seconds, from which on a fold that is behind gets most of the time. An event must be in the answers within a
+second."""
 fold_share: Final = 4.0
-"""How much time folding then gets for each second of answering: 80 % of both."""
+"""How much time a fold that is so far behind gets for each second of answering: 80 % of both."""
 fold_s_max: Final = 0.02
-"""Longest time, in seconds, that all answers then wait while several pieces are folded."""
+"""Longest time, in seconds, that all answers wait while several of its pieces are folded."""
 calm_share: Final = 0.5
-"""How much time folding gets before, for each second of answering."""
+"""How much time a fold that is less far behind gets for each second of answering."""
 calm_s_max: Final = 0.004
-"""Longest time, in seconds, that all answers wait before while several pieces are folded."""
+"""Longest time, in seconds, that all answers wait while several of its pieces are folded."""
 fold_s_min: Final = 0.002
 """Time, in seconds, for which pieces are folded one after the other even if nobody has asked: to wake the thread that
 answers for each would take longer than a piece."""

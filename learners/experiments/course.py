@@ -159,7 +159,7 @@ class Course:
             (self._wins.remove if out else self._wins.add)(float(one.wins))
 
     def _sums_of(self, one: Entered) -> list[tuple[Moments, ...]]:
-        """Return the sums of each metric in which a shopper is."""
+        """Return the sums of each metric in which a shopper is. There are few: a segment has few values."""
         key = one.arm, one.segments
         if (known := self._joined.get(key)) is not None:
             return known

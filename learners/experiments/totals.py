@@ -44,7 +44,6 @@ class Counting:
         counters: what each number is.
         names: the metrics.
         places: the numbers that an event of a type changes, by the type.
-        metrics: by number, the metrics that it is part of.
         changed: the metrics that an event of a type may change, by the type.
     """
 
@@ -56,12 +55,10 @@ class Counting:
         self.places: dict[str, list[int]] = {}
         for place, one in enumerate(self.counters):
             self.places.setdefault(one.event, []).append(place)
-        self.metrics: list[list[int]] = [[] for _ in self.counters]
-        for number, read in enumerate(self._reads):
-            for place in {read.outcome, read.divisor} - {-1}:
-                self.metrics[place].append(number)
         self.changed = {
-            event: tuple(dict.fromkeys(metric for place in places for metric in self.metrics[place]))
+            event: tuple(
+                number for number, read in enumerate(self._reads) if read.outcome in places or read.divisor in places
+            )
             for event, places in self.places.items()
         }
 

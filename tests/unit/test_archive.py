@@ -25,7 +25,7 @@ from headrace.shard.refold import refold
 from headrace.shard.trim import plan
 from headrace.shard.verify import verify
 from headrace.state import digest
-from headrace.topics import DAY_MS, EVENTS, JOURNAL, SCORES
+from headrace.topics import ALARMS, DAY_MS, EVENTS, JOURNAL, SCORES
 from learners.families import default_placements
 from learners.shop import MakeShop
 from producers.scenario import SimulationSettings
@@ -144,6 +144,26 @@ def test_what_expired_before_it_was_archived_is_told_and_may_be_given_up(days: D
     assert once(days.log, store, accept_gap=("eve", "the disk was full")) == 1
     assert list(problems(store)) == []
     assert ArchivedLog(days.log, store).first(E0) == 4, "what lies before a gap cannot be folded"
+
+
+def test_an_archive_of_a_release_that_left_out_a_topic_begins_it_where_the_log_does(
+    days: Days, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms = Partition(ALARMS, 0)
+    days.append(E0, b"a")
+    days.append(alarms, b"1", b"2")
+    for module in ("consumers.archive", "headrace.archive.log"):
+        monkeypatch.setattr(f"{module}.ARCHIVED", tuple(topic for topic in ARCHIVED if topic != ALARMS))
+    assert once(days.log, store) == 1
+    monkeypatch.undo()
+    days.log.delete_before(alarms, 1)
+    days.now_ms += 100 * DAY_MS
+    days.append(Partition(JOURNAL, 0), b"{}")
+    held = {cut.partition: cut.held_by for cut in plan(ArchivedLog(days.log, store), [], 30, days.now_ms)}
+    assert held["alarms/0"] == "archive", "not before it is archived"
+    assert once(days.log, store) == 2
+    assert [record.value for record in archived(store, alarms)] == [b"2"]
+    assert list(problems(store)) == []
 
 
 def test_only_what_is_archived_is_trimmed(days: Days, store: FolderStore) -> None:
