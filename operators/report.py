@@ -115,15 +115,19 @@ def table(facts: Facts) -> RichTable:
     """Return the results of a run, for a terminal: learners, drift compared with the truth, rounds."""
     whole = RichTable.grid(padding=(1, 0))
     found = {shard: entry.results for shard, entry in facts.entries.items() if entry.results}
-    if texts := [f"{shard}: {results_text(results)}" for shard, results in found.items()]:
-        whole.add_row("\n".join(texts))
+    if found:
+        read = RichTable.grid()
+        for shard, results in found.items():
+            read.add_row(f"{shard}: {results_text(results)}")
+        whole.add_row(read)
     last = facts.last
     if last is None:
         whole.add_row("no scores yet: they are written every thousand events learned")
         return whole
     whole.add_row(f"scores after {last.events:,} events learned; every prediction came before its event was learned:")
     for kind, declared in tables_of(facts):
-        whole.add_row(rich_table(declared, facts.newest(kind)))
+        if (rows := rich_table(declared, facts.newest(kind))).row_count:
+            whole.add_row(rows)
     if facts.changes:
         drifts = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("true drift", "at event", "alarm after", "by"):

@@ -116,7 +116,8 @@ def _scores(status: Status, terminal: Terminal, kinds: Sequence[type[Family]]) -
     for one in status.scores:
         terminal.print(f"{one.family}: scores after {one.events:,} events learned ({_time_text(one.time_ms)})")
         for declared in surfaces[one.family].tables:
-            terminal.print(rich_table(declared, one.scores))
+            rows = rich_table(declared, one.scores)
+            terminal.print(rows if rows.row_count else f"{declared.title}: none yet")
 
 
 def _trouble(status: Status, terminal: Terminal) -> None:

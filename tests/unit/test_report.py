@@ -234,6 +234,9 @@ def test_the_table(facts: Facts) -> None:
     for name in ("popularity", "transitions", "session-knn", "deep", "blend"):
         assert re.search(rf"^{name} +[\d,]+ ", text, re.MULTILINE), name
     assert "rounds: 1 promoted, 1 refused, 1 failed, 1 undecided, 0 rolled back" in text
+    entries = {**facts.entries, "finetune": facts.entries["online"]}
+    lines = shown(table(msgspec.structs.replace(facts, entries=entries))).splitlines()
+    assert any(line.startswith("finetune: of 4,000 records of events") for line in lines)
     assert "dead letters: 3 not_json" in text
     assert re.search(r"abrupt +[\d,]+ +(missed|[\d,]+ events)", text)
     back = [said("rolled_back", 1, version="", at_events=3_000, reason="worse than none")]
