@@ -1,7 +1,7 @@
 """A Kubernetes cluster of one node: its programs built from Go modules, etcd, containerd and CNI from Debian.
 
 For drills only: everything is an administrator, nothing outlives the drill, and what it serves is for this machine.
-Nothing in it enforces network policies.
+kube-router enforces network policies, and does nothing else of what it can.
 """
 
 import json
@@ -31,11 +31,17 @@ STAGED: Final = (
 """What Kubernetes' own module replaces by its folders, and publishes as modules."""
 PROGRAMS: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 COREDNS: Final = "v1.12.4"
+ROUTER: Final = "v2.1.0"
+OPERATOR: Final = "v0.85.0"
+"""Of the Prometheus operator, of which the cluster has the definitions of resources."""
+DEFINITIONS: Final = ("podmonitors", "prometheusrules")
 NODE: Final = "node"
 PODS, BRIDGE, SERVICES = "10.88.0.0/16", "10.88.0.1", "10.96.0.0/16"
 API: Final = "https://127.0.0.1:16443"
 PAUSE: Final = "headrace-drill/pause:1"
 STOP_S: Final = 15.0
+POLICY_CHAINS: Final = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
+POLICY_SETS: Final = ("KUBE-SRC-", "KUBE-DST-", "KUBE-DEFAULT-", "kube-router-")
 
 _NAMES: Final = """\
 package main
@@ -83,6 +89,8 @@ class Cluster:
         replaced = "".join(f"replace k8s.io/{name} => k8s.io/{name} v0.{KUBERNETES}\n" for name in STAGED)
         required = f"require k8s.io/kubernetes v1.{KUBERNETES}\n{replaced}"
         sources = {name: (required, f"k8s.io/kubernetes/cmd/{name}", "") for name in PROGRAMS}
+        router = "github.com/cloudnativelabs/kube-router/v2"
+        sources["kube-router"] = (f"require {router} {ROUTER}\n", f"{router}/cmd/kube-router", "")
         sources["coredns"] = (f"require github.com/coredns/coredns {COREDNS}\n", ".", _NAMES)
         sources["pause"] = ("", ".", _PAUSE)
         missing = [name for name in sources if not (self._programs / name).exists()]
@@ -107,6 +115,7 @@ class Cluster:
     def running(self) -> Iterator[None]:
         """Run the cluster during the block."""
         self._engine.install("containerd", of="containerd")
+        self._engine.install("ipset", of="ipset")
         if not (self._root / "usr/bin/etcd").exists():
             self._engine.unpack("etcd-server", "containernetworking-plugins", into=self._root)
         shutil.rmtree(self._state, ignore_errors=True)
@@ -122,8 +131,19 @@ class Cluster:
                 if name == "containerd":
                     self._import_pause()
             wait_until("the node is ready", self._node_is_ready, 120)
+            self._start(stack, "kube-router", self._command("kube-router", self._policies()))  # wants a node
             stack.callback(self._delete_pods)
             yield
+
+    def define(self) -> str:
+        """Make the Prometheus operator's resources known, from its Go module; return what."""
+        module = f"github.com/prometheus-operator/prometheus-operator@{OPERATOR}"
+        found = json.loads(self._engine.run(["go", "mod", "download", "-json", module], cwd=self._programs))
+        for name in DEFINITIONS:
+            path = Path(found["Dir"]) / f"example/prometheus-operator-crd/monitoring.coreos.com_{name}.yaml"
+            self("create", "--filename", str(path))
+            self("wait", "--for=condition=established", f"crd/{name}.monitoring.coreos.com", "--timeout=60s")
+        return f"{', '.join(DEFINITIONS)} of {OPERATOR}"
 
     def __call__(self, *arguments: str, check: bool = True, given: str | None = None) -> str:
         """Run kubectl; return what it printed, "" where it fails and need not `check`."""
@@ -136,8 +156,14 @@ class Cluster:
     def give(self, image: str) -> None:
         """Copy an image of the engine's into the cluster, unless it is there."""
         known = self._engine.docker("image", "inspect", "--format", "{{.Id}}", image).strip()
-        if known in self._engine.run([*self._ctr, "images", "list", "--quiet"]).splitlines():
+        lines = self._engine.run([*self._ctr, "images", "list"]).splitlines()[1:]
+        listed = {name: digest for name, _, digest, *_ in map(str.split, lines)}
+        if known in listed:
             return
+        # A name that is imported again keeps the former image's id beside it.
+        former = {digest for name, digest in listed.items() if name.endswith(f"/{image}")}
+        for name in (name for name, digest in listed.items() if digest in former):
+            self._engine.run([*self._ctr, "images", "remove", name])
         with subprocess.Popen(["docker", "save", image], env=self._engine.env, stdout=subprocess.PIPE) as saved:
             subprocess.run([*self._ctr, "images", "import", "-"], stdin=saved.stdout, check=True, capture_output=True)
 
@@ -295,6 +321,13 @@ class Cluster:
             "coredns": [str(self._programs / "coredns"), "-conf", str(state / "Corefile")],
         }
 
+    def _policies(self) -> Mapping[str, str]:
+        """Return kube-router's options: policies, and neither routes nor services."""
+        return {
+            "kubeconfig": str(self.config), "hostname-override": NODE, "service-cluster-ip-range": SERVICES,
+            "run-firewall": "true", "run-router": "false", "run-service-proxy": "false", "health-port": "0",
+        }  # fmt: skip
+
     def _command(self, name: str, options: Mapping[str, str]) -> list[str]:
         return [str(self._programs / name), *(f"--{option}={value}" for option, value in options.items())]
 
@@ -338,6 +371,7 @@ class Cluster:
                 for how in ("-F", "-X"):
                     subprocess.run(["iptables", "-t", table, how, chain], capture_output=True)
         subprocess.run([str(self._programs / "kube-proxy"), "--cleanup"], capture_output=True)
+        self._clean_policies()
         for way in ("-i", "-o"):
             subprocess.run(["iptables", "-D", "FORWARD", way, "drill0", "-j", "ACCEPT"], capture_output=True)
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
@@ -346,6 +380,16 @@ class Cluster:
         subprocess.run(["ip", "link", "delete", "drill0"], capture_output=True)
         for name in ("run", "etcd", "kubelet"):  # logs are kept until the next drill
             shutil.rmtree(self._state / name, ignore_errors=True)
+
+    def _clean_policies(self) -> None:
+        """Remove kube-router's rules and sets."""
+        rules = subprocess.run(["iptables-save", "--table", "filter"], capture_output=True, text=True).stdout
+        left = [line for line in rules.splitlines() if not any(name in line for name in POLICY_CHAINS)]
+        subprocess.run(["iptables-restore", "--table", "filter"], input="\n".join([*left, ""]), text=True, check=False)
+        sets = subprocess.run(["ipset", "list", "--name"], capture_output=True, text=True).stdout.split()
+        for name in sets:
+            if name.startswith(POLICY_SETS):
+                subprocess.run(["ipset", "destroy", name], capture_output=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,37 @@ CLAIMS: Final = {
 SETS: Final = ("kafka", "online", "finetune", "gateway", "archive")
 DEPLOYMENTS: Final = ("serve", "console")
 READY_S: Final = 600
+OVERLAYS: Final = images.ROOT / "deploy/kubernetes/overlays"
+OTHERS: Final = {
+    "client": ("drill-others", {"headrace/client": "true"}),
+    "proxy": ("drill-others", {"headrace/console": "true"}),
+    "stranger": ("drill-others", {}),
+    "scraper": ("monitoring", {}),
+}
+"""The namespace and the labels of pods beside the shop's."""
+TARGETS: Final = {
+    "serve": "serve:8080", "gateway": "gateway:8081", "console": "console:8090", "kafka": "kafka:9092",
+    "online's metrics": "online-0.shards:9101", "gateway's metrics": "gateway-0.gateways:9105",
+}  # fmt: skip
+MAY_REACH: Final = {
+    "client": {"serve", "gateway"},
+    "proxy": {"gateway", "console"},
+    "stranger": {"gateway"},
+    "scraper": {"serve", "gateway", "online's metrics", "gateway's metrics"},
+    "gateway-0": {"serve", "kafka"},
+    "online-0": {"kafka"},
+}
+"""What of `TARGETS`, but for its own, each of these pods reaches: no more, and no less."""
+_REACH: Final = """\
+import socket, sys
+for at in sys.argv[1:]:
+    host, port = at.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+        print(at)
+    except OSError:
+        pass
+"""
 HEADRACE: Final = str(Path(sys.executable).parent / "headrace")
 
 
@@ -138,12 +170,14 @@ def run(cluster: Cluster, shop: Shop, report: Drill) -> None:
             cluster.give(name)
         seen.append(", ".join(names))
     with report.step("kubectl apply, overlay demo") as seen:
+        seen.append(f"the Prometheus operator's {cluster.define()}")
         cluster("create", "namespace", NAMESPACE)
         shop.volumes()
         shop.secrets()
         shop("apply", "--kustomize", str(Path(__file__).parent / "cluster"))
         shop.ready()
-        kinds = shop.state("statefulsets,deployments,jobs,networkpolicies,poddisruptionbudgets")["items"]
+        asked = "statefulsets,deployments,jobs,networkpolicies,poddisruptionbudgets,podmonitors,prometheusrules"
+        kinds = shop.state(asked)["items"]
         count = {kind: sum(item["kind"] == kind for item in kinds) for kind in sorted({item["kind"] for item in kinds})}
         seen.append(", ".join(f"{number} {kind}" for kind, number in count.items()) + "; Pod Security `restricted`")
     with report.step("an event goes in, a recommendation comes out") as seen:
@@ -161,6 +195,11 @@ def run(cluster: Cluster, shop: Shop, report: Drill) -> None:
 
         wait_until("an answer goes by the views", by_the_views, 60)
         seen.append(f"by {', '.join(sorted(told - OF_NO_SHOPPER))}")
+    with report.step("who reaches what, by the network policies") as seen:
+        for name, (namespace, labels) in OTHERS.items():
+            made = {"apiVersion": "v1", "kind": "List", "items": pod(name, namespace, labels)}
+            cluster("apply", "--filename", "-", given=json.dumps(made))
+        seen += [f"{name}: {reaches(cluster, name)}" for name in MAY_REACH]
     with report.step("evictions, by the disruption budget of serve") as seen:
         results = [evict(shop, pod["metadata"]["name"]) for pod in shop.pods("serve")]
         assert results == [True, False], results
@@ -174,7 +213,7 @@ def run(cluster: Cluster, shop: Shop, report: Drill) -> None:
         for name in (*SETS, *DEPLOYMENTS):
             before = shop.pods(name)
             old = before[0]["metadata"]
-            shop("delete", "pod", old["name"])
+            shop("delete", "pod", old["name"], "--wait=false")
             back = partial(is_back, shop, name, old["uid"], len(before))
             took = wait_until(f"{name} is back", back, READY_S)
             seen.append(f"{name} {took:.0f} s")
@@ -204,6 +243,56 @@ def run(cluster: Cluster, shop: Shop, report: Drill) -> None:
         seen.append(digest)
     with report.step("headrace verify") as seen:
         seen += [line for line in shop("exec", "online-0", "--", "headrace", "verify").splitlines() if "whole" in line]
+    with report.step("overlays shop and gpu, as far as the API takes them") as seen:
+        cluster("apply", "--filename", str(OVERLAYS / "shop/namespace.yaml"))
+        for name in ("shop", "gpu"):
+            known = cluster("apply", "--dry-run=server", "--kustomize", str(OVERLAYS / name)).splitlines()
+            seen.append(f"{name}: {len(known)} resources taken, none run")
+
+
+def pod(name: str, namespace: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a pod that waits, and its namespace."""
+    waits = {"name": "waits", "image": SERVING, "command": ["python", "-c", "import time; time.sleep(3600)"]}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": dict(labels)},
+            "spec": {"containers": [waits], "terminationGracePeriodSeconds": 0},
+        },
+    ]
+
+
+def reaches(cluster: Cluster, name: str) -> str:
+    """Wait until a pod reaches what it may, and nothing else; return what."""
+    namespace = OTHERS[name][0] if name in OTHERS else NAMESPACE
+    cluster("--namespace", namespace, "wait", f"pod/{name}", "--for=condition=ready", "--timeout=120s")
+    found: set[str] = set()
+
+    def as_wanted() -> bool:
+        found.clear()
+        found.update(reached(cluster, namespace, name))
+        return found == MAY_REACH[name]
+
+    try:
+        wait_until("policies hold", as_wanted, 60)
+    except AssertionError as error:
+        raise AssertionError(f"{name} reaches {sorted(found)}, wanted {sorted(MAY_REACH[name])}") from error
+    return ", ".join(sorted(found))
+
+
+def reached(cluster: Cluster, namespace: str, name: str) -> set[str]:
+    """Return the targets, but for its own, that take a connection of a pod."""
+    own = name.partition("-")[0]
+    asked = {
+        f"{host}.{NAMESPACE}.svc.cluster.local:{port}": target
+        for target, at in TARGETS.items()
+        for host, port in [at.split(":")]
+        if own not in target
+    }
+    said = cluster("--namespace", namespace, "exec", name, "--", "python", "-c", _REACH, *asked)
+    return {asked[at] for at in said.split()}
 
 
 def reasons(serve: str) -> set[str]:
