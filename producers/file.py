@@ -20,6 +20,7 @@ from headrace.clock import Clock, wall_ms
 from headrace.errors import Misconfigured
 from headrace.events import Data, Event, EventType, Item, Rejection, at, decode, encode
 from headrace.log.protocol import RECORD_BYTES_MAX, Record
+from headrace.pseudonyms import Secret
 from headrace.topics import EVENTS
 from producers.mapping import Mapping
 from producers.sequence import InputDigest, NumberedRecord
@@ -54,6 +55,8 @@ class ReadOptions(NamedTuple):
         date_order: the order of day and month in dates such as 1/12/2010; None to decide it by the file's values.
         mapping: which column is what, for the kind `mapped`.
         clock: the wall clock, which an event's time may not exceed by far.
+        secret: the one under which ids of shoppers and sessions become pseudonyms, as at the gateway; None to pass them
+            on as they are in the file.
     """
 
     strict: bool = False
@@ -61,9 +64,21 @@ class ReadOptions(NamedTuple):
     date_order: DateOrder | None = None
     mapping: Mapping | None = None
     clock: Clock = wall_ms
+    secret: Secret | None = None
 
 
 DEFAULTS: Final = ReadOptions()
+
+
+def _pseudonymised(record: NumberedRecord, secret: Secret) -> NumberedRecord:
+    """Return an event as the gateway writes it: with pseudonyms, and without fields that nothing reads."""
+    event = decode(Record(0, 0, record.time_ms, record.key, record.value))
+    assert isinstance(event, Event), event  # readers yield usable events alone
+    event.shopper = secret.shopper(record.key.decode())
+    data = event.data
+    data.session_id = data.session_id and secret.session(data.session_id)
+    data.former_shopper = data.former_shopper and secret.shopper(data.former_shopper)
+    return record._replace(key=event.shopper.encode(), value=encode(event))
 
 
 class FileReader(ABC):
@@ -121,7 +136,8 @@ class FileReader(ABC):
         self._begin()
         number = self._calls = self._calls + 1
         try:
-            yield from self._records()
+            secret = self._options.secret if self.topic == EVENTS else None
+            yield from self._records() if secret is None else (_pseudonymised(one, secret) for one in self._records())
         finally:
             if number == self._calls:
                 self._close()

@@ -1,8 +1,8 @@
 """Publishes files: events (JSONL, exports of shops and of GA4, public data sets), and a shop's items.
 
 Each kind of file has a reader that converts a file to a numbered sequence of records. `load` detects the kind by the
-content, checks the checksum, and passes the sequence to the publisher. Shopper ids are passed on as they are in the
-file.
+content, checks the checksum, and passes the sequence to the publisher. Ids of shoppers are passed on as they are in the
+file, or become pseudonyms as at the gateway (`ReadOptions.secret`).
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def kind_of(path: Path, kind: str | None = None, options: ReadOptions = DEFAULTS
     """Return the kind of a file: `kind` if it is given, `mapped` if the options have a mapping, else by its content.
 
     Raises:
-        Misconfigured: the file or the kind does not exist, or the content is of no supported kind.
+        Misconfigured: the file or the kind does not exist, it may not be read, or its content is of no supported kind.
     """
     if kind is not None and kind not in KINDS:
         raise Misconfigured(f"kind {kind!r}: wanted one of {', '.join(KINDS)}")
@@ -92,6 +92,8 @@ def kind_of(path: Path, kind: str | None = None, options: ReadOptions = DEFAULTS
         raise Misconfigured(f"kind {kind!r}: wanted a mapping file with it, --map")
     if not os.path.exists(path):  # a path that no file can have included
         raise Misconfigured(f"{path}: there is no such file or folder")
+    if not os.access(path, os.R_OK):
+        raise Misconfigured(f"{path}: wanted a file or folder that this user may read, found one that it may not")
     if options.mapping is not None:
         return MAPPED
     if kind is not None:

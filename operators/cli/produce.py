@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from headrace import watchdog
-from headrace.clock import read_time_ms
+from headrace.clock import read_time_ms, wall_ms
 from headrace.config import Settings
 from headrace.errors import Misconfigured
 from headrace.log.protocol import Log
@@ -146,6 +146,10 @@ def load(
     ] = None,
     sha256: Annotated[str | None, typer.Option(help="SHA-256 that the file must have")] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first invalid line")] = False,
+    pseudonymise: Annotated[
+        bool,
+        typer.Option(help="Write ids of shoppers and sessions as the gateway does; an archive's ids are as in its log"),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Publish nothing; show the first events and counts")
     ] = False,
@@ -163,6 +167,7 @@ def load(
     settings = read_settings(log=log, host=host, producer={"metrics_port": metrics_port}).common
     if not dry_run:
         print_starting("producer", settings)
+    from headrace.pseudonyms import ensure_secret, read_secrets
     from producers import load as producer
     from producers.archived import Archived, is_archive, load_archive
     from producers.file import ReadOptions
@@ -192,6 +197,13 @@ def load(
     if dry_run:
         _print_dry_run(producer.dry_run(Path(path), kind=kind, sha256=sha256, options=options), as_json=as_json)
         return
+    if pseudonymise:
+        secrets = Path(settings.pseudonyms)
+        if ensure_secret(secrets, wall_ms()):
+            say(
+                f"producer: made the secret of pseudonyms {secrets}; keep a copy where only you can read it", error=True
+            )
+        options = options._replace(secret=read_secrets(secrets)[-1])
     _publish(
         settings,
         pace,

@@ -386,7 +386,10 @@ def shop_of_ones_own(engine: Engine, shop: Shop, report: Drill, folder: Path, ma
         wait_until("all is learned", lambda: learned_of(own) == HISTORY_EVENTS, 120, each_s=3)
         wait_until("load has ended", lambda: own.state("load")["Status"] == "exited", 60)
         assert own.state("load")["ExitCode"] == 0
-        seen.append(f"{HISTORY_EVENTS} events; no simulator: {', '.join(own.services)}")
+        traced = own.run("console", "headrace", "trace", "0", "--json")
+        assert '"learned"' in traced, traced
+        assert SHOPPER not in traced, f"wanted pseudonyms as at the gateway, found {SHOPPER}"
+        seen.append(f"{HISTORY_EVENTS} events, with pseudonyms; no simulator: {', '.join(own.services)}")
     with report.step("profile gpu, as far as to its configuration") as seen:
         found = Shop(engine, [images.ROOT / "docker-compose.yml"], {**shop.env, "COMPOSE_PROFILES": "gpu"})
         assert "finetune-gpu" in found.services

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -12,8 +13,10 @@ from headrace.errors import Misconfigured, StateUnreadable
 from headrace.letters import DeadLetter
 from headrace.log.open import open_log
 from headrace.log.protocol import Outgoing, Partition
+from headrace.log.scan import partition_records
+from headrace.pseudonyms import read_secrets
 from headrace.surface import Watched
-from headrace.topics import DEAD_LETTERS, EVENTS, EVENTS_REPLAY, JOURNAL, SCORES
+from headrace.topics import DEAD_LETTERS, EVENTS, EVENTS_REPLAY, JOURNAL, SCORES, partitions_of
 from learners.next_item.family import NextItemScores, Ranked
 from learners.shop import ScoreRecord
 from operators.cli import app
@@ -292,6 +295,17 @@ def test_load_prints_one_json_object(orders: Path, tmp_path: Path) -> None:
         "producer: 0 events published, 2 were in the log already",
         "producer: 1 left out: row",
     ]
+
+
+def test_load_writes_ids_as_the_gateway_does(orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_PSEUDONYMS", str(tmp_path / "pseudonyms.json"))
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    command = ["load", str(orders), "--map", str(tmp_path / "shop.toml"), "--pseudonymise", "--metrics-port", "0"]
+    assert f"made the secret of pseudonyms {tmp_path / 'pseudonyms.json'}" in output_of(*command, "--log", url)
+    (secret,) = read_secrets(tmp_path / "pseudonyms.json")
+    with closing(open_log(url)) as log:
+        keys = {record.key for place in partitions_of("events") for record in partition_records(log, place)}
+    assert keys == {secret.shopper("ann").encode(), secret.shopper("bob").encode()}
 
 
 def test_a_dry_run_needs_no_log(orders: Path, tmp_path: Path) -> None:

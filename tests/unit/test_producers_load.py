@@ -18,6 +18,7 @@ from headrace.events import Event, decode, items_max
 from headrace.log.memory import MemoryLog
 from headrace.log.protocol import Log
 from headrace.log.scan import partition_records
+from headrace.pseudonyms import Secret
 from headrace.topics import EVENTS, partitions_of
 from producers.file import ReadOptions
 from producers.load import KNOWN_SHA256, dry_run, kind_of, load, source_of
@@ -402,3 +403,39 @@ def test_the_example_in_the_documentation_is_a_valid_event(log: MemoryLog, tmp_p
     line, _ = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
     load(log, write_jsonl(tmp_path / "events.jsonl", [line.encode()]))
     assert [(event.shopper, event.type) for event in published(log)] == [("shopper-1", "purchase")]
+
+
+def test_ids_become_the_pseudonyms_of_the_gateway(log: MemoryLog, tmp_path: Path) -> None:
+    secret = Secret(1, b"0" * 32, 0)
+    session = {"items": [{"item_id": "i0"}], "session_id": "s-1", "email": "ann@example.com"}
+    lines = [native(0, data=session), native(1), native(2, subject="(not set)")]
+    path = write_jsonl(tmp_path / "own.jsonl", [json.dumps(line).encode() for line in lines])
+    options = ReadOptions(secret=secret)
+    assert load(log, path, options=options).published == 2
+    found = {event.id: event for event in published(log)}
+    assert {id_: event.shopper for id_, event in found.items()} == {
+        "mine-0": secret.shopper("anna-0"),
+        "mine-1": secret.shopper("anna-1"),
+    }
+    assert (found["mine-0"].data.session_id, found["mine-1"].data.session_id) == (secret.session("s-1"), "")
+    for place in partitions_of(EVENTS):
+        for record in partition_records(log, place):
+            assert record.value is not None
+            assert not any(own in record.value for own in (b"anna", b"s-1", b"ann@")), record.value
+    assert [one["subject"] for one in dry_run(path, options=options).shown] == [
+        secret.shopper("anna-0"),
+        secret.shopper("anna-1"),
+    ]
+    again = load(log, path, options=ReadOptions(secret=Secret(2, b"1" * 32, 0)))
+    assert (again.published, again.already_published) == (0, 2), (
+        "an event is published once, however its ids are written"
+    )
+
+
+def test_a_file_that_may_not_be_read_is_told_from_one_of_no_kind(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "own.jsonl", [json.dumps(native(0)).encode()])
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
+    with pytest.raises(Misconfigured, match="wanted a file or folder that this user may read"):
+        kind_of(path)
