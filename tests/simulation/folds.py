@@ -125,7 +125,7 @@ class HashingJudge:
         return [JudgementRecord("hashing", one.encode()) for one in seen]
 
 
-class LetterId(msgspec.Struct):
-    """The id of a dead letter."""
+class RecordId(msgspec.Struct):
+    """The id of a dead letter, or of scores."""
 
     id: str

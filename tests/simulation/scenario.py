@@ -268,9 +268,15 @@ class Scenario:
 
             def start() -> None:
                 blobs = self._blobs_of(self._folder, world, one)
-                one.follower = Follower(
-                    FaultyLog(world, one), blobs, member.shard, make=member.make, timer=world.timer_of(one)
-                )
+                try:
+                    one.follower = Follower(
+                        FaultyLog(world, one), blobs, member.shard, make=member.make, timer=world.timer_of(one)
+                    )
+                except BlobCorrupt as error:
+                    last = newest_entry(world.log, member.shard)
+                    if last and last.snapshot and last.snapshot.blob in str(error):
+                        raise
+                    raise BlobMissing(f"an old pointer was read: {error}") from error
 
             if self._guarded(one, start, self._follower_ends(member)):
                 member.followers = [*member.followers[-2:], one]

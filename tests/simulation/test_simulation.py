@@ -19,6 +19,7 @@ MENDED = {
     15520: "accept-loss reads an old pointer, as the newer entries cannot be read yet",
     16757: "events expire while they are verified",
     17831: "a copy of an older entry stands right before the one that accepts a loss",
+    15868: "a follower begins with a damaged snapshot while another one is written and those before it are swept",
     19610: "a partition is added while it is planned what may be trimmed",
     20301: "a follower reads judgements that no entry counts and that trimming has deleted",
     20855: "a refold cannot read yet that a loss was accepted",

@@ -430,12 +430,3 @@ def test_ids_become_the_pseudonyms_of_the_gateway(log: MemoryLog, tmp_path: Path
     assert (again.published, again.already_published) == (0, 2), (
         "an event is published once, however its ids are written"
     )
-
-
-def test_a_file_that_may_not_be_read_is_told_from_one_of_no_kind(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "own.jsonl", [json.dumps(native(0)).encode()])
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read every file")
-    with pytest.raises(Misconfigured, match="wanted a file or folder that this user may read"):
-        kind_of(path)
