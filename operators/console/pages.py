@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
+from headrace.clock import wall_ms
 from headrace.drift import EVERY_DETECTOR
 from headrace.letters import DeadLetter
 from headrace.log.protocol import Partition, decode_json
@@ -108,9 +109,10 @@ def _name_of(columns: Sequence[str], column: int) -> str:
 
 async def drift(room: Room, visit: Visit) -> Response:
     """Show what detectors see, what moved, and silences."""
-    status = await room.desk.status()
+    await room.desk.status()
     scores, alarms, silent = await room.desk.read(
-        lambda log, reader: (reader.scores, reader.alarms, silences(log, status.time_ms))
+        # By the clock, as a status may be older than the end of a silence.
+        lambda log, reader: (reader.scores, reader.alarms, silences(log, wall_ms()))
     )
     pictures = [
         (kind.name, drawn)
