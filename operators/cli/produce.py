@@ -148,7 +148,7 @@ def load(
     strict: Annotated[bool, typer.Option(help="Stop at the first invalid line")] = False,
     pseudonymise: Annotated[
         bool,
-        typer.Option(help="Write ids of shoppers and sessions as the gateway does; an archive's ids are as in its log"),
+        typer.Option(help="Write ids of shoppers and sessions as the gateway does"),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Publish nothing; show the first events and counts")
@@ -178,8 +178,11 @@ def load(
     times = {"time_from_ms": _time_ms("--from", time_from), "time_to_ms": _time_ms("--to", time_to)}
     publishing: dict[str, Any] = {"speed": _speed(speed), "limit": limit, **times}
     if is_archive(path):
-        if (kind, mapping, dates, sha256, strict) != (None, None, None, None, False):
-            raise Misconfigured(f"{path}: wanted none of --kind, --map, --dates, --sha256, --strict with an archive")
+        if (kind, mapping, dates, sha256, strict, pseudonymise) != (None, None, None, None, False, False):
+            raise Misconfigured(
+                f"{path}: wanted none of --kind, --map, --dates, --sha256, --strict, --pseudonymise with an archive,"
+                " whose records are published as they are"
+            )
         archived = Archived(path)  # fails before a log is created for it
         if dry_run:
             _print_archive(archived, as_json=as_json)

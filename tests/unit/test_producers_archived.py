@@ -99,6 +99,8 @@ def test_load_and_open_by_their_commands(tmp_path: Path, monkeypatch: pytest.Mon
         assert sum(1 for _ in copied.events()) == 200
     with pytest.raises(Misconfigured, match="wanted none of --kind"):
         run(app, ["load", "kept", "--kind", "jsonl"], catch_exceptions=False)
+    with pytest.raises(Misconfigured, match="--pseudonymise with an archive, whose records are published as they are"):
+        run(app, ["load", "kept", "--pseudonymise"], catch_exceptions=False)
     with pytest.raises(Misconfigured, match=r"wanted an archive, found no manifest\.json"):
         run(app, ["load", "memory://nothing", "--log", "sqlite:none.db"], catch_exceptions=False)
     Path("headrace.toml").write_text(f'log = "sqlite:{path}"\n[archive]\nurl = "kept"\n')

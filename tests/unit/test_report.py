@@ -22,6 +22,7 @@ from headrace.shard.checks import committed_records
 from headrace.shard.journal import Results
 from headrace.state import State
 from headrace.surface import Chart, FamilyScores, Surface, Table, Watched
+from learners.exposure.family import ExposureScores
 from learners.family import AlarmRecord, Family, Moment, NoSettings
 from learners.next_item.family import NextItemFamily, NextItemScores
 from learners.purchase.family import PurchaseFamily
@@ -29,7 +30,7 @@ from operators.deployment import Deployment, read_deployment
 from operators.facts import Change, Facts, Sample, match_alarms, rounds_of
 from operators.picture import Drawing, chart, draw, within
 from operators.report import picture, table, write_report
-from operators.status import collect
+from operators.status import ScoresStatus, collect
 from operators.status_text import show
 from operators.tables import NONE
 from operators.terminal import Terminal
@@ -485,6 +486,16 @@ def test_what_others_wrote_hides_nothing(log: Log, facts: Facts, deployment: Dep
         "3 not_json",
     ):
         assert words in text
+
+
+def test_a_table_without_rows_is_told_and_not_drawn(empty: Log, deployment: Deployment) -> None:
+    found = collect(empty, deployment)
+    found.scores = [ScoresStatus(family="exposure", events=1_000, time_ms=0, scores=ExposureScores([]))]
+    terminal = Terminal(width=140, record=True, file=StringIO())
+    show(found, terminal, deployment.kinds)
+    text = terminal.export_text()
+    assert "Exposure: none yet" in text
+    assert "Gini" not in text
 
 
 def test_status_of_an_empty_log(empty: Log, deployment: Deployment) -> None:
