@@ -1,8 +1,6 @@
 """The commands that show something: status, report, demo, settings, version."""
 
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -27,6 +25,7 @@ def status(
     models: Annotated[bool, typer.Option(help="With all models, not only the newest announcements")] = False,
 ) -> None:
     """Show the state of a log: positions, lag, snapshots, the champion, the newest scores."""
+    from headrace.process import stop_on_signals
     from operators.deployment import read_deployment
     from operators.status import StatusReader
     from operators.status_text import show
@@ -34,7 +33,8 @@ def status(
     deployment = read_deployment(log=log)
     # A file or a pager has no width, and wrapped tables are unreadable.
     terminal = Terminal(width=None if sys.stdout.isatty() else line_characters_max)
-    with opened_log(deployment.settings, existing=True) as log_, suppress(KeyboardInterrupt):
+    stop = stop_on_signals() if watch else None
+    with opened_log(deployment.settings, existing=True) as log_:
         reader = StatusReader(log_, deployment)
         while True:
             found = reader.read(all_models=models)
@@ -44,9 +44,8 @@ def status(
                 if watch:
                     terminal.clear()  # does nothing if it is no terminal
                 show(found, terminal, deployment.kinds)
-            if not watch:
+            if stop is None or stop.wait(watch_s):
                 break
-            time.sleep(watch_s)
 
 
 @app.command()
