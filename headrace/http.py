@@ -71,7 +71,7 @@ def counted_route(
     requests: RequestCounter, path: str, handler: Callable[[Request, bytes], Response], *, method: str = "GET",
     question: Callable[[Request, bytes], Any] | None = None, prepare: Prepare | None = None,
 ) -> DirectRoute:  # fmt: skip
-    """Return a route whose answers are counted and timed; a parameter at the end of `path` takes the whole rest.
+    """Return a route whose answers are counted and timed; a parameter of `path` takes slashes, too.
 
     The handler is given the request and its body. It is called in the server's loop, so it must not wait. `question`
     and `prepare` are those of `DirectRoute`.
@@ -87,8 +87,7 @@ def counted_route(
         return response
 
     # The requested path is already decoded, %2F too, so an id may contain slashes.
-    pattern = f"{path[:-1]}:whole}}" if path.endswith("}") else path
-    return DirectRoute(method, compile_path(pattern)[0], handle, question, prepare)
+    return DirectRoute(method, compile_path(path.replace("}", ":whole}"))[0], handle, question, prepare)
 
 
 def error_handler(requests: RequestCounter, routes: list[tuple[str, str]]) -> Callable[[Request, Exception], Response]:

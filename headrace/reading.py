@@ -33,6 +33,8 @@ from headrace.log.protocol import Log, Record, decode_json
 from headrace.policies import StatedPolicy
 from headrace.records import Records
 from headrace.rules import StatedRules
+from headrace.segments import Moved as SegmentMove
+from headrace.segments import SegmentRules
 from headrace.shard.journal import Entry, judging_family
 from headrace.shard.merge import stamped
 from headrace.surface import FamilyScores, Surface, Watched
@@ -51,6 +53,8 @@ from headrace.topics import (
     POLICIES,
     RULES,
     SCORES,
+    SEGMENT_MOVES,
+    SEGMENTS,
     SILENCES,
     TRAITS,
 )
@@ -232,6 +236,14 @@ class ReadOnlyLog:
             return self._readable(EXPOSURES, None if isinstance(found, Rejection) else found)
 
         return Records(self._log, EXPOSURES, Exposure, decode)
+
+    def segments(self) -> Records[SegmentRules]:
+        """Return the segments by rule over time; the last record holds."""
+        return self._documents(SEGMENTS, SegmentRules, lambda one: True)
+
+    def segment_moves(self) -> Records[SegmentMove]:
+        """Return which shoppers entered and left segments, and which clusters came and went."""
+        return self._documents(SEGMENT_MOVES, SegmentMove, lambda one: True)
 
     def silences(self, *, detectors: Names = None) -> Records[Silence]:
         """Return the times at which persons wanted no drift alarms; of several of a detector, the last one holds."""

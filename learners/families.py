@@ -19,12 +19,14 @@ from learners.exposure.family import ExposureFamily
 from learners.family import EVERY_SHARD, Family
 from learners.next_item.family import NextItemFamily
 from learners.placements.family import PlacementsFamily
+from learners.profiles.family import ProfilesFamily
 from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
+from learners.segments.family import SegmentsFamily
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, PlacementsFamily, ExperimentsFamily, ExplorationFamily, ExposureFamily,
-    Rounds,
+    Desk, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, PlacementsFamily, ExperimentsFamily,
+    ExplorationFamily, ExposureFamily, Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""
 

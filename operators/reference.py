@@ -335,7 +335,7 @@ _FRAME: Final = f"""\
 
 {WRITTEN} `headrace serve` answers the HTTP routes that families declare.
 
-The last parameter of a path is the rest of the path, percent-encoded; it may contain slashes.
+The parameter of a path is percent-encoded; it may contain slashes.
 
 | status | when |
 | --- | --- |

@@ -136,7 +136,9 @@ def make_app(
     def openapi(request: Request, body: bytes) -> Response:
         return Response(described, media_type="application/json")
 
-    questions = [answering(answers, route) for answers in followed for route in answers.routes]
+    routes = [(answers, route) for answers in followed for route in answers.routes]
+    routes.sort(key=lambda one: one[1].path.endswith("}"))  # a parameter at the end would take what ends another path
+    questions = [answering(answers, route) for answers, route in routes]
     handlers = (live, ready, metrics_of, openapi)
     others = [counted_route(metrics, path, handler) for path, handler in zip(OTHERS, handlers, strict=True)]
     asked = [(route.method, route.path) for answers in followed for route in answers.routes]

@@ -24,14 +24,15 @@ from headrace.topics import (
     MODELS,
     POLICIES,
     RULES,
+    SEGMENTS,
     SILENCES,
     TRAITS,
 )
 
 NAME: Final = "manifest.json"
 ARCHIVED: Final = (
-    EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, EXPERIMENTS, POLICIES, EXPOSURES, SILENCES, ALARMS, DEAD_LETTERS,
-    MODELS, JOURNAL, JUDGEMENTS,
+    EVENTS, IMPRESSIONS, ITEMS, TRAITS, RULES, EXPERIMENTS, POLICIES, EXPOSURES, SEGMENTS, SILENCES, ALARMS,
+    DEAD_LETTERS, MODELS, JOURNAL, JUDGEMENTS,
 )  # fmt: skip
 """The topics of an archive: what is needed to fold all that was learned again."""
 

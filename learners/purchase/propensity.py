@@ -7,8 +7,8 @@ day: its probabilities were then wrong by 0.07 where 0.04 of the views sell, and
 
 from collections import OrderedDict, deque
 from functools import lru_cache
-from math import copysign, log
-from typing import Any, ClassVar, Final, Self
+from math import log
+from typing import ClassVar, Final, Self
 from zlib import crc32
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from msgspec import Struct
 from headrace.events import Event, Item
 from headrace.state import State
 from learners.family import Move
+from learners.parts.prices import MeanPrices
 from learners.parts.regression import Regression, sigmoid
 
 attribution_ms: Final = 6 * 3_600_000
@@ -26,9 +27,6 @@ shoppers_max: Final = 50_000
 categories_max: Final = 10_000
 items_max: Final = 100_000
 """Most items and categories whose mean price is kept."""
-prices_counted_min: Final = 5
-prices_counted_max: Final = 200
-"""A mean price averages over about this number of newest prices, so that it follows drifting prices."""
 views_counted_max: Final = 8
 carts_counted_max: Final = 3
 purchases_counted_max: Final = 5
@@ -81,53 +79,6 @@ class Chance(Struct, frozen=True):
     viewed_ms: int
     probability: float
     parts: dict[str, float]
-
-
-class _MeanPrice(Struct, gc=False):
-    """A mean of log prices, weighted to newer ones, and the number of prices in it."""
-
-    mean: float
-    count: int
-
-
-class _MeanPrices:
-    """Mean prices by name. Above the maximum, the name least recently priced is evicted."""
-
-    def __init__(self, names_max: int) -> None:
-        self.names_max = names_max
-        # Least recently priced first. An OrderedDict, because a dict finds its first key only after all deleted ones.
-        self.means: OrderedDict[str, _MeanPrice] = OrderedDict()
-
-    def learn(self, name: str, level: float) -> float:
-        """Learn a log price; return its excess over the mean before it, 0 if that mean is of too few prices."""
-        means = self.means
-        mean_price = means.get(name)
-        if mean_price is None:
-            means[name] = _MeanPrice(level, 1)
-            if len(means) > self.names_max:
-                means.popitem(last=False)
-            return 0.0
-        means.move_to_end(name)
-        count, above = mean_price.count, level - mean_price.mean
-        known = count >= prices_counted_min
-        if count < prices_counted_max:
-            mean_price.count = count = count + 1
-        mean_price.mean += above / count
-        return (above if -2.0 < above < 2.0 else copysign(2.0, above)) if known else 0.0
-
-    def above(self, name: str, level: float) -> float:
-        """Return the value that `learn` would return."""
-        mean_price = self.means.get(name)
-        if mean_price is None or mean_price.count < prices_counted_min:
-            return 0.0
-        above = level - mean_price.mean
-        return above if -2.0 < above < 2.0 else copysign(2.0, above)
-
-    def state(self) -> list[Any]:
-        return [[name, mean_price.mean, mean_price.count] for name, mean_price in self.means.items()]
-
-    def restore(self, state: list[Any]) -> None:
-        self.means = OrderedDict((name, _MeanPrice(mean, count)) for name, mean, count in state)
 
 
 def _bucket(word: str) -> int:
@@ -189,8 +140,8 @@ class Propensity:
         self._sold: OrderedDict[tuple[str, str], dict[int, float]] = OrderedDict()  # features of learned sales, by key
         self._unlabelled: deque[_View] = deque()  # the same views, oldest first
         self._shoppers: OrderedDict[str, _Shopper] = OrderedDict()  # least recently seen first
-        self._category_prices = _MeanPrices(categories_max)
-        self._item_prices = _MeanPrices(items_max)
+        self._category_prices = MeanPrices(categories_max)
+        self._item_prices = MeanPrices(items_max)
         self.labelled: deque[tuple[float, bool]] = deque(maxlen=labelled_max)
         self.predicted: list[tuple[float, str]] = []
         # Open views by shopper and item, from the first question on: a process that only learns need not keep it.

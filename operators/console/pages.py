@@ -414,13 +414,23 @@ async def shopper(room: Room, visit: Visit) -> Response:
     others = list[tuple[str, list[str], list[dict[str, Any]]]]()
     for route in _of_shoppers(room):
         try:
-            answer = await room.desk.answer([*route.path.split("/")[1:-1], id_])
+            path = [id_ if part == "{shopper}" else part for part in route.path.split("/")[1:]]
+            answer = await room.desk.answer(path)
         except Away:  # it knows nothing of the shopper
             continue
-        for rows in answer.values():
-            if isinstance(rows, list) and rows and isinstance(rows[0], dict):
-                others.append((route.doc, list(rows[0]), rows))
+        tables = [rows for name, value in answer.items() if name != "fresh" and (rows := _rows(value))]
+        others += [("" if number else route.doc, list(rows[0]), rows) for number, rows in enumerate(tables)]
     return visit.render("shopper.html", shopper=known, found=found, others=others, placement=placement)
+
+
+def _rows(value: Any) -> list[dict[str, Any]]:
+    """Return a list of objects, or objects or such lists by name, as the rows of a table; none of anything else."""
+    if isinstance(value, list):
+        return [one for one in value if isinstance(one, dict)]
+    if not isinstance(value, dict):
+        return []
+    found = [(name, one) for name, many in value.items() for one in (many if isinstance(many, list) else [many])]
+    return [{"name": name, **one} for name, one in found if isinstance(one, dict)]
 
 
 def _of_shoppers(room: Room) -> list[Route]:
@@ -429,7 +439,7 @@ def _of_shoppers(room: Room) -> list[Route]:
         route
         for kind in room.desk.deployment.kinds
         for route in kind.surface.routes
-        if route.path.endswith("/{shopper}") and not route.shows and "n" not in route.query.__struct_fields__
+        if "{shopper}" in route.path and not route.shows and "n" not in route.query.__struct_fields__
     ]
 
 

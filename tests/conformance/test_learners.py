@@ -36,10 +36,12 @@ from learners.next_item.revisits import Revisits
 from learners.next_item.session_knn import SessionKnn
 from learners.next_item.transitions import Transitions
 from learners.placements.family import PlacementsFamily
+from learners.profiles.family import ProfilesFamily
 from learners.protocol import Context
 from learners.purchase.family import PurchaseFamily
 from learners.purchase.propensity import Propensity
 from learners.rounds.family import Rounds
+from learners.segments.family import SegmentsFamily
 from learners.shop import Shop
 from tests.shards import next_item as next_item_of
 from tests.shards import purchase, rounds
@@ -124,6 +126,21 @@ def looked_at_the_newest_minute(fold: FamilyFold) -> bool:
     return bool(fold.state()["families"]["exploration"]["looks"]["looked"] == fold.shop.time_ms // 60_000)
 
 
+def knows_who_has_bought(fold: FamilyFold) -> bool:
+    """Return whether each of the lesson's newest shoppers bought only if the lesson says so, and what it cost."""
+    assert isinstance(fold.family, ProfilesFamily)
+    known = {name: fold.family.shoppers.of(name) for name in fold.family.shoppers}
+    money = [one.purchases.money if one and one.purchases else 0.0 for one in known.values()]
+    return money == [10.0 * (int(name.removeprefix("shopper-")) % 2 == 0) for name in known]
+
+
+def is_checked_again(fold: FamilyFold) -> bool:
+    """Return whether those who were seen last are known as last checked."""
+    assert isinstance(fold.family, SegmentsFamily)
+    members = fold.family.members
+    return len(members) == 16 and all(int(name.removeprefix("shopper-")) >= 0 for name in members)
+
+
 def knows_what_is_turned_to(fold: FamilyFold) -> bool:
     """Return whether the popularity of each of the lesson's items is known."""
     assert isinstance(fold.family, ExposureFamily)
@@ -142,6 +159,10 @@ FAMILIES = {
     ),
     "next_item": family(NextItemFamily, knows_what_is_popular, items_max=64, shoppers_max=16),
     "purchase": family(PurchaseFamily, knows_what_sells),
+    "profiles": family(
+        ProfilesFamily, knows_who_has_bought, reads=[Desk], shoppers_max=16, tastes_max=120, orders_max=8
+    ),
+    "segments": family(SegmentsFamily, is_checked_again, reads=[Desk, ProfilesFamily], shoppers_max=16, clusters_max=2),
     "placements": family(
         PlacementsFamily, names_unknown_answers, clicks_on_answers(), touches_max=64, held_max=16, groups_max=4
     ),

@@ -51,6 +51,7 @@ from headrace.metrics import ArchiveMetrics, ServingMetrics, ShardMetrics
 from headrace.process import run_with_retries
 from headrace.reading import ReadOnlyLog
 from headrace.rules import RuleSet
+from headrace.segments import Segment, SegmentRules
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.shard.journal import Entry
@@ -94,6 +95,7 @@ from operators.replay.pace import ByLiveLag
 from operators.replay.run import RunFolder
 from operators.requests import promote, roll_back, withdraw
 from operators.rules import state_rules, stated_rules, try_rules
+from operators.segments import export_segments, state_segments, stated_segments, try_segments
 from operators.status import StatusReader, collect
 from operators.status_text import show
 from operators.terminal import Terminal
@@ -363,6 +365,16 @@ def ruled(log: Log, folder: Path) -> None:
     assert try_rules(log, Blobs(folder), deployment, "cart", RuleSet(hidden=("sku-1",)), shoppers=3, n=5).shoppers
 
 
+def segmented(log: Log, folder: Path) -> None:
+    """State segments, try others, and write who is in them."""
+    deployment = Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)
+    rules = SegmentRules("ann", "a campaign", {"all": Segment("visits >= 0")})
+    state_segments(log, rules)
+    assert stated_segments(log) is not None
+    assert try_segments(log, Blobs(folder), deployment, rules)[0].after
+    assert export_segments(log, Blobs(folder), deployment, folder / "members.csv", [])
+
+
 def tried(log: Log, folder: Path) -> None:
     """State an experiment, and look for reports."""
     state_experiment(log, "home", Experiment((Arm("control"), Arm("new"))))
@@ -458,6 +470,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "history": history_read,
     "replay": replayed,
     "rules": ruled,
+    "segments": segmented,
     "experiment": tried,
     "evaluate": evaluated,
     "drift": silenced,
@@ -615,7 +628,7 @@ def test_who_may_not_add_partitions_does_with_those_that_an_older_version_made(
         assert log.last(JOURNAL)
         show(collect(log, Deployment(read_settings().common, {}, FAMILIES, usual)), Terminal(), FAMILIES)
     assert time.monotonic() - began < quick_s
-    assert "online (next_item, purchase): 1 journal entries" in capsys.readouterr().out
+    assert "online (next_item, purchase, profiles, segments): 1 journal entries" in capsys.readouterr().out
 
 
 def said_when_denied(act: Callable[[], object]) -> str:

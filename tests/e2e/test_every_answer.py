@@ -116,6 +116,10 @@ def test_every_kind_of_answer(shop: Shop) -> None:
         "GET /v1/shoppers/{shopper}": lambda: [shop.ask("/v1/shoppers/s1")["shopper"]],
         "GET /v1/shoppers": lambda: [json.dumps(shop.ask("/v1/shoppers?n=5"))],
         "GET /v1/history": lambda: [json.dumps(shop.ask("/v1/history?n=5"))],
+        "GET /v1/shoppers/{shopper}/profile": lambda: list(shop.ask("/v1/shoppers/s1/profile")["traits"]),
+        "GET /v1/segments": lambda: [json.dumps(shop.ask("/v1/segments")["shoppers"])],
+        "GET /v1/segments/{segment}": lambda: [shop.ask("/v1/segments/none")["detail"]],
+        "GET /v1/shoppers/{shopper}/segments": lambda: [shop.ask("/v1/shoppers/s1/segments")["shopper"]],
         "GET /v1/purchase/{shopper}": lambda: [shop.ask("/v1/purchase/s1")["shopper"]],
     }
     declared = {f"{route.method} {route.path}" for kind in ONLINE.kinds for route in kind.surface.routes}

@@ -103,6 +103,13 @@ def shop_with_rules(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
+def shop_with_segments(folder: Path) -> None:
+    """Make a shop that has learned, and the files that the page shows."""
+    shop_to_replay(folder)
+    for name, text in files_of(DOCS / "segments.md").items():
+        (folder / name).write_text(text)
+
+
 def shop_with_an_experiment(folder: Path) -> None:
     """Make a shop with the files that the page shows, and what an experiment has shown."""
     shop = learned_shop(folder, 1, HOUR_MS)
@@ -132,6 +139,19 @@ def shop_with_a_gateway(folder: Path) -> None:
 
 
 PAGES: Final = {
+    "profiles.md": Page(shop_to_replay, [(0, "profiles")]),
+    "segments.md": Page(
+        shop_with_segments,
+        [
+            (0, "loyal: 0 shoppers (now 0), 0 enter, 0 leave"),
+            (0, "written"),
+            (0, "lapsing: not segment"),
+            (2, "wrong.toml:2:10: loyal: wanted a trait"),
+            (0, "members.csv: "),
+            (0, "loyal.csv: "),
+            (0, "written"),
+        ],
+    ),
     "gorse.md": Page(shop_with_a_gateway, [(0, "hr_")]),
     "gateway.md": Page(
         shop_with_a_gateway,

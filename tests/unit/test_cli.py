@@ -38,6 +38,10 @@ def url(tmp_path: Path) -> str:
     return url
 
 
+ONLINE = "next_item, purchase, profiles, segments"
+"""The families of the shard, as messages name them."""
+
+
 def output_of(*arguments: str) -> str:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -159,12 +163,14 @@ def test_status_reports_a_journal_that_expired(url: str) -> None:
     log.delete_before(Partition(JOURNAL, 0), 1)
     writer.close()
     log.close()
-    assert "online (next_item, purchase): all of its journal has expired" in output_of("status", "--log", url)
+    assert "online (next_item, purchase, profiles, segments): all of its journal has expired" in output_of(
+        "status", "--log", url
+    )
 
 
 def test_status_of_a_log(url: str) -> None:
     text = output_of("status", "--log", url)
-    assert "online (next_item, purchase): has never run on this log" in text
+    assert f"online ({ONLINE}): has never run on this log" in text
     assert "finetune (placements, experiments, exploration, exposure, rounds): has never run on this log" in text
 
 
@@ -201,7 +207,7 @@ def test_a_shard_wants_a_folder_for_snapshots_before_the_log(tmp_path: Path, com
     [
         ("online", ["online", "--blobs", "a file"]),
         ("finetune", ["finetune", "--blobs", "a file"]),
-        ("online", ["learn", "purchase", "next_item", "--blobs", "a file"]),
+        ("online", ["learn", "purchase", "profiles", "segments", "next_item", "--blobs", "a file"]),
         ("producer", ["load", "a file", "--host", "192.0.2.1"]),
         ("producer", ["simulate", "--host", "192.0.2.1"]),
     ],
@@ -235,10 +241,16 @@ def test_blobs_need_a_folder(url: str, tmp_path: Path) -> None:
     [
         (
             ["nothing"],
-            "family nothing: wanted one of next_item, purchase, placements, experiments, exploration, exposure, rounds",
+            f"family nothing: wanted one of {ONLINE}, placements, experiments, exploration, exposure, rounds",
         ),
-        (["next_item"], "learn next_item: wanted all families of the shard online (next_item, purchase)"),
-        (["next_item", "purchase", "rounds"], "wanted all families of the shard online (next_item, purchase)"),
+        (
+            ["next_item"],
+            "learn next_item: wanted all families of the shard online (next_item, purchase, profiles, segments)",
+        ),
+        (
+            ["next_item", "purchase", "profiles", "segments", "rounds"],
+            f"wanted all families of the shard online ({ONLINE})",
+        ),
     ],
 )
 def test_a_shard_learns_all_its_families(families: list[str], wanted: str, tmp_path: Path) -> None:

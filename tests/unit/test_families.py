@@ -18,6 +18,7 @@ from headrace.events import EventType
 from headrace.metrics import ShardMetrics
 from headrace.surface import Metric, Route, Surface, settings_of
 from headrace.topics import TOPICS
+from learners.desk.family import Desk
 from learners.families import FAMILIES, families, placed
 from learners.family import Family, Merges, Moment, NoSettings
 from learners.next_item.watching import DETECTORS
@@ -111,7 +112,7 @@ def test_no_module_outside_writes_a_familys_names(kind: type[Family]) -> None:
     words = {word for word in {*surface.detectors, *settings_} - {*DETECTORS} if "_" in word}
     words |= {metric.name for metric in surface.metrics} | {route.path for route in surface.routes} - WRITTEN_TO
     parts = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in sorted(words)))
-    named = {*get_args(EventType), *TOPICS}  # an event type, or a topic, may have a family's name
+    named = {*get_args(EventType), *TOPICS, *Desk.parts}  # what is none of these may have a family's name
     name = None if kind.name in named else kind.name
     found = {
         f"{module.path}: {text!r}"
@@ -141,6 +142,8 @@ def test_the_list_is_the_only_place_that_adds_a_family() -> None:
         "desk",
         "next_item",
         "purchase",
+        "profiles",
+        "segments",
         "placements",
         "experiments",
         "exploration",
@@ -269,7 +272,7 @@ def test_a_family_may_move_to_a_shard_of_its_own(own: str) -> None:
     numbers = {"online": 0, "finetune": 1, "third": 5}
     here = placed(FAMILIES, numbers, {"third": ["purchase"]})
     assert {name: [kind.name for kind in one.kinds] for name, one in here.items()} == {
-        "online": ["desk", "next_item"],
+        "online": ["desk", "next_item", "profiles", "segments"],
         "finetune": ["desk", "placements", "experiments", "exploration", "exposure", "rounds"],
         "third": ["desk", "purchase"],
     }  # fmt: skip

@@ -123,7 +123,7 @@ def test_scores_come_every_thousand_events_and_tell_each_learner(tmp_path: Path)
     scored = [one for one in written if one["family"] == "next_item"]
     assert [one["events"] for one in scored] == [1_000, 2_000]
     assert len({one["id"] for one in scored}) == 2
-    assert [one["family"] for one in written] == ["next_item", "purchase"] * 2
+    assert [one["family"] for one in written] == ["next_item", "purchase", "profiles", "segments"] * 2
     ranking = scored[-1]["scores"]["ranking"]
     assert set(ranking) == set(RANKED)
     assert ranking["blend"]["judged"] == ranking["popularity"]["judged"] > 1_500

@@ -1,0 +1,1 @@
+"""Profiles: what is known of each shopper, and how sure that is."""

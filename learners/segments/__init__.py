@@ -1,0 +1,1 @@
+"""Segments: groups of shoppers, by rules that a person states and by clusters that are learned."""
