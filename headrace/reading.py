@@ -11,7 +11,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from headrace import drift, events, experiments, impressions, items, policies, rules, traits
+from headrace import drift, events, experiments, impressions, items, policies, rules, shopper_classes, traits
 from headrace.announcement import Announcement, Kind, announced
 from headrace.archive.log import with_archive
 from headrace.artifacts import resolve
@@ -37,6 +37,7 @@ from headrace.segments import Moved as SegmentMove
 from headrace.segments import SegmentRules
 from headrace.shard.journal import Entry, judging_family
 from headrace.shard.merge import stamped
+from headrace.shopper_classes import ShopperClass
 from headrace.surface import FamilyScores, Surface, Watched
 from headrace.topics import (
     ALARMS,
@@ -55,6 +56,7 @@ from headrace.topics import (
     SCORES,
     SEGMENT_MOVES,
     SEGMENTS,
+    SHOPPER_CLASSES,
     SILENCES,
     TRAITS,
 )
@@ -244,6 +246,16 @@ class ReadOnlyLog:
     def segment_moves(self) -> Records[SegmentMove]:
         """Return which shoppers entered and left segments, and which clusters came and went."""
         return self._documents(SEGMENT_MOVES, SegmentMove, lambda one: True)
+
+    def shopper_classes(self, *, shoppers: Names = None) -> Records[ShopperClass]:
+        """Return when the class of a shopper's value changed, and what was expected then."""
+        is_wanted_key = _keys(shoppers)
+
+        def decode(record: Record) -> list[ShopperClass]:
+            found = shopper_classes.decode(record)
+            return self._readable(SHOPPER_CLASSES, found) if is_wanted_key(record.key) else []
+
+        return Records(self._log, SHOPPER_CLASSES, ShopperClass, decode)
 
     def silences(self, *, detectors: Names = None) -> Records[Silence]:
         """Return the times at which persons wanted no drift alarms; of several of a detector, the last one holds."""

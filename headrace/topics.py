@@ -57,6 +57,7 @@ EXPERIMENTS = "experiments"
 EXPERIMENT_REPORTS = "experiment-reports"
 POLICIES = "policies"
 EXPOSURES = "exposures"
+SHOPPER_CLASSES = "shopper-classes"
 IMPRESSIONS = "impressions"
 TRUTH = "truth"
 EVENTS_REPLAY = "events-replay"
@@ -182,6 +183,8 @@ TOPICS = {
         Topic(EXPOSURES, 1, KEPT_FOR_EVER, "placement", "shards",
               "shards, serve, replay, archive, rules, segments, status, console, verify",
               "what keeps the exposure of brands and sellers within a rule; a record replaces the one before"),
+        Topic(SHOPPER_CLASSES, 1, 90 * DAY_MS, "shopper id", "shards", "status, console",
+              "who is worth how much, for a CRM: a shopper's class A, B or C has changed, and what is expected"),
         Topic(IMPRESSIONS, 1, 30 * DAY_MS, "shopper id", "serve",
               "shards, archive, evaluate, trace, status, console, verify",
               "what answers showed, with the propensity of each item; one list a record"),

@@ -23,10 +23,11 @@ from learners.profiles.family import ProfilesFamily
 from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
 from learners.segments.family import SegmentsFamily
+from learners.value.family import ValueFamily
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, PlacementsFamily, ExperimentsFamily,
-    ExplorationFamily, ExposureFamily, Rounds,
+    Desk, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, ValueFamily, PlacementsFamily,
+    ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""
 

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import Any, Final, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.events import Event, Item
 
@@ -31,10 +32,15 @@ class Orders:
 
     Args:
         orders_max: most orders.
+
+    Attributes:
+        returned: the pieces that the refund noted last took back, at most as many as were bought. It is no part of the
+            state.
     """
 
     def __init__(self, *, orders_max: int) -> None:
         self.orders_max = orders_max
+        self.returned: list[Item] = []
         self._orders: OrderedDict[tuple[str, str], _Order] = OrderedDict()
         self._buyers: dict[str, str] = {}  # of each transaction, the newest
         self._lines = 0
@@ -75,6 +81,7 @@ class Orders:
         """
         data, transaction = event.data, event.data.transaction_id
         if not transaction:
+            self.returned = data.items
             return bool(data.items)
         order = self._take(event.shopper, transaction)
         if order is None and (buyer := self._buyers.get(transaction)):
@@ -88,11 +95,14 @@ class Orders:
             data.items = [Item(item, quantity=line.bought - line.refunded) for item, line in left.items()]
             if not sold:
                 order[_ALL] = _Line()
-        returned, is_new = [], not sold
+        returned, is_new, self.returned = [], not sold, []
         for line in data.items:
             known = order.setdefault(line.item_id, _Line())
             before, known.refunded = known.refunded, known.refunded + line.quantity
             is_new |= before < known.bought
+            pieces = min(known.refunded, known.bought) - min(before, known.bought) if sold else line.quantity
+            if pieces > 0:
+                self.returned.append(replace(line, quantity=pieces))
             if not sold or before < known.bought <= known.refunded:
                 returned.append(line)
         self._put(event.shopper, transaction, order)

@@ -29,6 +29,7 @@ sweep_events: Final = 16
 """Events between two checks of the shopper who was checked longest ago."""
 sweep_ms: Final = 6 * 3_600_000
 """Least shop time between two checks of a shopper who does nothing, unless other segments were stated since."""
+_CHANGES: Final = ("born", "ended", "merged")
 scanned_max: Final = 2_000
 """Most shoppers of whom one request asks whether they are in a segment."""
 
@@ -359,7 +360,7 @@ class SegmentsFamily(Family):
 
     def changes(self) -> Iterator[tuple[tuple[str, ...], float]]:
         """Yield how many clusters were born, ended and merged."""
-        return (((kind,), self.clusters.counts[kind]) for kind in ("born", "ended", "merged"))
+        return (((kind,), self.clusters.counts[kind]) for kind in _CHANGES)
 
     def unwritten(self) -> Iterator[tuple[tuple[str, ...], float]]:
         """Yield how many moves were counted, but not written."""
@@ -399,7 +400,8 @@ SegmentsFamily.surface = Surface(
         ),
         Metric(
             name="headrace_segment_clusters_total", help="Clusters that were born, ended, and merged into others.",
-            kind="counter", labels=("change",), read=SegmentsFamily.changes, read_interval_s=10.0,
+            kind="counter", labels=("change",), label_values=_CHANGES, read=SegmentsFamily.changes,
+            read_interval_s=10.0,
         ),
         Metric(
             name="headrace_segment_moves_unwritten_total",

@@ -30,7 +30,9 @@ Refold = Annotated[
 
 @app.command()
 def learn(
-    families: Annotated[list[str], typer.Argument(help="The families of one shard, e.g. next_item purchase")],
+    families: Annotated[
+        list[str], typer.Argument(help="The families of one shard, e.g. next_item purchase shopper_value")
+    ],
     log: LogUrl = None,
     blobs: BlobsFolder = None,
     host: Host = None,

@@ -43,6 +43,8 @@ from learners.purchase.propensity import Propensity
 from learners.rounds.family import Rounds
 from learners.segments.family import SegmentsFamily
 from learners.shop import Shop
+from learners.value.family import ValueFamily
+from learners.value.shoppers import ORDERS
 from tests.shards import next_item as next_item_of
 from tests.shards import purchase, rounds
 
@@ -148,6 +150,12 @@ def knows_what_is_turned_to(fold: FamilyFold) -> bool:
     return len(fold.family.items) == len(items)
 
 
+def counts_each_order_once(fold: FamilyFold) -> bool:
+    """Return whether each of the lesson's orders is counted once."""
+    assert isinstance(fold.family, ValueFamily)
+    return float(fold.family.shoppers.in_use[:, ORDERS].sum()) == 40
+
+
 FAMILIES = {
     "desk": family(
         Desk,
@@ -184,6 +192,9 @@ FAMILIES = {
     ),
     "exposure": family(
         ExposureFamily, knows_what_is_turned_to, orders_paid_twice(), [Desk], items_max=100, scopes_max=4
+    ),
+    "shopper_value": family(
+        ValueFamily, counts_each_order_once, orders_paid_twice(), [Desk], shoppers_max=100, orders_max=64, sample_max=16
     ),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500

@@ -38,7 +38,7 @@ def url(tmp_path: Path) -> str:
     return url
 
 
-ONLINE = "next_item, purchase, profiles, segments"
+ONLINE = "next_item, purchase, profiles, segments, shopper_value"
 """The families of the shard, as messages name them."""
 
 
@@ -163,8 +163,9 @@ def test_status_reports_a_journal_that_expired(url: str) -> None:
     log.delete_before(Partition(JOURNAL, 0), 1)
     writer.close()
     log.close()
-    assert "online (next_item, purchase, profiles, segments): all of its journal has expired" in output_of(
-        "status", "--log", url
+    assert (
+        "online (next_item, purchase, profiles, segments, shopper_value): all of its journal has expired"
+        in output_of("status", "--log", url)
     )
 
 
@@ -207,7 +208,7 @@ def test_a_shard_wants_a_folder_for_snapshots_before_the_log(tmp_path: Path, com
     [
         ("online", ["online", "--blobs", "a file"]),
         ("finetune", ["finetune", "--blobs", "a file"]),
-        ("online", ["learn", "purchase", "profiles", "segments", "next_item", "--blobs", "a file"]),
+        ("online", ["learn", "purchase", "profiles", "segments", "shopper_value", "next_item", "--blobs", "a file"]),
         ("producer", ["load", "a file", "--host", "192.0.2.1"]),
         ("producer", ["simulate", "--host", "192.0.2.1"]),
     ],
@@ -245,10 +246,10 @@ def test_blobs_need_a_folder(url: str, tmp_path: Path) -> None:
         ),
         (
             ["next_item"],
-            "learn next_item: wanted all families of the shard online (next_item, purchase, profiles, segments)",
+            f"learn next_item: wanted all families of the shard online ({ONLINE})",
         ),
         (
-            ["next_item", "purchase", "profiles", "segments", "rounds"],
+            ["next_item", "purchase", "profiles", "segments", "shopper_value", "rounds"],
             f"wanted all families of the shard online ({ONLINE})",
         ),
     ],

@@ -144,6 +144,7 @@ def test_the_list_is_the_only_place_that_adds_a_family() -> None:
         "purchase",
         "profiles",
         "segments",
+        "shopper_value",
         "placements",
         "experiments",
         "exploration",
@@ -272,7 +273,7 @@ def test_a_family_may_move_to_a_shard_of_its_own(own: str) -> None:
     numbers = {"online": 0, "finetune": 1, "third": 5}
     here = placed(FAMILIES, numbers, {"third": ["purchase"]})
     assert {name: [kind.name for kind in one.kinds] for name, one in here.items()} == {
-        "online": ["desk", "next_item", "profiles", "segments"],
+        "online": ["desk", "next_item", "profiles", "segments", "shopper_value"],
         "finetune": ["desk", "placements", "experiments", "exploration", "exposure", "rounds"],
         "third": ["desk", "purchase"],
     }  # fmt: skip

@@ -171,6 +171,32 @@ BOARD: Final = Board(
                 ),
             ),
         )),
+        Row("Shoppers, what they are worth", (
+            Panel(
+                "Shoppers by class of value",
+                "A have 80 % of all expected spend, A and B 95 %. No shopper has a class before 91 days have passed.",
+                "short",
+                (Query(
+                    zero("max by (value_class) (headrace_value_class_shoppers)", "value_class", "none"),
+                    "{{value_class}}",
+                ),), stacked=True,
+            ),
+            Panel(
+                "How good expectations were",
+                "Of the newest weeks whose outcomes are known. A correlation below the past's: the model does not help."
+                " A calibration error above 0.05: the season has changed, or prices have.",
+                "none",
+                (Query(
+                    zero("max by (horizon, metric) (headrace_value_score)", "horizon", "none yet"),
+                    "{{horizon}} {{metric}}",
+                ),),
+            ),
+            Panel(
+                "Repairs by returns a day",
+                "Many at_arrival: returns name neither an order nor an item that is remembered.", "short",
+                (Query(f"{DAY_S} * sum by (repair) (rate(headrace_value_repairs_total[1h]))", "{{repair}}"),),
+            ),
+        )),
         Row("Longer, and whether these numbers can be trusted", (
             Panel(
                 "Click-through of the last days",

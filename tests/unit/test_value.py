@@ -1,0 +1,311 @@
+"""The family of value: what it learns from purchases and returns, and what it must not know."""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace import events
+from headrace.events import Data, Event, EventType, Item
+from headrace.log.protocol import Record
+from headrace.shopper_classes import decode
+from headrace.state import decode as decode_state
+from headrace.state import digest
+from headrace.state import encode as encode_state
+from headrace.surface import Now, Unknown
+from headrace.topics import DAY_MS, SHOPPER_CLASSES
+from learners.checks.family import FamilyFold
+from learners.desk.family import Desk
+from learners.value.family import RetentionQuery, ValueFamily, ValueQuery, ValueSettings
+from learners.value.model import Scale, solved, sums, targets_of
+from learners.value.orders import Line, Orders
+from learners.value.shoppers import LAST, ORDERS, RETURNED, SPENDS, SPENT, Shoppers, grain
+from learners.value.snapshots import Snapshot
+
+START = 18_000 * DAY_MS
+
+
+def event(kind: EventType, shopper: str, day: float, lines: Sequence[Item] = (), transaction: str = "") -> Event:
+    time_ms = START + round(day * DAY_MS)
+    data = Data(list(lines), transaction_id=transaction)
+    made = Event(f"{kind}-{shopper}-{day}-{transaction}", "tests", kind, events.at(time_ms), data, "1.0", shopper)
+    made.time_ms = made.own_ms = time_ms
+    return made
+
+
+def fold(**bounds: int) -> FamilyFold:
+    return FamilyFold(ValueFamily, [Desk, ValueFamily], ValueSettings(**bounds), None)
+
+
+def value_of(one: FamilyFold) -> ValueFamily:
+    assert isinstance(one.family, ValueFamily)
+    return one.family
+
+
+def learned(stream: Iterable[Event], **bounds: int) -> FamilyFold:
+    one = fold(**bounds)
+    for each in stream:
+        one.learn(each)
+    return one
+
+
+def shop(days: int, shoppers: int = 120, seed: int = 3) -> list[Event]:
+    """Return orders of shoppers of whom some order weekly, some monthly, and every fourth stops some day."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for n in range(shoppers):
+        gap, day = (7.0, 20.0, 45.0)[n % 3], float(draw.uniform(0, 20))
+        last = 40.0 + n * 37 % 160 if n % 4 == 0 else float(days)
+        while day < min(last, days):
+            lines = [Item(f"item-{draw.integers(30)}", price=float(draw.integers(5, 50) + 20 * (n % 3)))]
+            found.append(event("purchase", f"shopper-{n}", day, lines, f"order-{n}-{day:.3f}"))
+            day += float(draw.uniform(0.5, 1.5)) * gap
+    return sorted(found, key=lambda one: one.time_ms)
+
+
+@pytest.fixture(scope="module")
+def year() -> list[Event]:
+    return shop(300)
+
+
+@pytest.fixture(scope="module")
+def grown(year: list[Event]) -> FamilyFold:
+    return learned(year, sample_max=200)
+
+
+def test_who_orders_often_is_expected_to_order_and_who_stopped_is_not(grown: FamilyFold) -> None:
+    now = Now(START + 300 * DAY_MS)
+    weekly, gone = (value_of(grown).answer(ValueQuery(f"shopper-{n}"), now) for n in (3, 12))
+    (soon, later), (_, gone_later) = weekly.expected, gone.expected
+    assert (soon.days, later.days) == (30, 91)
+    assert soon.orders > 2 < later.orders
+    assert later.orders > soon.orders
+    assert later.purchase > 0.9
+    assert gone_later.purchase < 0.2
+    assert later.spend_low <= later.spend <= 2 * later.spend_high
+    assert later.spend > 10 * gone_later.spend
+
+
+def test_predictions_are_scored_when_their_outcomes_are_known(grown: FamilyFold) -> None:
+    scores = value_of(grown).scores()
+    assert [one.days for one in scores.horizons] == [30, 91]
+    for one in scores.horizons:
+        assert one.correlation > 0.5
+        assert one.auc is not None
+        assert one.auc > 0.7
+        assert one.calibration_error < 0.15
+        assert sum(each.rows for each in one.reliability) == one.rows
+
+
+def test_nothing_of_the_future_is_in_a_snapshot(year: list[Event]) -> None:
+    """Features taken on a day are the same whatever happens later; the outcomes are not."""
+    later = [deepcopy(one) for one in year]
+    for one in later:
+        if one.time_ms >= START + 200 * DAY_MS:
+            one.shopper = f"shopper-{119 - int(one.shopper.split('-')[1])}"
+            one.data.items[0].price = 1.0
+    found = [value_of(learned(stream, sample_max=200)) for stream in (year, later)]
+    before = 0
+    for one, other in zip(*(family.snapshots for family in found), strict=True):
+        if one.day * DAY_MS <= START + 200 * DAY_MS:
+            assert np.array_equal(one.values, other.values)
+            assert np.array_equal(one.places, other.places)
+            assert np.array_equal(one.guessed, other.guessed, equal_nan=True)
+            before += 1
+    assert before > 5
+    outcomes = [[one.outcome(0)[1].spent.sum() for one in family.snapshots if one.known(0)] for family in found]
+    assert outcomes[0] != outcomes[1]
+
+
+@given(cuts=st.lists(st.integers(1, 700), max_size=4))
+@settings(max_examples=5, deadline=None)
+def test_the_state_does_not_depend_on_batches_or_restarts(cuts: list[int]) -> None:
+    stream = shop(250, 40)
+    whole, parts = learned(stream, sample_max=30), fold(sample_max=30)
+    start = 0
+    for cut in [*sorted(cuts), len(stream)]:
+        for one in stream[start:cut]:
+            parts.learn(one)
+        start = max(start, cut)
+        state = decode_state(encode_state(parts.state()))
+        parts = FamilyFold(ValueFamily, parts.kinds, parts.settings, state)
+    assert digest(parts.family.state()) == digest(whole.family.state())
+
+
+def test_a_return_makes_outcomes_what_they_would_have_been() -> None:
+    """An order that is returned after its outcome was learned leaves the learned outcomes, bit for bit, without it."""
+    stream = shop(240)
+    extra = event("purchase", "shopper-1", 130.5, [Item("large", price=900.0, quantity=2)], "extra")
+    returned = event("refund", "shopper-1", 239.9, [Item("large", price=900.0, quantity=2)], "extra")
+    without = value_of(learned(stream, sample_max=200))
+    bought = value_of(learned(sorted([*stream, extra], key=lambda one: one.time_ms), sample_max=200))
+    repaired = value_of(learned(sorted([*stream, extra, returned], key=lambda one: one.time_ms), sample_max=200))
+    assert repaired.repairs["outcomes"] > 5
+    differ = 0
+    for a, b, c in zip(without.snapshots, bought.snapshots, repaired.snapshots, strict=True):
+        assert np.array_equal(a.notes, c.notes, equal_nan=True)
+        differ += not np.array_equal(a.notes, b.notes, equal_nan=True)
+        for horizon in range(2):
+            if c.known(horizon):
+                x, y = a.outcome(horizon)[1], c.outcome(horizon)[1]
+                assert np.array_equal(targets_of(x), targets_of(y))
+    assert differ > 5
+
+
+def test_a_return_restores_the_sums_of_a_shopper() -> None:
+    pair = [Item("a", price=10.0), Item("b", price=5.0, quantity=3)]
+    first = event("purchase", "ann", 0, [Item("c", price=7.0)], "o1")
+    order, whole = event("purchase", "ann", 10, pair, "o2"), event("refund", "ann", 50, (), "o2")
+    with_return = value_of(learned([first, order, whole]))
+    without = value_of(learned([first]))
+    row, expected = with_return.shoppers.rows[0], without.shoppers.rows[0]
+    assert row[SPENT] == expected[SPENT] == round(7.0 / grain)
+    assert row[ORDERS] == expected[ORDERS] == 1
+    assert row[RETURNED] == round(25.0 / grain)
+    faded = 0.5 ** (50 / 182)
+    assert row[SPENDS][0] == pytest.approx(expected[SPENDS][0] * faded)
+
+
+@pytest.mark.parametrize(
+    ("refund", "left"),
+    [
+        (event("refund", "ann", 5, [Item("b", quantity=1)], "o"), 20.0),
+        (event("refund", "ann", 5, (), "o"), 0.0),
+        (event("refund", "ann", 5, [Item("b", quantity=2, price=5.0)]), 15.0),
+        (event("refund", "ann", 5, [Item("b", quantity=9)], "o"), 10.0),
+        (event("refund", "ann", 5, [Item("unheard of", price=4.0)]), 21.0),
+        (event("refund", "nobody", 5, [Item("b", price=4.0)]), 25.0),
+    ],
+)  # fmt: skip
+def test_what_a_return_is_worth(refund: Event, left: float) -> None:
+    bought = event("purchase", "ann", 0, [Item("a", price=10.0), Item("b", price=5.0, quantity=3)], "o")
+    family = value_of(learned([bought, refund]))
+    assert family.shoppers.rows[0, SPENT] * grain == pytest.approx(left)
+
+
+def test_an_order_is_counted_once_however_often_and_in_how_many_parts_it_is_sent() -> None:
+    first = event("purchase", "ann", 0, [Item("a", price=10.0)], "o")
+    more = event("purchase", "ann", 0.01, [Item("b", price=5.0)], "o")
+    family = value_of(learned([first, first, more]))
+    row = family.shoppers.rows[0]
+    assert (row[ORDERS], row[SPENT] * grain) == (1, pytest.approx(15.0))
+
+
+def test_the_buyer_whose_last_order_is_longest_ago_is_forgotten() -> None:
+    stream = [event("purchase", name, n, [Item("a", price=1.0)], f"o{n}") for n, name in enumerate("abac")]
+    family = value_of(learned(stream, shoppers_max=2))
+    assert [family.knows(name) for name in "abc"] == [True, False, True]
+    assert family.bounds()["value_shoppers"] == (2, 2)
+    with pytest.raises(Unknown, match="wanted one who has bought"):
+        family.answer(ValueQuery("b"), Now(START))
+
+
+def test_a_shopper_who_was_forgotten_has_no_outcome() -> None:
+    shoppers = Shoppers(1)
+    shoppers.buy("ann", START, 100.0, 1, 1.0, continues=False)
+    snapshot = Snapshot.take(START // DAY_MS + 1, shoppers, 10)
+    assert snapshot is not None
+    shoppers.buy("bob", START + 9 * DAY_MS, 900.0, 1, 1.0, continues=False)
+    assert snapshot.note(shoppers) == 1
+    there, outcome = snapshot.outcome(0)
+    assert (there.tolist(), len(outcome.spent)) == ([False], 0)
+
+
+def test_a_sample_is_taken_of_more_shoppers_and_is_another_one_each_week() -> None:
+    shoppers = Shoppers(500)
+    for n in range(500):
+        shoppers.buy(f"s{n}", START, 100.0, 1, 1.0, continues=False)
+    taken = [Snapshot.take(START // DAY_MS + week * 7, shoppers, 50) for week in (1, 1, 2)]
+    first, again, other = (set(one.places.tolist()) for one in taken if one is not None)
+    assert len(first) == 50
+    assert first == again
+    assert len(first & other) < 25
+
+
+def test_classes_are_told_once_and_change_only_clearly(year: list[Event]) -> None:
+    one = fold(sample_max=200)
+    told = []
+    for each in year:
+        each = deepcopy(each)
+        if one.shop.prepare(each):
+            one.shop.learn(each, 0, one.offset)
+        told += [record for record in one.shop.emit() if record.topic == SHOPPER_CLASSES]
+    records = [decode(Record(0, 0, 0, record.key, record.value)) for record in told]
+    last: dict[str, str] = {}
+    for found in records:
+        assert found is not None
+        assert found.before == last.get(found.shopper, "") != found.class_
+        last[found.shopper] = found.class_
+    family = value_of(one)
+    assert set(last.values()) == {"A", "B", "C"}
+    assert family.classes()["A"] < family.classes()["A"] + family.classes()["B"] + family.classes()["C"] == len(last)
+    assert len(records) < 4 * len(last)
+
+
+def test_the_retention_list_names_who_was_worth_much_and_stopped(grown: FamilyFold) -> None:
+    family = value_of(grown)
+    found = family.retention(RetentionQuery(5), Now(START + 300 * DAY_MS))
+    assert 0 < len(found.shoppers) <= 5
+    risks = [one.at_risk for one in found.shoppers]
+    assert risks == sorted(risks, reverse=True)
+    for one in found.shoppers:
+        assert one.purchase < 0.5
+        assert one.reasons
+        assert one.best_day.day >= "2020-02-08"
+    stopped = [int(one.shopper.split("-")[1]) % 4 == 0 for one in found.shoppers]
+    assert all(stopped)
+    assert any("ordered every" in reason.text for one in found.shoppers for reason in one.reasons)
+
+
+def test_who_buys_again_leaves_the_retention_list(year: list[Event]) -> None:
+    one = learned(year, sample_max=200)
+    query, now = RetentionQuery(5), Now(START + 300 * DAY_MS)
+    first = value_of(one).retention(query, now).shoppers[0].shopper
+    for n in range(3):
+        one.learn(event("purchase", first, 299.9 + n / 100, [Item("a", price=30.0)], f"back-{n}"))
+    assert first not in [each.shopper for each in value_of(one).retention(query, now).shoppers]
+
+
+def test_a_scale_rises_and_covers_what_it_has_seen() -> None:
+    draw = np.random.default_rng(0)
+    scores = draw.normal(size=4_000)
+    outcome = np.exp(scores + draw.normal(size=4_000))
+    scale = Scale.of(scores, outcome)
+    asked = np.sort(draw.normal(size=500))
+    means, (lows, highs) = scale.mean(asked), scale.interval(asked)
+    assert (np.diff(means) >= 0).all()
+    assert (lows <= highs).all()
+    low, high = scale.interval(scores)
+    assert 0.75 < np.mean((low <= outcome) & (outcome <= high)) < 0.85
+    assert scale.mean(scores).mean() == pytest.approx(outcome.mean(), rel=0.1)
+
+
+def test_the_solution_is_that_of_ridge_regression() -> None:
+    from learners.value.features import width
+    from learners.value.model import Outcome, shrinkage
+
+    draw = np.random.default_rng(1)
+    design = np.concatenate([np.ones((300, 1)), draw.normal(size=(300, width - 1))], axis=1)
+    outcome = Outcome(draw.exponential(size=300), draw.poisson(1.0, 300).astype(np.float64))
+    found = solved([(1.0, sums(design, outcome))])
+    penalty = np.diag([0.0] + [shrinkage] * (width - 1))
+    wanted = np.linalg.solve(design.T @ design / 300 + penalty, design.T @ targets_of(outcome) / 300)
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_remembered_orders_are_bounded() -> None:
+    orders = Orders(orders_max=3, lines_max=4)
+    for n in range(5):
+        orders.buy("ann", f"o{n}", n, [Line("a", 5.0, 1.0), Line("b", 5.0, 1.0)], 10.0)
+    assert orders.bounds() == {"orders": (2, 3), "order_lines": (4, 4)}
+    (found,) = orders.give_back("ann", "o0", [Line("a", 5.0, 1.0)], None)
+    assert found.bought_ms == 4, "an order that is not remembered: the newest with the item"
+
+
+def test_a_buyer_who_comes_back_was_seen() -> None:
+    stream = [event("purchase", "ann", 0, [Item("a", price=1.0)], "o"), event("view_item", "ann", 3, [Item("a")])]
+    row = value_of(learned(stream)).shoppers.rows[0]
+    assert row[LAST] == START / DAY_MS < row[LAST + 1]
