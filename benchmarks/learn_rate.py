@@ -2,12 +2,13 @@
 
     python -m benchmarks.learn_rate --events 200000 --out benchmarks/results/learn_rate.json
 
-Three contestants read the same events from the same broker and learn purchase propensity with River, in alternating
+Three contestants read the same events from the same broker and learn purchases, propensity with River, in alternating
 chunks, so that a slower machine affects all three:
 
 - *headrace*: the loop with everything on: validation, de-duplication, event-time labels, prequential scores, drift
   detectors, metrics, dead letters, transactional commits with the journal, snapshots;
-- *bare*: `poll`, msgspec, the same hashed features and River model, River's ADWIN, and nothing else;
+- *bare*: `poll`, msgspec, the same hashed features and River model, River's ADWIN, the same learner of visits, and
+  nothing else;
 - *tutorial*: the consumer as an iterator, `json.loads`, a OneHotEncoder on shopper and item, ADWIN. (It gets fewer
   events, because it slows down as its encoder grows.)
 
@@ -46,6 +47,7 @@ from headrace.topics import EVENTS, TOPICS, Shard
 from learners.families import default_placements
 from learners.purchase.family import PurchaseFamily
 from learners.purchase.propensity import Propensity
+from learners.purchase.visits import Visits
 from learners.shop import MakeShop
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
@@ -57,11 +59,11 @@ SNAPSHOTS: Final = LoopSettings(snapshot_interval_s=10.0)
 
 SHARDS: Final = default_placements()
 PURCHASE: Final = Shard("online", 0)
-"""The shard of purchase propensity alone: it hears no side topics and writes what every shard does."""
+"""The shard of purchases alone: it hears no side topics and writes what every shard does."""
 
 
 class Headrace:
-    """The loop over purchase propensity."""
+    """The loop over the family of purchases."""
 
     def __init__(self, log: Log, folder: Path) -> None:
         self.turns: list[Turn] = []
@@ -104,7 +106,7 @@ class Bare:
     def __init__(self, url: str) -> None:
         self._consumer = consumer_of(url)
         self._decoder = msgspec.json.Decoder(Event)
-        self._propensity = Propensity()
+        self._propensity, self._visits = Propensity(), Visits()
         self._model = linear_model.LogisticRegression(optim.SGD(0.02))
         self._adwin = drift.ADWIN()
 
@@ -112,18 +114,19 @@ class Bare:
         """Learn at least `count` events; return how many."""
         taken = 0
         decode, model, adwin = self._decoder.decode, self._model, self._adwin
-        features_of = self._propensity.features
+        features_of, visits = self._propensity.features, self._visits
         while taken < count:
             for records in self._consumer.poll(timeout_ms=1_000, max_records=2_000).values():
                 for record in records:
-                    event = decode(record.value)
+                    event, probability = decode(record.value), 0.0
+                    event.time_ms = int(event.time.timestamp() * 1000)
                     if event.type == "view_item":
-                        event.time_ms = int(event.time.timestamp() * 1000)
                         features = features_of(event)
                         bought = event.data.items[0].price is not None and event.data.items[0].price < 10
                         probability = model.predict_proba_one(features)[True]
                         model.learn_one(features, bought)
                         adwin.update((bought - probability) ** 2)
+                    visits.learn(event, probability)
                 taken += len(records)
         return taken
 

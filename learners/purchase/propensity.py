@@ -153,6 +153,11 @@ class Propensity:
             return None
         return self._model.probability(self.features(event))
 
+    def chance(self, shopper: str, item_id: str) -> float:
+        """Return the probability that was given to an open view, 0 if it is not open."""
+        view = self._open.get((shopper, item_id))
+        return view.probability if view else 0.0
+
     def learn(self, event: Event) -> None:
         """Learn the views whose window has ended, then open a view or update the shopper's counts and views."""
         kind, now, unlabelled = event.type, event.time_ms, self._unlabelled

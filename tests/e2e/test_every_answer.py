@@ -120,6 +120,7 @@ def test_every_kind_of_answer(shop: Shop) -> None:
         "GET /v1/segments": lambda: [json.dumps(shop.ask("/v1/segments")["shoppers"])],
         "GET /v1/segments/{segment}": lambda: [shop.ask("/v1/segments/none")["detail"]],
         "GET /v1/shoppers/{shopper}/segments": lambda: [shop.ask("/v1/shoppers/s1/segments")["shopper"]],
+        "GET /v1/shoppers/{shopper}/intent": lambda: [json.dumps(shop.ask("/v1/shoppers/s1/intent"))],
         "GET /v1/shoppers/{shopper}/value": lambda: [shop.ask("/v1/shoppers/s1/value")["orders"]],
         "GET /v1/retention": lambda: [json.dumps(shop.ask("/v1/retention?n=5"))],
         "GET /v1/purchase/{shopper}": lambda: [shop.ask("/v1/purchase/s1")["shopper"]],

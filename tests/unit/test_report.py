@@ -256,8 +256,8 @@ def test_the_report_is_one_page_that_needs_nothing_else(facts: Facts, tmp_path: 
     pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     defined = Counter(re.findall(r'\bid="([^"]+)"', page))
     assert {name for name, count in defined.items() if count > 1} == set()
-    # Quality, MRR, AUC, calibration error, drift, and speed.
-    assert len(pictures) == 6
+    # Quality, MRR, AUC of views and of visits, calibration error, drift, and speed.
+    assert len(pictures) == 7
     for svg in pictures:
         ET.fromstring(svg.replace("xlink:href", "href"))
         assert "var(--ink)" in svg  # dark and light
@@ -322,8 +322,9 @@ def test_a_source_without_purchases_has_a_report_and_a_status(
     records = [record for record in committed_records(log, Partition("scores", 0)) if record.key == b"purchase"]
     scores = msgspec.json.decode(records[-1].value or b"")
     for view in ("window", "whole"):
-        del scores["scores"][view]["auc"]
-        scores["scores"][view]["base_rate"] = 0.0
+        for found in (scores["scores"][view], *scores["scores"]["intent"][view].values()):
+            found.pop("auc", None)
+            found["base_rate"] = 0.0
     appender = empty.appender()
     for events in (1_000, 2_000):
         appender.append(Outgoing("scores", b"purchase", msgspec.json.encode({**scores, "events": events}), 0))

@@ -1,4 +1,4 @@
-"""The learners: quality, blend, purchase propensity, judging, and what the state holds."""
+"""The learners: quality, blend, purchases, judging, and what the state holds."""
 
 from typing import Final
 
@@ -8,6 +8,11 @@ from deploy.grafana.boards.panels import Board, Limit, Panel, Query, Row, per_se
 def _score(metric: str) -> tuple[Query, ...]:
     expr = f'max by (learner) (headrace_prequential_score{{metric="{metric}",k="20",window="recent"}})'
     return (Query(expr, "{{learner}}"),)
+
+
+def _intent(metric: str) -> tuple[Query, ...]:
+    found = f'max by (learner) (headrace_intent_score{{metric="{metric}", window="recent"}})'
+    return (Query(found, "{{learner}}"),)
 
 
 def _propensity(metric: str) -> tuple[Query, ...]:
@@ -58,6 +63,24 @@ BOARD: Final = Board(
                 "Events learned",
                 "Per second. Far below what comes in (see *stream*): the process falls behind.",
                 "eps", (Query(per_second('headrace_events_total{result="learned"}', "job"), "{{job}}"),),
+            ),
+        )),
+        Row("Purchase intent", (
+            Panel(
+                "AUC: are visits that end with a purchase ranked higher?",
+                "Of the newest visits, each at one moment drawn by chance. *visit* is learned from their course,"
+                " *items* from their items alone. Normal: *visit* above *items*, both above 0.5.",
+                "none", _intent("auc"), top=1,
+            ),
+            Panel(
+                "Calibration error of the members",
+                "Mean distance between stated and observed share, before calibration. Answers are calibrated.",
+                "percentunit", _intent("calibration_error"),
+            ),
+            Panel(
+                "Visits that ended with a purchase",
+                "The base rate. At 0: no orders arrive, or none within half an hour of the visit's last event.",
+                "percentunit", _intent("base_rate"),
             ),
         )),
         Row("Purchase propensity", (
