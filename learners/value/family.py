@@ -654,5 +654,5 @@ ValueFamily.surface = Surface(
         "purchase": "what was bought, for how much, and when",
         "refund": "what was returned, which takes back what the purchase taught",
     },
-    benchmark="benchmarks.shoppers",
+    benchmark="benchmarks.customers",
 )  # fmt: skip

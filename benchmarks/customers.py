@@ -1,6 +1,6 @@
 """What shoppers will spend, and who will not buy again, beside what they spent and ordered before.
 
-    python -m benchmarks.shoppers --data online_retail.csv.gz --out FILE
+    python -m benchmarks.customers --data online_retail.csv.gz --out FILE
 
 The family of value folds the purchases and returns of known customers in time order, as a shard does. On 2011-09-01 it
 is asked what it expects of everybody who has bought, and this is compared with what they bought, without returns, in
