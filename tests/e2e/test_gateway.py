@@ -131,7 +131,7 @@ def send_what_trackers_send(shop: Shop) -> None:
 def test_from_the_tracker_to_the_answer(log_url: str, tmp_path: Path, folder_children: Children) -> None:
     shop = Shop(log_url, tmp_path, folder_children)
     common = ["--log", log_url, "--blobs", str(tmp_path / "blobs")]
-    folder_children.start("online", "learn", "next_item", "purchase", *common, "--metrics-port", "0", up=False)
+    folder_children.start("online", "online", *common, "--metrics-port", "0", up=False)
     serve = folder_children.start("serve", "serve", *common, "--port", "0", up=False)
     send_what_trackers_send(shop)
     ann = read_secrets(shop.pseudonyms)[0].shopper("ann")
@@ -193,7 +193,7 @@ def test_the_readme_s_first_commands(tmp_path: Path, folder_children: Children) 
     (block,) = re.findall(r"(?m)^    KEY=(?:.*\n)(?:    .*\n)+", README.read_text(encoding="utf-8"))
     shop = Shop(f"sqlite:{tmp_path / 'log.db'}", tmp_path, folder_children)
     common = ["--log", shop.url, "--blobs", str(tmp_path / "blobs")]
-    folder_children.start("online", "learn", "next_item", "purchase", *common, "--metrics-port", "0", up=False)
+    folder_children.start("online", "online", *common, "--metrics-port", "0", up=False)
     serve = folder_children.start("serve", "serve", *common, "--port", "0")
     commands = block.replace(".venv/bin/headrace", headrace()[0])
     commands = commands.replace("localhost:8081", shop.address).replace("localhost:8080", serve.address)

@@ -52,7 +52,7 @@ def start(url: str, folder: Path, children: Children, *, named: bool) -> Shop:
     read = create(keys, "acme", "read", now_ms=0)[1]
     (folder / "headrace.toml").write_text('[gateway.gorse_feedback]\nstar = "add_to_wishlist"\ndislike = ""\n')
     common = ["--log", url, "--blobs", str(folder / "blobs")]
-    children.start("online", "learn", "next_item", "purchase", *common, "--metrics-port", "0", up=False)
+    children.start("online", "online", *common, "--metrics-port", "0", up=False)
     serve = children.start("serve", "serve", *common, "--port", "0", "--set", "serve.require_key=true", up=False)
     serve.wait_until_up()
     sets = (
