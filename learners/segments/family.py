@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, convert, to_builtins
 
 from headrace.events import LEARNED_TYPES, Event, Rejection
 from headrace.log.protocol import Record
-from headrace.segments import Facts, Moved, SegmentRules, StatedSegments, Value, decode, record_of_move
+from headrace.segments import Facts, Moved, SegmentRules, StatedSegments, Value, WrongSegment, decode, record_of_move
 from headrace.state import State
 from headrace.surface import Metric, Now, Route, Surface, Table, Unknown
 from headrace.topics import SEGMENT_MOVES, SEGMENTS
@@ -116,6 +116,27 @@ class SegmentsScores(Struct, frozen=True):
     untold: int
 
 
+def _rules_in(state: State) -> SegmentRules:
+    return convert({**state, "segments": dict(state["segments"])}, SegmentRules)
+
+
+def rules_from_version_1(state: State) -> State:
+    """Return the state of stated rules that was without their order, in one in which each is below those it names."""
+    left, rules = dict(state["rules"].get("segments", {})), {**state["rules"], "segments": []}
+    while left:
+        for name, one in list(left.items()):
+            more = {**rules, "segments": [*rules["segments"], [name, one]]}
+            try:
+                _rules_in(more).tests()
+            except WrongSegment:  # it names one that is not above yet
+                continue
+            rules, _ = more, left.pop(name)
+            break
+        else:
+            raise AssertionError(f"stated segments name each other in a circle: {sorted(left)}")
+    return {**state, "rules": rules}
+
+
 class _Asked:
     """What a rule may ask of a shopper (`headrace.segments.Facts`)."""
 
@@ -149,7 +170,7 @@ class SegmentsFamily(Family):
         "not", per_shopper="membership", why="centres of clusters take one step per shopper who is checked, in order"
     )
     parts: ClassVar[Mapping[str, Part]] = {
-        "members": Part(), "rules": Part(), "clusters": Part(), "checks": Part(),
+        "members": Part(), "rules": Part(2, {1: rules_from_version_1}), "clusters": Part(), "checks": Part(),
     }  # fmt: skip
 
     def __init__(self, settings: SegmentsSettings, reads: Mapping[str, Family]) -> None:
@@ -321,7 +342,14 @@ class SegmentsFamily(Family):
         """Return the complete state."""
         return {
             "members": self.members.state(),
-            "rules": {"version": self.stated.version, "rules": to_builtins(self.stated.rules)},
+            "rules": {
+                "version": self.stated.version,
+                "rules": {
+                    **to_builtins(self.stated.rules),
+                    # In a list, as a rule may name those above it, and a state's keys have no order.
+                    "segments": [[name, to_builtins(one)] for name, one in self.stated.rules.segments.items()],
+                },
+            },
             "clusters": self.clusters.state(),
             "checks": {"events": self._events, "minute": self._minute, "told": self._told, "untold": self.untold},
         }
@@ -331,7 +359,7 @@ class SegmentsFamily(Family):
         if "members" in state:
             self.members = Members.from_state(state["members"], shoppers_max=self.settings.shoppers_max)
         if "rules" in state:
-            rules = convert(state["rules"]["rules"], SegmentRules)
+            rules = _rules_in(state["rules"]["rules"])
             self.stated = StatedSegments(state["rules"]["version"], rules, rules.tests())
         if "clusters" in state:
             self.clusters.restore(state["clusters"])

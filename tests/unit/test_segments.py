@@ -33,7 +33,14 @@ from learners.desk.family import Desk
 from learners.profiles import traits
 from learners.profiles.family import ProfilesFamily
 from learners.segments.clusters import Clusters, lloyd, refit_ms, sample_max, sample_min, spread
-from learners.segments.family import MembersQuery, SegmentsFamily, SegmentsQuery, SegmentsSettings, ShopperSegmentsQuery
+from learners.segments.family import (
+    MembersQuery,
+    SegmentsFamily,
+    SegmentsQuery,
+    SegmentsSettings,
+    ShopperSegmentsQuery,
+    rules_from_version_1,
+)
 from learners.segments.features import FEATURES, features
 from learners.shop import Shop
 from operators.segments import read_segments
@@ -423,3 +430,20 @@ def test_a_restored_state_goes_on_alike(seed: int) -> None:
     assert digest(other.shop.state()) == digest(story.shop.state())
     sizes = {name: size for name, size in story.family.members.sizes.items() if size}
     assert sizes == {name: size for name, size in other.family.members.sizes.items() if size}
+
+
+def test_rules_keep_their_order_in_a_state_as_one_may_name_those_above() -> None:
+    story, other = Story(), Story()
+    story.state(loyal="orders >= 3", again="segment('loyal') and seen_days < 9", all="visits >= 0")
+    other.shop.restore(decode_state(encode(story.shop.state())), story.shop.stamp)
+    assert list(other.family.stated.tests) == ["loyal", "again", "all"]
+    assert digest(other.shop.state()) == digest(story.shop.state())
+
+
+def test_rules_of_states_that_lost_their_order_follow_those_they_name() -> None:
+    wheres = {"again": "segment('loyal')", "best": "segment('again')", "loyal": "orders >= 3"}
+    state = {"version": 7, "rules": {"by": "ann", "segments": {name: {"where": one} for name, one in wheres.items()}}}
+    found = rules_from_version_1(state)
+    assert [name for name, _ in found["rules"]["segments"]] == ["loyal", "again", "best"]
+    assert (found["version"], found["rules"]["by"]) == (7, "ann")
+    assert rules_from_version_1({"version": -1, "rules": {}})["rules"]["segments"] == []
