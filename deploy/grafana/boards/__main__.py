@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Final
 
-from deploy.grafana.boards import business, drift, experiments, learning, overview, rounds, serving, stream
+from deploy.grafana.boards import business, drift, experiments, learning, overview, rounds, serving, shoppers, stream
 from deploy.grafana.boards.panels import Board, as_json
 
 FOLDER: Final = Path(__file__).parents[1] / "dashboards"
 BOARDS: Final[tuple[Board, ...]] = tuple(
-    module.BOARD for module in (overview, learning, drift, rounds, stream, serving, experiments, business)
+    module.BOARD for module in (overview, learning, drift, rounds, stream, serving, experiments, business, shoppers)
 )
 
 
