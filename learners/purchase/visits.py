@@ -46,8 +46,8 @@ COLUMNS: Final = Columns(
 )  # fmt: skip
 """What is known of a visit at a moment."""
 _ITEMS: Final = COLUMNS.numbers.index("chance of the items")
-SETTINGS: Final = RowSettings(levels_max=8, hinges=(0.1, 0.3, 0.5, 0.7, 0.9))
-"""Half of the usual hinges and levels: a step takes the square of the features, and visits of a shop are many."""
+SETTINGS: Final = RowSettings(levels_max=8, hinges=(0.1, 0.3, 0.5, 0.7, 0.9), gated=False)
+"""Half of the usual hinges and levels and no gate: a step takes the square of the features, and visits are many."""
 _COUNTED: Final = {
     "view_item": 0, "select_item": 0, "add_to_wishlist": 1, "search": 2, "view_item_list": 3, "view_promotion": 4,
     "select_promotion": 4, "view_cart": 5, "begin_checkout": 5, "add_shipping_info": 5, "add_payment_info": 5,
