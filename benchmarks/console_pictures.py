@@ -1,6 +1,7 @@
-"""The pictures of the console in its documentation, of a demo's shop.
+"""The pictures of the console in its documentation, of a demo's shop, and of one that has been simulated for a year.
 
     python -m benchmarks.console_pictures --folder demo-20261201-120000 --into docs/console
+    python -m benchmarks.console_pictures --folder year --shoppers
 
 Each is made by a real browser, which has logged in with a key for one log-in. Before the last ones, a sender has
 flooded the shop with what is no event: the shard `online` learns it, and ends.
@@ -53,8 +54,14 @@ PICTURES: Final = (
     Picture("rounds", "/rounds", height=980),
     Picture("models", "/models"),
     Picture("item", "/items", height=1100, link=_FIRST),
-    Picture("shopper", "/shoppers", height=1300, link=_FIRST),
 )
+SHOPPERS: Final = (
+    Picture("shopper", "/shoppers", height=1500, link=_FIRST),
+    Picture("retention", "/retention", height=860),
+    Picture("segments", "/pages/segments", height=1480),
+    Picture("value", "/pages/value", height=1420),
+)
+"""Those of what is known of shoppers: they need outcomes of 91 days."""
 FLOODED: Final = (Picture("flood", "/"), Picture("letters", "/letters?reason=not_json"))
 """Those of the shop that was flooded."""
 bad_records: Final = 6_000
@@ -94,7 +101,8 @@ def take(driver: webdriver.Chrome, address: str, one: Picture, into: Path) -> No
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the pictures."""
     parser = report.parser(__doc__ or "")
-    parser.add_argument("--folder", type=Path, required=True, help="folder of a demo")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of a demo, or with log.db and blobs")
+    parser.add_argument("--shoppers", action="store_true", help="the pictures of shoppers instead of the others")
     parser.add_argument("--into", type=Path, default=Path("docs/console"), help="folder of the pictures")
     options = parser.parse_args(arguments)
     if not (options.folder / "log.db").is_file():
@@ -119,8 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "UTC"})
                     driver.get(console.text.partition("log-in: ")[2].split()[0])
                     driver.find_element(By.CSS_SELECTOR, ".login button").click()
-                    for one in PICTURES:
+                    for one in SHOPPERS if options.shoppers else PICTURES:
                         take(driver, console.address, one, options.into)
+                    if options.shoppers:
+                        return
                     flood(folder, common)
                     time.sleep(10)  # until the console has asked anew
                     for one in FLOODED:

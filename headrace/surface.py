@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from headrace.impressions import Shown
+from headrace.pages import Page
 from headrace.topics import Topic
 
 STATE_INDEPENDENT: Final[dict[str, Any]] = {"shapes_state": False}
@@ -265,11 +266,11 @@ class Surface(Struct, frozen=True, kw_only=True):
     (`list[...]` if a record has several); `former_judgement_keys` are the keys of its judgements in older versions.
     `trials` names the class `module:name` that makes its tests of candidates again from them (`Trials`).
     `full_by_design` names the bounded tables that any shop fills in time, because they keep the newest entries or a
-    sample; of the others, a full one loses something. `headlines` are series that a progress line shows: metric,
-    labels, name. `quality` is what the answer to "good?" watches. `tiles` computes the report's headline numbers from
-    the newest scores: value and text. `teaches` states, by event type, what the family learns from an event; no event
-    of another type changes its state. `inputs` states, by event type, what is missing in a source without such events.
-    `doc` is one line of documentation, `benchmark` a command that measures it.
+    sample; of the others, a full one loses something. `pages` are pages of the console about it. `headlines` are series
+    that a progress line shows: metric, labels, name. `quality` is what the answer to "good?" watches. `tiles` computes
+    the report's headline numbers from the newest scores: value and text. `teaches` states, by event type, what the
+    family learns from an event; no event of another type changes its state. `inputs` states, by event type, what is
+    missing in a source without such events. `doc` is one line of documentation, `benchmark` a command that measures it.
     """
 
     doc: str
@@ -289,6 +290,7 @@ class Surface(Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
+    pages: tuple[Page, ...] = ()
     quality: Quality | None = None
     tiles: Callable[[Any], Iterable[tuple[str, str]]] | None = None
     full_by_design: tuple[str, ...] = ()

@@ -88,6 +88,14 @@ class Catalogue:
         """
         return f"{datetime.fromtimestamp(ms / 1000, self.zone):%Y-%m-%d %H:%M:%S %Z}"
 
+    def day(self, ms: float) -> str:
+        """Return the day of a time (ms since the epoch) in the zone of the reader.
+
+        >>> catalogue("en").day(86_400_000)
+        '1970-01-02'
+        """
+        return f"{datetime.fromtimestamp(ms / 1000, self.zone):%Y-%m-%d}"
+
     def short(self, value: float, share: bool) -> str:
         """Return a number of a picture in a few digits.
 

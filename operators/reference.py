@@ -602,6 +602,7 @@ def _facts(kind: type[Family], shard: str) -> list[str]:
         "tables full by design": _codes(surface.full_by_design, "none"),
         "tables": "; ".join(one.title for one in surface.tables) or "none",
         "charts": "; ".join(one.title for one in surface.charts) or "none",
+        "pages": "; ".join(one.title for one in surface.pages) or "none",
         "benchmark": f"`python -m {surface.benchmark}`" if surface.benchmark else "none",
     }
     for name, lack in surface.inputs.items():

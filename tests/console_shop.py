@@ -24,6 +24,8 @@ from headrace.letters import DeadLetter
 from headrace.log.protocol import Log, Outgoing
 from headrace.log.sqlite import SqliteLog
 from headrace.rules import RuleSet, record_of
+from headrace.segments import Segment, SegmentRules
+from headrace.segments import record_of as segments_record_of
 from headrace.shard.blobs import Blobs
 from headrace.topics import ALARMS, DEAD_LETTERS, ITEMS
 from learners.deep.model import DeepModel, DeepSettings
@@ -35,7 +37,11 @@ from tests.small_shop import learn_small_shop, said
 
 ATTACK: Final = """<img src=x onerror="window.attacked=1"><script>window.attacked=1</script>'"{{7*7}}"""
 """What a shop may call an item, a placement's rules may say, and a sender may write into an event."""
-EVENTS: Final = 2_100
+EVENTS: Final = 5_200
+SHOPPERS: Final = 320
+"""More than the least from which clusters are found."""
+DAYS: Final = 365.0
+"""So long that what shoppers were expected to do within 91 days is known for some."""
 SETTINGS: Final = """\
 [next_item]
 items_max = 512
@@ -119,7 +125,11 @@ class ConsoleShop:
         with closing(self.log.appender()) as appender:
             item = {"title": ATTACK, "brand": ATTACK, "category": ATTACK, "price": {"EUR": 5}}
             appender.append(Outgoing(ITEMS, b"</td><b>", msgspec.json.encode(item), 0))
-        learn_small_shop(self.log, self.blobs, EVENTS)
+        with closing(self.log.appender()) as appender:
+            wheres = {"loyal": "orders >= 2", "again": "segment('loyal') and seen_days < 60"}
+            rules = SegmentRules("ann", ATTACK, {name: Segment(one, ATTACK) for name, one in wheres.items()})
+            appender.append(segments_record_of(rules))
+        learn_small_shop(self.log, self.blobs, EVENTS, shoppers=SHOPPERS, days=DAYS)
         troubles(self.log, self.blobs)
         self.people = data / "people.json"
         self.keys: dict[Role, str] = {role: add(self.people, f"{role}r", role, now_ms=0) for role in ROLES}

@@ -37,9 +37,11 @@ ROUNDS: Final = [
 ]
 
 
-def learn_small_shop(log: Log, blobs: Blobs, events: int = 4_000) -> None:
+def learn_small_shop(
+    log: Log, blobs: Blobs, events: int = 4_000, *, shoppers: int = 80, days: float = 10
+) -> None:  # fmt: skip
     """Write a small shop's events into a log, learned, and rounds, alarms and dead letters as they could have been."""
-    simulate(log, SimulationSettings(events=events, items=150, shoppers=80, days=10, sampled=0.2))
+    simulate(log, SimulationSettings(events=events, items=150, shoppers=shoppers, days=days, sampled=0.2))
     loop = Loop(
         log, blobs, ONLINE.shard, make=online(items_max=512, shoppers_max=500),
         judge=Judges({"next_item": next_item_judge(blobs, fixed=1.0)}),

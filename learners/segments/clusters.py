@@ -12,7 +12,7 @@ cluster transitions", KDD 2006 (a cluster survives in the one that has most of i
 sample of the same shoppers, and no age is used).
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from math import fsum, sqrt
 from typing import Final, Literal, NamedTuple
@@ -35,6 +35,8 @@ better_min: Final = 0.95
 """New centres are taken if their squared distances are below this share of those from the present centres."""
 learned_max: Final = 2_000
 """A centre is a mean of about this number of the newest shoppers."""
+changes_max: Final = 64
+"""Newest changes of clusters that are remembered."""
 distance_max: Final = 5.0
 """Deviations from the mean, in standard deviations, above which a feature counts as this many."""
 
@@ -63,12 +65,14 @@ class Clusters:
     Attributes:
         numbers: the number of each cluster, by which it is known for ever.
         counts: fits so far, and clusters that were born, ended and merged.
+        changes: what became of clusters, with the shop's time (ms) of each; the newest last.
     """
 
     def __init__(self, *, clusters_max: int) -> None:
         self.clusters_max = clusters_max
         self.numbers: list[int] = []
         self.counts = {"fits": 0, "born": 0, "ended": 0, "merged": 0}
+        self.changes: deque[tuple[int, Told]] = deque(maxlen=changes_max)
         self._centres: Floats = np.zeros((0, len(FEATURES)))  # standardised
         self._learned: list[int] = []
         self._mean, self._scale = np.zeros(len(FEATURES)), np.ones(len(FEATURES))
@@ -131,6 +135,7 @@ class Clusters:
         self._learned = np.minimum(np.maximum(sizes, 1), learned_max).tolist()
         for one in told:
             self.counts[one.kind] += 1
+            self.changes.append((time_ms, one))
         return told
 
     def _standardise(self, rows: Floats) -> None:
@@ -181,8 +186,8 @@ class Clusters:
         return found
 
     def bounds(self) -> dict[str, tuple[int, int]]:
-        """Return the number of shoppers in the sample and the maximum."""
-        return {"sample": (len(self._sample), sample_max)}
+        """Return the number of shoppers in the sample, and of changes, and the maxima."""
+        return {"sample": (len(self._sample), sample_max), "changes": (len(self.changes), changes_max)}
 
     def state(self) -> State:
         """Return the complete state."""
@@ -191,11 +196,13 @@ class Clusters:
             "fitted_ms": self._fitted_ms, "centres": self._centres.copy(), "learned": list(self._learned),
             "mean": self._mean.copy(), "scale": self._scale.copy(), "shoppers": list(self._sample),
             "features": np.array(list(self._sample.values())).reshape(-1, len(FEATURES)),
+            "changes": [[time_ms, *one] for time_ms, one in self.changes],
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken; with other clusters than now, they are fitted anew."""
         self._next, self.counts = state["next"], dict(state["counts"])
+        self.changes = deque(((time_ms, Told(*one)) for time_ms, *one in state["changes"]), maxlen=changes_max)
         self._sample = OrderedDict(zip(state["shoppers"], state["features"].tolist(), strict=True))
         if len(state["numbers"]) != self.clusters_max:
             return

@@ -23,6 +23,7 @@ from learners.segments import examples
 from learners.segments.clusters import Clusters
 from learners.segments.features import features
 from learners.segments.members import Members
+from learners.segments.page import PAGE
 
 minute_ms: Final = 60_000
 sweep_events: Final = 16
@@ -103,8 +104,21 @@ class ShopperSegments(Struct, frozen=True):
     cluster: str | None
 
 
+class Change(Struct, frozen=True):
+    """What became of a cluster: it was `born`, `ended` (its shoppers went to several), or `merged` into another.
+
+    `share` is its share of the sample of shoppers.
+    """
+
+    time_ms: int
+    kind: str
+    cluster: str
+    into: str
+    share: float
+
+
 class SegmentsScores(Struct, frozen=True):
-    """The sizes of segments and clusters, and what became of clusters so far."""
+    """The sizes of segments and clusters, and what became of clusters so far; `changes` are the newest."""
 
     shoppers: int
     segments: list[Size]
@@ -114,6 +128,7 @@ class SegmentsScores(Struct, frozen=True):
     ended: int
     merged: int
     untold: int
+    changes: list[Change] = []
 
 
 def _rules_in(state: State) -> SegmentRules:
@@ -170,7 +185,8 @@ class SegmentsFamily(Family):
         "not", per_shopper="membership", why="centres of clusters take one step per shopper who is checked, in order"
     )
     parts: ClassVar[Mapping[str, Part]] = {
-        "members": Part(), "rules": Part(2, {1: rules_from_version_1}), "clusters": Part(), "checks": Part(),
+        "members": Part(), "rules": Part(2, {1: rules_from_version_1}), "checks": Part(),
+        "clusters": Part(2, {1: lambda state: {**state, "changes": []}}),
     }  # fmt: skip
 
     def __init__(self, settings: SegmentsSettings, reads: Mapping[str, Family]) -> None:
@@ -332,6 +348,10 @@ class SegmentsFamily(Family):
         return SegmentsScores(
             len(self.members), self._by_rule(), self._by_cluster(), counts["fits"], counts["born"], counts["ended"],
             counts["merged"], self.untold,
+            [
+                Change(time_ms, one.kind, f"c{one.number}", f"c{one.into}" if one.into else "", round(one.share, 4))
+                for time_ms, one in self.clusters.changes
+            ],
         )  # fmt: skip
 
     def bounds(self) -> dict[str, tuple[int, int]]:
@@ -411,7 +431,7 @@ SegmentsFamily.surface = Surface(
     scores=SegmentsScores,
     hears=(SEGMENTS,),
     writes=(SEGMENT_MOVES,),
-    full_by_design=("segments_members", "segments_sample"),
+    full_by_design=("segments_members", "segments_sample", "segments_changes"),
     labels={
         "segment": "the segments that are stated, at most 32, and at most 64 clusters at a time",
         "direction": "`entered` and `left`",
@@ -460,6 +480,7 @@ SegmentsFamily.surface = Surface(
             note="As last checked. Of a cluster: by how many standard deviations it differs most from the mean.",
         ),
     ),
+    pages=(PAGE,),
     teaches=dict.fromkeys(LEARNED_TYPES, "its time: the shopper checked longest ago is checked again")
     | {
         "purchase": "in which segments the shopper is now",

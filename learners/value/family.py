@@ -36,7 +36,8 @@ from learners.value.leaving import (
 )
 from learners.value.model import Expected, Model, Outcome, solved
 from learners.value.orders import Line, Orders
-from learners.value.shoppers import FIRST, GRADE, LAST, ORDERS, RETURNED, SPENT, TOLD, Shoppers, grain
+from learners.value.page import PAGE
+from learners.value.shoppers import FIRST, GRADE, LAST, ORDERS, RETURNED, SPENT, TOLD, Floats, Shoppers, grain
 from learners.value.snapshots import HORIZONS, Snapshot
 
 _week: Final = 7
@@ -196,12 +197,17 @@ class HorizonScores(Struct, frozen=True):
 
 
 class ValueScores(Struct, frozen=True):
-    """The family's part of a record of `scores`."""
+    """The family's part of a record of `scores`.
+
+    `spend` is what was expected of each class within 91 days when shoppers were last classed, in the shop's currency.
+    """
 
     shoppers: int
     classes: dict[str, int]
     repairs: dict[str, int]
     horizons: list[HorizonScores]
+    spend: dict[str, float] = {}
+    currency: str = ""
 
 
 class _Untold(NamedTuple):
@@ -226,7 +232,8 @@ class ValueFamily(Family):
     )
     parts: ClassVar[Mapping[str, Part]] = {
         "shoppers": Part(), "orders": Part(needs=("shoppers",)), "snapshots": Part(needs=("shoppers",)),
-        "models": Part(needs=("shoppers",)), "judged": Part(), "classes": Part(needs=("shoppers",)),
+        "models": Part(needs=("shoppers",)), "judged": Part(),
+        "classes": Part(2, {1: lambda state: {**state, "spend": np.zeros(len(CLASSES))}}, needs=("shoppers",)),
     }  # fmt: skip
 
     def __init__(self, settings: ValueSettings, reads: Mapping[str, Family]) -> None:
@@ -243,6 +250,7 @@ class ValueFamily(Family):
         self.lost = 0
         self._untold: deque[_Untold] = deque()
         self._leaving = np.zeros(0, np.int64)  # rows of those with whom most may be lost
+        self._spend: Floats = np.zeros(len(CLASSES))  # grains that were expected of each class
         self._due_ms = 0  # when a note, or a snapshot, is due
 
     def learn(self, event: Event, now: Moment) -> None:
@@ -356,7 +364,9 @@ class ValueFamily(Family):
         limits = Limits.of(spend, self.settings.a_share, max(self.settings.a_share, self.settings.b_share))
         rows = self.shoppers.rows
         before = rows[places, GRADE].astype(np.int64)
-        rows[places, GRADE] = classes_of(spend, before, limits, self.settings.class_margin)
+        grades = classes_of(spend, before, limits, self.settings.class_margin)
+        rows[places, GRADE] = grades
+        self._spend = np.asarray(np.bincount(grades, spend, len(CLASSES)), np.float64)
         orders = np.concatenate([one.orders for one in known])
         low, high = (np.concatenate([getattr(one, name) for one in known]) for name in ("spend_low", "spend_high"))
         changed = np.flatnonzero(rows[places, GRADE] != rows[places, TOLD])
@@ -396,7 +406,10 @@ class ValueFamily(Family):
     def scores(self) -> ValueScores:
         """Return how good predictions were."""
         horizons = [_scores(days, judged) for days, judged in zip(HORIZONS, self.judged, strict=True) if judged]
-        return ValueScores(len(self.shoppers), self.classes(), dict(self.repairs), horizons)
+        spend = dict(zip(CLASSES[1:], map(_money, self._spend[1:].tolist()), strict=True))
+        return ValueScores(
+            len(self.shoppers), self.classes(), dict(self.repairs), horizons, spend, self._desk.currency.shop
+        )  # fmt: skip
 
     def classes(self) -> dict[str, int]:
         """Return how many shoppers are in each class."""
@@ -426,6 +439,7 @@ class ValueFamily(Family):
             "classes": {
                 "untold": np.array(self._untold, np.float64).reshape(-1, len(_Untold._fields)),
                 "leaving": self._leaving.copy(),
+                "spend": self._spend.copy(),
             },
             "judged": {
                 "repairs": dict(self.repairs),
@@ -450,7 +464,7 @@ class ValueFamily(Family):
                 untold, leaving = found["untold"].copy(), moved[found["leaving"]]
                 untold[:, 0] = moved[untold[:, 0].astype(np.int64)]
                 self._untold = deque(_Untold(int(place), *rest) for place, *rest in untold.tolist() if place >= 0)
-                self._leaving = leaving[leaving >= 0]
+                self._leaving, self._spend = leaving[leaving >= 0], found["spend"].copy()
         if "orders" in state:
             self.orders = Orders.from_state(
                 state["orders"], orders_max=settings.orders_max, lines_max=settings.order_lines_max
@@ -645,6 +659,7 @@ ValueFamily.surface = Surface(
             lines=lambda scores: {f"{one.days} days": one.calibration_error for one in scores.horizons},
         ),
     ),
+    pages=(PAGE,),
     quality=Quality(
         name="AUC of a purchase within 30 days",
         of=lambda scores: next((one.auc for one in scores.horizons if one.days == HORIZONS[0]), None),

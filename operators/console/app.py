@@ -64,6 +64,7 @@ class Console:
         self._room, self._settings, self._hosts, self._sessions = room, settings, frozenset(hosts), sessions
         self._tries = Tries()
         self._pages = pages
+        self._declared = [page for kind in room.desk.deployment.kinds for page in kind.surface.pages]
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -80,11 +81,14 @@ class Console:
         async def lost(request: Request, error: Exception) -> Response:
             status = error.status_code if isinstance(error, HTTPException) else 500
             key = "error.no_page" if status in (404, 405) else "error.failed"
-            return self._headed(Visit(request, self._session(request)).render("error.html", status, key=key, values={}))
+            return self._headed(self._visit(request).render("error.html", status, key=key, values={}))
 
         made = Starlette(routes=routes, exception_handlers={404: lost, 405: lost, Exception: lost})
         made.router.redirect_slashes = False
         return made
+
+    def _visit(self, request: Request) -> Visit:
+        return Visit(request, self._session(request), self._declared)
 
     def _session(self, request: Request) -> Session | None:
         text = request.cookies.get(COOKIE, "")
@@ -95,7 +99,7 @@ class Console:
         """Return a handler that is called for requests to our hosts alone, and whose answers have our headers."""
 
         async def handle(request: Request) -> Response:
-            visit = Visit(request, self._session(request))
+            visit = self._visit(request)
             if request.headers.get("host", "").lower() not in self._hosts:
                 return self._headed(Response("wanted one of the console's own names as host", 421))
             try:
@@ -111,7 +115,7 @@ class Console:
                 return self._headed(visit.render("error.html", 503, **said))
             except Away as error:
                 said = {"key": "error.no_answers", "values": {"text": str(error)}}
-                return self._headed(visit.render("error.html", 502, **said))
+                return self._headed(visit.render("error.html", 404 if error.unknown else 502, **said))
 
         return handle
 

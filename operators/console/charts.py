@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from headrace.experiment_reports import Point, Report
+from headrace.pages import Calibration, Course
 from headrace.surface import Bets, FamilyScores, Table
 from operators.catalogue import Catalogue
 from operators.status import AlarmStatus
@@ -37,7 +38,10 @@ class Mark(Struct):
 
 
 class Chart(Struct, kw_only=True):
-    """A chart. `along` says what the places count, `unit` is that of the values ("%" for shares), `told` its words."""
+    """A chart. `along` says what the places count, `unit` is that of the values ("%" for shares), `told` its words.
+
+    With `time`, places are times in seconds since the epoch.
+    """
 
     x: list[float]
     along: str
@@ -47,6 +51,7 @@ class Chart(Struct, kw_only=True):
     marks: list[Mark] = []
     log: bool = False
     floor: float = 0.0
+    time: bool = False
 
 
 def of_table(
@@ -88,6 +93,73 @@ def of_lines(
         x=[at for at, _ in found], along=says("chart.events"), unit="%" if percent else "",
         series=_lines(named, ""), floor=floor, told=_told(title, named, says, share=percent),
     )  # fmt: skip
+
+
+def of_course(drawn: Course, says: Catalogue) -> Chart | None:
+    """Return how numbers went over the shop's time, a line for each name; None without two times."""
+    places = {time_ms: place for place, time_ms in enumerate(drawn.times)}  # a rollback may repeat some
+    ordered = [places[time_ms] for time_ms in sorted(places)]
+    named: dict[str, Sequence[float | None]] = {
+        says.declared(name): [values[place] for place in ordered] for name, values in drawn.lines.items()
+    }
+    named = {name: values for name, values in named.items() if sum(one is not None for one in values) > 1}
+    if len(ordered) < 2 or not named:
+        return None
+    colours = colour_names(list(named))
+    return Chart(
+        x=[drawn.times[place] / 1_000 for place in ordered], along=says("chart.time"), unit="%" if drawn.share else "",
+        series=[Line(name, list(values), colours[name], dash=n > 4) for n, (name, values) in enumerate(named.items())],
+        told=_told(drawn.title, named, says, share=drawn.share), time=True,
+    )  # fmt: skip
+
+
+class Dot(Struct, kw_only=True):
+    """Predictions of about the same probability in a picture: its place, its size, and the ends of an interval.
+
+    The interval (Wilson's, 95 %) is that of the share which would be seen by chance.
+    """
+
+    x: float
+    y: float
+    radius: float
+    low: float
+    high: float
+    count: int
+    predicted: float
+    seen: float
+
+
+def of_calibration(drawn: Calibration, width: float = 100.0) -> list[Dot]:
+    """Return the dots of a square picture, from the lower left; on its diagonal, predictions are right.
+
+    >>> from headrace.pages import Predicted
+    >>> [dot] = of_calibration(Calibration((Predicted(100, 0.5, 0.4),)))
+    >>> dot.x, dot.y, dot.radius, round(dot.low), round(dot.high)
+    (50.0, 60.0, 3.5, 69, 50)
+    """
+    most = max((math.sqrt(one.predictions) for one in drawn.points), default=1.0)
+    found = []
+    for one in drawn.points:
+        low, high = _wilson(one.seen, one.predictions)
+        found.append(
+            Dot(
+                x=width * one.predicted, y=width * (1 - one.seen), radius=1.0 + 2.5 * math.sqrt(one.predictions) / most,
+                low=width * (1 - low), high=width * (1 - high), count=one.predictions, predicted=one.predicted,
+                seen=one.seen,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the interval of a share of so many.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    """
+    z = 1.96
+    middle = share + z * z / (2 * count)
+    off = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (middle - off) / (1 + z * z / count), (middle + off) / (1 + z * z / count)
 
 
 def of_wealth(points: Sequence[Bets], says: Catalogue) -> Chart | None:

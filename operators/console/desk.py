@@ -17,12 +17,15 @@ import msgspec
 from headrace.announcement import Announcement
 from headrace.errors import BrokenWorld, Misconfigured
 from headrace.log.protocol import Log
+from headrace.reading import decode_scores
 from headrace.shard.blobs import Blobs
-from headrace.surface import Bets
+from headrace.surface import Bets, FamilyScores, Route
+from headrace.topics import SCORES
 from operators.deployment import Deployment
 from operators.replay.plan import opened_to_read
 from operators.scraping import configured, running
 from operators.status import Status, StatusReader
+from operators.tails import Thinned
 from operators.wealth import Wealth
 
 status_s: Final = 2.0
@@ -34,11 +37,22 @@ counted_max: Final = 200
 answer_s_max: Final = 3.0
 answer_bytes_max: Final = 8 * 2**20
 
+course_max: Final = 200
+"""Most records of a family's scores that a page draws; of a longer time, some are left out evenly."""
+
 T = TypeVar("T")
 
 
 class Away(Exception):
-    """There is no answer of the server; the text says why."""
+    """There is no answer of the server; the text says why.
+
+    Attributes:
+        unknown: whether the server answers, but knows nothing of what was asked for.
+    """
+
+    def __init__(self, text: str, *, unknown: bool = False) -> None:
+        super().__init__(text)
+        self.unknown = unknown
 
 
 class Desk:
@@ -63,6 +77,7 @@ class Desk:
         self._reader: StatusReader | None = None
         self._status: Status | None = None
         self._wealth: Wealth | None = None
+        self._course: Thinned[FamilyScores] | None = None
         self._status_at = float("-inf")
 
     async def status(self) -> Status:
@@ -76,6 +91,24 @@ class Desk:
             BrokenWorld, Misconfigured: the log cannot be read. Another call opens it again.
         """
         return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, function)
+
+    async def course(self, family: str) -> list[FamilyScores]:
+        """Return a family's scores over the time that the log holds, oldest first, at most about `course_max`.
+
+        Raises:
+            BrokenWorld, Misconfigured: the log cannot be read.
+        """
+
+        def look(log: Log, reader: StatusReader) -> list[FamilyScores]:
+            if self._course is None:
+                types = {kind.name: kind.surface.scores for kind in self.deployment.kinds if kind.surface.pages}
+                self._course = Thinned(
+                    SCORES, lambda record: decode_scores(record, types), kept_max=course_max, records_max=records_max
+                )
+            self._course.look(log)
+            return self._course.of(family)
+
+        return await self.read(look)
 
     async def search(self, function: Callable[[Log], T]) -> T:
         """Return what a function finds that may read much; it runs in a thread of its own, one at a time."""
@@ -99,10 +132,11 @@ class Desk:
         return await asyncio.get_running_loop().run_in_executor(self._searching, curve)
 
     async def answer(self, path: Sequence[str], parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return what the server answers to a question: an object of JSON.
+        """Return what the server answers to a question, with every field that the route declares.
 
         Raises:
-            Away: there is no server, it does not answer, or it refuses the question.
+            Away: there is no server, it does not answer, it refuses the question, or its answer is not of the declared
+                form, because it is of another release.
         """
         return await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, path, parameters or {})
 
@@ -125,7 +159,7 @@ class Desk:
             self._newest(self._reader)
             return function(self._log, self._reader)
         except BrokenWorld:
-            self._log = self._reader = None
+            self._log = self._reader = self._course = None
             self._open.close()
             self._open = ExitStack()
             raise
@@ -135,7 +169,20 @@ class Desk:
             self._status, self._status_at = reader.read(), time.monotonic()
         return self._status
 
+    def route(self, path: Sequence[str]) -> Route | None:
+        """Return the declared route that answers a path; None if no family of the deployment has one."""
+        found = [
+            route
+            for kind in self.deployment.kinds
+            for route in kind.surface.routes
+            if route.method == "GET" and _is_of(route.path.split("/")[1:], path)
+        ]
+        return min(found, key=lambda route: route.path.count("{"), default=None)
+
     def _ask(self, path: Sequence[str], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        route = self.route(path)
+        if route is None:
+            raise Away(f"no family of this shop answers /{'/'.join(path[:2])}", unknown=True)
         address = (
             self._answers
             or running(self.deployment).get("serve", "")
@@ -150,12 +197,35 @@ class Desk:
             asked.add_header("Authorization", f"Bearer {self._key}")
         try:
             with urllib.request.urlopen(asked, timeout=answer_s_max) as response:
-                return msgspec.json.decode(response.read(answer_bytes_max), type=dict[str, Any])
+                found = msgspec.json.decode(response.read(answer_bytes_max), type=dict[str, Any])
+                return {**found, **_whole(msgspec.convert(found, route.answer))}
         except urllib.error.HTTPError as error:
             with error:
-                raise Away(_detail(error.read(10_000)) or f"status {error.code}") from None
+                text = _detail(error.read(10_000)) or f"status {error.code}"
+                raise Away(text, unknown=error.code == 404) from None
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise Away(f"{address}: {error}") from None
+
+
+def _is_of(declared: Sequence[str], path: Sequence[str]) -> bool:
+    """Return whether a path is one of those that a route declares, both in parts.
+
+    >>> _is_of(["v1", "items", "{item}"], ["v1", "items", "a/b"]), _is_of(["v1", "items"], ["v1", "new"])
+    (True, False)
+    """
+    return len(declared) == len(path) and all(
+        part[:1] == "{" or part == own for part, own in zip(declared, path, strict=True)
+    )
+
+
+def _whole(value: Any) -> Any:
+    """Return an answer as plain values with all its fields: those of JSON lack the ones that have their default."""
+    if isinstance(value, msgspec.Struct):
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        return {encoded: _whole(getattr(value, name)) for name, encoded in names}
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _detail(body: bytes) -> str:

@@ -1,5 +1,6 @@
 """What each page shows. Each is a function of the room and the visit; `PAGES` has all of them with their roles."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,12 +12,14 @@ from headrace.drift import EVERY_DETECTOR
 from headrace.letters import DeadLetter
 from headrace.log.protocol import Partition, decode_json
 from headrace.log.scan import partition_records
+from headrace.pages import Calibration, Course, Drawn
 from headrace.rules import EVERY
 from headrace.shard.kept import kept_snapshots
 from headrace.surface import Route, Table
 from headrace.text import visible_lines
 from headrace.topics import DEAD_LETTERS, IMPRESSIONS
-from operators.console import actions, charts
+from operators.catalogue import Catalogue
+from operators.console import actions, card, charts
 from operators.console.app import Page, Room
 from operators.console.desk import Away
 from operators.console.paging import page_of
@@ -47,6 +50,9 @@ neighbours_shown: Final = 10
 audience_shown: Final = 20
 explained: Final = 20
 """Recommendations to a shopper that are explained."""
+hours: Final = 24
+leaving_max: Final = 1_000
+"""Shoppers of the list of who is likely to leave, at most."""
 value_characters_shown: Final = 4_000
 
 
@@ -407,30 +413,68 @@ async def shoppers(room: Room, visit: Visit) -> Response:
 
 
 async def shopper(room: Room, visit: Visit) -> Response:
-    """Show a shopper's trail, and what would be recommended, why, and what rules took out."""
+    """Show a shopper's card and trail, and what would be recommended, why, and what rules took out."""
     id_, placement = visit.asked("id"), visit.asked("placement")
     known = await room.desk.answer(("v1", "shoppers", id_), {"n": 20})
-    found = await room.desk.answer(("v1", "explanations", id_), {"n": explained, "placement": placement})
-    others = list[tuple[str, list[str], list[dict[str, Any]]]]()
-    for route in _of_shoppers(room):
-        try:
-            path = [id_ if part == "{shopper}" else part for part in route.path.split("/")[1:]]
-            answer = await room.desk.answer(path)
-        except Away:  # it knows nothing of the shopper
-            continue
-        tables = [rows for name, value in answer.items() if name != "fresh" and (rows := _rows(value))]
-        others += [("" if number else route.doc, list(rows[0]), rows) for number, rows in enumerate(tables)]
-    return visit.render("shopper.html", shopper=known, found=found, others=others, placement=placement)
+    cards = [("v1", "shoppers", id_, name) for name in ("profile", "value", "intent", "segments")]
+    drawn = [room.desk.route(path) for path in cards]
+    others = [route for route in _of_shoppers(room) if route not in drawn]
+    explained_ = _told(room, ("v1", "explanations", id_), {"n": explained, "placement": placement})
+    profile, worth, intent, segments, found, *told = await asyncio.gather(
+        _told(room, cards[0], {"tastes": hours}), *(_told(room, path) for path in cards[1:]), explained_,
+        *(_told(room, [id_ if part == "{shopper}" else part for part in route.path.split("/")[1:]])
+          for route in others),
+    )  # fmt: skip
+    tables = [
+        ("" if number else route.doc, columns_of(rows), rows)
+        for route, one in zip(others, told, strict=True)
+        for number, rows in enumerate(tables_of(one.answer or {}))
+    ]
+    return visit.render(
+        "shopper.html", shopper=known, found=found, others=tables, placement=placement, profile=profile, worth=worth,
+        intent=intent, segments=segments, traits=card.trait_rows(profile.answer) if profile.answer else [],
+        tastes=[(kind, profile.answer["tastes"].get(kind, [])[:card.tastes_shown]) for kind in card.PICTURED]
+        if profile.answer else [],
+        hours=card.shares(profile.answer, "hour", [str(hour) for hour in range(hours)]) if profile.answer else [],
+        weekdays=list(zip(card.WEEKDAYS, card.shares(profile.answer, "weekday", card.WEEKDAYS), strict=True))
+        if profile.answer else [],
+        reasons=card.reason_rows(intent.answer) if intent.answer else [], sure_of=card.sure_of,
+    )  # fmt: skip
+
+
+async def _told(room: Room, path: Sequence[str], parameters: Mapping[str, Any] | None = None) -> card.Told:
+    """Return what the server says, or why it says nothing."""
+    try:
+        return card.Told(answer=await room.desk.answer(path, parameters))
+    except Away as away:
+        return card.Told(why=str(away), unknown=away.unknown)
+
+
+def tables_of(answer: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the parts of an answer that are tables: lists of objects, and objects or such lists by name.
+
+    >>> tables_of({"id": "a", "rows": [{"x": 1}], "by_name": {"b": {"x": 1}, "c": [{"y": 2}], "d": 3}})
+    [[{'x': 1}], [{'name': 'b', 'x': 1}, {'name': 'c', 'y': 2}]]
+    """
+    return [rows for name, value in answer.items() if name != "fresh" and (rows := _rows(value))]
 
 
 def _rows(value: Any) -> list[dict[str, Any]]:
-    """Return a list of objects, or objects or such lists by name, as the rows of a table; none of anything else."""
     if isinstance(value, list):
         return [one for one in value if isinstance(one, dict)]
     if not isinstance(value, dict):
         return []
     found = [(name, one) for name, many in value.items() for one in (many if isinstance(many, list) else [many])]
     return [{"name": name, **one} for name, one in found if isinstance(one, dict)]
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of a table, each of which some row has.
+
+    >>> columns_of([{"x": 1}, {"y": 2, "x": 1}])
+    ['x', 'y']
+    """
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _of_shoppers(room: Room) -> list[Route]:
@@ -441,6 +485,41 @@ def _of_shoppers(room: Room) -> list[Route]:
         for route in kind.surface.routes
         if "{shopper}" in route.path and not route.shows and "n" not in route.query.__struct_fields__
     ]
+
+
+async def retention(room: Room, visit: Visit) -> Response:
+    """Show who is likely to leave and worth keeping, page by page."""
+    told = await _told(room, ("v1", "retention"), {"n": leaving_max})
+    found = told.answer or {"currency": "", "shoppers": []}
+    return visit.render(
+        "retention.html", told=told, currency=found["currency"], page=page_of(found["shoppers"], visit),
+        most=max((one["at_risk"] for one in found["shoppers"]), default=0.0) or 1.0,
+        at_risk=sum(one["at_risk"] for one in found["shoppers"]), cut=len(found["shoppers"]) == leaving_max,
+    )  # fmt: skip
+
+
+async def declared(room: Room, visit: Visit) -> Response:
+    """Show a page that a family declares."""
+    name = visit.request.path_params["name"]
+    found = next(
+        ((kind, page) for kind in room.desk.deployment.kinds for page in kind.surface.pages if page.name == name), None
+    )
+    if found is None:
+        raise Refusal(404, "error.no_page")
+    kind, page = found
+    scores = await room.desk.course(kind.name)
+    sections = [
+        (one, [(type(each).__name__, each, _picture(each, visit.says)) for each in one.drawn])
+        for one in (page.sections(scores) if scores else [])
+    ]
+    return visit.render("declared.html", page=page, sections=sections, newest=scores[-1] if scores else None)
+
+
+def _picture(drawn: Drawn, says: Catalogue) -> Any:
+    """Return what is drawn of a part of a page that is a picture."""
+    if isinstance(drawn, Calibration):
+        return charts.of_calibration(drawn)
+    return charts.of_course(drawn, says) if isinstance(drawn, Course) else None
 
 
 async def events(room: Room, visit: Visit) -> Response:
@@ -528,6 +607,8 @@ PAGES: Final = (
     Page("/item", item),
     Page("/shoppers", shoppers),
     Page("/shopper", shopper),
+    Page("/retention", retention),
+    Page("/pages/{name}", declared),
     Page("/events", events),
     Page("/find", find),
     Page("/commands", commands),

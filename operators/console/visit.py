@@ -16,6 +16,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from headrace.pages import Page
 from headrace.text import visible
 from operators.catalogue import LANGUAGES, Catalogue, catalogue, number, percent, size
 from operators.console.doors import Session
@@ -58,7 +59,8 @@ NAVIGATION: Final[tuple[tuple[str, tuple[tuple[str, str, Role], ...]], ...]] = (
             ("/replays", "replays", "see"),
         ),
     ),
-    ("inspect", (("/items", "items", "see"), ("/shoppers", "shoppers", "see"), ("/events", "events", "see"))),
+    ("shop", (("/shoppers", "shoppers", "see"), ("/retention", "retention", "see"))),
+    ("inspect", (("/items", "items", "see"), ("/events", "events", "see"))),
     (
         "record",
         (
@@ -68,6 +70,8 @@ NAVIGATION: Final[tuple[tuple[str, tuple[tuple[str, str, Role], ...]], ...]] = (
     ),
 )  # fmt: skip
 """The groups of pages: the path, the key and the role of each."""
+DECLARED: Final = "shop"
+"""The group in which pages that families declare follow."""
 
 
 class Refusal(Exception):
@@ -81,14 +85,17 @@ class Refusal(Exception):
 class Visit:
     """A request, with what of it and of its session pages need.
 
+    Args:
+        declared: the pages that families declare.
+
     Attributes:
         session: None before the log-in.
         says: the catalogue of the person's language, with times in the person's zone.
         form: the fields of a form that was sent.
     """
 
-    def __init__(self, request: Request, session: Session | None) -> None:
-        self.request, self.session = request, session
+    def __init__(self, request: Request, session: Session | None, declared: Sequence[Page] = ()) -> None:
+        self.request, self.session, self._declared = request, session, declared
         cookies = request.cookies
         wanted = cookies.get(LANGUAGE, "")
         language = wanted if wanted in LANGUAGES else accepted(request.headers.get("accept-language", ""))
@@ -109,8 +116,14 @@ class Visit:
         return self.request.url.path + (f"?{query}" if query else "")
 
     def navigation(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """Return the links to pages that the person may see, by group: paths and keys."""
-        return [(group, [(path, key) for path, key, role in links if self.may(role)]) for group, links in NAVIGATION]
+        """Return the links to pages that the person may see, by group: paths and names."""
+        found = []
+        for group, links in NAVIGATION:
+            named = [(path, self.says(f"nav.{key}")) for path, key, role in links if self.may(role)]
+            if group == DECLARED:
+                named += [(declared_path(one.name), self.says.declared(one.title)) for one in self._declared]
+            found.append((group, named))
+        return found
 
     def page_of(self, question: str) -> str:
         """Return the page that tells more about one of the four answers."""
@@ -151,16 +164,24 @@ class Visit:
         says, session = self.says, self.session
         made = templates().get_template(template).render(
             visit=self, t=says, person=session.person if session else None, token=session.token if session else "",
-            here=self.request.url.path, languages=LANGUAGES, themes=THEMES, time=self._time, **context,
+            here=self.request.url.path, languages=LANGUAGES, themes=THEMES, time=self._time, day=self._day,
+            **context,
         )  # fmt: skip
         return HTMLResponse(made, code)
 
     def _time(self, ms: float | None) -> str:
         """Return a time as an element that says it in UTC for programs."""
+        return self._element(ms, self.says.time)
+
+    def _day(self, ms: float | None) -> str:
+        """Return the day of a time as such an element."""
+        return self._element(ms, self.says.day)
+
+    def _element(self, ms: float | None, written: Callable[[float], str]) -> str:
         if not ms:
             return NONE
         utc = catalogue("en").time(ms)[:19].replace(" ", "T")
-        return Markup('<time datetime="{}Z">{}</time>').format(utc, self.says.time(ms))
+        return Markup('<time datetime="{}Z">{}</time>').format(utc, written(ms))
 
 
 def accepted(header: str) -> str:
@@ -212,6 +233,11 @@ def to(path: str, **query: Any) -> str:
     """
     stated = {name: value for name, value in query.items() if value not in ("", None)}
     return f"{path}?{urlencode(stated, errors='replace')}" if stated else path
+
+
+def declared_path(name: str) -> str:
+    """Return the path of a page that a family declares."""
+    return f"/pages/{name}"
 
 
 def redirect(path: str, status: int = 303) -> Response:

@@ -16,7 +16,8 @@ from headrace.drift import decode as silence_in
 from headrace.experiment_reports import Report
 from headrace.log.protocol import Outgoing, Partition
 from headrace.log.scan import topic_records
-from headrace.topics import ALARMS, SILENCES
+from headrace.topics import ALARMS, EVENTS, SILENCES
+from learners.families import FAMILIES
 from operators.catalogue import catalogue
 from operators.console.app import Page
 from operators.console.audit import Line
@@ -41,9 +42,11 @@ axe.run(document, {runOnly: rules})
 OPENED = [
     *(page.path for page in PAGES if page.method == "GET" and page.path not in (
         "/replay", "/replay/picture", "/gate", "/experiment", "/letter", "/item", "/shopper", "/find", "/command",
+        "/pages/{name}",
     )),
     "/letter?id=events/0/901", "/experiment?name=front", "/experiment?name=duel",
     f"/item?id={quote('</td><b>')}", "/shopper?id=shopper-000001", "/events?id=0/5",
+    *(f"/pages/{page.name}" for kind in FAMILIES for page in kind.surface.pages),
 ]  # fmt: skip
 """Every page, those of one thing with a thing that is there."""
 
@@ -91,7 +94,7 @@ def test_each_page_is_accessible_and_harmless(browser: Browser, path: str) -> No
     check_page(browser, path, "light")
 
 
-DARK = ("/", "/quality", "/models", "/letters", "/rules")
+DARK = ("/", "/quality", "/models", "/letters", "/rules", "/shopper?id=shopper-000001", "/pages/value")
 """Pages that have every element whose colour differs in the dark."""
 
 
@@ -145,6 +148,89 @@ def test_inspectors_tell_the_parts_of_scores_what_rules_took_out_and_who_turned_
         assert "<h3>transitions</h3>" in item
         assert "Who turned to it" in item
         assert 'href="/shopper?id=' in item
+
+
+def test_a_card_tells_what_is_known_of_a_shopper(shop: ConsoleShop, browser: Browser) -> None:
+    with httpx.Client(base_url=shop.serve.address) as server:
+        leaving = server.get("/v1/retention").json()["shoppers"][0]["shopper"]
+        told = server.get(f"/v1/shoppers/{leaving}/profile").json()
+        worth = server.get(f"/v1/shoppers/{leaving}/value").json()
+        names = server.get(f"/v1/shoppers/{leaving}/segments").json()
+    browser.open(f"/shopper?id={leaving}")
+    figures = dict(zip(browser.texts(".card .numbers dt"), browser.texts(".card .numbers dd"), strict=True))
+    assert figures["class"] == worth["value_class"]
+    assert figures["buys within 91 days"] == f"{100 * worth['expected'][-1]['purchase']:.1f} %"
+    assert [row.split()[0] for row in browser.texts(".expected tbody tr")] == ["30", "91"]
+    assert browser.texts(".tag") == [*names["segments"], f"cluster {names['cluster']}"]
+    for kind, bars in zip(("category", "brand", "price"), browser.texts(".barlist"), strict=True):
+        assert bars.splitlines()[::2] == [one["value"] for one in told["tastes"][kind][:6]]
+    rows = browser.texts("section[aria-label='Profile card'] table.long tbody tr")
+    assert len(rows) == sum(one["value"] is not None for one in told["traits"].values())
+    assert any(row.startswith("visits ") and " sure " in row for row in rows)
+
+
+def test_a_card_tells_the_intent_of_a_running_visit(shop: ConsoleShop, browser: Browser) -> None:
+    shopper = newest_shopper(shop)
+    with httpx.Client(base_url=shop.serve.address) as server:
+        intent = server.get(f"/v1/shoppers/{shopper}/intent").json()
+    browser.open(f"/shopper?id={shopper}")
+    assert f"Ends with a purchase: {100 * intent['probability']:.1f} %." in browser.find(".card").text
+    assert len(browser.texts(".share.both")) == min(8, len(intent["reasons"]))
+
+
+def newest_shopper(shop: ConsoleShop) -> str:
+    """Return who did the newest thing."""
+    newest = max(
+        (msgspec.json.decode(record.value or b"") for record in topic_records(shop.log, EVENTS)),
+        key=lambda one: one["time"],
+    )
+    return str(newest["subject"])
+
+
+def test_what_nothing_is_known_of_is_said_in_words(shop: ConsoleShop) -> None:
+    """Whoever it is: the parts of an answer that are not known must not fail the page, nor may rows that differ."""
+    with shop.client("see") as client:
+        listed = re.findall(r'href="/shopper\?id=([^"]+)"', client.get("/shoppers").text)
+        assert len(listed) == 50
+        for shopper in listed:
+            assert client.get(f"/shopper?id={shopper}").status_code == 200, shopper
+        stranger = client.get("/shopper?id=stranger")
+        assert (stranger.status_code, "wanted a shopper" in stranger.text) == (404, True)
+        guests = [one for one in listed if "has not bought anything yet" in client.get(f"/shopper?id={one}").text]
+        assert guests
+        assert "Not known yet:" in client.get(f"/shopper?id={guests[0]}").text
+        assert client.get("/pages/nonsense").status_code == 404
+
+
+def test_retention_links_to_cards_and_sums_what_is_at_risk(shop: ConsoleShop, browser: Browser) -> None:
+    with httpx.Client(base_url=shop.serve.address) as server:
+        leaving = server.get("/v1/retention?n=1000").json()["shoppers"]
+    browser.open("/retention")
+    figures = browser.texts(".numbers dd")
+    assert figures[0] == str(len(leaving))
+    at_risk = sum(one["at_risk"] for one in leaving)
+    assert float(figures[1].split()[0].replace(",", "")) == pytest.approx(at_risk, rel=0.01)
+    assert browser.texts("tbody td.name") == [one["shopper"] for one in leaving]
+    assert browser.texts("tbody tr:first-child .why li") == [one["text"] for one in leaving[0]["reasons"]]
+    browser.click("tbody a")
+    assert browser.find("h1").text.endswith(leaving[0]["shopper"])
+
+
+def test_pages_of_families_show_pictures_and_tables(browser: Browser) -> None:
+    browser.open("/pages/value")
+    assert browser.texts("nav a[aria-current]") == ["Value"]
+    assert len(browser.texts("section:first-of-type tbody tr")) == 3
+    pictures = browser.run(
+        "return [...document.querySelectorAll('.reliability')].map((one) => [one.querySelectorAll('circle').length,"
+        " one.querySelectorAll('tbody tr').length])"
+    )
+    assert len(pictures) == 2
+    assert all(dots == rows > 0 for dots, rows in pictures)
+    browser.until(lambda: browser.texts(".u-legend"))
+    browser.open("/pages/segments")
+    assert {"loyal", "again", "c1", "c8"} <= set(browser.texts("td:first-child b"))
+    browser.until(lambda: len(browser.texts(".u-legend")) == 2)
+    assert browser.texts("section:last-of-type .numbers dd")[0] == "8"
 
 
 def test_charts_have_a_unit_and_words(browser: Browser) -> None:

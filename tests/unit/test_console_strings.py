@@ -9,11 +9,11 @@ import pytest
 from learners.families import FAMILIES
 from operators import experiments, overview, scraping
 from operators.catalogue import LANGUAGES, catalogue
-from operators.console import actions, app, charts, pages, visit
+from operators.console import actions, app, card, charts, pages, visit
 from operators.console.visit import HERE, NAVIGATION
 
 ENGLISH = catalogue("en").sentences
-MODULES = (actions, app, charts, pages, visit, experiments, overview, scraping)
+MODULES = (actions, app, card, charts, pages, visit, experiments, overview, scraping)
 MADE = {
     "unit", "question", "level", "trend", "cause", "figure", "theme", "role", "change", "step", "fate", "state", "job",
     "experiment",
@@ -62,4 +62,13 @@ def test_what_families_declare_is_translated() -> None:
         declared += [table.note for table in surface.tables if table.note]
         declared += [chart.title for chart in surface.charts if chart.lines]
         declared += [surface.quality.name] if surface.quality else []
+        declared += [text for page in surface.pages for text in (page.title, page.lead, page.nothing) if text]
         assert [text for text in declared if text not in texts] == []
+
+
+def test_pages_of_families_have_names_of_their_own() -> None:
+    names = [page.name for kind in FAMILIES for page in kind.surface.pages]
+    assert names
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch("[a-z][a-z-]*", name)] == []
+    assert [kind.name for kind in FAMILIES if kind.surface.pages and kind.surface.scores is None] == []

@@ -11,6 +11,7 @@ import pytest
 from headrace.errors import Misconfigured
 from headrace.events import Data, Event, Item, Rejection, at
 from headrace.log.protocol import Record
+from headrace.pages import Course, Listing
 from headrace.segments import (
     KINDS,
     TRAITS,
@@ -27,11 +28,12 @@ from headrace.segments import (
 )
 from headrace.state import decode as decode_state
 from headrace.state import digest, encode
-from headrace.surface import Now, Unknown
+from headrace.surface import FamilyScores, Now, Unknown
 from headrace.topics import SEGMENT_MOVES, SEGMENTS
 from learners.desk.family import Desk
 from learners.profiles import traits
 from learners.profiles.family import ProfilesFamily
+from learners.segments import page
 from learners.segments.clusters import Clusters, lloyd, refit_ms, sample_max, sample_min, spread
 from learners.segments.family import (
     MembersQuery,
@@ -44,6 +46,7 @@ from learners.segments.family import (
 from learners.segments.features import FEATURES, features
 from learners.shop import Shop
 from operators.segments import read_segments
+from tests.declared import untranslated
 
 START, MINUTE, HOUR, DAY = 1_736_121_600_000, 60_000, 3_600_000, 86_400_000
 
@@ -447,3 +450,38 @@ def test_rules_of_states_that_lost_their_order_follow_those_they_name() -> None:
     assert [name for name, _ in found["rules"]["segments"]] == ["loyal", "again", "best"]
     assert (found["version"], found["rules"]["by"]) == (7, "ann")
     assert rules_from_version_1({"version": -1, "rules": {}})["rules"]["segments"] == []
+
+
+def test_the_page_shows_sizes_over_time_what_each_segment_is_and_what_became_of_clusters() -> None:
+    story = Story(clusters_max=3)
+    assert page.sections([FamilyScores(0, START, story.family.scores(), {})]) == []
+    story.state(buyer="orders >= 1", often="visits > 2")
+    kinds_of_shoppers(story, 300)
+    early = FamilyScores(story.count, story.time_ms, story.family.scores(), {})
+    kinds_of_shoppers(story, 300, first=300, after=refit_ms + HOUR)
+    late = FamilyScores(story.count, story.time_ms, story.family.scores(), {})
+    assert late.scores.changes
+    found = page.sections([early, late])
+    assert untranslated(found, "zh") == set()
+    assert [one.title for one in found] == ["", "By rule", "Clusters", "What became of clusters"]
+    over, sizes = found[1].drawn
+    assert isinstance(over, Course)
+    assert isinstance(sizes, Listing)
+    assert over.lines["buyer"] == tuple(
+        next(each.shoppers for each in one.scores.segments if each.segment == "buyer") for one in (early, late)
+    )
+    assert {row[0]: row[1] for row in sizes.rows} == {"buyer": "orders >= 1", "often": "visits > 2"}
+    _, became = found[3].drawn
+    assert isinstance(became, Listing)
+    assert len(became.rows) == sum(story.family.clusters.counts[kind] for kind in ("born", "ended", "merged"))
+
+
+def test_what_became_of_clusters_stays_with_the_state() -> None:
+    story, other = Story(clusters_max=3), Story(clusters_max=3)
+    kinds_of_shoppers(story, 300)
+    assert [one.kind for one in story.family.scores().changes] == ["born"] * 3
+    other.shop.restore(decode_state(encode(story.shop.state())), story.shop.stamp)
+    assert other.family.scores().changes == story.family.scores().changes
+    before = {name: value for name, value in story.family.state()["clusters"].items() if name != "changes"}
+    other.family.restore({"clusters": SegmentsFamily.parts["clusters"].migrations[1](before)})
+    assert other.family.scores().changes == []

@@ -11,19 +11,22 @@ from hypothesis import strategies as st
 from headrace import events
 from headrace.events import Data, Event, EventType, Item
 from headrace.log.protocol import Record
+from headrace.pages import Calibration, Course, Figures, Listing
 from headrace.shopper_classes import decode
 from headrace.state import decode as decode_state
 from headrace.state import digest
 from headrace.state import encode as encode_state
-from headrace.surface import Now, Unknown
+from headrace.surface import FamilyScores, Now, Unknown
 from headrace.topics import DAY_MS, SHOPPER_CLASSES
 from learners.checks.family import FamilyFold
 from learners.desk.family import Desk
+from learners.value import page
 from learners.value.family import RetentionQuery, ValueFamily, ValueQuery, ValueSettings
 from learners.value.model import Scale, solved, sums, targets_of
 from learners.value.orders import Line, Orders
 from learners.value.shoppers import LAST, ORDERS, RETURNED, SPENDS, SPENT, Shoppers, grain
 from learners.value.snapshots import Snapshot
+from tests.declared import untranslated
 
 START = 18_000 * DAY_MS
 
@@ -98,6 +101,55 @@ def test_predictions_are_scored_when_their_outcomes_are_known(grown: FamilyFold)
         assert one.auc > 0.7
         assert one.calibration_error < 0.15
         assert sum(each.rows for each in one.reliability) == one.rows
+
+
+def test_the_page_shows_classes_and_how_far_predictions_can_be_trusted(grown: FamilyFold) -> None:
+    family = value_of(grown)
+    scores = [FamilyScores(n, START + (100 + n) * DAY_MS, family.scores(), {}) for n in (0, 100)]
+    found = page.sections(scores)
+    assert untranslated(found, "zh") == set()
+    assert [one.title for one in found] == [
+        "Classes A, B and C", "Within 30 days", "Within 91 days", "Truth that came late"
+    ]  # fmt: skip
+    figures, classes = found[0].drawn
+    assert isinstance(figures, Figures)
+    assert isinstance(classes, Listing)
+    assert figures.figures[0].value == 120
+    rows = {row[0]: row[1:] for row in classes.rows}
+    assert {name: row[0] for name, row in rows.items()} == family.classes()
+    assert sum(row[1] for row in rows.values()) == pytest.approx(1)
+    assert rows["A"][3] == pytest.approx(0.8, abs=0.06)
+    assert sum(row[3] for row in rows.values()) == pytest.approx(1)
+    calibration, listing, over = found[1].drawn
+    assert isinstance(calibration, Calibration)
+    assert isinstance(listing, Listing)
+    assert isinstance(over, Course)
+    assert sum(one.predictions for one in calibration.points) == figures.figures[2].value
+    assert listing.rows[0][1] == family.scores().horizons[0].correlation
+
+
+def test_the_page_says_what_is_not_known_yet() -> None:
+    nobody = [FamilyScores(0, START, value_of(fold()).scores(), {})]
+    assert page.sections(nobody) == []
+    one = learned([event("purchase", "ann", 0.0, [Item("a", price=2.0)], "t")])
+    few = [FamilyScores(1, START, value_of(one).scores(), {})]
+    classes, repairs = page.sections(few)
+    assert untranslated([classes, repairs], "zh") == set()
+    assert "Nobody has a class yet" in classes.about
+    assert len(classes.drawn) == 1
+
+
+def test_what_was_expected_of_classes_stays_with_the_state(grown: FamilyFold) -> None:
+    family = value_of(grown)
+    spend = family.scores().spend
+    assert spend["A"] > spend["B"] > spend["C"] > 0
+    other = value_of(fold(sample_max=200))
+    other.restore(decode_state(encode_state(family.state())))
+    assert other.scores().spend == spend
+    before = {name: value for name, value in family.state()["classes"].items() if name != "spend"}
+    migrated = ValueFamily.parts["classes"].migrations[1](before)
+    other.restore({**family.state(), "classes": migrated})
+    assert other.scores().spend == dict.fromkeys("ABC", 0.0)
 
 
 def test_nothing_of_the_future_is_in_a_snapshot(year: list[Event]) -> None:

@@ -22,18 +22,20 @@
   const short = (value) => Math.abs(value) >= 1e6 ? `${+(value / 1e6).toPrecision(3)}M` : Math.abs(value) >= 1e4 ? `${+(value / 1e3).toPrecision(3)}k` : `${+value.toPrecision(4)}`
   const written = (value, unit) => value == null ? "–" : unit === "%" ? `${(100 * value).toFixed(1)} %` : `${short(value)}${unit ? ` ${unit}` : ""}`
 
+  const day = (seconds) => new Date(1000 * seconds).toLocaleDateString(document.documentElement.lang, { dateStyle: "medium" })
+
   const draw = (place) => {
     const chart = JSON.parse(place.dataset.chart)
     const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") }, font: "12px system-ui, sans-serif" }
     const options = {
       width: place.clientWidth, height: 280,
-      scales: { x: { time: false }, y: chart.log ? { distr: 3 } : { range: (_, low, high) => uPlot.rangeNum(Math.min(low, chart.floor ?? low), high, 0.08, true) } },
+      scales: { x: { time: !!chart.time }, y: chart.log ? { distr: 3 } : { range: (_, low, high) => uPlot.rangeNum(Math.min(low, chart.floor ?? low), high, 0.08, true) } },
       axes: [
-        { ...axis, label: chart.along, labelSize: 22, labelFont: "12px system-ui, sans-serif", size: 34, values: (_, all) => all.map(short) },
+        { ...axis, label: chart.along, labelSize: 22, labelFont: "12px system-ui, sans-serif", size: 34, ...(chart.time ? {} : { values: (_, all) => all.map(short) }) },
         { ...axis, size: 62, values: (_, all) => all.map((one) => one == null ? "" : written(one, chart.unit)) },
       ],
       series: [
-        { label: chart.along, value: (_, one) => one == null ? "–" : short(one) },
+        { label: chart.along, value: (_, one) => one == null ? "–" : chart.time ? day(one) : short(one) },
         ...chart.series.map((one) => ({
           label: one.name, stroke: colour(one.colour), width: one.bold ? 2.4 : 1.5, dash: one.dash ? [5, 4] : undefined,
           spanGaps: false, points: { show: false }, value: (_, value) => written(value, chart.unit),
