@@ -11,6 +11,7 @@ import io
 import shutil
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -80,6 +81,18 @@ def flood(folder: Path, common: Sequence[str]) -> None:
         online.stop()
 
 
+def until_ready(address: str) -> None:
+    """Wait until a server has read what the log holds."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{address}/health/ready", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise Misconfigured(f"{address}: wanted a server that is ready within two minutes, found none")
+
+
 def take(driver: webdriver.Chrome, address: str, one: Picture, into: Path) -> None:
     """Make a picture."""
     metrics = {"width": one.width, "height": one.height, "deviceScaleFactor": 1, "mobile": False}
@@ -115,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         serve = Child("serve", headrace("serve", *common, "--port", "0"), folder, cwd=folder)
         try:
             serve.wait_until_up()
+            until_ready(serve.address)
             answers = f"--set=console.answers={serve.address}"
             command = headrace("console", *common, "--port", "0", answers, "--once", "operate")
             console = Child("console", command, folder, cwd=folder)
