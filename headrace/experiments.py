@@ -14,6 +14,7 @@ shard and replay agrees without asking anybody:
 - Another part of that hash deals them to the arms by their shares, which do not change once it runs.
 """
 
+from collections.abc import Collection, Iterator
 from math import isfinite
 from re import fullmatch
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -26,6 +27,7 @@ from headrace.events import EventType, Rejection, id_in_key
 from headrace.log.protocol import RECORD_BYTES_MAX, Outgoing, Record
 from headrace.rules import EVERY, PLACEMENT, RuleSet
 from headrace.sampling import fraction, two_fractions
+from headrace.segments import Among, AnyName, wrong_names
 from headrace.topics import EXPERIMENTS
 
 models_max: Final = 4
@@ -71,7 +73,8 @@ class Explore(_Stated, frozen=True):
 
     An answer's `reward` is 1 if there is such an event within `window_minutes` of it, else 0. Each choice has a
     probability of at least `floor`. An answer counts half after `half_life_days`. Until the learned policy would have
-    had the share `agreement` of the present ranking's rewards, the present ranking is followed.
+    had the share `agreement` of the present ranking's rewards, the present ranking is followed. Whether the shopper is
+    in each of `segments` is part of the context, beside `headrace.policies.FEATURES`.
     """
 
     rankers: Annotated[tuple[Choice, ...], Meta(max_length=8)] = ()
@@ -82,6 +85,7 @@ class Explore(_Stated, frozen=True):
     floor: Annotated[float, Meta(ge=0.001, le=0.25)] = 0.01
     half_life_days: Annotated[float, Meta(ge=0.01, le=365)] = 1.0
     agreement: _Share = 0.8
+    segments: Annotated[tuple[AnyName, ...], Meta(max_length=16)] = ()
 
     def __post_init__(self) -> None:
         _check_finite(self.window_minutes, self.floor, self.half_life_days, self.agreement)
@@ -89,6 +93,8 @@ class Explore(_Stated, frozen=True):
             raise ValueError(f"explore: wanted rankers or slot, found {'both' if self.slot else 'neither'}")
         if self.rankers and (len(self.rankers) < 2 or len({*self.rankers}) < len(self.rankers)):
             raise ValueError(f"explore: wanted two rankers or more, each once, found {', '.join(self.rankers)}")
+        if twice := next((one for one in self.segments if self.segments.count(one) > 1), None):
+            raise ValueError(f"explore: wanted each segment once, found {twice!r} twice")
         if self.floor * len(self.actions) > 0.5:
             most = 0.5 / len(self.actions)
             raise ValueError(f"explore: wanted a floor of at most {most:g} for each action, found {self.floor:g}")
@@ -180,7 +186,8 @@ class Experiment(_Stated, frozen=True):
     one, and clicks tell which is preferred; or `holdout`: shoppers of the first arm are in no other experiment.
     `alpha` is the probability of a false verdict on the primary metric, whenever somebody looks. `effect` is the
     relative change that one hopes for, and `shoppers` the number at which the sequences are the tightest.
-    `bots` is whether shoppers over the daily budget of steps are left out.
+    `bots` is whether shoppers over the daily budget of steps are left out. With `segments`, it is for these shoppers
+    alone: an answer is part of it if its shopper is in them then.
     """
 
     arms: Annotated[tuple[Arm, ...], Meta(min_length=2, max_length=8)]
@@ -198,6 +205,7 @@ class Experiment(_Stated, frozen=True):
     effect: Annotated[float, Meta(gt=0, le=10)] = 0.05
     shoppers: Annotated[int, Meta(ge=100, le=1_000_000_000)] = 20_000
     bots: bool = True
+    segments: Among | None = None
     hypothesis: Annotated[str, Meta(max_length=1_000)] = ""
     by: Annotated[str, Meta(max_length=200)] = ""
     why: Annotated[str, Meta(max_length=500)] = ""
@@ -234,6 +242,16 @@ class Experiment(_Stated, frozen=True):
     def blobs(self) -> list[str]:
         """The files of the models that its arms use."""
         return [one.blob for one in self.arms if one.blob]
+
+    def wrong_segments(self, known: Collection[str]) -> Iterator[str]:
+        """Yield what is wrong with each name that is none of the segments by rule `known`, and where."""
+        if self.segments:
+            yield from self.segments.wrong(known, "$.segments")
+        for number, arm in enumerate(self.arms):
+            if arm.rules:
+                yield from arm.rules.wrong_segments(known, f"$.arms[{number}].rules")
+            if arm.explore and arm.explore.segments:
+                yield from wrong_names(arm.explore.segments, known, f"$.arms[{number}].explore.segments")
 
     def covers(self, placement: str) -> bool:
         """Return whether answers at a placement are part of it."""

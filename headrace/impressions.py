@@ -8,7 +8,7 @@ raises, whatever the bytes are. Unknown fields are ignored, so that a newer serv
 model's version, the items that were chosen, and the propensity of each, an off-policy evaluation has all that it needs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -81,7 +81,8 @@ class Shown(Struct, frozen=True, gc=False):
 
     `recommendation_id` is the id in the answer's body; an answer with several lists has an id for each. `items` are in
     the order in which they are shown. `shopper` is the id that was asked for, "" for nobody's. `model` is the version
-    of the artifact that chose them, "" for the promoted one. `experiments` and `explored` are as in `Impression`.
+    of the artifact that chose them, "" for the promoted one. `experiments`, `explored` and `segments` are as in
+    `Impression`.
     """
 
     recommendation_id: str
@@ -91,6 +92,7 @@ class Shown(Struct, frozen=True, gc=False):
     experiments: Mapping[str, str] = {}
     model: str = ""
     explored: Explored | None = None
+    segments: Sequence[str] = ()
 
 
 class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -101,7 +103,8 @@ class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     are the journal and the number of its entries that the answer includes, `newest_event_ms` the shop's time at the
     newest event of these. `device` and `country` are the shopper's, as the request states them. `experiments` has, by
     experiment, the arm that the shopper is in; of an interleaved one, a letter for each item: A if the first arm's list
-    gave it, B if the second one's, - if neither. `explored` is what was left to chance.
+    gave it, B if the second one's, - if neither. `explored` is what was left to chance. `segments` are those of the
+    shopper when answering, a cluster and a class among them, where rules, an experiment or a choice depend on them.
     """
 
     recommendation_id: Id
@@ -118,6 +121,7 @@ class Impression(Struct, frozen=True, gc=False, omit_defaults=True):
     country: _Name = ""
     experiments: Annotated[dict[_Name, Annotated[str, Meta(max_length=items_max)]], Meta(max_length=64)] = {}
     explored: Explored | None = None
+    segments: Annotated[list[_Name], Meta(max_length=64)] = []
 
 
 _decode = msgspec.json.Decoder(Impression).decode

@@ -12,6 +12,8 @@ its value one JSON document; an empty value says that the arm no longer explores
 - `phone`: 1 if the request's `device` is `mobile`, `phone` or `tablet`.
 - `hour_sin`, `hour_cos`: the hour of the day (UTC) as an angle; `weekend`: 1 on Saturday and Sunday. By shop time.
 - `on_item`: 1 on an item's page; `deep`: 1 if there is a deep model.
+
+Those of an arm that names segments go on with `segment/NAME`: 1 if the shopper is in it.
 """
 
 import math
@@ -25,7 +27,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from headrace.events import Rejection
-from headrace.experiments import NAME
+from headrace.experiments import NAME, Explore
 from headrace.log.protocol import RECORD_BYTES_MAX, Outgoing, Record
 from headrace.topics import POLICIES
 
@@ -109,6 +111,15 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError(f"wanted means and spreads of {actions} actions and {features} features, found others")
         if not all(isfinite(number) for rows in (self.means, self.spreads) for row in rows for number in row):
             raise ValueError("wanted finite numbers")
+
+
+def features_of(explore: Explore) -> tuple[str, ...]:
+    """Return the names of the numbers of an arm's contexts.
+
+    >>> features_of(Explore(slot=2, segments=("loyal", "A")))[len(FEATURES) :]
+    ('segment/loyal', 'segment/A')
+    """
+    return (*FEATURES, *[f"segment/{name}" for name in explore.segments])
 
 
 def of_time(time_ms: int) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ and never raises, whatever the bytes are. Unlike in events, an unknown field is 
 understood would not be obeyed. `docs/rules.schema.json` is generated from these types.
 """
 
+from collections.abc import Collection, Iterator
 from math import isfinite
 from re import fullmatch
 from typing import Annotated, Any, Final, NamedTuple
@@ -17,6 +18,7 @@ from msgspec import Meta, Struct
 
 from headrace.events import Id, Price, Rejection, id_in_key
 from headrace.log.protocol import RECORD_BYTES_MAX, Outgoing, Record
+from headrace.segments import Among
 from headrace.topics import RULES
 
 EVERY: Final = "*"
@@ -160,8 +162,32 @@ class ExposureBounds(_Rule, frozen=True):
         _check_finite(self.brand_max, self.seller_max, self.brand_merit_min, self.seller_merit_min)
 
 
+class When(Among, frozen=True, kw_only=True):
+    """Rules for some shoppers alone, beside those for all, in place of those of the same kind."""
+
+    rules: "RuleSet"
+
+    def __post_init__(self) -> None:
+        """Refuse rules that cannot be for some shoppers alone.
+
+        Raises:
+            ValueError: there are none, or there are such.
+        """
+        super().__post_init__()
+        if self.rules.states_nothing:
+            raise ValueError("rules: wanted a rule, found none")
+        if self.rules.when:
+            raise ValueError("rules: wanted rules without `when`, found one within another")
+        if self.rules.is_steered:
+            raise ValueError("rules: wanted rules of single answers, found bounds of the exposure over all of them")
+
+
 class RuleSet(_Rule, frozen=True):
-    """The value of a record: who stated the rules and why, and the rules. A field that is None is not stated."""
+    """The value of a record: who stated the rules and why, and the rules. A field that is None is not stated.
+
+    `when` has rules for the shoppers of some segments; of several that admit a shopper, later ones replace earlier
+    ones, kind by kind.
+    """
 
     by: Annotated[str, Meta(max_length=200)] = ""
     why: Annotated[str, Meta(max_length=500)] = ""
@@ -176,6 +202,7 @@ class RuleSet(_Rule, frozen=True):
     boosted: Annotated[tuple[Boost, ...], Meta(max_length=100)] | None = None
     trade: Trade | None = None
     exposure: ExposureBounds | None = None
+    when: Annotated[tuple[When, ...], Meta(max_length=32)] | None = None
 
     def __post_init__(self) -> None:
         for name in ("item", "place"):
@@ -187,6 +214,15 @@ class RuleSet(_Rule, frozen=True):
     def is_steered(self) -> bool:
         """Whether answers by these rules depend on the exposure so far."""
         return self.exposure is not None or (self.trade is not None and self.trade.exposure > 0)
+
+    def cases(self, segments: Collection[str]) -> tuple[int, ...]:
+        """Return the numbers of those in `when` that admit a shopper who is in these segments."""
+        return tuple([number for number, one in enumerate(self.when or ()) if one.admits(segments)])
+
+    def wrong_segments(self, known: Collection[str], path: str = "$") -> Iterator[str]:
+        """Yield what is wrong with each name in `when` that is none of the segments by rule `known`, and where."""
+        for number, one in enumerate(self.when or ()):
+            yield from one.wrong(known, f"{path}.when[{number}]")
 
     @property
     def states_nothing(self) -> bool:
@@ -248,7 +284,7 @@ def is_placement(name: str) -> bool:
 def merged(every: RuleSet, own: RuleSet) -> RuleSet:
     """Return the rules that hold at a placement: its own, and those of every placement that it does not state.
 
-    What is hidden at every placement stays hidden.
+    What is hidden at every placement stays hidden, and what holds for some shoppers there (`when`) holds for them.
 
     >>> merged(RuleSet(hidden=("a",), price=PriceLimits(max=9)), RuleSet(hidden=("b",), seen=Seen()))
     RuleSet(seen=Seen(), hidden=('a', 'b'), price=PriceLimits(max=9))
@@ -256,7 +292,22 @@ def merged(every: RuleSet, own: RuleSet) -> RuleSet:
     stated = {name: rule for name in own.__struct_fields__ if (rule := getattr(own, name)) is not None}
     if every.hidden and own.hidden:
         stated["hidden"] = tuple(dict.fromkeys((*every.hidden, *own.hidden)))
+    if every.when and own.when:
+        stated["when"] = (*every.when, *own.when)
     return msgspec.structs.replace(every, **stated)
+
+
+def for_cases(stated: RuleSet, cases: Collection[int]) -> RuleSet:
+    """Return the rules that hold where these of `when` admit the shopper, by number; they replace others of their kind.
+
+    >>> rules = RuleSet(seen=Seen(), when=(When(("loyal",), rules=RuleSet(price=PriceLimits(max=9))),))
+    >>> for_cases(rules, rules.cases(["loyal"])), for_cases(rules, rules.cases([]))
+    (RuleSet(seen=Seen(), price=PriceLimits(max=9)), RuleSet(seen=Seen()))
+    """
+    found = msgspec.structs.replace(stated, when=None)
+    for number in cases:
+        found = merged(found, (stated.when or ())[number].rules)
+    return found
 
 
 def _check_finite(*numbers: float | None) -> None:

@@ -15,12 +15,12 @@ is not known is false.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from math import isfinite
-from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, Protocol
+from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, Protocol, get_args
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from headrace.events import Rejection
 from headrace.log.protocol import RECORD_BYTES_MAX, Outgoing, Record
@@ -41,7 +41,14 @@ segments_max: Final = 32
 nesting_max: Final = 32
 """Most parentheses and negations within each other."""
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}$(?!\n)")]
+_CLUSTER: Final = r"c[0-9]{1,9}"
+Name = Annotated[str, Meta(pattern=rf"^(?!{_CLUSTER}$)[a-z][a-z0-9_-]{{0,63}}$(?!\n)")]
+"""The name of a segment by rule; `c1` and the like are clusters."""
+Class = Literal["A", "B", "C"]
+"""Classes of shoppers by what is expected of them (`headrace.shopper_classes`)."""
+CLASSES: Final[tuple[Class, ...]] = get_args(Class)
+AnyName = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_-]{0,63}|[ABC])$(?!\n)")]
+"""The name of a segment by rule, of a cluster, or of a class: no name is that of two kinds."""
 Value = str | float | bool
 
 
@@ -292,6 +299,74 @@ class Segment(_Part, frozen=True):
 
     where: Annotated[str, Meta(min_length=1, max_length=2_000)]
     about: Annotated[str, Meta(max_length=500)] = ""
+
+
+class Among(_Part, frozen=True):
+    """For which shoppers something holds: those in at least one of the segments `in`, and in none of `not_in`.
+
+    A shopper of whom nothing is known is in no segment. One without `in` is for all who are in none of `not_in`.
+
+    >>> loyal = Among(in_=("loyal", "A"), not_in=("c3",))
+    >>> [loyal.admits(one) for one in ((), ("loyal",), ("A", "c1"), ("loyal", "c3"))]
+    [False, True, True, False]
+    """
+
+    in_: Annotated[tuple[AnyName, ...], Meta(max_length=segments_max)] = field(default=(), name="in")
+    not_in: Annotated[tuple[AnyName, ...], Meta(max_length=segments_max)] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what holds for everybody, or for nobody.
+
+        Raises:
+            ValueError: no segment is named, or one is both wanted and not wanted.
+        """
+        if not (self.in_ or self.not_in):
+            raise ValueError("wanted segments in `in` or `not_in`, found none")
+        if both := next((one for one in self.in_ if one in self.not_in), None):
+            raise ValueError(f"wanted each segment in `in` or in `not_in`, found {both!r} in both")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The segments that it names."""
+        return (*self.in_, *self.not_in)
+
+    def admits(self, segments: Collection[str]) -> bool:
+        """Return whether it holds for a shopper who is in these segments."""
+        return (not self.in_ or any(one in segments for one in self.in_)) and not any(
+            one in segments for one in self.not_in
+        )
+
+    def wrong(self, known: Collection[str], path: str) -> Iterator[str]:
+        """Yield what is wrong with each name that is none of these segments by rule; see `wrong_names`."""
+        yield from wrong_names(self.in_, known, f"{path}.in")
+        yield from wrong_names(self.not_in, known, f"{path}.not_in")
+
+
+def wrong_names(names: Iterable[str], known: Collection[str], path: str) -> Iterator[str]:
+    """Yield what is wrong with each name that is none of the segments by rule `known`, of a cluster or of a class.
+
+    Args:
+        path: where the names are in their document.
+
+    >>> print(*wrong_names(["A", "loyl", "c4"], ["loyal"], "$.in"))
+    wanted loyal, a cluster such as c1, or a class A, B or C, found 'loyl'; did you mean loyal? - at `$.in[1]`
+    """
+    for number, name in enumerate(names):
+        if name not in known and name not in CLASSES and not is_cluster(name):
+            wanted = "".join(f"{one}, " for one in known)
+            yield (
+                f"wanted {wanted}a cluster such as c1, or a class A, B or C, found {name!r}"
+                f"{_near(name, tuple(known))} - at `{path}[{number}]`"
+            )
+
+
+def is_cluster(name: str) -> bool:
+    """Return whether a name is a cluster's.
+
+    >>> [is_cluster(name) for name in ("c12", "c", "gold", "C")]
+    [True, False, False, False]
+    """
+    return re.fullmatch(_CLUSTER, name) is not None
 
 
 class SegmentRules(_Part, frozen=True):

@@ -11,9 +11,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from headrace.log.protocol import Outgoing, Record, decode_json
+from headrace.segments import Class
 from headrace.topics import SHOPPER_CLASSES
-
-Class = Literal["A", "B", "C"]
 
 
 class ShopperClass(Struct, frozen=True):

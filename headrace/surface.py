@@ -107,6 +107,28 @@ class Unknown(Refused):
     """A query for something of which nothing is known."""
 
 
+class Segments(Protocol):
+    """Which segments there are, and who is in which: segments by rule, clusters, and classes."""
+
+    def segments_of(self, shopper: str) -> Sequence[str]:
+        """Return the segments that a shopper is in, by the name under which the fold knows the shopper."""
+
+    def has_segment(self, name: str) -> bool:
+        """Return whether there is a segment of this name."""
+
+
+class NoSegments:
+    """What there is where nobody knows segments."""
+
+    def segments_of(self, shopper: str) -> Sequence[str]:
+        """Return none."""
+        return ()
+
+    def has_segment(self, name: str) -> bool:
+        """Return false."""
+        return False
+
+
 def _as_it_is(shopper: str) -> str:
     return shopper
 
@@ -122,6 +144,7 @@ class Now(NamedTuple):
         turn: it is another one when anything may have been folded since.
         known_as: returns the name under which the fold knows a shopper, given the id that was asked for.
         tried: other artifacts that answers may use, by blob, those that are loaded.
+        segments: those of the shard's families, whose answers depend on the fold alone.
     """
 
     time_ms: int
@@ -131,6 +154,7 @@ class Now(NamedTuple):
     clock_s: float = 0.0
     turn: int = 0
     tried: Mapping[str, Any] = {}
+    segments: Segments = NoSegments()
 
 
 class Route(Struct, frozen=True, kw_only=True):

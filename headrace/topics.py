@@ -163,7 +163,7 @@ TOPICS = {
               "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
               " before"),
         Topic(SEGMENTS, 1, KEPT_FOR_EVER, "*", "segments",
-              "shards, serve, replay, archive, rules, segments, status, console, verify",
+              "shards, serve, replay, archive, rules, segments, experiment, status, console, verify",
               "groups of shoppers by rules over their profiles; a record has all, and replaces the one before"),
         Topic(SEGMENT_MOVES, 1, 30 * DAY_MS, "shopper id", "shards", "operators",
               "which shoppers entered and left segments, and which clusters came and went"),

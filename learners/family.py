@@ -215,6 +215,14 @@ class Family(ABC):
         """Return whether anything is kept for one shopper of this name."""
         return False
 
+    def segments_of(self, shopper: str, now_ms: int) -> Sequence[str]:
+        """Return the segments of a shopper at a moment, as far as this family tells some. Others' answers use them."""
+        return ()
+
+    def has_segment(self, name: str) -> bool:
+        """Return whether this family tells who is in a segment of this name."""
+        return False
+
     def scores(self) -> Struct | None:
         """Return the current scores, an instance of `surface.scores`."""
         return None

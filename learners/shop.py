@@ -76,6 +76,7 @@ class Shop:
         self._learn = [family.learn for family in families]
         preparers = [family for family in families if isinstance(family, Preparer)]
         self._prepare, self._renamed = [one.prepare for one in preparers], [one.renamed for one in preparers]
+        self._segmenting = [one for one in families if type(one).segments_of is not Family.segments_of]
         hearing = {topic for family in families for topic in family.surface.hears}
         self._hear = {topic: [one for one in families if topic in one.surface.hears] for topic in hearing}
         self._absorb = {key: one for one in families for key in (one.name, *one.surface.former_judgement_keys)}
@@ -121,6 +122,14 @@ class Shop:
         if len(known) == 1:
             return known[0]
         return next((name for name in known if any(one.knows(name) for one in self.families.values())), known[0])
+
+    def segments_of(self, shopper: str) -> list[str]:
+        """Return the segments that a shopper is in now, as all families tell them."""
+        return [name for one in self._segmenting for name in one.segments_of(shopper, self.now.time_ms)]
+
+    def has_segment(self, name: str) -> bool:
+        """Return whether a family tells who is in a segment of this name."""
+        return any(one.has_segment(name) for one in self._segmenting)
 
     def learn(self, event: Event, partition: int, offset: int) -> None:
         """Learn from one event."""

@@ -53,7 +53,7 @@ class Asking:
     def __call__(self, query: Mapping[str, Any]) -> Struct | None:
         """Return the answer to a query, None if it is refused."""
         route, asked = self._route, msgspec.convert(query, self._route.query)
-        now = Now(self._shop.time_ms, "replay", self._artifact)
+        now = Now(self._shop.time_ms, "replay", self._artifact, segments=self._shop)
         try:
             answer: Struct = route.call(self._family, asked, now)
             return answer

@@ -3,7 +3,7 @@
 import csv
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,7 +23,9 @@ from headrace.topics import SEGMENTS
 from learners.families import Placement
 from learners.shop import Shop
 from operators.deployment import Deployment
+from operators.experiments import stated_experiments
 from operators.replay.fold import live_fold
+from operators.rules import stated_rules
 
 _HEADER: Final = re.compile(r"\s*\[\s*segments\s*\.\s*[\"']?([a-z][a-z0-9_-]*)[\"']?\s*\]")
 _WHERE: Final = re.compile(r"\s*where\s*=\s*(\"\"\"|'''|\"|')")
@@ -93,6 +95,37 @@ def stated_segments(log: Log) -> StatedSegments | None:
         if not isinstance(found, Rejection):
             newest = found
     return newest
+
+
+def check_named(log: Log, what: str, wrong: Callable[[Collection[str]], Iterator[str]]) -> None:
+    """Refuse a document that names a segment that is not stated. Whether there is a cluster, only a fold knows.
+
+    Args:
+        what: the document's name.
+        wrong: yields what is wrong with each name in it, given the names that are stated.
+
+    Raises:
+        Misconfigured: it names one.
+    """
+    if not any(wrong(())):  # it names none by rule
+        return
+    stated = stated_segments(log)
+    if text := next(wrong(stated.rules.segments if stated else {}), ""):
+        raise Misconfigured(f"{what}: {text}")
+
+
+def still_named(log: Log) -> list[str]:
+    """Return where segments are named that are not stated: rules by placement, and experiments that may run."""
+    stated = stated_segments(log)
+    known = stated.rules.segments if stated else {}
+    found = [
+        (f"the rules of {one.placement}", one.rules.wrong_segments(known)) for one in stated_rules(log) if one.rules
+    ]
+    found += [
+        (f"the experiment {name}", one.wrong_segments(known))
+        for name, one in stated_experiments(log).stated.items() if one.state != "stopped"
+    ]  # fmt: skip
+    return [f"{where}: {text}" for where, wrong in found for text in wrong]
 
 
 def state_segments(log: Log, rules: SegmentRules) -> None:

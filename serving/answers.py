@@ -361,7 +361,7 @@ class Answers:
         # Event time, not wall-clock time: a session ends by the shop's event time.
         return shop.families[name], query, Now(
             shop.time_ms, uuid.uuid4().hex, artifact, self._known_as, time.monotonic(), self._turns.number,
-            served.tried if served else {},
+            served.tried if served else {}, shop,
         )  # fmt: skip
 
     def _known_as(self, asked: str) -> str:
@@ -405,7 +405,7 @@ class Answers:
             Impression(
                 one.recommendation_id, now_ms, route.path, list(one.items), one.placement, one.model or model,
                 self._known_as(one.shopper) if one.shopper else "", shard, fresh.entry, fresh.newest_event_ms, device,
-                country, dict(one.experiments), one.explored,
+                country, dict(one.experiments), one.explored, list(one.segments),
             )
             for one in shown
         ])  # fmt: skip

@@ -18,6 +18,7 @@ from msgspec import Struct
 from headrace.events import Event
 from headrace.experiment_reports import ArmCount, Compared, Day, Point, Preferred, Report, Segment
 from headrace.experiments import ANSWER, CLICK, RETURN, Experiment
+from headrace.segments import CLASSES
 from learners.experiments.difference import Rule, alpha_each, difference, harm
 from learners.experiments.interleaving import preference, winner
 from learners.experiments.moments import Moments, replace_each
@@ -39,6 +40,9 @@ orders_max: Final = 100
 segment_values_max: Final = 6
 """Values of a segment that are told apart; those that come later are `other`."""
 SEGMENTS: Final = ("device", "country", "visitor")
+"""Of each, a shopper has one value at most; of `segment` and `class`, the names that the impression has."""
+joined_max: Final = 1_024
+"""Most combinations of an arm and segments whose sums are kept together."""
 _OTHER: Final = "other"
 _LEFT: Final = -1
 
@@ -51,7 +55,7 @@ class Entered(Struct, gc=False):
         since_ms: the shop's time at the first answer.
         totals: the shopper's numbers (`learners.experiments.totals`).
         past: the numbers from before (`learners.experiments.before`).
-        segments: the value of each segment.
+        segments: the value of each of `SEGMENTS`, then the names of segments and the class.
         orders: the lines of each order that is not refunded: pieces and price by item.
         wins: answers of an interleaved experiment that the first ranking won, minus those that the second won.
     """
@@ -105,17 +109,19 @@ class Course:
     # Who is in it
 
     def answer(
-        self, shopper: str, arm: int, time_ms: int, past: tuple[float, float, float], values: Mapping[str, str]
-    ) -> None:
+        self, shopper: str, arm: int, time_ms: int, past: tuple[float, float, float], values: Mapping[str, str],
+        names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         """Count an answer that was shown to a shopper in an arm.
 
         Args:
             past: the shopper's numbers from before.
-            values: of the segments.
+            values: of `SEGMENTS`.
+            names: the shopper's segments and class when answering.
         """
         one = self.entered.get(shopper)
         if one is None:
-            one = self._enter(shopper, arm, time_ms, past, values)
+            one = self._enter(shopper, arm, time_ms, past, values, names)
         elif one.arm == _LEFT:
             return
         elif one.arm != arm and self.experiment.kind != "interleaved":
@@ -127,9 +133,11 @@ class Course:
         self._count(one, time_ms, ANSWER, 1.0)
 
     def _enter(
-        self, shopper: str, arm: int, time_ms: int, past: tuple[float, float, float], values: Mapping[str, str]
-    ) -> Entered:
-        segments = tuple([self._value(segment, values.get(segment, "")) for segment in SEGMENTS])
+        self, shopper: str, arm: int, time_ms: int, past: tuple[float, float, float], values: Mapping[str, str],
+        names: Sequence[str],
+    ) -> Entered:  # fmt: skip
+        segments = tuple([self._value(segment, values.get(segment, "")[:32]) for segment in SEGMENTS])
+        segments += tuple(dict.fromkeys(self._value(_kind(name), name) for name in names))
         one = Entered(arm, time_ms, [0.0] * len(self.counting.counters), past, segments, {})
         self.entered[shopper] = one
         self._put(one)
@@ -140,7 +148,6 @@ class Course:
 
     def _value(self, segment: str, value: str) -> str:
         """Return the value that a shopper counts for in a segment; too many values are one."""
-        value = value[:32]
         if not value or (segment, value) in self._segments:
             return value
         if sum(name == segment for name, _ in self._segments) >= segment_values_max:
@@ -159,12 +166,16 @@ class Course:
             (self._wins.remove if out else self._wins.add)(float(one.wins))
 
     def _sums_of(self, one: Entered) -> list[tuple[Moments, ...]]:
-        """Return the sums of each metric in which a shopper is. There are few: a segment has few values."""
+        """Return the sums of each metric in which a shopper is. Most share them: segments have few values."""
         key = one.arm, one.segments
         if (known := self._joined.get(key)) is not None:
             return known
+        of, names = one.segments[: len(SEGMENTS)], one.segments[len(SEGMENTS) :]
         found = [self._sums[one.arm]]
-        found += [self._segments[named][one.arm] for named in zip(SEGMENTS, one.segments, strict=True) if named[1]]
+        found += [self._segments[named][one.arm] for named in zip(SEGMENTS, of, strict=True) if named[1]]
+        found += [self._segments[_kind(name), name][one.arm] for name in names]
+        if len(self._joined) >= joined_max:
+            self._joined.clear()
         joined = self._joined[key] = list(zip(*found, strict=True))
         return joined
 
@@ -497,6 +508,11 @@ class Course:
         for day, entered, grown in state["days"]:
             found._days[day] = list(entered), [list(arm) for arm in grown]
         return found
+
+
+def _kind(name: str) -> str:
+    """Return what a name is of, `class` or `segment`."""
+    return "class" if name in CLASSES else "segment"
 
 
 def _moments(state: list[list[list[float]]]) -> list[list[Moments]]:

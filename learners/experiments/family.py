@@ -22,6 +22,7 @@ from headrace.experiments import CONVERSION, STANDARD, Experiment, Measure, reco
 from headrace.impressions import Impression
 from headrace.impressions import decode as decode_impression
 from headrace.log.protocol import Record
+from headrace.segments import is_cluster
 from headrace.state import State
 from headrace.surface import Metric, Surface
 from headrace.topics import EXPERIMENT_REPORTS, EXPERIMENTS, IMPRESSIONS
@@ -174,7 +175,8 @@ class ExperimentsFamily(Family):
             past = self.before.of(shopper, time_ms)
             visitor = "returning" if past[0] > 1 else "new"
             values = {"device": shown.device, "country": shown.country, "visitor": visitor}
-            course.answer(shopper, number, time_ms, past, values)
+            names = [name for name in shown.segments if not is_cluster(name)]  # clusters come and go
+            course.answer(shopper, number, time_ms, past, values, names)
         while sum(len(course.entered) for course in self.courses.values()) > self.settings.shoppers_max:
             max(self.courses.values(), key=lambda course: len(course.entered)).evict()
 

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Struct
 
 from headrace.experiments import Explore
-from headrace.policies import FEATURES, Policy, PolicyState
+from headrace.policies import Policy, PolicyState, features_of
 from learners.exploration.agreement import Agreement
 from learners.exploration.posterior import Floats, Parameters, Posterior
 from learners.parts.policies import Chooser, present
@@ -82,7 +82,8 @@ class Course:
         self.experiment, self.arm, self.explore = experiment, arm, explore
         self.window_ms = int(explore.window_minutes * 60_000)
         self._half_life_ms = int(explore.half_life_days * day_ms)
-        self.posterior = Posterior(len(explore.actions), len(FEATURES), half_life_ms=self._half_life_ms)
+        self.features = features_of(explore)
+        self.posterior = Posterior(len(explore.actions), len(self.features), half_life_ms=self._half_life_ms)
         self.open: OrderedDict[str, Open] = OrderedDict()
         self.policy_state: PolicyState = "apprentice"
         self.agreement, self._agreement_min = Agreement(self._half_life_ms), explore.agreement
@@ -98,7 +99,7 @@ class Course:
     def show(self, name: str, answer: Open) -> bool:
         """Note an answer; return whether it can be learned from."""
         floor, actions = self.explore.floor * (1 - 1e-6), len(self.explore.actions)
-        fits = len(answer.context) == len(FEATURES) and all(-1.001 <= one <= 1.001 for one in answer.context)
+        fits = len(answer.context) == len(self.features) and all(-1.001 <= one <= 1.001 for one in answer.context)
         if not fits or answer.probability < floor or not answer.action < answer.actions <= actions:
             return False
         self.open[name] = answer
@@ -193,9 +194,10 @@ class Course:
     def _policy(self, parameters: Parameters, time_ms: int, number: int) -> Policy:
         counts, rewards = self.posterior.counts(time_ms)
         total = float(np.add.reduce(counts))
-        rows, columns = np.tril_indices(len(FEATURES))
+        rows, columns = np.tril_indices(len(self.features))
         return Policy(
             version=f"p{number}", state="learned", actions=self.explore.actions, floor=self.explore.floor,
+            features=self.features,
             means=_rounded(parameters.means), spreads=_rounded(parameters.spreads[:, rows, columns]), time_ms=time_ms,
             answers=self.answers, shares=tuple([count / total for count in counts.tolist()]) if total else (),
             rewards=tuple([

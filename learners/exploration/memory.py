@@ -68,14 +68,14 @@ class Memory:
         self._known: OrderedDict[str, Posterior] = OrderedDict()
 
     def learn(self, key: str, context: Sequence[float], reward: float, time_ms: int) -> None:
-        """Learn the reward of one answer."""
+        """Learn the reward of one answer. What an arm knows beside `FEATURES`, others do not: it is left out."""
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = Posterior(1, len(FEATURES), half_life_ms=half_life_ms)
             if len(self._known) > known_max:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
-        known.learn(0, context, reward, time_ms)
+        known.learn(0, context[: len(FEATURES)], reward, time_ms)
 
     def tell(self, posterior: Posterior, keys: Sequence[str], time_ms: int) -> None:
         """Let a posterior that has learned nothing begin with what is known of its actions."""

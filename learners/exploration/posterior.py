@@ -77,14 +77,18 @@ class Posterior:
             self._rewards[action] += reward * weight
 
     def begin(self, action: int, known: "Posterior", time_ms: int, *, answers_max: float) -> None:
-        """Begin an action with what another posterior knows of its only one, as of at most so many answers."""
+        """Begin an action with what another posterior knows of its only one, as of at most so many answers.
+
+        It may know the first features alone.
+        """
         self.decay.advance(time_ms)
         weight, answers = self.decay.weight(time_ms), float(known.counts(time_ms)[0][0])
         if answers <= 0:
             return
         scale = min(1.0, answers_max / answers) * weight / known.decay.weight(time_ms)
-        self._products[action] += scale * known._products[0]
-        self._sums[action] += scale * known._sums[0]
+        size = known._sums.shape[1]
+        self._products[action, :size, :size] += scale * known._products[0]
+        self._sums[action, :size] += scale * known._sums[0]
         self._counts[action] += scale * known._counts[0]
         self._rewards[action] += scale * known._rewards[0]
 

@@ -93,13 +93,14 @@ class AppliedRules(Struct, frozen=True, omit_defaults=True):
 
     `left_out` has, by rule, how many candidates it left out before the answer was full. If the answer has no items,
     `left_nothing` names the rules that did it. `relevance_kept` is there if a rule trades relevance: the share of the
-    relevance that the list keeps.
+    relevance that the list keeps. `unknown_segments` are those that the rules name and that there are not.
     """
 
     version: int | None
     left_out: dict[str, int]
     left_nothing: list[str]
     relevance_kept: float | None = None
+    unknown_segments: list[str] = []
 
 
 class ItemList(Struct, frozen=True):
@@ -108,7 +109,8 @@ class ItemList(Struct, frozen=True):
     `next_page`, as `page` of the same request, brings further items; it is empty if there are none. `experiments` has
     the arms that the shopper is in here; of an interleaved one, a letter for each item: A if the first arm's list gave
     it, B if the second one's, - if neither. `model` is the version of the deep model that was used; in a page, only of
-    one that an arm tries. `explored` is what an arm left to chance, null if nothing was.
+    one that an arm tries. `explored` is what an arm left to chance, null if nothing was. `segments` are those that the
+    shopper is in, if rules of the placement ask for them, or the shopper is in an experiment; else there are none.
     """
 
     recommendation_id: str
@@ -121,6 +123,7 @@ class ItemList(Struct, frozen=True):
     experiments: dict[str, str]
     model: str = ""
     explored: Explored | None = None
+    segments: list[str] = []
 
 
 class Page(Struct, frozen=True):
@@ -290,7 +293,7 @@ class Answering:
     def rerank(self, query: RerankQuery, now: Now) -> ItemList:
         """Return given items in the order in which a shopper is likely to want them."""
         shopper = now.known_as(query.shopper) if query.shopper else _NOBODY
-        variant = self._variants.of(query.placement, shopper, now.tried)
+        variant = self._variants.of(query.placement, shopper, now.tried, now.segments)
         rules = variant.rules
         # Search results must not lack what was just seen, unless a rule says so.
         seen = rules.stated.seen or Seen(leave_out=False)
@@ -320,7 +323,7 @@ class Answering:
         """Return what recommendations to a shopper follow from, and what rules leave out."""
         self._check_n(query.n)
         shopper = now.known_as(query.shopper)
-        variant = self._variants.of(query.placement, shopper, now.tried)
+        variant = self._variants.of(query.placement, shopper, now.tried, now.segments)
         rules = variant.rules
         gone = self._gone(shopper, now.time_ms, rules.stated, rules.stated.seen or Seen(), (), ())
         want = _Want("recommended", query.n, rules, None, False, Shown.of(""), gone)
@@ -393,7 +396,7 @@ class Answering:
         """Return whether the list that a query asks for is kept, as far as that is easily told."""
         if isinstance(query, PageQuery):
             return False
-        variant = self._variants.of(query.placement, shopper, ask.tried)
+        variant = self._variants.of(query.placement, shopper, ask.tried, ask.segments)
         kind, items = ("reranked", query.items) if isinstance(query, RerankQuery) else ("recommended", ())
         key = self._key(kind, variant.asks(ask)[0], list(dict.fromkeys(items))), query.n, variant.rules
         return self._finished.get(key, ask.moment) is not None
@@ -442,7 +445,7 @@ class Answering:
             context = replace(context, start=0)
         return Ask(
             context, now.time_ms, now.artifact, clock_s=now.clock_s, turn=now.turn, tried=now.tried, visit=visit,
-            returning=returning, on_item=bool(on_item), device=device,
+            returning=returning, on_item=bool(on_item), device=device, segments=now.segments,
         )  # fmt: skip
 
     def _predictions(self, ask: Ask) -> Mapping[str, Scores]:
@@ -462,7 +465,7 @@ class Answering:
         events: Sequence[Happened] = (), *, items: Sequence[str] = (), on_item: str = "", taken: Collection[str] = (),
     ) -> ItemList:  # fmt: skip
         self._check_n(query.n)
-        variant = self._variants.of(query.placement, shopper, ask.tried)
+        variant = self._variants.of(query.placement, shopper, ask.tried, ask.segments)
         rules = variant.rules
         exclude = [*items_in(query.exclude), *items, *taken, *([on_item] if on_item else [])]
         gone = self._gone(shopper, ask.time_ms, rules.stated, rules.stated.seen or Seen(), events, exclude)
@@ -486,7 +489,7 @@ class Answering:
             if explores and explores.explore.slot:
                 return self._with_slot(want, explores, ask, id_, asked, placement, items, allowed)
             if explores:
-                explored = explores.draw(explores.explore.actions, context_of(ask), id_)
+                explored = explores.draw(explores.explore.actions, self._context(explores, ask, want), id_)
                 ask = ask._replace(ranker=ranker_of(explored))
         products, key = self.shelf.products, None
         if allowed is None and ask.clock_s and not len(want.shown):
@@ -495,7 +498,7 @@ class Answering:
             if kept and kept.holds(want.gone, products):
                 return replace(
                     kept.found, recommendation_id=id_, shopper=asked, placement=placement, experiments=dict(told),
-                    model=want.variant.model, explored=explored,
+                    model=want.variant.model, explored=explored, segments=list(want.variant.segments),
                 )  # fmt: skip
         read = dict[str, Product | None]()
 
@@ -516,6 +519,10 @@ class Answering:
             self._finished.put(key, finished, ask.moment, size=size, made=candidates.made)
         return replace(made, explored=explored) if explored else made
 
+    @staticmethod
+    def _context(explores: Exploring, ask: Ask, want: _Want) -> list[float]:
+        return context_of(ask, explores.explore.segments, want.variant.segments)
+
     def _with_slot(
         self, want: _Want, explores: Exploring, ask: Ask, id_: str, asked: str, placement: str, items: Sequence[str],
         allowed: Mask | None,
@@ -530,7 +537,7 @@ class Answering:
         places = candidates_in(names, explore, pinned) if explore.slot <= want.n else []
         explored: Explored | None = None
         if places:
-            explored = explores.draw([names[place] for place in places], context_of(ask), id_)
+            explored = explores.draw([names[place] for place in places], self._context(explores, ask, want), id_)
             first, chosen = places[0], places[explored.action]
             found[first], found[chosen] = found[chosen], found[first]
         answer = answer._replace(items=found[: want.n])
@@ -551,10 +558,13 @@ class Answering:
         ]
         next_page = want.shown.and_these(names) if len(names) == want.n and want.kind != "reranked" else ""
         left_out = dict(sorted(answer.left_out.items()))
-        applied = AppliedRules(want.rules.version, left_out, [] if names else list(left_out), answer.kept)
         variant = want.variant
+        applied = AppliedRules(
+            want.rules.version, left_out, [] if names else list(left_out), answer.kept, list(variant.unknown)
+        )  # fmt: skip
         return ItemList(
-            id_, want.kind, asked, placement, shown, next_page, applied, dict(variant.told), variant.model
+            id_, want.kind, asked, placement, shown, next_page, applied, dict(variant.told), variant.model,
+            segments=list(variant.segments),
         )  # fmt: skip
 
     def _drafted(

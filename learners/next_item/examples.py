@@ -21,6 +21,7 @@ RECOMMENDATIONS: Final = """{
   "rules": {"version": null, "left_out": {"seen": 2}, "left_nothing": []},
   "experiments": {},
   "explored": null,
+  "segments": [],
   "model": "r0005-fefda4b4",
   "logged": true,
   "fresh": {"entry": 153, "newest_event_ms": 1738529381084, "behind_s": 0.065}
@@ -39,7 +40,7 @@ LISTS: Final = """{
         }
       ],
       "next_page": "PB43zew", "rules": {"version": null, "left_out": {}, "left_nothing": []},
-      "experiments": {}, "model": "", "explored": null
+      "experiments": {}, "model": "", "explored": null, "segments": []
     },
     {
       "recommendation_id": "f63a59a5678948ec949299264ff58560-2", "kind": "trending", "shopper": "shopper-1",
@@ -53,7 +54,7 @@ LISTS: Final = """{
         }
       ],
       "next_page": "i3PeR24", "rules": {"version": null, "left_out": {}, "left_nothing": []},
-      "experiments": {}, "model": "", "explored": null
+      "experiments": {}, "model": "", "explored": null, "segments": []
     }
   ],
   "model": "",

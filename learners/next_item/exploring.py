@@ -3,7 +3,7 @@
 The choice is drawn from the policy's probabilities by a hash of the answer's id, so an answer can be made again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from headrace.experiments import RECOMMENDED, Explore
@@ -51,11 +51,17 @@ class Exploring(NamedTuple):
         )  # fmt: skip
 
 
-def context_of(ask: Ask) -> list[float]:
-    """Return the context of an answer: the numbers that `headrace.policies.FEATURES` names."""
+def context_of(ask: Ask, asked: Sequence[str], segments: Collection[str]) -> list[float]:
+    """Return the context of an answer: the numbers that `headrace.policies.features_of` names.
+
+    Args:
+        asked: the segments that the arm names.
+        segments: those that the shopper is in.
+    """
     return [
         1.0, min(ask.visit, visit_max) / visit_max, float(not ask.visit), float(ask.returning),
         float(ask.device in PHONES), *of_time(ask.time_ms), float(ask.on_item), float(ask.model is not None),
+        *[float(name in segments) for name in asked],
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.surface import NoSegments, Segments
 from learners.next_item.blend import Blend, Judged
 from learners.next_item.browsing import Browsing
 from learners.next_item.candidates import Candidates
@@ -54,7 +55,7 @@ class Ask(NamedTuple):
     `clock_s` and `turn` are those of `headrace.surface.Now`. `ranker` and `without` are those of an experiment's arm
     (`headrace.experiments.Arm`), `tried` the models that arms may name, by blob. `visit` is the number of items of the
     running visit, `returning` whether there are items of earlier ones, `on_item` whether it is on an item's page;
-    `device` is as the request states it.
+    `device` is as the request states it. `segments` tells who is in which.
     """
 
     context: Context
@@ -70,6 +71,7 @@ class Ask(NamedTuple):
     returning: bool = False
     on_item: bool = False
     device: str = ""
+    segments: Segments = NoSegments()
 
     @property
     def moment(self) -> Moment:

@@ -51,8 +51,11 @@ def _shown(answer: ItemList) -> list[Shown]:
     items = shown_items([one.item_id for one in answer.items], answer.explored)
     arms = answer.experiments
     return [
-        Shown(answer.recommendation_id, items, answer.placement, answer.shopper, arms, answer.model, answer.explored)
-    ]
+        Shown(
+            answer.recommendation_id, items, answer.placement, answer.shopper, arms, answer.model, answer.explored,
+            answer.segments,
+        )
+    ]  # fmt: skip
 
 
 def _shown_on_page(page: Page) -> list[Shown]:

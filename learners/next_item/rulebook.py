@@ -1,17 +1,21 @@
 """The rulebook: the newest rules of each placement, as the topic `rules` states them."""
 
+from collections.abc import Collection
 from typing import Any, Final, Self
 
 import msgspec
 
 from headrace.events import Rejection
 from headrace.log.protocol import Record
-from headrace.rules import EVERY, RuleSet, StatedRules, decode, merged
+from headrace.rules import EVERY, RuleSet, StatedRules, decode, for_cases, merged
 from learners.next_item.exposure import STEADY, Exposures, Steering
 from learners.next_item.rules import Rules
 
 placements_max: Final = 64
 """Most placements that have rules of their own. Rules of more are rejected: forgetting some would break a promise."""
+
+cases_max: Final = 1_024
+"""Most combinations of cases (`RuleSet.when`) whose rules are kept ready."""
 
 
 class Rulebook:
@@ -31,6 +35,7 @@ class Rulebook:
         self._exposures = exposures or Exposures()
         self._stated: dict[str, tuple[int, RuleSet]] = {}
         self._ready: dict[str, Rules] = {}
+        self._cases: dict[tuple[Rules, tuple[int, ...]], Rules] = {}
 
     def hear(self, record: Record) -> Rejection | None:
         """Replace a placement's rules by those of a record; return why, if it cannot be used."""
@@ -46,8 +51,11 @@ class Rulebook:
             return Rejection("schema", f"wanted rules of at most {placements_max} placements, found one more")
         else:
             self._stated[placement] = version, rules
-        self._ready = {}
+        self._drop()
         return None
+
+    def _drop(self) -> None:
+        self._ready, self._cases = {}, {}
 
     def of(self, placement: str) -> Rules:
         """Return the rules that hold at a placement."""
@@ -63,7 +71,20 @@ class Rulebook:
 
     def steer(self) -> None:
         """Make rules ready anew: what steers answers has changed."""
-        self._ready = {}
+        self._drop()
+
+    def among(self, rules: Rules, segments: Collection[str]) -> Rules:
+        """Return the rules that hold, of those of a placement (`of`), for a shopper who is in these segments."""
+        cases = rules.stated.cases(segments)
+        if not cases:
+            return rules
+        found = self._cases.get((rules, cases))
+        if found is None:
+            if len(self._cases) >= cases_max:
+                self._cases.clear()
+            found = Rules(for_cases(rules.stated, cases), rules.version, rules.steering)
+            self._cases[rules, cases] = found
+        return found
 
     def steering(self, stated: RuleSet, placement: str, experiment: str = "", arm: str = "") -> Steering:
         """Return what steers answers by these rules at a placement, or in an arm there."""

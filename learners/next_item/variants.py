@@ -3,8 +3,11 @@
 from collections.abc import Container, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from headrace.experiments import Arm
-from headrace.rules import RuleSet, merged
+from headrace.rules import RuleSet, for_cases, merged
+from headrace.surface import NoSegments, Segments
 from learners.next_item.exploring import Exploring
 from learners.next_item.ranking import Ask
 from learners.next_item.rulebook import Rulebook
@@ -29,7 +32,8 @@ class Variant(NamedTuple):
 
     `told` has the arms by experiment. `drafts` names the interleaved experiment, "" if there is none. `model` is the
     version of the model that an arm uses in place of the promoted one, "" if none does, or one of two that are drafted.
-    `explores` is what is left to chance.
+    `explores` is what is left to chance. `segments` are the shopper's, if the answer depends on them or is part of an
+    experiment; `unknown` those that the rules name and that there are not.
     """
 
     rules: Rules
@@ -38,6 +42,8 @@ class Variant(NamedTuple):
     drafts: str = ""
     model: str = ""
     explores: Exploring | None = None
+    segments: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def asks(self, ask: Ask) -> list[Ask]:
         """Return a request as it is put to the rankers."""
@@ -47,6 +53,7 @@ class Variant(NamedTuple):
         ]
 
 
+NOBODY: Final = NoSegments()
 NO_VARIANT: Final = Variant(Rules(RuleSet(), None))
 
 
@@ -54,26 +61,44 @@ def _way(arm: Arm) -> Way:
     return Way(arm.ranker, arm.without, arm.blob)
 
 
+def _unknown(stated: RuleSet, segments: Segments) -> tuple[str, ...]:
+    """Return the segments that rules name and that there are not, each once."""
+    named = dict.fromkeys(name for one in stated.when or () for name in one.names)
+    return tuple([name for name in named if not segments.has_segment(name)])
+
+
 class Variants:
     """Finds variants. The rules that follow from arms are kept, as to make them ready takes long."""
 
     def __init__(self, rulebook: Rulebook, assignment: Assignment, policies: Policies) -> None:
         self._rulebook, self._assignment, self._policies = rulebook, assignment, policies
-        self._kept: dict[tuple[Rules, str, tuple[tuple[str, int, int], ...]], Rules] = {}
+        self._kept: dict[tuple[Rules, str, tuple[tuple[str, int, int, tuple[int, ...]], ...]], Rules] = {}
 
-    def of(self, placement: str, shopper: str, tried: Container[str] = ()) -> Variant:
+    def of(
+        self, placement: str, shopper: str, tried: Container[str] = (), segments: Segments = NOBODY
+    ) -> Variant:  # fmt: skip
         """Return the variant of a shopper, "" for nobody, at a placement.
 
         A shopper whose arm needs a model that is not at hand is answered as without the experiment, and is not told to
-        be in it.
+        be in it. Nobody is in no segment.
 
         Args:
             tried: the files of the models that are at hand, beside the promoted one.
         """
-        rules = self._rulebook.of(placement)
-        assigned = self._assignment.of(placement, shopper) if shopper and self._assignment.runs else ()
+        rules, known = self._rulebook.of(placement), list[tuple[str, ...]]()
+
+        def its() -> tuple[str, ...]:
+            if not known:
+                known.append(tuple(segments.segments_of(shopper)) if shopper else ())
+            return known[0]
+
+        unknown: tuple[str, ...] = ()
+        if rules.stated.when:
+            unknown = _unknown(rules.stated, segments)
+            rules = self._rulebook.among(rules, its())
+        assigned = self._assignment.of(placement, shopper, its) if shopper and self._assignment.runs else ()
         if not assigned:
-            return Variant(rules)
+            return Variant(rules, segments=known[0] if known else (), unknown=unknown)
         told, drafts, model, stating, ways = dict[str, str](), "", "", list[Assigned](), [Way()]
         explores: Exploring | None = None
         for one in assigned:
@@ -89,24 +114,29 @@ class Variants:
             elif arm.ranks:
                 ways, model = [_way(arm)], arm.model
             if arm.explore:
-                chooser = self._policies.of(one.name, arm.name, arm.explore.actions)
+                chooser = self._policies.of(one.name, arm.name, arm.explore)
                 explores = Exploring(one.name, arm.name, arm.explore, chooser)
-        return Variant(self._with(placement, rules, stating) if stating else rules, ways, told, drafts, model, explores)
+        for one in stating:
+            assert one.arm.rules is not None
+            unknown += _unknown(one.arm.rules, segments)
+        rules = self._with(placement, rules, stating, its()) if stating else rules
+        return Variant(rules, ways, told, drafts, model, explores, its(), unknown)
 
-    def _with(self, placement: str, rules: Rules, stating: Sequence[Assigned]) -> Rules:
+    def _with(self, placement: str, rules: Rules, stating: Sequence[Assigned], segments: Sequence[str]) -> Rules:
         versions = self._assignment.versions
+        cases = [one.arm.rules.cases(segments) if one.arm.rules else () for one in stating]
         steered = next((one for one in reversed(stating) if one.arm.rules and one.arm.rules.is_steered), None)
         key = (
             rules,
             placement if steered else "",
-            tuple([(one.name, versions[one.name], one.number) for one in stating]),
+            tuple([(one.name, versions[one.name], one.number, of) for one, of in zip(stating, cases, strict=True)]),
         )
         found = self._kept.get(key)
         if found is None:
             stated, steering = rules.stated, rules.steering
-            for one in stating:
+            for one, of in zip(stating, cases, strict=True):
                 assert one.arm.rules is not None
-                stated = merged(stated, one.arm.rules)
+                stated = for_cases(merged(msgspec.structs.replace(stated, when=None), one.arm.rules), of)
             if steered:
                 steering = self._rulebook.steering(stated, placement, steered.name, steered.arm.name)
             if len(self._kept) >= kept_max:

@@ -4,6 +4,7 @@ Whoever answers and whoever counts hold one each and hear the same records, so t
 not take effect (`headrace.experiments.objection`) is rejected by all.
 """
 
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
@@ -78,10 +79,16 @@ class Assignment:
         self._running = {}
         self.runs = any(one.state == "running" for one in self.stated.values())
 
-    def of(self, placement: str, shopper: str) -> list[Assigned]:
+    def of(
+        self, placement: str, shopper: str, segments: Callable[[], Collection[str]] = tuple
+    ) -> list[Assigned]:  # fmt: skip
         """Return the arms that a shopper is in at a placement, at most one in each layer.
 
-        Who is held out is in no other experiment.
+        Who is held out is in no other experiment. An experiment for other segments than the shopper's has no part in
+        the answer.
+
+        Args:
+            segments: returns those that the shopper is in; called where an experiment is for some.
         """
         running = self._running.get(placement)
         if running is None:
@@ -92,6 +99,8 @@ class Assignment:
             for name, experiment in experiments:
                 number = experiment.arm_of(name, shopper, place)
                 if number is not None:
+                    if experiment.segments and not experiment.segments.admits(segments()):
+                        break
                     found.append(Assigned(name, experiment, number))
                     if experiment.kind == "holdout" and number == 0:
                         return found

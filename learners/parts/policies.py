@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.events import Rejection
+from headrace.experiments import Explore
 from headrace.log.protocol import Record
-from headrace.policies import FEATURES, Policy, decode
+from headrace.policies import Policy, decode, features_of
 
 Floats = NDArray[np.float64]
 
@@ -157,10 +158,10 @@ class Policies:
                 self._choosers.popitem(last=False)
         return None
 
-    def of(self, experiment: str, arm: str, actions: Sequence[str]) -> Chooser | None:
-        """Return the policy of an arm, None if there is none of these actions and today's features."""
+    def of(self, experiment: str, arm: str, explore: Explore) -> Chooser | None:
+        """Return the policy of an arm, None if there is none of its actions and of today's features."""
         found = self._choosers.get((experiment, arm))
-        if found is None or found.policy.actions != tuple(actions) or found.policy.features != FEATURES:
+        if found is None or found.policy.actions != explore.actions or found.policy.features != features_of(explore):
             return None
         return found
 

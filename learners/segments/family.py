@@ -270,7 +270,7 @@ class SegmentsFamily(Family):
             now.write(
                 record_of_move(Moved(one.kind, now.time_ms, segment=f"c{one.number}", into=into, share=one.share))
             )
-        self.members.keep({*self.stated.tests, *(f"c{number}" for number in self.clusters.numbers)})
+        self.members.keep({*self.stated.tests, *self._cluster_names()})
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Note which segments are stated; who is in them is found by the next checks."""
@@ -281,12 +281,27 @@ class SegmentsFamily(Family):
         changed = {name for name in before if name not in after or after[name].where != before[name].where}
         self.members.drop(changed)
         self.stated = found
-        self.members.keep({*found.tests, *(f"c{number}" for number in self.clusters.numbers)})
+        self.members.keep({*found.tests, *self._cluster_names()})
         return None
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper's segments are known."""
         return shopper in self.members
+
+    def segments_of(self, shopper: str, now_ms: int) -> list[str]:
+        """Return a shopper's segments by rule, and the cluster, at a moment."""
+        seen = self._profiles.seen(shopper, now_ms)
+        if seen is None:
+            return []
+        cluster = self.clusters.of(features(seen))
+        return [*self._inside(shopper, seen), *([f"c{cluster}"] if cluster else [])]
+
+    def has_segment(self, name: str) -> bool:
+        """Return whether there is a segment by rule, or a cluster, of this name."""
+        return name in self.stated.tests or name in self._cluster_names()
+
+    def _cluster_names(self) -> set[str]:
+        return {f"c{number}" for number in self.clusters.numbers}
 
     # Answers
 
@@ -310,7 +325,7 @@ class SegmentsFamily(Family):
     def page(self, query: MembersQuery, now: Now) -> MembersPage:
         """Return who is in a segment, by name. Raises Unknown."""
         name = query.segment
-        clusters = {f"c{number}" for number in self.clusters.numbers}
+        clusters = self._cluster_names()
         if name not in self.stated.tests and name not in clusters:
             raise Unknown(f"wanted one of {', '.join([*self.stated.tests, *sorted(clusters)]) or 'no segments'}")
         shoppers = self._profiles.shoppers

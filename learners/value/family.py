@@ -403,6 +403,16 @@ class ValueFamily(Family):
         """Return whether the shopper has bought."""
         return self.shoppers.place(shopper) is not None
 
+    def segments_of(self, shopper: str, now_ms: int) -> list[str]:
+        """Return the shopper's class, if there is one."""
+        place = self.shoppers.place(shopper)
+        grade = "" if place is None else CLASSES[int(self.shoppers.rows[place, GRADE])]
+        return [grade] if grade else []
+
+    def has_segment(self, name: str) -> bool:
+        """Return whether a name is that of a class."""
+        return bool(name) and name in CLASSES
+
     def scores(self) -> ValueScores:
         """Return how good predictions were."""
         horizons = [_scores(days, judged) for days, judged in zip(HORIZONS, self.judged, strict=True) if judged]

@@ -169,11 +169,14 @@ def _state(
     as_json: bool, log: str | None,
 ) -> None:  # fmt: skip
     from operators.experiments import state_experiment, stated_experiments
+    from operators.segments import check_named
 
     if not dry_run:
         author.check()
     with opened_log(read_settings(log=log).common, existing=True) as log_:
         made = change(stated_experiments(log_).stated.get(name))
+        if made is not None and made.state != "stopped":
+            check_named(log_, f"experiment {name}", made.wrong_segments)
         state_experiment(log_, name, made, dry_run=dry_run)
     if as_json:
         say_json({"name": name, "experiment": msgspec.to_builtins(made), "written": not dry_run})

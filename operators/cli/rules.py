@@ -49,7 +49,8 @@ def set_(
 
     rules = read_rules(file)
     stated = msgspec.structs.replace(rules, by=by or rules.by or user_name(), why=why or rules.why)
-    _state(placement, stated, Author(stated.by, stated.why), dry_run=dry_run, as_json=as_json, log=log)
+    author = Author(stated.by, stated.why)
+    _state(placement, stated, author, dry_run=dry_run, as_json=as_json, log=log, what=str(file))
 
 
 @rules_app.command()
@@ -64,10 +65,17 @@ def clear(
     _state(placement, RuleSet(by=author.who, why=why), author, dry_run=dry_run, as_json=as_json, log=log)
 
 
-def _state(placement: str, rules: "RuleSet", author: Author, *, dry_run: bool, as_json: bool, log: str | None) -> None:
+def _state(
+    placement: str, rules: "RuleSet", author: Author, *, dry_run: bool, as_json: bool, log: str | None, what: str = ""
+) -> None:  # fmt: skip
+    from operators.replay.plan import opened_to_read
     from operators.rules import check_placement, state_rules
+    from operators.segments import check_named
 
     check_placement(placement)
+    if rules.when:
+        with opened_to_read(read_settings(log=log).common) as log_:
+            check_named(log_, what, rules.wrong_segments)
     if not dry_run:
         author.check()
         with opened_log(read_settings(log=log).common, existing=True) as log_:
@@ -96,11 +104,13 @@ def try_(
     from operators.deployment import read_deployment
     from operators.replay.plan import opened_to_read
     from operators.rules import check_placement, read_rules, trial_text, try_rules
+    from operators.segments import check_named
 
     check_placement(placement)
     rules = read_rules(file)
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs))
     with opened_to_read(deployment.settings) as log_:
+        check_named(log_, str(file), rules.wrong_segments)
         folder = Blobs(deployment.settings.blobs)
         trial = try_rules(log_, folder, deployment, placement, rules, shoppers=shoppers, n=n)
     if as_json:
@@ -129,6 +139,7 @@ def trade(
     from operators.deployment import read_deployment
     from operators.replay.plan import opened_to_read
     from operators.rules import check_placement, read_rules
+    from operators.segments import check_named
     from operators.trading import front, front_text
 
     check_placement(placement)
@@ -137,6 +148,7 @@ def trade(
         from operators.picture import draw, front_of
     deployment = read_deployment(**merge_sets(sets, log=log, blobs=blobs))
     with opened_to_read(deployment.settings) as log_:
+        check_named(log_, str(file), rules.wrong_segments)
         found = front(log_, Blobs(deployment.settings.blobs), deployment, placement, rules, shoppers=shoppers, n=n)
     if picture:
         draw(front_of, found, picture)

@@ -59,18 +59,22 @@ def clear(why: Why = "", by: By = None, dry_run: DryRun = False, as_json: AsJson
 
 
 def _state(rules: "SegmentRules", *, dry_run: bool, as_json: bool, log: str | None) -> None:
-    from operators.segments import state_segments
+    from operators.segments import state_segments, still_named
 
+    named = list[str]()
     if not dry_run:
         Author(rules.by, rules.why).check()
         with opened_log(read_settings(log=log).common, existing=True) as log_:
             state_segments(log_, rules)
+            named = still_named(log_)
     if as_json:
-        say_json({"segments": msgspec.to_builtins(rules), "written": not dry_run})
+        say_json({"segments": msgspec.to_builtins(rules), "written": not dry_run, "still_named": named})
     elif dry_run:
         say("the segments are valid; nothing was changed (--dry-run)")
     else:
         say("written; shards and servers know them as soon as they read them")
+        for one in named:
+            say(f"still named: {one}")
 
 
 @segments_app.command("try")

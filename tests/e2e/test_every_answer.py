@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 from headrace.events import Data, Event, Item, at, encode
+from headrace.impressions import Impression, decode
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
-from headrace.rules import Categories, RuleSet, record_of
-from headrace.topics import EVENTS, ITEMS
+from headrace.log.scan import topic_records
+from headrace.rules import Categories, RuleSet, When, record_of
+from headrace.segments import Segment, SegmentRules
+from headrace.segments import record_of as segments_record_of
+from headrace.topics import EVENTS, IMPRESSIONS, ITEMS
 from operators.child import Child, Children, total
 from tests.shards import ONLINE
 
@@ -148,3 +152,23 @@ def test_every_kind_of_answer(shop: Shop) -> None:
     shop.wait("the rule holds", lambda: "i5" not in shop.items("/v1/popular?n=20"))
     for path in ("/v1/recommendations/s3?n=20", "/v1/similar/i4?n=20", "/v1/new?n=20", "/v1/trending?n=20"):
         assert {int(item[1:]) % 2 for item in shop.items(path)} == {0}, path
+
+    # Rules for some shoppers alone follow who is in their segment, and the impression says so.
+    shop.appender.append(segments_record_of(SegmentRules(segments={"regular": Segment("orders >= 2")})))
+    hides = RuleSet(hidden=("i6",))
+    shop.appender.append(record_of("home", RuleSet(when=(When(("regular",), rules=hides),))))
+    shop.appender.flush()
+    path = "/v1/recommendations/newcomer?n=20&placement=home"
+    shop.wait("the segment is known", lambda: "unknown_segments" not in shop.ask(path)["rules"])
+    assert (shop.ask(path)["segments"], "i6" in shop.items(path)) == ([], True)
+    for _ in range(2):
+        shop.publish("newcomer", "purchase", "i8", transaction_id=f"N{shop.number}")
+    shop.appender.flush()
+    shop.wait("the shopper is in the segment", lambda: shop.ask(path)["segments"] == ["regular"])
+    assert "i6" not in shop.items(path)
+
+    def shown() -> list[str]:
+        found = [decode(record) for record in topic_records(shop.log, IMPRESSIONS)]
+        return [name for one in found if isinstance(one, Impression) for name in one.segments]
+
+    shop.wait("impressions have the segment", lambda: "regular" in shown())

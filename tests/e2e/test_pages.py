@@ -232,6 +232,8 @@ PAGES: Final = {
             (0, "cart: written"),
             (0, '*: version 0 { "by": "ann", "why": "the recall of i3", "bought": { "again_after_days": 30.0 }'),
             (0, "cart: written"),
+            (2, "nobody.toml: wanted a cluster such as c1, or a class A, B or C, found 'loyl' - at `$.when[0].in[0]`"),
+            (0, "home: the rules are valid"),
             (0, "0.95 0.981 0.961 0.2154 1.604 100.0% 13.40"),
         ],
     ),

@@ -74,7 +74,7 @@ class Story:
         self.count += 1
         name = name or f"r{self.count}"
         actions = self.explore.actions
-        chooser = self.policies.of("home", "new", actions)
+        chooser = self.policies.of("home", "new", self.explore)
         drawn = Exploring("home", "new", self.explore, chooser).draw(actions, context, name)
         shown = Impression(
             name, 0, "/v1/x", [ShownItem("a"), ShownItem("b")], "home", "", f"s{self.count % 997}",
@@ -153,7 +153,7 @@ def test_from_the_present_ranking_to_what_is_learned_to_be_better() -> None:
     assert took_over.reference == ""
     after = story.live(300, phones_like(1))
     assert after > 1.6 * before
-    chooser = story.policies.of("home", "new", RANKERS.actions)
+    chooser = story.policies.of("home", "new", RANKERS)
     assert chooser is not None
     assert chooser.probabilities(PHONE).argmax() == 1
     assert story.newest.shares[1] > 0.15
@@ -335,7 +335,7 @@ def test_an_experiment_that_stops_explores_no_longer() -> None:
     story.run(state="stopped")
     assert story.ended == 1
     assert story.family.courses == {}
-    assert story.policies.of("home", "new", RANKERS.actions) is None
+    assert story.policies.of("home", "new", RANKERS) is None
     story.live(20, phones_like(1))
     assert story.family.bounds()["open_answers"] == (0, 200_000)
 

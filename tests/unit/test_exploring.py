@@ -258,8 +258,8 @@ def test_policies_are_bounded_and_continue_where_they_were() -> None:
     assert policies.bounds()["policies"] == (policies_max, policies_max)
     again = Policies.from_state(policies.state())
     assert digest({"policies": again.state()}) == digest({"policies": policies.state()})
-    assert again.of("trial", "arm1", RANKERS.actions) is None
-    found = again.of("trial", "arm5", RANKERS.actions)
+    assert again.of("trial", "arm1", RANKERS) is None
+    found = again.of("trial", "arm5", RANKERS)
     assert found is not None
     assert found.probabilities([1.0] * len(FEATURES)).tolist() == pytest.approx([0.1, 0.1, 0.8], abs=1e-3)
 
