@@ -378,7 +378,8 @@ def segmented(log: Log, folder: Path) -> None:
 
 
 def tried(log: Log, folder: Path) -> None:
-    """State an experiment, and look for reports."""
+    """State an experiment, whose segments are compared with those that are stated, and look for reports."""
+    stated_segments(log)
     state_experiment(log, "home", Experiment((Arm("control"), Arm("new"))))
     assert "home" in stated_experiments(log).stated
     newest_reports(log)
