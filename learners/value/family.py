@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from headrace.events import LEARNED_TYPES, Event
+from headrace.events import LEARNED_TYPES, Event, Item
 from headrace.shopper_classes import ShopperClass, record_of
 from headrace.state import State
 from headrace.surface import Chart, Metric, Now, Quality, Route, Surface, Table, Unknown
@@ -23,6 +23,7 @@ from learners.family import Family, Merges, Moment, Part
 from learners.parts.portable import power_of_two
 from learners.value.classes import CLASSES, Limits, classes_of
 from learners.value.features import Scaling, features
+from learners.value.items import Items
 from learners.value.judged import BINS, Judged, calibration_error
 from learners.value.leaving import (
     BestDay,
@@ -34,18 +35,20 @@ from learners.value.leaving import (
     reasons,
     usual,
 )
-from learners.value.model import Expected, Model, Outcome, solved
+from learners.value.model import Expected, Model, Outcome, between, bought_within, scoring, solved
 from learners.value.orders import Line, Orders
 from learners.value.page import PAGE
-from learners.value.shoppers import FIRST, GRADE, LAST, ORDERS, RETURNED, SPENT, TOLD, Floats, Shoppers, grain
-from learners.value.snapshots import HORIZONS, Snapshot
+from learners.value.shoppers import FIRST, GRADE, LAST, ORDERS, RETURNED, RETURNS, SPENT, TOLD, Floats, Shoppers, grain
+from learners.value.snapshots import HORIZONS, PERIODS, Snapshot
 
 _week: Final = 7
 _monday: Final = 4
 """The first Monday, in days since the epoch."""
-snapshots_max: Final = 26
-"""Most snapshots: 13 whose 91 days are not over, and 13 that teach."""
-scaled_max: Final = 9
+taught_max: Final = 9
+"""Newest snapshots with known outcomes from which is learned, for each horizon."""
+snapshots_max: Final = 13 + taught_max
+"""Most snapshots: those whose 91 days are not over, and those from which is learned what comes within 91 days."""
+scaled_max: Final = 5
 """Newest snapshots with known outcomes that tell what scores mean."""
 half_life_weeks: Final = 4.0
 """Weeks after which what a snapshot teaches counts half."""
@@ -61,7 +64,7 @@ _block: Final = 4_096
 """Shoppers who are predicted together."""
 _far: Final = len(HORIZONS) - 1
 """The horizon by which shoppers are classed."""
-Repair = Literal["features", "outcomes", "at_arrival"]
+Repair = Literal["features", "outcomes", "at_arrival", "late_orders"]
 
 
 class ValueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +82,9 @@ class ValueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         int, Meta(ge=1, description="Most orders that are remembered, so that returns are known to be of them.")
     ] = 50_000
     order_lines_max: Annotated[int, Meta(ge=1, description="Most lines of all remembered orders.")] = 200_000
+    items_max: Annotated[
+        int, Meta(ge=16, description="Most items of which it is counted who buys them; those bought least go first.")
+    ] = 50_000
     sample_max: Annotated[
         int,
         Meta(ge=1, le=20_000, description="Most shoppers of a week from whom is learned; of more, a sample."),
@@ -231,8 +237,8 @@ class ValueFamily(Family):
         "not", per_shopper="sums of what was bought", why="one model learns from a sample of all shoppers"
     )
     parts: ClassVar[Mapping[str, Part]] = {
-        "shoppers": Part(), "orders": Part(needs=("shoppers",)), "snapshots": Part(needs=("shoppers",)),
-        "models": Part(needs=("shoppers",)), "judged": Part(),
+        "shoppers": Part(), "items": Part(needs=("shoppers",)), "orders": Part(needs=("shoppers",)),
+        "snapshots": Part(needs=("shoppers",)), "models": Part(needs=("shoppers",)), "judged": Part(),
         "classes": Part(2, {1: lambda state: {**state, "spend": np.zeros(len(CLASSES))}}, needs=("shoppers",)),
     }  # fmt: skip
 
@@ -241,6 +247,7 @@ class ValueFamily(Family):
         assert isinstance(desk, Desk)
         self.settings, self._desk = settings, desk
         self.shoppers = Shoppers(settings.shoppers_max)
+        self.items = Items(settings.items_max)
         self.orders = Orders(orders_max=settings.orders_max, lines_max=settings.order_lines_max)
         self.snapshots: list[Snapshot] = []
         self.models: list[Model | None] = [None] * len(HORIZONS)
@@ -252,6 +259,7 @@ class ValueFamily(Family):
         self._leaving = np.zeros(0, np.int64)  # rows of those with whom most may be lost
         self._spend: Floats = np.zeros(len(CLASSES))  # grains that were expected of each class
         self._due_ms = 0  # when a note, or a snapshot, is due
+        self._noted_ms = 0  # of when the newest note is: an order of an earlier time is late
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event."""
@@ -267,24 +275,42 @@ class ValueFamily(Family):
         elif (place := self.shoppers.place(event.shopper)) is not None:
             self.shoppers.see(place, event.time_ms)
 
-    def _lines(self, lines: Iterable[Any]) -> list[Line]:
-        found = []
-        for line in lines:
-            price = line.price
-            if price is None and (stated := self._desk.stated(line.item_id)):
-                price = self._desk.price(stated)
-            found.append(Line(line.item_id, None if price is None else float(round(price / grain)), line.quantity))
-        return found
+    def _grains(self, line: Item) -> float | None:
+        """Return what a piece of a line costs, as it or else the shop states it."""
+        price = line.price
+        if price is None and (stated := self._desk.stated(line.item_id)):
+            price = self._desk.price(stated)
+        return None if price is None else float(round(price / grain))
 
     def _buy(self, event: Event) -> None:
-        lines, data = self._lines(event.data.items), event.data
-        grains = float(sum(round(line.grains * line.pieces) for line in lines if line.grains is not None))
-        if data.value is not None and all(line.grains is None for line in lines):
+        data = event.data
+        lines: dict[str, tuple[float, float]] = {}  # by item, the grains of a piece, and pieces
+        grains, pieces, priced = 0.0, 0.0, False
+        for line in data.items:
+            each, count = self._grains(line), line.quantity
+            pieces += count
+            if each is None:
+                each = 0.0
+            else:
+                priced = True
+                grains += round(each * count)
+            if before := lines.get(line.item_id):
+                each, count = each or before[0], count + before[1]
+            lines[line.item_id] = each, count
+        if data.value is not None and not priced:
             grains = float(round(max(0.0, data.value) / grain))
         transaction = data.transaction_id or event.id
         continues = self.orders.buy(event.shopper, transaction, event.time_ms, lines, grains)
-        pieces = sum(line.pieces for line in lines)
-        self.shoppers.buy(event.shopper, event.time_ms, grains, len(lines), pieces, continues=continues)
+        place = self.shoppers.place(event.shopper)
+        first = place is None or bool(self.shoppers.rows[place, ORDERS] <= continues)
+        items = self.items.buy(lines, event.time_ms // DAY_MS, first=first)
+        self.shoppers.buy(event.shopper, event.time_ms, grains, len(data.items), pieces, items, continues=continues)
+        if (moved := self.items.fit()) is not None:
+            self.shoppers.renumber(moved)
+        if place is not None and event.time_ms < self._noted_ms:
+            self.repairs["late_orders"] += 1
+            for snapshot in self.snapshots:
+                snapshot.take_back(place, event.time_ms / DAY_MS, -grains, -int(not continues))
 
     def _give_back(self, event: Event) -> None:
         place = self.shoppers.place(event.shopper)
@@ -292,7 +318,8 @@ class ValueFamily(Family):
             return
         data = event.data
         stated = None if data.value is None else float(round(abs(data.value) / grain))
-        lines = self._lines(self._desk.orders.returned)
+        lines = [Line(line.item_id, self._grains(line), line.quantity) for line in self._desk.orders.returned]
+        self.shoppers.rows[place, RETURNS] += 1.0
         for one in self.orders.give_back(event.shopper, data.transaction_id, lines, stated):
             self.shoppers.take_back(place, event.time_ms, one.grains, int(one.whole), one.bought_ms)
             if one.bought_ms is None:
@@ -313,36 +340,28 @@ class ValueFamily(Family):
         monday = day - (day - _monday) % _week
         if not self.snapshots or monday > self.snapshots[-1].day:
             self._learn()
-            taken = Snapshot.take(monday, self.shoppers, self.settings.sample_max)
+            taken = Snapshot.take(monday, self.shoppers, self.items, self.settings.sample_max)
             if taken is not None:
-                self._guess(taken)
                 self.snapshots.append(taken)
                 del self.snapshots[:-snapshots_max]
                 self.scaling = taken.scaling
-                self._class(monday * DAY_MS)
+                self._class(taken)
         due = [monday + _week, *(one.next_day for one in self.snapshots if one.next_day is not None)]
         self._due_ms = min(due) * DAY_MS
+        self._noted_ms = max((one.noted_day for one in self.snapshots), default=0) * DAY_MS
 
     def _learn(self) -> None:
-        """Fit the models to all outcomes that are known."""
+        """Fit the models to the newest outcomes that are known: the near one's first, as the far one builds on it."""
+        near = None
         for horizon in range(len(HORIZONS)):
-            known = [
-                (one, learned) for one in self.snapshots if one.known(horizon) and (learned := one.learned(horizon))
-            ]
-            if sum(len(one.places) for one, _ in known) < rows_min:
+            known = [one for one in self.snapshots if one.known(horizon)][-taught_max:]
+            learned = [(one, found) for one in known if (found := one.learned(horizon))]
+            if sum(len(one.places) for one, _ in learned) < rows_min:
                 continue
-            newest = known[-1][0].day
-            weighted = [(power_of_two((one.day - newest) / _week / half_life_weeks), found) for one, found in known]
-            weights = solved(weighted)
-            self.models[horizon] = Model.of(weights, [_rows(one, horizon) for one, _ in known[-scaled_max:]])
-
-    def _guess(self, snapshot: Snapshot) -> None:
-        """Note what is expected of the shoppers of a snapshot."""
-        design = snapshot.design()
-        for horizon, model in enumerate(self.models):
-            if model is not None:
-                found = model.expected(design)
-                snapshot.guessed[horizon] = found.purchase, found.spend, found.spend_low, found.spend_high
+            newest = known[-1].day
+            weighted = [(power_of_two((one.day - newest) / _week / half_life_weeks), found) for one, found in learned]
+            near = scoring(solved(weighted), near)
+            self.models[horizon] = Model.of(near, [_rows(one, horizon) for one, _ in learned[-scaled_max:]])
 
     def _judge(self, snapshot: Snapshot, horizon: int) -> None:
         """Compare what was expected of the shoppers of a snapshot with what they did."""
@@ -353,24 +372,31 @@ class ValueFamily(Family):
             self.judged[horizon].append(Judged.of(snapshot.day, guessed, outcome, past))
             del self.judged[horizon][:-judged_max]
 
-    def _class(self, time_ms: int) -> None:
-        """Class all shoppers by what is expected of them, and note with whom most may be lost."""
+    def _class(self, taken: Snapshot) -> None:
+        """Predict for all shoppers at the moment of a snapshot: note what is expected of those in it, class all, and
+        note with whom most may be lost."""
+        time_ms = taken.day * DAY_MS
         places = np.flatnonzero(self.shoppers.in_use[:, ORDERS] > 0)
-        found = [self.expected(places[n : n + _block], time_ms)[_far] for n in range(0, len(places), _block)]
-        known = [one for one in found if one is not None]
-        if not known:
+        found = [self.expected(places[n : n + _block], time_ms) for n in range(0, len(places), _block)]
+        horizons = [Expected.joined(each) for each in zip(*found, strict=True)]
+        sampled = np.searchsorted(places, taken.places)
+        for guessed, one in zip(taken.guessed, horizons, strict=True):
+            if one is not None:
+                guessed[:] = [values[sampled] for values in (one.purchase, one.spend, one.spend_low, one.spend_high)]
+        far = horizons[_far]
+        if far is None:
             return
-        spend, purchase = (np.concatenate([getattr(one, name) for one in known]) for name in ("spend", "purchase"))
+        spend, purchase = far.spend, far.purchase
         limits = Limits.of(spend, self.settings.a_share, max(self.settings.a_share, self.settings.b_share))
         rows = self.shoppers.rows
         before = rows[places, GRADE].astype(np.int64)
         grades = classes_of(spend, before, limits, self.settings.class_margin)
         rows[places, GRADE] = grades
         self._spend = np.asarray(np.bincount(grades, spend, len(CLASSES)), np.float64)
-        orders = np.concatenate([one.orders for one in known])
-        low, high = (np.concatenate([getattr(one, name) for one in known]) for name in ("spend_low", "spend_high"))
         changed = np.flatnonzero(rows[places, GRADE] != rows[places, TOLD])
-        columns = (one[changed].tolist() for one in (places, spend, low, high, orders, purchase))
+        columns = (
+            one[changed].tolist() for one in (places, spend, far.spend_low, far.spend_high, far.orders, purchase)
+        )
         self._untold = deque(map(_Untold._make, zip(*columns, strict=True)))
         losses = at_risk(rows[places], time_ms / DAY_MS, purchase, HORIZONS[_far])
         self._leaving = places[most_at_risk(losses, retention_max)]
@@ -395,9 +421,19 @@ class ValueFamily(Family):
         """Return what is expected of shoppers by their rows, for each horizon; None before anything was learned."""
         if self.scaling is None:
             return [None] * len(HORIZONS)
-        values = features(self.shoppers.rows[places], time_ms / DAY_MS, self.scaling.order)
-        design = self.scaling.design(values)
-        return [model and model.expected(design) for model in self.models]
+        near, far = self.models
+        rows, day, scaling = self.shoppers.rows[places], time_ms / DAY_MS, self.scaling
+        items = self.items.telling(self.shoppers.items[places], day)
+        design, *later = (
+            scaling.design(features(rows, items, day + days, scaling.order))
+            for days in (PERIODS if near and far else PERIODS[:1])
+        )
+        soon = near and near.expected(design)
+        if near is None or far is None or soon is None:
+            return [soon, None]
+        found = far.expected(design)
+        hazard = bought_within([soon.purchase, *map(near.chance, later)])
+        return [soon, found._replace(purchase=between(found.purchase, hazard))]
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has bought."""
@@ -431,6 +467,7 @@ class ValueFamily(Family):
         rows = sum(len(one.places) for one in self.snapshots)
         return {
             "value_shoppers": self.shoppers.bounds(),
+            "value_items": self.items.bounds(),
             **{f"value_{table}": use for table, use in self.orders.bounds().items()},
             "value_snapshot_rows": (rows, snapshots_max * self.settings.sample_max),
             "value_leaving": (len(self._leaving), retention_max),
@@ -440,6 +477,7 @@ class ValueFamily(Family):
         """Return the complete state."""
         return {
             "shoppers": self.shoppers.state(),
+            "items": self.items.state(),
             "orders": self.orders.state(),
             "snapshots": {"due_ms": self._due_ms, "lost": self.lost, "taken": [one.state() for one in self.snapshots]},
             "models": {
@@ -462,6 +500,10 @@ class ValueFamily(Family):
         settings = self.settings
         if "shoppers" in state:
             self.shoppers, moved = Shoppers.from_state(state["shoppers"], settings.shoppers_max)
+            if "items" in state:
+                self.items = Items.from_state(state["items"], settings.items_max)
+                if (renumbered := self.items.fit()) is not None:
+                    self.shoppers.renumber(renumbered)
             if "snapshots" in state:
                 found = state["snapshots"]
                 self._due_ms, self.lost = found["due_ms"], found["lost"]
@@ -469,6 +511,7 @@ class ValueFamily(Family):
                 for snapshot in self.snapshots:
                     snapshot.moved(moved)
                     snapshot.shorten(settings.sample_max)
+                self._noted_ms = max((one.noted_day for one in self.snapshots), default=0) * DAY_MS
             if "classes" in state:
                 found = state["classes"]
                 untold, leaving = found["untold"].copy(), moved[found["leaving"]]
@@ -623,7 +666,7 @@ ValueFamily.surface = Surface(
         ),
         Metric(
             name="headrace_value_repairs_total",
-            help="What returns have repaired: sums of features, learned outcomes, or only what is known from now on.",
+            help="What returns and late orders repaired: sums, learned outcomes, or only what is known from now on.",
             kind="counter", labels=("repair",), label_values=get_args(Repair), read=ValueFamily.repaired,
         ),
     ),

@@ -26,6 +26,7 @@ from learners.value.shoppers import (
     ORDERS,
     PIECES,
     RETURNED,
+    RETURNS,
     SEEN,
     SPENDS,
     SPENT,
@@ -34,7 +35,8 @@ from learners.value.shoppers import (
 
 NAMES: Final = (
     "recency", "seen", "tenure", "orders", "spent", "mean order", "largest order", "gap", "overdue", "steadiness",
-    "alive", "single", "lines", "pieces", "piece price", "returned", "days there",
+    "alive", "single", "lines", "pieces", "piece price", "returned", "days there", "returns", "item orders",
+    "item newcomers",
     *(f"spent {days:g}" for days in HALF_LIVES), *(f"orders {days:g}" for days in HALF_LIVES),
 )  # fmt: skip
 """The features, in order."""
@@ -50,13 +52,14 @@ _clip: Final = 4.0
 _step: Final = 2.0**-16
 
 
-def features(rows: Floats, day: float, order: float) -> NDArray[np.float32]:
+def features(rows: Floats, items: Floats, day: float, order: float) -> NDArray[np.float32]:
     """Return the features of rows at a moment.
 
     Shapes:
-        rows: (S, WIDTH); result: (S, len(NAMES)).
+        rows: (S, WIDTH); items: (S, 2); result: (S, len(NAMES)).
 
     Args:
+        items: what `learners.value.items.Items.telling` says of the items that the shoppers bought.
         day: days since the epoch; later than all that the rows know.
         order: grains of a usual order, by which amounts are divided.
     """
@@ -82,7 +85,7 @@ def features(rows: Floats, day: float, order: float) -> NDArray[np.float32]:
         alive, (count <= 1.0).astype(np.float64), _log(rows[:, LINES] / per), _log(rows[:, PIECES] / per),
         _log(1000 * rows[:, SPENT].clip(0.0) / order / bought),
         rows[:, RETURNED] / (rows[:, RETURNED] + np.maximum(rows[:, SPENT], 0.0) + order),
-        _log(rows[:, DAYS] * seen),
+        _log(rows[:, DAYS] * seen), _log(rows[:, RETURNS]), items[:, 0], items[:, 1],
     ]  # fmt: skip
     spends, counts = _log(10 * rows[:, SPENDS] * faded / order), _log(5 * rows[:, COUNTS] * faded)
     return np.concatenate([np.stack(columns, axis=1), spends, counts], axis=1).astype(np.float32)

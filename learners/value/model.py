@@ -6,9 +6,16 @@ spend within the moment, the root of the spend and of the orders, each relative 
 was an order. What the scores mean is learned anew each time from the newest matured moments: the mean outcome by score,
 made monotone, and its quantiles.
 
+Truth of the far horizon is 91 days old. Moments whose near horizon is over but whose far one is still open teach the
+near model, which helps the far one twice: its scores are added to those of the far model, and its chance of a purchase
+is the hazard of a model of survival in discrete time, in which the shopper grows older without buying.
+
 Source: Hoerl and Kennard, "Ridge regression", Technometrics 1970; Zadrozny and Elkan, "Transforming classifier scores
 into accurate multiclass probability estimates", KDD 2002 (isotonic calibration); Ayer et al., "An empirical
-distribution function for sampling with incomplete information", 1955 (pooling of adjacent violators).
+distribution function for sampling with incomplete information", 1955 (pooling of adjacent violators); Cox, "Regression
+models and life-tables", JRSS B 1972, section 6, and Singer and Willett, "It's about time: using discrete-time survival
+analysis", Journal of Educational Statistics 1993 (hazards in discrete time, with features that change and shoppers
+whose time is not over).
 """
 
 from collections.abc import Sequence
@@ -122,13 +129,16 @@ class Scale(NamedTuple):
     @classmethod
     def of(cls, scores: Floats, outcome: Floats) -> Self:
         """Return the scale of scored rows. Shapes: (R,); R is above 0."""
-        order = np.argsort(scores, kind="stable")
+        ordered = np.sort(scores)
+        edges = np.unique(ordered[np.rint(_edges[1:-1] * len(scores)).astype(np.int64)])
+        place = np.searchsorted(edges, scores, side="right").astype(np.uint8)  # of equal scores, all are in one bin
+        order = np.argsort(place, kind="stable")  # by counting, as there are few bins
         scores, outcome = scores[order], outcome[order]
-        edges = np.unique(np.rint(_edges * len(scores)).astype(np.int64))
+        ends = np.cumsum(np.bincount(place, minlength=len(edges) + 1))
         bins: list[list[float]] = []  # rows, their mean score and outcome, and quantiles of the outcome
         start = 0
-        for end in edges[1:].tolist():
-            if end - start < _rows_of_bin and end < len(scores):
+        for end in ends.tolist():
+            if end == start or (end - start < _rows_of_bin and end < len(scores)):
                 continue
             part = np.sort(outcome[start:end])
             count = end - start
@@ -186,36 +196,50 @@ class Expected(NamedTuple):
     orders_high: Floats
     purchase: Floats
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self | None]) -> Self | None:
+        """Return one of all shoppers from those of some; None if nothing is expected."""
+        known = [one for one in parts if one is not None]
+        return cls(*map(np.concatenate, zip(*known, strict=True))) if known else None
+
 
 class Model(NamedTuple):
-    """The regression of one horizon, and what its scores mean."""
+    """The regression of one horizon, and what its scores mean.
 
-    weights: Floats
+    Attributes:
+        scoring: weights of the scores of spend, orders and a purchase. Shape (width, 3)
+    """
+
+    scoring: Floats
     spend: Scale
     orders: Scale
     purchase: Scale
 
     @classmethod
-    def of(cls, weights: Floats, seen: Sequence[tuple[NDArray[np.float32], Outcome]]) -> Self:
+    def of(cls, scoring: Floats, seen: Sequence[tuple[NDArray[np.float32], Outcome]]) -> Self:
         """Return the model of these weights, whose scores mean what was seen: designs, and what came of them."""
-        scored = zip(*(scores_of(weights, design) for design, _ in seen), strict=True)
+        scored = zip(*(_scores(scoring, design) for design, _ in seen), strict=True)
         spend, orders, purchase = (np.concatenate(found) for found in scored)
         spent, ordered = (np.concatenate(found) for found in zip(*(outcome for _, outcome in seen), strict=True))
         bought = (ordered > 0).astype(np.float64)
-        return cls(weights, Scale.of(spend, spent), Scale.of(orders, ordered), Scale.of(purchase, bought))
+        return cls(scoring, Scale.of(spend, spent), Scale.of(orders, ordered), Scale.of(purchase, bought))
 
     def expected(self, design: NDArray[np.float32]) -> Expected:
         """Return what is expected of shoppers. Shape of the design: (S, width)"""
-        spend, orders, purchase = scores_of(self.weights, design)
+        spend, orders, purchase = _scores(self.scoring, design)
         return Expected(
             self.spend.mean(spend), *self.spend.interval(spend), self.orders.mean(orders),
             *self.orders.interval(orders), np.clip(self.purchase.mean(purchase), 0.0, 1.0),
         )  # fmt: skip
 
+    def chance(self, design: NDArray[np.float32]) -> Floats:
+        """Return the probability of a purchase. Shape (S,)"""
+        return np.clip(self.purchase.mean(_scores(self.scoring, design)[2]), 0.0, 1.0)
+
     def state(self) -> dict[str, Any]:
         """Return all of it."""
         return {
-            "weights": self.weights.copy(), "spend": self.spend.state(), "orders": self.orders.state(),
+            "scoring": self.scoring.copy(), "spend": self.spend.state(), "orders": self.orders.state(),
             "purchase": self.purchase.state(),
         }  # fmt: skip
 
@@ -223,14 +247,53 @@ class Model(NamedTuple):
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Return the model that `state` was taken from."""
         scales = (Scale.from_state(state[name]) for name in ("spend", "orders", "purchase"))
-        return cls(state["weights"].copy(), *scales)
+        return cls(state["scoring"].copy(), *scales)
 
 
-def scores_of(weights: Floats, design: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-    """Return the scores by which spend, orders and chances of a purchase are ordered. Shapes: (S,)"""
-    rank, root, orders, purchase = portable.product(design.astype(np.float64), weights).T
-    return rank + root_share * root, orders, purchase
-
-
-root_share: Final = 0.1
+root_share: Final = 0.3
 """What the root of the spend counts beside its rank: it tells large spenders apart, of whom ranks say little."""
+
+
+def scoring(weights: Floats, near: Floats | None = None) -> Floats:
+    """Return the weights of the scores of spend, orders and a purchase, from those of the targets. Shape (width, 3)
+
+    Args:
+        near: those of a shorter horizon, whose outcomes are newer; its scores of spend and of a purchase are added.
+    """
+    rank, root, orders, purchase = weights.T
+    found = np.stack([rank + root_share * root, orders, purchase], axis=1)
+    return found if near is None else found + near * np.array([1.0, 0.0, 1.0])
+
+
+def _scores(weights: Floats, design: NDArray[np.float32]) -> Floats:
+    """Return the scores by which spend, orders and chances of a purchase are ordered. Shape (3, S)"""
+    return portable.product(design.astype(np.float64), weights).T
+
+
+_odds_max: Final = 199.0
+
+
+def bought_within(hazards: Sequence[Floats]) -> Floats:
+    """Return the probability of a purchase in any of some periods, from the hazard in each. Shapes: (S,)
+
+    A hazard is the probability of a purchase in a period of those who have not bought in the periods before.
+
+    >>> bought_within([np.array([0.5]), np.array([0.2])]).tolist()
+    [0.6]
+    """
+    kept = np.ones(len(hazards[0]))
+    for hazard in hazards:
+        kept *= 1.0 - hazard
+    return 1.0 - kept
+
+
+def between(left: Floats, right: Floats) -> Floats:
+    """Return the probabilities whose log-odds are the mean of those of two. Shapes: (S,)
+
+    >>> between(np.array([0.5, 0.9]), np.array([0.5, 0.5])).round(3).tolist()
+    [0.5, 0.75]
+    """
+    least = 1.0 / (1.0 + _odds_max)
+    left, right = (np.clip(one, least, 1.0 - least) for one in (left, right))
+    odds = np.sqrt(left / (1.0 - left) * (right / (1.0 - right)))
+    return np.asarray(odds / (1.0 + odds))

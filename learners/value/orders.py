@@ -49,8 +49,14 @@ class Orders:
         self._of: dict[str, dict[str, None]] = {}  # the transactions of each shopper, the oldest first
         self._lines = 0
 
-    def buy(self, shopper: str, transaction: str, time_ms: int, lines: Sequence[Line], grains: float) -> bool:
-        """Note an order, or a further part of one. Returns whether a part of it was known before."""
+    def buy(
+        self, shopper: str, transaction: str, time_ms: int, lines: dict[str, tuple[float, float]], grains: float
+    ) -> bool:
+        """Note an order, or a further part of one. Returns whether a part of it was known before.
+
+        Args:
+            lines: by item, the grains of a piece, 0 if that is not stated, and pieces; not to be changed afterwards.
+        """
         key = shopper, transaction
         order = self._orders.get(key)
         continues = order is not None
@@ -59,9 +65,12 @@ class Orders:
             self._of.setdefault(shopper, {})[transaction] = None
         order.grains += grains
         self._lines -= len(order.lines)
-        for line in lines:
-            price, pieces = order.lines.get(line.item, (0.0, 0.0))
-            order.lines[line.item] = line.grains or price, pieces + line.pieces
+        if continues:
+            for item, (price, pieces) in lines.items():
+                before = order.lines.get(item, (0.0, 0.0))
+                order.lines[item] = price or before[0], before[1] + pieces
+        else:
+            order.lines = lines
         self._lines += len(order.lines)
         while len(self._orders) > self.orders_max or (self._lines > self.lines_max and len(self._orders) > 1):
             self._forget(next(iter(self._orders)))

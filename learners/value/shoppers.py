@@ -37,7 +37,12 @@ COUNTS: Final = slice(SPENDS.stop, SPENDS.stop + _SUMS)
 """Decayed grains, and decayed orders, the longest half-life first."""
 DAYS: Final = COUNTS.stop
 """Days with an event, decayed by the third half-life."""
-WIDTH: Final = DAYS + 1
+RETURNS: Final = DAYS + 1
+"""Events that returned something."""
+WIDTH: Final = RETURNS + 1
+items_kept: Final = 16
+"""Newest items that are remembered of each shopper."""
+NO_ITEM: Final = -1
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +65,8 @@ class Shoppers:
 
     Attributes:
         rows: what is remembered. Shape (capacity, WIDTH).
+        items: numbers of the items bought last, the newest at the end, `NO_ITEM` where there were fewer. Shape
+            (capacity, items_kept)
         numbers: a number of each shopper, for samples. Shape (capacity,)
     """
 
@@ -69,6 +76,7 @@ class Shoppers:
         self._names: list[str] = []
         capacity = min(shoppers_max, 1_024)
         self.rows = np.zeros((capacity, WIDTH))
+        self.items = np.full((capacity, items_kept), NO_ITEM, np.int32)
         self.numbers = np.zeros(capacity, np.int64)
         self.forgotten = 0
 
@@ -95,6 +103,7 @@ class Shoppers:
             if place == len(self.rows):
                 more = min(place, self.shoppers_max - place)
                 self.rows = np.concatenate([self.rows, np.zeros((more, WIDTH))])
+                self.items = np.concatenate([self.items, np.full((more, items_kept), NO_ITEM, np.int32)])
                 self.numbers = np.concatenate([self.numbers, np.zeros(more, np.int64)])
         else:
             _, place = self._places.popitem(last=False)
@@ -102,6 +111,7 @@ class Shoppers:
             self.forgotten += 1
         self._places[shopper] = place
         self.rows[place] = 0.0
+        self.items[place] = NO_ITEM
         self.rows[place, BORN : AT + 1] = day
         self.numbers[place] = shopper_number(shopper)
         return place
@@ -116,11 +126,14 @@ class Shoppers:
         if int(day) != int(before):
             row[DAYS] = 1.0 + row[DAYS] * fadings(day - before)[2]
 
-    def buy(self, shopper: str, time_ms: int, spent: float, lines: int, pieces: float, *, continues: bool) -> int:
+    def buy(
+        self, shopper: str, time_ms: int, spent: float, lines: int, pieces: float, items: list[int], *, continues: bool
+    ) -> int:
         """Count an order, or a further part of one; return the shopper's row.
 
         Args:
             spent: in grains.
+            items: the numbers of the items, each once.
             continues: whether another part of the same order was counted before.
         """
         day = time_ms / DAY_MS
@@ -153,6 +166,10 @@ class Shoppers:
         if not values[DAYS]:
             values[DAYS] = 1.0
         self.rows[place] = values
+        if newest := items[-items_kept:]:
+            kept = self.items[place]
+            kept[: -len(newest)] = kept[len(newest) :]
+            kept[-len(newest) :] = newest
         return place
 
     def take_back(self, place: int, time_ms: int, spent: float, orders: int, bought_ms: int | None) -> None:
@@ -174,6 +191,10 @@ class Shoppers:
         row[ORDERS] -= orders
         row[RETURNED] += spent
 
+    def renumber(self, numbers: NDArray[np.int32]) -> None:
+        """Follow items to other numbers, by former number; those that have none any more are forgotten."""
+        self.items = np.append(numbers, np.int32(NO_ITEM))[self.items]  # `NO_ITEM` is the last, too
+
     def bounds(self) -> tuple[int, int]:
         """Return the use and the maximum."""
         return len(self), self.shoppers_max
@@ -184,6 +205,7 @@ class Shoppers:
             "names": list(self._names),
             "order": np.fromiter(self._places.values(), np.int64, len(self._places)),
             "rows": self.in_use.copy(),
+            "items": self.items[: len(self._names)].copy(),
             "forgotten": self.forgotten,
         }
 
@@ -203,6 +225,8 @@ class Shoppers:
         capacity = max(len(found.rows), len(kept))
         found.rows = np.zeros((capacity, WIDTH))
         found.rows[: len(kept)] = state["rows"][np.sort(kept)]
+        found.items = np.full((capacity, items_kept), NO_ITEM, np.int32)
+        found.items[: len(kept)] = state["items"][np.sort(kept)]
         found.numbers = np.zeros(capacity, np.int64)
         found.numbers[: len(kept)] = [shopper_number(name) for name in found._names]
         found.forgotten = state["forgotten"]

@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners.value.features import Scaling, features
+from learners.value.items import Items
 from learners.value.model import Outcome, Sums, sums
 from learners.value.shoppers import BORN, ORDERS, SPENT, Floats, Shoppers
 
 HORIZONS: Final = (30, 91)
 """Days after a moment whose orders are an outcome."""
+PERIODS: Final = (0, 30, 61)
+"""Days after a moment at which periods of the near horizon begin that fill the far one, but for a day."""
 _MARKS: Final = (0, *HORIZONS)
 
 Places = NDArray[np.int64]
@@ -47,7 +50,7 @@ class Snapshot:
         self._row_of: dict[int, int] | None = None  # by place, None until wanted
 
     @classmethod
-    def take(cls, day: int, shoppers: Shoppers, sample_max: int) -> Self | None:
+    def take(cls, day: int, shoppers: Shoppers, items: Items, sample_max: int) -> Self | None:
         """Return the rows of a moment; None if nobody has bought yet.
 
         Of more shoppers than the maximum, those are taken whose number, mixed with the day, is lowest.
@@ -61,7 +64,8 @@ class Snapshot:
             mixed = mix(shoppers.numbers[places], day)
             places = np.sort(places[np.argsort(mixed, kind="stable")[:sample_max]])
         order = order or 1.0
-        values = features(rows[places], float(day), order)
+        telling = items.telling(shoppers.items[places], float(day))
+        values = features(rows[places], telling, float(day), order)
         found = cls(day, places, values, Scaling.of(values, order))
         found.note(shoppers)
         return found
@@ -70,6 +74,11 @@ class Snapshot:
     def next_day(self) -> int | None:
         """The day of the next note, None if all were made."""
         return self.day + _MARKS[self.noted] if self.noted < len(_MARKS) else None
+
+    @property
+    def noted_day(self) -> int:
+        """The day of the newest note."""
+        return self.day + _MARKS[self.noted - 1]
 
     def note(self, shoppers: Shoppers) -> int:
         """Note what the shoppers have bought so far; return of how many nothing more is known, as they were forgotten.
@@ -85,8 +94,11 @@ class Snapshot:
         return int(np.count_nonzero(gone))
 
     def take_back(self, place: int, bought_day: float, grains: float, orders: int) -> int:
-        """Take what was returned from the notes made after it was bought; return how many outcomes changed."""
-        if not self.noted or bought_day >= self.day + _MARKS[self.noted - 1]:
+        """Take what was returned from the notes made after it was bought; return how many outcomes changed.
+
+        An order that arrives late is less than nothing that is returned.
+        """
+        if bought_day >= self.noted_day:
             return 0
         after = [n for n in range(self.noted) if bought_day < self.day + _MARKS[n]]
         changed = 0

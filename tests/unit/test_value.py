@@ -22,9 +22,10 @@ from learners.checks.family import FamilyFold
 from learners.desk.family import Desk
 from learners.value import page
 from learners.value.family import RetentionQuery, ValueFamily, ValueQuery, ValueSettings
-from learners.value.model import Scale, solved, sums, targets_of
+from learners.value.items import Items
+from learners.value.model import Scale, between, bought_within, solved, sums, targets_of
 from learners.value.orders import Line, Orders
-from learners.value.shoppers import LAST, ORDERS, RETURNED, SPENDS, SPENT, Shoppers, grain
+from learners.value.shoppers import LAST, NO_ITEM, ORDERS, RETURNED, SPENDS, SPENT, Shoppers, grain
 from learners.value.snapshots import Snapshot
 from tests.declared import untranslated
 
@@ -207,6 +208,94 @@ def test_a_return_makes_outcomes_what_they_would_have_been() -> None:
     assert differ > 5
 
 
+def test_an_order_that_arrives_late_makes_outcomes_what_they_would_have_been() -> None:
+    """An order that is told 70 days after it was placed counts in the weeks in which it was placed, bit for bit."""
+    stream = shop(240)
+    extra = event("purchase", "shopper-1", 130.5, [Item("large", price=900.0)], "extra")
+    in_time = value_of(learned(sorted([*stream, extra], key=lambda one: one.time_ms), sample_max=200))
+    arrives = next(n for n, one in enumerate(stream) if one.time_ms > START + 200.5 * DAY_MS)
+    late = value_of(learned([*stream[:arrives], extra, *stream[arrives:]], sample_max=200))
+    without = value_of(learned(stream, sample_max=200))
+    assert late.repairs["late_orders"] == 1
+    assert in_time.repairs["late_orders"] == 0
+    differ = 0
+    for a, b, c in zip(in_time.snapshots, late.snapshots, without.snapshots, strict=True):
+        assert np.array_equal(a.notes, b.notes, equal_nan=True)
+        differ += not np.array_equal(a.notes, c.notes, equal_nan=True)
+    assert differ > 5
+
+
+def test_a_cancellation_months_later_is_an_order_that_never_was() -> None:
+    """A refund that names an order and no lines takes all of it back, from outcomes and from the shopper's spend."""
+    stream = shop(240)
+    extra = event("purchase", "shopper-1", 130.5, [Item("x", price=40.0, quantity=3), Item("y", price=9.0)], "extra")
+    cancelled = event("refund", "shopper-1", 239.9, (), "extra")
+    without = value_of(learned(stream, sample_max=200))
+    repaired = value_of(learned(sorted([*stream, extra, cancelled], key=lambda one: one.time_ms), sample_max=200))
+    for one, other in zip(without.snapshots, repaired.snapshots, strict=True):
+        assert np.array_equal(one.notes, other.notes, equal_nan=True)
+    a, b = (family.shoppers.rows[family.shoppers.place("shopper-1") or 0] for family in (without, repaired))
+    assert (a[SPENT], a[ORDERS]) == (b[SPENT], b[ORDERS])
+    assert b[RETURNED] == round(129.0 / grain)
+
+
+def test_open_snapshots_teach_the_far_horizon(year: list[Event]) -> None:
+    """Where the model of 30 days expects no purchase, the chance of one within 91 days is lower."""
+    family = value_of(learned(year, sample_max=200))
+    place, now = np.array([family.shoppers.place("shopper-4") or 0]), START + 300 * DAY_MS
+    (_, usual), near = family.expected(place, now), family.models[0]
+    assert usual is not None
+    assert near is not None
+    family.models[0] = near._replace(purchase=near.purchase._replace(means=np.zeros_like(near.purchase.means)))
+    _, none = family.expected(place, now)
+    assert none is not None
+    assert none.purchase[0] < usual.purchase[0] - 0.1
+    assert none.spend[0] == usual.spend[0]
+
+
+def test_hazards_of_periods_make_the_probability_of_all() -> None:
+    draw = np.random.default_rng(5)
+    hazards = draw.uniform(0, 1, (3, 200))
+    assert bought_within(list(hazards)) == pytest.approx(1 - np.prod(1 - hazards, axis=0))
+    left, right = hazards[0] * 0.98 + 0.01, hazards[1] * 0.98 + 0.01
+    logit = (np.log(left / (1 - left)) + np.log(right / (1 - right))) / 2
+    assert between(left, right) == pytest.approx(1 / (1 + np.exp(-logit)))
+
+
+def test_items_tell_what_sells_now_and_what_newcomers_buy() -> None:
+    items = Items(16)
+    old, new = items.buy(["old", "new"], 100, first=False)
+    for day in range(200):
+        items.buy(["old"] if day < 100 else ["new"], 100 + day, first=day >= 100)
+    bought = np.array([[NO_ITEM, old], [NO_ITEM, new], [old, new], [NO_ITEM, NO_ITEM]], np.int32)
+    told = items.telling(bought, 300.0)
+    assert told[0, 0] < told[1, 0]
+    assert told[0, 1] < told[1, 1]
+    assert told[2] == pytest.approx((told[0] + told[1]) / 2)
+    assert told[3].tolist() == [0.0, 0.0]
+
+
+def test_the_items_bought_least_are_forgotten_and_counts_stay_finite() -> None:
+    items = Items(16)
+    for n in range(17):
+        items.buy([f"i{n}"], 100, first=True)
+    for n in range(17):
+        if n not in (5, 9, 10):
+            items.buy([f"i{n}"], 20_000, first=False)  # 442 half-lives later
+    moved = items.fit()
+    assert moved is not None
+    assert (len(items), items.forgotten) == (14, 3)
+    assert np.flatnonzero(moved == NO_ITEM).tolist() == [5, 9, 10]
+    shoppers = Shoppers(2)
+    shoppers.buy("ann", START, 1.0, 2, 2.0, [4, 5, 6], continues=False)
+    shoppers.renumber(moved)
+    assert shoppers.items[0, -4:].tolist() == [NO_ITEM, 4, NO_ITEM, 5]
+    again = Items.from_state(items.state(), 16)
+    told = [one.telling(shoppers.items[:1], 20_001.0) for one in (items, again)]
+    assert np.array_equal(told[0], told[1])
+    assert np.isfinite(told[0]).all()
+
+
 def test_a_return_restores_the_sums_of_a_shopper() -> None:
     pair = [Item("a", price=10.0), Item("b", price=5.0, quantity=3)]
     first = event("purchase", "ann", 0, [Item("c", price=7.0)], "o1")
@@ -257,10 +346,10 @@ def test_the_buyer_whose_last_order_is_longest_ago_is_forgotten() -> None:
 
 def test_a_shopper_who_was_forgotten_has_no_outcome() -> None:
     shoppers = Shoppers(1)
-    shoppers.buy("ann", START, 100.0, 1, 1.0, continues=False)
-    snapshot = Snapshot.take(START // DAY_MS + 1, shoppers, 10)
+    shoppers.buy("ann", START, 100.0, 1, 1.0, [], continues=False)
+    snapshot = Snapshot.take(START // DAY_MS + 1, shoppers, Items(9), 10)
     assert snapshot is not None
-    shoppers.buy("bob", START + 9 * DAY_MS, 900.0, 1, 1.0, continues=False)
+    shoppers.buy("bob", START + 9 * DAY_MS, 900.0, 1, 1.0, [], continues=False)
     assert snapshot.note(shoppers) == 1
     there, outcome = snapshot.outcome(0)
     assert (there.tolist(), len(outcome.spent)) == ([False], 0)
@@ -269,8 +358,8 @@ def test_a_shopper_who_was_forgotten_has_no_outcome() -> None:
 def test_a_sample_is_taken_of_more_shoppers_and_is_another_one_each_week() -> None:
     shoppers = Shoppers(500)
     for n in range(500):
-        shoppers.buy(f"s{n}", START, 100.0, 1, 1.0, continues=False)
-    taken = [Snapshot.take(START // DAY_MS + week * 7, shoppers, 50) for week in (1, 1, 2)]
+        shoppers.buy(f"s{n}", START, 100.0, 1, 1.0, [], continues=False)
+    taken = [Snapshot.take(START // DAY_MS + week * 7, shoppers, Items(9), 50) for week in (1, 1, 2)]
     first, again, other = (set(one.places.tolist()) for one in taken if one is not None)
     assert len(first) == 50
     assert first == again
@@ -351,7 +440,7 @@ def test_the_solution_is_that_of_ridge_regression() -> None:
 def test_remembered_orders_are_bounded() -> None:
     orders = Orders(orders_max=3, lines_max=4)
     for n in range(5):
-        orders.buy("ann", f"o{n}", n, [Line("a", 5.0, 1.0), Line("b", 5.0, 1.0)], 10.0)
+        orders.buy("ann", f"o{n}", n, {"a": (5.0, 1.0), "b": (5.0, 1.0)}, 10.0)
     assert orders.bounds() == {"orders": (2, 3), "order_lines": (4, 4)}
     (found,) = orders.give_back("ann", "o0", [Line("a", 5.0, 1.0)], None)
     assert found.bought_ms == 4, "an order that is not remembered: the newest with the item"
