@@ -287,7 +287,8 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
     road.wait("the server has the model", lambda: road.answer("probe")["model"] == promoted.version)
     with closing(Follower(road.log, road.blobs, ONLINE.shard, make=make_online)) as follower:
         follower.catch_up()
-        shop = follower.fold
+        shop, entry = follower.fold, follower.number
+    road.wait("the server has followed as far", lambda: road.answer("probe")["fresh"]["entry"] >= entry)
     family = next_item(shop)
     model = DeepModel.from_bytes(road.blobs.get(promoted.blob))
     shopper = "u7"
