@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, convert, to_builtins
 
 from headrace.events import LEARNED_TYPES, Event, Rejection
 from headrace.log.protocol import Record
-from headrace.segments import Facts, Moved, SegmentRules, StatedSegments, Value, WrongSegment, decode, record_of_move
+from headrace.segments import Facts, Moved, SegmentRules, StatedSegments, Value, decode, record_of_move
 from headrace.state import State
 from headrace.surface import Metric, Now, Route, Surface, Table, Unknown
 from headrace.topics import SEGMENT_MOVES, SEGMENTS
@@ -131,27 +131,6 @@ class SegmentsScores(Struct, frozen=True):
     changes: list[Change] = []
 
 
-def _rules_in(state: State) -> SegmentRules:
-    return convert({**state, "segments": dict(state["segments"])}, SegmentRules)
-
-
-def rules_from_version_1(state: State) -> State:
-    """Return the state of stated rules that was without their order, in one in which each is below those it names."""
-    left, rules = dict(state["rules"].get("segments", {})), {**state["rules"], "segments": []}
-    while left:
-        for name, one in list(left.items()):
-            more = {**rules, "segments": [*rules["segments"], [name, one]]}
-            try:
-                _rules_in(more).tests()
-            except WrongSegment:  # it names one that is not above yet
-                continue
-            rules, _ = more, left.pop(name)
-            break
-        else:
-            raise AssertionError(f"stated segments name each other in a circle: {sorted(left)}")
-    return {**state, "rules": rules}
-
-
 class _Asked:
     """What a rule may ask of a shopper (`headrace.segments.Facts`)."""
 
@@ -185,8 +164,7 @@ class SegmentsFamily(Family):
         "not", per_shopper="membership", why="centres of clusters take one step per shopper who is checked, in order"
     )
     parts: ClassVar[Mapping[str, Part]] = {
-        "members": Part(), "rules": Part(2, {1: rules_from_version_1}), "checks": Part(),
-        "clusters": Part(2, {1: lambda state: {**state, "changes": []}}),
+        "members": Part(), "rules": Part(), "clusters": Part(), "checks": Part(),
     }  # fmt: skip
 
     def __init__(self, settings: SegmentsSettings, reads: Mapping[str, Family]) -> None:
@@ -394,7 +372,8 @@ class SegmentsFamily(Family):
         if "members" in state:
             self.members = Members.from_state(state["members"], shoppers_max=self.settings.shoppers_max)
         if "rules" in state:
-            rules = _rules_in(state["rules"]["rules"])
+            stated = state["rules"]["rules"]
+            rules = convert({**stated, "segments": dict(stated["segments"])}, SegmentRules)
             self.stated = StatedSegments(state["rules"]["version"], rules, rules.tests())
         if "clusters" in state:
             self.clusters.restore(state["clusters"])

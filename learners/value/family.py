@@ -239,7 +239,7 @@ class ValueFamily(Family):
     parts: ClassVar[Mapping[str, Part]] = {
         "shoppers": Part(), "items": Part(needs=("shoppers",)), "orders": Part(needs=("shoppers",)),
         "snapshots": Part(needs=("shoppers",)), "models": Part(needs=("shoppers",)), "judged": Part(),
-        "classes": Part(2, {1: lambda state: {**state, "spend": np.zeros(len(CLASSES))}}, needs=("shoppers",)),
+        "classes": Part(needs=("shoppers",)),
     }  # fmt: skip
 
     def __init__(self, settings: ValueSettings, reads: Mapping[str, Family]) -> None:
@@ -433,7 +433,8 @@ class ValueFamily(Family):
             return [soon, None]
         found = far.expected(design)
         hazard = bought_within([soon.purchase, *map(near.chance, later)])
-        return [soon, found._replace(purchase=between(found.purchase, hazard))]
+        found = found._replace(purchase=between(found.purchase, hazard))
+        return [soon, Expected(*map(np.maximum, found, soon))]  # what comes within 30 days comes within 91
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has bought."""

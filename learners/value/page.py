@@ -26,11 +26,13 @@ _SCORES: Final = (
     Column("perfect", "number"), Column("what it means", "text"),
 )  # fmt: skip
 _REPAIRS: Final = (Column("what was repaired", "text"), Column("times"), Column("over time", "trend"))
-_REPAIRED: Final = {
+REPAIRED: Final = {
     "features": "what is known of the shopper, as if it had not been bought",
     "outcomes": "outcomes that had been learned or will be, exactly",
     "at_arrival": "of orders no longer remembered: only what is known from now on, approximately",
+    "late_orders": "orders that arrived late: outcomes exactly, as if they had come in time",
 }
+"""What the repairs of `learners.value.family.Repair` mean, in their order."""
 
 
 def sections(found: Sequence[Any]) -> list[Section]:
@@ -124,12 +126,12 @@ def _repairs(found: Sequence[Any]) -> Section:
     repairs = found[-1].scores.repairs
     rows = tuple(
         (text, repairs.get(name, 0), tuple(one.scores.repairs.get(name, 0) for one in found))
-        for name, text in _REPAIRED.items()
+        for name, text in REPAIRED.items()
     )
     return Section("Truth that came late", (Listing(_REPAIRS, rows),), _ABOUT_REPAIRS)
 
 
-_ABOUT_REPAIRS: Final = "What returns and cancellations have taken back of what had been learned."
+_ABOUT_REPAIRS: Final = "What returns, cancellations and late orders have changed of what had been learned."
 
 
 PAGE: Final = Page(

@@ -41,7 +41,6 @@ from learners.segments.family import (
     SegmentsQuery,
     SegmentsSettings,
     ShopperSegmentsQuery,
-    rules_from_version_1,
 )
 from learners.segments.features import FEATURES, features
 from learners.shop import Shop
@@ -443,15 +442,6 @@ def test_rules_keep_their_order_in_a_state_as_one_may_name_those_above() -> None
     assert digest(other.shop.state()) == digest(story.shop.state())
 
 
-def test_rules_of_states_that_lost_their_order_follow_those_they_name() -> None:
-    wheres = {"again": "segment('loyal')", "best": "segment('again')", "loyal": "orders >= 3"}
-    state = {"version": 7, "rules": {"by": "ann", "segments": {name: {"where": one} for name, one in wheres.items()}}}
-    found = rules_from_version_1(state)
-    assert [name for name, _ in found["rules"]["segments"]] == ["loyal", "again", "best"]
-    assert (found["version"], found["rules"]["by"]) == (7, "ann")
-    assert rules_from_version_1({"version": -1, "rules": {}})["rules"]["segments"] == []
-
-
 def test_the_page_shows_sizes_over_time_what_each_segment_is_and_what_became_of_clusters() -> None:
     story = Story(clusters_max=3)
     assert page.sections([FamilyScores(0, START, story.family.scores(), {})]) == []
@@ -482,6 +472,3 @@ def test_what_became_of_clusters_stays_with_the_state() -> None:
     assert [one.kind for one in story.family.scores().changes] == ["born"] * 3
     other.shop.restore(decode_state(encode(story.shop.state())), story.shop.stamp)
     assert other.family.scores().changes == story.family.scores().changes
-    before = {name: value for name, value in story.family.state()["clusters"].items() if name != "changes"}
-    other.family.restore({"clusters": SegmentsFamily.parts["clusters"].migrations[1](before)})
-    assert other.family.scores().changes == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from headrace.topics import DAY_MS, SHOPPER_CLASSES
 from learners.checks.family import FamilyFold
 from learners.desk.family import Desk
 from learners.value import page
-from learners.value.family import RetentionQuery, ValueFamily, ValueQuery, ValueSettings
+from learners.value.family import Repair, RetentionQuery, ValueFamily, ValueQuery, ValueSettings
 from learners.value.items import Items
 from learners.value.model import Scale, between, bought_within, solved, sums, targets_of
 from learners.value.orders import Line, Orders
@@ -135,6 +136,9 @@ def test_the_page_says_what_is_not_known_yet() -> None:
     one = learned([event("purchase", "ann", 0.0, [Item("a", price=2.0)], "t")])
     few = [FamilyScores(1, START, value_of(one).scores(), {})]
     classes, repairs = page.sections(few)
+    (listing,) = repairs.drawn
+    assert isinstance(listing, Listing)
+    assert [row[0] for row in listing.rows] == [page.REPAIRED[one] for one in get_args(Repair)]
     assert untranslated([classes, repairs], "zh") == set()
     assert "Nobody has a class yet" in classes.about
     assert len(classes.drawn) == 1
@@ -147,10 +151,6 @@ def test_what_was_expected_of_classes_stays_with_the_state(grown: FamilyFold) ->
     other = value_of(fold(sample_max=200))
     other.restore(decode_state(encode_state(family.state())))
     assert other.scores().spend == spend
-    before = {name: value for name, value in family.state()["classes"].items() if name != "spend"}
-    migrated = ValueFamily.parts["classes"].migrations[1](before)
-    other.restore({**family.state(), "classes": migrated})
-    assert other.scores().spend == dict.fromkeys("ABC", 0.0)
 
 
 def test_nothing_of_the_future_is_in_a_snapshot(year: list[Event]) -> None:
@@ -251,6 +251,17 @@ def test_open_snapshots_teach_the_far_horizon(year: list[Event]) -> None:
     assert none is not None
     assert none.purchase[0] < usual.purchase[0] - 0.1
     assert none.spend[0] == usual.spend[0]
+
+
+def test_no_less_is_expected_within_a_longer_time(grown: FamilyFold) -> None:
+    family = value_of(grown)
+    places = np.arange(len(family.shoppers))
+    for day in (250, 300, 420):
+        near, far = family.expected(places, START + day * DAY_MS)
+        assert near is not None
+        assert far is not None
+        for less, more in zip(near, far, strict=True):
+            assert np.all(less <= more)
 
 
 def test_hazards_of_periods_make_the_probability_of_all() -> None:
