@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 
+from headrace.announcement import round_of
 from headrace.artifacts import Artifacts, resolve
 from headrace.config import ShardSettings
 from headrace.events import Event
@@ -218,7 +219,7 @@ class Exporter:
             metrics.family_metrics.read(family.surface, family)
             if artifact := family.surface.artifact:
                 champion = artifact.current(family)
-                metrics.champion_round.set(champion.round if champion else 0)
+                metrics.champion_round.set(round_of(champion.version, champion.round) if champion else 0)
             for detector, seen in family.watched().items():
                 metrics.set_drift(detector, seen.score, seen.threshold)
         self._read_at, self._unread = time.monotonic(), False

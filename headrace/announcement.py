@@ -1,5 +1,6 @@
 """Records of the topic `models`: rounds of the slow learner, their outcomes, and requests. Each is a JSON document."""
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -53,6 +54,19 @@ class Announcement(Struct, frozen=True, omit_defaults=True, kw_only=True):
     def record(self) -> Outgoing:
         """Return the announcement as a record of `models`."""
         return Outgoing(MODELS, self.version.encode() or b"-", msgspec.json.encode(self), 0)
+
+
+def round_of(version: str, announced_in: int) -> int:
+    """Return the number of the round that made a model, -1 if none did.
+
+    The fine-tuner's versions begin with it. The announcement by which a model is in use may be of another round, that
+    of a rollback, or of none, if a model was promoted that had not been in the gate yet.
+
+    >>> round_of("r0003-9192c6a3", 5), round_of("proposed-1e0d77ab", 0), round_of("summer", 7)
+    (3, -1, 7)
+    """
+    found = re.match(r"r(\d{1,15})-", version)
+    return int(found[1]) if found else announced_in or -1
 
 
 def announced(record: Record) -> Announcement | None:

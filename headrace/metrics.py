@@ -162,7 +162,8 @@ class ReaderMetrics(ProcessMetrics):
             "headrace_lag_records", "Records that wait to be read, among them markers of Kafka.", "topic", "partition"
         )
         self.champion_round = self._gauge(
-            "headrace_champion_round", "Number of the round whose model is in use; 0 while none is."
+            "headrace_champion_round",
+            "Number of the round whose model is in use; 0 while none is, -1 for a model that no round has made.",
         )
         self.freshness = self._durations(
             "headrace_freshness_seconds",

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from headrace.announcement import round_of
 from headrace.artifacts import Artifacts
 from headrace.clock import Clock, wall_ms
 from headrace.errors import BlobCorrupt, BlobMissing, PositionLost, Stopping
@@ -132,7 +133,7 @@ class ServedArtifact:
         self._refresh(family, artifact)
         with self._turns:
             if self.in_use is None or self.in_use.artifact is not artifact:
-                self.in_use = _InUse(current.version, current.round, artifact)
+                self.in_use = _InUse(current.version, round_of(current.version, current.round), artifact)
                 structlog.get_logger().info("artifact in use", family=self._name, version=current.version)
 
     def _try(self, family: Family, blobs: Sequence[str]) -> None:

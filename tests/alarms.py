@@ -8,12 +8,15 @@ import json
 import re
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -21,12 +24,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from operators.child import Child, Children
+from operators.running import TARGETS
 
 DEPLOY: Final = Path(__file__).parents[1] / "deploy"
 RULES: Final = DEPLOY / "prometheus/rules/headrace.yml"
 ALERTMANAGER: Final = DEPLOY / "prometheus/alertmanager.yml"
 UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 WAITS: Final = ("group_wait", "group_interval", "repeat_interval")
+RESOLVED_S: Final = 60.0
+"""Within which an alert is to be over after the mend."""
 
 
 def faster(duration: str, factor: float) -> str:
@@ -48,21 +54,24 @@ def faster_expression(expression: str, factor: float) -> str:
     return re.sub(r"(\[|offset )((?:\d+(?:ms|[smhd]))+)", lambda found: found[1] + faster(found[2], factor), expression)
 
 
-def faster_rules(factor: float, thresholds: Mapping[str, tuple[str, str]]) -> str:
+def faster_rules(factor: float, thresholds: Mapping[str, tuple[str, str]], factors: Mapping[str, float]) -> str:
     """Return the shipped rules with all durations divided by a factor.
 
     Args:
         thresholds: by alert, a threshold that takes as long to be reached, and what replaces it.
+        factors: by alert, another factor, of those that take days.
     """
     rules = YAML(typ="safe").load(RULES)
     for group in rules["groups"]:
         if "interval" in group:
             group["interval"] = faster(group["interval"], factor)
         for rule in group["rules"]:
-            rule["expr"] = faster_expression(rule["expr"], factor)
+            name = rule.get("alert", "")
+            by = factors.get(name, factor)
+            rule["expr"] = faster_expression(rule["expr"], by)
             if "for" in rule:
-                rule["for"] = faster(rule["for"], factor)
-            if one := thresholds.get(rule.get("alert", "")):
+                rule["for"] = faster(rule["for"], by)
+            if one := thresholds.get(name):
                 assert rule["expr"].count(one[0]) == 1
                 rule["expr"] = rule["expr"].replace(*one)
     return json.dumps(rules)
@@ -192,6 +201,95 @@ def start_alertmanager(children: Children, folder: Path, config: str) -> tuple[C
         "--cluster.listen-address=",
     ]  # fmt: skip
     return children.run("alertmanager", command), f"http://127.0.0.1:{port}"
+
+
+class Watched:
+    """Processes in a folder that a Prometheus and an Alertmanager watch, with a webhook that hears of alerts.
+
+    Attributes:
+        seconds: by alert, the longest time from the fault to the message.
+        data: the folder of what they keep.
+        children: started by whoever derives from it, before `watch`.
+    """
+
+    seconds: Mapping[str, float]
+    children: Children
+
+    def __init__(self, folder: Path, data: Path, stack: ExitStack) -> None:
+        self.folder, self.data, self.stack = folder, data, stack
+        self.webhook = stack.enter_context(Webhook())
+
+    def watch(
+        self,
+        ports: Mapping[str, int],
+        factor: float,
+        *,
+        thresholds: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+        factors: Mapping[str, float] = MappingProxyType({}),
+        known: str = "",
+    ) -> None:
+        """Start Prometheus and Alertmanager, both made faster as `faster_rules` says.
+
+        Args:
+            ports: of the processes' metrics, by job.
+            known: OpenMetrics samples that Prometheus has from before.
+        """
+        copied = self.folder / "deploy/prometheus"
+        shutil.copytree(DEPLOY / "prometheus", copied)
+        (copied / "rules/headrace.yml").write_text(faster_rules(factor, thresholds, factors))
+        child, address = start_alertmanager(self.children, self.folder, faster_alertmanager(factor, self.webhook.url))
+        assert child.code is None
+        self.alertmanager = address
+        config = copied / "prometheus.yml"
+        config.write_text(config.read_text().replace("_interval: 5s", "_interval: 1s"))
+        (copied / "alertmanagers/local.yml").write_text(json.dumps([{"targets": [address.removeprefix("http://")]}]))
+        targets = [{"targets": [f"127.0.0.1:{port}"], "labels": {"job": job}} for job, port in ports.items()]
+        (self.data / TARGETS).write_text(json.dumps(targets))
+        storage = self.folder / "prometheus"
+        if known:
+            history = self.folder / "known.txt"
+            history.write_text(known)
+            subprocess.run(
+                [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", history, storage],
+                check=True, capture_output=True,
+            )  # fmt: skip
+        (port,) = free_ports(1)
+        self.prometheus = f"http://127.0.0.1:{port}"
+        command = [program("prometheus"), "--config.file", str(config), "--storage.tsdb.path", str(storage)]
+        self.children.run("prometheus", [*command, "--web.listen-address", f"127.0.0.1:{port}"])
+        for one in (self.alertmanager, self.prometheus):
+            self.children.wait_until(f"{one} is ready", partial(answers, one), 30)
+
+    def knows(self, query: str) -> bool:
+        """Return whether Prometheus has an answer to a query."""
+        found = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": query}, timeout=10).json()
+        return bool(found["data"]["result"])
+
+    def _fires(self, alarm: Alarm) -> bool:
+        return alarm in self.webhook.firing()
+
+    def wait_for(self, *wanted: Alarm, since_s: float) -> None:
+        """Wait until alerts have arrived, each within its time after the fault."""
+        for alarm in wanted:
+            left_s = since_s + self.seconds[alarm.name] - time.monotonic()
+            try:
+                self.children.wait_until(f"{alarm} arrives", partial(self._fires, alarm), left_s)
+            except Exception as error:
+                raise AssertionError(f"{alarm} has not arrived; messages:\n{self.webhook.told()}\n{error}") from None
+
+    def wait_until_over(self, *alarms: Alarm, within_s: float = RESOLVED_S) -> None:
+        """Wait until alerts are told to be over."""
+        try:
+            self.children.wait_until(f"{alarms} are over", lambda: not set(alarms) & self.webhook.firing(), within_s)
+        except Exception as error:
+            raise AssertionError(f"{alarms} are not over; messages:\n{self.webhook.told()}\n{error}") from None
+
+    @contextmanager
+    def only(self, *wanted: Alarm, besides: Collection[Alarm] = ()) -> Iterator[None]:
+        """Assert that in the block exactly these alerts begin to fire; those of `besides` may."""
+        already, since = self.webhook.firing(), len(self.webhook.messages)
+        yield
+        assert self.webhook.arrived(since) - already - {*besides} == set(wanted), self.webhook.told()
 
 
 @contextmanager

@@ -13,13 +13,11 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,18 +29,7 @@ from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing
 from headrace.topics import EVENTS, JOURNAL
 from operators.child import Child, Children, total
-from operators.running import TARGETS
-from tests.alarms import (
-    DEPLOY,
-    Alarm,
-    Webhook,
-    answers,
-    faster_alertmanager,
-    faster_rules,
-    free_ports,
-    program,
-    start_alertmanager,
-)
+from tests.alarms import Alarm, Watched, free_ports, program
 from tests.gateway_process import GatewayProcess
 from tests.pages import DOCS, commands_of, run
 from tests.small_shop import said
@@ -59,7 +46,6 @@ SECONDS: Final = {
 """By alert, the longest time from the fault to the message: three times what rule and route say and the processes take,
 as other tests use the machine.
 """
-RESOLVED_S: Final = 60.0
 HISTORY: Final = 10_500
 """Events in the log from the start: seven windows of the drift detectors."""
 LOST: Final = f"model-{'0' * 64}"
@@ -73,13 +59,14 @@ compare_s = 0.5
 """
 
 
-class Shop:
-    """A shop's processes, what is sent to them, and what watches them."""
+class Shop(Watched):
+    """A shop's processes, and what is sent to them."""
+
+    seconds = SECONDS
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder, self.stack = folder, stack
+        super().__init__(folder, folder / "headrace-data", stack)
         self.chance, self.numbers = random.Random(1), itertools.count()
-        self.data = folder / "headrace-data"
         (self.data / "logs").mkdir(parents=True)
         (folder / "headrace.toml").write_text(SETTINGS)
         self.url, self.blobs = f"sqlite:{self.data / 'log.db'}", self.data / "blobs"
@@ -91,7 +78,6 @@ class Shop:
             "HEADRACE_GATEWAY__METRICS_PORT": str(self.ports["gateway"]),
         }  # fmt: skip
         self.children = stack.enter_context(Children(self.data / "logs", self.environ, cwd=folder))
-        self.webhook = stack.enter_context(Webhook())
         self.log: Log = stack.enter_context(closing(open_log(self.url)))
         self.log.create()
         self.appender = stack.enter_context(closing(self.log.appender()))
@@ -109,7 +95,7 @@ class Shop:
         stack.callback(self.ended.set)
         sender = threading.Thread(target=self.send, name="sender", daemon=True)
         sender.start()
-        self.watch()
+        self.watch(self.ports, FACTOR, thresholds=THRESHOLDS, known=self.yesterday())
 
     def learned(self) -> float:
         return total(self.online.scrape(), "headrace_events_total", result="learned")
@@ -162,61 +148,13 @@ class Shop:
                 except OSError:
                     continue
 
-    def watch(self) -> None:
-        """Start Prometheus, with what it would know of yesterday, and Alertmanager."""
-        copied = self.folder / "deploy/prometheus"
-        shutil.copytree(DEPLOY / "prometheus", copied)
-        (copied / "rules/headrace.yml").write_text(faster_rules(FACTOR, THRESHOLDS))
-        child, address = start_alertmanager(self.children, self.folder, faster_alertmanager(FACTOR, self.webhook.url))
-        assert child.code is None
-        self.alertmanager = address
-        config = copied / "prometheus.yml"
-        config.write_text(config.read_text().replace("_interval: 5s", "_interval: 1s"))
-        (copied / "alertmanagers/local.yml").write_text(json.dumps([{"targets": [address.removeprefix("http://")]}]))
-        targets = [{"targets": [f"127.0.0.1:{port}"], "labels": {"job": job}} for job, port in self.ports.items()]
-        (self.data / TARGETS).write_text(json.dumps(targets))
+    def yesterday(self) -> str:
+        """Return what Prometheus would know of yesterday."""
         yesterday = time.time() - 86_400 / FACTOR
         name = "headrace:gateway_accepted:increase10m"
         # Not of the first seconds, in which Prometheus has not found the gateway yet.
         samples = [f"{name} 900 {yesterday + second:.0f}" for second in range(25, 600)]
-        history = self.folder / "yesterday.txt"
-        history.write_text("\n".join([f"# TYPE {name} gauge", *samples, "# EOF", ""]))
-        storage = self.folder / "prometheus"
-        subprocess.run(
-            [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", history, storage],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        (port,) = free_ports(1)
-        self.prometheus = f"http://127.0.0.1:{port}"
-        command = [program("prometheus"), "--config.file", str(config), "--storage.tsdb.path", str(storage)]
-        self.children.run("prometheus", [*command, "--web.listen-address", f"127.0.0.1:{port}"])
-        for one in (self.alertmanager, self.prometheus):
-            self.children.wait_until(f"{one} is ready", partial(answers, one), 30)
-
-    def _fires(self, alarm: Alarm) -> bool:
-        return alarm in self.webhook.firing()
-
-    def wait_for(self, *wanted: Alarm, since_s: float) -> None:
-        """Wait until alerts have arrived, each within its time after the fault."""
-        for alarm in wanted:
-            left_s = since_s + SECONDS[alarm.name] - time.monotonic()
-            try:
-                self.children.wait_until(f"{alarm} arrives", partial(self._fires, alarm), left_s)
-            except Exception as error:
-                raise AssertionError(f"{alarm} has not arrived; messages:\n{self.webhook.told()}\n{error}") from None
-
-    def wait_until_over(self, *alarms: Alarm, within_s: float = RESOLVED_S) -> None:
-        try:
-            self.children.wait_until(f"{alarms} are over", lambda: not set(alarms) & self.webhook.firing(), within_s)
-        except Exception as error:
-            raise AssertionError(f"{alarms} are not over; messages:\n{self.webhook.told()}\n{error}") from None
-
-    @contextmanager
-    def only(self, *wanted: Alarm, besides: Collection[Alarm] = ()) -> Iterator[None]:
-        """Assert that in the block exactly these alerts begin to fire; those of `besides` may."""
-        already, since = self.webhook.firing(), len(self.webhook.messages)
-        yield
-        assert self.webhook.arrived(since) - already - {*besides} == set(wanted), self.webhook.told()
+        return "\n".join([f"# TYPE {name} gauge", *samples, "# EOF", ""])
 
     def settle_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let this process be where a person runs commands: in the shop's folder, with the addresses."""

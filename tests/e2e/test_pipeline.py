@@ -1,7 +1,6 @@
 """The whole road, on each kind of log: four processes by their shipped commands, killed in turn, audited at the end."""
 
 import json
-import random
 import shlex
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from headrace.announcement import Announcement, announced
-from headrace.events import Data, Event, Item, at, encode
+from headrace.events import encode
 from headrace.log.open import open_log
 from headrace.log.protocol import Log, Outgoing, Partition
 from headrace.shard import journal
@@ -29,12 +28,10 @@ from learners.shop import MakeShop
 from operators.child import Child, Children, total
 from operators.deployment import read_deployment
 from tests.coverage import Coverage
+from tests.days import Days
 from tests.pages import run
 from tests.shards import FINETUNE, ONLINE, next_item, rounds
 
-THEMES, THEME_ITEMS, SHOPPERS = 10, 8, 150
-STEP_MS = 60_000
-"""Event time between two events; a shopper comes back after hours, so each visit is a session of its own."""
 SPEED = "12000x"
 """200 events a second: slow enough to kill a process in mid-stream."""
 SLOWLY = "4800x"
@@ -52,46 +49,6 @@ SMALL = {
     "ROUNDS__WIDTH": "32",
     "ROUNDS__PASSES": "45",
 }
-
-
-class Days:
-    """A shop whose shoppers keep their tastes and come for one item, seldom two.
-
-    A shopper looks at one item of a theme per visit; one visit in seven goes on to the item that follows. Who looks at
-    a visit alone (every fast learner) cannot tell the theme; who looks at the shopper's past can.
-    """
-
-    def __init__(self) -> None:
-        self._chance = random.Random(5)
-        self._count = 0
-        self._last: dict[int, int] = {}
-        self.pairs: Counter[tuple[str, str]] = Counter()
-        self.ids: set[str] = set()
-
-    def event(self, shopper: str, item: str) -> Event:
-        self._count += 1
-        event = Event(
-            id=f"e{self._count}", source="shop/web", type="view_item", specversion="1.0", shopper=shopper,
-            time=at(1_750_000_000_000 + self._count * STEP_MS), data=Data(items=[Item(item)]),
-        )  # fmt: skip
-        self.ids.add(event.id)
-        return event
-
-    def write(self, path: Path, count: int) -> int:
-        """Write a day of at least `count` events as native JSONL, and return how many there are."""
-        events: list[Event] = []
-        while len(events) < count:
-            shopper = self._chance.randrange(SHOPPERS)
-            theme, last = shopper % THEMES, self._last.get(shopper)
-            item = self._chance.choice([number for number in range(THEME_ITEMS) if number != last])
-            events.append(self.event(f"u{shopper}", f"i{theme}-{item}"))
-            if self._chance.random() < 1 / 7:
-                before, item = item, (item + 1) % THEME_ITEMS
-                events.append(self.event(f"u{shopper}", f"i{theme}-{item}"))
-                self.pairs[f"i{theme}-{before}", f"i{theme}-{item}"] += 1
-            self._last[shopper] = item
-        path.write_bytes(b"".join(encode(event) + b"\n" for event in events))
-        return len(events)
 
 
 class Pipeline:
@@ -347,7 +304,10 @@ def test_the_whole_road(road: Pipeline, tmp_path: Path) -> None:
         "the fine-tuner has heard the requests",
         lambda: road.log.committed("finetune").get(Partition(MODELS, 0), 0) == end,
     )
-    assert total(road["finetune"].scrape(), "headrace_champion_round") == 0
+    road.wait(
+        "its metrics, which are read now and then, name no model",
+        lambda: total(road["finetune"].scrape(), "headrace_champion_round") == 0,
+    )
 
     # Everything was published once, learned once, and every state is the plain fold of the journal, which is at rest.
     for kind in ("online", "finetune"):
