@@ -47,7 +47,8 @@ SECONDS: Final = {
 as other tests use the machine.
 """
 HISTORY: Final = 10_500
-"""Events in the log from the start: seven windows of the drift detectors."""
+"""Events in the log from the start, of two weeks: no drift is told before a week has passed."""
+HISTORY_MS: Final = 14 * 86_400_000
 LOST: Final = f"model-{'0' * 64}"
 SETTINGS: Final = """\
 [next_item]
@@ -81,7 +82,7 @@ class Shop(Watched):
         self.log: Log = stack.enter_context(closing(open_log(self.url)))
         self.log.create()
         self.appender = stack.enter_context(closing(self.log.appender()))
-        self.publish(HISTORY)
+        self.publish(HISTORY, over_ms=HISTORY_MS)
         # Its first snapshot would be due after eleven days.
         self.online = self.start_online(1e6, 0.02)
         self.serve = self.start("serve", "serve", "--port", str(self.ports["serve"]))
@@ -110,26 +111,27 @@ class Shop(Watched):
             "--set", f"shards.online.commit_interval_s={commit_interval_s}",
         )  # fmt: skip
 
-    def event(self, item: str, price: float) -> Event:
+    def event(self, item: str, price: float, ago_ms: int = 0) -> Event:
         number = next(self.numbers)
         return Event(
             id=f"e{number}", source="shop/web", type="view_item", specversion="1.0",
-            shopper=f"s{self.chance.randrange(2_000)}", time=at(round(time.time() * 1_000)),
+            shopper=f"s{self.chance.randrange(2_000)}", time=at(round(time.time() * 1_000) - ago_ms),
             data=Data(items=[Item(item, price=price)]),
         )  # fmt: skip
 
-    def usual(self) -> Event:
+    def usual(self, ago_ms: int = 0) -> Event:
         number = self.chance.randrange(300)
-        return self.event(f"i{number}", 5.0 + number % 40)
+        return self.event(f"i{number}", 5.0 + number % 40, ago_ms)
 
     def changed(self) -> Event:
         """Return an event of another assortment, a hundred times as dear."""
         number = self.chance.randrange(40)
         return self.event(f"new{number}", 5_000.0 + number)
 
-    def publish(self, count: int, *, changed: bool = False) -> None:
-        for _ in range(count):
-            event = self.changed() if changed else self.usual()
+    def publish(self, count: int, *, changed: bool = False, over_ms: int = 0) -> None:
+        """Publish so many events, of now, or spread over a time until now."""
+        for number in range(count):
+            event = self.changed() if changed else self.usual(over_ms - over_ms * number // count)
             self.appender.append(Outgoing(EVENTS, event.shopper.encode(), encode(event)))
         self.appender.flush()
 
@@ -335,9 +337,12 @@ def test_a_lag_and_a_drift(shop: Shop) -> None:
                 shop.publish(300, changed=True)
                 time.sleep(0.2)
             shop.wait_for(LAG, since_s=began_s)
-        shop.children.wait_until(
-            "the drift has arrived", lambda: DRIFT in shop.webhook.arrived(), SECONDS["DriftAlarm"]
-        )
+        # How much of it came during the lag depends on the machine, and a drift is seen within 20,000 events.
+        until_s = time.monotonic() + SECONDS["DriftAlarm"]
+        while DRIFT not in shop.webhook.arrived() and time.monotonic() < until_s:
+            shop.publish(200, changed=True)
+            time.sleep(0.2)
+        assert DRIFT in shop.webhook.arrived(), shop.webhook.told()
         shop.wait_until_over(LAG, DRIFT)
 
 
