@@ -45,6 +45,10 @@ SHARES: Final = ("abrupt", "gradual", "incremental", "surge", "new_items")
 """Drifts whose strength is a share."""
 SPANS: Final = ("incremental", "surge")
 """Drifts that need some time."""
+LATER: Final = ("outages", "season", "churners", "big_spenders", "returners")
+"""Settings that release 0.3.0 did not know."""
+PLANTED_MAX: Final = 0.9
+"""Largest share of the shoppers that may be planted: somebody must be left to come."""
 
 
 class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +58,8 @@ class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     `new_items` is a share of `items` that is added evenly over the run. `bots` is a share of visits; `sampled` is the
     share of views for which the ground truth is published. `outages` is the share of items that go out of stock once,
     for a tenth of the run; their pages are viewed on. At weekends (UTC) a fixed half of the categories is viewed more
-    by about the share `season`, every week alike.
+    by about the share `season`, every week alike. `churners`, `big_spenders` and `returners` are the shares of the
+    shoppers who are planted in these groups (`producers.groups`).
     """
 
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 1
@@ -69,11 +74,14 @@ class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     drifts: tuple[Drift, ...] = DRIFTS
     outages: Share = 0.0
     season: Share = 0.0
+    churners: Share = 0.0
+    big_spenders: Share = 0.0
+    returners: Share = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """Return the settings as JSON values, without outages and season if there are none: release 0.3.0 knew none."""
+        """Return the settings as JSON values, without those of `LATER` that are 0, which release 0.3.0 did not know."""
         found: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: value for name, value in found.items() if value or name not in ("outages", "season")}
+        return {name: value for name, value in found.items() if value or name not in LATER}
 
     @property
     def end_ms(self) -> int:
@@ -95,6 +103,12 @@ def validated(settings: SimulationSettings) -> SimulationSettings:
         settings = msgspec.convert(msgspec.to_builtins(settings), SimulationSettings)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"simulate: {error}") from error
+    planted = settings.churners + settings.big_spenders + settings.returners
+    if planted > PLANTED_MAX:
+        raise Misconfigured(
+            f"simulate: wanted at most a share of {PLANTED_MAX} of the shoppers as churners, big spenders and returners"
+            f" together, found {planted:g}"
+        )
     ends = [0.0]
     for drift in settings.drifts:
         if drift.until < drift.at or drift.at < ends[-1]:

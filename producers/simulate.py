@@ -13,6 +13,9 @@ and again when its price (without promotions) or its availability changes. The g
 - `best`, for a sampled share of views: the expected recall@20 of the best possible ranking (`recall_at_20`) and the
   actual item's `rank` in it, given the visit's theme, the shopper's preferences and the structure; and the true
   probability that the item is bought in this visit after this view (`purchase`).
+- `shopper`, where groups are planted, when a shopper is first known: the shopper's `group` (`churner`, `big_spender`,
+  `returner` or `other`), a churner's `stops_ms`, and the `brands` that the shopper likes. A group does not tell what
+  came of it: the events do.
 """
 
 import hashlib
@@ -29,6 +32,7 @@ from headrace.events import Event, at, encode
 from headrace.log.protocol import Log
 from headrace.topics import EVENTS, ITEMS, TRUTH
 from producers.demand import Demand
+from producers.groups import Groups, Member
 from producers.publisher import ProgressCallback, PublishGate, PublishResult, ignore_progress, publish, retry_s_default
 from producers.scenario import Drift, SimulationSettings, validated
 from producers.sender import send
@@ -43,6 +47,7 @@ from producers.visit import (
     VisitContext,
     VisitStep,
     bot_steps,
+    brand_name,
     category_name,
     day_ms,
     item_id,
@@ -54,6 +59,8 @@ REGULARS: Final = 0.75
 """Share of returning visits drawn from past visits (so that regulars visit more); the others from all shoppers."""
 past_max: Final = 100_000
 """Past visits remembered for that draw; then each new visit replaces a random one."""
+DRAWS: Final = 1_000
+"""Most draws for a shopper who has not left."""
 HOURS: Final = (4, 2, 1, 1, 1, 2, 5, 9, 12, 13, 13, 14, 15, 14, 13, 13, 14, 16, 19, 22, 23, 20, 14, 8)
 """Relative number of visits by hour (UTC)."""
 OUTAGE: Final = 0.1
@@ -85,6 +92,8 @@ class Simulation:
         self._uniform = uniforms(rng)
         own = np.random.default_rng([settings.seed, 3])  # events before a drift do not depend on it
         self._demand = Demand(self.settings, self._shop, uniforms(own))
+        self._groups = Groups(self.settings)
+        self._newcomers: list[tuple[Shopper, Member]] = []
         self._known: list[Shopper] = []
         self._past: list[Shopper] = []
         self._context = VisitContext(
@@ -98,6 +107,7 @@ class Simulation:
             settings.sampled,
             self._uniform,
             lambda step: self._push(iter([step])),
+            self._groups,
         )
         self._open: list[tuple[int, int, Iterator[VisitStep], VisitStep]] = []
         self._pushed = self._truths = self._events = self._statements = 0
@@ -136,6 +146,9 @@ class Simulation:
                     self._unstated += [item for item, home in enumerate(category) if home in repriced]
             if self._unstated or self._availability:
                 yield from self._stated_items(time_ms)
+            for member in self._newcomers:
+                yield self._truth(time_ms, "shopper", self._member_truth(*member))
+            self._newcomers.clear()
             id_ = f"sim-{settings.seed}-{self._events}"
             if truth is not None:
                 what = {"event_number": self._events, "event_id": id_, "shopper": shopper, **truth}
@@ -179,6 +192,11 @@ class Simulation:
         settings = self.settings
         times = {"at_ms": settings.time_ms(drift.at), "until_ms": settings.time_ms(drift.until)}
         return {"drift": drift.kind, **times, "strength": drift.strength}
+
+    def _member_truth(self, shopper: Shopper, member: Member) -> dict[str, Any]:
+        stops = {} if member.stops_ms is None else {"stops_ms": member.stops_ms}
+        liked = [brand_name(brand) for brand, liking in enumerate(shopper.brand_liking) if liking == 1.0]
+        return {"shopper": shopper.id, "group": member.group, **stops, "brands": liked}
 
     def planted(self, number: int) -> dict[str, list[str]]:
         """Return the items and categories that a drift, by its number, concerns, as events name them.
@@ -243,7 +261,9 @@ class Simulation:
         theme, surge, interest = None, demand.surge(time_ms), demand.interest(time_ms)
         if interest is not None:
             weighted = interest.transitions(structure)
-            shopper, theme = interest.draw(weighted, shopper, self._returning, demand.uniform)
+            shopper, theme = interest.draw(
+                weighted, shopper, lambda uniform: self._returning(uniform, time_ms), demand.uniform
+            )
             structure = weighted
         if surge is not None and surge.here:
             homes = self._shop.themes_of(structure, surge.item)
@@ -255,8 +275,8 @@ class Simulation:
         settings, uniform = self.settings, self._uniform
         visits = settings.events / EVENTS_PER_VISIT
         known, past = self._known, self._past
-        known += [self._new_shopper(n) for n in range(max(1, settings.shoppers // 5))]
-        past += known[:past_max]
+        known += [self._new_shopper(n, settings.start_ms) for n in range(max(1, settings.shoppers // 5))]
+        past += [shopper for shopper in known for _ in range(self._groups.visits_of(shopper))][:past_max]
         new_shopper_share = min(0.9, (settings.shoppers - len(known)) / visits)
         peak, mean = max(HOURS) * max(WEEKDAYS), sum(HOURS) / 24 * sum(WEEKDAYS) / 7
         gap_ms = settings.days * day_ms / visits * mean / peak
@@ -267,23 +287,32 @@ class Simulation:
             if uniform() * peak > HOURS[moment.hour] * WEEKDAYS[moment.weekday()]:
                 continue
             if uniform() < new_shopper_share and len(known) < settings.shoppers:
-                shopper = self._new_shopper(len(known))
+                shopper = self._new_shopper(len(known), int(time_ms))
                 known.append(shopper)
+                past += [shopper] * min(self._groups.visits_of(shopper) - 1, past_max - len(past))
             else:
-                shopper = self._returning(uniform)
+                shopper = self._returning(uniform, int(time_ms))
             if len(past) < past_max:
                 past.append(shopper)
             else:
                 past[int(uniform() * past_max)] = shopper
             yield int(time_ms), shopper
 
-    def _returning(self, uniform: Callable[[], float]) -> Shopper:
-        """Draw a known shopper."""
-        pool = self._past if uniform() < REGULARS else self._known
-        return pool[int(uniform() * len(pool))]
+    def _returning(self, uniform: Callable[[], float], time_ms: int) -> Shopper:
+        """Draw a known shopper; one who has left is replaced by another, as long as one is soon found."""
+        for _ in range(DRAWS):
+            pool = self._past if uniform() < REGULARS else self._known
+            shopper = pool[int(uniform() * len(pool))]
+            if not self._groups.has_left(shopper, time_ms):
+                break
+            uniform = self._groups.uniform
+        return shopper
 
-    def _new_shopper(self, number: int) -> Shopper:
-        return self._shop.shopper(f"shopper-{number:06d}", self._uniform)
+    def _new_shopper(self, number: int, time_ms: int) -> Shopper:
+        shopper = self._shop.shopper(f"shopper-{number:06d}", self._uniform)
+        if self._groups.any:
+            self._newcomers.append((shopper, self._groups.enter(shopper, time_ms)))
+        return shopper
 
     def _structure(self, time_ms: int) -> Transitions:
         """Return the structure of a visit that begins at this time."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from headrace.events import Data, EventType, Item
 from producers.demand import Surge
+from producers.groups import Groups
 from producers.shop import Shopper, SimulatedShop, Transitions, best_ranking
 
 CONTINUE: Final = 0.82
@@ -84,6 +85,7 @@ class VisitContext(NamedTuple):
     sampled: float
     uniform: Callable[[], float]
     schedule: Callable[[VisitStep], None]
+    groups: Groups
 
     def line_item(self, item: int, time_ms: int) -> Item:
         """Return an item as a line of an event."""
@@ -91,7 +93,7 @@ class VisitContext(NamedTuple):
         return Item(
             item_id(item),
             f"Category {shop.category[item]} no. {item}",
-            f"brand-{shop.brand[item]:02d}",
+            brand_name(shop.brand[item]),
             category_name(shop.category[item]),
             self.prices.of(shop, item, time_ms),
         )
@@ -225,7 +227,8 @@ class Visit:
         return 1.0 / (1.0 + math.exp(-score))
 
     def _carting(self, line_item: Item) -> Iterator[VisitStep]:
-        line_item = msgspec.structs.replace(line_item, quantity=1 if self._context.uniform() < 0.85 else 2)
+        pieces = self._context.groups.pieces(self._shopper, 1 if self._context.uniform() < 0.85 else 2)
+        line_item = msgspec.structs.replace(line_item, quantity=pieces)
         yield self._step("add_to_cart", 15.0, items=[line_item], currency=CURRENCY, value=total_price([line_item]))
         if self._context.uniform() < DROP:
             yield self._step(
@@ -246,17 +249,21 @@ class Visit:
         if uniform() >= PAY:
             return
         yield self._step("purchase", 60.0, items=cart, currency=CURRENCY, value=value, transaction_id=order)
-        if uniform() < REFUND:
+        if (sent_back := self._context.groups.sent_back(self._shopper, cart)) is not None:
+            self._give_back(order, *sent_back)
+        elif uniform() < REFUND:
             returned = [cart[int(uniform() * len(cart))]]
-            data = Data(items=returned, currency=CURRENCY, value=total_price(returned), transaction_id=order)
-            self._context.schedule(
-                VisitStep(self._time_ms + int((1 + 6 * uniform()) * day_ms), "refund", shopper_id, data)
-            )
+            self._give_back(order, returned, int((1 + 6 * uniform()) * day_ms))
         if uniform() < REVIEW:
             data = Data(items=cart[:1], rating=float(1 + int(uniform() * 5)), review="As described.")
             self._context.schedule(
                 VisitStep(self._time_ms + int((2 + 6 * uniform()) * day_ms), "review", shopper_id, data)
             )
+
+    def _give_back(self, order: str, lines: list[Item], after_ms: int) -> None:
+        if lines:
+            data = Data(items=lines, currency=CURRENCY, value=total_price(lines), transaction_id=order)
+            self._context.schedule(VisitStep(self._time_ms + after_ms, "refund", self._shopper.id, data))
 
 
 def bot_steps(context: VisitContext, time_ms: int) -> Iterator[VisitStep]:
@@ -279,6 +286,15 @@ def item_id(item: int) -> str:
     'item-00007'
     """
     return f"item-{item:05d}"
+
+
+def brand_name(brand: int) -> str:
+    """Return a brand as events name it.
+
+    >>> brand_name(7)
+    'brand-07'
+    """
+    return f"brand-{brand:02d}"
 
 
 def category_name(category: int) -> str:

@@ -231,6 +231,15 @@ def simulate(
     season: Annotated[
         float | None, typer.Option(help="Share by which half of the categories is viewed more at weekends")
     ] = None,
+    churners: Annotated[
+        float | None, typer.Option(help="Share of the shoppers who come often, and stop at a planted time")
+    ] = None,
+    big_spenders: Annotated[
+        float | None, typer.Option(help="Share of the shoppers who come often, and buy more pieces of dearer items")
+    ] = None,
+    returners: Annotated[
+        float | None, typer.Option(help="Share of the shoppers who come often, and send most of it back days later")
+    ] = None,
     gateway: Annotated[
         str | None, typer.Option(help="URL of a gateway to send to instead of the log; it takes no truth")
     ] = None,
@@ -254,7 +263,7 @@ def simulate(
 
     given = {
         "events": events, "seed": seed, "items": items, "shoppers": shoppers, "days": days, "outages": outages,
-        "season": season,
+        "season": season, "churners": churners, "big_spenders": big_spenders, "returners": returners,
     }  # fmt: skip
     shop = msgspec.structs.replace(
         SimulationSettings(), **{name: value for name, value in given.items() if value is not None}

@@ -474,11 +474,87 @@ def test_a_killed_run_resumes_without_duplicates() -> None:
         ({"drifts": (Drift("incremental", 0.5, 0.5),)}, "wanted `until` after `at`"),
         ({"drifts": (Drift("surge", 0.5, 0.5),)}, "wanted `until` after `at`"),
         ({"season": 1.5}, "season"),
+        ({"churners": 1.5}, "churners"),
+        ({"churners": 0.4, "big_spenders": 0.3, "returners": 0.3}, "wanted at most a share of 0.9 .*, found 1"),
     ],
 )
 def test_rejects_invalid_settings(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(Misconfigured, match=message):
         simulate(MemoryLog(), msgspec.structs.replace(SMALL, **wrong))
+
+
+PLANTED = SimulationSettings(
+    seed=3, events=20_000, items=300, shoppers=800, days=42.0, churners=0.15, big_spenders=0.1, returners=0.1
+)
+
+
+def members(settings: SimulationSettings) -> dict[str, dict[str, Any]]:
+    """Return the truth about each shopper."""
+    return {one["shopper"]: one for one in truth(settings, "shopper")}
+
+
+def of_group(settings: SimulationSettings, group: str, *kinds: str) -> list[Event]:
+    known = members(settings)
+    return [one for one in events(settings) if one.type in kinds and known.get(one.shopper, {}).get("group") == group]
+
+
+def test_groups_have_their_shares_and_the_truth_names_who_is_in_them() -> None:
+    known = members(PLANTED)
+    bots = {one["shopper"] for one in truth(PLANTED, "bot")}
+    assert {one.shopper for one in events(PLANTED)} <= known.keys() | bots
+    counts = Counter(one["group"] for one in known.values())
+    assert counts["churner"] == pytest.approx(0.15 * len(known), rel=0.3)
+    assert counts["big_spender"] == pytest.approx(0.1 * len(known), rel=0.35)
+    assert counts["returner"] == pytest.approx(0.1 * len(known), rel=0.35)
+    assert all(set(one["brands"]) < {f"brand-{number:02d}" for number in range(40)} for one in known.values())
+    assert truth(SMALL, "shopper") == []
+
+
+def test_churners_come_no_more_after_their_time() -> None:
+    known = members(PLANTED)
+    assert {"stops_ms" in one for one in known.values() if one["group"] != "churner"} == {False}
+    begins: dict[str, tuple[str, int]] = {}
+    for one in events(PLANTED):
+        begins.setdefault(one.data.session_id, (one.shopper, one.time_ms))
+    last = dict(begins.values())
+    late = [last[name] - one["stops_ms"] for name, one in known.items() if "stops_ms" in one and name in last]
+    assert len(late) > 80
+    assert max(late) < 60_000, "a visit that begins then has its first event some seconds later"
+    others = [PLANTED.end_ms - last[name] for name, one in known.items() if one["group"] != "churner" and name in last]
+    before = [-one for one in late]
+    assert np.median(before) < np.median(others), "before it, they come as often"
+
+
+def test_big_spenders_spend_much_and_returners_send_it_back_days_later() -> None:
+    spent, back, orders = {}, {}, {}
+    for group in ("big_spender", "returner", "other"):
+        bought = of_group(PLANTED, group, "purchase")
+        orders[group] = {one.data.transaction_id: one for one in bought}
+        spent[group] = sum(one.data.value or 0 for one in bought) / len(bought)
+        returned = of_group(PLANTED, group, "refund")
+        back[group] = sum(one.data.value or 0 for one in returned) / sum(one.data.value or 0 for one in bought)
+    assert spent["big_spender"] > 3 * spent["other"]
+    assert spent["other"] < spent["returner"] < 2.5 * spent["other"], "who is planted fills the cart more"
+    assert back["returner"] > 0.3 > 4 * back["other"]
+    for one in of_group(PLANTED, "returner", "refund"):
+        order = orders["returner"][one.data.transaction_id]
+        assert 4 <= (one.time_ms - order.time_ms) / 86_400_000 <= 18
+        assert {line.item_id for line in one.data.items} <= {line.item_id for line in order.data.items}
+
+
+def short(settings: SimulationSettings) -> SimulationSettings:
+    return msgspec.structs.replace(settings, events=1)
+
+
+def test_groups_are_drawn_apart_from_the_shop() -> None:
+    """The same items at the same prices, and the same shoppers: only what members do differs."""
+    without = msgspec.structs.replace(PLANTED, churners=0.0, big_spenders=0.0, returners=0.0)
+    assert [one.value for one in run(PLANTED) if one.topic == ITEMS][: PLANTED.items] == [
+        one.value for one in run(without) if one.topic == ITEMS
+    ][: PLANTED.items]
+    first = PLANTED.shoppers // 5
+    of_few, of_all = (list(members(one).values())[:first] for one in (short(PLANTED), PLANTED))
+    assert [(one["shopper"], one["group"]) for one in of_few] == [(one["shopper"], one["group"]) for one in of_all]
 
 
 @pytest.mark.parametrize(
@@ -504,6 +580,7 @@ def test_rejects_invalid_settings(wrong: dict[str, Any], message: str) -> None:
                 Drift("recurring", 0.8, 0.9),
             ),
         ),
+        SimulationSettings(events=1_500, items=100, shoppers=10, churners=0.9),
     ],
 )
 def test_extreme_settings_run(settings: SimulationSettings) -> None:
