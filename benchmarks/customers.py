@@ -39,7 +39,7 @@ from learners.shop import Shop
 from learners.value.family import ValueFamily
 from learners.value.judged import BINS, auc, calibration_error, correlation, share_of_tenth
 from learners.value.shoppers import ORDERS
-from learners.value.snapshots import HORIZONS
+from learners.value.snapshots import Horizons
 from producers.file import ReadOptions
 from producers.online_retail import OnlineRetail
 
@@ -64,7 +64,7 @@ def load(path: Path) -> tuple[list[Event], int]:
                 found.append(event)
         return found, ASKED_MS
     found = list(_baskets(path))
-    return found, found[-1].time_ms - HORIZONS[-1] * DAY_MS
+    return found, found[-1].time_ms - Horizons().far * DAY_MS
 
 
 def _baskets(path: Path) -> Iterator[Event]:
@@ -102,7 +102,7 @@ def run(stream: Sequence[Event], asked_ms: int) -> dict[str, Any]:
             if after < 0:
                 spent[event.shopper] += value
                 orders[event.shopper] += 1
-            elif after < HORIZONS[-1] * DAY_MS:
+            elif after < Horizons().far * DAY_MS:
                 later[event.shopper] += value
         start = time.process_time()
         wanted = shop.prepare(event)
@@ -148,7 +148,7 @@ def _asked(family: ValueFamily, time_ms: int) -> dict[str, Any]:
     expected = family.expected(places, time_ms)[-1]
     if expected is None:
         raise Misconfigured("--data: wanted at least 27 weeks of orders before the day that is asked, found fewer")
-    known = [one for one in family.scores().horizons if one.days == HORIZONS[-1]]
+    known = [one for one in family.scores().horizons if one.days == Horizons().far]
     names = ("correlation", "past_correlation", "tenth", "past_tenth", "auc", "calibration_error", "covered", "rows")
     earlier = {name: getattr(one, name) for one in known for name in names}
     return {"earlier": earlier, "names": [family.shoppers.name(int(place)) for place in places], "expected": expected}

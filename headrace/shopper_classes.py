@@ -16,7 +16,7 @@ from headrace.topics import SHOPPER_CLASSES
 
 
 class ShopperClass(Struct, frozen=True):
-    """The value of a record: a shopper's class and what is expected within 91 days, in the shop's currency.
+    """The value of a record: a shopper's class and what is expected within some days, in the shop's currency.
 
     `before` is the class that was told before, "" for none. `time_ms` is the shop's time.
     """
@@ -24,6 +24,7 @@ class ShopperClass(Struct, frozen=True):
     shopper: Annotated[str, Meta(max_length=128)]
     class_: Class = field(name="class")
     before: Class | Literal[""]
+    days: Annotated[int, Meta(ge=1)]
     spend: float
     spend_low: float
     spend_high: float
@@ -43,7 +44,7 @@ def record_of(found: ShopperClass) -> Outgoing:
 def decode(record: Record) -> ShopperClass | None:
     """Return what a record says, None if it is of another form.
 
-    >>> made = record_of(ShopperClass("ann", "A", "B", 120.0, 20.0, 300.0, 2.1, 0.93, 1_700_000_000_000))
+    >>> made = record_of(ShopperClass("ann", "A", "B", 91, 120.0, 20.0, 300.0, 2.1, 0.93, 1_700_000_000_000))
     >>> made.key, decode(Record(0, 0, 0, made.key, made.value)).class_
     (b'ann', 'A')
     >>> decode(Record(0, 0, 0, b"ann", b"noise"))

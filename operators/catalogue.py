@@ -2,9 +2,11 @@
 
 The sentences are in `operators/strings/LANGUAGE.toml`; `{name}` in one stands for a value. How a value is written
 follows from its name and type: `..._at_ms` is a time, `..._ms` a duration, `..._share` a share, `..._bytes` a size.
-Texts that families and records contain are shown as they are, unless the catalogue has a translation of them.
+Texts that families and records contain are shown as they are, unless the catalogue has a translation of them; `#` in
+one stands for a number.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
@@ -16,6 +18,7 @@ from operators.overview import Cause, Value
 from operators.tables import NONE
 
 STRINGS: Final = Path(__file__).parent / "strings"
+_NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
 LANGUAGES: Final = {"en": "English", "zh": "中文"}
 """The languages, each by its own name."""
 
@@ -43,8 +46,20 @@ class Catalogue:
         return sentence.format(**{name: self.written(name, value) for name, value in values.items()})
 
     def declared(self, text: str) -> str:
-        """Return a text that a family or a record has, translated if the catalogue has it."""
-        return self.texts.get(text, text)
+        """Return a text that a family or a record has, translated if the catalogue has it.
+
+        >>> catalogue("zh").declared("Within 28 days")
+        '28 天之内'
+        """
+        if (found := self.texts.get(text)) is not None:
+            return found
+        pattern = self.texts.get(_NUMBER.sub("#", text), text)
+        numbers = iter(_NUMBER.findall(text))
+        return re.sub("#", lambda _: next(numbers, "#"), pattern)
+
+    def has(self, text: str) -> bool:
+        """Return whether there is a translation of a text that a family or a record has."""
+        return text in self.texts or _NUMBER.sub("#", text) in self.texts
 
     def cause(self, cause: Cause) -> str:
         """Return the sentence of a cause."""

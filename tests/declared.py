@@ -29,4 +29,4 @@ def texts_of(sections: Sequence[Section]) -> Iterator[str]:
 
 def untranslated(sections: Sequence[Section], language: str) -> set[str]:
     """Return the texts of sections that a language lacks; names of one letter need none."""
-    return {text for text in texts_of(sections) if len(text) > 1} - set(catalogue(language).texts)
+    return {text for text in texts_of(sections) if len(text) > 1 and not catalogue(language).has(text)}

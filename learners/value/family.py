@@ -1,7 +1,7 @@
 """The family of value: what shoppers will spend, whether they will buy again, and what late truth changes of it.
 
 Each purchase and each return changes a row of its shopper. Once a week of the shop's time a sample of the shoppers is
-remembered as it is known then (`learners.value.snapshots`), what became of those of 30 and 91 days ago is learned
+remembered as it is known then (`learners.value.snapshots`), what became of those whose horizons are over is learned
 (`learners.value.model`), and predictions that were made then are compared with it (`learners.value.judged`).
 """
 
@@ -22,7 +22,7 @@ from learners.desk.family import Desk, DeskSettings
 from learners.family import Family, Merges, Moment, Part
 from learners.parts.portable import power_of_two
 from learners.value.classes import CLASSES, Limits, classes_of
-from learners.value.features import Scaling, features
+from learners.value.features import SINCE, Scaling, features
 from learners.value.items import Items
 from learners.value.judged import BINS, Judged, calibration_error
 from learners.value.leaving import (
@@ -39,15 +39,13 @@ from learners.value.model import Expected, Model, Outcome, between, bought_withi
 from learners.value.orders import Line, Orders
 from learners.value.page import PAGE
 from learners.value.shoppers import FIRST, GRADE, LAST, ORDERS, RETURNED, RETURNS, SPENT, TOLD, Floats, Shoppers, grain
-from learners.value.snapshots import HORIZONS, PERIODS, Snapshot
+from learners.value.snapshots import Horizons, Snapshot
 
 _week: Final = 7
 _monday: Final = 4
 """The first Monday, in days since the epoch."""
 taught_max: Final = 9
 """Newest snapshots with known outcomes from which is learned, for each horizon."""
-snapshots_max: Final = 13 + taught_max
-"""Most snapshots: those whose 91 days are not over, and those from which is learned what comes within 91 days."""
 scaled_max: Final = 5
 """Newest snapshots with known outcomes that tell what scores mean."""
 half_life_weeks: Final = 4.0
@@ -62,7 +60,7 @@ retention_max: Final = 1_000
 """Most shoppers of whom it is noted once a week that most may be lost with them."""
 _block: Final = 4_096
 """Shoppers who are predicted together."""
-_far: Final = len(HORIZONS) - 1
+_far: Final = Horizons._fields.index("far")
 """The horizon by which shoppers are classed."""
 Repair = Literal["features", "outcomes", "at_arrival", "late_orders"]
 
@@ -104,6 +102,22 @@ class ValueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             " change it.",
         ),
     ] = 0.1
+    near_days: Annotated[
+        int, Meta(ge=1, le=183, description="Days of the near horizon within which is told what is expected.")
+    ] = 30
+    far_days: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=366,
+            description="Days of the far horizon, by which shoppers are classed; at least twice `near_days`. With other"
+            " horizons, outcomes are learned anew.",
+        ),
+    ] = 91
+
+    def __post_init__(self) -> None:
+        if self.far_days < 2 * self.near_days:
+            raise ValueError(f"far_days: wanted at least twice near_days, {2 * self.near_days}, found {self.far_days}")
 
 
 class Within(Struct, frozen=True):
@@ -152,8 +166,8 @@ class RetentionQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class Leaving(Struct, frozen=True):
     """A shopper who is likely to leave.
 
-    `usual_spend` is what the shopper spent in 91 days at the pace of the last year, `at_risk` that times the
-    probability of no purchase within the next 91 days.
+    `usual_spend` is what the shopper spent in the days of the far horizon at the pace of the last year, `at_risk` that
+    times the probability of no purchase within the next such days.
     """
 
     shopper: str
@@ -167,9 +181,13 @@ class Leaving(Struct, frozen=True):
 
 
 class Retention(Struct, frozen=True):
-    """Shoppers who are likely to leave and worth keeping, those first with whom most may be lost."""
+    """Shoppers who are likely to leave and worth keeping, those first with whom most may be lost.
+
+    `days` is the far horizon.
+    """
 
     currency: str
+    days: int
     shoppers: list[Leaving]
 
 
@@ -185,7 +203,8 @@ class HorizonScores(Struct, frozen=True):
     """How good predictions for some days were, over the newest weeks whose outcomes are known.
 
     `correlation` is Spearman's, of expected and true spend; `tenth` is the share of the true spend of the tenth of the
-    shoppers of which most was expected. `past_correlation` and `past_tenth` are those of what had been spent before.
+    shoppers of which most was expected. `past_correlation` and `past_tenth` are those of what had been spent before,
+    `past_auc` that of the time since the last order.
     `covered` is the share of true spends in their 80 % interval, `spend_ratio` true by expected spend of all.
     """
 
@@ -196,6 +215,7 @@ class HorizonScores(Struct, frozen=True):
     tenth: float
     past_tenth: float
     auc: float | None
+    past_auc: float | None
     calibration_error: float
     covered: float
     spend_ratio: float
@@ -205,7 +225,8 @@ class HorizonScores(Struct, frozen=True):
 class ValueScores(Struct, frozen=True):
     """The family's part of a record of `scores`.
 
-    `spend` is what was expected of each class within 91 days when shoppers were last classed, in the shop's currency.
+    `spend` is what was expected of each class within the far horizon when shoppers were last classed, in the shop's
+    currency; `days` are the horizons.
     """
 
     shoppers: int
@@ -214,10 +235,14 @@ class ValueScores(Struct, frozen=True):
     horizons: list[HorizonScores]
     spend: dict[str, float] = {}
     currency: str = ""
+    days: tuple[int, int] = Horizons()
 
 
 class _Untold(NamedTuple):
-    """A shopper, by row, whose class is to be told, and what is expected within 91 days. Amounts are in grains."""
+    """A shopper, by row, whose class is to be told, and what is expected within the far horizon.
+
+    Amounts are in grains.
+    """
 
     place: int
     spend: float
@@ -246,13 +271,14 @@ class ValueFamily(Family):
         desk = reads[Desk.name]
         assert isinstance(desk, Desk)
         self.settings, self._desk = settings, desk
+        self.horizons = Horizons(settings.near_days, settings.far_days)
         self.shoppers = Shoppers(settings.shoppers_max)
         self.items = Items(settings.items_max)
         self.orders = Orders(orders_max=settings.orders_max, lines_max=settings.order_lines_max)
         self.snapshots: list[Snapshot] = []
-        self.models: list[Model | None] = [None] * len(HORIZONS)
+        self.models: list[Model | None] = [None] * len(self.horizons)
         self.scaling: Scaling | None = None
-        self.judged: list[list[Judged]] = [[] for _ in HORIZONS]
+        self.judged: list[list[Judged]] = [[] for _ in self.horizons]
         self.repairs: Counter[str] = Counter()
         self.lost = 0
         self._untold: deque[_Untold] = deque()
@@ -260,6 +286,11 @@ class ValueFamily(Family):
         self._spend: Floats = np.zeros(len(CLASSES))  # grains that were expected of each class
         self._due_ms = 0  # when a note, or a snapshot, is due
         self._noted_ms = 0  # of when the newest note is: an order of an earlier time is late
+
+    @property
+    def snapshots_max(self) -> int:
+        """Most snapshots: those whose far horizon is not over, and those from which is learned what comes within it."""
+        return -(-self.horizons.far // _week) + taught_max
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event."""
@@ -340,10 +371,10 @@ class ValueFamily(Family):
         monday = day - (day - _monday) % _week
         if not self.snapshots or monday > self.snapshots[-1].day:
             self._learn()
-            taken = Snapshot.take(monday, self.shoppers, self.items, self.settings.sample_max)
+            taken = Snapshot.take(monday, self.shoppers, self.items, self.settings.sample_max, self.horizons)
             if taken is not None:
                 self.snapshots.append(taken)
-                del self.snapshots[:-snapshots_max]
+                del self.snapshots[: -self.snapshots_max]
                 self.scaling = taken.scaling
                 self._class(taken)
         due = [monday + _week, *(one.next_day for one in self.snapshots if one.next_day is not None)]
@@ -353,7 +384,7 @@ class ValueFamily(Family):
     def _learn(self) -> None:
         """Fit the models to the newest outcomes that are known: the near one's first, as the far one builds on it."""
         near = None
-        for horizon in range(len(HORIZONS)):
+        for horizon in range(len(self.horizons)):
             known = [one for one in self.snapshots if one.known(horizon)][-taught_max:]
             learned = [(one, found) for one in known if (found := one.learned(horizon))]
             if sum(len(one.places) for one, _ in learned) < rows_min:
@@ -368,8 +399,8 @@ class ValueFamily(Family):
         there, outcome = snapshot.outcome(horizon)
         guessed = snapshot.guessed[horizon][:, there]
         if guessed.size and not np.isnan(guessed[0, 0]):
-            past = snapshot.notes[0, 0, there]
-            self.judged[horizon].append(Judged.of(snapshot.day, guessed, outcome, past))
+            past, since = snapshot.notes[0, 0, there], snapshot.values[there, SINCE].astype(np.float64)
+            self.judged[horizon].append(Judged.of(snapshot.day, guessed, outcome, past, since))
             del self.judged[horizon][:-judged_max]
 
     def _class(self, taken: Snapshot) -> None:
@@ -398,7 +429,7 @@ class ValueFamily(Family):
             one[changed].tolist() for one in (places, spend, far.spend_low, far.spend_high, far.orders, purchase)
         )
         self._untold = deque(map(_Untold._make, zip(*columns, strict=True)))
-        losses = at_risk(rows[places], time_ms / DAY_MS, purchase, HORIZONS[_far])
+        losses = at_risk(rows[places], time_ms / DAY_MS, purchase, self.horizons.far)
         self._leaving = places[most_at_risk(losses, retention_max)]
 
     def _tell(self, now: Moment) -> None:
@@ -412,21 +443,20 @@ class ValueFamily(Family):
             told: tuple[Any, Any] = (CLASSES[grade], CLASSES[before])
             money = (_money(one.spend), _money(one.spend_low), _money(one.spend_high))
             orders, purchase = round(one.orders, 3), round(one.purchase, 4)
-            now.write(
-                record_of(ShopperClass(self.shoppers.name(one.place), *told, *money, orders, purchase, now.time_ms))
-            )
+            shopper, days = self.shoppers.name(one.place), self.horizons.far
+            now.write(record_of(ShopperClass(shopper, *told, days, *money, orders, purchase, now.time_ms)))
             row[TOLD] = row[GRADE]
 
     def expected(self, places: NDArray[np.int64], time_ms: int) -> list[Expected | None]:
         """Return what is expected of shoppers by their rows, for each horizon; None before anything was learned."""
         if self.scaling is None:
-            return [None] * len(HORIZONS)
+            return [None] * len(self.horizons)
         near, far = self.models
         rows, day, scaling = self.shoppers.rows[places], time_ms / DAY_MS, self.scaling
         items = self.items.telling(self.shoppers.items[places], day)
         design, *later = (
             scaling.design(features(rows, items, day + days, scaling.order))
-            for days in (PERIODS if near and far else PERIODS[:1])
+            for days in (self.horizons.periods if near and far else (0,))
         )
         soon = near and near.expected(design)
         if near is None or far is None or soon is None:
@@ -434,7 +464,10 @@ class ValueFamily(Family):
         found = far.expected(design)
         hazard = bought_within([soon.purchase, *map(near.chance, later)])
         found = found._replace(purchase=between(found.purchase, hazard))
-        return [soon, Expected(*map(np.maximum, found, soon))]  # what comes within 30 days comes within 91
+        return [
+            soon,
+            Expected(*map(np.maximum, found, soon)),
+        ]  # what comes within the near horizon comes within the far one
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has bought."""
@@ -452,10 +485,11 @@ class ValueFamily(Family):
 
     def scores(self) -> ValueScores:
         """Return how good predictions were."""
-        horizons = [_scores(days, judged) for days, judged in zip(HORIZONS, self.judged, strict=True) if judged]
+        horizons = [_scores(days, judged) for days, judged in zip(self.horizons, self.judged, strict=True) if judged]
         spend = dict(zip(CLASSES[1:], map(_money, self._spend[1:].tolist()), strict=True))
         return ValueScores(
-            len(self.shoppers), self.classes(), dict(self.repairs), horizons, spend, self._desk.currency.shop
+            len(self.shoppers), self.classes(), dict(self.repairs), horizons, spend, self._desk.currency.shop,
+            self.horizons,
         )  # fmt: skip
 
     def classes(self) -> dict[str, int]:
@@ -470,7 +504,7 @@ class ValueFamily(Family):
             "value_shoppers": self.shoppers.bounds(),
             "value_items": self.items.bounds(),
             **{f"value_{table}": use for table, use in self.orders.bounds().items()},
-            "value_snapshot_rows": (rows, snapshots_max * self.settings.sample_max),
+            "value_snapshot_rows": (rows, self.snapshots_max * self.settings.sample_max),
             "value_leaving": (len(self._leaving), retention_max),
         }
 
@@ -480,7 +514,12 @@ class ValueFamily(Family):
             "shoppers": self.shoppers.state(),
             "items": self.items.state(),
             "orders": self.orders.state(),
-            "snapshots": {"due_ms": self._due_ms, "lost": self.lost, "taken": [one.state() for one in self.snapshots]},
+            "snapshots": {
+                "horizons": list(self.horizons),
+                "due_ms": self._due_ms,
+                "lost": self.lost,
+                "taken": [one.state() for one in self.snapshots],
+            },
             "models": {
                 "models": [model and model.state() for model in self.models],
                 "scaling": self.scaling and self.scaling.state(),
@@ -497,8 +536,17 @@ class ValueFamily(Family):
         }
 
     def restore(self, state: State) -> None:
-        """Continue exactly where `state` was taken."""
+        """Continue exactly where `state` was taken; with other horizons, learn outcomes anew from the next Monday."""
         settings = self.settings
+        found = state.get("snapshots")
+        if found and tuple(found["horizons"]) != self.horizons:
+            day = found["due_ms"] // DAY_MS
+            begin = {"due_ms": (day + (_monday - day) % _week) * DAY_MS, "horizons": self.horizons, "taken": []}
+            state = {
+                **{name: state[name] for name in ("shoppers", "items", "orders") if name in state},
+                "snapshots": {**found, **begin},
+                "judged": {**state.get("judged", {"repairs": {}}), "judged": [[] for _ in self.horizons]},
+            }
         if "shoppers" in state:
             self.shoppers, moved = Shoppers.from_state(state["shoppers"], settings.shoppers_max)
             if "items" in state:
@@ -508,7 +556,7 @@ class ValueFamily(Family):
             if "snapshots" in state:
                 found = state["snapshots"]
                 self._due_ms, self.lost = found["due_ms"], found["lost"]
-                self.snapshots = [Snapshot.from_state(one) for one in found["taken"]]
+                self.snapshots = [Snapshot.from_state(one, self.horizons) for one in found["taken"]]
                 for snapshot in self.snapshots:
                     snapshot.moved(moved)
                     snapshot.shorten(settings.sample_max)
@@ -548,15 +596,15 @@ class ValueFamily(Family):
         return Value(
             query.shopper, self._desk.currency.shop, CLASSES[int(row[GRADE])], int(row[ORDERS]), _money(row[SPENT]),
             _money(row[RETURNED]), round(row[FIRST] * DAY_MS), round(row[LAST] * DAY_MS),
-            [_within(days, one, 0) for days, one in zip(HORIZONS, found, strict=True) if one is not None],
+            [_within(days, one, 0) for days, one in zip(self.horizons, found, strict=True) if one is not None],
         )  # fmt: skip
 
     def retention(self, query: RetentionQuery, now: Now) -> Retention:
         """Return the answer to a request over HTTP, from what is known now of those noted at the week's beginning."""
-        places, day, days = self._leaving, now.time_ms / DAY_MS, HORIZONS[_far]
+        places, day, days = self._leaving, now.time_ms / DAY_MS, self.horizons.far
         found = self.expected(places, now.time_ms)[_far] if len(places) else None
         if found is None:
-            return Retention(self._desk.currency.shop, [])
+            return Retention(self._desk.currency.shop, days, [])
         rows = self.shoppers.rows[places]
         losses, spend = at_risk(rows, day, found.purchase, days), usual(rows, day, days)
         leaving = [
@@ -566,7 +614,7 @@ class ValueFamily(Family):
             )
             for n in most_at_risk(losses, query.n).tolist() for row in [rows[n]]
         ]  # fmt: skip
-        return Retention(self._desk.currency.shop, leaving)
+        return Retention(self._desk.currency.shop, days, leaving)
 
     # Functions that the surface names.
 
@@ -588,7 +636,16 @@ class ValueFamily(Family):
             yield (what,), self.repairs[what]
 
 
-_METRICS: Final = ("correlation", "past_correlation", "tenth", "past_tenth", "auc", "calibration_error", "covered")
+_METRICS: Final = (
+    "correlation",
+    "past_correlation",
+    "tenth",
+    "past_tenth",
+    "auc",
+    "past_auc",
+    "calibration_error",
+    "covered",
+)
 
 
 def _rows(snapshot: Snapshot, horizon: int) -> tuple[NDArray[np.float32], Outcome]:
@@ -617,11 +674,14 @@ def _scores(days: int, judged: list[Judged]) -> HorizonScores:
         sum(one.rows * getattr(one, name) for one in judged) / rows
         for name in ("order", "past_order", "tenth", "past_tenth", "covered")
     )
-    with_auc = [one for one in judged if one.auc is not None]
-    auc = sum(one.rows * (one.auc or 0.0) for one in with_auc) / sum(one.rows for one in with_auc) if with_auc else None
+    told = [one for one in judged if one.auc is not None]
+    auc, past_auc = (
+        sum(one.rows * (getattr(one, name) or 0.0) for one in told) / sum(one.rows for one in told) if told else None
+        for name in ("auc", "past_auc")
+    )
     expected = sum(one.expected for one in judged)
     return HorizonScores(
-        days, rows, correlation, past_correlation, tenth, past_tenth, auc, calibration_error(bins), covered,
+        days, rows, correlation, past_correlation, tenth, past_tenth, auc, past_auc, calibration_error(bins), covered,
         sum(one.spend for one in judged) / expected if expected else 0.0,
         [
             Reliability(int(count), predicted / count, bought / count)
@@ -633,7 +693,7 @@ def _scores(days: int, judged: list[Judged]) -> HorizonScores:
 def _rows_of_scores(scores: ValueScores) -> Iterable[tuple[Any, ...]]:
     for one in scores.horizons:
         yield (
-            f"{one.days} days", one.correlation, one.past_correlation, one.tenth, one.past_tenth, one.auc,
+            f"{one.days} days", one.correlation, one.past_correlation, one.tenth, one.past_tenth, one.auc, one.past_auc,
             one.calibration_error, one.covered,
         )  # fmt: skip
 
@@ -645,14 +705,14 @@ def _reliability(scores: ValueScores) -> Iterable[tuple[Any, ...]]:
 
 
 ValueFamily.surface = Surface(
-    doc="What each buyer will spend and order within 30 and 91 days, and the calibrated probability of a purchase.",
+    doc="What each buyer will spend and order within two horizons, and the calibrated probability of a purchase.",
     settings=ValueSettings,
     scores=ValueScores,
     writes=(SHOPPER_CLASSES,),
     full_by_design=("value_orders", "value_order_lines", "value_snapshot_rows", "value_leaving"),
     labels={
         "value_class": "`A`, `B` and `C`",
-        "horizon": "`30d` and `91d`",
+        "horizon": "the two horizons, by default `30d` and `91d`",
         "repair": "`learners.value.family.Repair`",
     },
     metrics=(
@@ -674,7 +734,7 @@ ValueFamily.surface = Surface(
     routes=(
         Route(
             path="/v1/shoppers/{shopper}/value",
-            doc="What a buyer has spent, and what is expected within 30 and 91 days.",
+            doc="What a buyer has spent, and what is expected within the two horizons, 30 and 91 days by default.",
             query=ValueQuery,
             answer=Value,
             call=ValueFamily.answer,
@@ -692,10 +752,11 @@ ValueFamily.surface = Surface(
             title="Value of shoppers",
             columns=(
                 "within", "rank correlation", "of past spend", "top tenth's share", "of past spend", "AUC of purchase",
-                "calibration error", "in 80 % interval",
+                "of recency", "calibration error", "in 80 % interval",
             ),
             rows=_rows_of_scores,
-            note="Predictions of the newest weeks whose outcomes are known, beside the order by what was spent before.",
+            note="Predictions of the newest weeks whose outcomes are known, beside the order by what was spent before,"
+            " and by the last order.",
         ),
         Table(
             title="Probability of a purchase", columns=("within", "predicted", "bought"), rows=_reliability,
@@ -715,13 +776,14 @@ ValueFamily.surface = Surface(
     ),
     pages=(PAGE,),
     quality=Quality(
-        name="AUC of a purchase within 30 days",
-        of=lambda scores: next((one.auc for one in scores.horizons if one.days == HORIZONS[0]), None),
+        name="AUC of a purchase within the near horizon",
+        of=lambda scores: next((one.auc for one in scores.horizons if one.days == scores.days[0]), None),
     ),
     teaches=dict.fromkeys(LEARNED_TYPES, "that a buyer was there, and its time: outcomes that are known are learned")
     | {
         "purchase": "what was bought, for how much, and when",
         "refund": "what was returned, which takes back what the purchase taught",
     },
+    demo={"simulated": {"near_days": 3, "far_days": 6}},
     benchmark="benchmarks.customers",
 )  # fmt: skip

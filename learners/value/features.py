@@ -40,6 +40,8 @@ NAMES: Final = (
     *(f"spent {days:g}" for days in HALF_LIVES), *(f"orders {days:g}" for days in HALF_LIVES),
 )  # fmt: skip
 """The features, in order."""
+SINCE: Final = NAMES.index("recency")
+"""The feature that is higher, the longer ago the last order was."""
 CORE: Final = tuple(
     NAMES.index(name) for name in ("recency", "tenure", "orders", "spent 182", "spent 45.5", "overdue", "alive")
 )

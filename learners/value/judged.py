@@ -18,7 +18,7 @@ class Judged(NamedTuple):
     Attributes:
         order: rank correlation of expected and true spend; `past_order` is that of what was spent before.
         tenth: share of the true spend of the tenth of which most was expected; `past_tenth` of which most was spent.
-        auc: of the probability of a purchase, None if all, or none, bought.
+        auc: of the probability of a purchase, None if all, or none, bought; `past_auc` that of the last order's time.
         covered: share of the true spends within the interval.
         bins: by bin, rows, the sum of their probabilities, and how many bought. Shape (3, BINS)
     """
@@ -30,16 +30,18 @@ class Judged(NamedTuple):
     tenth: float
     past_tenth: float
     auc: float | None
+    past_auc: float | None
     covered: float
     spend: float
     expected: float
     bins: Floats
 
     @classmethod
-    def of(cls, day: int, guessed: Floats, outcome: Outcome, past: Floats) -> Self:
+    def of(cls, day: int, guessed: Floats, outcome: Outcome, past: Floats, since: Floats) -> Self:
         """Return how good predictions were.
 
-        Shapes: guessed (4, R): probabilities, spend, and the ends of its interval; past (R,): what was spent before.
+        Shapes: guessed (4, R): probabilities, spend, and the ends of its interval; past (R,): what was spent before;
+        since (R,): a number that is higher, the longer ago the last order was.
         """
         purchase, spend, low, high = guessed
         bought = outcome.orders > 0
@@ -49,6 +51,7 @@ class Judged(NamedTuple):
         return cls(
             day, len(purchase), correlation(spend, outcome.spent), correlation(past, outcome.spent),
             share_of_tenth(spend, outcome.spent), share_of_tenth(past, outcome.spent), auc(purchase, bought),
+            auc(-since, bought),
             float(np.count_nonzero((low <= outcome.spent) & (outcome.spent <= high))) / len(low),
             float(np.add.reduce(outcome.spent)), float(np.add.reduce(spend)), bins,
         )  # fmt: skip

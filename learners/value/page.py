@@ -17,12 +17,10 @@ from headrace.pages import (
     course,
 )
 
-_CLASSES: Final = (
-    Column("class", "text"), Column("shoppers"), Column("share of the shoppers", "bar"),
-    Column("expected spend, 91 days"), Column("share of it", "bar"), Column("over time", "trend"),
-)  # fmt: skip
+_CLASS: Final = (Column("class", "text"), Column("shoppers"), Column("share of the shoppers", "bar"))
+_OF_SPEND: Final = (Column("share of it", "bar"), Column("over time", "trend"))
 _SCORES: Final = (
-    Column("what is judged", "text"), Column("predictions", "number"), Column("by what was spent before", "number"),
+    Column("what is judged", "text"), Column("predictions", "number"), Column("by the past alone", "number"),
     Column("perfect", "number"), Column("what it means", "text"),
 )  # fmt: skip
 _REPAIRS: Final = (Column("what was repaired", "text"), Column("times"), Column("over time", "trend"))
@@ -45,12 +43,14 @@ def sections(found: Sequence[Any]) -> list[Section]:
 
 def _who(found: Sequence[Any]) -> Section:
     newest = found[-1].scores
+    far = newest.days[-1]
+    expected = f"expected spend, {far} days"
     classed, spend = sum(newest.classes.values()), sum(newest.spend.values())
     known = {one.days: one.rows for one in newest.horizons}
     figures = (
         Figure("buyers who are known", newest.shoppers),
-        Figure("expected spend, 91 days", spend or None, unit=newest.currency),
-        *(Figure(f"known outcomes, {days} days", known.get(days, 0)) for days in (30, 91)),
+        Figure(expected, spend or None, unit=newest.currency),
+        *(Figure(f"known outcomes, {days} days", known.get(days, 0)) for days in newest.days),
     )
     rows = tuple(
         (
@@ -60,16 +60,17 @@ def _who(found: Sequence[Any]) -> Section:
         for name, count in newest.classes.items()
         for own in [newest.spend[name] if spend else None]
     ) if classed else ()  # fmt: skip
-    drawn: list[Drawn] = [Figures(figures), *([Listing(_CLASSES, rows)] if rows else [])]
-    return Section("Classes A, B and C", tuple(drawn), _ABOUT_CLASSES if rows else _ABOUT_NO_CLASSES)
+    columns = (*_CLASS, Column(expected), *_OF_SPEND)
+    drawn: list[Drawn] = [Figures(figures), *([Listing(columns, rows)] if rows else [])]
+    return Section("Classes A, B and C", tuple(drawn), (_ABOUT_CLASSES if rows else _ABOUT_NO_CLASSES).format(far=far))
 
 
 _ABOUT_CLASSES: Final = (
-    "Each Monday shoppers are ordered by what they are expected to spend within 91 days. A are those who bring the"
+    "Each Monday shoppers are ordered by what they are expected to spend within {far} days. A are those who bring the"
     " largest part of it, C the many who bring the rest; who is near a limit stays in the class."
 )
 _ABOUT_NO_CLASSES: Final = (
-    "Nobody has a class yet: the first ones come on a Monday, once 200 outcomes of 91 days are known."
+    "Nobody has a class yet: the first ones come on a Monday, once 200 outcomes of {far} days are known."
 )
 
 
@@ -78,7 +79,7 @@ def _within(found: Sequence[Any], place: int) -> Section:
     rows = (
         (
             "order of the shoppers by spend", one.correlation, one.past_correlation, 1.0,
-            "rank correlation of expected and true spend; 0 is by chance",
+            "rank correlation of expected and true spend; 0 is by chance. The past: what was spent before",
         ),
         (
             "spend of the best tenth", one.tenth, one.past_tenth, None,
@@ -87,8 +88,9 @@ def _within(found: Sequence[Any], place: int) -> Section:
         ("true by expected spend", one.spend_ratio, None, 1.0, "of all shoppers together; above 1: more was spent"),
         ("spends within their interval", one.covered, None, 0.8, "share; the intervals are made for 0.8"),
         (
-            "buyers told from others", one.auc, None, 1.0,
-            "AUC: how often a buyer was given a higher probability than one who did not buy; 0.5 is by chance",
+            "buyers told from others", one.auc, one.past_auc, 1.0,
+            "AUC: how often a buyer was given a higher probability than one who did not buy; 0.5 is by chance. The"
+            " past: how lately was bought",
         ),
         (
             "calibration error", one.calibration_error, None, 0.0,
@@ -137,5 +139,7 @@ _ABOUT_REPAIRS: Final = "What returns, cancellations and late orders have change
 PAGE: Final = Page(
     "value", "Value",
     "Who is worth how much, whether predictions of it can be trusted, and what returns have changed.",
-    sections, "Nobody has bought anything yet. The first value is expected 30 days after the first week with buyers.",
+    sections,
+    "Nobody has bought anything yet. The first value is expected when the near horizon after the first week with buyers"
+    " is over.",
 )  # fmt: skip

@@ -1,12 +1,12 @@
 """Snapshots of the past: features of a sample of shoppers as they were known then, and what these did afterwards.
 
-A moment is taken once a week of the shop's time. Its outcomes become known 30 and 91 days later: what a shopper has
-bought so far is noted at each of these times, so an outcome is a difference. What is returned later is taken from all
-notes that were made after it was bought, so that outcomes become what they would have been, and features stay what was
-known.
+A moment is taken once a week of the shop's time. Its outcomes become known when each horizon is over, by default 30
+and 91 days later: what a shopper has bought so far is noted at each of these times, so an outcome is a difference. What
+is returned later is taken from all notes that were made after it was bought, so that outcomes become what they would
+have been, and features stay what was known.
 """
 
-from typing import Any, Final, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,29 @@ from learners.value.items import Items
 from learners.value.model import Outcome, Sums, sums
 from learners.value.shoppers import BORN, ORDERS, SPENT, Floats, Shoppers
 
-HORIZONS: Final = (30, 91)
-"""Days after a moment whose orders are an outcome."""
-PERIODS: Final = (0, 30, 61)
-"""Days after a moment at which periods of the near horizon begin that fill the far one, but for a day."""
-_MARKS: Final = (0, *HORIZONS)
-
 Places = NDArray[np.int64]
+
+
+class Horizons(NamedTuple):
+    """Days after a moment whose orders are an outcome. The far horizon is at least twice the near one."""
+
+    near: int = 30
+    far: int = 91
+
+    @property
+    def marks(self) -> tuple[int, int, int]:
+        """The days after a moment at which is noted what was bought so far."""
+        return 0, self.near, self.far
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """The days after a moment at which periods of the near horizon begin that about fill the far one.
+
+        >>> Horizons(30, 91).periods, Horizons(7, 28).periods, Horizons(7, 14).periods
+        ((0, 30, 61), (0, 7, 14, 21), (0, 7))
+        """
+        last = round(self.far / self.near) - 1
+        return tuple(round(n * (self.far - self.near) / last) for n in range(last + 1))
 
 
 class Snapshot:
@@ -39,18 +55,21 @@ class Snapshot:
         sums: by horizon, the sums of the known outcomes; None until wanted, and again after an outcome has changed.
     """
 
-    def __init__(self, day: int, places: Places, values: NDArray[np.float32], scaling: Scaling) -> None:
+    def __init__(
+        self, day: int, places: Places, values: NDArray[np.float32], scaling: Scaling, horizons: Horizons
+    ) -> None:
         self.day, self.places, self.values, self.scaling = day, places, values, scaling
-        self.notes = np.zeros((2, len(_MARKS), len(places)))
+        self._marks = horizons.marks
+        self.notes = np.zeros((2, len(self._marks), len(places)))
         self.noted = 0
-        self.guessed = np.full((len(HORIZONS), 4, len(places)), np.nan)
-        self.sums: list[Sums | None] = [None] * len(HORIZONS)
+        self.guessed = np.full((len(horizons), 4, len(places)), np.nan)
+        self.sums: list[Sums | None] = [None] * len(horizons)
         self._design: NDArray[np.float32] | None = None
-        self._squares: list[Floats | None] = [None] * len(HORIZONS)
+        self._squares: list[Floats | None] = [None] * len(horizons)
         self._row_of: dict[int, int] | None = None  # by place, None until wanted
 
     @classmethod
-    def take(cls, day: int, shoppers: Shoppers, items: Items, sample_max: int) -> Self | None:
+    def take(cls, day: int, shoppers: Shoppers, items: Items, sample_max: int, horizons: Horizons) -> Self | None:
         """Return the rows of a moment; None if nobody has bought yet.
 
         Of more shoppers than the maximum, those are taken whose number, mixed with the day, is lowest.
@@ -66,19 +85,19 @@ class Snapshot:
         order = order or 1.0
         telling = items.telling(shoppers.items[places], float(day))
         values = features(rows[places], telling, float(day), order)
-        found = cls(day, places, values, Scaling.of(values, order))
+        found = cls(day, places, values, Scaling.of(values, order), horizons)
         found.note(shoppers)
         return found
 
     @property
     def next_day(self) -> int | None:
         """The day of the next note, None if all were made."""
-        return self.day + _MARKS[self.noted] if self.noted < len(_MARKS) else None
+        return self.day + self._marks[self.noted] if self.noted < len(self._marks) else None
 
     @property
     def noted_day(self) -> int:
         """The day of the newest note."""
-        return self.day + _MARKS[self.noted - 1]
+        return self.day + self._marks[self.noted - 1]
 
     def note(self, shoppers: Shoppers) -> int:
         """Note what the shoppers have bought so far; return of how many nothing more is known, as they were forgotten.
@@ -100,7 +119,7 @@ class Snapshot:
         """
         if bought_day >= self.noted_day:
             return 0
-        after = [n for n in range(self.noted) if bought_day < self.day + _MARKS[n]]
+        after = [n for n in range(self.noted) if bought_day < self.day + self._marks[n]]
         changed = 0
         if self._row_of is None:
             self._row_of = {place: row for row, place in enumerate(self.places.tolist())}
@@ -162,9 +181,10 @@ class Snapshot:
         }  # fmt: skip
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """Return what continues where `state` was taken."""
-        found = cls(state["day"], state["places"].copy(), state["values"].copy(), Scaling.from_state(state["scaling"]))
+    def from_state(cls, state: dict[str, Any], horizons: Horizons) -> Self:
+        """Return what continues where `state` was taken, of snapshots with these horizons."""
+        scaling = Scaling.from_state(state["scaling"])
+        found = cls(state["day"], state["places"].copy(), state["values"].copy(), scaling, horizons)
         found.notes, found.noted = state["notes"].copy(), state["noted"]
         found.guessed = state["guessed"].copy()
         return found

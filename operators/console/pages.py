@@ -490,9 +490,10 @@ def _of_shoppers(room: Room) -> list[Route]:
 async def retention(room: Room, visit: Visit) -> Response:
     """Show who is likely to leave and worth keeping, page by page."""
     told = await _told(room, ("v1", "retention"), {"n": leaving_max})
-    found = told.answer or {"currency": "", "shoppers": []}
+    found = told.answer or {"currency": "", "days": 0, "shoppers": []}
     return visit.render(
-        "retention.html", told=told, currency=found["currency"], page=page_of(found["shoppers"], visit),
+        "retention.html", told=told, currency=found["currency"], days=found["days"],
+        page=page_of(found["shoppers"], visit),
         most=max((one["at_risk"] for one in found["shoppers"]), default=0.0) or 1.0,
         at_risk=sum(one["at_risk"] for one in found["shoppers"]), cut=len(found["shoppers"]) == leaving_max,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import ValidationError, convert
 
 from headrace import events
 from headrace.events import Data, Event, EventType, Item
@@ -27,7 +28,7 @@ from learners.value.items import Items
 from learners.value.model import Scale, between, bought_within, solved, sums, targets_of
 from learners.value.orders import Line, Orders
 from learners.value.shoppers import LAST, NO_ITEM, ORDERS, RETURNED, SPENDS, SPENT, Shoppers, grain
-from learners.value.snapshots import Snapshot
+from learners.value.snapshots import Horizons, Snapshot
 from tests.declared import untranslated
 
 START = 18_000 * DAY_MS
@@ -103,6 +104,57 @@ def test_predictions_are_scored_when_their_outcomes_are_known(grown: FamilyFold)
         assert one.auc > 0.7
         assert one.calibration_error < 0.15
         assert sum(each.rows for each in one.reliability) == one.rows
+
+
+WEEKLY = ValueSettings(near_days=7, far_days=28, sample_max=200)
+
+
+def test_other_horizons_are_learned_and_named(year: list[Event]) -> None:
+    one = FamilyFold(ValueFamily, [Desk, ValueFamily], WEEKLY, None)
+    told = []
+    for each in year:
+        one.learn(each)
+        told += [
+            decode(Record(0, 0, 0, sent.key, sent.value)) for sent in one.shop.emit() if sent.topic == SHOPPER_CLASSES
+        ]
+    family = value_of(one)
+    assert {record.days for record in told if record} == {28}
+    assert [each.days for each in family.scores().horizons] == [7, 28] == list(family.scores().days)
+    now = Now(START + 300 * DAY_MS)
+    soon, later = family.answer(ValueQuery("shopper-3"), now).expected
+    assert (soon.days, later.days) == (7, 28)
+    assert 0.5 < soon.orders < later.orders < 6, "who orders weekly"
+    assert family.retention(RetentionQuery(), now).days == 28
+    assert {labels[0] for labels, _ in family.series()} == {"7d", "28d"}
+    assert len(family.snapshots) == family.snapshots_max == 4 + 9
+    found = page.sections([FamilyScores(1, START, family.scores(), {})])
+    assert [one.title for one in found[1:3]] == ["Within 7 days", "Within 28 days"]
+    assert untranslated(found, "zh") == set()
+
+
+def test_a_state_of_other_horizons_keeps_the_shoppers_and_learns_outcomes_anew(
+    grown: FamilyFold, year: list[Event]
+) -> None:
+    one = FamilyFold(ValueFamily, [Desk, ValueFamily], WEEKLY, grown.state())
+    family, before = value_of(one), value_of(grown)
+    now, query = Now(START + 300 * DAY_MS), ValueQuery("shopper-3")
+    found, known = family.answer(query, now), before.answer(query, now)
+    assert (found.spent, found.orders, found.value_class) == (known.spent, known.orders, known.value_class)
+    assert found.expected == []
+    assert family.retention(RetentionQuery(), now).shoppers == []
+    assert family.scores().repairs == before.scores().repairs
+    for each in shop(400)[len(year) :]:
+        one.learn(each)
+    days = [snapshot.day for snapshot in family.snapshots]
+    assert days == list(range(days[0], days[0] + 7 * len(days), 7)), "no Monday is taken up when it has passed"
+    assert days[0] > year[-1].time_ms // DAY_MS
+    assert [each.days for each in family.answer(query, Now(START + 400 * DAY_MS)).expected] == [7, 28]
+    assert digest(FamilyFold(ValueFamily, [Desk, ValueFamily], WEEKLY, one.state()).state()) == digest(one.state())
+
+
+def test_horizons_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValidationError, match="far_days: wanted at least twice near_days, 60, found 59"):
+        convert({"near_days": 30, "far_days": 59}, ValueSettings)
 
 
 def test_the_page_shows_classes_and_how_far_predictions_can_be_trusted(grown: FamilyFold) -> None:
@@ -358,7 +410,7 @@ def test_the_buyer_whose_last_order_is_longest_ago_is_forgotten() -> None:
 def test_a_shopper_who_was_forgotten_has_no_outcome() -> None:
     shoppers = Shoppers(1)
     shoppers.buy("ann", START, 100.0, 1, 1.0, [], continues=False)
-    snapshot = Snapshot.take(START // DAY_MS + 1, shoppers, Items(9), 10)
+    snapshot = Snapshot.take(START // DAY_MS + 1, shoppers, Items(9), 10, Horizons())
     assert snapshot is not None
     shoppers.buy("bob", START + 9 * DAY_MS, 900.0, 1, 1.0, [], continues=False)
     assert snapshot.note(shoppers) == 1
@@ -370,7 +422,7 @@ def test_a_sample_is_taken_of_more_shoppers_and_is_another_one_each_week() -> No
     shoppers = Shoppers(500)
     for n in range(500):
         shoppers.buy(f"s{n}", START, 100.0, 1, 1.0, [], continues=False)
-    taken = [Snapshot.take(START // DAY_MS + week * 7, shoppers, Items(9), 50) for week in (1, 1, 2)]
+    taken = [Snapshot.take(START // DAY_MS + week * 7, shoppers, Items(9), 50, Horizons()) for week in (1, 1, 2)]
     first, again, other = (set(one.places.tolist()) for one in taken if one is not None)
     assert len(first) == 50
     assert first == again

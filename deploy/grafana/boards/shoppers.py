@@ -59,8 +59,8 @@ BOARD: Final = Board(
             (
                 Panel(
                     "Shoppers by class of value",
-                    "A have 80 % of all expected spend, A and B 95 %. No shopper has a class before 91 days have"
-                    " passed.",
+                    "A have 80 % of all expected spend, A and B 95 %. No shopper has a class before the far horizon,"
+                    " 91 days by default, has passed.",
                     "short",
                     (
                         Query(
