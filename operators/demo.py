@@ -1,7 +1,7 @@
 """The demo: the whole pipeline in a few minutes, by the commands that a person would type.
 
 Producer, online consumer, fine-tuner and server are processes of their own. The results are read from topics and from
-`/metrics`; the demo itself computes nothing.
+`/metrics`, and answers of the server are compared with the simulated shop's truth; the demo itself learns nothing.
 """
 
 import os
@@ -24,6 +24,7 @@ from learners.family import Family
 from operators.child import Child, Scraped, headrace, total
 from operators.deployment import read_deployment
 from operators.facts import Facts, Sample
+from operators.planted import lines, shown
 from operators.report import table, write_report
 from operators.supervisor import Spec, Stage, Supervisor
 from operators.terminal import Terminal, progress_bar
@@ -33,6 +34,8 @@ simulated_events: Final = 60_000
 settle_s_max: Final = 40.0
 """Maximum time for the readers to catch up after the last event."""
 sample_s: Final = 1.0
+PLANTED: Final = {"churners": 0.1, "big-spenders": 0.08, "returners": 0.08}
+"""Shares of the shoppers of whom it is known what they will do."""
 SIMULATED_SPEED: Final = "40000x"
 """Four weeks in a minute, plus the waits for verdicts: about 1,000 events/s, which learning keeps up with."""
 
@@ -105,6 +108,7 @@ class Demo:
         if self._data:
             return ["load", str(self._data), "--pace", "rounds"]
         shop = ["simulate", "--events", str(self._events), "--seed", str(self._seed)]
+        shop += [word for group, share in PLANTED.items() for word in (f"--{group}", str(share))]
         return [*shop, "--speed", SIMULATED_SPEED, "--pace", "rounds"]
 
     def _demo_settings(self) -> list[str]:
@@ -176,6 +180,11 @@ class Demo:
         )
         learned = total(online, "headrace_events_total", result="learned")
         self._terminal.print(table(facts))
+        newest = {kind.name: facts.newest(kind) for kind in facts.kinds}
+        of_shoppers = lines(facts.planted, newest, readers[-1].address)
+        if of_shoppers:
+            self._terminal.print("what was learned of shoppers, beside a simple rule; groups are planted:")
+            self._terminal.print(shown(of_shoppers))
         self._terminal.print(
             f"{learned:,.0f} events in {seconds:.0f} s; the online consumer was busy {learning_s:.0f} s of them, "
             f"so it handled {learned / max(1e-9, learning_s):,.0f} events/s with judging, commits and snapshots"
@@ -183,7 +192,7 @@ class Demo:
         if self._data:
             self._terminal.print(f"{(share or 0):.0%} of {self._data} was published in {self._minutes:g} minutes")
         path = self.folder / "report.html"
-        write_report(facts, path, samples=self._samples)
+        write_report(facts, path, samples=self._samples, of_shoppers=of_shoppers)
         self._terminal.print(f"report: {path.resolve()}", soft_wrap=True)
 
     def _keep_running(self, supervisor: Supervisor, readers: list[Child], url: str, shopper: str) -> None:

@@ -29,6 +29,7 @@ from headrace.topics import ALARMS, DAY_MS, EVENTS, TRUTH, Shard
 from headrace.watch import expiring, open_transactions
 from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
+from operators.planted import Planted
 from operators.source import describe_source
 from operators.timeline import Slice, event_number_at, event_number_of, read_scores, slices_of
 from producers.redrive import Wanted, open_letters
@@ -182,7 +183,8 @@ class Facts(Struct, kw_only=True):
 
     `published` is the number of records of `events`, `entries` has each shard's newest journal entry. `types` counts
     the event types of the first events, `lacks` states what these do not contain. `scenario` has the simulated shop's
-    settings. `at_events` of `rounds` and `rollbacks` is on the stream's axis, not the fine-tuner's own count.
+    settings, `planted` what it says of its shoppers. `at_events` of `rounds` and `rollbacks` is on the stream's axis,
+    not the fine-tuner's own count.
     """
 
     published: int
@@ -201,6 +203,7 @@ class Facts(Struct, kw_only=True):
     best: list[Best]
     bots: int
     scenario: dict[str, Any] | None
+    planted: list[Planted]
     dead_letters: dict[str, int]
     entries: dict[str, Entry]
 
@@ -236,6 +239,7 @@ class Facts(Struct, kw_only=True):
             best=[_best(data) for data in truth.get("best", [])],
             bots=len(truth.get("bot", [])),
             scenario=msgspec.json.decode(world[-1])["settings"] if world else None,
+            planted=[msgspec.json.decode(data, type=Planted) for data in truth.get("shopper", [])],
             dead_letters=dead_letters_by_reason(log),
             entries={shard.name: entry for shard in deployment.shards if (entry := journal.newest(log, shard))},
         )  # fmt: skip

@@ -16,6 +16,7 @@ from headrace.text import visible
 from learners.family import AlarmRecord, Family
 from operators.facts import Facts, RoundOutcome, Sample, results_text
 from operators.picture import THEME, Drawing, chart, draw, drift, flow, quality, watched
+from operators.planted import COLUMNS, NUMERIC, Line
 from operators.tables import NONE, cell, colour_names, percent, rich_table, shown_name
 
 _LIGHT: Final = " ".join(f"--{name}: {light};" for name, (light, _) in THEME.items())
@@ -186,14 +187,17 @@ def _main(facts: Facts) -> Drawing | None:
     return next((drawing for drawing in _drawings(facts) if drawing.chart.judged), None)
 
 
-def write_report(facts: Facts, path: str | Path, *, samples: Sequence[Sample] = ()) -> None:
+def write_report(
+    facts: Facts, path: str | Path, *, samples: Sequence[Sample] = (), of_shoppers: Sequence[Line] = ()
+) -> None:
     """Write the report.
 
     Args:
         samples: scrapes of `/metrics` during the run, if there are any.
+        of_shoppers: what was learned of shoppers, beside simple rules, if that is known.
     """
     title = "Headrace: a simulated shop" if facts.scenario else "Headrace: a run"
-    parts = [_head(facts, title), *_sections(facts, samples)]
+    parts = [_head(facts, title), *_sections(facts, samples, of_shoppers)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -236,7 +240,7 @@ def _head(facts: Facts, title: str) -> str:
     return f"<h1>{title}</h1><p class='soft'>{html(about)}</p><div class='tiles'>{shown}</div>"
 
 
-def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
+def _sections(facts: Facts, samples: Sequence[Sample], of_shoppers: Sequence[Line]) -> list[str]:
     found = []
     main = _main(facts)
     if main:
@@ -257,6 +261,8 @@ def _sections(facts: Facts, samples: Sequence[Sample]) -> list[str]:
         ]
     for kind in facts.kinds:
         found += _family(facts, kind, main)
+    if of_shoppers:
+        found += ["<h2>What is known of shoppers</h2>", _rows(COLUMNS, of_shoppers, NUMERIC)]
     found += ["<h2>Rounds of the slow learner</h2>", _rounds(facts)]
     if any(found_ for found_ in facts.scores.values()):
         found += ["<h2>Drift</h2>", _drifts(facts)]

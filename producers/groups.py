@@ -16,11 +16,11 @@ from producers.scenario import SimulationSettings
 from producers.shop import Shopper, tiers
 
 Group = Literal["churner", "big_spender", "returner", "other"]
-visits_weight: Final = 3
+visits_weight: Final = 8
 """How many times as often as others those who are planted come back at first."""
-KEENER: Final = 0.8
+KEENER: Final = 1.5
 """Logit by which those who are planted put more into the cart."""
-STOPS: Final = (0.3, 0.8)
+STOPS: Final = (0.3, 0.7)
 """Shares of the run between which churners come for the last time."""
 DEAREST: Final = 0.8
 """Logit by which big spenders put more into the cart, as dear items are bought less."""

@@ -84,6 +84,11 @@ class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         return {name: value for name, value in found.items() if value or name not in LATER}
 
     @property
+    def planted(self) -> float:
+        """Return the share of the shoppers who are planted in groups."""
+        return self.churners + self.big_spenders + self.returners
+
+    @property
     def end_ms(self) -> int:
         """Return the end of the scheduled time; the last event of the stream is near it."""
         return self.start_ms + round(self.days * 86_400_000)
@@ -103,11 +108,10 @@ def validated(settings: SimulationSettings) -> SimulationSettings:
         settings = msgspec.convert(msgspec.to_builtins(settings), SimulationSettings)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"simulate: {error}") from error
-    planted = settings.churners + settings.big_spenders + settings.returners
-    if planted > PLANTED_MAX:
+    if settings.planted > PLANTED_MAX:
         raise Misconfigured(
             f"simulate: wanted at most a share of {PLANTED_MAX} of the shoppers as churners, big spenders and returners"
-            f" together, found {planted:g}"
+            f" together, found {settings.planted:g}"
         )
     ends = [0.0]
     for drift in settings.drifts:

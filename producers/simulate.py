@@ -55,6 +55,8 @@ from producers.visit import (
 
 EVENTS_PER_VISIT: Final = 7.4
 """Measured over several seeds; it affects only the length of the stream in event time."""
+LONGER: Final = 0.3
+"""By which share visits are longer, on average, per share of the shoppers who are planted: these buy more."""
 REGULARS: Final = 0.75
 """Share of returning visits drawn from past visits (so that regulars visit more); the others from all shoppers."""
 past_max: Final = 100_000
@@ -273,7 +275,7 @@ class Simulation:
     def _arrivals(self) -> Iterator[tuple[int, Shopper]]:
         """Yield each visit's start time and shopper: new ones, and known ones in proportion to their past visits."""
         settings, uniform = self.settings, self._uniform
-        visits = settings.events / EVENTS_PER_VISIT
+        visits = settings.events / (EVENTS_PER_VISIT * (1 + LONGER * settings.planted))
         known, past = self._known, self._past
         known += [self._new_shopper(n, settings.start_ms) for n in range(max(1, settings.shoppers // 5))]
         past += [shopper for shopper in known for _ in range(self._groups.visits_of(shopper))][:past_max]

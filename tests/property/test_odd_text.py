@@ -115,8 +115,8 @@ def facts(text: str, kind: type[Family] | None = None) -> Facts:
         published=2_000, sources=[text], types={text: 3}, lacks=[text], kinds=(kind,), scores={"odd": scores},
         slices={("odd", text): slices}, alarms=[alarm], rounds=[RoundOutcome(candidate, verdict)],
         rollbacks=[announcement("rolled_back", text)], changes=[Change(text, 500, 900, 1_900, [alarm])],
-        false_alarms=[alarm], stable_days=1.0, best=[], bots=0, scenario={"seed": text}, dead_letters={text: 2},
-        entries={},
+        false_alarms=[alarm], stable_days=1.0, best=[], bots=0, scenario={"seed": text}, planted=[],
+        dead_letters={text: 2}, entries={},
     )  # fmt: skip
 
 
