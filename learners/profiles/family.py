@@ -83,7 +83,7 @@ class ProfilesFamily(Family):
     merges: ClassVar[Merges] = Merges(
         "not", per_shopper="all but usual prices", why="a guest who logs in may be in another slice than the shopper"
     )
-    parts: ClassVar[Mapping[str, Part]] = dict.fromkeys(("shoppers", "orders", "prices"), Part())
+    parts: ClassVar[Mapping[str, Part]] = {"shoppers": Part(), "orders": Part(needs=("shoppers",)), "prices": Part()}
 
     def __init__(self, settings: ProfilesSettings, reads: Mapping[str, Family]) -> None:
         self._desk = reads.get(Desk.name)

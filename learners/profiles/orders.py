@@ -1,6 +1,7 @@
 """Orders: what each newest order cost, so that a refund takes back what was paid."""
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Any, Final, Self
 
 from msgspec import Struct
@@ -39,6 +40,7 @@ class Orders:
     def __init__(self, *, orders_max: int) -> None:
         self.orders_max = orders_max
         self._orders: OrderedDict[tuple[str, str], _Order] = OrderedDict()
+        self._of: dict[str, dict[str, None]] = {}  # the transactions of each shopper
         self._lines = 0
 
     def buy(self, event: Event, *, promoted: bool) -> tuple[bool, float]:
@@ -52,10 +54,9 @@ class Orders:
         if not data.transaction_id:
             return True, money
         key = event.shopper, data.transaction_id
-        order = self._orders.pop(key, None)
+        order = self._take(key)
         is_new = order is None
         order = order or _Order(promoted, {})
-        self._lines -= len(order.lines)
         for line, amount in zip(data.items, paid, strict=True):
             pieces, had = order.lines.get(line.item_id, (0.0, 0.0))
             order.lines[line.item_id] = pieces + line.quantity, had + amount
@@ -66,11 +67,10 @@ class Orders:
         """Return what a refund takes back: of a remembered order what was paid, else what the refund states."""
         data = event.data
         key = event.shopper, data.transaction_id
-        order = self._orders.pop(key, None) if data.transaction_id else None
+        order = self._take(key) if data.transaction_id else None
         if order is None:
             money = sum((line.price or 0.0) * line.quantity for line in data.items) or abs(data.value or 0.0)
             return Returned(money, sum(line.quantity for line in data.items))
-        self._lines -= len(order.lines)
         items = dict.fromkeys(line.item_id for line in data.items if line.item_id in order.lines)
         gone = [order.lines.pop(item) for item in items]
         if order.lines:
@@ -81,11 +81,27 @@ class Orders:
             int(ended and order.promoted),
         )  # fmt: skip
 
+    def forget(self, shopper: str) -> None:
+        """Forget the orders of a shopper who is no longer known: they count in no profile any more."""
+        for transaction in list(self._of.get(shopper, ())):
+            self._take((shopper, transaction))
+
+    def _take(self, key: tuple[str, str]) -> _Order | None:
+        order = self._orders.pop(key, None)
+        if order is not None:
+            self._lines -= len(order.lines)
+            shopper, transaction = key
+            del self._of[shopper][transaction]
+            if not self._of[shopper]:
+                del self._of[shopper]
+        return order
+
     def _put(self, key: tuple[str, str], order: _Order) -> None:
         self._orders[key] = order
+        self._of.setdefault(key[0], {})[key[1]] = None
         self._lines += len(order.lines)
         while len(self._orders) > self.orders_max or (self._lines > lines_max and len(self._orders) > 1):
-            self._lines -= len(self._orders.popitem(last=False)[1].lines)
+            self._take(next(iter(self._orders)))
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return the use and the maximum of orders and of their lines."""
@@ -99,9 +115,13 @@ class Orders:
         ]
 
     @classmethod
-    def from_state(cls, state: list[Any], *, orders_max: int) -> Self:
-        """Return orders that continue where `state` was taken; of more than the maximum, the newest."""
+    def from_state(cls, state: list[Any], *, orders_max: int, shoppers: Container[str]) -> Self:
+        """Return orders that continue where `state` was taken; of more than the maximum, the newest.
+
+        Args:
+            shoppers: those who are known; the orders of others are forgotten.
+        """
         orders = cls(orders_max=orders_max)
-        for shopper, number, promoted, lines in state[-orders_max:]:
+        for shopper, number, promoted, lines in [one for one in state if one[0] in shoppers][-orders_max:]:
             orders._put((shopper, number), _Order(promoted, {item: (pieces, money) for item, pieces, money in lines}))
         return orders

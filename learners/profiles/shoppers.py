@@ -264,7 +264,9 @@ class Shoppers:
         """Forget those seen longest ago, until the maxima are kept; the shopper seen last stays."""
         shoppers = self._shoppers
         while len(shoppers) > self.shoppers_max or (self._tastes > self.tastes_max and len(shoppers) > 1):
-            self._tastes -= shoppers.popitem(last=False)[1].size
+            name, known = shoppers.popitem(last=False)
+            self._tastes -= known.size
+            self.orders.forget(name)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
@@ -299,8 +301,8 @@ class Shoppers:
         self._forget()
 
     def restore_orders(self, state: list[Any]) -> None:
-        """Continue with these orders."""
-        self.orders = Orders.from_state(state, orders_max=self.orders.orders_max)
+        """Continue with these orders, those of shoppers who are known."""
+        self.orders = Orders.from_state(state, orders_max=self.orders.orders_max, shoppers=self._shoppers)
 
     def prices(self) -> State:
         """Return the usual prices."""

@@ -330,9 +330,11 @@ class ValueFamily(Family):
             lines[line.item_id] = each, count
         if data.value is not None and not priced:
             grains = float(round(max(0.0, data.value) / grain))
+        place = self.shoppers.place(event.shopper)
+        if place is None and (leaving := self.shoppers.next_forgotten()) is not None:
+            self.orders.forget(leaving)
         transaction = data.transaction_id or event.id
         continues = self.orders.buy(event.shopper, transaction, event.time_ms, lines, grains)
-        place = self.shoppers.place(event.shopper)
         first = place is None or bool(self.shoppers.rows[place, ORDERS] <= continues)
         items = self.items.buy(lines, event.time_ms // DAY_MS, first=first)
         self.shoppers.buy(event.shopper, event.time_ms, grains, len(data.items), pieces, items, continues=continues)
@@ -569,8 +571,9 @@ class ValueFamily(Family):
                 self._leaving, self._spend = leaving[leaving >= 0], found["spend"].copy()
         if "orders" in state:
             self.orders = Orders.from_state(
-                state["orders"], orders_max=settings.orders_max, lines_max=settings.order_lines_max
-            )
+                state["orders"], orders_max=settings.orders_max, lines_max=settings.order_lines_max,
+                shoppers=self.shoppers,
+            )  # fmt: skip
         if "models" in state:
             self.models = [one and Model.from_state(one) for one in state["models"]["models"]]
             scaling = state["models"]["scaling"]

@@ -1,7 +1,7 @@
 """The newest orders with their prices, so that a return is known to be of an order, and what it was worth."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 from msgspec import Struct
@@ -75,6 +75,11 @@ class Orders:
         while len(self._orders) > self.orders_max or (self._lines > self.lines_max and len(self._orders) > 1):
             self._forget(next(iter(self._orders)))
         return continues
+
+    def forget(self, shopper: str) -> None:
+        """Forget the orders of a shopper who is no longer remembered: they count in no row any more."""
+        for transaction in list(self._of.get(shopper, ())):
+            self._forget((shopper, transaction))
 
     def _forget(self, key: tuple[str, str]) -> None:
         self._lines -= len(self._orders.pop(key).lines)
@@ -152,10 +157,15 @@ class Orders:
         ]
 
     @classmethod
-    def from_state(cls, state: list[Any], *, orders_max: int, lines_max: int) -> Self:
-        """Return orders that continue where `state` was taken; of more than the maximum, the newest."""
+    def from_state(cls, state: list[Any], *, orders_max: int, lines_max: int, shoppers: Container[str]) -> Self:
+        """Return orders that continue where `state` was taken; of more than the maximum, the newest.
+
+        Args:
+            shoppers: those who are remembered; the orders of others are forgotten.
+        """
         found = cls(orders_max=orders_max, lines_max=lines_max)
-        for shopper, transaction, time_ms, grains, items, lines in state[-orders_max:]:
+        kept = [one for one in state if one[0] in shoppers][-orders_max:]
+        for shopper, transaction, time_ms, grains, items, lines in kept:
             order = _Order(time_ms, grains, dict(zip(items, map(tuple, lines), strict=True)))
             found._orders[shopper, transaction] = order
             found._of.setdefault(shopper, {})[transaction] = None

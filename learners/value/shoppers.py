@@ -87,6 +87,13 @@ class Shoppers:
         """Return the row of a shopper, None if there is none."""
         return self._places.get(shopper)
 
+    def __contains__(self, shopper: str) -> bool:
+        return shopper in self._places
+
+    def next_forgotten(self) -> str | None:
+        """Return who is forgotten when another buyer comes, None as long as there is room."""
+        return None if len(self._names) < self.shoppers_max else next(iter(self._places))
+
     def name(self, place: int) -> str:
         """Return whose row it is."""
         return self._names[place]

@@ -279,6 +279,25 @@ def test_the_shopper_seen_longest_ago_is_forgotten_first() -> None:
     assert story.family.bounds()["profiles_tastes"] == (8, 8)
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_orders_of_a_forgotten_shopper_are_forgotten(restart: bool) -> None:
+    story = Story(shoppers_max=2)
+    story.buy("1", Item("a", price=5.0), Item("b", price=7.0))
+    if restart:
+        story.do("view_item", Item("a"), who="cat", after=HOUR)
+        story.settings = ProfilesSettings(shoppers_max=1)
+        story = story.restored()
+    else:
+        for who in ("bob", "cat"):
+            story.do("view_item", Item("a"), who=who, after=HOUR)
+    assert story.family.bounds()["profiles_orders"][0] == story.family.bounds()["profiles_order_lines"][0] == 0
+    story.buy("2", Item("a", price=5.0), after=2 * HOUR)
+    story.do("refund", transaction_id="1", after=3 * HOUR)
+    assert story.value("orders") == 1, "the order that counts is another one"
+    story.do("refund", transaction_id="2", after=4 * HOUR)
+    assert (story.value("orders"), story.value("money")) == (0, 0.0)
+
+
 def test_one_shopper_has_a_bounded_number_of_tastes() -> None:
     story = Story()
     for number in range(1_000):

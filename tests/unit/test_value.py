@@ -398,6 +398,24 @@ def test_an_order_is_counted_once_however_often_and_in_how_many_parts_it_is_sent
     assert (row[ORDERS], row[SPENT] * grain) == (1, pytest.approx(15.0))
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_orders_of_a_forgotten_buyer_are_forgotten(restart: bool) -> None:
+    def bought(who: str, day: float, order: str) -> Event:
+        return event("purchase", who, day, [Item(f"item-{order}", price=5.0)], order)
+
+    if restart:
+        before = learned([bought("ann", 0, "1"), bought("bob", 1, "2")], shoppers_max=2)
+        state = decode_state(encode_state(before.state()))
+        one = FamilyFold(ValueFamily, [Desk, ValueFamily], ValueSettings(shoppers_max=1), state)
+    else:
+        one = learned([bought("ann", 0, "1"), bought("bob", 1, "2")], shoppers_max=1)
+    assert value_of(one).bounds()["value_orders"][0] == 1
+    for each in (bought("ann", 2, "3"), event("refund", "ann", 3, transaction="1")):
+        one.learn(each)
+    found = value_of(one).answer(ValueQuery("ann"), Now(START + 4 * DAY_MS))
+    assert (found.orders, found.spent) == (1, 5.0), "the order that counts is another one"
+
+
 def test_the_buyer_whose_last_order_is_longest_ago_is_forgotten() -> None:
     stream = [event("purchase", name, n, [Item("a", price=1.0)], f"o{n}") for n, name in enumerate("abac")]
     family = value_of(learned(stream, shoppers_max=2))
