@@ -113,7 +113,8 @@ class Clusters:
         """Return whether the sample is to be clustered."""
         if len(self._sample) < sample_min:
             return False
-        return self._fitted_ms is None or time_ms - self._fitted_ms >= refit_ms
+        # The shop's time may return to long before.
+        return self._fitted_ms is None or abs(time_ms - self._fitted_ms) >= refit_ms
 
     def fit(self, time_ms: int) -> list[Told]:
         """Cluster the sample; return what became of clusters."""

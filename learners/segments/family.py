@@ -201,8 +201,8 @@ class SegmentsFamily(Family):
         if oldest is None:
             return
         shopper, member = oldest
-        if member.version == self.stated.version and now.time_ms - member.checked_ms < sweep_ms:
-            return
+        if member.version == self.stated.version and abs(now.time_ms - member.checked_ms) < sweep_ms:
+            return  # one checked at a time from which the shop's has returned does not keep the others waiting
         if shopper in self._profiles.shoppers:
             self._check(shopper, now)
         else:

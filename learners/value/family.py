@@ -52,6 +52,9 @@ half_life_weeks: Final = 4.0
 """Weeks after which what a snapshot teaches counts half."""
 rows_min: Final = 200
 """Known outcomes that a model needs."""
+behind_max: Final = 4
+"""Weeks, one after the other, that lie before the newest snapshot, after which the shop's time has returned to them: a
+clock was wrong, or history is loaded. What only arrives late is of fewer."""
 judged_max: Final = 13
 """Newest snapshots whose predictions are compared with what came."""
 told_max: Final = 10
@@ -284,7 +287,8 @@ class ValueFamily(Family):
         self._untold: deque[_Untold] = deque()
         self._leaving = np.zeros(0, np.int64)  # rows of those with whom most may be lost
         self._spend: Floats = np.zeros(len(CLASSES))  # grains that were expected of each class
-        self._due_ms = 0  # when a note, or a snapshot, is due
+        self._due_ms = 0  # when a note, or a snapshot, is due: within a week
+        self._behind = 0  # weeks in a row that began before the newest snapshot
         self._noted_ms = 0  # of when the newest note is: an order of an earlier time is late
 
     @property
@@ -294,7 +298,7 @@ class ValueFamily(Family):
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event."""
-        if event.time_ms >= self._due_ms:
+        if not self._due_ms - _week * DAY_MS <= event.time_ms < self._due_ms:
             self._advance(event.time_ms)
         if self._untold:
             self._tell(now)
@@ -364,8 +368,15 @@ class ValueFamily(Family):
                 self.repairs["outcomes"] += snapshot.take_back(place, day, one.grains, int(one.whole))
 
     def _advance(self, time_ms: int) -> None:
-        """Note outcomes that are known by now and, if a week has passed, learn from them and take a snapshot."""
+        """Note outcomes that are known by now and, if a week has passed, learn from them and take a snapshot.
+
+        Where the shop's time has returned to long before the newest snapshots, these are dropped.
+        """
         day = time_ms // DAY_MS
+        ahead = [one for one in self.snapshots if one.day > day + _week]
+        self._behind = self._behind + 1 if ahead else 0
+        if self._behind == behind_max:
+            del self.snapshots[-len(ahead) :]
         for snapshot in self.snapshots:
             while snapshot.next_day is not None and day >= snapshot.next_day:
                 self.lost += snapshot.note(self.shoppers)
@@ -517,9 +528,7 @@ class ValueFamily(Family):
             "items": self.items.state(),
             "orders": self.orders.state(),
             "snapshots": {
-                "horizons": list(self.horizons),
-                "due_ms": self._due_ms,
-                "lost": self.lost,
+                "horizons": list(self.horizons), "due_ms": self._due_ms, "behind": self._behind, "lost": self.lost,
                 "taken": [one.state() for one in self.snapshots],
             },
             "models": {
@@ -535,7 +544,7 @@ class ValueFamily(Family):
                 "repairs": dict(self.repairs),
                 "judged": [[one.state() for one in found] for found in self.judged],
             },
-        }
+        }  # fmt: skip
 
     def restore(self, state: State) -> None:
         """Continue exactly where `state` was taken; with other horizons, learn outcomes anew from the next Monday."""
@@ -557,7 +566,7 @@ class ValueFamily(Family):
                     self.shoppers.renumber(renumbered)
             if "snapshots" in state:
                 found = state["snapshots"]
-                self._due_ms, self.lost = found["due_ms"], found["lost"]
+                self._due_ms, self._behind, self.lost = found["due_ms"], found["behind"], found["lost"]
                 self.snapshots = [Snapshot.from_state(one, self.horizons) for one in found["taken"]]
                 for snapshot in self.snapshots:
                     snapshot.moved(moved)

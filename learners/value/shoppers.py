@@ -87,7 +87,7 @@ class Shoppers:
         """Return the row of a shopper, None if there is none."""
         return self._places.get(shopper)
 
-    def __contains__(self, shopper: str) -> bool:
+    def __contains__(self, shopper: object) -> bool:
         return shopper in self._places
 
     def next_forgotten(self) -> str | None:

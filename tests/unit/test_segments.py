@@ -271,6 +271,16 @@ def test_shoppers_enter_and_leave_as_they_do_things_and_as_time_passes() -> None
     assert story.of("ann", 41 * DAY) == ["gone"]
 
 
+def test_all_are_checked_although_some_were_at_a_time_from_which_the_shops_returned() -> None:
+    story = Story()
+    story.state(gone="seen_days > 30")
+    story.do("login", "ahead", after=400 * DAY)
+    story.do("login", "ann")
+    for minute in range(40):
+        story.do("login", "bob", after=40 * DAY + minute * MINUTE)
+    assert [(one.shopper, one.entered) for one in story.told] == [("ann", ("gone",))]
+
+
 def test_other_rules_hold_soon_for_all_and_the_rest_stays() -> None:
     story = Story()
     story.state(all="visits >= 1", odd="orders >= 1")
@@ -357,6 +367,15 @@ def test_clusters_are_found_and_keep_their_names_while_they_keep_their_members()
     assert {who: family.of_shopper(ShopperSegmentsQuery(who), Now(story.time_ms)).cluster for who in names} == names
     sizes = {one.segment: one.shoppers for one in family.scores().clusters}
     assert sum(sizes.values()) == len([m for m in map(family.members.of, family.members) if m and m.cluster])
+
+
+def test_clusters_are_found_anew_where_the_shops_time_has_returned() -> None:
+    clusters = Clusters(clusters_max=2)
+    for number in range(sample_min):
+        clusters.learn(f"s{number}", [float(number)] * len(FEATURES))
+    clusters.fit(START + 400 * DAY)
+    assert not clusters.is_due(START + 400 * DAY - HOUR)
+    assert clusters.is_due(START)
 
 
 def test_what_becomes_of_clusters_follows_their_members() -> None:

@@ -398,6 +398,16 @@ def test_an_order_is_counted_once_however_often_and_in_how_many_parts_it_is_sent
     assert (row[ORDERS], row[SPENT] * grain) == (1, pytest.approx(15.0))
 
 
+@pytest.mark.parametrize("kind", ["view_item", "purchase"])
+def test_history_that_is_loaded_after_a_live_event_teaches(year: list[Event], kind: EventType) -> None:
+    live = event(kind, "tester", 5_000, [Item("a", price=1.0)], "live")
+    one = learned([live, event("login", "tester", 5_008), *deepcopy(year)], sample_max=200)
+    days = [snapshot.day - START // DAY_MS for snapshot in value_of(one).snapshots]
+    assert len(days) == 22
+    assert days[-1] > 290
+    assert all(value_of(one).models)
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_orders_of_a_forgotten_buyer_are_forgotten(restart: bool) -> None:
     def bought(who: str, day: float, order: str) -> Event:
