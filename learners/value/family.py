@@ -418,32 +418,33 @@ class ValueFamily(Family):
 
     def _class(self, taken: Snapshot) -> None:
         """Predict for all shoppers at the moment of a snapshot: note what is expected of those in it, class all, and
-        note with whom most may be lost."""
-        time_ms = taken.day * DAY_MS
-        places = np.flatnonzero(self.shoppers.in_use[:, ORDERS] > 0)
+        note with whom most may be lost. Where no spend is expected, as no price is known, there are no classes.
+
+        Who has returned everything is classed, too, so that nobody stays in the class of what was returned.
+        """
+        time_ms, rows = taken.day * DAY_MS, self.shoppers.in_use
+        places = np.arange(len(rows))
         found = [self.expected(places[n : n + _block], time_ms) for n in range(0, len(places), _block)]
         horizons = [Expected.joined(each) for each in zip(*found, strict=True)]
-        sampled = np.searchsorted(places, taken.places)
         for guessed, one in zip(taken.guessed, horizons, strict=True):
             if one is not None:
-                guessed[:] = [values[sampled] for values in (one.purchase, one.spend, one.spend_low, one.spend_high)]
+                guessed[:] = [each[taken.places] for each in (one.purchase, one.spend, one.spend_low, one.spend_high)]
         far = horizons[_far]
         if far is None:
             return
         spend, purchase = far.spend, far.purchase
-        limits = Limits.of(spend, self.settings.a_share, max(self.settings.a_share, self.settings.b_share))
-        rows = self.shoppers.rows
-        before = rows[places, GRADE].astype(np.int64)
-        grades = classes_of(spend, before, limits, self.settings.class_margin)
-        rows[places, GRADE] = grades
+        grades = rows[:, GRADE].astype(np.int64)
+        if spend.any():
+            limits = Limits.of(spend, self.settings.a_share, max(self.settings.a_share, self.settings.b_share))
+            grades = classes_of(spend, grades, limits, self.settings.class_margin)
+        rows[:, GRADE] = grades
         self._spend = np.asarray(np.bincount(grades, spend, len(CLASSES)), np.float64)
-        changed = np.flatnonzero(rows[places, GRADE] != rows[places, TOLD])
+        changed = np.flatnonzero(rows[:, GRADE] != rows[:, TOLD])
         columns = (
             one[changed].tolist() for one in (places, spend, far.spend_low, far.spend_high, far.orders, purchase)
         )
         self._untold = deque(map(_Untold._make, zip(*columns, strict=True)))
-        losses = at_risk(rows[places], time_ms / DAY_MS, purchase, self.horizons.far)
-        self._leaving = places[most_at_risk(losses, retention_max)]
+        self._leaving = most_at_risk(at_risk(rows, time_ms / DAY_MS, purchase, self.horizons.far), retention_max)
 
     def _tell(self, now: Moment) -> None:
         """Tell some of the classes that have changed."""

@@ -398,6 +398,33 @@ def test_an_order_is_counted_once_however_often_and_in_how_many_parts_it_is_sent
     assert (row[ORDERS], row[SPENT] * grain) == (1, pytest.approx(15.0))
 
 
+def test_who_has_returned_everything_does_not_stay_in_a_class(year: list[Event]) -> None:
+    one = learned(year, sample_max=200)
+    family = value_of(one)
+    who = next(name for n in range(120) if family.segments_of(name := f"shopper-{n}", 0) == ["A"])
+    orders = dict.fromkeys(each.data.transaction_id for each in year if each.shopper == who)
+    for n, transaction in enumerate(orders):
+        one.learn(event("refund", who, 301 + n / 1_000, transaction=transaction))
+    one.shop.emit()
+    for day in range(302, 312):
+        one.learn(event("login", who, day))
+    assert family.segments_of(who, 0) == ["C"]
+    told = [decode(Record(0, 0, 0, each.key, each.value)) for each in one.shop.emit()]
+    assert [(each.before, each.class_, each.spend) for each in told if each and each.shopper == who] == [
+        ("A", "C", 0.0)
+    ]
+
+
+def test_without_prices_there_are_no_classes() -> None:
+    stream = shop(200)
+    for each in stream:
+        each.data.items = [Item(line.item_id) for line in each.data.items]
+    one = learned(stream, sample_max=200)
+    assert value_of(one).classes() == {"A": 0, "B": 0, "C": 0}
+    found = value_of(one).answer(ValueQuery("shopper-3"), Now(START + 200 * DAY_MS))
+    assert found.expected[1].orders > 2
+
+
 @pytest.mark.parametrize("kind", ["view_item", "purchase"])
 def test_history_that_is_loaded_after_a_live_event_teaches(year: list[Event], kind: EventType) -> None:
     live = event(kind, "tester", 5_000, [Item("a", price=1.0)], "live")
