@@ -252,25 +252,25 @@ def tastes(seen: Seen, n: int) -> dict[str, list[Taste]]:
     }
 
 
-def share_of(kind: str, value: str, seen: Seen) -> float:
-    """Return the share of one value in the evidence of its kind, 0 without any."""
-    total = own = 0.0
-    beginning, key = f"{kind}=", f"{kind}={value}"
-    for name, taste in seen.known.all_tastes().items():
-        if name.startswith(beginning):
-            total += taste.weight
-            if name == key:
-                own = taste.weight
-    return own / total if total else 0.0
+class Leanings:
+    """How much a shopper turns to each value of each kind, made once for the questions of many rules."""
 
+    def __init__(self, seen: Seen) -> None:
+        self._weights: dict[str, dict[str, float]] = {}
+        self._totals: dict[str, float] = {}
+        for key, taste in seen.known.all_tastes().items():
+            kind, _, value = key.partition("=")
+            self._weights.setdefault(kind, {})[value] = taste.weight
+            self._totals[kind] = self._totals.get(kind, 0.0) + taste.weight
 
-def top_of(kind: str, seen: Seen) -> str | None:
-    """Return the value of a kind that has the most evidence, None without any."""
-    beginning, found, most = f"{kind}=", None, 0.0
-    for name, taste in seen.known.all_tastes().items():
-        if taste.weight > most and name.startswith(beginning):
-            found, most = name[len(beginning) :], taste.weight
-    return found
+    def share(self, kind: str, value: str) -> float:
+        """Return the share of one value in the evidence of its kind, 0 without any."""
+        total = self._totals.get(kind)
+        return self._weights[kind].get(value, 0.0) / total if total else 0.0
+
+    def top(self, kind: str) -> str | None:
+        """Return the value of a kind that has the most evidence, the first of equal ones, None without any."""
+        return max(weights, key=weights.__getitem__) if (weights := self._weights.get(kind)) else None
 
 
 def running(known: Known) -> Running | None:

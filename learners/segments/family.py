@@ -18,7 +18,7 @@ from headrace.surface import Metric, Now, Route, Surface, Table, Unknown
 from headrace.topics import SEGMENT_MOVES, SEGMENTS
 from learners.family import Family, Merges, Moment, Part
 from learners.profiles.family import ProfilesFamily, ProfilesSettings
-from learners.profiles.traits import Seen, share_of, top_of, value_of
+from learners.profiles.traits import Leanings, Seen, value_of
 from learners.segments import examples
 from learners.segments.clusters import Clusters
 from learners.segments.features import features
@@ -136,16 +136,23 @@ class _Asked:
 
     def __init__(self, seen: Seen, stated: Mapping[str, Value]) -> None:
         self._seen, self._stated = seen, stated
+        self._leanings: Leanings | None = None  # few rules ask for them
         self.inside: list[str] = []
+
+    @property
+    def leanings(self) -> Leanings:
+        if self._leanings is None:
+            self._leanings = Leanings(self._seen)
+        return self._leanings
 
     def trait(self, name: str) -> float | None:
         return value_of(name, self._seen)
 
     def share(self, kind: str, value: str) -> float:
-        return share_of(kind, value, self._seen)
+        return self.leanings.share(kind, value)
 
     def top(self, kind: str) -> str | None:
-        return top_of(kind, self._seen)
+        return self.leanings.top(kind)
 
     def stated(self, name: str) -> Value | None:
         return self._stated.get(name)

@@ -15,7 +15,7 @@ from learners.desk.family import Desk
 from learners.profiles.family import Profile, ProfileQuery, ProfilesFamily, ProfilesSettings
 from learners.profiles.record import tastes_full
 from learners.profiles.shoppers import half_life_ms
-from learners.profiles.traits import KINDS, TRAITS, Taste
+from learners.profiles.traits import KINDS, TRAITS, Leanings, Taste
 from learners.shop import Shop
 
 START, MINUTE, HOUR, DAY = 1_736_121_600_000, 60_000, 3_600_000, 86_400_000  # a Monday, 0:00 UTC
@@ -277,6 +277,21 @@ def test_the_shopper_seen_longest_ago_is_forgotten_first() -> None:
         story.do("view_item", Item("a", item_category="Toys"), who=who, after=number * MINUTE)
     assert list(story.family.shoppers) == ["bob", "eve"], "each has four tastes"
     assert story.family.bounds()["profiles_tastes"] == (8, 8)
+
+
+def test_leanings_are_the_shares_and_tops_of_the_tastes_those_of_the_visit_included() -> None:
+    story = Story()
+    story.do("view_item", Item("a", item_category="A=B", item_brand="Acme"))
+    for _ in range(3):
+        story.do("view_item", Item("b", item_category="Toys"), after=DAY)
+    seen = story.family.seen("ann", START + DAY)
+    assert seen is not None
+    found, told = Leanings(seen), story.profile(after=DAY).tastes
+    assert {one.value: round(found.share("category", one.value), 4) for one in told["category"]} == shares(
+        told["category"]
+    )
+    assert (found.top("category"), found.top("brand"), found.top("device")) == ("Toys", "Acme", None)
+    assert (found.share("category", "A"), found.share("device", "mobile")) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("restart", [False, True])
