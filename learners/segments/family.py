@@ -262,9 +262,8 @@ class SegmentsFamily(Family):
         found = decode(record)
         if isinstance(found, Rejection):
             return found
-        before, after = self.stated.rules.segments, found.rules.segments
-        changed = {name for name in before if name not in after or after[name].where != before[name].where}
-        self.members.drop(changed)
+        # Who is in a segment by another rule now is so until checked: then it is told who left it, and who did not.
+        self.members.drop(set(self.stated.tests).difference(found.tests))
         self.stated = found
         self.members.keep({*found.tests, *self._cluster_names()})
         return None

@@ -94,7 +94,7 @@ class Members:
         self._tidy()
 
     def drop(self, segments: set[str]) -> None:
-        """Take everybody out of segments that are no longer stated, or by another rule."""
+        """Take everybody out of segments that are no longer stated."""
         for member in self._members.values():
             if not segments.isdisjoint(member.segments):
                 member.segments = tuple(name for name in member.segments if name not in segments)

@@ -299,6 +299,23 @@ def test_other_rules_hold_soon_for_all_and_the_rest_stays() -> None:
     assert story.family.scores().segments == []
 
 
+def test_another_rule_of_a_segment_is_told_of_those_alone_who_leave_it_or_enter() -> None:
+    story = Story()
+    story.state(often="visits >= 1")
+    for number in range(4):
+        story.do("login", f"s{number}", after=number)
+    story.do("login", "s0", after=HOUR)
+    story.told.clear()
+    story.state(often="visits >= 2")
+    for number in range(6):
+        story.do("search", "s0", after=HOUR + number, search_term="x")
+    assert sorted((one.shopper, one.entered, one.left) for one in story.told) == [
+        (f"s{number}", (), ("often",)) for number in (1, 2, 3)
+    ]
+    (size,) = story.family.scores().segments
+    assert (size.shoppers, size.entered, size.left) == (1, 4, 3)
+
+
 def test_moves_that_are_written_are_bounded_and_all_are_counted() -> None:
     story = Story(moves_max=5)
     story.state(all="visits >= 1")
