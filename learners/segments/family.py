@@ -1,7 +1,7 @@
 """The family of segments: which shoppers are in which group, by rules and by clusters, and who enters and leaves.
 
 A shopper is checked when a visit begins and when something was bought or given back; beside that, the shopper checked
-longest ago is, so that all are checked again within days, and those who stay away leave what they are no longer in.
+longest ago is, so that all are checked again in turn, and those who stay away leave what they are no longer in.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -461,7 +461,7 @@ SegmentsFamily.surface = Surface(
         Route(
             path="/v1/segments", doc="All segments, by rule and by cluster, with their sizes.", query=SegmentsQuery,
             answer=Sizes, call=SegmentsFamily.all, example=("/v1/segments", examples.SIZES),
-            notes=("Sizes are as last checked: who does nothing is checked within days.",),
+            notes=("Sizes are as last checked: who does nothing is checked in turn, one with every 16th event.",),
         ),
         Route(
             path="/v1/segments/{segment}", doc="Who is in a segment, by their names in the log.", query=MembersQuery,
