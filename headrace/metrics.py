@@ -41,6 +41,7 @@ LABELS: Final = {
     "metric": "the prequential metrics in the code",
     "partition": "partitions of the topics table",
     "reason": "`headrace.events.Reason`, `headrace.metrics.Unlogged`, and the codes in the gateway's adapters",
+    "repair": "the kinds of repair in the code",
     "result": "`headrace.metrics.Result`; of the gateway, what `headrace_gateway_entries_total` names",
     "route": "the server's routes as declared, never the requested path",
     "table": "bounded tables in the code",

@@ -48,6 +48,23 @@ class Regression:
         self.intercept -= self._rate * gradient
         weights.isub_scaled(self._scaled(features, gradient), self._rate)
 
+    def relabel(self, features: dict[Any, float], true: bool) -> None:
+        """Take back a step of the other label, and take the one of this label.
+
+        The gradients of the two labels differ by 1 times the features, whatever the weights. So this is exact for the
+        step itself; the steps since then stay as they were, with the gradients of the weights that they found.
+
+        >>> model, right = Regression(rate=0.1), Regression(rate=0.1)
+        >>> model.learn({1: 1.0}, False)
+        >>> model.relabel({1: 1.0}, True)
+        >>> right.learn({1: 1.0}, True)
+        >>> model.weights == right.weights
+        True
+        """
+        gradient = -1.0 if true else 1.0
+        self.intercept -= self._rate * gradient
+        self._weights.isub_scaled(self._scaled(features, gradient), self._rate)
+
     def __len__(self) -> int:
         return len(self._weights)
 

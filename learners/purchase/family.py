@@ -17,7 +17,7 @@ from learners.parts.drift import LOSS_TESTS, LossDrift, loss_drift_from_version_
 from learners.parts.prequential import Probability, ScoreView, calibrated
 from learners.purchase.estimate import EstimateErrors, estimated
 from learners.purchase.examples import INTENT as INTENT_EXAMPLE
-from learners.purchase.propensity import Propensity, from_version_1
+from learners.purchase.propensity import REPAIRS, Propensity, from_version_1
 from learners.purchase.visits import MEMBERS, VISIT_TYPES, Visits
 from learners.purchase.watching import Watching, watched_together
 
@@ -40,12 +40,16 @@ class IntentScores(Struct, frozen=True):
 
 
 class PurchaseScores(Struct, frozen=True):
-    """Prequential scores of the probabilities: over the newest views and over the whole stream."""
+    """Prequential scores of the probabilities: over the newest views and over the whole stream.
+
+    Labels are those of the first 6 hours. `repairs` counts the ones that were learned anew, by what repaired them.
+    """
 
     judged: int
     window: dict[str, float]
     whole: dict[str, float]
     intent: IntentScores | None = None
+    repairs: dict[str, int] = {}
 
 
 class PurchaseQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,8 +59,8 @@ class PurchaseQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Viewed(Struct, frozen=True):
-    """An item of the current visit. `probability` is calibrated; `raw` is the model's own probability, whose log-odds
-    are the sum of `parts`."""
+    """An item of the current visit. `probability` is calibrated; `raw` is the model's own probability, which late
+    purchases and returns have taught as well, and whose log-odds are the sum of `parts`."""
 
     item_id: str
     viewed_ms: int
@@ -126,8 +130,9 @@ class PurchaseFamily(Family):
     )
 
     parts: ClassVar[Mapping[str, Part]] = {
-        "propensity": Part(2, {1: from_version_1}), "probability": Part(), "drift": Part(2, {1: _drift_from_version_1}),
-        "intent": Part(),
+        # Since labels are repaired, other probabilities reach the scores; their form is the same.
+        "propensity": Part(2, {1: from_version_1}), "probability": Part(2, {1: lambda state: state}),
+        "drift": Part(2, {1: _drift_from_version_1}), "intent": Part(),
     }  # fmt: skip
 
     def __init__(self, settings: NoSettings, reads: Mapping[str, Family]) -> None:
@@ -193,7 +198,8 @@ class PurchaseFamily(Family):
             {member: judged.scores(view) for member, judged in visits.judged.items()} for view in ("window", "whole")
         )
         intent = IntentScores(visits.learner.learned, visits.answering(), window, whole)
-        return PurchaseScores(found.judged, found.scores("window"), found.scores("whole"), intent)
+        repairs = dict(self.propensity.repairs)
+        return PurchaseScores(found.judged, found.scores("window"), found.scores("whole"), intent, repairs)
 
     def watched(self) -> dict[str, Watched]:
         """Return the mean loss, by detector."""
@@ -263,6 +269,10 @@ class PurchaseFamily(Family):
             found.base, reasons, base_rate, found.learned,
         )  # fmt: skip
 
+    def repaired(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        """Yield how many learned labels were repaired, by what repaired them."""
+        return (((why,), self.propensity.repairs[why]) for why in REPAIRS)
+
     def intent_series(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Yield the scores of purchase intent: learner, metric, and part of the stream."""
         for member, judged in self.visits.judged.items():
@@ -285,6 +295,15 @@ def _told(found: Mapping[str, float]) -> Mapping[str, float]:
 def _rows(scores: PurchaseScores) -> Iterable[tuple[Any, ...]]:
     for name in ("auc", "calibration_error", "base_rate", "log_loss"):
         yield name.replace("_", " "), _told(scores.window).get(name), _told(scores.whole).get(name)
+
+
+_REPAIRED: Final = dict(zip(REPAIRS, ("a purchase after the 6 hours", "a return"), strict=True))
+
+
+def _repair_rows(scores: PurchaseScores) -> Iterable[tuple[Any, ...]]:
+    for why, text in _REPAIRED.items():
+        if why in scores.repairs:
+            yield text, scores.repairs[why]
 
 
 def _intent_rows(scores: PurchaseScores) -> Iterable[tuple[Any, ...]]:
@@ -335,11 +354,19 @@ PurchaseFamily.surface = Surface(
             read=PurchaseFamily.intent_series,
             read_interval_s=1.0,
         ),
+        Metric(
+            name="headrace_propensity_repairs_total",
+            help="Labels of views that were learned, and learned anew: a purchase came after its 6 hours, or a return.",
+            kind="counter",
+            labels=("repair",),
+            label_values=REPAIRS,
+            read=PurchaseFamily.repaired,
+        ),
     ),
     hears=(SILENCES,),
     detectors=(*Watching(labels_block).watched(), *(f"{LOSS}_{test}" for test in LOSS_TESTS)),
     full_by_design=(
-        *(f"propensity_{table}" for table in ("open_views", "shoppers", "items", "sold", "weights")),
+        *(f"propensity_{table}" for table in ("open_views", "shoppers", "items", "sold", "unsold", "weights")),
         *(f"intent_{table}" for table in ("shoppers", "features", "levels", "first_rows")),
     ),
     routes=(
@@ -371,7 +398,8 @@ PurchaseFamily.surface = Surface(
             ),
             notes=(
                 "`probability` is calibrated on the newest views; `raw` is the model's, whose log-odds are the sum of"
-                " `parts` (natural logarithm).",
+                " `parts` (natural logarithm). The model also learns of purchases within 7 days, and of returns"
+                " ([late truth](shoppers.md#purchases-that-come-late)).",
                 "Items that are out of stock or retired ([items](publishing.md#items)) are left out.",
                 "`base_rate` is the share of the newest views that led to a purchase; null before the first label.",
             ),
@@ -398,6 +426,14 @@ PurchaseFamily.surface = Surface(
             columns=("score", "newest 10,000 views", "whole stream"),
             rows=_rows,
             percent=False,
+            note="Labels say what was bought within 6 hours.",
+        ),
+        Table(
+            title="Labels learned anew",
+            columns=("because of", "views"),
+            rows=_repair_rows,
+            percent=False,
+            note="A purchase within 7 days, or a return, repairs what a view taught.",
         ),
         Table(
             title="Purchase intent",
@@ -422,7 +458,7 @@ PurchaseFamily.surface = Surface(
     | {
         "view_item": "a view that may lead to a purchase, the course of the visit, and mean prices",
         "add_to_cart": "the carts of the visit",
-        "purchase": "which views and which visit led to a purchase, and the shopper's purchases",
+        "purchase": "which views and which visit led to a purchase, also later ones, and the shopper's purchases",
         "remove_from_cart": "the carts of the visit, one less",
         "refund": "that views led to no purchase after all",
     },

@@ -3,12 +3,17 @@
 Labels are learned in the order of the views, all of them one attribution window late. If purchases were learned at
 once, but views without a purchase only when their window ends, the model would learn the two at different hours of the
 day: its probabilities were then wrong by 0.07 where 0.04 of the views sell, and its loss varied with the hour.
+
+A purchase that comes later, and a return, repair the label that was learned. For the same reason a repair is learned a
+whole number of days after the label (docs/decisions/0050).
 """
 
+from bisect import insort
 from collections import OrderedDict, deque
 from functools import lru_cache
 from math import log
-from typing import ClassVar, Final, Self
+from operator import attrgetter
+from typing import Any, ClassVar, Final, NamedTuple, Self
 from zlib import crc32
 
 from msgspec import Struct
@@ -39,6 +44,15 @@ _PRICE_BUCKETS: Final = (_ABOVE_CATEGORY, _ABOVE_BEFORE)
 """Buckets of the price's difference to the mean of its category, and to the item's own mean before."""
 sold_max: Final = 10_000
 """Newest learned sales that a refund can take back."""
+late_ms: Final = 7 * 86_400_000
+"""A purchase within 7 days of a view that was learned as not bought repairs what was learned."""
+unsold_max: Final = 50_000
+"""Newest views learned as not bought that a late purchase can repair."""
+due_max: Final = 10_000
+"""Most repairs that wait for their hour; above it, the first one is learned at once."""
+_day_ms: Final = 86_400_000
+REPAIRS: Final = ("late_purchases", "returns")
+"""What repairs a label that was learned."""
 labelled_max: Final = 100_000
 """Most labels in the queue `labelled`; the oldest are dropped above it."""
 
@@ -56,7 +70,7 @@ _NEW_SHOPPER: Final = _Shopper(0, 0, 0, 0)
 
 
 class _View(Struct, gc=False):
-    """A view without a label: the probability predicted for it, its features, and how often it was bought so far.
+    """A view: the probability predicted for it, its features, and how often it was bought so far.
 
     `guest` is the shopper who viewed the item before a login, if it was another one.
     """
@@ -68,7 +82,29 @@ class _View(Struct, gc=False):
     bought: int
     guest: str = ""
 
+    def row(self) -> list[Any]:
+        """Return the view as a row of a state."""
+        features = self.features
+        return [
+            *self.key, self.time_ms, self.probability, self.bought, list(features), list(features.values()), self.guest,
+        ]  # fmt: skip
 
+    @classmethod
+    def of_row(cls, row: list[Any]) -> Self:
+        """Return the view of a row of a state."""
+        shopper, item, time_ms, probability, bought, places, amounts, guest = row
+        return cls((shopper, item), time_ms, probability, dict(zip(places, amounts, strict=True)), bought, guest)
+
+
+class _Repair(NamedTuple):
+    """A label that is to be learned anew, before the first label of a view at `due_ms` or later."""
+
+    due_ms: int
+    bought: bool
+    features: dict[int, float]
+
+
+_due_ms: Final = attrgetter("due_ms")
 _NO_VIEWS: Final[dict[str, _View]] = {}
 
 
@@ -137,13 +173,18 @@ class Propensity:
         # The intercept before learning corresponds to a purchase after 1 view in 20, not after 1 in 2.
         self._model = Regression(rate=learning_rate, intercept=log(0.05 / 0.95))
         self._open: dict[tuple[str, str], _View] = {}
-        self._sold: OrderedDict[tuple[str, str], dict[int, float]] = OrderedDict()  # features of learned sales, by key
+        # The newest views that were learned, by key, in the order of learning: the bought ones, and the others.
+        self._sold: OrderedDict[tuple[str, str], _View] = OrderedDict()
+        self._unsold: dict[tuple[str, str], _View] = {}
+        self._unsold_full = unsold_max // 16  # number of them at which some are forgotten
+        self._due: list[_Repair] = []  # the first one first
         self._unlabelled: deque[_View] = deque()  # the same views, oldest first
         self._shoppers: OrderedDict[str, _Shopper] = OrderedDict()  # least recently seen first
         self._category_prices = MeanPrices(categories_max)
         self._item_prices = MeanPrices(items_max)
         self.labelled: deque[tuple[float, bool]] = deque(maxlen=labelled_max)
         self.predicted: list[tuple[float, str]] = []
+        self.repairs = dict.fromkeys(REPAIRS, 0)
         # Open views by shopper and item, from the first question on: a process that only learns need not keep it.
         self._by_shopper: dict[str, dict[str, _View]] | None = None
 
@@ -169,12 +210,14 @@ class Propensity:
             del self._open[oldest.key]
             if self._by_shopper is not None:
                 self._close(self._by_shopper, oldest)
+            while self._due and self._due[0].due_ms <= oldest.time_ms:
+                self._learn_repair()
             self._model.learn(oldest.features, oldest.bought > 0)
             self.labelled.append((oldest.probability, oldest.bought > 0))
             if oldest.bought:
-                self._sold[oldest.key] = oldest.features
-                if len(self._sold) > sold_max:
-                    self._sold.popitem(last=False)
+                self._keep_sold(oldest)
+            else:
+                self._keep_unsold(oldest, now)
         if kind == "view_item":
             if event.counts:
                 self._view(event.shopper, event.data.items[0], now)
@@ -183,10 +226,13 @@ class Propensity:
             shopper.carts = min(shopper.carts + 1, carts_counted_max)
         elif kind == "purchase":
             for item in event.data.items:
-                view = self._open.get((event.shopper, item.item_id))
+                key = event.shopper, item.item_id
+                view = self._open.get(key)
                 # A purchase that arrives after the view followed it, whatever the clocks of page and server say.
                 if view and expired_ms <= view.time_ms:
                     view.bought += 1
+                else:
+                    self._sell_late(key, now)
             shopper = self._visit_counts(event.shopper, now)
             shopper.purchases = min(shopper.purchases + 1, purchases_counted_max)
         elif kind == "remove_from_cart":
@@ -213,16 +259,75 @@ class Propensity:
         if shopper.views < views_counted_max:
             shopper.views += 1
 
+    def _keep_sold(self, view: _View) -> None:
+        """Keep a view that was learned as bought, so that a return can repair it."""
+        self._unsold.pop(view.key, None)
+        self._sold[view.key] = view
+        self._sold.move_to_end(view.key)
+        if len(self._sold) > sold_max:
+            self._sold.popitem(last=False)
+
+    def _keep_unsold(self, view: _View, now: int) -> None:
+        """Keep a view that was learned as not bought, so that a late purchase can repair it."""
+        unsold, key = self._unsold, view.key
+        if key in unsold:
+            del unsold[key]
+        unsold[key] = view
+        if len(unsold) >= self._unsold_full:
+            self._forget_unsold(now)
+
+    def _forget_unsold(self, now: int) -> None:
+        """Forget views of which a purchase would be too late and, if there are too many, the oldest ones.
+
+        Many at once: a dict finds its first key only after all deleted ones.
+        """
+        unsold, past_ms, some = self._unsold, now - late_ms, max(1, unsold_max // 16)
+        over, gone = some if len(unsold) >= unsold_max else 0, list[tuple[str, str]]()
+        for key, view in unsold.items():
+            if len(gone) >= over and view.time_ms >= past_ms:
+                break
+            gone.append(key)
+        for key in gone:
+            del unsold[key]
+        self._unsold_full = min(unsold_max, len(unsold) + some)
+
+    def _sell_late(self, key: tuple[str, str], now: int) -> None:
+        """Count a purchase for the newest view of its item whose label was learned; repair a label that was no."""
+        if (view := self._unsold.get(key)) and view.time_ms >= now - late_ms:
+            view.bought = 1
+            self._keep_sold(view)
+            self._repair("late_purchases", view, now)
+        elif (view := self._sold.get(key)) and view.time_ms >= now - late_ms:
+            view.bought += 1
+
     def _refund(self, event: Event) -> None:
-        """Take back what a sale taught: the label, or once it is learned, as much in the other direction."""
+        """Take back what a sale taught: the label or, once that is learned, what it taught."""
         for item in event.data.items:
             key = event.shopper, item.item_id
             if (view := self._open.get(key)) and view.bought:
                 view.bought -= 1
-            elif features := self._sold.pop(key, None):
-                self._model.learn(features, False)
+            elif view := self._sold.get(key):
+                view.bought -= 1
+                if not view.bought:
+                    del self._sold[key]
+                    if key not in self._unsold:  # of a newer view
+                        self._keep_unsold(view, event.time_ms)
+                    self._repair("returns", view, event.time_ms)
         if event.data.items and (shopper := self._shoppers.get(event.shopper)):
             shopper.purchases = max(shopper.purchases - 1, 0)
+
+    def _repair(self, why: str, view: _View, now: int) -> None:
+        """Have the label of a view learned anew, before the next label of a view at the same time of a day."""
+        days = max(0, -((view.time_ms + attribution_ms - now) // _day_ms))
+        repair = _Repair(view.time_ms + days * _day_ms, view.bought > 0, view.features)
+        insort(self._due, repair, key=_due_ms)
+        self.repairs[why] += 1
+        if len(self._due) > due_max:
+            self._learn_repair()
+
+    def _learn_repair(self) -> None:
+        first = self._due.pop(0)
+        self._model.relabel(first.features, first.bought)
 
     def move(self, move: Move) -> None:
         """Move the open views of a guest to the shopper who logged in, or back to the guest."""
@@ -333,6 +438,8 @@ class Propensity:
             "categories": (len(self._category_prices.means), categories_max),
             "items": (len(self._item_prices.means), items_max),
             "sold": (len(self._sold), sold_max),
+            "unsold": (len(self._unsold), unsold_max),
+            "repairs_due": (len(self._due), due_max),
             "weights": (len(self._model), buckets),
         }
 
@@ -344,15 +451,16 @@ class Propensity:
             "buckets": [bucket for bucket, _ in weights],
             "weights": [weight for _, weight in weights],
             "intercept": self._model.intercept,
-            "open": [
-                [*v.key, v.time_ms, v.probability, v.bought, list(v.features), list(v.features.values()), v.guest]
-                for v in self._unlabelled
-            ],
+            "open": [view.row() for view in self._unlabelled],
             "shoppers": [[name, s.views, s.carts, s.purchases, s.time_ms] for name, s in self._shoppers.items()],
             "of_category": self._category_prices.state(),
             "of_item": self._item_prices.state(),
             "labelled": [list(label) for label in self.labelled],
-            "sold": [[*key, list(one), list(one.values())] for key, one in self._sold.items()],
+            "sold": [view.row() for view in self._sold.values()],
+            "unsold": [view.row() for view in self._unsold.values()],
+            "unsold_full": self._unsold_full,
+            "due": [[one.due_ms, one.bought, list(one.features), list(one.features.values())] for one in self._due],
+            "repairs": dict(self.repairs),
         }
 
     @classmethod
@@ -360,20 +468,23 @@ class Propensity:
         """Return a learner that continues exactly where `state` was taken."""
         learner = cls(learning_rate=state["learning_rate"])
         learner._model.restore(dict(zip(state["buckets"], state["weights"], strict=True)), state["intercept"])
-        for shopper, item, time_ms, probability, bought, places, amounts, guest in state["open"]:
-            features = dict(zip(places, amounts, strict=True))
-            view = _View((shopper, item), time_ms, probability, features, bought, guest)
+        for view in map(_View.of_row, state["open"]):
             learner._open[view.key] = view
             learner._unlabelled.append(view)
         learner._shoppers = OrderedDict((name, _Shopper(*counts)) for name, *counts in state["shoppers"])
         learner._category_prices.restore(state["of_category"])
         learner._item_prices.restore(state["of_item"])
         learner.labelled.extend((given, bought) for given, bought in state["labelled"])
-        for shopper, item, places, amounts in state["sold"]:
-            learner._sold[shopper, item] = dict(zip(places, amounts, strict=True))
+        learner._sold = OrderedDict((view.key, view) for view in map(_View.of_row, state["sold"]))
+        learner._unsold = {view.key: view for view in map(_View.of_row, state["unsold"])}
+        learner._unsold_full = state["unsold_full"]
+        for due_ms, bought, places, amounts in state["due"]:
+            learner._due.append(_Repair(due_ms, bought, dict(zip(places, amounts, strict=True))))
+        learner.repairs = dict(state["repairs"])
         return learner
 
 
 def from_version_1(state: State) -> State:
-    """Return the state of a learner of today; one of version 1 knew no logins, and no refunds of learned sales."""
-    return {**state, "open": [[*view, ""] for view in state["open"]], "sold": []}
+    """Return the state of a learner of today; one of version 1 knew no logins, and repaired no learned labels."""
+    late = {"sold": [], "unsold": [], "unsold_full": unsold_max // 16, "due": [], "repairs": dict.fromkeys(REPAIRS, 0)}
+    return {**state, "open": [[*view, ""] for view in state["open"]], **late}

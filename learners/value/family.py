@@ -726,7 +726,6 @@ ValueFamily.surface = Surface(
     labels={
         "value_class": "`A`, `B` and `C`",
         "horizon": "the two horizons, by default `30d` and `91d`",
-        "repair": "`learners.value.family.Repair`",
     },
     metrics=(
         Metric(

@@ -221,7 +221,7 @@ def test_a_part_that_cannot_be_migrated_is_folded_anew_or_begins_empty_alone(
     with closing(Loop(golden.log, golden.blobs, placement.shard, make=MakeShop(placement.kinds, sections))) as loop:
         shop = loop.fold
     how = "begun empty: version 1 cannot be migrated to 2" if trimmed else "folded anew from the journal"
-    migrated = {} if trimmed else {"purchase.drift": how}  # a family is folded anew whole
+    migrated = {} if trimmed else {f"purchase.{part}": how for part in ("drift", "probability")}  # as a whole
     assert unmigrated(shop.renewed) == {"purchase.propensity": how, **migrated}
     found, wanted = ({part: digest for part, _, digest in digests(one)} for one in (shop, before))
     if trimmed:  # what follows the snapshot is learned, without what was open before it
