@@ -163,7 +163,8 @@ class Route(Struct, frozen=True, kw_only=True):
     `query` has a field for each parameter; its types state the bounds. Those of the path are in the path, the others in
     the query string of a GET, and in the JSON object that is the body of a POST. `answer` is the type of the body.
     `call(family, query, now)` is pure, and asks the artifact by itself; it raises `Refused` for what the types cannot
-    express. One that streams returns an iterator of answers, which are sent as JSON lines while they are made.
+    express. One that streams returns an iterator of answers, which are sent as JSON lines while they are made. With
+    `csv`, which returns the names of columns and then rows from the body, the answer is sent as CSV.
     `shows(answer)` returns the lists that an answer shows, each with an id, for the topic `impressions`; it states the
     propensity of each item. `prepare(family, asked)` computes together what several requests need, given as pairs of
     query and `Now`, so that their answers are quicker; it changes none of them. Routes with the same `prepare` share a
@@ -178,6 +179,7 @@ class Route(Struct, frozen=True, kw_only=True):
     answer: type[Struct]
     call: Callable[[Any, Any, Now], Any]
     streams: bool = False
+    csv: Callable[[Mapping[str, Any]], Iterable[Sequence[Any]]] | None = None
     shows: Callable[[Any], Iterable[Shown]] | None = None
     prepare: Callable[[Any, Sequence[tuple[Any, Now]]], None] | None = None
     example: tuple[str, str] = ("", "")

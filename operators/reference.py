@@ -428,7 +428,7 @@ def _route(kind: type[Family], route: Route, documented: str) -> list[str]:
     answer = inspect.type_info(route.answer)
     assert isinstance(answer, inspect.StructType)
     described = list(dict.fromkeys(_documented(answer)))
-    each = "Each line" if route.streams else "The answer"
+    each = "Each line" if route.streams else "The answer, which is CSV," if route.csv else "The answer"
     fields_of_answer = [
         *(f"- {text}" for text in described), "",
         *_table(["field", "type"], ([f"`{field}`", type_] for field, type_ in _answered(answer))),

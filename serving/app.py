@@ -5,7 +5,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import lru_cache
 from typing import Any, Final
@@ -23,7 +23,7 @@ from headrace.config import ServeSettings
 from headrace.connection import head_bytes_max
 from headrace.direct import Direct, DirectRoute
 from headrace.errors import BrokenWorld, LogUnavailable
-from headrace.http import counted_route, error_handler, json, json_lines, parse_body, parse_query, scrape
+from headrace.http import counted_route, csv_table, error_handler, json, json_lines, parse_body, parse_query, scrape
 from headrace.keys import KeyRing
 from headrace.log.protocol import Log
 from headrace.metrics import ServingMetrics
@@ -112,7 +112,9 @@ def make_app(
                 answer = answers.answer(route, query)
             except Refused as refused:
                 return _problem(refused)
-            return json(answer) if answer else _RESTORING.response()
+            if not answer:
+                return _RESTORING.response()
+            return csv_table(route.csv(answer)) if route.csv else json(answer)
 
         prepare = answers.prepare if route.prepare else None
         return counted_route(metrics, route.path, handle, method=route.method, question=question, prepare=prepare)
@@ -136,13 +138,21 @@ def make_app(
     def openapi(request: Request, body: bytes) -> Response:
         return Response(described, media_type="application/json")
 
-    routes = [(answers, route) for answers in followed for route in answers.routes]
-    routes.sort(key=lambda one: one[1].path.endswith("}"))  # a parameter at the end would take what ends another path
-    questions = [answering(answers, route) for answers, route in routes]
+    routes = {route: answers for answers in followed for route in answers.routes}
+    questions = [answering(routes[route], route) for route in in_order(routes)]
     handlers = (live, ready, metrics_of, openapi)
     others = [counted_route(metrics, path, handler) for path, handler in zip(OTHERS, handlers, strict=True)]
     asked = [(route.method, route.path) for answers in followed for route in answers.routes]
     return Direct([*questions, *others], error_handler(metrics, [*asked, *(("GET", path) for path in OTHERS)]))
+
+
+def in_order(routes: Iterable[Route]) -> list[Route]:
+    """Return routes in the order in which they are tried: the first one whose path matches answers.
+
+    A parameter takes slashes, so one at the end would take what ends another path; and a parameter takes a word that
+    stands in its place in another path.
+    """
+    return sorted(routes, key=lambda route: (route.path.endswith("}"), route.path.count("{"), -route.path.count("/")))
 
 
 def _problem(refused: Refused) -> Response:

@@ -103,11 +103,10 @@ def _operation(family: type[Family], route: Route, query: Mapping[str, Any]) -> 
             {"type": "object", "properties": added, "required": list(added)},
         ]
     }
-    kind = "application/jsonl" if route.streams else "application/json"
-    said = "Lines, each of which is an answer." if route.streams else "The answer."
-    operation["responses"]["200"] = {
-        "description": said, "content": {kind: {} if route.streams else {"schema": answer}}
-    }  # fmt: skip
+    kind = "application/jsonl" if route.streams else "text/csv" if route.csv else "application/json"
+    said = "Lines, each of which is an answer." if route.streams else "A table." if route.csv else "The answer."
+    content: dict[str, Any] = {kind: {"schema": answer} if kind == "application/json" else {}}
+    operation["responses"]["200"] = {"description": said, "content": content}
     return operation
 
 

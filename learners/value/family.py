@@ -7,6 +7,7 @@ remembered as it is known then (`learners.value.snapshots`), what became of thos
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -192,6 +193,21 @@ class Retention(Struct, frozen=True):
     currency: str
     days: int
     shoppers: list[Leaving]
+
+
+def retention_rows(body: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the list as rows of a table, the names of the columns first."""
+    yield (
+        "shopper", "value_class", "purchase", "usual_spend", "at_risk", "currency", "last_order",
+        "best_day", "why_then", "reasons", "why",
+    )  # fmt: skip
+    for one in body["shoppers"]:
+        last = datetime.fromtimestamp(one.last_order_ms / 1000, UTC).isoformat(timespec="seconds")
+        codes, texts = ("; ".join(getattr(each, part) for each in one.reasons) for part in ("code", "text"))
+        yield (
+            one.shopper, one.value_class, one.purchase, one.usual_spend, one.at_risk, body["currency"], last,
+            one.best_day.day, one.best_day.why, codes, texts,
+        )  # fmt: skip
 
 
 class Reliability(Struct, frozen=True):
@@ -757,6 +773,14 @@ ValueFamily.surface = Surface(
             query=RetentionQuery,
             answer=Retention,
             call=ValueFamily.retention,
+        ),
+        Route(
+            path="/v1/retention.csv",
+            doc="The same list as CSV.",
+            query=RetentionQuery,
+            answer=Retention,
+            call=ValueFamily.retention,
+            csv=retention_rows,
         ),
     ),
     tables=(

@@ -5,6 +5,8 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from operators.catalogue import Catalogue
+
 AMOUNTS: Final = frozenset({"money", "order_value"})
 """Traits in the shop's currency."""
 PICTURED: Final = ("category", "brand", "price")
@@ -78,6 +80,19 @@ def shares(profile: Mapping[str, Any], kind: str, values: Sequence[str]) -> list
     """Return the share of each value of a kind, 0 of those that the shopper has not turned to."""
     found = {one["value"]: one["share"] for one in profile["tastes"].get(kind, [])}
     return [found.get(value, 0.0) for value in values]
+
+
+def why_leaving(says: Catalogue, reason: Mapping[str, Any]) -> str:
+    """Return why a shopper seems to leave; a server of another release may state no numbers."""
+    return says(f"leaving.{reason['code']}", **reason["values"]) if reason["values"] else str(reason["text"])
+
+
+def why_then(says: Catalogue, best: Mapping[str, Any]) -> str:
+    """Return why a day is the best one to write to a shopper."""
+    if not best["code"]:
+        return str(best["why"])
+    due = says(f"write.{best['code']}", days=best["days"])
+    return says("write.on_weekday", why=due, weekday=best["weekday"]) if best["weekday"] else due
 
 
 def reason_rows(intent: Mapping[str, Any]) -> list[ReasonRow]:

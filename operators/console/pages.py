@@ -494,7 +494,8 @@ async def retention(room: Room, visit: Visit) -> Response:
     return visit.render(
         "retention.html", told=told, currency=found["currency"], days=found["days"],
         page=page_of(found["shoppers"], visit),
-        most=max((one["at_risk"] for one in found["shoppers"]), default=0.0) or 1.0,
+        most=max((one["at_risk"] for one in found["shoppers"]), default=0.0) or 1.0, why=card.why_leaving,
+        due=card.why_then,
         at_risk=sum(one["at_risk"] for one in found["shoppers"]), cut=len(found["shoppers"]) == leaving_max,
     )  # fmt: skip
 

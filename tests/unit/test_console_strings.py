@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
 import pytest
 
 from learners.families import FAMILIES
+from learners.value.leaving import TEXTS, DueCode, ReasonCode, Weekday
 from operators import experiments, overview, scraping
 from operators.catalogue import LANGUAGES, catalogue
 from operators.console import actions, app, card, charts, pages, visit
@@ -16,7 +18,7 @@ ENGLISH = catalogue("en").sentences
 MODULES = (actions, app, card, charts, pages, visit, experiments, overview, scraping)
 MADE = {
     "unit", "question", "level", "trend", "cause", "figure", "theme", "role", "change", "step", "fate", "state", "job",
-    "experiment",
+    "experiment", "leaving", "write",
 }  # fmt: skip
 """Sections of whose keys some are named by values at run time."""
 
@@ -64,6 +66,27 @@ def test_what_families_declare_is_translated() -> None:
         declared += [surface.quality.name] if surface.quality else []
         declared += [text for page in surface.pages for text in (page.title, page.lead, page.nothing) if text]
         assert [text for text in declared if text not in texts] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_why_a_shopper_leaves_and_when_to_write_is_said_in_each_language(language: str) -> None:
+    says, sentences = catalogue(language), catalogue(language).sentences
+    of = {section: {key.partition(".")[2] for key in sentences if key.startswith(section)} for section in MADE}
+    assert of["leaving"] == set(get_args(ReasonCode)) == set(TEXTS)
+    assert of["write"] - {"on_weekday"} == set(get_args(DueCode))
+    assert {code: fields(sentences[f"leaving.{code}"]) for code in TEXTS} == {
+        code: fields(text) for code, text in TEXTS.items()
+    }
+    assert language == "en" or set(get_args(Weekday)) <= set(says.texts)
+    reason = {"code": "slower", "text": "as it was", "values": {"share": 0.41}}
+    assert "41.0 %" in card.why_leaving(says, reason)
+    assert card.why_leaving(says, {**reason, "values": {}}) == "as it was", "of a server of another release"
+    best = {"why": "as it was", "code": "due", "days": 12, "weekday": "Fridays"}
+    told = card.why_then(says, best)
+    assert says.declared("Fridays") in told
+    assert "12" in told
+    assert says.declared("Fridays") not in card.why_then(says, {**best, "weekday": None})
+    assert card.why_then(says, {**best, "code": None}) == "as it was"
 
 
 def test_pages_of_families_have_names_of_their_own() -> None:

@@ -686,6 +686,14 @@ def test_our_own_mistakes_end_it_and_are_no_success(tmp_path: Path, monkeypatch:
     log.close()
 
 
+def test_a_table_is_csv(client: httpx.Client) -> None:
+    found = client.get("/v1/retention.csv?n=5")
+    assert (found.status_code, found.headers["content-type"].partition(";")[0]) == (200, "text/csv")
+    assert found.text.startswith("shopper,value_class,purchase,")
+    assert len(found.text.splitlines()) == 1, "nobody has bought anything"
+    assert client.get("/v1/retention.csv?n=0").status_code == 400
+
+
 def test_before_anything_is_restored_it_says_so(tmp_path: Path) -> None:
     log = open_log(f"sqlite:{tmp_path / 'log.db'}")
     log.create()

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from datetime import datetime
 from typing import get_args
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,8 +25,9 @@ from headrace.topics import DAY_MS, SHOPPER_CLASSES
 from learners.checks.family import FamilyFold
 from learners.desk.family import Desk
 from learners.value import page
-from learners.value.family import Repair, RetentionQuery, ValueFamily, ValueQuery, ValueSettings
+from learners.value.family import Repair, RetentionQuery, ValueFamily, ValueQuery, ValueSettings, retention_rows
 from learners.value.items import Items
+from learners.value.leaving import TEXTS
 from learners.value.model import Scale, between, bought_within, solved, sums, targets_of
 from learners.value.orders import Line, Orders
 from learners.value.shoppers import LAST, NO_ITEM, ORDERS, RETURNED, SPENDS, SPENT, Shoppers, grain
@@ -517,6 +520,22 @@ def test_the_retention_list_names_who_was_worth_much_and_stopped(grown: FamilyFo
     stopped = [int(one.shopper.split("-")[1]) % 4 == 0 for one in found.shoppers]
     assert all(stopped)
     assert any("ordered every" in reason.text for one in found.shoppers for reason in one.reasons)
+
+
+def test_the_retention_list_as_a_table_says_what_the_answer_says(grown: FamilyFold) -> None:
+    found = value_of(grown).retention(RetentionQuery(5), Now(START + 300 * DAY_MS))
+    names, *rows = retention_rows(msgspec.structs.asdict(found))
+    assert len(rows) == len(found.shoppers) == 5
+    for row, one in zip(rows, found.shoppers, strict=True):
+        told = dict(zip(names, row, strict=True))
+        assert (told["shopper"], told["at_risk"], told["best_day"]) == (one.shopper, one.at_risk, one.best_day.day)
+        assert told["reasons"].split("; ") == [each.code for each in one.reasons]
+        assert datetime.fromisoformat(told["last_order"]).timestamp() == one.last_order_ms // 1000
+        for reason in one.reasons:
+            assert reason.text == TEXTS[reason.code].format(**reason.values)
+            assert reason.text in told["why"]
+        assert (one.best_day.weekday is None) != (str(one.best_day.weekday) in one.best_day.why)
+        assert one.best_day.code == ("overdue" if "overdue" in one.best_day.why else "due")
 
 
 def test_who_buys_again_leaves_the_retention_list(year: list[Event]) -> None:
