@@ -11,10 +11,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from headrace.log.open import open_log
 from operators.child import Child, Children, total
+from operators.console.people import add
 from producers.scenario import SimulationSettings
 from producers.simulate import simulate
 
@@ -102,6 +104,18 @@ def test_it_is_folded_snapshotted_served_and_reported(package: Path) -> None:
         before = answer(served, path)
         assert EVENTS / 4 < before["views"] < EVENTS
         assert {"category", "share", "views", "fresh"} == before.keys()
+        (people := package / "headrace-data/people.json").parent.mkdir(exist_ok=True)
+        key = add(people, "ann", "see", now_ms=0)
+        answers = ["--set", f"console.answers={served.address}"]
+        console = processes.start("console", "console", "--port", "0", *answers, *common, *blobs)
+        with httpx.Client(base_url=console.address, timeout=60) as browser:
+            assert browser.post("/login", data={"key": key}).status_code == 303
+            shown = browser.get("/pages/interest")
+            assert shown.status_code == 200
+            assert "How many views there were." in shown.text
+            assert "views so far" in shown.text
+            assert '/pages/interest"' in browser.get("/").text, "the navigation names it"
+            assert browser.get("/pages/nothing").status_code == 404
         online.kill()
         again = processes.start("online", *learn)
         processes.wait_until("its gauge is back", lambda: "shop_interest_largest_ratio" in str(again.scrape()))
