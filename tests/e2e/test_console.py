@@ -19,6 +19,7 @@ from headrace.log.scan import topic_records
 from headrace.topics import ALARMS, EVENTS, SILENCES
 from learners.families import FAMILIES
 from operators.catalogue import catalogue
+from operators.console import card
 from operators.console.app import Page
 from operators.console.audit import Line
 from operators.console.doors import COOKIE
@@ -211,7 +212,9 @@ def test_retention_links_to_cards_and_sums_what_is_at_risk(shop: ConsoleShop, br
     at_risk = sum(one["at_risk"] for one in leaving)
     assert float(figures[1].split()[0].replace(",", "")) == pytest.approx(at_risk, rel=0.01)
     assert browser.texts("tbody td.name") == [one["shopper"] for one in leaving]
-    assert browser.texts("tbody tr:first-child .why li") == [one["text"] for one in leaving[0]["reasons"]]
+    assert browser.texts("tbody tr:first-child .why li") == [
+        card.why_leaving(catalogue("en"), one) for one in leaving[0]["reasons"]
+    ]
     browser.click("tbody a")
     assert browser.find("h1").text.endswith(leaving[0]["shopper"])
 

@@ -70,6 +70,12 @@ class Shop:
         except urllib.error.HTTPError as error:
             return [json.loads(error.read())]
 
+    def table(self, path: str) -> list[str]:
+        """Return the lines of an answer that is a table."""
+        with urllib.request.urlopen(f"{self.server.address}{path}", timeout=30) as answer:
+            text: str = answer.read().decode()
+        return text.splitlines()
+
     def ask(self, path: str, **body: Any) -> Any:
         """Return an answer."""
         (found,) = self.lines(path, **body)
@@ -127,6 +133,7 @@ def test_every_kind_of_answer(shop: Shop) -> None:
         "GET /v1/shoppers/{shopper}/intent": lambda: [json.dumps(shop.ask("/v1/shoppers/s1/intent"))],
         "GET /v1/shoppers/{shopper}/value": lambda: [shop.ask("/v1/shoppers/s1/value")["orders"]],
         "GET /v1/retention": lambda: [json.dumps(shop.ask("/v1/retention?n=5"))],
+        "GET /v1/retention.csv": lambda: shop.table("/v1/retention.csv?n=5"),
         "GET /v1/purchase/{shopper}": lambda: [shop.ask("/v1/purchase/s1")["shopper"]],
     }
     declared = {f"{route.method} {route.path}" for kind in ONLINE.kinds for route in kind.surface.routes}
