@@ -8,8 +8,10 @@ A purchase that comes later, and a return, repair the label that was learned. Fo
 whole number of days after the label (docs/decisions/0050).
 """
 
+from array import array
 from bisect import insort
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from functools import lru_cache
 from math import log
 from operator import attrgetter
@@ -70,7 +72,7 @@ _NEW_SHOPPER: Final = _Shopper(0, 0, 0, 0)
 
 
 class _View(Struct, gc=False):
-    """A view: the probability predicted for it, its features, and how often it was bought so far.
+    """A view without a label: the probability predicted for it, its features, and how often it was bought so far.
 
     `guest` is the shopper who viewed the item before a login, if it was another one.
     """
@@ -96,12 +98,42 @@ class _View(Struct, gc=False):
         return cls((shopper, item), time_ms, probability, dict(zip(places, amounts, strict=True)), bought, guest)
 
 
+class _Learned(Struct, gc=False):
+    """A view whose label was learned. To take less room, its features are packed: the places, then the amounts."""
+
+    key: tuple[str, str]
+    time_ms: int
+    bought: int
+    features: bytes
+
+    def row(self) -> list[Any]:
+        """Return the view as a row of a state."""
+        return [*self.key, self.time_ms, self.bought, *_listed(self.features)]
+
+    @classmethod
+    def of_row(cls, row: list[Any]) -> Self:
+        """Return the view of a row of a state."""
+        shopper, item, time_ms, bought, places, amounts = row
+        return cls((shopper, item), time_ms, bought, _packed(places, amounts))
+
+
+def _packed(places: Iterable[int], amounts: Iterable[float]) -> bytes:
+    return array("q", places).tobytes() + array("d", amounts).tobytes()
+
+
+def _listed(features: bytes) -> tuple[list[int], list[float]]:
+    places, amounts, middle = array("q"), array("d"), len(features) // 2
+    places.frombytes(features[:middle])
+    amounts.frombytes(features[middle:])
+    return places.tolist(), amounts.tolist()
+
+
 class _Repair(NamedTuple):
     """A label that is to be learned anew, before the first label of a view at `due_ms` or later."""
 
     due_ms: int
     bought: bool
-    features: dict[int, float]
+    features: bytes
 
 
 _due_ms: Final = attrgetter("due_ms")
@@ -174,8 +206,8 @@ class Propensity:
         self._model = Regression(rate=learning_rate, intercept=log(0.05 / 0.95))
         self._open: dict[tuple[str, str], _View] = {}
         # The newest views that were learned, by key, in the order of learning: the bought ones, and the others.
-        self._sold: OrderedDict[tuple[str, str], _View] = OrderedDict()
-        self._unsold: dict[tuple[str, str], _View] = {}
+        self._sold: OrderedDict[tuple[str, str], _Learned] = OrderedDict()
+        self._unsold: dict[tuple[str, str], _Learned] = {}
         self._unsold_full = unsold_max // 16  # number of them at which some are forgotten
         self._due: list[_Repair] = []  # the first one first
         self._unlabelled: deque[_View] = deque()  # the same views, oldest first
@@ -214,10 +246,14 @@ class Propensity:
                 self._learn_repair()
             self._model.learn(oldest.features, oldest.bought > 0)
             self.labelled.append((oldest.probability, oldest.bought > 0))
-            if oldest.bought:
-                self._keep_sold(oldest)
+            features = oldest.features
+            learned = _Learned(
+                oldest.key, oldest.time_ms, oldest.bought, _packed(features, features.values())
+            )  # fmt: skip
+            if learned.bought:
+                self._keep_sold(learned)
             else:
-                self._keep_unsold(oldest, now)
+                self._keep_unsold(learned, now)
         if kind == "view_item":
             if event.counts:
                 self._view(event.shopper, event.data.items[0], now)
@@ -259,7 +295,7 @@ class Propensity:
         if shopper.views < views_counted_max:
             shopper.views += 1
 
-    def _keep_sold(self, view: _View) -> None:
+    def _keep_sold(self, view: _Learned) -> None:
         """Keep a view that was learned as bought, so that a return can repair it."""
         self._unsold.pop(view.key, None)
         self._sold[view.key] = view
@@ -267,7 +303,7 @@ class Propensity:
         if len(self._sold) > sold_max:
             self._sold.popitem(last=False)
 
-    def _keep_unsold(self, view: _View, now: int) -> None:
+    def _keep_unsold(self, view: _Learned, now: int) -> None:
         """Keep a view that was learned as not bought, so that a late purchase can repair it."""
         unsold, key = self._unsold, view.key
         if key in unsold:
@@ -316,7 +352,7 @@ class Propensity:
         if event.data.items and (shopper := self._shoppers.get(event.shopper)):
             shopper.purchases = max(shopper.purchases - 1, 0)
 
-    def _repair(self, why: str, view: _View, now: int) -> None:
+    def _repair(self, why: str, view: _Learned, now: int) -> None:
         """Have the label of a view learned anew, before the next label of a view at the same time of a day."""
         days = max(0, -((view.time_ms + attribution_ms - now) // _day_ms))
         repair = _Repair(view.time_ms + days * _day_ms, view.bought > 0, view.features)
@@ -327,7 +363,7 @@ class Propensity:
 
     def _learn_repair(self) -> None:
         first = self._due.pop(0)
-        self._model.relabel(first.features, first.bought)
+        self._model.relabel(dict(zip(*_listed(first.features), strict=True)), first.bought)
 
     def move(self, move: Move) -> None:
         """Move the open views of a guest to the shopper who logged in, or back to the guest."""
@@ -459,7 +495,7 @@ class Propensity:
             "sold": [view.row() for view in self._sold.values()],
             "unsold": [view.row() for view in self._unsold.values()],
             "unsold_full": self._unsold_full,
-            "due": [[one.due_ms, one.bought, list(one.features), list(one.features.values())] for one in self._due],
+            "due": [[one.due_ms, one.bought, *_listed(one.features)] for one in self._due],
             "repairs": dict(self.repairs),
         }
 
@@ -475,11 +511,11 @@ class Propensity:
         learner._category_prices.restore(state["of_category"])
         learner._item_prices.restore(state["of_item"])
         learner.labelled.extend((given, bought) for given, bought in state["labelled"])
-        learner._sold = OrderedDict((view.key, view) for view in map(_View.of_row, state["sold"]))
-        learner._unsold = {view.key: view for view in map(_View.of_row, state["unsold"])}
+        learner._sold = OrderedDict((view.key, view) for view in map(_Learned.of_row, state["sold"]))
+        learner._unsold = {view.key: view for view in map(_Learned.of_row, state["unsold"])}
         learner._unsold_full = state["unsold_full"]
         for due_ms, bought, places, amounts in state["due"]:
-            learner._due.append(_Repair(due_ms, bought, dict(zip(places, amounts, strict=True))))
+            learner._due.append(_Repair(due_ms, bought, _packed(places, amounts)))
         learner.repairs = dict(state["repairs"])
         return learner
 
