@@ -68,7 +68,7 @@ def _place(text: str, error: WrongSegment) -> str:
 
     In JSON, or where the rule is written in an unusual way, the place in the rule is told.
     """
-    lines = text.splitlines()
+    lines = text.split("\n")  # as TOML has lines: nothing else ends one
     header = next((n for n, line in enumerate(lines) if (m := _HEADER.match(line)) and m[1] == error.name), None)
     if header is None:
         return f": {error}"

@@ -160,6 +160,7 @@ segment("loyal") and seen_days > 30
         ("order_day >", "order_day >", ":10:22", "lapsing: wanted a trait"),
         ("orders >= 3", "orders >= x", ":4:20", "loyal: wanted a number, found 'x'"),
         ("orders >= 3", "orders >== 3", ":4:19", "wanted a name, a number"),
+        ("come back often", "come back\u2028often", ":10:22", "lapsing: wanted a trait"),
     ],
 )
 def test_errors_point_at_the_line(tmp_path: Path, before: str, after: str, place: str, said: str) -> None:
@@ -171,7 +172,7 @@ def test_errors_point_at_the_line(tmp_path: Path, before: str, after: str, place
     assert text.startswith(f"{path}{place}: ")
     assert said in text
     line, caret = text.splitlines()[1:]
-    assert path.read_text().splitlines()[int(place.split(":")[1]) - 1] == line[4:]
+    assert path.read_text().split("\n")[int(place.split(":")[1]) - 1] == line[4:]
     assert caret.index("^") - 4 == int(place.split(":")[2]) - 1
 
 
