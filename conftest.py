@@ -29,8 +29,9 @@ FOLDERS = ("unit", "conformance", "property", "simulation", "golden", "contract"
 SPREAD = ("simulation", "golden", "contract", "fault", "e2e")
 """Folders whose tests take seconds to minutes each, and so are spread over the processes one by one."""
 OWN_BROKER = (
-    "test_alarms.py", "test_alertmanager.py", "test_broker.py", "test_chaos.py", "test_cluster.py",
-    "test_console.py", "test_determinism.py", "test_gateway_abuse.py", "test_gateway_openapi.py", "test_gorse.py",
+    "test_alarms.py", "test_alarms_of_models.py", "test_alertmanager.py", "test_broker.py", "test_chaos.py",
+    "test_cluster.py", "test_console.py", "test_determinism.py", "test_gateway_abuse.py", "test_gateway_openapi.py",
+    "test_gorse.py",
     "test_kafka_hanging.py", "test_kafka_rights.py", "test_kafka_security.py", "test_serving_abuse.py",
     "test_serving_openapi.py",
 )  # fmt: skip

@@ -132,8 +132,11 @@ OTHER_ROUNDS = {"produce.py", "demo.py", "picture.py"}
 EXAMPLES = {
     "operators/cli/app.py: 'A setting as in headrace.toml, e.g. rounds.round_events=5000'",
     "operators/cli/app.py: ': wanted TABLE.NAME=VALUE, e.g. rounds.round_events=5000'",
+    "operators/planted.py: '/v1/retention?n='",
+    "operators/planted.py: 'shopper_value'",
 }
-"""Texts that show by an example how a setting is written."""
+"""Texts that show by an example how a setting is written; what is asked about what a simulated shop has planted, as a
+shop's own program would ask it."""
 
 
 def test_the_list_is_the_only_place_that_adds_a_family() -> None:

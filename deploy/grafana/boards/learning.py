@@ -105,13 +105,6 @@ BOARD: Final = Board(
                 ),
             ),
             Panel(
-                "Labels learned anew a day",
-                "late_purchases: bought after the 6 hours, within 7 days. Many: answers, which are about 6 hours, tell"
-                " only a part of what views lead to.",
-                "short",
-                (Query("86400 * sum by (repair) (rate(headrace_propensity_repairs_total[1h]))", "{{repair}}"),),
-            ),
-            Panel(
                 "Expected of views whose labels are late",
                 "Estimated from the calibrated probabilities. Far from the scores beside it: the shop or its shoppers"
                 " have changed.",

@@ -88,6 +88,13 @@ BOARD: Final = Board(
                     "short",
                     (Query(f"{DAY_S} * sum by (repair) (rate(headrace_value_repairs_total[1h]))", "{{repair}}"),),
                 ),
+                Panel(
+                    "Views of which late truth was learned, a day",
+                    "late_purchases: bought after the 6 hours, within 7 days. Many: answers, which are about 6 hours,"
+                    " tell only a part of what views lead to.",
+                    "short",
+                    (Query(f"{DAY_S} * sum by (repair) (rate(headrace_propensity_repairs_total[1h]))", "{{repair}}"),),
+                ),
             ),
         ),
     ),
