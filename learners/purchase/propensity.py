@@ -342,13 +342,13 @@ class Propensity:
             key = event.shopper, item.item_id
             if (view := self._open.get(key)) and view.bought:
                 view.bought -= 1
-            elif view := self._sold.get(key):
-                view.bought -= 1
-                if not view.bought:
+            elif sold := self._sold.get(key):
+                sold.bought -= 1
+                if not sold.bought:
                     del self._sold[key]
                     if key not in self._unsold:  # of a newer view
-                        self._keep_unsold(view, event.time_ms)
-                    self._repair("returns", view, event.time_ms)
+                        self._keep_unsold(sold, event.time_ms)
+                    self._repair("returns", sold, event.time_ms)
         if event.data.items and (shopper := self._shoppers.get(event.shopper)):
             shopper.purchases = max(shopper.purchases - 1, 0)
 
