@@ -198,15 +198,15 @@ class Retention(Struct, frozen=True):
 def retention_rows(body: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     """Yield the list as rows of a table, the names of the columns first."""
     yield (
-        "shopper", "value_class", "purchase", "usual_spend", "at_risk", "currency", "last_order",
+        "shopper", "value_class", "days", "purchase", "usual_spend", "at_risk", "currency", "last_order",
         "best_day", "why_then", "reasons", "why",
     )  # fmt: skip
     for one in body["shoppers"]:
         last = datetime.fromtimestamp(one.last_order_ms / 1000, UTC).isoformat(timespec="seconds")
         codes, texts = ("; ".join(getattr(each, part) for each in one.reasons) for part in ("code", "text"))
         yield (
-            one.shopper, one.value_class, one.purchase, one.usual_spend, one.at_risk, body["currency"], last,
-            one.best_day.day, one.best_day.why, codes, texts,
+            one.shopper, one.value_class, body["days"], one.purchase, one.usual_spend, one.at_risk, body["currency"],
+            last, one.best_day.day, one.best_day.why, codes, texts,
         )  # fmt: skip
 
 
@@ -494,10 +494,8 @@ class ValueFamily(Family):
         found = far.expected(design)
         hazard = bought_within([soon.purchase, *map(near.chance, later)])
         found = found._replace(purchase=between(found.purchase, hazard))
-        return [
-            soon,
-            Expected(*map(np.maximum, found, soon)),
-        ]  # what comes within the near horizon comes within the far one
+        # What comes within the near horizon comes within the far one.
+        return [soon, Expected(*map(np.maximum, found, soon))]
 
     def knows(self, shopper: str) -> bool:
         """Return whether the shopper has bought."""

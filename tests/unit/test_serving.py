@@ -689,7 +689,7 @@ def test_our_own_mistakes_end_it_and_are_no_success(tmp_path: Path, monkeypatch:
 def test_a_table_is_csv(client: httpx.Client) -> None:
     found = client.get("/v1/retention.csv?n=5")
     assert (found.status_code, found.headers["content-type"].partition(";")[0]) == (200, "text/csv")
-    assert found.text.startswith("shopper,value_class,purchase,")
+    assert found.text.startswith("shopper,value_class,days,purchase,")
     assert len(found.text.splitlines()) == 1, "nobody has bought anything"
     assert client.get("/v1/retention.csv?n=0").status_code == 400
 

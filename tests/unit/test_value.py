@@ -529,6 +529,7 @@ def test_the_retention_list_as_a_table_says_what_the_answer_says(grown: FamilyFo
     for row, one in zip(rows, found.shoppers, strict=True):
         told = dict(zip(names, row, strict=True))
         assert (told["shopper"], told["at_risk"], told["best_day"]) == (one.shopper, one.at_risk, one.best_day.day)
+        assert told["days"] == found.days == 91
         assert told["reasons"].split("; ") == [each.code for each in one.reasons]
         assert datetime.fromisoformat(told["last_order"]).timestamp() == one.last_order_ms // 1000
         for reason in one.reasons:
