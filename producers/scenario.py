@@ -45,7 +45,7 @@ SHARES: Final = ("abrupt", "gradual", "incremental", "surge", "new_items")
 """Drifts whose strength is a share."""
 SPANS: Final = ("incremental", "surge")
 """Drifts that need some time."""
-LATER: Final = ("outages", "season", "churners", "big_spenders", "returners")
+LATER: Final = ("outages", "season", "churners", "big_spenders", "returners", "stocked")
 """Settings that release 0.3.0 did not know."""
 PLANTED_MAX: Final = 0.9
 """Largest share of the shoppers that may be planted: somebody must be left to come."""
@@ -59,7 +59,9 @@ class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     share of views for which the ground truth is published. `outages` is the share of items that go out of stock once,
     for a tenth of the run; their pages are viewed on. At weekends (UTC) a fixed half of the categories is viewed more
     by about the share `season`, every week alike. `churners`, `big_spenders` and `returners` are the shares of the
-    shoppers who are planted in these groups (`producers.groups`).
+    shoppers who are planted in these groups (`producers.groups`). `stocked` is the share of the items whose stock is
+    limited (`producers.warehouse`): nobody buys what there is no more of. With it, items are stated with the pieces on
+    hand and with their next promotion.
     """
 
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 1
@@ -77,6 +79,7 @@ class SimulationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     churners: Share = 0.0
     big_spenders: Share = 0.0
     returners: Share = 0.0
+    stocked: Share = 0.0
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON values, without those of `LATER` that are 0, which release 0.3.0 did not know."""

@@ -21,7 +21,7 @@ and again when its price (without promotions) or its availability changes. The g
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -51,7 +51,9 @@ from producers.visit import (
     category_name,
     day_ms,
     item_id,
+    promoted_days,
 )
+from producers.warehouse import Warehouse
 
 EVENTS_PER_VISIT: Final = 7.4
 """Measured over several seeds; it affects only the length of the stream in event time."""
@@ -95,6 +97,7 @@ class Simulation:
         own = np.random.default_rng([settings.seed, 3])  # events before a drift do not depend on it
         self._demand = Demand(self.settings, self._shop, uniforms(own))
         self._groups = Groups(self.settings)
+        self._warehouse = Warehouse(self.settings)
         self._newcomers: list[tuple[Shopper, Member]] = []
         self._known: list[Shopper] = []
         self._past: list[Shopper] = []
@@ -110,10 +113,14 @@ class Simulation:
             self._uniform,
             lambda step: self._push(iter([step])),
             self._groups,
+            self._warehouse,
         )
         self._open: list[tuple[int, int, Iterator[VisitStep], VisitStep]] = []
         self._pushed = self._truths = self._events = self._statements = 0
-        self._unstated = list(range(settings.items))
+        self._unstated: list[int] = []
+        self._add(range(settings.items))
+        # For each category, the day at which the promotion that was stated is over.
+        self._promoted = [promoted_days(category, settings.start_ms)[1] for category in range(categories)]
         self._availability = self._outages()
         self._out_of_stock: set[int] = set()
 
@@ -125,6 +132,12 @@ class Simulation:
         begins = rng.uniform(0, 1 - OUTAGE, len(items)).tolist()
         found = [(settings.time_ms(begin), item, False) for item, begin in zip(items, begins, strict=True)]
         return sorted([*found, *((settings.time_ms(b + OUTAGE), i, True) for i, b in zip(items, begins, strict=True))])
+
+    def _add(self, items: Iterable[int]) -> None:
+        """Note new items: they are to be stated, and the warehouse may have them."""
+        for item in items:
+            self._unstated.append(item)
+            self._warehouse.add(item)
 
     def share(self) -> float:
         """Return the share of the events that has been generated."""
@@ -146,6 +159,8 @@ class Simulation:
                 if drift.kind == "price":
                     repriced, category = self._context.prices.repriced, self._shop.category
                     self._unstated += [item for item, home in enumerate(category) if home in repriced]
+            if self._warehouse:
+                self._restock(time_ms)
             if self._unstated or self._availability:
                 yield from self._stated_items(time_ms)
             for member in self._newcomers:
@@ -162,6 +177,17 @@ class Simulation:
             if self._events >= settings.events:
                 return
 
+    def _restock(self, time_ms: int) -> None:
+        """Receive what was delivered; note items whose pieces on hand or whose next promotion are to be stated."""
+        self._warehouse.advance(time_ms)
+        self._unstated += sorted(self._warehouse.changed)
+        self._warehouse.changed.clear()
+        over = {category for category, day in enumerate(self._promoted) if day * day_ms <= time_ms}
+        if over:
+            for category in over:
+                self._promoted[category] = promoted_days(category, time_ms)[1]
+            self._unstated += [item for item, category in enumerate(self._shop.category) if category in over]
+
     def _stated_items(self, time_ms: int) -> Iterator[NumberedRecord]:
         """Yield the records of items that are new or have changed."""
         while self._availability and self._availability[0][0] <= time_ms:
@@ -176,11 +202,24 @@ class Simulation:
                 "product_type": line.item_category, "price": price, "currency": CURRENCY,
                 "availability": "out_of_stock" if item in self._out_of_stock else "in_stock",
             }  # fmt: skip
+            if self._warehouse:
+                stated |= self._stock(item, time_ms)
             value = msgspec.json.encode(stated)
             digest = self._digest.add(value)
             yield NumberedRecord(self._statements, time_ms, line.item_id.encode(), value, ITEMS, digest)
             self._statements += 1
         self._unstated.clear()
+
+    def _stock(self, item: int, time_ms: int) -> dict[str, Any]:
+        """Return what is stated of an item's pieces on hand and of its promotion that is on or comes next."""
+        first, last = (at(day * day_ms) for day in promoted_days(self._shop.category[item], time_ms))
+        pieces = self._warehouse.on_hand(item)
+        return {
+            "sale_price": self._context.prices.promoted(self._shop, item, time_ms),
+            "sale_price_effective_date": f"{first}/{last}",
+            **({} if pieces is None else {"quantity": pieces}),
+            **({"availability": "out_of_stock"} if pieces == 0 else {}),
+        }
 
     def _truth(self, time_ms: int, kind: str, what: dict[str, Any]) -> NumberedRecord:
         id_ = f"sim-{self.settings.seed}-truth-{self._truths}"
@@ -246,10 +285,10 @@ class Simulation:
             while self._open and self._open[0][0] <= visit_ms:
                 time_ms, _, steps, step = heapq.heappop(self._open)
                 while new_item_ms is not None and new_item_ms <= time_ms:
-                    self._unstated.append(self._shop.add_new_item())
+                    self._add([self._shop.add_new_item()])
                     new_item_ms = next(new_item_times, None)
                 while waves and waves[0][0] <= time_ms:
-                    self._unstated += self._shop.add_wave(*waves.pop(0)[1:])
+                    self._add(self._shop.add_wave(*waves.pop(0)[1:]))
                 yield step
                 self._push(steps)
             if self._uniform() < settings.bots:

@@ -12,6 +12,7 @@ from headrace.events import Data, EventType, Item
 from producers.demand import Surge
 from producers.groups import Groups
 from producers.shop import Shopper, SimulatedShop, Transitions, best_ranking
+from producers.warehouse import Warehouse
 
 CONTINUE: Final = 0.82
 """Probability of one more view, so that visits have a mean of 1 / (1 - CONTINUE) views."""
@@ -32,7 +33,9 @@ REFUND: Final = 0.07
 REVIEW: Final = 0.05
 BOUGHT_IF_CARTED: Final = (1 - DROP) * CHECKOUT * PAY
 PROMOTION: Final = 0.8
-"""Price factor while a category is on promotion, on two days of every fourteen."""
+"""Price factor while a category is on promotion."""
+PROMOTED, PROMOTED_EVERY = 2, 14
+"""Days of a category's promotion, and days from one to the next."""
 CART_LOGIT: Final = {"level": -3.0, "price": -1.4, "promotion": 0.9, "again": 1.0, "evening": 0.35}
 """Logit coefficients of an add_to_cart: intercept, log of the price over the category's typical one, promotion, item
 viewed before, evening. Each category and each shopper adds an intercept."""
@@ -65,6 +68,10 @@ class Prices(NamedTuple):
         """Return an item's price without promotions."""
         return self._priced(shop, item, time_ms, 1.0)
 
+    def promoted(self, shop: SimulatedShop, item: int, time_ms: int) -> float:
+        """Return an item's price on promotion."""
+        return self._priced(shop, item, time_ms, PROMOTION)
+
     def _priced(self, shop: SimulatedShop, item: int, time_ms: int, factor: float) -> float:
         category = shop.category[item]
         price = shop.price[item] * factor
@@ -86,6 +93,7 @@ class VisitContext(NamedTuple):
     uniform: Callable[[], float]
     schedule: Callable[[VisitStep], None]
     groups: Groups
+    warehouse: Warehouse
 
     def line_item(self, item: int, time_ms: int) -> Item:
         """Return an item as a line of an event."""
@@ -122,6 +130,7 @@ class Visit:
         self._surge, self._surging = surge, surge is not None and surge.here
         self._session = f"{shopper.id}-{shopper.visits}"
         self._cart: list[Item] = []
+        self._reserved: list[tuple[int, int]] = []  # pieces in the cart by item
         self._shown: list[tuple[int, float]] = []
 
     def steps(self) -> Iterator[VisitStep]:
@@ -137,11 +146,13 @@ class Visit:
             carted = uniform() < self._cart_chance(item, viewed)
             self._shopper.memory.append(item)
             if carted:
-                yield from self._carting(viewed.data.items[0])
+                yield from self._carting(item, viewed.data.items[0])
             if uniform() > CONTINUE:
                 break
         if self._cart and uniform() < CHECKOUT:
             yield from self._checkout()
+        for item, pieces in self._reserved:
+            self._context.warehouse.reserve(item, -pieces)
 
     def _step(self, type_: EventType, pause_s: float, **data: Any) -> VisitStep:
         self._time_ms += int(-1000 * pause_s * math.log(1.0 - self._context.uniform())) + 1
@@ -217,6 +228,8 @@ class Visit:
         return viewed._replace(truth={"recall_at_20": round(recall, 6), "rank": rank, "purchase": round(bought, 6)})
 
     def _cart_chance(self, item: int, viewed: VisitStep) -> float:
+        if not self._context.warehouse.free(item, 1):
+            return 0.0
         shop, logit, time_ms = self._context.shop, CART_LOGIT, viewed.time_ms
         category, price = shop.category[item], viewed.data.items[0].price or 0.01
         score = logit["level"] + self._context.levels[category] + self._shopper.cart_tendency
@@ -226,8 +239,9 @@ class Visit:
         score += logit["evening"] * (18 <= time_ms // hour_ms % 24 <= 22)
         return 1.0 / (1.0 + math.exp(-score))
 
-    def _carting(self, line_item: Item) -> Iterator[VisitStep]:
+    def _carting(self, item: int, line_item: Item) -> Iterator[VisitStep]:
         pieces = self._context.groups.pieces(self._shopper, 1 if self._context.uniform() < 0.85 else 2)
+        pieces = self._context.warehouse.free(item, pieces)
         line_item = msgspec.structs.replace(line_item, quantity=pieces)
         yield self._step("add_to_cart", 15.0, items=[line_item], currency=CURRENCY, value=total_price([line_item]))
         if self._context.uniform() < DROP:
@@ -236,6 +250,8 @@ class Visit:
             )
         else:
             self._cart.append(line_item)
+            self._reserved.append((item, pieces))
+            self._context.warehouse.reserve(item, pieces)
 
     def _checkout(self) -> Iterator[VisitStep]:
         uniform, cart, order, shopper_id = (
@@ -249,6 +265,9 @@ class Visit:
         if uniform() >= PAY:
             return
         yield self._step("purchase", 60.0, items=cart, currency=CURRENCY, value=value, transaction_id=order)
+        for item, pieces in self._reserved:
+            self._context.warehouse.sell(item, pieces)
+        self._reserved.clear()
         if (sent_back := self._context.groups.sent_back(self._shopper, cart)) is not None:
             self._give_back(order, *sent_back)
         elif uniform() < REFUND:
@@ -317,4 +336,16 @@ def total_price(lines: list[Item]) -> float:
 
 def on_promotion(category: int, time_ms: int) -> bool:
     """Return whether a category is on promotion: two days of every fourteen, staggered by category."""
-    return (time_ms // day_ms + 5 * category) % 14 < 2
+    return (time_ms // day_ms + 5 * category) % PROMOTED_EVERY < PROMOTED
+
+
+def promoted_days(category: int, time_ms: int) -> tuple[int, int]:
+    """Return the first day of a category's promotion that is on or comes next, and the day after it, since the epoch.
+
+    >>> promoted_days(0, 0), promoted_days(0, 2 * day_ms), promoted_days(1, 9 * day_ms)
+    ((0, 2), (14, 16), (9, 11))
+    """
+    day = time_ms // day_ms
+    since = (day + 5 * category) % PROMOTED_EVERY
+    first = day - since + (0 if since < PROMOTED else PROMOTED_EVERY)
+    return first, first + PROMOTED

@@ -240,6 +240,9 @@ def simulate(
     returners: Annotated[
         float | None, typer.Option(help="Share of the shoppers who come often, and send most of it back days later")
     ] = None,
+    stocked: Annotated[
+        float | None, typer.Option(help="Share of the items whose stock is limited, which are stated with it")
+    ] = None,
     gateway: Annotated[
         str | None, typer.Option(help="URL of a gateway to send to instead of the log; it takes no truth")
     ] = None,
@@ -264,6 +267,7 @@ def simulate(
     given = {
         "events": events, "seed": seed, "items": items, "shoppers": shoppers, "days": days, "outages": outages,
         "season": season, "churners": churners, "big_spenders": big_spenders, "returners": returners,
+        "stocked": stocked,
     }  # fmt: skip
     shop = msgspec.structs.replace(
         SimulationSettings(), **{name: value for name, value in given.items() if value is not None}

@@ -108,6 +108,55 @@ def test_each_item_is_stated_before_its_first_event_as_events_describe_it() -> N
     assert regular > 0.7 * sum(len(event.data.items) for event in events(SMALL)), "the others are on promotion"
 
 
+STOCKED = msgspec.structs.replace(STABLE, stocked=0.6)
+
+
+def test_nobody_buys_more_than_the_warehouse_has() -> None:
+    on_hand: dict[str, int] = {}
+    stated = 0
+    ran_out, received = set(), 0
+    for record in run(STOCKED):
+        value = json.loads(record.value)
+        if record.topic == ITEMS and "quantity" in value:
+            stated += 1
+            item = value["id"]
+            assert value["quantity"] >= on_hand.get(item, 0) if item in on_hand else value["quantity"] >= 2
+            received += value["quantity"] - on_hand.get(item, value["quantity"])
+            on_hand[item] = value["quantity"]
+            if not value["quantity"]:
+                ran_out.add(item)
+                assert value["availability"] == "out_of_stock"
+        elif record.topic == EVENTS and value["type"] == "purchase":
+            for line in value["data"]["items"]:
+                if line["item_id"] in on_hand:
+                    on_hand[line["item_id"]] -= line.get("quantity", 1)
+                    assert on_hand[line["item_id"]] >= 0
+    assert stated > 500
+    assert len(ran_out) > 20
+    assert received > 100
+    assert 0.5 * STOCKED.items < len(on_hand) < 0.8 * STOCKED.items
+
+
+def test_promotions_are_stated_before_events_have_their_prices() -> None:
+    stated: dict[str, dict[str, Any]] = {}
+    promoted = 0
+    for record in run(STOCKED):
+        value = json.loads(record.value)
+        if record.topic == ITEMS:
+            stated[value["id"]] = value
+        elif record.topic == EVENTS and value["type"] == "view_item":
+            line, time_ms = value["data"]["items"][0], record.time_ms
+            known = stated[line["item_id"]]
+            first, last = (
+                datetime.fromisoformat(one).timestamp() * 1000 for one in known["sale_price_effective_date"].split("/")
+            )
+            assert time_ms < last
+            on = time_ms >= first
+            promoted += on
+            assert line["price"] == known["sale_price" if on else "price"]
+    assert promoted > 500
+
+
 def test_items_are_stated_again_when_prices_drift() -> None:
     first: dict[str, ItemRecord] = {}
     factors = set()
