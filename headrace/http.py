@@ -41,6 +41,8 @@ class _RestOfPath(Convertor[str]):
 
 
 register_url_convertor("whole", _RestOfPath())
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet takes for a formula."""
 _TOO_LARGE: Final = Problem(
     "too-large", f"wanted a body of at most {question_bytes_max} bytes, found more", closes=True
 )
@@ -69,14 +71,25 @@ def json_lines(bodies: Iterable[object]) -> Response:
     return StreamingResponse(lines(), media_type="application/jsonl")
 
 
-def csv_table(rows: Iterable[Sequence[Any]]) -> Response:
-    """Return an answer of CSV (RFC 4180).
+def _cell(value: Any) -> Any:
+    """Return a value as a cell that a spreadsheet shows and does not compute: ids are what anybody has sent.
 
-    >>> csv_table([("shopper", "why"), ("ann", "slower, and gone")]).body
-    b'shopper,why\\r\\nann,"slower, and gone"\\r\\n'
+    >>> _cell("-1+2"), _cell("ann"), _cell(-3.5)
+    ("'-1+2", 'ann', -3.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def csv_table(rows: Iterable[Sequence[Any]]) -> Response:
+    """Return an answer of CSV (RFC 4180). A text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    >>> csv_table([("shopper", "why"), ("ann", "slower, gone"), ("=1+2", -3.5)]).body.decode().split("\\r\\n")
+    ['shopper,why', 'ann,"slower, gone"', "'=1+2,-3.5", '']
+
+    Source: OWASP, "CSV Injection".
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows(map(_cell, row) for row in rows)
     return Response(text.getvalue(), media_type="text/csv; header=present")
 
 
