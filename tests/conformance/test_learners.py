@@ -1,5 +1,6 @@
 """Every learner passes the checks that ship with the package, and the checks detect faulty learners."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from learners.checks.problem import (
     check_round_trip,
     check_same_in_every_process,
 )
+from learners.demand.family import DemandFamily
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
 from learners.exploration.family import ExplorationFamily
@@ -156,6 +158,18 @@ def counts_each_order_once(fold: FamilyFold) -> bool:
     return float(fold.family.shoppers.in_use[:, ORDERS].sum()) == 40
 
 
+def counts_each_piece_once(fold: FamilyFold) -> bool:
+    """Return whether each of the lesson's pieces is counted once, in its week."""
+    assert isinstance(fold.family, DemandFamily)
+    fold.family.sales.apply()
+    items = Counter(line.item_id for one in orders_paid_twice()[:40] for line in one.data.items)
+    slots = {item: fold.family.sales.slot(item) for item in items}
+    return all(
+        slot is not None and sum(sold for _, sold, _ in fold.family.sales.course(slot, 60)) == items[item]
+        for item, slot in slots.items()
+    )
+
+
 FAMILIES = {
     "desk": family(
         Desk,
@@ -196,6 +210,7 @@ FAMILIES = {
     "shopper_value": family(
         ValueFamily, counts_each_order_once, orders_paid_twice(), [Desk], shoppers_max=100, orders_max=64, sample_max=16
     ),
+    "demand": family(DemandFamily, counts_each_piece_once, orders_paid_twice(), [Desk], items_max=48),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500
     ),
