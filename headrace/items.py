@@ -53,7 +53,7 @@ _TEXTS: Final = {
 """Fields in which a number counts as text, and the length at which names are cut. Longer ids and links are unusable."""
 _AMOUNTS: Final = frozenset({"price", "cost_of_goods_sold", "sale_price"})
 _NUMBERS: Final = frozenset(
-    {"quantity", "lead_time_days", "lead_time_spread_days", "pack_size", "minimum_order", "shelf_life_days"}
+    {"quantity", "on_order", "lead_time_days", "lead_time_spread_days", "pack_size", "minimum_order", "shelf_life_days"}
 )
 """Fields in which a text of digits counts as the number, as feeds write it."""
 _AVAILABILITIES: Final[Mapping[str, Availability]] = {
@@ -99,6 +99,7 @@ class ItemDocument(Struct):
     pack_size: Count | None = None
     minimum_order: Count | None = None
     shelf_life_days: Annotated[float, Meta(gt=0, le=3_650)] | None = None
+    on_order: Quantity | None = None
 
 
 class ItemRecord(Struct, frozen=True):
@@ -108,7 +109,8 @@ class ItemRecord(Struct, frozen=True):
     be bought: it is neither out of stock nor retired. `retired` is whether the shop no longer sells it. `seller` is
     which of a marketplace's sellers offers it.
 
-    `quantity` is how many pieces were on hand when the record was written, None if that is not stated. From
+    `quantity` is how many pieces were on hand when the record was written, None if that is not stated;
+    `on_order` how many have been ordered from the supplier and have not arrived. From
     `sale_from_ms` until before `sale_until_ms` the price is one of `sale_prices`, if there are any. Of the supply:
     `lead_time_days` pass from an order until it arrives, with the standard deviation `lead_time_spread_days`; orders
     are multiples of `pack_size` and of at least `minimum_order` pieces; a piece can be sold for `shelf_life_days`.
@@ -135,6 +137,7 @@ class ItemRecord(Struct, frozen=True):
     pack_size: int = 1
     minimum_order: int = 1
     shelf_life_days: float | None = None
+    on_order: float = 0.0
 
     def on_sale(self, time_ms: int) -> bool:
         """Return whether the item is sold at its sale price at a time."""
@@ -189,7 +192,7 @@ def decode(record: Record) -> ItemRecord | Rejection:
         _amounts(document.cost_of_goods_sold, document.currency), document.quantity,
         _amounts(document.sale_price, document.currency), *sale,
         document.lead_time_days, document.lead_time_spread_days, document.pack_size or 1, document.minimum_order or 1,
-        document.shelf_life_days,
+        document.shelf_life_days, document.on_order or 0.0,
     )  # fmt: skip
 
 

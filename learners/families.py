@@ -24,11 +24,12 @@ from learners.profiles.family import ProfilesFamily
 from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
 from learners.segments.family import SegmentsFamily
+from learners.stock.family import StockFamily
 from learners.value.family import ValueFamily
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, ValueFamily, DemandFamily, PlacementsFamily,
-    ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
+    Desk, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, ValueFamily, DemandFamily, StockFamily,
+    PlacementsFamily, ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""
 

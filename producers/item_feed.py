@@ -37,6 +37,7 @@ COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "pack_size": ("pack_size",),
     "minimum_order": ("minimum_order",),
     "shelf_life_days": ("shelf_life_days",),
+    "on_order": ("on_order",),
 }
 """The columns of a feed that are read, by the field of a record, and the names of each. The others are optional."""
 REQUIRED: Final = ("id", "title", "availability")

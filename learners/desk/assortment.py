@@ -57,13 +57,13 @@ class Assortment:
     def note(self, stated: ItemRecord, time_ms: int) -> bool:
         """Note what the shop states of an item; return whether it differs from what was stated before.
 
-        A level alone, which changes with each sale, is noted and does not count as a difference.
+        Levels alone, which change with each sale, are noted and do not count as a difference.
         """
         before = self._items.get(stated.id)
         if before == stated:
             return False
-        if before is not None and before.quantity != stated.quantity:
-            levelled = replace(before, quantity=stated.quantity)
+        if before is not None and (before.quantity, before.on_order) != (stated.quantity, stated.on_order):
+            levelled = replace(before, quantity=stated.quantity, on_order=stated.on_order)
             if levelled == stated:
                 self._items[stated.id] = levelled
                 self._items.move_to_end(stated.id)
@@ -137,5 +137,5 @@ def from_version_2(state: State) -> State:
 
 def from_version_3(state: State) -> State:
     """Return the state of an assortment of today; one of version 3 knew no levels, no sales and no supply."""
-    unknown: list[Any] = [None, {}, 0, FOREVER_MS, None, None, 1, 1, None]
+    unknown: list[Any] = [None, {}, 0, FOREVER_MS, None, None, 1, 1, None, 0.0]
     return {**state, "records": [[*fields, *unknown] for fields in state["records"]]}

@@ -172,7 +172,7 @@ def quantiles(demand: Demand, levels: Floats) -> Floats:
     share = (np.minimum(levels, at[-1]) - at[low]) / (at[low + 1] - at[low])
     found = known[low] + share[:, None] * (known[low + 1] - known[low])
     scale = (given[-1] - given[-2]) / math.log((1 - LEVELS[-2]) / (1 - LEVELS[-1]))
-    tail = np.maximum(0.0, np.log((1 - LEVELS[-1]) / np.maximum(1 - levels, 1e-9)))
+    tail = np.array([max(0.0, math.log((1 - LEVELS[-1]) / max(1 - level, 1e-9))) for level in levels.tolist()])
     return np.asarray(found + tail[:, None] * scale)
 
 
@@ -277,5 +277,6 @@ def gamma(mean: Floats, variance: Floats, at: Sequence[float] = LEVELS) -> Float
     """
     shape = np.maximum(mean, 1e-12) ** 2 / np.maximum(variance, 1e-12)
     width = 1 / (9 * np.maximum(shape, 1e-3))
-    found = [mean * np.maximum(1 - width + _NORMAL.inv_cdf(level) * np.sqrt(width), 0.0) ** 3 for level in at]
-    return np.asarray(found)
+    spread = np.sqrt(width)
+    roots = [np.maximum(1 - width + _NORMAL.inv_cdf(level) * spread, 0.0) for level in at]
+    return np.asarray([mean * root * root * root for root in roots])

@@ -16,6 +16,7 @@ censored where stock ends); Cesa-Bianchi and Lugosi, "Prediction, learning, and 
 The shares of a day and of a sale as exposure are those of a Poisson rate with a gamma prior.
 """
 
+from math import fsum
 from typing import Final, Self
 
 import numpy as np
@@ -52,7 +53,8 @@ class Rates:
 
     Attributes:
         days: how many days have ended.
-        uplift_lines, uplift_expected: of the shop: lines at sales' prices, and how many were expected without.
+        lines: lines and their pieces, of about a year. Shape (2, I)
+        shop: lines at sales' prices, and how many were expected without; pieces and lines of all items.
 
     Shapes: arrays: (I,); those by half-life: (H, I)
     """
@@ -64,9 +66,9 @@ class Rates:
         self._foretold = np.zeros((len(HALF_LIVES), items))  # the rates at its begin
         self._losses = np.zeros((len(HALF_LIVES), items))
         self._errors = np.zeros((2, items))  # squared errors of weeks, and the means that were foretold
-        self._lines = np.zeros((2, items))  # lines and their pieces
+        self.lines = np.zeros((2, items))
         self._promoted = np.zeros((2, items))  # pieces at sales' prices, and how many were expected without
-        self.shop = np.array([*_uplift_begin, 0.0, 0.0, 0.0])  # uplift; pieces, exposure and lines of all items
+        self.shop = np.array([*_uplift_begin, 0.0, 0.0])
 
     def __len__(self) -> int:
         return self._sums.shape[1]
@@ -83,11 +85,21 @@ class Rates:
         for name in _BY_ITEM:
             getattr(self, name)[:, slot] = 0.0
 
+    def keep(self, kept: Slots) -> None:
+        """Keep the items of some slots, which move to the first slots; the others are begun anew."""
+        for name in _BY_ITEM:
+            one = getattr(self, name)
+            one[:, : len(kept)], one[:, len(kept) :] = one[:, kept], 0.0
+
+    def take_back(self, slot: int, pieces: float) -> None:
+        """Take back pieces of an earlier day, as they were returned."""
+        self._sums[:, slot] = np.maximum(self._sums[:, slot] - pieces, 0.0)
+
     @property
     def line(self) -> Floats:
         """The mean pieces of a line, the shop's where an item has few. Shape (I,)"""
-        shop = (self.shop[2] + 1.0) / (self.shop[4] + 1.0)
-        return np.asarray((self._lines[1] + 2.0 * shop) / (self._lines[0] + 2.0))
+        shop = (self.shop[2] + 1.0) / (self.shop[3] + 1.0)
+        return np.asarray((self.lines[1] + 2.0 * shop) / (self.lines[0] + 2.0))
 
     @property
     def rate(self) -> Floats:
@@ -129,16 +141,15 @@ class Rates:
         here, uplift = 1.0 - away, self.uplift
         expected = self.rate * here
         self._promoted += np.where(promoted, (pieces, expected), 0.0)
-        self.shop[:2] += np.add.reduce(np.where(promoted, (pieces, expected), 0.0) / self.line, axis=1)
+        sold = np.where(promoted, (pieces, expected), 0.0) / self.line
+        self.shop[:2] += fsum(sold[0].tolist()), fsum(sold[1].tolist())  # exact, so in any order
         exposed = np.where(promoted, uplift, 1.0) * here
         for k, half_life in enumerate(HALF_LIVES):
             faded = 1 - (1 - power_of_two(-1 / half_life)) * here  # what is away is not forgotten
             self._sums[k], self._exposed[k] = self._sums[k] * faded + pieces, self._exposed[k] * faded + exposed
         kept = power_of_two(-1 / (8 * HALF_LIVES[1]))
-        self.shop[2:] = self.shop[2:] * kept + (
-            np.add.reduce(pieces), np.add.reduce(exposed), np.add.reduce(lines)
-        )  # fmt: skip
-        self._lines = self._lines * kept + (lines, pieces)
+        self.shop[2:] = self.shop[2:] * kept + (fsum(pieces.tolist()), fsum(lines.tolist()))
+        self.lines = self.lines * kept + (lines, pieces)
         self._week += (pieces, exposed)
         self.days += 1
         if self.days % _week == 0:
@@ -181,10 +192,15 @@ class Rates:
 
         return within
 
-    def state(self) -> State:
-        """Return all of it."""
+    def exposed(self, slots: Slots) -> Floats:
+        """Return of how many days sales are known, the older ones less. Shape (S,)"""
+        return np.asarray(self._exposed[-1, slots])
+
+    def state(self, count: int | None = None) -> State:
+        """Return all of it, or that of the first slots."""
+        used = slice(0, count)
         return {"days": self.days, "shop": self.shop.copy()} | {
-            name.strip("_"): getattr(self, name).copy() for name in _BY_ITEM
+            name.strip("_"): getattr(self, name)[:, used].copy() for name in _BY_ITEM
         }
 
     @classmethod
@@ -197,4 +213,4 @@ class Rates:
         return found
 
 
-_BY_ITEM: Final = ("_sums", "_exposed", "_week", "_foretold", "_losses", "_errors", "_lines", "_promoted")
+_BY_ITEM: Final = ("_sums", "_exposed", "_week", "_foretold", "_losses", "_errors", "lines", "_promoted")

@@ -43,6 +43,7 @@ NAMES: Final = {
     "pack_size": ("pack_size",),
     "minimum_order": ("minimum_order",),
     "shelf_life_days": ("shelf_life_days",),
+    "on_order": ("on_order",),
 }
 """For each field of an item but its id, prices and cost, what it may be called, the first that is stated; of an array,
 its first element. The APIs write each name in camel case."""

@@ -79,9 +79,16 @@ def test_a_record_states_the_supply() -> None:
         "pack_size": "6",
         "minimum_order": 12,
         "shelf_life_days": 30,
+        "on_order": "5",
     }
     assert stated(supply) == ItemRecord(
-        "sku-1", lead_time_days=7, lead_time_spread_days=2.5, pack_size=6, minimum_order=12, shelf_life_days=30
+        "sku-1",
+        lead_time_days=7,
+        lead_time_spread_days=2.5,
+        pack_size=6,
+        minimum_order=12,
+        shelf_life_days=30,
+        on_order=5,
     )
     unusable = {
         "lead_time_days": -1,
