@@ -28,7 +28,7 @@ from learners.stock.family import StockFamily
 from learners.value.family import ValueFamily
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, ValueFamily, DemandFamily, StockFamily,
+    Desk, StockFamily, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, ValueFamily, DemandFamily,
     PlacementsFamily, ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""

@@ -6,7 +6,7 @@ items will probably be sold out before an order could arrive. Plans are computed
 (`learners.stock.plan`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, get_args
 
 import numpy as np
@@ -163,6 +163,10 @@ class StockFamily(Family):
         levels.warn(slots, risk >= foreseen_min, simple)
         levels.dead[:] = False
         levels.dead[slots] = self._planner.lasting(slots) >= self._settings.dead_days
+        levels.per_day[slots] = self._planner.per_day(slots, float(day))
+        if watch := levels.watch:
+            for slot in slots.tolist():
+                watch(levels.names[slot])
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Note the level that is stated. What cannot be used is the desk's to reject."""
@@ -178,12 +182,18 @@ class StockFamily(Family):
         """Return how many pieces are on hand, None if no level was stated."""
         return self.levels.on_hand(item)
 
-    def days_left(self, item: str) -> float | None:
-        """Return for how many days the stock of an item will last, None if that is not known."""
-        slot = self.levels.slot(item)
-        if slot is None or np.isnan(self.levels.level[slot]):
-            return None
-        return float(self._planner.days_left(np.array([slot]), self.levels.day + 0.0)[0])
+    def lasts(self, item: str) -> float | None:
+        """Return for how many days the stock of an item is expected to last, None if that is not known."""
+        return self.levels.lasts(item)
+
+    @property
+    def watch(self) -> Callable[[str], None] | None:
+        """Is told each item whose stock has changed: by a sale, a record, or as another day has begun."""
+        return self.levels.watch
+
+    @watch.setter
+    def watch(self, told: Callable[[str], None]) -> None:
+        self.levels.watch = told
 
     def scores(self) -> StockScores:
         """Return how many items are at risk, and how many stock-outs were foreseen."""
@@ -209,7 +219,9 @@ class StockFamily(Family):
     def restore(self, state: State) -> None:
         """Continue where `state` was taken."""
         if "levels" in state:
+            watch = self.levels.watch
             self.levels = Levels.from_state(state["levels"], self._settings.items_max)
+            self.levels.watch = watch
 
     def answer(self, query: StockQuery, now: Now) -> ItemStock:
         """Return the answer to a request over HTTP about an item."""

@@ -3,6 +3,7 @@
 Bounded: the items of which nothing was sold or stated for longest are forgotten, a tenth at once.
 """
 
+from collections.abc import Callable
 from typing import Final, Self
 
 import numpy as np
@@ -40,6 +41,8 @@ class Levels:
         out_ms: since when an item is out of stock, -1 if it is not.
         warned, warned_simple: whether it was told at the day's begin that the item will be sold out.
         dead: whether the stock lasts too long.
+        per_day: what is expected to sell on a day of the next two weeks, NaN before that is known.
+        watch: is told each item whose stock has changed.
         counts: items that sold out, those that were foreseen by us and by the usual rule, and how many were told.
 
     Shapes: arrays: (I,), counts: (5,)
@@ -55,6 +58,7 @@ class Levels:
         for name, dtype, value in _COLUMNS:
             setattr(self, name, np.full(capacity, value, dtype))
         self.counts = np.zeros(5, np.int64)
+        self.watch: Callable[[str], None] | None = None
 
     level: Floats
     stated_ms: NDArray[np.int64]
@@ -64,6 +68,7 @@ class Levels:
     warned: NDArray[np.bool_]
     warned_simple: NDArray[np.bool_]
     dead: NDArray[np.bool_]
+    per_day: Floats
     on_sale: NDArray[np.bool_]
     away: Floats
     pieces: Floats
@@ -161,6 +166,19 @@ class Levels:
             self.level[slot] = max(0.0, float(self.level[slot]) - pieces)
             if self.level[slot] == 0 and self.out_ms[slot] < 0:
                 self._out(slot, time_ms)
+            self._tell(item)
+
+    def _tell(self, item: str) -> None:
+        if self.watch:
+            self.watch(item)
+
+    def lasts(self, item: str) -> float | None:
+        """Return for how many days the stock of an item is expected to last, None if that is not known."""
+        slot = self._slots.get(item)
+        if slot is None:
+            return None
+        lasts = float(self.level[slot] / self.per_day[slot])
+        return None if np.isnan(lasts) else lasts
 
     def _out(self, slot: int, time_ms: int) -> None:
         """Note that an item whose level was known is sold out from now on."""
@@ -190,6 +208,7 @@ class Levels:
             self._in(slot, time_ms)
         self.level[slot] = np.nan if level is None else level
         self.stated_ms[slot], self.sold_since[slot] = time_ms, 0.0
+        self._tell(item)
 
     def _in(self, slot: int, time_ms: int) -> None:
         since = max(int(self.out_ms[slot]), self.day * DAY_MS)
@@ -202,6 +221,7 @@ class Levels:
         if slot is not None:
             self.level[slot], self.out_ms[slot] = np.nan, _IN
             self.warned[slot] = self.warned_simple[slot] = self.dead[slot] = False
+            self._tell(item)
 
     def warn(self, slots: Slots, told: NDArray[np.bool_], simple: NDArray[np.bool_]) -> None:
         """Note which of some items are told to be sold out before an order arrives; of the others none is."""
@@ -245,5 +265,6 @@ _COLUMNS: Final = (
     ("level", np.float64, np.nan), ("stated_ms", np.int64, 0), ("sold_since", np.float64, 0.0),
     ("out_ms", np.int64, _IN), ("touched", np.int64, 0), ("warned", np.bool_, False),
     ("warned_simple", np.bool_, False), ("dead", np.bool_, False), ("on_sale", np.bool_, False),
+    ("per_day", np.float64, np.nan),
     ("away", np.float64, 0.0), ("pieces", np.float64, 0.0), ("lines", np.float64, 0.0), ("monthly", np.float64, 0.0),
 )  # fmt: skip

@@ -38,6 +38,7 @@ _block: Final = 8_192
 _known_days: Final = 28.0
 """Days of which sales must be known before stock counts as dead."""
 _steps: Final = 40
+_soon_days: Final = 14.0
 
 
 class StockQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -233,10 +234,10 @@ class Planner:
         lasts = levels_.level[slots] / np.maximum(levels_.rates.rate[slots], 1e-9)
         return np.where(levels_.rates.exposed(slots) >= _known_days, np.minimum(lasts, days_left_max), 0.0)
 
-    def days_left(self, slots: Slots, now_day: float) -> Floats:
-        """Return in how many days the level of each item is expected to be sold, sales that are announced included."""
-        facts = self.facts(slots)
-        return self._days_left(self._expected(slots, facts, now_day), self._of().level[slots])
+    def per_day(self, slots: Slots, now_day: float) -> Floats:
+        """Return what is expected to sell on a day of the next two weeks, sales that are announced included."""
+        days = np.full(len(slots), _soon_days)
+        return self._expected(slots, self.facts(slots), now_day)(days).mean / _soon_days
 
     def _days_left(self, expected: Expected, at: Floats) -> Floats:
         low, high = np.zeros(len(at)), np.full(len(at), days_left_max)
