@@ -325,10 +325,10 @@ class DemandFamily(Family):
     # Functions that the surface names.
 
     def series(self) -> Iterator[tuple[tuple[str, ...], float]]:
-        """Yield the scores, by horizon and measure."""
+        """Yield the scores, by weeks ahead and measure."""
         for one in self.scores().horizons:
             for measure in _MEASURES:
-                yield (f"{one.weeks}w", measure), getattr(one, measure)
+                yield (f"{one.weeks}", measure), getattr(one, measure)
 
 
 _MEASURES: Final = ("error", "best", "covered")
@@ -389,13 +389,14 @@ DemandFamily.surface = Surface(
     hears=(ITEMS,),
     full_by_design=("demand_lines", "demand_buffered"),
     labels={
-        "horizon": "the two horizons, by default `30d` and `91d`",
+        "weeks_ahead": "`1`, `2` and `4`",
+        "demand_measure": "`error`, `best` (the error of the best simple method) and `covered`",
     },
     metrics=(
         Metric(
             name="headrace_demand_score",
             help="Forecasts of the newest weeks: error by pieces sold, that of the best simple method, share covered.",
-            labels=("horizon", "measure"), read=DemandFamily.series, read_interval_s=10.0,
+            labels=("weeks_ahead", "demand_measure"), read=DemandFamily.series, read_interval_s=10.0,
         ),
     ),
     routes=(

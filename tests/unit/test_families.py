@@ -125,7 +125,7 @@ def test_no_module_outside_writes_a_familys_names(kind: type[Family]) -> None:
 
 COMMON = {"items_max", "shoppers_max", "learning_rate"}
 """Names of settings that are names of other things, too: bounds of tables, a parameter of every gradient descent."""
-WRITTEN_TO = {"/v1/items", "/v1/shoppers", "/v1/shoppers/{shopper}"}
+WRITTEN_TO = {"/v1/items", "/v1/items/{item}", "/v1/shoppers", "/v1/shoppers/{shopper}"}
 """Paths under which the gateway takes what the server tells by a GET."""
 OTHER_ROUNDS = {"produce.py", "demo.py", "picture.py"}
 """Where `rounds` is not the family: the pace of a producer, and the rail of a picture that shows verdicts."""
@@ -148,6 +148,7 @@ def test_the_list_is_the_only_place_that_adds_a_family() -> None:
         "profiles",
         "segments",
         "shopper_value",
+        "demand",
         "placements",
         "experiments",
         "exploration",
@@ -276,7 +277,7 @@ def test_a_family_may_move_to_a_shard_of_its_own(own: str) -> None:
     numbers = {"online": 0, "finetune": 1, "third": 5}
     here = placed(FAMILIES, numbers, {"third": ["purchase"]})
     assert {name: [kind.name for kind in one.kinds] for name, one in here.items()} == {
-        "online": ["desk", "next_item", "profiles", "segments", "shopper_value"],
+        "online": ["desk", "next_item", "profiles", "segments", "shopper_value", "demand"],
         "finetune": ["desk", "placements", "experiments", "exploration", "exposure", "rounds"],
         "third": ["desk", "purchase"],
     }  # fmt: skip
