@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -17,8 +17,6 @@ from learners.families import Placement
 from learners.shop import Shop
 from operators.deployment import Deployment
 from operators.replay.fold import live_fold
-
-PLAN: Final = "/v1/stock/plan.csv"
 
 
 def stock_plan(log: Log, blobs: Blobs, deployment: Deployment, asked: Mapping[str, Any]) -> tuple[Any, list[list[Any]]]:
@@ -42,19 +40,19 @@ def stock_plan(log: Log, blobs: Blobs, deployment: Deployment, asked: Mapping[st
     except msgspec.ValidationError as error:
         raise Misconfigured(f"stock plan: {error}") from None
     found = route.call(shop.families[kind], query, Now(shop.time_ms))
-    assert route.csv is not None, f"{PLAN} is sent as CSV"
+    assert route.csv is not None
     body = {name: getattr(found, name) for name in found.__struct_fields__}
     return found, [list(row) for row in route.csv(body)]
 
 
 def _asked(deployment: Deployment) -> tuple[Placement, str, Route]:
-    """Return the shard that folds stock, the family's name, and its route of the plan."""
+    """Return a shard, the name of its family that plans with a budget, and the family's route of the plan as CSV."""
     for place in deployment.placements.values():
         for kind in place.kinds:
             for route in kind.surface.routes:
-                if route.path == PLAN:
+                if route.csv is not None and "budget" in route.query.__struct_fields__:
                     return place, kind.name, route
-    raise Misconfigured("stock plan: wanted a shard that folds stock, found none")
+    raise Misconfigured("stock plan: wanted a shard of a family that plans stock, found none")
 
 
 def csv_text(rows: list[list[Any]]) -> str:

@@ -52,11 +52,11 @@ class StockSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             " forgotten first. One takes about 0.3 kB.",
         ),
     ] = 32_768
-    lead_time_days: Annotated[
+    supply_days: Annotated[
         float,
         Meta(ge=0, le=365, description="Days from an order until it arrives, of items that state none."),
     ] = 7.0
-    lead_time_spread_days: Annotated[
+    supply_spread_days: Annotated[
         float, Meta(ge=0, le=365, description="Their standard deviation, of items that state none.")
     ] = 3.0
     review_days: Annotated[float, Meta(gt=0, le=90, description="Days between two looks at the plan.")] = 1.0
@@ -72,7 +72,7 @@ class StockSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         float,
         Meta(gt=0, le=10, description="What it costs to keep a piece for a year, as a share of what the shop paid."),
     ] = 0.25
-    order_lines: Annotated[
+    order_cost_lines: Annotated[
         float,
         Meta(
             gt=0,
@@ -124,8 +124,8 @@ class StockFamily(Family):
         self.levels = Levels(settings.items_max)
         self._planner = Planner(
             desk, lambda: self.levels, usual=Usual(
-                settings.lead_time_days, settings.lead_time_spread_days, settings.review_days, settings.margin,
-                settings.holding_a_year, settings.order_lines, settings.dead_days, settings.plan_days,
+                settings.supply_days, settings.supply_spread_days, settings.review_days, settings.margin,
+                settings.holding_a_year, settings.order_cost_lines, settings.dead_days, settings.plan_days,
             ),
         )  # fmt: skip
 

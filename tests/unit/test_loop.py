@@ -1112,7 +1112,7 @@ def test_a_third_shard_learns_beside_the_online_shard(opened: Log, blobs: Blobs)
     first, third = (one.shard for one in placements)
     assert (first.journal.number, third.journal.number) == (0, 2)
     assert (list(loops[first].fold.families), list(loops[third].fold.families)) == (
-        ["desk", "next_item", "profiles", "segments", "shopper_value", "demand"],
+        ["desk", "stock", "next_item", "profiles", "segments", "shopper_value", "demand"],
         ["desk", "purchase"],
     )
     assert purchase(loops[third].fold).scores().judged > 0
@@ -1126,6 +1126,7 @@ def test_a_third_shard_learns_beside_the_online_shard(opened: Log, blobs: Blobs)
         b"purchase",
         b"segments",
         b"shopper_value",
+        b"stock",
     ]
     assert len(values(opened, LETTERS)) == 4, "one of the two writes the dead letters"
 

@@ -421,7 +421,8 @@ def test_status_of_a_log(log: Log, deployment: Deployment) -> None:
     assert "log memory:" in text
     assert re.search(r"^events +4 +4,0\d\d ", text, re.MULTILINE)
     assert re.search(
-        r"online \(next_item, purchase, profiles, segments, shopper_value, demand\): [\d,]+ journal entries", text
+        r"online \(stock, next_item, purchase, profiles, segments, shopper_value, demand\): [\d,]+ journal entries",
+        text,
     )
     assert re.search(r"^events/3 +[\d,]+ +0$", text, re.MULTILINE)
     assert "finetune (placements, experiments, exploration, exposure, rounds): has never run on this log" in text
@@ -443,7 +444,7 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
     )
     online, finetune = found["shards"]
     assert (
-        f"online (next_item, purchase, profiles, segments, shopper_value, demand): {online['entries']:,} journal entries"
+        f"online (stock, next_item, purchase, profiles, segments, shopper_value, demand): {online['entries']:,} journal entries"
         in text
     )
     assert (online["snapshot"] is None) == ("no snapshot yet" in text)
@@ -454,6 +455,7 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
     for one in found["scores"]:
         assert f"{one['family']}: scores after {one['events']:,} events learned" in text
     assert [one["family"] for one in found["scores"]] == [
+        "stock",
         "next_item",
         "purchase",
         "profiles",
