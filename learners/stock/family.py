@@ -242,12 +242,13 @@ class StockFamily(Family):
             yield (name,), count
 
     def told(self) -> Iterator[tuple[tuple[str, ...], float]]:
-        """Yield how many items sold out, and how many of these were foreseen."""
-        for name, count in zip(_TOLD, self.levels.counts.tolist(), strict=False):
+        """Yield how many items sold out, how many of these were foreseen, and how often one was told."""
+        counts = self.levels.counts.tolist()
+        for name, count in zip(_TOLD, (counts[0], counts[1], counts[3]), strict=True):
             yield (name,), count
 
 
-_TOLD: Final = ("all", "foreseen")
+_TOLD: Final = ("all", "foreseen", "told")
 
 
 def _rows(scores: StockScores) -> Iterable[tuple[Any, ...]]:
@@ -268,11 +269,12 @@ StockFamily.surface = Surface(
             labels=("risk",), label_values=get_args(Risk), read=StockFamily.risks, read_interval_s=10.0,
         ),
         Metric(
-            name="headrace_stock_outs_total", help="Items that sold out, and those of them that were foreseen.",
+            name="headrace_stock_outs_total",
+            help="Items that sold out, those of them that were foreseen, and how often one was told.",
             kind="counter", labels=("outs",), label_values=_TOLD, read=StockFamily.told,
         ),
     ),
-    labels={"risk": ", ".join(f"`{one}`" for one in get_args(Risk)), "outs": "`all` and `foreseen`"},
+    labels={"risk": ", ".join(f"`{one}`" for one in get_args(Risk)), "outs": "`all`, `foreseen` and `told`"},
     routes=(
         Route(
             path="/v1/items/{item}/stock",

@@ -131,8 +131,8 @@ OTHERS = {
     "rounds": ("produce.py", "demo.py", "picture.py"),
     "stock": ("cli/stock.py", "cli/__init__.py", "demand/family.py"),
 }
-"""Where `rounds` is not the family: the pace of a producer, and the rail of a picture that shows verdicts. Where `stock`
-is not: the command, and what demand keeps of items that are out of stock."""
+"""Where `rounds` is not the family: the pace of a producer, and the rail of a picture that shows verdicts. Where
+`stock` is not: the command, and what demand keeps of items out of stock."""
 EXAMPLES = {
     "operators/cli/app.py: 'A setting as in headrace.toml, e.g. rounds.round_events=5000'",
     "operators/cli/app.py: ': wanted TABLE.NAME=VALUE, e.g. rounds.round_events=5000'",

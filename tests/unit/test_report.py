@@ -444,8 +444,8 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
     )
     online, finetune = found["shards"]
     assert (
-        f"online (stock, next_item, purchase, profiles, segments, shopper_value, demand): {online['entries']:,} journal entries"
-        in text
+        "online (stock, next_item, purchase, profiles, segments, shopper_value, demand):"
+        f" {online['entries']:,} journal entries" in text
     )
     assert (online["snapshot"] is None) == ("no snapshot yet" in text)
     for one in online["positions"]:
