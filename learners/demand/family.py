@@ -20,8 +20,9 @@ from headrace.surface import Chart, Metric, Now, Quality, Route, Surface, Table,
 from headrace.topics import DAY_MS, ITEMS
 from learners.demand.forecaster import CLASSES, HORIZONS, SIMPLE, Demand, Forecast, Forecaster, Judged
 from learners.demand.model import MEDIAN
-from learners.demand.sales import Sales, Slots, weeks_max
-from learners.desk.family import Desk
+from learners.demand.page import PAGE
+from learners.demand.sales import Sales, Slots, number_of, weeks_max
+from learners.desk.family import Desk, DeskSettings
 from learners.family import Family, Merges, Moment, Part
 
 _day_s: Final = DAY_MS / 1_000
@@ -161,7 +162,7 @@ class DemandFamily(Family):
         """Learn from one event."""
         if event.type == "purchase":
             day = self._turn(event.time_ms)
-            sales, buyer = self.sales, event.shopper
+            sales, buyer = self.sales, number_of(event.shopper)
             for line in event.data.items:
                 sales.buy(line.item_id, buyer, day, line.quantity, line.price)
                 if len(sales) > sales.items_max:
@@ -171,7 +172,7 @@ class DemandFamily(Family):
         elif event.type == "refund":
             self._turn(event.time_ms)
             for line in self._desk.orders.returned:
-                self.sales.give_back(line.item_id, event.shopper, line.quantity)
+                self.sales.give_back(line.item_id, number_of(event.shopper), line.quantity)
 
     def _turn(self, time_ms: int) -> int:
         """Begin a week if another one has come; return the day."""
@@ -322,6 +323,13 @@ class DemandFamily(Family):
             count = min(len(names), settings.items_max)
             self._away_ms = dict(list(zip(names, since_ms, strict=True))[-count:])
 
+    @classmethod
+    def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
+        """Return an empty state beside the online shard's: 0.3.0 learned no demand."""
+        if "buying" not in fold:
+            return None
+        return {}, cls(DemandSettings(), {Desk.name: Desk(DeskSettings(), {})}).state()
+
     # Functions that the surface names.
 
     def series(self) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -419,6 +427,7 @@ DemandFamily.surface = Surface(
         ),
     ),
     charts=(Chart(title="error of forecasts of demand", lines=_lines),),
+    pages=(PAGE,),
     quality=Quality(
         name="error of demand one week ahead",
         of=lambda scores: one.error if (one := _nearest(scores)) else None,

@@ -249,7 +249,8 @@ class Forecaster:
         ]
         quantiles = np.maximum.accumulate(np.stack(columns, axis=1), axis=1)
         high = self._read(raw.quantiles, groups, self.upper[place])
-        return Forecast(raw.mean, quantiles), np.minimum(quantiles[:, 0], high), high
+        # Pieces are whole: if the low end is below 1, none is within the interval.
+        return Forecast(raw.mean, quantiles), np.floor(np.minimum(quantiles[:, 0], high)), high
 
     def _forecast(self) -> None:
         sales = self.sales

@@ -117,17 +117,18 @@ class Sales:
             one = getattr(self, name)
             setattr(self, name, np.concatenate([one, np.zeros((len(one), more), one.dtype)], axis=1))
 
-    def buy(self, item: str, buyer: str, day: int, pieces: float, price: float | None) -> None:
+    def buy(self, item: str, buyer: int, day: int, pieces: float, price: float | None) -> None:
         """Note a line that was bought. The week must have been turned to.
 
         Args:
+            buyer: as `number_of`.
             day: in days since the epoch.
             price: of a piece, None if it is not known.
         """
         slot = self._slots.get(item)
         if slot is None:
             slot = self.enter(item)
-        self._buffer.append((slot, day, pieces, -1.0 if price is None else price, crc32(buyer.encode())))
+        self._buffer.append((slot, day, pieces, -1.0 if price is None else price, buyer))
         if len(self._buffer) >= buffered_max:
             self.apply()
 
@@ -192,7 +193,7 @@ class Sales:
         self._next_line = int((self._next_line + len(slots)) % lines_max)
         self._remembered = min(lines_max, self._remembered + len(slots))
 
-    def give_back(self, item: str, buyer: str, pieces: float) -> None:
+    def give_back(self, item: str, buyer: int, pieces: float) -> None:
         """Take back what was returned, in the weeks when the buyer bought it, the newest line first.
 
         Pieces of lines that are not remembered are not taken back.
@@ -202,8 +203,8 @@ class Sales:
         if slot is None:
             self.uncounted += pieces
             return
-        number, used = crc32(buyer.encode()), slice(0, self._remembered)
-        found = np.flatnonzero((self._line_slots[used] == slot) & (self._line_buyers[used] == number))
+        used = slice(0, self._remembered)
+        found = np.flatnonzero((self._line_slots[used] == slot) & (self._line_buyers[used] == buyer))
         age = (self._next_line - 1 - found) % lines_max
         for place in found[np.argsort(age)].tolist():
             bought, learned = self._line_pieces[:, place].tolist()
@@ -414,3 +415,12 @@ _weekday_half_life: Final = 26.0
 """Weeks after which what a weekday sold counts half."""
 _weekday_prior: Final = 20.0
 """Usual lines of the shop's weekdays that each item is given."""
+
+
+def number_of(buyer: str) -> int:
+    """Return the number under which a buyer's lines are remembered.
+
+    >>> number_of("anna")
+    559726263
+    """
+    return crc32(buyer.encode())

@@ -443,10 +443,8 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
         rf"^events +4 +{events['held']:,} +{' '.join(f'{end:,}' for end in events['ends'])} *$", text, re.M
     )
     online, finetune = found["shards"]
-    assert (
-        "online (stock, next_item, purchase, profiles, segments, shopper_value, demand):"
-        f" {online['entries']:,} journal entries" in text
-    )
+    families = "stock, next_item, purchase, profiles, segments, shopper_value, demand"
+    assert f"online ({families}): {online['entries']:,} journal entries" in text
     assert (online["snapshot"] is None) == ("no snapshot yet" in text)
     for one in online["positions"]:
         assert re.search(rf"^{one['partition']} +{one['position']:,} +{one['lag']:,}$", text, re.MULTILINE)
