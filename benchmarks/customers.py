@@ -63,11 +63,11 @@ def load(path: Path) -> tuple[list[Event], int]:
                 event.shopper, event.time_ms = record.key.decode(), record.time_ms
                 found.append(event)
         return found, ASKED_MS
-    found = list(_baskets(path))
+    found = list(baskets(path))
     return found, found[-1].time_ms - Horizons().far * DAY_MS
 
 
-def _baskets(path: Path) -> Iterator[Event]:
+def baskets(path: Path) -> Iterator[Event]:
     """Yield the items of each user and day as an order."""
     with gzip.open(path, "rt") as file:
         rows = csv.reader(file, delimiter="\t")

@@ -9,11 +9,16 @@ does not keep an item from being out of stock or retired; `ignored` names such f
 generated from these types: it admits exactly the documents that `decode` does not reject, apart from what depends on
 the record.
 
+An item may state how many pieces are on hand, when it is sold for less, and how it is bought from its supplier. A
+quantity of 0 means out of stock, unless the item can be ordered before it comes (`preorder`, `backorder`).
+
 Source: Google Merchant Center help, "Product data specification"; schema.org, "ItemAvailability".
+`quantity` has the name of Google's local inventory feed; the fields of the supply are our own.
 """
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -24,10 +29,15 @@ from headrace.log.protocol import RECORD_BYTES_MAX, Record
 
 currencies_max: Final = 32
 """Maximum number of currencies in which one item has a price."""
+FOREVER_MS: Final = 2**53
+"""The end of a sale that states none, in ms since 1970; it is exact in every program that reads JSON."""
 SHOPS_OWN: Final = ""
 """Stands for the shop's currency in the prices of an item, if the record names none."""
 
 PriceText = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?( [A-Za-z]{3})?$(?!\n)")]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Quantity = Annotated[float, Meta(ge=0, le=1e9)]
+Days = Annotated[float, Meta(ge=0, le=3_650)]
 CurrencyCode = Annotated[str, Meta(pattern=r"^[A-Za-z]{3}$(?!\n)")]
 Link = Annotated[str, Meta(max_length=2_000)]
 ItemReason = Literal[
@@ -41,7 +51,11 @@ _TEXTS: Final = {
     "gtin": None, "external_seller_id": None,
 }  # fmt: skip
 """Fields in which a number counts as text, and the length at which names are cut. Longer ids and links are unusable."""
-_AMOUNTS: Final = frozenset({"price", "cost_of_goods_sold"})
+_AMOUNTS: Final = frozenset({"price", "cost_of_goods_sold", "sale_price"})
+_NUMBERS: Final = frozenset(
+    {"quantity", "on_order", "lead_time_days", "lead_time_spread_days", "pack_size", "minimum_order", "shelf_life_days"}
+)
+"""Fields in which a text of digits counts as the number, as feeds write it."""
 _AVAILABILITIES: Final[Mapping[str, Availability]] = {
     "instock": "in_stock", "available": "in_stock", "limitedavailability": "in_stock", "onlineonly": "in_stock",
     "outofstock": "out_of_stock", "soldout": "out_of_stock", "discontinued": "out_of_stock",
@@ -56,6 +70,7 @@ _AMOUNT: Final = r"[0-9](?:[0-9.,'\u2019 \u00a0\u202f]*[0-9])?"
 _UNIT: Final = "[A-Za-z]{3}|" + "|".join(map(re.escape, _SYMBOLS))
 _WRITTEN: Final = re.compile(rf"(?P<before>{_UNIT})?\s*(?P<amount>{_AMOUNT})\s*(?P<after>{_UNIT})?")
 _GROUPED: Final = re.compile(r"([0-9]{1,3})((?:[.,'\u2019 \u00a0\u202f][0-9]{3})+)((?:[.,][0-9]{1,6})?)")
+_PERIOD: Final = "sale_price_effective_date"
 _RETIRED: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -76,6 +91,15 @@ class ItemDocument(Struct):
     item_group_id: Annotated[str, Meta(max_length=128)] | None = None
     gtin: Annotated[str, Meta(max_length=50)] | None = None
     retired: bool | None = None
+    quantity: Quantity | None = None
+    sale_price: Price | PriceText | None = None
+    sale_price_effective_date: Annotated[str, Meta(max_length=100)] | None = None
+    lead_time_days: Days | None = None
+    lead_time_spread_days: Days | None = None
+    pack_size: Count | None = None
+    minimum_order: Count | None = None
+    shelf_life_days: Annotated[float, Meta(gt=0, le=3_650)] | None = None
+    on_order: Quantity | None = None
 
 
 class ItemRecord(Struct, frozen=True):
@@ -84,6 +108,13 @@ class ItemRecord(Struct, frozen=True):
     `prices` and `costs` (what the shop pays for one) are by currency in capitals. `available` is whether the item can
     be bought: it is neither out of stock nor retired. `retired` is whether the shop no longer sells it. `seller` is
     which of a marketplace's sellers offers it.
+
+    `quantity` is how many pieces were on hand when the record was written, None if that is not stated;
+    `on_order` how many have been ordered from the supplier and have not arrived. From
+    `sale_from_ms` until before `sale_until_ms` the price is one of `sale_prices`, if there are any. Of the supply:
+    `lead_time_days` pass from an order until it arrives, with the standard deviation `lead_time_spread_days`; orders
+    are multiples of `pack_size` and of at least `minimum_order` pieces; a piece can be sold for `shelf_life_days`.
+    None of these: it is not stated.
     """
 
     id: str
@@ -97,6 +128,29 @@ class ItemRecord(Struct, frozen=True):
     image_link: str = ""
     seller: str = ""
     costs: Mapping[str, float] = {}
+    quantity: float | None = None
+    sale_prices: Mapping[str, float] = {}
+    sale_from_ms: int = 0
+    sale_until_ms: int = FOREVER_MS
+    lead_time_days: float | None = None
+    lead_time_spread_days: float | None = None
+    pack_size: int = 1
+    minimum_order: int = 1
+    shelf_life_days: float | None = None
+    on_order: float = 0.0
+
+    def on_sale(self, time_ms: int) -> bool:
+        """Return whether the item is sold at its sale price at a time."""
+        return bool(self.sale_prices) and self.sale_from_ms <= time_ms < self.sale_until_ms
+
+    def prices_at(self, time_ms: int) -> Mapping[str, float]:
+        """Return the prices at a time, by currency.
+
+        >>> boots = ItemRecord("boots", prices={"EUR": 50.0}, sale_prices={"EUR": 40.0}, sale_from_ms=5)
+        >>> boots.prices_at(4), boots.prices_at(5)
+        ({'EUR': 50.0}, {'EUR': 40.0})
+        """
+        return self.sale_prices if self.on_sale(time_ms) else self.prices
 
 
 _decode = msgspec.json.Decoder(ItemDocument).decode
@@ -127,12 +181,18 @@ def decode(record: Record) -> ItemRecord | Rejection:
     if document.id not in (None, item):
         return Rejection("key_mismatch", f"wanted id to equal the key {item!r}, found {document.id!r}")
     retired = bool(document.retired)
+    sold_out = document.quantity == 0 and document.availability not in ("preorder", "backorder")
+    sale = _period(document.sale_price_effective_date)
+    assert sale is not None, "a period that cannot be read counts as absent"
     return ItemRecord(
         item, document.title or "", document.brand or "", document.product_type or "",
         _amounts(document.price, document.currency),
-        not retired and document.availability not in ("out_of_stock", "out of stock"), retired,
+        not retired and not sold_out and document.availability not in ("out_of_stock", "out of stock"), retired,
         document.link or "", document.image_link or "", document.external_seller_id or "",
-        _amounts(document.cost_of_goods_sold, document.currency),
+        _amounts(document.cost_of_goods_sold, document.currency), document.quantity,
+        _amounts(document.sale_price, document.currency), *sale,
+        document.lead_time_days, document.lead_time_spread_days, document.pack_size or 1, document.minimum_order or 1,
+        document.shelf_life_days, document.on_order or 0.0,
     )  # fmt: skip
 
 
@@ -151,6 +211,19 @@ def _document(value: bytes) -> tuple[ItemDocument, list[str]]:
     Raises:
         msgspec.DecodeError, UnicodeDecodeError, RecursionError: it is no document, or its id is unusable.
     """
+    document, faults = _usable(value)
+    period = document.sale_price_effective_date
+    if _period(period) is None:
+        text = msgspec.json.encode(period).decode()
+        faults.append(f"{_PERIOD}: wanted the times of a sale, start/end, in ISO 8601, found {text}"[:300])
+        document.sale_price_effective_date = None
+    if faults and any(fault.startswith(_PERIOD) for fault in faults):
+        document.sale_price = None  # nobody knows when such a sale starts and ends
+    return document, faults
+
+
+def _usable(value: bytes) -> tuple[ItemDocument, list[str]]:
+    """Return the fields of a document whose types fit, and what was wrong with the others. Raises as `_document`."""
     try:
         return _decode(value), []
     except msgspec.ValidationError as error:
@@ -186,11 +259,49 @@ def _normalised(name: str, value: Any, currency: Any) -> Any:
     if name == "availability" and isinstance(value, str):
         word = re.sub(r"^https?://schema\.org/", "", value.strip().lower())
         return _AVAILABILITIES.get(re.sub(r"[\s_-]", "", word), value)
+    if name in _NUMBERS and isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,10}(\.[0-9]{1,6})?", value.strip()):
+        value = float(value)
+        number = True
+    if name in _NUMBERS and number:
+        whole = isinstance(value, float) and value.is_integer()
+        value = int(value) if whole else value
+        # Shops whose software sells more than there is write less than nothing.
+        return max(value, 0) if name == "quantity" else value
     if name in _AMOUNTS and isinstance(value, dict) and value.keys() == {"value", "currency"}:
         return _price(f"{value['value']} {value['currency']}", "") or value
     if name in _AMOUNTS and isinstance(value, str):
         return _price(value, currency if isinstance(currency, str) and len(currency) == 3 else "") or value
     return value
+
+
+def _period(stated: str | None) -> tuple[int, int] | None:
+    """Return when a sale starts and ends, in ms since 1970; None if it cannot be read or ends before it starts.
+
+    Without a period, or without one of its ends, it has no bound there. A time without a zone is in UTC.
+
+    >>> _period("1970-01-02T00:00+0000/1970-01-03T01:00+0100"), _period("1970-01-02/") == (86400000, FOREVER_MS)
+    ((86400000, 172800000), True)
+    >>> _period("next week"), _period("1970-01-03/1970-01-02")
+    (None, None)
+    """
+    if not stated or not stated.strip():
+        return 0, FOREVER_MS
+    start, between, end = stated.partition("/")
+    if not between:
+        return None
+    try:
+        from_ms, until_ms = _time_ms(start.strip(), 0), _time_ms(end.strip(), FOREVER_MS)
+    except (ValueError, OverflowError):
+        return None
+    return (from_ms, until_ms) if from_ms < until_ms else None
+
+
+def _time_ms(text: str, without: int) -> int:
+    """Return a time in ms since 1970. Raises ValueError or OverflowError."""
+    if not text:
+        return without
+    found = datetime.fromisoformat(text)
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000)
 
 
 def _price(text: str, currency: str) -> str:

@@ -87,6 +87,17 @@ class PriceLimits(_Rule, frozen=True):
             raise ValueError(f"wanted min of at most max, found {self.min:g} and {self.max:g}")
 
 
+class Stock(_Rule, frozen=True):
+    """Items whose stock is expected to last for fewer than `least_days` days are left out or, with `demote`, their
+    scores are multiplied by it. Items of which no level is stated are not touched."""
+
+    least_days: _Days
+    demote: Annotated[float, Meta(gt=0, lt=1)] | None = None
+
+    def __post_init__(self) -> None:
+        _check_finite(self.least_days, self.demote)
+
+
 class AtMost(_Rule, frozen=True):
     """The most items of one brand, and of one category, in an answer."""
 
@@ -124,8 +135,9 @@ class Trade(_Rule, frozen=True):
     An answer keeps at least the share `relevance_min` of the relevance that it would have without this rule: the sum
     over its places k of the blend's probability of the item / log2(1 + k). The objectives have weights among them:
     `margin` (what is likely to be earned), `freshness` (items that are new: half as much after `fresh_days`),
-    `diversity` (brands and categories that the answer does not have yet) and `exposure` (brands and sellers that are
-    shown less than they merit).
+    `diversity` (brands and categories that the answer does not have yet), `exposure` (brands and sellers that are
+    shown less than they merit) and `stock` (items of which there is plenty: half as much as most where it lasts for 30
+    days).
     """
 
     relevance_min: Annotated[float, Meta(gt=0, le=1)]
@@ -133,13 +145,14 @@ class Trade(_Rule, frozen=True):
     freshness: _Weight = 0.0
     diversity: _Weight = 0.0
     exposure: _Weight = 0.0
+    stock: _Weight = 0.0
     fresh_days: _Days = 30.0
 
     def __post_init__(self) -> None:
-        weights = self.margin, self.freshness, self.diversity, self.exposure
+        weights = self.margin, self.freshness, self.diversity, self.exposure, self.stock
         _check_finite(self.relevance_min, self.fresh_days, *weights)
         if not any(weights):
-            raise ValueError("wanted a weight of margin, freshness, diversity or exposure, found none above 0")
+            raise ValueError("wanted a weight of margin, freshness, diversity, exposure or stock, found none above 0")
 
 
 _Part = Annotated[float, Meta(gt=0, le=1)]
@@ -197,6 +210,7 @@ class RuleSet(_Rule, frozen=True):
     categories: Categories | None = None
     brands: Brands | None = None
     price: PriceLimits | None = None
+    stock: Stock | None = None
     at_most: AtMost | None = None
     pinned: Annotated[tuple[Pin, ...], Meta(max_length=100)] | None = None
     boosted: Annotated[tuple[Boost, ...], Meta(max_length=100)] | None = None

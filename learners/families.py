@@ -12,6 +12,7 @@ from headrace.errors import Misconfigured
 from headrace.events import EventType
 from headrace.surface import Metric
 from headrace.topics import ALARMS, DEAD_LETTERS, SCORES, TOPICS, Shard, register
+from learners.demand.family import DemandFamily
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
 from learners.exploration.family import ExplorationFamily
@@ -23,11 +24,12 @@ from learners.profiles.family import ProfilesFamily
 from learners.purchase.family import PurchaseFamily
 from learners.rounds.family import Rounds
 from learners.segments.family import SegmentsFamily
+from learners.stock.family import StockFamily
 from learners.value.family import ValueFamily
 
 FAMILIES: Final[tuple[type[Family], ...]] = (
-    Desk, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, ValueFamily, PlacementsFamily,
-    ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
+    Desk, StockFamily, NextItemFamily, PurchaseFamily, ProfilesFamily, SegmentsFamily, ValueFamily, DemandFamily,
+    PlacementsFamily, ExperimentsFamily, ExplorationFamily, ExposureFamily, Rounds,
 )  # fmt: skip
 """Our families, in the order in which a shard folds them."""
 

@@ -29,6 +29,15 @@ COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "gtin": ("gtin",),
     "cost_of_goods_sold": ("cost_of_goods_sold",),
     "external_seller_id": ("external_seller_id",),
+    "quantity": ("quantity",),
+    "sale_price": ("sale_price",),
+    "sale_price_effective_date": ("sale_price_effective_date",),
+    "lead_time_days": ("lead_time_days",),
+    "lead_time_spread_days": ("lead_time_spread_days",),
+    "pack_size": ("pack_size",),
+    "minimum_order": ("minimum_order",),
+    "shelf_life_days": ("shelf_life_days",),
+    "on_order": ("on_order",),
 }
 """The columns of a feed that are read, by the field of a record, and the names of each. The others are optional."""
 REQUIRED: Final = ("id", "title", "availability")

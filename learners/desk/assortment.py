@@ -9,7 +9,7 @@ import numpy as np
 from msgspec.structs import astuple, replace
 
 from headrace.events import Event
-from headrace.items import ItemRecord
+from headrace.items import FOREVER_MS, ItemRecord
 from headrace.state import State
 from learners.desk.currency import Currency
 
@@ -55,9 +55,19 @@ class Assortment:
         return list(self._items)
 
     def note(self, stated: ItemRecord, time_ms: int) -> bool:
-        """Note what the shop states of an item; return whether it differs from what was stated before."""
-        if self._items.get(stated.id) == stated:
+        """Note what the shop states of an item; return whether it differs from what was stated before.
+
+        Levels alone, which change with each sale, are noted and do not count as a difference.
+        """
+        before = self._items.get(stated.id)
+        if before == stated:
             return False
+        if before is not None and (before.quantity, before.on_order) != (stated.quantity, stated.on_order):
+            levelled = replace(before, quantity=stated.quantity, on_order=stated.on_order)
+            if levelled == stated:
+                self._items[stated.id] = levelled
+                self._items.move_to_end(stated.id)
+                return False
         self._since_ms.setdefault(stated.id, time_ms)
         self._items[stated.id] = replace(
             stated, brand=intern(stated.brand), category=intern(stated.category), seller=intern(stated.seller)
@@ -91,7 +101,7 @@ class Assortment:
             line.item_brand = line.item_brand or stated.brand
             line.item_category = line.item_category or stated.category
             if line.price is None:
-                line.price = currency.price(stated.prices)
+                line.price = currency.price(stated.prices_at(event.time_ms))
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return the number of items and the maximum."""
@@ -121,5 +131,11 @@ def from_version_1(state: list[Any]) -> State:
 
 
 def from_version_2(state: State) -> State:
-    """Return the state of an assortment of today; one of version 2 knew no sellers and no costs."""
+    """Return the state of an assortment of version 3; one of version 2 knew no sellers and no costs."""
     return {**state, "records": [[*fields, "", {}] for fields in state["records"]]}
+
+
+def from_version_3(state: State) -> State:
+    """Return the state of an assortment of today; one of version 3 knew no levels, no sales and no supply."""
+    unknown: list[Any] = [None, {}, 0, FOREVER_MS, None, None, 1, 1, None, 0.0]
+    return {**state, "records": [[*fields, *unknown] for fields in state["records"]]}

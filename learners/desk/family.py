@@ -21,6 +21,7 @@ from headrace.traits import decode as decode_traits
 from learners.desk.assortment import Assortment
 from learners.desk.assortment import from_version_1 as assortment_from_version_1
 from learners.desk.assortment import from_version_2 as assortment_from_version_2
+from learners.desk.assortment import from_version_3 as assortment_from_version_3
 from learners.desk.budget import Budget
 from learners.desk.currency import Currency
 from learners.desk.joins import Joins
@@ -96,7 +97,9 @@ class Desk(Preparer):
     )
     parts: ClassVar[Mapping[str, Part]] = {
         **dict.fromkeys(("orders", "joins", "budget", "currency", "renames"), Part()),
-        "assortment": Part(3, {1: assortment_from_version_1, 2: assortment_from_version_2}),
+        "assortment": Part(
+            4, {1: assortment_from_version_1, 2: assortment_from_version_2, 3: assortment_from_version_3}
+        ),
         "profiles": Part(),
     }
 

@@ -43,6 +43,7 @@ from learners.next_item.variants import NO_VARIANT, Variant, Variants
 from learners.parts.assignment import Assignment
 from learners.parts.policies import Policies
 from learners.protocol import Context, Scores
+from learners.stock.family import StockFamily
 
 hour_ms: Final = 3_600_000
 day_ms: Final = 24 * hour_ms
@@ -211,6 +212,7 @@ class Answering:
 
     Args:
         desk: None where the shard has none.
+        stock: None where the shard has none.
         n_max: most items of a list.
 
     Attributes:
@@ -219,12 +221,12 @@ class Answering:
 
     def __init__(
         self, learned: Learned, history: History, rulebook: Rulebook, desk: Desk | None, *, n_max: int,
-        assignment: Assignment, policies: Policies,
+        assignment: Assignment, policies: Policies, stock: StockFamily | None = None,
     ) -> None:  # fmt: skip
         self._learned, self._history, self._rulebook, self._n_max = learned, history, rulebook, n_max
         self._variants = Variants(rulebook, assignment, policies)
         browsing = learned.browsing
-        self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk)
+        self.shelf = Shelf(browsing.catalogue, history, browsing.traits, desk, stock)
         self._trading = Trading(self.shelf)
         self._predicted = Kept[dict[str, Scores]](predicted_max)
         self._candidates, self._finished = Kept[_Candidates](candidates_max), Kept[_Finished](finished_max)

@@ -43,6 +43,7 @@ from learners.parts.drift import LOSS_TESTS, LossDrift, loss_drift_from_version_
 from learners.parts.policies import Policies
 from learners.parts.prequential import Ranking
 from learners.protocol import BLEND, DEEP, Scores
+from learners.stock.family import StockFamily
 from learners.succession import Succession
 
 MISS: Final = "blend_miss"
@@ -121,8 +122,8 @@ class NextItemFamily(Family):
     """
 
     name: ClassVar[str] = "next_item"
-    consults: ClassVar[tuple[str, ...]] = (Desk.name,)
-    builds_on: ClassVar[tuple[str, ...]] = (Desk.name, "experiments")
+    consults: ClassVar[tuple[str, ...]] = (Desk.name, StockFamily.name)
+    builds_on: ClassVar[tuple[str, ...]] = (Desk.name, StockFamily.name, "experiments")
     merges: ClassVar[Merges] = Merges(
         "not",
         per_shopper="contexts",
@@ -156,6 +157,8 @@ class NextItemFamily(Family):
         self.browsing.dependants = [self.together, self.watching]
         desk = reads.get(Desk.name)
         self.desk = desk if isinstance(desk, Desk) else None
+        stock = reads.get(StockFamily.name)
+        self.stock = stock if isinstance(stock, StockFamily) else None
         self._answering: Answering | None = None
         self._inspecting: Inspecting | None = None
 
@@ -194,6 +197,7 @@ class NextItemFamily(Family):
                 self.history,
                 self.rulebook,
                 self.desk,
+                stock=self.stock,
                 n_max=self.settings.recommendations_max,
                 assignment=self.assignment,
                 policies=self.policies,

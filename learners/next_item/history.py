@@ -157,7 +157,8 @@ class ItemTimes:
 class Facts(NamedTuple):
     """What is known of an item: "" and None where nothing is.
 
-    `available` is whether it can be bought. `margin` is its price less what the shop pays for it.
+    `available` is whether it can be bought. `margin` is its price less what the shop pays for it. `lasts` is for how
+    many days its stock is expected to last.
     """
 
     brand: str = ""
@@ -167,6 +168,7 @@ class Facts(NamedTuple):
     name: str = ""
     seller: str = ""
     margin: float | None = None
+    lasts: float | None = None
 
 
 class LineFacts:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.rules import AtMost, Brands, Categories, PriceLimits, RuleSet
+from headrace.rules import Stock as StockRule
 from learners.next_item.at_most import Limited, Line
 from learners.next_item.exposure import STEADY, Steering
 from learners.next_item.history import Facts
@@ -61,6 +62,7 @@ class Rules:
         self._brand_forbidden = _remembered(_admits_brand, _folded(brands.only), _folded(brands.never))
         price = stated.price or PriceLimits()
         self._prices = None if price == PriceLimits() else (price.min or 0.0, inf if price.max is None else price.max)
+        self._stock = stated.stock
         self._mask: tuple[Shelf, int, NDArray[np.bool_]] | None = None
         self._at_most = stated.at_most or AtMost()
         self._limits = self._at_most != AtMost()
@@ -69,7 +71,8 @@ class Rules:
             (boost.factor, frozenset(boost.items), _levels_of(boost.categories), _folded(boost.brands))
             for boost in stated.boosted or ()
         ]
-        self.reorders = bool(self._boosts or (stated.exposure and steering != STEADY))
+        demotes = self._stock is not None and self._stock.demote is not None
+        self.reorders = bool(self._boosts or demotes or (stated.exposure and steering != STEADY))
 
     def forbids(self, item: str, facts: Facts) -> str:
         """Return the name of the first rule that forbids an item whoever asks; empty if it is allowed."""
@@ -83,6 +86,8 @@ class Rules:
             return "brands"
         if self._prices and (facts.price is None or not self._prices[0] <= facts.price <= self._prices[1]):
             return "price"
+        if self._stock and self._stock.demote is None and _is_short(facts, self._stock):
+            return "stock"
         return ""
 
     def mask(self, shelf: Shelf) -> NDArray[np.bool_]:
@@ -100,6 +105,8 @@ class Rules:
                     allowed &= free[column]
             if self._prices:
                 allowed &= (shelf.price >= self._prices[0]) & (shelf.price <= self._prices[1])
+            if self._stock and self._stock.demote is None:
+                allowed &= ~(shelf.lasts < self._stock.least_days)  # NaN, of what is not known, is not less
             self._mask = shelf, shelf.version, allowed
         return self._mask[2]
 
@@ -111,6 +118,8 @@ class Rules:
         for factor, items, categories, brands in self._boosts:
             if item in items or _admits_category(facts.category, categories) or _admits_brand(facts.brand, brands):
                 product *= factor
+        if self._stock and self._stock.demote is not None and _is_short(facts, self._stock):
+            product *= self._stock.demote
         return product
 
     def apply(
@@ -176,6 +185,10 @@ class Rules:
         if not self.reorders:
             return pool
         return sorted(pool, key=lambda one: -one[1] * self.boost(one[0], facts(one[0]) or NOTHING))
+
+
+def _is_short(facts: Facts, stock: StockRule) -> bool:
+    return facts.lasts is not None and facts.lasts < stock.least_days
 
 
 def _line(rank: int, item: str, score: float, facts: Facts) -> Line:

@@ -15,6 +15,7 @@ from learners.desk.family import Desk
 from learners.next_item.catalogue import Catalogue
 from learners.next_item.history import Facts, History
 from learners.next_item.traits import Traits
+from learners.stock.family import StockFamily
 
 changed_max: Final = 10_000
 """Most changed items that wait to be looked at."""
@@ -61,6 +62,7 @@ class Shelf:
 
     Args:
         desk: None where the shard has none; then all items are available.
+        stock: None where the shard has none; then it is not known how long stock lasts.
 
     Attributes:
         products: what is known of each item.
@@ -68,12 +70,20 @@ class Shelf:
         begun: how often all rows were given anew.
 
     Shapes:
-        brand, category, seller: (rows,) int32; price, margin: (rows,) float64, NaN if it is not known; present,
+        brand, category, seller: (rows,) int32; price, margin, lasts: (rows,) float64, NaN if it is not known; present,
         available, stated: (rows,) bool; slot: (rows,) int32, -1 for what is not in the catalogue
     """
 
-    def __init__(self, catalogue: Catalogue, history: History, traits: Traits, desk: Desk | None) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        history: History,
+        traits: Traits,
+        desk: Desk | None,
+        stock: StockFamily | None = None,
+    ) -> None:
         self._catalogue, self._lines, self._traits, self._desk = catalogue, history.lines, traits, desk
+        self._stock = stock
         self._changed: set[str] = set()
         self.version = self.begun = 0
         self._watch()
@@ -85,6 +95,8 @@ class Shelf:
         self._currency = self.currency
         if self._desk:
             self._desk.assortment.watch = self._note
+        if self._stock:
+            self._stock.watch = self._note
         self.brands, self.categories, self.sellers = Names(), Names(), Names()
         self._rows: dict[str, int] = {}
         self.products: dict[str, Product] = {}
@@ -99,7 +111,7 @@ class Shelf:
 
     def _size(self, rows: int) -> None:
         self.brand, self.category, self.seller = (np.zeros(rows, np.int32) for _ in range(3))
-        self.price, self.margin = np.full(rows, np.nan), np.full(rows, np.nan)
+        self.price, self.margin, self.lasts = (np.full(rows, np.nan) for _ in range(3))
         self.present, self.available, self.stated = (np.zeros(rows, np.bool_) for _ in range(3))
         self._since_ms = np.full(rows, never_ms, np.int64)
         self.slot, self._of_slot = np.full(rows, -1, np.int32), np.full(rows, -1, np.int32)
@@ -162,6 +174,7 @@ class Shelf:
         self.seller[row] = self.sellers.number(facts.seller)
         self.price[row] = np.nan if facts.price is None else facts.price
         self.margin[row] = np.nan if facts.margin is None else facts.margin
+        self.lasts[row] = np.nan if facts.lasts is None else facts.lasts
         self.present[row], self.available[row] = True, facts.available
         self._since_ms[row] = (self._desk and self._desk.assortment.since_ms(item)) or never_ms
         self.stated[row] = self._since_ms[row] < never_ms
@@ -182,7 +195,7 @@ class Shelf:
         more = max(rows, 2 * len(self.brand), 1_024) - len(self.brand)
         for name in ("brand", "category", "seller", "present", "available", "stated"):
             setattr(self, name, np.pad(getattr(self, name), (0, more)))
-        for name in ("price", "margin"):
+        for name in ("price", "margin", "lasts"):
             setattr(self, name, np.pad(getattr(self, name), (0, more), constant_values=np.nan))
         self._since_ms = np.pad(self._since_ms, (0, more), constant_values=never_ms)
         self.slot = np.pad(self.slot, (0, more), constant_values=-1)
@@ -204,14 +217,16 @@ class Shelf:
 
     def _facts_of(self, item: str, stated: ItemRecord | None) -> Facts:
         said = self._lines.of(item) or _NOTHING
+        lasts = self._stock.lasts(item) if self._stock else None
         if stated is None:
-            return said
+            return said if lasts is None else said._replace(lasts=lasts)
         assert self._desk is not None
         price, cost = self._desk.price(stated), self._desk.cost(stated)
         price = said.price if price is None else price
         return Facts(
             stated.brand or said.brand, stated.category or said.category, price, stated.available,
             stated.title or said.name, stated.seller, None if price is None or cost is None else price - cost,
+            lasts,
         )  # fmt: skip
 
     def stated_of(self, item: str) -> ItemRecord | None:

@@ -1,4 +1,4 @@
-"""Trading: what an answer may give up of its relevance, for margin, freshness, diversity or exposure. Pure.
+"""Trading: what an answer may give up of its relevance, for margin, freshness, diversity, exposure or stock. Pure.
 
 The answer that the other rules give is the *best* one. Its items, and the blend's candidates that the same rules allow,
 are ranked anew: greedily, by score + mu x gain, where the gain of an item depends on what was taken before it. The
@@ -38,6 +38,8 @@ _MU: Final = -6.0, 2.0
 _steps: Final = 5
 """Steps of the search: mu is found within a fifth."""
 day_ms: Final = 86_400_000
+plenty_days: Final = 30.0
+"""Days for which stock lasts that gain half as much as stock that lasts for ever."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -312,6 +314,9 @@ class Trading:
             since_ms = self._shelf.since_ms(rows)
             days = np.maximum(time_ms - since_ms, 0) / day_ms
             gain += np.where(since_ms > 0, stated.freshness * np.exp2(-days / stated.fresh_days), 0.0)
+        if stated.stock:
+            lasts = np.nan_to_num(self._shelf.lasts[rows])
+            gain += stated.stock * lasts / (lasts + plenty_days)
         if stated.exposure:
             facts = [self._shelf.facts(item) or NOTHING for item in items]
             lacks = [rules.steering.shortfall(brand_meant(one.brand), brand_meant(one.seller)) for one in facts]
@@ -320,4 +325,4 @@ class Trading:
 
 
 def _sum(stated: Trade) -> float:
-    return stated.margin + stated.freshness + stated.diversity + stated.exposure
+    return stated.margin + stated.freshness + stated.diversity + stated.exposure + stated.stock

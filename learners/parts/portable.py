@@ -97,6 +97,26 @@ def product(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np
     return np.asarray(_rounded(left, bits) @ _rounded(right, bits))
 
 
+def solved(square: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the solution of a symmetric positive definite system, by elimination in a fixed order.
+
+    Shapes: square (N, N), targets (N, T), result (N, T).
+
+    >>> solved(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[3.0], [3.0]])).tolist()
+    [[1.0], [1.0]]
+    """
+    size = len(square)
+    left, right = square.copy(), targets.copy()
+    for k in range(size):
+        factors = left[k + 1 :, k] / left[k, k]
+        left[k + 1 :, k + 1 :] -= factors[:, None] * left[k, k + 1 :]
+        right[k + 1 :] -= factors[:, None] * right[k]
+    for k in range(size - 1, -1, -1):
+        right[k] /= left[k, k]
+        right[:k] -= left[:k, k, None] * right[k]
+    return right
+
+
 def _rounded(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
     """Return values rounded to multiples of 2**-bits of the power of two above the largest."""
     largest = max(values.max(initial=0.0), -values.min(initial=0.0))

@@ -101,21 +101,7 @@ def solved(parts: Sequence[tuple[float, Sums]]) -> Floats:
         square += (weight / total) * one.square
         targets += (weight / total) * one.targets
     square[np.arange(1, width), np.arange(1, width)] += shrinkage
-    return _cholesky_solved(square, targets)
-
-
-def _cholesky_solved(square: Floats, targets: Floats) -> Floats:
-    """Solve a symmetric positive definite system in a fixed order of operations, so with the same bits everywhere."""
-    size = len(square)
-    left, right = square.copy(), targets.copy()
-    for k in range(size):
-        factors = left[k + 1 :, k] / left[k, k]
-        left[k + 1 :, k + 1 :] -= factors[:, None] * left[k, k + 1 :]
-        right[k + 1 :] -= factors[:, None] * right[k]
-    for k in range(size - 1, -1, -1):
-        right[k] /= left[k, k]
-        right[:k] -= left[:k, k, None] * right[k]
-    return right
+    return portable.solved(square, targets)
 
 
 class Scale(NamedTuple):

@@ -2,7 +2,8 @@
 
 Feeds write `image_link`, the APIs `imageLink`; the Merchant API nests what it states in `productAttributes` (in its
 beta release `attributes`), and writes prices in millionths. What items do not have (`headrace.items`) is left out. The
-price is the sale price while the sale lasts, by the clock of the arrival.
+price is the sale price while the sale lasts, by the clock of the arrival; the sale is stated besides, because one that
+is to come says what will sell.
 
 Source: Google Merchant Center help, "Product data specification"; Google for Developers, "Content API for Shopping:
 Products" and "Merchant API: ProductInput", https://developers.google.com/merchant/api/reference/rest.
@@ -36,8 +37,15 @@ NAMES: Final = {
     "currency": ("currency",),
     "retired": ("retired",),
     "external_seller_id": ("external_seller_id",),
+    "quantity": ("quantity",),
+    "lead_time_days": ("lead_time_days",),
+    "lead_time_spread_days": ("lead_time_spread_days",),
+    "pack_size": ("pack_size",),
+    "minimum_order": ("minimum_order",),
+    "shelf_life_days": ("shelf_life_days",),
+    "on_order": ("on_order",),
 }
-"""For each field of an item but its id, price and cost, what it may be called, the first that is stated; of an array,
+"""For each field of an item but its id, prices and cost, what it may be called, the first that is stated; of an array,
 its first element. The APIs write each name in camel case."""
 
 
@@ -85,6 +93,8 @@ def _item(request: Request, entry: dict[str, Any], item: str) -> Made:
     document = {name: _scalar(_named(stated, *names)) for name, names in NAMES.items()}
     document |= {"id": _id(entry) or None, "price": _price_now(stated, request.received_ms)}
     document["cost_of_goods_sold"] = _price(_named(stated, "cost_of_goods_sold"))
+    document["sale_price"] = _price(_named(stated, "sale_price"))
+    document["sale_price_effective_date"] = _period(_named(stated, "sale_price_effective_date"))
     return MadeItem(item, {name: value for name, value in document.items() if value is not None})
 
 
@@ -131,6 +141,14 @@ def _price(found: Any) -> Any:
         amount = f"{micros / 1_000_000:.6f}".rstrip("0").rstrip(".")
         return f"{amount} {currency_of(_named(found, 'currency_code'))}".strip()
     return {name: amount for name, value in found.items() if (amount := _scalar(value)) is not None} or None
+
+
+def _period(stated: Any) -> str | None:
+    """Return the times of a sale as `headrace.items` has them, `start/end`; None if none are stated."""
+    if isinstance(stated, dict):
+        ends = (_scalar(_named(stated, name)) for name in ("start_time", "end_time"))
+        return "/".join("" if end is None else str(end) for end in ends)
+    return stated if isinstance(stated, str) and stated.strip() else None
 
 
 def _lasts(stated: Any, now_ms: int) -> bool:

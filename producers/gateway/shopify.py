@@ -269,12 +269,14 @@ def _product(number: str, product: dict[str, Any]) -> dict[str, Any]:
     """Return an item's document: its price is the lowest of its variants', in the shop's currency.
 
     A product that is a draft, archived or not published is retired. It is out of stock if no variant can be bought: an
-    untracked variant always can, and one whose tracking is not stated counts as tracked.
+    untracked variant always can, and one whose tracking is not stated counts as tracked. Its quantity is that of all
+    variants, if each has one and none is sold without.
     """
     variants = objects(product.get("variants"))
     prices = [price for one in variants if (price := number_of(one.get("price"))) is not None and price >= 0]
     image = mapping(product.get("image")) or next(iter(objects(product.get("images"))), {})
     hidden = words_of(product.get("status")) in ("draft", "archived")
+    levels = [_level(one) for one in variants]
     document = {
         "id": number,
         "title": words_of(product.get("title")),
@@ -284,11 +286,17 @@ def _product(number: str, product: dict[str, Any]) -> dict[str, Any]:
         "availability": ("in_stock" if any(map(_can_be_bought, variants)) else "out_of_stock") if variants else "",
         "image_link": words_of(image.get("src"), 2_000),
         "retired": True if hidden or product.get("published_at", "") is None else None,
+        "quantity": sum(level or 0 for level in levels) if levels and None not in levels else None,
     }
     return {name: value for name, value in document.items() if value is not None and value != ""}
 
 
-def _can_be_bought(variant: dict[str, Any]) -> bool:
+def _level(variant: dict[str, Any]) -> float | None:
+    """Return how many pieces of a variant are on hand; None if that does not limit what is sold, or is not known."""
     untracked = "inventory_management" in variant and not variant["inventory_management"]
     left = number_of(variant.get("inventory_quantity"))
-    return untracked or variant.get("inventory_policy") == "continue" or left is None or left > 0
+    return None if untracked or variant.get("inventory_policy") == "continue" or left is None else max(left, 0.0)
+
+
+def _can_be_bought(variant: dict[str, Any]) -> bool:
+    return _level(variant) != 0.0

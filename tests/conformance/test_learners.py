@@ -1,5 +1,6 @@
 """Every learner passes the checks that ship with the package, and the checks detect faulty learners."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from learners.checks.problem import (
     check_round_trip,
     check_same_in_every_process,
 )
+from learners.demand.family import DemandFamily
 from learners.desk.family import Desk
 from learners.experiments.family import ExperimentsFamily
 from learners.exploration.family import ExplorationFamily
@@ -43,6 +45,7 @@ from learners.purchase.propensity import Propensity
 from learners.rounds.family import Rounds
 from learners.segments.family import SegmentsFamily
 from learners.shop import Shop
+from learners.stock.family import StockFamily
 from learners.value.family import ValueFamily
 from learners.value.shoppers import ORDERS
 from tests.shards import next_item as next_item_of
@@ -156,6 +159,27 @@ def counts_each_order_once(fold: FamilyFold) -> bool:
     return float(fold.family.shoppers.in_use[:, ORDERS].sum()) == 40
 
 
+def counts_each_piece_once(fold: FamilyFold) -> bool:
+    """Return whether each of the lesson's pieces is counted once, in its week."""
+    assert isinstance(fold.family, DemandFamily)
+    fold.family.sales.apply()
+    items = Counter(line.item_id for one in orders_paid_twice()[:40] for line in one.data.items)
+    slots = {item: fold.family.sales.slot(item) for item in items}
+    return all(
+        slot is not None and sum(sold for _, sold, _ in fold.family.sales.course(slot, 60)) == items[item]
+        for item, slot in slots.items()
+    )
+
+
+def knows_each_piece_as_sold(fold: FamilyFold) -> bool:
+    """Return whether each of the lesson's pieces was sold once."""
+    assert isinstance(fold.family, StockFamily)
+    levels = fold.family.levels
+    items = Counter(line.item_id for one in orders_paid_twice()[:40] for line in one.data.items)
+    slots = {item: levels.slot(item) for item in items}
+    return all(slot is not None and levels.sold_since[slot] == items[item] for item, slot in slots.items())
+
+
 FAMILIES = {
     "desk": family(
         Desk,
@@ -196,6 +220,8 @@ FAMILIES = {
     "shopper_value": family(
         ValueFamily, counts_each_order_once, orders_paid_twice(), [Desk], shoppers_max=100, orders_max=64, sample_max=16
     ),
+    "demand": family(DemandFamily, counts_each_piece_once, orders_paid_twice(), [Desk], items_max=48),
+    "stock": family(StockFamily, knows_each_piece_as_sold, orders_paid_twice(), [Desk], items_max=48),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500
     ),

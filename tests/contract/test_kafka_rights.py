@@ -633,7 +633,7 @@ def test_who_may_not_add_partitions_does_with_those_that_an_older_version_made(
         show(collect(log, Deployment(read_settings().common, {}, FAMILIES, usual)), Terminal(), FAMILIES)
     assert time.monotonic() - began < quick_s
     said = " ".join(capsys.readouterr().out.split())  # lines end at 80 columns
-    assert "online (next_item, purchase, profiles, segments, shopper_value): 1 journal entries" in said
+    assert "online (stock, next_item, purchase, profiles, segments, shopper_value, demand): 1 journal entries" in said
 
 
 def said_when_denied(act: Callable[[], object]) -> str:

@@ -121,7 +121,9 @@ def test_it_is_folded_snapshotted_served_and_reported(package: Path) -> None:
         processes.wait_until("its gauge is back", lambda: "shop_interest_largest_ratio" in str(again.scrape()))
         assert answer(served, path)["views"] == before["views"]
     status = run(package, "status", *common)
-    assert "online (next_item, purchase, profiles, segments, shopper_value, interest)" in " ".join(status.split())
+    assert "online (stock, next_item, purchase, profiles, segments, shopper_value, demand, interest)" in " ".join(
+        status.split()
+    )
     assert re.search(r"all\s+[\d,]+\s+\d", status), status
     run(package, "report", "report.html", *common)
     page = (package / "report.html").read_text()
@@ -142,7 +144,8 @@ def test_it_can_have_a_process_of_its_own(package: Path) -> None:
         processes.wait_until("it answers", lambda: answer(served, "/v1/interest/category-1")["views"] > EVENTS / 4)
         processes.wait_until("the others do", lambda: answer(served, "/v1/recommendations/nobody")["items"] == [])
     status = run(package, "status", *common)
-    assert "online (next_item, purchase, profiles, segments, shopper_value): has never run on this log" in " ".join(
-        status.split()
+    assert (
+        "online (stock, next_item, purchase, profiles, segments, shopper_value, demand): has never run on this log"
+        in " ".join(status.split())
     )
     assert "interest (interest)" in status

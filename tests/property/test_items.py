@@ -35,6 +35,12 @@ FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "currency": st.sampled_from(["EUR", "usd", "", "EURO", "E1R", "EUR\n"]), "availability": st.sampled_from(AVAILABLE),
     "cost_of_goods_sold": PRICES, "external_seller_id": TEXTS,
     "image_link": TEXTS, "link": TEXTS, "item_group_id": TEXTS, "gtin": TEXTS, "retired": st.booleans(),
+    "quantity": PRICES, "on_order": PRICES, "sale_price": PRICES,
+    "pack_size": PRICES, "minimum_order": PRICES, "shelf_life_days": PRICES,
+    "lead_time_days": PRICES, "lead_time_spread_days": PRICES,
+    "sale_price_effective_date": st.one_of(
+        TEXTS, st.sampled_from(["2026-01-01/2026-02-01", "2026-02-30/", "/", "0001-01-01T00:00+23:00/", "9999-12-31/"])
+    ),
     "unknown": ANYTHING,
 }  # fmt: skip
 

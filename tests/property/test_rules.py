@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.log.protocol import Record
-from headrace.rules import AtMost, Boost, Brands, Categories, Pin, PriceLimits, RuleSet, decode, merged, record_of
+from headrace.rules import (
+    AtMost,
+    Boost,
+    Brands,
+    Categories,
+    Pin,
+    PriceLimits,
+    RuleSet,
+    Stock,
+    decode,
+    merged,
+    record_of,
+)
 from learners.next_item.history import Facts
 from learners.next_item.rules import Answer, Rules, levels
 
@@ -20,10 +32,11 @@ CATEGORIES = st.sampled_from(["", "p", "p > q", "p/r", "s"])
 some_items = st.lists(item, max_size=4).map(tuple)
 brands = st.lists(BRANDS.filter(bool), max_size=2).map(tuple)
 categories = st.lists(CATEGORIES.filter(bool), max_size=2).map(tuple)
+LASTS = st.none() | st.sampled_from([0.0, 1.0, 2.5, 40.0])
 prices = st.none() | st.integers(1, 9).map(float)
 
 FACTS = st.fixed_dictionaries(
-    {name: st.builds(Facts, BRANDS, CATEGORIES, prices, st.integers(0, 9).map(bool)) for name in ITEMS}
+    {name: st.builds(Facts, BRANDS, CATEGORIES, prices, st.integers(0, 9).map(bool), lasts=LASTS) for name in ITEMS}
 )
 PINS = st.lists(
     st.builds(Pin, item, st.integers(1, 9)), max_size=3, unique_by=(lambda pin: pin.item, lambda pin: pin.place)
@@ -38,6 +51,7 @@ RULES = st.builds(
     RuleSet, hidden=st.none() | some_items, categories=st.none() | st.builds(Categories, categories, categories),
     brands=st.none() | st.builds(Brands, brands, brands), price=st.none() | PRICES, at_most=st.none() | LIMITS,
     pinned=st.none() | PINS.map(tuple),
+    stock=st.none() | st.builds(Stock, st.sampled_from([1.0, 3.0]), st.sampled_from([None, 0.5])),
     boosted=st.none() | st.lists(st.builds(Boost, st.floats(0.1, 9), some_items.filter(bool)), max_size=2).map(tuple),
 )  # fmt: skip
 GONE = st.dictionaries(item, st.sampled_from(["seen", "bought", "exclude"]), max_size=3)
@@ -62,7 +76,12 @@ def is_forbidden(rules: RuleSet, name: str, facts: Facts) -> bool:
         or bool(facts.brand and facts.brand in makes.never)
         or (price.min is not None and (facts.price is None or facts.price < price.min))
         or (price.max is not None and (facts.price is None or facts.price > price.max))
+        or (rules.stock is not None and rules.stock.demote is None and is_short(rules.stock, facts))
     )
+
+
+def is_short(stock: Stock, facts: Facts) -> bool:
+    return facts.lasts is not None and facts.lasts < stock.least_days
 
 
 def within_limits(limits: AtMost, chosen: Sequence[str], facts: dict[str, Facts]) -> bool:
@@ -112,7 +131,7 @@ def test_without_limits_or_pins_the_best_allowed_items_come_in_the_order_of_thei
     rules: RuleSet, pool: list[tuple[str, float]], facts: dict[str, Facts], n: int
 ) -> None:
     plain = merged(rules, RuleSet(pinned=(), at_most=AtMost()))
-    scores = {name: score * boost(plain, name) for name, score in pool}
+    scores = {name: score * boost(plain, name, facts[name]) for name, score in pool}
     names = [name for name, _ in answered(plain, pool, facts, {}, n).items]
     allowed = [name for name in ITEMS if not is_forbidden(plain, name, facts[name])]
     assert len(names) == min(n, len(allowed))
@@ -121,10 +140,12 @@ def test_without_limits_or_pins_the_best_allowed_items_come_in_the_order_of_thei
     assert names[len(best) :] == [name for name in allowed if name not in scores][: max(0, n - len(best))]
 
 
-def boost(rules: RuleSet, name: str) -> float:
+def boost(rules: RuleSet, name: str, facts: Facts) -> float:
     product = 1.0
     for one in rules.boosted or ():
         product *= one.factor if name in one.items else 1.0
+    if rules.stock and rules.stock.demote and is_short(rules.stock, facts):
+        product *= rules.stock.demote
     return product
 
 

@@ -27,8 +27,9 @@ COUNT = 40
 
 weights = st.sampled_from([0.0, 0.0, 0.3, 1.0, 2.0])
 TRADES = st.builds(
-    lambda share, one, two, three: Trade(share, one, two, three if one or two or three else 1.0),
+    lambda share, one, two, three, stock: Trade(share, one, two, three if one or two or three else 1.0, stock=stock),
     st.one_of(st.sampled_from([1.0, 0.99, 0.95, 0.5, 0.05]), st.floats(0.01, 1.0)), weights, weights, weights,
+    weights,
 )  # fmt: skip
 
 

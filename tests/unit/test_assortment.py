@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.events import Data, Event, Item, at
 from headrace.log.memory import MemoryLog
@@ -87,6 +88,28 @@ def test_a_record_replaces_the_one_before(stream: Stream) -> None:
     stream.state_item("boots", **BOOTS)
     stream.state_item("boots", title="Blue boots")
     assert stream.learn("ann", Item("boots")).data.items == [Item("boots", "Blue boots")]
+
+
+def test_a_level_alone_is_noted_and_is_nothing_new(stream: Stream) -> None:
+    changed: list[str] = []
+    stream.state_item("boots", **BOOTS, quantity=5)
+    stream.desk.assortment.watch = changed.append
+    before = stream.desk.stated("boots")
+    for quantity, told in ((4, 0), (4, 0), (0, 1), (3, 2)):
+        stream.state_item("boots", **BOOTS, quantity=quantity)
+        found = stream.desk.stated("boots")
+        assert before is not None
+        assert found == replace(before, quantity=quantity, available=quantity > 0)
+        assert len(changed) == told
+    stream.again()
+    assert stream.desk.stated("boots") == found
+
+
+def test_a_line_without_a_price_has_that_of_the_sale_while_it_lasts(stream: Stream) -> None:
+    sale = {"sale_price": 40, "sale_price_effective_date": "2025-01-06T00:01Z/2025-01-06T00:02Z"}
+    stream.state_item("boots", price=50, **sale)
+    assert at(START_MS).isoformat() == "2025-01-06T00:00:00+00:00"
+    assert [stream.learn("ann", Item("boots")).data.items[0].price for _ in range(3)] == [50.0, 40.0, 50.0]
 
 
 def test_a_line_s_price_is_in_the_shop_s_currency() -> None:

@@ -38,7 +38,7 @@ def url(tmp_path: Path) -> str:
     return url
 
 
-ONLINE = "next_item, purchase, profiles, segments, shopper_value"
+ONLINE = "stock, next_item, purchase, profiles, segments, shopper_value, demand"
 """The families of the shard, as messages name them."""
 
 
@@ -164,7 +164,7 @@ def test_status_reports_a_journal_that_expired(url: str) -> None:
     writer.close()
     log.close()
     assert (
-        "online (next_item, purchase, profiles, segments, shopper_value): all of its journal has expired"
+        "online (stock, next_item, purchase, profiles, segments, shopper_value, demand): all of its journal has expired"
         in output_of("status", "--log", url)
     )
 
@@ -208,7 +208,21 @@ def test_a_shard_wants_a_folder_for_snapshots_before_the_log(tmp_path: Path, com
     [
         ("online", ["online", "--blobs", "a file"]),
         ("finetune", ["finetune", "--blobs", "a file"]),
-        ("online", ["learn", "purchase", "profiles", "segments", "shopper_value", "next_item", "--blobs", "a file"]),
+        (
+            "online",
+            [
+                "learn",
+                "stock",
+                "purchase",
+                "profiles",
+                "segments",
+                "shopper_value",
+                "demand",
+                "next_item",
+                "--blobs",
+                "a file",
+            ],
+        ),
         ("producer", ["load", "a file", "--host", "192.0.2.1"]),
         ("producer", ["simulate", "--host", "192.0.2.1"]),
     ],
@@ -249,7 +263,7 @@ def test_blobs_need_a_folder(url: str, tmp_path: Path) -> None:
             f"learn next_item: wanted all families of the shard online ({ONLINE})",
         ),
         (
-            ["next_item", "purchase", "profiles", "segments", "shopper_value", "rounds"],
+            ["stock", "next_item", "purchase", "profiles", "segments", "shopper_value", "demand", "rounds"],
             f"wanted all families of the shard online ({ONLINE})",
         ),
     ],

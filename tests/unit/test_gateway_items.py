@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.items import ItemRecord, decode
+from headrace.items import FOREVER_MS, ItemRecord, decode
 from headrace.log.protocol import Record
 from producers.gateway.made import BadBody, Made, MadeItem, Refused
 from producers.gateway.merchant import many, one
@@ -124,6 +124,32 @@ def test_a_sale_price_counts_while_the_sale_lasts(period: Any, price: float) -> 
     fields = {"id": "a", "price": "20 EUR", "sale_price": "15 EUR", "sale_price_effective_date": period}
     (item,) = made(many, [fields])
     assert stated(item).prices == {"EUR": price}
+
+
+@pytest.mark.parametrize(
+    ("period", "from_ms", "until_ms"),
+    [
+        ("2026-04-01T00:00+0000/2026-04-02T00:00+0000", 1_775_001_600_000, 1_775_088_000_000),
+        (
+            {"startTime": "2026-04-01T00:00:00Z", "endTime": "2026-04-02T00:00:00Z"},
+            1_775_001_600_000,
+            1_775_088_000_000,
+        ),
+        ({"startTime": "2026-04-01T00:00:00Z"}, 1_775_001_600_000, FOREVER_MS),
+    ],
+)
+def test_a_sale_that_is_to_come_is_stated(period: Any, from_ms: int, until_ms: int) -> None:
+    fields = {
+        "offerId": "a",
+        "price": "20 EUR",
+        "salePrice": "15 EUR",
+        "salePriceEffectiveDate": period,
+        "quantity": "7",
+    }
+    (item,) = made(many, [fields])
+    assert stated(item) == ItemRecord(
+        "a", prices={"EUR": 20}, quantity=7, sale_prices={"EUR": 15}, sale_from_ms=from_ms, sale_until_ms=until_ms
+    )
 
 
 @pytest.mark.parametrize(

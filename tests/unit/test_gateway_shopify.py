@@ -194,8 +194,9 @@ def test_a_webhook_without_an_id_has_one_that_a_second_delivery_shares() -> None
 def test_a_product_is_an_item_at_its_lowest_price() -> None:
     item = stated(hooked("products/update", PRODUCT))
     assert item == ItemRecord(
-        "8950", "Red boots", "Acme", "shoes", {"": 49.5}, available=True, image_link="https://cdn.example/1.jpg"
-    )
+        "8950", "Red boots", "Acme", "shoes", {"": 49.5}, available=True, image_link="https://cdn.example/1.jpg",
+        quantity=3,
+    )  # fmt: skip
     assert hooked("products/delete", {"id": 8950}) == MadeItem("8950", None)
     assert stated(hooked("products/create", {"id": 8950})) == ItemRecord("8950")
 
@@ -212,6 +213,20 @@ def test_a_product_is_an_item_at_its_lowest_price() -> None:
 )
 def test_a_product_is_available_if_a_variant_can_be_bought(variant: Any, available: bool) -> None:
     assert stated(hooked("products/update", {"id": 1, "variants": [variant]})).available == available
+
+
+@pytest.mark.parametrize(
+    ("variants", "quantity"),
+    [
+        ([{"inventory_quantity": 5}, {"inventory_quantity": -2}], 5),
+        ([{"inventory_quantity": 0}], 0),
+        ([{"inventory_quantity": 5}, {"inventory_quantity": 1, "inventory_policy": "continue"}], None),
+        ([{"inventory_quantity": 5}, {}], None),
+        ([], None),
+    ],
+)
+def test_a_product_s_quantity_is_that_of_all_variants_if_it_limits_all(variants: Any, quantity: int | None) -> None:
+    assert stated(hooked("products/update", {"id": 1, "variants": variants})).quantity == quantity
 
 
 @pytest.mark.parametrize("fields", [{"status": "draft"}, {"status": "archived"}, {"published_at": None}])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.events import Rejection
-from headrace.items import ItemRecord, decode, ignored
+from headrace.items import FOREVER_MS, ItemRecord, decode, ignored
 from headrace.log.protocol import Record
 
 
@@ -42,6 +42,94 @@ def test_a_record_states_the_whole_item() -> None:
 )  # fmt: skip
 def test_what_the_shop_pays_is_stated_like_a_price(fields: Any, costs: dict[str, float]) -> None:
     assert stated(fields) == ItemRecord("sku-1", costs=costs)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "found"),
+    [
+        (3, 3),
+        (2.5, 2.5),
+        ("12", 12),
+        (" 4.0 ", 4),
+        (0, 0),
+        (-2, 0),
+        ("-2", 0),
+        ("many", None),
+        (1e300, None),
+        (True, None),
+    ],
+)
+def test_a_quantity_is_a_number_and_never_negative(quantity: Any, found: float | None) -> None:
+    record = stated({"quantity": quantity})
+    assert isinstance(record, ItemRecord)
+    assert (record.quantity, record.available) == (found, found != 0)
+
+
+@pytest.mark.parametrize(
+    ("availability", "available"), [("in_stock", False), ("preorder", True), ("backorder", True), (None, False)]
+)
+def test_none_on_hand_is_out_of_stock_unless_it_can_be_ordered_before(availability: Any, available: bool) -> None:
+    assert stated({"quantity": 0, "availability": availability}) == ItemRecord("sku-1", available=available, quantity=0)
+
+
+def test_a_record_states_the_supply() -> None:
+    supply = {
+        "lead_time_days": 7,
+        "lead_time_spread_days": "2.5",
+        "pack_size": "6",
+        "minimum_order": 12,
+        "shelf_life_days": 30,
+        "on_order": "5",
+    }
+    assert stated(supply) == ItemRecord(
+        "sku-1",
+        lead_time_days=7,
+        lead_time_spread_days=2.5,
+        pack_size=6,
+        minimum_order=12,
+        shelf_life_days=30,
+        on_order=5,
+    )
+    unusable = {
+        "lead_time_days": -1,
+        "lead_time_spread_days": "long",
+        "pack_size": 2.5,
+        "minimum_order": 0,
+        "shelf_life_days": 0,
+    }
+    assert stated(unusable) == ItemRecord("sku-1")
+    assert [fault.partition(":")[0] for fault in ignored(json.dumps(unusable).encode())] == [*unusable]
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("period", "from_ms", "until_ms"),
+    [
+        (None, 0, FOREVER_MS), ("", 0, FOREVER_MS), ("1970-01-02T01:00+0100/1970-01-03", DAY_MS, 2 * DAY_MS),
+        (" 1970-01-02T00:00Z / ", DAY_MS, FOREVER_MS), ("/1970-01-02T00:00:00Z", 0, DAY_MS),
+    ],
+)  # fmt: skip
+def test_a_sale_has_a_price_and_a_period(period: str | None, from_ms: int, until_ms: int) -> None:
+    document = {"price": "20 EUR", "sale_price": "15,50 €", "sale_price_effective_date": period}
+    found = stated(document)
+    assert found == ItemRecord(
+        "sku-1", prices={"EUR": 20.0}, sale_prices={"EUR": 15.5}, sale_from_ms=from_ms, sale_until_ms=until_ms
+    )
+    assert found.prices_at(from_ms) == found.prices_at(until_ms - 1) == {"EUR": 15.5}
+    assert found.prices_at(from_ms - 1) == found.prices_at(until_ms) == {"EUR": 20.0}
+
+
+@pytest.mark.parametrize("period", ["next week", "2026-01-02/2026-01-01", "2026-02-30/2026-03-01", 5, "x" * 101])
+def test_a_sale_whose_period_cannot_be_read_is_none(period: Any) -> None:
+    document = {"price": 20, "sale_price": 15, "sale_price_effective_date": period}
+    found = stated(document)
+    assert isinstance(found, ItemRecord)
+    assert found.prices_at(1_800_000_000_000) == {"": 20.0}
+    assert [fault.partition(":")[0] for fault in ignored(json.dumps(document).encode())] == [
+        "sale_price_effective_date"
+    ]
 
 
 def test_a_seller_s_id_is_a_text_that_is_not_cut() -> None:

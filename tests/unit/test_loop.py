@@ -1112,7 +1112,7 @@ def test_a_third_shard_learns_beside_the_online_shard(opened: Log, blobs: Blobs)
     first, third = (one.shard for one in placements)
     assert (first.journal.number, third.journal.number) == (0, 2)
     assert (list(loops[first].fold.families), list(loops[third].fold.families)) == (
-        ["desk", "next_item", "profiles", "segments", "shopper_value"],
+        ["desk", "stock", "next_item", "profiles", "segments", "shopper_value", "demand"],
         ["desk", "purchase"],
     )
     assert purchase(loops[third].fold).scores().judged > 0
@@ -1120,11 +1120,13 @@ def test_a_third_shard_learns_beside_the_online_shard(opened: Log, blobs: Blobs)
     assert judged == [sum(entry.judged for entry in entries_of(opened, first)), 0]
     assert judged[0] > 0
     assert sorted(r.key or b"" for r in committed_records(opened, Partition(SCORES, 0))) == [
+        b"demand",
         b"next_item",
         b"profiles",
         b"purchase",
         b"segments",
         b"shopper_value",
+        b"stock",
     ]
     assert len(values(opened, LETTERS)) == 4, "one of the two writes the dead letters"
 

@@ -253,7 +253,7 @@ def test_noise_is_left_out_and_counted(value: bytes | None, log: Log, clock: Clo
         (lambda log: log.models(kinds="champion"), "kind champion: wanted one of schedule,"),
         (
             lambda log: log.scores("nobody"),
-            "family nobody: wanted one of desk, next_item, purchase, profiles, segments, shopper_value, placements,",
+            "family nobody: wanted one of desk, stock, next_item, purchase, profiles, segments, shopper_value, demand,",
         ),
         (lambda log: log.scores("rounds"), "family rounds: wanted one that has scores"),
         (

@@ -420,7 +420,10 @@ def test_status_of_a_log(log: Log, deployment: Deployment) -> None:
     text = status(log, deployment)
     assert "log memory:" in text
     assert re.search(r"^events +4 +4,0\d\d ", text, re.MULTILINE)
-    assert re.search(r"online \(next_item, purchase, profiles, segments, shopper_value\): [\d,]+ journal entries", text)
+    assert re.search(
+        r"online \(stock, next_item, purchase, profiles, segments, shopper_value, demand\): [\d,]+ journal entries",
+        text,
+    )
     assert re.search(r"^events/3 +[\d,]+ +0$", text, re.MULTILINE)
     assert "finetune (placements, experiments, exploration, exposure, rounds): has never run on this log" in text
     assert "champion: r0001, promoted after 1,500 records" in text
@@ -440,10 +443,8 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
         rf"^events +4 +{events['held']:,} +{' '.join(f'{end:,}' for end in events['ends'])} *$", text, re.M
     )
     online, finetune = found["shards"]
-    assert (
-        f"online (next_item, purchase, profiles, segments, shopper_value): {online['entries']:,} journal entries"
-        in text
-    )
+    families = "stock, next_item, purchase, profiles, segments, shopper_value, demand"
+    assert f"online ({families}): {online['entries']:,} journal entries" in text
     assert (online["snapshot"] is None) == ("no snapshot yet" in text)
     for one in online["positions"]:
         assert re.search(rf"^{one['partition']} +{one['position']:,} +{one['lag']:,}$", text, re.MULTILINE)
@@ -452,11 +453,13 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
     for one in found["scores"]:
         assert f"{one['family']}: scores after {one['events']:,} events learned" in text
     assert [one["family"] for one in found["scores"]] == [
+        "stock",
         "next_item",
         "purchase",
         "profiles",
         "segments",
         "shopper_value",
+        "demand",
     ]
     assert found["scores"][0]["scores"]["ranking"]["blend"]["judged"] > 2_000
     assert (found["alarms_total"], found["alarms"][-1]["detail"]) == (len(found["alarms"]), "bad")

@@ -158,6 +158,51 @@ def test_relevance_is_traded_for_margin_and_the_answer_says_what_is_kept(shop: A
     assert "i4" not in shop.items(n=4)
 
 
+@pytest.fixture
+def stocked(shop: Asked) -> Asked:
+    """Return a shop that has sold two i0 a day, of which few are left, and of i7 are many."""
+    shop.state_item("i0", quantity=62)
+    shop.state_item("i7", quantity=10_000)
+    for day in range(31):
+        if day < 30:
+            shop.learn(f"buyer-{day}", Item("i0", quantity=2), kind="purchase", transaction_id=f"t{day}")
+        shop.learn(f"buyer-{day}", Item("i7"), kind="purchase", transaction_id=f"u{day}")
+        shop.time_ms += DAY_MS
+    return shop
+
+
+def test_what_will_soon_be_sold_out_is_left_out_or_demoted(stocked: Asked) -> None:
+    shop = stocked
+    before = shop.items()
+    assert "i0" in before
+    shop.state_rules(stock={"least_days": 3})
+    assert shop.items() == [item for item in before if item != "i0"], (
+        "of the others no level is stated, or many are there"
+    )
+    assert shop.answer().rules.left_out["stock"] == 1
+    shop.state_item("i0", quantity=500)
+    assert shop.items() == before
+    shop.state_item("i0", quantity=3)
+    shop.state_rules(stock={"least_days": 3, "demote": 0.01})
+    assert shop.items() == [*(item for item in before if item != "i0"), "i0"]
+    shop.state_rules(stock={"least_days": 0.5})
+    assert shop.items() == before
+    shop.learn("ann", Item("i0", quantity=3), kind="purchase", transaction_id="last")
+    assert "i0" not in shop.items(), "none is left, whatever the record says"
+
+
+def test_relevance_is_traded_for_what_is_plentiful(stocked: Asked) -> None:
+    assert stocked.items(n=1) == ["i7"] or stocked.items(n=2)[0] == "i0"
+    stocked.state_rules(hidden=["i7"])
+    assert stocked.items(n=1) == ["i0"]
+    stocked.state_item("i1", quantity=100_000)
+    stocked.learn("bob", Item("i1"), kind="purchase", transaction_id="one")
+    stocked.time_ms += DAY_MS
+    stocked.learn("bob", Item("i2"))
+    stocked.state_rules(hidden=["i7"], trade={"relevance_min": 0.05, "stock": 1})
+    assert stocked.items(n=1) == ["i1"]
+
+
 def test_relevance_is_traded_for_items_that_are_new(shop: Asked) -> None:
     shop.time_ms += 2 * DAY_MS
     for visitor in range(4):
@@ -328,7 +373,7 @@ def test_a_login_that_is_taken_back_moves_the_session_s_items_alone() -> None:
         ('{"boosted": [{"factor": 0, "items": ["a"]}]}', "at `$.boosted[0].factor`"),
         ('{"trade": {"margin": 1}}', "missing required field `relevance_min`"),
         ('{"trade": {"relevance_min": 1.5, "margin": 1}}', "at `$.trade.relevance_min`"),
-        ('{"trade": {"relevance_min": 0.9}}', "wanted a weight of margin, freshness, diversity or exposure"),
+        ('{"trade": {"relevance_min": 0.9}}', "wanted a weight of margin, freshness, diversity, exposure or stock"),
         ('{"bought": {"leave_out": false, "again_after_days": 3}}', "at `$.bought`"),
         ('{"categories": {"only": [" > "]}}', "at `$.categories.only[0]`"),
         ('{"brands": {"only": [" "]}}', "at `$.brands.only[0]`"),

@@ -123,7 +123,15 @@ def test_scores_come_every_thousand_events_and_tell_each_learner(tmp_path: Path)
     scored = [one for one in written if one["family"] == "next_item"]
     assert [one["events"] for one in scored] == [1_000, 2_000]
     assert len({one["id"] for one in scored}) == 2
-    assert [one["family"] for one in written] == ["next_item", "purchase", "profiles", "segments", "shopper_value"] * 2
+    assert [one["family"] for one in written] == [
+        "stock",
+        "next_item",
+        "purchase",
+        "profiles",
+        "segments",
+        "shopper_value",
+        "demand",
+    ] * 2
     ranking = scored[-1]["scores"]["ranking"]
     assert set(ranking) == set(RANKED)
     assert ranking["blend"]["judged"] == ranking["popularity"]["judged"] > 1_500
@@ -219,7 +227,7 @@ def test_a_stamp_names_what_shapes_the_state() -> None:
     assert small.families["next_item"].parts["catalogue"] == 1
     assert small == online(items_max=64, shoppers_max=20, judge_seed=7, recommendations_max=5)().stamp
     assert small != Shop(ONLINE.kinds).stamp
-    assert set(SMALL.only(["purchase"])().stamp.families) == {"desk", "purchase", "shopper_value"}
+    assert set(SMALL.only(["purchase"])().stamp.families) == {"desk", "purchase", "shopper_value", "demand", "stock"}
     assert Shop(ONLINE.kinds).stamp == SMALL(None, Shop(ONLINE.kinds).stamp).stamp, "a fold that begins with a stamp"
 
 
@@ -260,8 +268,8 @@ class Reader(PurchaseFamily):
 def test_families_that_refer_to_one_another_are_folded_anew_together() -> None:
     make = MakeShop((*ONLINE.kinds, Reader))
     for name in ("purchase", "reader"):
-        assert list(make.only([name])().families) == ["desk", "purchase", "shopper_value", "reader"]
-    assert list(make.only(["next_item"])().families) == ["desk", "next_item", "shopper_value"]
+        assert list(make.only([name])().families) == ["desk", "stock", "purchase", "shopper_value", "demand", "reader"]
+    assert list(make.only(["next_item"])().families) == ["desk", "stock", "next_item", "shopper_value", "demand"]
 
 
 def test_a_stamp_with_a_setting_that_is_no_longer_admitted_has_the_configured_one() -> None:

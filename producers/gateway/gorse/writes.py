@@ -25,7 +25,9 @@ from producers.values import Unusable
 FEED: Final = "gorse"
 BETWEEN: Final = " > "
 """Stands between the categories of an item, which are one path here."""
-LABELS: Final = ("title", "brand", "price", "currency", "availability", "link", "image_link", "item_group_id", "gtin")
+LABELS: Final = (
+    "title", "brand", "price", "currency", "availability", "link", "image_link", "item_group_id", "gtin", "quantity",
+)  # fmt: skip
 """Labels of an item that are kept: those with names of an item's document."""
 
 

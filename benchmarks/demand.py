@@ -1,0 +1,338 @@
+"""Forecasts of demand one week ahead, beside simple methods and those for intermittent demand.
+
+    python -m benchmarks.demand --data online_retail.csv.gz --out FILE
+
+The family of demand folds the purchases and returns of everybody in time order, as a shard does. At the beginning of
+each of the last 12 weeks its forecasts are compared with what came. Settings were chosen on the 12 weeks before them.
+The items are those sold in at least 13 of the first 26 weeks; what was cancelled or returned counts as not bought in
+the week in which it was bought, for all methods. Weeks begin on Mondays; the first and the last may be partial. Another
+file, with tabs between `user_id`, `item_id` and `time`, is folded with the same settings; its weeks are the last 104.
+
+- WAPE: the sum of absolute errors by the sum of what was sold, over all items and weeks.
+- Pinball loss: the mean over the quantiles .05, .1, .25, .5, .75, .9, .95 and .98, by what was sold. The quantiles of a
+  simple method are its forecast times the quantiles of what was sold by what it forecast for this item in the 26 weeks
+  before; those of "empirical" are those of the item's own last 26 weeks.
+- Covered: share of forecasts whose interval for 90 % held what came, by class of items, and after a drift: from the
+  first of the 12 weeks on, half of the items sell three times as much.
+- A second: events that one core folds, by its processor time, the beginnings of weeks aside, which are given beside it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import report
+from benchmarks.customers import baskets
+from headrace.clock import wall_ms
+from headrace.events import Event
+from headrace.topics import DAY_MS
+from learners.demand.family import DemandFamily, DemandSettings
+from learners.demand.forecaster import CLASSES, groups_of
+from learners.demand.model import LEVELS, MEDIAN, pinball
+from learners.demand.sales import Sales, weeks_max
+from learners.desk.family import Desk
+from learners.shop import Shop
+from producers.file import ReadOptions
+from producers.online_retail import OnlineRetail
+
+Floats = NDArray[np.float64]
+asked_weeks: Final = 12
+"""The newest weeks, in which forecasts are compared with what came."""
+baskets_weeks: Final = 104
+first_weeks, sold_min = 26, 13
+"""Items are those sold in so many of the first weeks."""
+drifted: Final = 3.0
+_entry: Final = 200
+"""Events of a journal entry."""
+
+
+def load(path: Path) -> list[Event]:
+    """Return the purchases and returns in time order.
+
+    Raises:
+        headrace.errors.Misconfigured: the file is of neither form.
+    """
+    if not OnlineRetail.recognises(path):
+        found = list(baskets(path))
+        last = found[-1].time_ms
+        return [event for event in found if event.time_ms > last - baskets_weeks * 7 * DAY_MS]
+    found = []
+    for record in OnlineRetail(path, ReadOptions(clock=wall_ms)).records():
+        event = msgspec.json.decode(record.value, type=Event)
+        event.shopper, event.time_ms = record.key.decode(), record.time_ms
+        found.append(event)
+    return found
+
+
+class Asked:
+    """The forecasts of the weeks that are asked, by week: items, medians, quantiles, and ends of intervals."""
+
+    def __init__(self) -> None:
+        self.weeks: dict[int, tuple[list[str], Floats, Floats, Floats, Floats]] = {}
+
+
+def folded(stream: Sequence[Event]) -> tuple[DemandFamily, Asked, dict[str, float]]:
+    """Fold a stream; return the family, the forecasts of the next week at the beginning of each, and what it took."""
+    shop = Shop([Desk, DemandFamily], {DemandFamily.name: DemandSettings(items_max=131_072)})
+    family = shop.families[DemandFamily.name]
+    assert isinstance(family, DemandFamily)
+    asked = Asked()
+    turning_s, turns = [0.0], [0.0]
+    turn = family.forecaster.turn
+
+    def timed(week: int) -> None:
+        start = time.process_time()
+        turn(week)
+        turning_s[0] += time.process_time() - start
+        turns[0] += 1
+        for one in family.forecaster.pending:
+            if one.week == week and one.horizon == 1:
+                names = [family.sales.name(slot) for slot in one.slots.tolist()]
+                level = one.simple[1]
+                asked.weeks[week] = names, one.quantiles, one.low, one.high, level
+
+    family.forecaster.turn = timed  # type: ignore[method-assign]  # to time it, and to keep what it forecast
+    start = time.process_time()
+    for number, event in enumerate(stream):
+        if shop.prepare(event):
+            shop.learn(event, 0, number)
+        if number % _entry == 0:
+            shop.emit()
+    family.sales.apply()
+    whole_s = time.process_time() - start
+    lines = sum(len(event.data.items) for event in stream)
+    return family, asked, {
+        "events_per_s": len(stream) / (whole_s - turning_s[0]), "lines_per_s": lines / (whole_s - turning_s[0]),
+        "turn_s": turning_s[0] / max(1.0, turns[0]), "events_per_s_with_turns": len(stream) / whole_s,
+    }  # fmt: skip
+
+
+def table_of(family: DemandFamily) -> tuple[list[str], Floats]:
+    """Return the items and what was sold of each by week, until the newest. Shape (weeks, items)"""
+    sales = family.sales
+    first = max(sales.began, sales.week - weeks_max + 1)
+    slots = np.arange(len(sales))
+    rows = [sales.sold(slots, np.full(len(slots), week)) for week in range(first, sales.week + 1)]
+    return [sales.name(slot) for slot in slots.tolist()], np.stack(rows)
+
+
+def smoothed(sold: Floats, rate: float) -> Floats:
+    """Return the forecasts of each week by simple exponential smoothing. Shapes: (weeks, items)"""
+    found, level = np.zeros_like(sold), sold[0].copy()
+    for week in range(1, len(sold)):
+        found[week] = level
+        level += rate * (sold[week] - level)
+    return found
+
+
+def croston(sold: Floats, rate: float, factor: float = 1.0) -> Floats:
+    """Return the forecasts of each week by the method of Croston, or with 1 - rate / 2 of Syntetos and Boylan."""
+    size, gap, since = sold[0].copy(), np.ones(sold.shape[1]), np.ones(sold.shape[1])
+    found = np.zeros_like(sold)
+    for week in range(1, len(sold)):
+        found[week] = factor * size / gap
+        there = sold[week] > 0
+        size = np.where(there, np.where(size > 0, size + rate * (sold[week] - size), sold[week]), size)
+        gap = np.where(there, gap + rate * (since - gap), gap)
+        since = np.where(there, 1.0, since + 1.0)
+    return found
+
+
+def tsb(sold: Floats, rate: float) -> Floats:
+    """Return the forecasts of each week by the method of Teunter, Syntetos and Babai."""
+    size, chance = sold[0].copy(), (sold[0] > 0).astype(np.float64)
+    found = np.zeros_like(sold)
+    for week in range(1, len(sold)):
+        found[week] = size * chance
+        there = sold[week] > 0
+        size = np.where(there, size + rate * (sold[week] - size), size)
+        chance = chance + rate * (there - chance)
+    return found
+
+
+def _rolling(sold: Floats, weeks: int, of: Callable[..., Any]) -> Floats:
+    found = np.zeros_like(sold)
+    for week in range(1, len(sold)):
+        found[week] = of(sold[max(0, week - weeks) : week], axis=0)
+    return found
+
+
+def baselines(sold: Floats) -> dict[str, Floats]:
+    """Return the forecasts of each week by simple methods. Shapes: (weeks, items)"""
+    last = np.zeros_like(sold)
+    last[1:] = sold[:-1]
+    return {
+        "last week": last, "mean of 8": _rolling(sold, 8, np.mean), "SES(.1)": smoothed(sold, 0.1),
+        "SES(.2)": smoothed(sold, 0.2), "median of 8": _rolling(sold, 8, np.median),
+        "median of 13": _rolling(sold, 13, np.median), "Croston(.1)": croston(sold, 0.1),
+        "SBA(.1)": croston(sold, 0.1, 0.95), "TSB(.1)": tsb(sold, 0.1),
+    }  # fmt: skip
+
+
+def quantiles_beside(sold: Floats, guess: Floats | None, week: int) -> Floats:
+    """Return the quantiles of a method for a week: see above. Shape (items, len(LEVELS))"""
+    before = slice(max(1, week - 26), week)
+    if guess is None:
+        return np.asarray(np.quantile(sold[before], LEVELS, axis=0).T)
+    ratios = sold[before] / np.maximum(guess[before], 0.5)
+    return np.asarray(np.quantile(ratios, LEVELS, axis=0).T * np.maximum(guess[week], 0.5)[:, None])
+
+
+def loss(truth: Floats, quantiles: Floats) -> float:
+    """Return the sum of pinball losses, over the quantiles' mean."""
+    return float(np.mean([pinball(truth, quantiles[:, n], level).sum() for n, level in enumerate(LEVELS)]))
+
+
+def figures_of(
+    family: DemandFamily, asked: Asked, skipped: int = 0, weeks: int = asked_weeks
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return our figures, and those of the baselines, over the newest weeks before those that are skipped."""
+    names, sold = table_of(family)
+    chosen = np.count_nonzero(sold[:first_weeks] > 0, axis=0) >= sold_min
+    names = [name for name, there in zip(names, chosen, strict=True) if there]
+    sold = sold[:, chosen]
+    number = {name: n for n, name in enumerate(names)}
+    beside = baselines(sold)
+    total, errors, losses = (
+        0.0,
+        dict.fromkeys(("ours", *beside), 0.0),
+        dict.fromkeys(("ours", "empirical", *beside), 0.0),
+    )
+    counts, inside = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
+    offset = family.sales.week - len(sold) + 1
+    for row in range(len(sold) - skipped - weeks, len(sold) - skipped):
+        items, quantiles, low, high, level = asked.weeks[row + offset]
+        truth = sold[row]
+        place = np.array([number.get(item, -1) for item in items])
+        here = place >= 0
+        ours, ends = np.zeros((len(names), len(LEVELS))), np.zeros((2, len(names)))
+        levels = np.zeros(len(names))
+        ours[place[here]], levels[place[here]] = quantiles[here], level[here]
+        ends[:, place[here]] = low[here], high[here]
+        total += truth.sum()
+        errors["ours"] += np.abs(truth - ours[:, MEDIAN]).sum()
+        losses["ours"] += loss(truth, ours)
+        for name, guess in beside.items():
+            errors[name] += np.abs(truth - guess[row]).sum()
+            losses[name] += loss(truth, quantiles_beside(sold, guess, row))
+        losses["empirical"] += loss(truth, quantiles_beside(sold, None, row))
+        groups = groups_of(levels)
+        counts += np.bincount(groups, minlength=len(CLASSES))
+        inside += np.bincount(groups, (ends[0] <= truth) & (truth <= ends[1]), len(CLASSES))
+    found: dict[str, Any] = {
+        "items": len(names), "wape": errors.pop("ours") / total, "quantile_loss": losses.pop("ours") / total,
+        "coverage_90": float(inside.sum() / counts.sum()),
+        "coverage_by_class": {
+            name: [int(count), float(there / count)]
+            for name, count, there in zip(CLASSES, counts, inside, strict=True) if count
+        },
+    }  # fmt: skip
+    best = {"wape": min(errors.values()) / total, "quantile_loss": min(losses.values()) / total}
+    found["wape_by_best"] = found["wape"] / best["wape"]
+    found["loss_by_best"] = found["quantile_loss"] / best["quantile_loss"]
+    others = {
+        name: {"wape": errors[name] / total if name in errors else None, "quantile_loss": losses[name] / total}
+        for name in losses
+    }
+    return found, others
+
+
+def drifting(stream: Sequence[Event]) -> list[Event]:
+    """Return a stream in which half of the items sell three times as much in the weeks that are asked."""
+    sales = Sales(1)
+    from_ms = sales.first_day(sales.week_of(stream[-1].time_ms // DAY_MS) - asked_weeks + 1) * DAY_MS
+    found = []
+    for event in stream:
+        event = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data))
+        if event.time_ms >= from_ms:
+            event.data.items = [
+                msgspec.structs.replace(line, quantity=drifted * line.quantity) if _half(line.item_id) else line
+                for line in event.data.items
+            ]
+        found.append(event)
+    return found
+
+
+def _half(item: str) -> bool:
+    return sum(item.encode()) % 2 == 0
+
+
+def fresh(stream: Sequence[Event]) -> list[Event]:
+    """Return a stream that a fold may change."""
+    return [
+        msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, items=list(event.data.items)))
+        for event in stream
+    ]
+
+
+def run(stream: Sequence[Event]) -> dict[str, Any]:
+    """Run the protocol and return its figures, and those of the baselines."""
+    family, asked, speed = folded(fresh(stream))
+    figures, others = figures_of(family, asked)
+    before, _ = figures_of(family, asked, asked_weeks)
+    family, asked, _ = folded(fresh(drifting(stream)))
+    after, after_others = figures_of(family, asked)
+    first, first_others = figures_of(family, asked, asked_weeks - 4, 4)
+    return {
+        "figures": {
+            **figures, **speed, "weeks_before": before,
+            "after_drift": {
+                "coverage_90": after["coverage_90"], "coverage_by_class": after["coverage_by_class"],
+                "wape": after["wape"], "coverage_90_first_4": first["coverage_90"], "wape_first_4": first["wape"],
+                "ses_wape_first_4": first_others["SES(.2)"]["wape"], "ses_wape": after_others["SES(.2)"]["wape"],
+            },
+        },
+        "baselines": others,
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None) -> None:
+    """Run the benchmark."""
+    made = report.parser(__doc__.splitlines()[0])
+    made.add_argument("--data", type=Path, required=True, help="Online Retail, or a table of user, item, time")
+    options = made.parse_args(arguments)
+    found = run(load(options.data))
+    figures, others = found["figures"], found["baselines"]
+    rows = [("ours", figures["wape"], figures["quantile_loss"])]
+    rows += [(name, one["wape"], one["quantile_loss"]) for name, one in others.items()]
+    report.show(
+        f"{figures['items']:,} items, the last {asked_weeks} weeks, one week ahead",
+        ("", "WAPE", "pinball loss"),
+        [(name, *("" if one is None else f"{one:.4f}" for one in values)) for name, *values in rows],
+    )
+    report.show(
+        "Intervals for 90 %",
+        ("pieces a week", "forecasts", "covered", "after drift"),
+        [
+            (name, f"{count:,}", f"{covered:.3f}", f"{drift[1]:.3f}")
+            for name, (count, covered) in [
+                ("all", (sum(n for n, _ in figures["coverage_by_class"].values()), figures["coverage_90"])),
+                *figures["coverage_by_class"].items(),
+            ]
+            for drift in [
+                [0, figures["after_drift"]["coverage_90"]]
+                if name == "all"
+                else figures["after_drift"]["coverage_by_class"].get(name, [0, float("nan")])
+            ]
+        ],
+    )
+    drift = figures["after_drift"]
+    print(
+        f"Four weeks after the drift: WAPE {drift['wape_first_4']:.3f}, SES(.2) {drift['ses_wape_first_4']:.3f},"
+        f" covered {drift['coverage_90_first_4']:.3f}. The 12 weeks before: WAPE {figures['weeks_before']['wape']:.4f},"
+        f" loss {figures['weeks_before']['loss_by_best']:.3f} of the best baseline's."
+    )
+    print(
+        f"{figures['events_per_s']:,.0f} events/s a core ({figures['lines_per_s']:,.0f} lines/s), beginnings of weeks"
+        f" aside, which take {figures['turn_s']:.2f} s each"
+    )
+    report.write(options.out, found)
+
+
+if __name__ == "__main__":
+    report.run(main)

@@ -1,0 +1,1 @@
+"""What will sell: pieces of each item within the next weeks, with intervals."""

@@ -1,0 +1,380 @@
+"""Forecasts of demand: learned and judged at the beginning of each week, with intervals that correct themselves.
+
+What an interval is said to cover is compared each week with what it covered, for each class of items by their level,
+and the level at which the model's quantiles are read is moved against the difference. So intervals cover what they say
+after the shop has changed, too.
+
+Source: Gibbs and Candes, "Adaptive conformal inference under distribution shift", NeurIPS 2021 (the update, here of
+each quantile, and from many items a week); Romano, Patterson and Candes, "Conformalized quantile regression", NeurIPS
+2019; Tille, "Sampling algorithms", 2006, chapter 7 (systematic sampling with unequal probabilities).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learners.demand.features import FEATURES, Features, features_of, history_of, simple_forecasts
+from learners.demand.model import LEVELS, MEDIAN, half_life, mean_weights, pinball, quantile_weights, target_max
+from learners.demand.sales import NO_SLOT, Floats, Sales, Slots, weeks_max
+from learners.parts.portable import power_of_two, product
+
+HORIZONS: Final = (1, 2, 4)
+"""Weeks ahead for which demand is learned."""
+EDGES: Final = (1.0, 5.0, 20.0, 100.0)
+"""Levels, in pieces a week, between the classes of items."""
+CLASSES: Final = ("under 1", "1 to 5", "5 to 20", "20 to 100", "100 and more")
+"""Classes of items by their level."""
+SIMPLE: Final = ("last week", "mean of 8", "median of 8", "smoothed .2")
+"""The simple methods beside which forecasts are judged."""
+COVERED: Final = 0.9
+"""What the intervals are to cover."""
+taught_max: Final = 26
+"""Newest weeks from which is learned."""
+history_min: Final = 8
+"""Weeks of history that a row needs."""
+rows_min: Final = 200
+"""Rows that a model needs."""
+rows_max: Final = 24_576
+"""Most rows from which is learned: of more, a sample, in which items that sell more are more likely to be."""
+judged_max: Final = 16_384
+"""Most items whose forecasts are judged; of more, evenly spaced ones."""
+judged_weeks_max: Final = 13
+"""Newest weeks whose forecasts are compared with what came."""
+_rate: Final = 0.3
+"""How far a level moves for each unit by which a week's coverage missed it."""
+_class_prior: Final = 50.0
+"""Rows of a class at which the rate is half: in few rows coverage is mostly chance."""
+_absent_max: Final = 0.1
+"""Weeks in which an item was out of stock for more than this share teach nothing and are not judged."""
+
+
+class Demand(NamedTuple):
+    """What is expected of an item within some days, in pieces: the mean, and the quantiles of `LEVELS`."""
+
+    days: float
+    mean: float
+    quantiles: Floats
+
+
+class Forecast(NamedTuple):
+    """What is expected of items within a time, in pieces. Shapes: mean (S,), quantiles (S, len(LEVELS))"""
+
+    mean: Floats
+    quantiles: Floats
+
+
+class Pending(NamedTuple):
+    """Forecasts whose truth is not known yet.
+
+    Shapes: slots, low, high, groups (S,), quantiles (S, len(LEVELS)), simple (len(SIMPLE), S). `low` and `high` are the
+    ends of the interval, `groups` the numbers of the classes.
+    """
+
+    week: int
+    horizon: int
+    slots: NDArray[np.int32]
+    quantiles: Floats
+    low: Floats
+    high: Floats
+    groups: NDArray[np.int32]
+    simple: Floats
+
+
+class Judged(NamedTuple):
+    """How good the forecasts of a week were.
+
+    Attributes:
+        week: the first week that was forecast.
+        sums: pieces that were sold, and that were missed by the median and by each simple method: absolute errors.
+            Shape (2 + len(SIMPLE),)
+        pinball: the sum of pinball losses of the quantiles. Shape (len(LEVELS),)
+        counts: forecasts by class, and how many of them were covered. Shape (2, len(CLASSES))
+        expected: pieces that were expected of all items together.
+    """
+
+    week: int
+    sums: Floats
+    pinball: Floats
+    counts: Floats
+    expected: float
+
+
+class Forecaster:
+    """Learns what items will sell, from `Sales`.
+
+    Args:
+        sales: is turned by `turn`.
+
+    Attributes:
+        weights: of the quantiles of `LEVELS` and of the mean, by horizon. Shape (len(LEVELS) + 1, len(FEATURES))
+        levels: at which the quantiles are read. Shape (len(HORIZONS), len(CLASSES), len(LEVELS))
+        upper: the level of the upper end of the interval. Shape (len(HORIZONS), len(CLASSES))
+        judged: of each horizon, the newest weeks.
+    """
+
+    def __init__(self, sales: Sales) -> None:
+        self.sales = sales
+        self.weights: list[Floats | None] = [None] * len(HORIZONS)
+        self.levels = np.tile(np.array(LEVELS), (len(HORIZONS), len(CLASSES), 1))
+        self.upper = np.full((len(HORIZONS), len(CLASSES)), (1.0 + COVERED) / 2)
+        self.pending: list[Pending] = []
+        self.judged: list[list[Judged]] = [[] for _ in HORIZONS]
+
+    @property
+    def learned(self) -> bool:
+        """Whether anything is expected."""
+        return self.weights[0] is not None
+
+    def turn(self, week: int) -> None:
+        """Begin a week: judge what was forecast of the weeks that are over, learn from them, and forecast the next."""
+        sales = self.sales
+        if week <= sales.week:
+            return
+        sales.turn(week)
+        for one in [one for one in self.pending if one.week + one.horizon <= week]:
+            self._judge(one)
+        self.pending = [one for one in self.pending if one.week + one.horizon > week]
+        self._learn()
+        self._forecast()
+
+    def _judge(self, one: Pending) -> None:
+        sales, place = self.sales, HORIZONS.index(one.horizon)
+        if one.week <= sales.week - weeks_max:
+            return
+        slots, weeks = one.slots.astype(np.int64), np.full(len(one.slots), one.week)
+        there = slots != NO_SLOT
+        there[there] = sales.absent(slots[there], weeks[there], one.horizon) <= _absent_max
+        if not there.any():
+            return
+        truth = sales.sold(slots[there], weeks[there], one.horizon)
+        quantiles, low, high, groups = (values[there] for values in (one.quantiles, one.low, one.high, one.groups))
+        errors = [np.abs(truth - guess) for guess in (quantiles[:, MEDIAN], *one.simple[:, there])]
+        covered = (low <= truth) & (truth <= high)
+        counts = np.bincount(groups, minlength=len(CLASSES)).astype(np.float64)
+        inside = np.bincount(groups, covered, len(CLASSES))
+        self.judged[place].append(
+            Judged(
+                one.week,
+                np.array([float(np.add.reduce(values)) for values in (truth, *errors)]),
+                np.array(
+                    [
+                        float(np.add.reduce(pinball(truth, guess, level)))
+                        for guess, level in zip(quantiles.T, LEVELS, strict=True)
+                    ]
+                ),
+                np.stack([counts, inside]),
+                float(np.add.reduce(quantiles[:, MEDIAN])),
+            )
+        )
+        del self.judged[place][:-judged_weeks_max]
+        rate = _rate * counts / (counts + _class_prior)
+        share = inside / np.maximum(counts, 1.0)
+        self.upper[place] = np.clip(self.upper[place] + rate * (COVERED - share), 0.75, 0.995)
+        for number, level in enumerate(LEVELS):
+            if number == MEDIAN:
+                continue
+            guess = quantiles[:, number]
+            under, up_to = (
+                np.bincount(groups, part, len(CLASSES)) / np.maximum(counts, 1.0)
+                for part in (truth < guess, truth <= guess)
+            )
+            # Of whole pieces a quantile has many levels, so there is a difference only beyond them.
+            wrong = np.maximum(level - up_to, 0.0) - np.maximum(under - level, 0.0)
+            least, most = max(0.25 * level, 2.0 * level - 1.0), min(2.0 * level, 1.0 - 0.25 * (1.0 - level))
+            self.levels[place, :, number] = np.clip(self.levels[place, :, number] + rate * wrong, least, most)
+
+    def _learn(self) -> None:
+        sales = self.sales
+        first = max(sales.began + history_min, sales.week - taught_max)
+        weeks = np.arange(first, sales.week)
+        if not len(weeks) or not len(sales):
+            return
+        means = sales.means()
+        drawn = [_sample(means, rows_max // len(weeks), (0.618034 * week) % 1.0) for week in weeks.tolist()]
+        slots = np.concatenate([one for one, _ in drawn])
+        inclusion = np.concatenate([one for _, one in drawn])
+        row_weeks = np.repeat(weeks, [len(one) for one, _ in drawn])
+        found = features_of(sales, slots, row_weeks)
+        age = sales.week - 1 - row_weeks
+        fading = np.array([power_of_two(-n / half_life) for n in range(taught_max)])[age]
+        weight = found.level * fading / inclusion
+        for place, horizon in enumerate(HORIZONS):
+            known = (found.level > 0) & (row_weeks + horizon <= sales.week)
+            known[known] = sales.absent(slots[known], row_weeks[known], horizon) <= _absent_max
+            count = int(np.count_nonzero(known))
+            if count < rows_min:
+                continue
+            level = found.level[known]
+            target = np.minimum(sales.sold(slots[known], row_weeks[known], horizon) / (horizon * level), target_max)
+            own = weight[known]
+            own = own * (count / float(np.add.reduce(own)))
+            self.weights[place] = _fitted(found.design[known], target, own, self.weights[place])
+
+    def _raw(self, found: Features, place: int) -> Forecast | None:
+        """Return what the model says of features, in pieces, before its quantiles are corrected."""
+        weights = self.weights[place]
+        if weights is None:
+            return None
+        scale = HORIZONS[place] * found.level
+        ratios = [product(found.design, one) for one in weights]
+        ratios[MEDIAN] = np.clip(ratios[MEDIAN], found.least, found.most)
+        quantiles = np.sort(np.maximum(np.stack(ratios[:-1], axis=1), 0.0), axis=1)
+        return Forecast(np.maximum(ratios[-1], 0.0) * scale, quantiles * scale[:, None])
+
+    def _read(self, raw: Floats, groups: NDArray[Any], levels: Floats) -> Floats:
+        """Return quantiles at levels by class. Shapes: raw (S, len(LEVELS)), levels (len(CLASSES),), result (S,)"""
+        low = np.maximum(2.0 * raw[:, 0] - raw[:, 2], 0.0)
+        high = raw[:, -1] + 2.0 * (raw[:, -1] - raw[:, -2])
+        values = np.concatenate([low[:, None], raw, high[:, None]], axis=1)
+        knots = np.array([0.0, *LEVELS, 1.0])
+        place = np.searchsorted(knots, levels, side="right") - 1
+        share = (levels - knots[place]) / (knots[place + 1] - knots[place])
+        rows = np.arange(len(raw))
+        left, right = values[rows, place[groups]], values[rows, place[groups] + 1]
+        return np.asarray(left + share[groups] * (right - left))
+
+    def _of_horizon(self, found: Features, place: int) -> tuple[Forecast, Floats, Floats] | None:
+        """Return the forecast of a horizon, and the ends of its interval."""
+        raw = self._raw(found, place)
+        if raw is None:
+            return None
+        groups = groups_of(found.level)
+        columns = [
+            raw.quantiles[:, number]
+            if number == MEDIAN
+            else self._read(raw.quantiles, groups, self.levels[place, :, number])
+            for number in range(len(LEVELS))
+        ]
+        quantiles = np.maximum.accumulate(np.stack(columns, axis=1), axis=1)
+        high = self._read(raw.quantiles, groups, self.upper[place])
+        # Pieces are whole: if the low end is below 1, none is within the interval.
+        return Forecast(raw.mean, quantiles), np.floor(np.minimum(quantiles[:, 0], high)), high
+
+    def _forecast(self) -> None:
+        sales = self.sales
+        if not self.learned:
+            return
+        slots = np.flatnonzero(sales.means() > 0)
+        slots = slots[:: -(-len(slots) // judged_max) or 1]
+        weeks = np.full(len(slots), sales.week)
+        found = features_of(sales, slots, weeks)
+        simple = simple_forecasts(history_of(sales, slots, weeks)[0])
+        groups = groups_of(found.level).astype(np.int32)
+        for place, horizon in enumerate(HORIZONS):
+            made = self._of_horizon(found, place)
+            if made is not None:
+                beside = horizon * np.stack([simple[name] for name in SIMPLE])
+                forecast, low, high = made
+                self.pending.append(
+                    Pending(sales.week, horizon, slots.astype(np.int32), forecast.quantiles, low, high, groups, beside)
+                )
+
+    def expected(self, slots: Slots, days: float) -> Forecast | None:
+        """Return what is expected of items within the next days, from what was sold until this week's beginning.
+
+        Between the horizons it is interpolated. Within less than the first and beyond the last the mean grows with the
+        days, and the distance of quantiles from it with their square root. None before anything is learned.
+
+        Args:
+            days: above 0.
+        """
+        found = features_of(self.sales, slots, np.full(len(slots), self.sales.week))
+        made = [self._of_horizon(found, place) for place in range(len(HORIZONS))]
+        known = [
+            (float(horizon * self.sales.period_days), one[0])
+            for horizon, one in zip(HORIZONS, made, strict=True)
+            if one is not None
+        ]
+        return _within(known, days) if known else None
+
+    def intervals(self, slots: Slots) -> list[tuple[int, Forecast, Floats, Floats]]:
+        """Return, for each horizon that is learned: its weeks, the forecast, and the ends of the intervals."""
+        found = features_of(self.sales, slots, np.full(len(slots), self.sales.week))
+        made = [self._of_horizon(found, place) for place in range(len(HORIZONS))]
+        return [(horizon, *one) for horizon, one in zip(HORIZONS, made, strict=True) if one is not None]
+
+    def renumber(self, moved: NDArray[np.int32]) -> None:
+        """Follow items to other slots, by former slot; forecasts of those that have none any more are not judged."""
+        moved = np.append(moved, np.int32(NO_SLOT))  # `NO_SLOT` is the last, too
+        self.pending = [one._replace(slots=moved[one.slots]) for one in self.pending]
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it, the sales aside."""
+        return {
+            "weights": [None if one is None else one.copy() for one in self.weights],
+            "levels": self.levels.copy(), "upper": self.upper.copy(),
+            "pending": [[one.week, one.horizon, *(values.copy() for values in one[2:])] for one in self.pending],
+            "judged": [
+                [[one.week, one.sums.copy(), one.pinball.copy(), one.counts.copy(), one.expected] for one in judged]
+                for judged in self.judged
+            ],
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], sales: Sales) -> Self:
+        """Return what continues where `state` was taken."""
+        found = cls(sales)
+        found.weights = [None if one is None else one.copy() for one in state["weights"]]
+        found.levels, found.upper = state["levels"].copy(), state["upper"].copy()
+        found.pending = [Pending(*one) for one in state["pending"]]
+        found.judged = [[Judged(*one) for one in judged] for judged in state["judged"]]
+        return found
+
+
+def groups_of(level: Floats) -> NDArray[np.int64]:
+    """Return the numbers of the classes of items, by their level.
+
+    >>> groups_of(np.array([0.2, 5.0, 700.0])).tolist()
+    [0, 2, 4]
+    """
+    return np.asarray(np.searchsorted(np.array(EDGES), level, side="right"))
+
+
+def _fitted(design: Floats, target: Floats, weight: Floats, before: Floats | None) -> Floats:
+    found = np.zeros((len(LEVELS) + 1, len(FEATURES)))
+    for number, level in enumerate(LEVELS):
+        found[number] = quantile_weights(design, target, weight, level, None if before is None else before[number])
+    found[-1] = mean_weights(design, target, weight)
+    return found
+
+
+def _sample(sizes: Floats, count: int, phase: float) -> tuple[Slots, Floats]:
+    """Return about `count` places above 0, and the probability with which each was drawn, which rises with its size.
+
+    All are drawn, if they are few.
+
+    >>> places, probability = _sample(np.array([0.0, 1.0, 1.0, 8.0, 1.0, 1.0]), 3, 0.3)
+    >>> places.tolist(), probability.tolist()
+    ([2, 3, 5], [0.5, 1.0, 0.5])
+    """
+    there = np.flatnonzero(sizes > 0)
+    if len(there) <= count:
+        return there, np.ones(len(there))
+    values = sizes[there]
+    scale = count / float(np.add.reduce(values))
+    for _ in range(8):
+        sure = scale * values >= 1.0
+        rest = float(np.add.reduce(values[~sure]))
+        if rest <= 0:
+            break
+        scale = (count - int(np.count_nonzero(sure))) / rest
+    probability = np.minimum(scale * values, 1.0)
+    steps = np.floor(np.concatenate([[0.0], np.cumsum(probability)]) + phase)
+    drawn = np.diff(steps) > 0
+    return there[drawn], probability[drawn]
+
+
+def _within(known: Sequence[tuple[float, Forecast]], days: float) -> Forecast:
+    """Return the forecast of some days from those of horizons, the shortest first."""
+    first, last = known[0], known[-1]
+    if days <= first[0] or days >= last[0]:
+        base, one = first if days <= first[0] else last
+        mean = one.mean * (days / base)
+        spread = (one.quantiles - one.mean[:, None]) * np.sqrt(days / base)
+        return Forecast(mean, np.maximum(mean[:, None] + spread, 0.0))
+    place = next(n for n, (longer, _) in enumerate(known) if days <= longer)
+    (left_days, left), (right_days, right) = known[place - 1], known[place]
+    share = (days - left_days) / (right_days - left_days)
+    return Forecast(*(a + share * (b - a) for a, b in zip(left, right, strict=True)))
