@@ -36,6 +36,8 @@ settle_s_max: Final = 40.0
 sample_s: Final = 1.0
 PLANTED: Final = {"churners": 0.1, "big-spenders": 0.08, "returners": 0.08}
 """Shares of the shoppers of whom it is known what they will do."""
+STOCKED: Final = 0.3
+"""Share of the items whose stock is limited: some will be sold out."""
 SIMULATED_SPEED: Final = "40000x"
 """Four weeks in a minute, plus the waits for verdicts: about 1,000 events/s, which learning keeps up with."""
 
@@ -108,6 +110,7 @@ class Demo:
         if self._data:
             return ["load", str(self._data), "--pace", "rounds"]
         shop = ["simulate", "--events", str(self._events), "--seed", str(self._seed)]
+        shop += ["--stocked", str(STOCKED)]
         shop += [word for group, share in PLANTED.items() for word in (f"--{group}", str(share))]
         return [*shop, "--speed", SIMULATED_SPEED, "--pace", "rounds"]
 
@@ -183,7 +186,7 @@ class Demo:
         newest = {kind.name: facts.newest(kind) for kind in facts.kinds}
         of_shoppers = lines(facts.planted, newest, readers[-1].address)
         if of_shoppers:
-            self._terminal.print("what was learned of shoppers, beside a simple rule; groups are planted:")
+            self._terminal.print("what was learned of shoppers and items, beside a simple rule; groups are planted:")
             self._terminal.print(shown(of_shoppers))
         self._terminal.print(
             f"{learned:,.0f} events in {seconds:.0f} s; the online consumer was busy {learning_s:.0f} s of them, "

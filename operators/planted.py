@@ -1,4 +1,4 @@
-"""What was learned of a simulated shop's shoppers beside the truth: a line for each family, beside a simple rule.
+"""What was learned of a simulated shop beside the truth: a line for each family, beside a simple rule.
 
 The server is asked, as a shop's own programs would ask it, about the shoppers whom the topic `truth` names; what the
 families' scores say is read from the topic. So is the rule's figure, or it is computed from the same answers.
@@ -47,7 +47,7 @@ class Line(NamedTuple):
 
 COLUMNS: Final = ("family", "what", "learned", "simple", "the simple rule")
 """The heads of a table of lines."""
-FAMILIES: Final = ("value", "churn", "profiles", "segments", "intent")
+FAMILIES: Final = ("value", "churn", "profiles", "segments", "intent", "demand", "stock")
 """What lines are about, in their order."""
 NUMERIC: Final = frozenset({2, 3})
 """Its columns of numbers."""
@@ -116,6 +116,26 @@ def _scored(scores: Mapping[str, Any]) -> Iterator[Line]:
     learned, simple = auc.get("visit"), auc.get("items")
     if learned is not None and simple is not None:
         yield Line("intent", "a purchase in this visit: AUC", f"{learned:.3f}", f"{simple:.3f}", "chances of items")
+    if (demand := scores.get("demand")) and demand.horizons:
+        one = demand.horizons[0]
+        best = min(one.simple, key=one.simple.__getitem__)
+        days = one.weeks * demand.week_days
+        what = f"pieces of each item, {days} day{'s' * (days > 1)}: error"
+        yield Line("demand", what, percent(one.error), percent(one.simple[best]), best)
+    if (stock := scores.get("stock")) and stock.sold_out:
+        for what, learned, simple in (
+            (
+                f"{stock.sold_out} stock-outs: foreseen",
+                stock.foreseen / stock.sold_out,
+                stock.foreseen_simple / stock.sold_out,
+            ),
+            (
+                "items told to sell out: that did",
+                stock.foreseen / max(1, stock.warned),
+                stock.foreseen_simple / max(1, stock.warned_simple),
+            ),
+        ):
+            yield Line("stock", what, percent(learned), percent(simple), "sales of a lead time")
 
 
 def _answered(planted: Sequence[Planted], ask: Asked) -> Iterator[Line]:

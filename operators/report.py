@@ -194,7 +194,7 @@ def write_report(
 
     Args:
         samples: scrapes of `/metrics` during the run, if there are any.
-        of_shoppers: what was learned of shoppers, beside simple rules, if that is known.
+        of_shoppers: what was learned of shoppers and items, beside simple rules, if that is known.
     """
     title = "Headrace: a simulated shop" if facts.scenario else "Headrace: a run"
     parts = [_head(facts, title), *_sections(facts, samples, of_shoppers)]
