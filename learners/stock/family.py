@@ -18,7 +18,7 @@ from headrace.log.protocol import Record
 from headrace.state import State
 from headrace.surface import Chart, Metric, Now, Route, Surface, Table, Unknown
 from headrace.topics import DAY_MS, ITEMS
-from learners.desk.family import Desk
+from learners.desk.family import Desk, DeskSettings
 from learners.family import Family, Merges, Moment, Part
 from learners.stock.levels import Levels
 from learners.stock.page import PAGE
@@ -222,6 +222,13 @@ class StockFamily(Family):
             watch = self.levels.watch
             self.levels = Levels.from_state(state["levels"], self._settings.items_max)
             self.levels.watch = watch
+
+    @classmethod
+    def from_0_3_0(cls, fold: State) -> tuple[dict[str, Any], State] | None:
+        """Return an empty state beside the online shard's: 0.3.0 knew no stock."""
+        if "buying" not in fold:
+            return None
+        return {}, cls(StockSettings(), {Desk.name: Desk(DeskSettings(), {})}).state()
 
     def answer(self, query: StockQuery, now: Now) -> ItemStock:
         """Return the answer to a request over HTTP about an item."""
