@@ -13,7 +13,7 @@ from headrace.state import decode, digest, encode
 from headrace.surface import FamilyScores, Now, Unknown
 from headrace.topics import DAY_MS, ITEMS
 from learners.checks.family import FamilyFold
-from learners.demand.family import DemandFamily, DemandQuery, DemandSettings
+from learners.demand.family import DemandFamily, DemandQuery, DemandSettings, TotalsQuery
 from learners.demand.forecaster import HORIZONS, Forecaster
 from learners.demand.model import LEVELS, MEDIAN, quantile_weights
 from learners.demand.page import sections
@@ -162,7 +162,7 @@ def test_intervals_cover_what_they_say_and_forecasts_beat_the_last_week(grown: F
 
 def test_before_anything_is_learned_nothing_is_expected() -> None:
     one = fold()
-    with pytest.raises(Unknown, match="item boots: wanted one that has been sold, found none"):
+    with pytest.raises(Unknown, match="item boots: wanted one that has been sold or that the shop states, found none"):
         demand_of(one).answer(DemandQuery("boots"), Now(MONDAY_MS))
     one.learn(order(0, "a", ("boots", 2)))
     one.learn(order(7, "a", ("socks", 2)))
@@ -290,3 +290,48 @@ def test_the_page_shows_errors_and_intervals(grown: FamilyFold) -> None:
     assert DemandFamily.surface.quality
     assert DemandFamily.surface.quality.of(demand_of(grown).scores()) == demand_of(grown).scores().horizons[0].error
     assert {labels for labels, _ in demand_of(grown).series()} >= {("1", "error"), ("4", "covered")}
+
+
+def test_a_new_item_is_expected_to_sell_as_its_neighbours_did() -> None:
+    one = shop_of(20)
+    for n, item in enumerate([f"new-{n}" for n in range(12)] + ["other"]):
+        category = "lamps" if item != "other" else "shoes"
+        value = {"id": item, "product_type": category, "price": "20 EUR", "availability": "in_stock"}
+        one.shop.hear(ITEMS, Record(0, 0, 0, item.encode(), msgspec.json.encode(value)))
+        for day in range(140, 161):
+            one.learn(order(day, f"b-{day}-{n}", (item, 5.0)))
+    one.learn(order(169, "last", ("item-3", 1)))
+    value = {"id": "lamp", "product_type": "lamps", "price": "25 EUR"}
+    one.shop.hear(ITEMS, Record(0, 0, 0, b"lamp", msgspec.json.encode(value)))
+    family = demand_of(one)
+    found = family.demand("lamp", 7)
+    assert found is not None
+    assert found.mean == pytest.approx(35, abs=0.5)
+    answer = family.answer(DemandQuery("lamp"), Now(0))
+    assert answer.expected[0].median == 35
+    assert "12 new items of its category and a similar price" in answer.assumes[1]
+    value["price"] = "900 EUR"
+    one.shop.hear(ITEMS, Record(0, 0, 0, b"lamp", msgspec.json.encode(value)))
+    assert "12 new items of its category sold" in family.answer(DemandQuery("lamp"), Now(0)).assumes[1]
+    value["product_type"] = "hats"
+    one.shop.hear(ITEMS, Record(0, 0, 0, b"lamp", msgspec.json.encode(value)))
+    assert "13 new items of the shop" in family.answer(DemandQuery("lamp"), Now(0)).assumes[1]
+
+
+def test_categories_and_items_add_up_to_the_shop() -> None:
+    one = shop_of(20)
+    for n in range(60):
+        value = {"id": f"item-{n}", "product_type": "odd" if n % 2 else "even"}
+        one.shop.hear(ITEMS, Record(0, 0, 0, f"item-{n}".encode(), msgspec.json.encode(value)))
+    family = demand_of(one)
+    found = family.totals(TotalsQuery(), Now(0))
+    assert found.shop is not None
+    assert [(total.category, total.items) for total in found.categories] == [("odd", 30), ("even", 30)]
+    for place, ahead in enumerate(found.shop.expected):
+        assert sum(total.expected[place].mean for total in found.categories) == pytest.approx(ahead.mean, abs=0.02)
+        assert ahead.low < ahead.mean < ahead.high
+    items = [family.demand(f"item-{n}", 7) for n in range(60)]
+    assert sum(item.mean for item in items if item) == pytest.approx(found.shop.expected[0].mean, abs=0.02)
+    rate = 7 * float(np.linspace(0.3, 12.0, 60).sum())
+    assert found.shop.expected[0].mean == pytest.approx(rate, rel=0.1)
+    assert demand_of(fold()).totals(TotalsQuery(), Now(0)).shop is None
