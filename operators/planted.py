@@ -112,30 +112,23 @@ def _scored(scores: Mapping[str, Any]) -> Iterator[Line]:
         ):
             if learned is not None:
                 yield Line(family, what.format(one.days), f"{learned:.3f}", f"{simple:.3f}", rule)
+    demand = scores.get("demand")
+    if demand and demand.horizons:
+        ahead, median = demand.horizons[0], demand.horizons[0].simple["median of 8"]
+        time = "day" if demand.week_days == 1 else "period"
+        yield Line("demand", f"pieces of the next {time}: error", percent(ahead.error), percent(median), "median of 8")
     auc = {member: one.get("auc") for member, one in intent.whole.items()} if intent else {}
     learned, simple = auc.get("visit"), auc.get("items")
     if learned is not None and simple is not None:
         yield Line("intent", "a purchase in this visit: AUC", f"{learned:.3f}", f"{simple:.3f}", "chances of items")
-    if (demand := scores.get("demand")) and demand.horizons:
-        one = demand.horizons[0]
-        best = min(one.simple, key=one.simple.__getitem__)
-        days = one.weeks * demand.week_days
-        what = f"pieces of each item, {days} day{'s' * (days > 1)}: error"
-        yield Line("demand", what, percent(one.error), percent(one.simple[best]), best)
-    if (stock := scores.get("stock")) and stock.sold_out:
-        for what, learned, simple in (
-            (
-                f"{stock.sold_out} stock-outs: foreseen",
-                stock.foreseen / stock.sold_out,
-                stock.foreseen_simple / stock.sold_out,
-            ),
-            (
-                "items told to sell out: that did",
-                stock.foreseen / max(1, stock.warned),
-                stock.foreseen_simple / max(1, stock.warned_simple),
-            ),
+    stock = scores.get("stock")
+    if stock and stock.sold_out:
+        for what, right, simple in (
+            ("{} stock-outs: foreseen", stock.sold_out, stock.sold_out),
+            ("{} times told that one sells out: right", stock.warned, stock.warned_simple),
         ):
-            yield Line("stock", what, percent(learned), percent(simple), "sales of a lead time")
+            shares = (stock.foreseen / max(1, right), stock.foreseen_simple / max(1, simple))
+            yield Line("stock", what.format(right), *map(percent, shares), "sales of a lead time")
 
 
 def _answered(planted: Sequence[Planted], ask: Asked) -> Iterator[Line]:
