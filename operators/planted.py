@@ -47,7 +47,7 @@ class Line(NamedTuple):
 
 COLUMNS: Final = ("family", "what", "learned", "simple", "the simple rule")
 """The heads of a table of lines."""
-FAMILIES: Final = ("value", "churn", "profiles", "segments", "intent")
+FAMILIES: Final = ("value", "churn", "profiles", "segments", "intent", "demand")
 """What lines are about, in their order."""
 NUMERIC: Final = frozenset({2, 3})
 """Its columns of numbers."""
@@ -112,6 +112,11 @@ def _scored(scores: Mapping[str, Any]) -> Iterator[Line]:
         ):
             if learned is not None:
                 yield Line(family, what.format(one.days), f"{learned:.3f}", f"{simple:.3f}", rule)
+    demand = scores.get("demand")
+    if demand and demand.horizons:
+        ahead, median = demand.horizons[0], demand.horizons[0].simple["median of 8"]
+        time = "day" if demand.week_days == 1 else "period"
+        yield Line("demand", f"pieces of the next {time}: error", percent(ahead.error), percent(median), "median of 8")
     auc = {member: one.get("auc") for member, one in intent.whole.items()} if intent else {}
     learned, simple = auc.get("visit"), auc.get("items")
     if learned is not None and simple is not None:

@@ -19,13 +19,18 @@ from headrace.state import State
 from headrace.surface import Chart, Metric, Now, Quality, Route, Surface, Table, Unknown
 from headrace.topics import DAY_MS, ITEMS
 from learners.demand.forecaster import CLASSES, HORIZONS, SIMPLE, Demand, Forecast, Forecaster, Judged
-from learners.demand.model import MEDIAN
+from learners.demand.model import LEVELS, MEDIAN
+from learners.demand.newcomers import First, Likeness, first_weeks_of, recent_weeks
 from learners.demand.page import PAGE
 from learners.demand.sales import Sales, Slots, number_of, weeks_max
 from learners.desk.family import Desk, DeskSettings
 from learners.family import Family, Merges, Moment, Part
 
 _day_s: Final = DAY_MS / 1_000
+totals_max: Final = 1_000
+"""Most categories in an answer."""
+totalled_max: Final = 16_384
+"""Most items that are added up, those that sell most."""
 courses_max: Final = weeks_max
 """Most weeks of an item's history in an answer."""
 
@@ -104,6 +109,28 @@ class ItemDemand(Struct, frozen=True):
     expected: list[Ahead]
     days: list[DayAhead]
     assumes: list[str]
+
+
+class TotalsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of a request for the demand of categories and of the shop."""
+
+    n: Annotated[int, Meta(ge=1, le=totals_max, description="Categories, at most, those first that sell most.")] = 20
+
+
+class Total(Struct, frozen=True):
+    """What is expected of a category, or with the name "" of the whole shop, and of how many items."""
+
+    category: str
+    items: int
+    expected: list[Ahead]
+
+
+class Totals(Struct, frozen=True):
+    """What is expected of the shop and of its categories, whose means add up; empty before anything is."""
+
+    week_days: int
+    shop: Total | None
+    categories: list[Total]
 
 
 class HorizonScores(Struct, frozen=True):
@@ -211,17 +238,37 @@ class DemandFamily(Family):
         return None
 
     def demand(self, item: str, days: float) -> Demand | None:
-        """Return what is expected of an item within the next days; None of one that has not sold, or before anything is
-        learned.
+        """Return what is expected of an item within the next days, of a new one by its neighbours.
+
+        None before anything is learned, and of a new item without neighbours.
 
         Args:
             days: above 0.
         """
         slot = self.sales.slot(item)
-        if slot is None:
-            return None
+        if slot is None or self._is_new(slot):
+            first = self._first(item, slot, max(1, round(days / self.sales.period_days)))
+            return None if first is None else Demand(days, first.mean, first.quantiles)
         found = self.forecaster.expected(np.array([slot]), days)
         return None if found is None else Demand(days, float(found.mean[0]), found.quantiles[0])
+
+    def _is_new(self, slot: int) -> bool:
+        """Return whether an item has no complete week of its own."""
+        return float(self.sales.first_weeks(np.array([slot]))[0]) >= self.sales.week
+
+    def _first(self, item: str, slot: int | None, weeks: int) -> First | None:
+        """Return what is expected of the first weeks of a new item."""
+        if not self.forecaster.learned or weeks >= recent_weeks:
+            return None
+        return first_weeks_of(self.sales, weeks, self._likeness(item), self._likeness_of, slot)
+
+    def _likeness(self, item: str) -> Likeness:
+        stated = self._desk.stated(item)
+        return Likeness(stated.category, self._desk.price(stated)) if stated else Likeness("", None)
+
+    def _likeness_of(self, slot: int) -> Likeness:
+        category, price = self._likeness(self.sales.name(slot))
+        return Likeness(category, self.sales.price(slot) if price is None else price)
 
     def expected(self, slots: Slots, days: float) -> Forecast | None:
         """As `Forecaster.expected`."""
@@ -232,21 +279,14 @@ class DemandFamily(Family):
         sales = self.sales
         slot = sales.slot(query.item)
         if slot is None:
-            raise Unknown(f"item {query.item}: wanted one that has been sold, found none")
+            return self._answer_new(query.item)
         course = sales.course(slot, query.weeks)
         history = [Week(_date(sales.first_day(week)), _round(sold), round(away, 3)) for week, sold, away in course]
         begins = sales.first_day(sales.week)
         expected, days = [], []
         found = self.forecaster.intervals(np.array([slot]))
         for weeks, forecast, low, high in found:
-            ends = begins + weeks * sales.period_days - 1
-            one = forecast.quantiles[0]
-            expected.append(
-                Ahead(
-                    _date(begins), _date(ends), weeks, _round(forecast.mean[0]), _round(one[MEDIAN]), _round(low[0]),
-                    _round(high[0]),
-                )
-            )  # fmt: skip
+            expected.append(self._ahead(weeks, forecast.mean[0], forecast.quantiles[0], low[0], high[0]))
         if found:
             first = found[0][1]
             shares = sales.weekday_shares(slot)
@@ -261,6 +301,58 @@ class DemandFamily(Family):
                 for n, share in enumerate(own)
             ]
         return ItemDemand(query.item, sales.period_days, history, expected, days, self._assumes(slot))
+
+    def _answer_new(self, item: str) -> ItemDemand:
+        """Return what is expected of an item that the shop states, but that has not been sold."""
+        if self._desk.stated(item) is None:
+            raise Unknown(f"item {item}: wanted one that has been sold or that the shop states, found none")
+        expected, said = [], ["It has not been sold yet."]
+        for weeks in HORIZONS:
+            if first := self._first(item, None, weeks):
+                low, high = first.quantiles[[0, -2]]
+                expected.append(self._ahead(weeks, first.mean, first.quantiles, low, high))
+                said[1:] = [f"Expected is what {first.neighbours} new items {first.like} sold in their first weeks."]
+        return ItemDemand(item, self.sales.period_days, [], expected, [], said)
+
+    def _ahead(self, weeks: int, mean: float, quantiles: Any, low: float, high: float) -> Ahead:
+        begins, ends = (self.sales.first_day(self.sales.week + n) for n in (0, weeks))
+        rounded = (_round(one) for one in (mean, quantiles[MEDIAN], low, high))
+        return Ahead(_date(begins), _date(ends - 1), weeks, *rounded)
+
+    def totals(self, query: TotalsQuery, now: Now) -> Totals:
+        """Return the answer to a request over HTTP.
+
+        The spread of a total is that of its items, as if they were independent, and that of the whole shop, which moves
+        all of them.
+        """
+        sales = self.sales
+        means = sales.means()
+        slots = np.sort(np.argsort(-means, kind="stable")[:totalled_max])
+        slots = slots[means[slots] > 0]
+        found = self.forecaster.intervals(slots) if len(slots) else []
+        if not found:
+            return Totals(sales.period_days, None, [])
+        stated = [self._desk.stated(sales.name(slot)) for slot in slots.tolist()]
+        names, group = np.unique([one.category if one else "" for one in stated], return_inverse=True)
+        shop, categories = (
+            Total("", len(slots), []),
+            [Total(str(name), int(count), []) for name, count in zip(names, np.bincount(group), strict=True)],
+        )
+        for weeks, forecast, _, _ in found:
+            common = self.forecaster.factor(HORIZONS.index(weeks))[1]
+            spread = (forecast.quantiles[:, _HIGH] - forecast.quantiles[:, _LOW]) / (2 * _normal)
+            by_group = [np.bincount(group, one) for one in (forecast.mean, spread * spread)]
+            means_of, variances_of = (one.tolist() for one in by_group)
+            sums: list[tuple[Total, float, float]] = [(shop, sum(means_of), sum(variances_of))]
+            sums += zip(categories, means_of, variances_of, strict=True)
+            for total, mean, variance in sums:
+                wide = _interval * float(np.sqrt(variance + (common * mean) ** 2))
+                total.expected.append(
+                    self._ahead(weeks, mean, [mean] * len(LEVELS), max(0.0, mean - wide), mean + wide)
+                )
+        known = [one for one in categories if one.category]
+        known.sort(key=lambda one: (-one.expected[0].mean, one.category))
+        return Totals(sales.period_days, shop, known[: query.n])
 
     def _assumes(self, slot: int) -> list[str]:
         sales = self.sales
@@ -289,7 +381,7 @@ class DemandFamily(Family):
             _scores(weeks, judged) for weeks, judged in zip(HORIZONS, self.forecaster.judged, strict=True) if judged
         ]
         shop = [
-            WeekScores(sales.first_day(one.week) * DAY_MS, float(one.sums[0]), one.expected)
+            WeekScores(sales.first_day(one.week) * DAY_MS, float(one.sums[0]), float(one.expected[0]))
             for one in self.forecaster.judged[0]
         ]
         return DemandScores(len(sales), sales.known, sales.period_days, horizons, shop)
@@ -339,6 +431,11 @@ class DemandFamily(Family):
                 yield (f"{one.weeks}", measure), getattr(one, measure)
 
 
+_LOW, _HIGH = LEVELS.index(0.1), LEVELS.index(0.9)
+_normal: Final = 1.2816
+"""Standard deviations from the middle to the 90 % quantile of a normal distribution."""
+_interval: Final = 1.6449
+"""Those to the ends of its 90 % interval."""
 _MEASURES: Final = ("error", "best", "covered")
 _young_weeks: Final = 13
 
@@ -414,6 +511,13 @@ DemandFamily.surface = Surface(
             query=DemandQuery,
             answer=ItemDemand,
             call=DemandFamily.answer,
+        ),
+        Route(
+            path="/v1/demand",
+            doc="What is expected of the next weeks of the whole shop and of each category, with intervals.",
+            query=TotalsQuery,
+            answer=Totals,
+            call=DemandFamily.totals,
         ),
     ),
     tables=(

@@ -60,7 +60,12 @@ class Features(NamedTuple):
 def features_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64]) -> Features:
     """Return the features of items at the beginning of weeks, from the weeks before. Shapes: slots, weeks (R,)"""
     history, lines = history_of(sales, slots, weeks)
-    return features(history, lines, np.minimum(weeks - sales.first_weeks(slots), weeks - sales.began))
+    return features(history, lines, ages_of(sales, slots, weeks))
+
+
+def ages_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64]) -> Floats:
+    """Return the weeks since items were first sold, or anything was. Shape (R,)"""
+    return np.minimum(weeks - sales.first_weeks(slots), weeks - sales.began)
 
 
 def history_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -74,7 +79,8 @@ def history_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64]) -> tuple[Fl
         present = 1.0 - np.minimum(absent, 1.0)
         seen = present >= _present_min
         scale = np.where(seen, 1.0 / np.maximum(present, _present_min), 0.0)
-        count = np.maximum(np.add.reduce(np.where(seen, present, 0.0), axis=0), 1.0)
+        sold = np.arange(window, 0, -1)[:, None] <= ages_of(sales, slots, weeks)
+        count = np.maximum(np.add.reduce(np.where(seen & sold, present, 0.0), axis=0), 1.0)
         filled = []
         for one in (pieces, lines):
             mean = np.add.reduce(np.where(seen, one, 0.0), axis=0) / count

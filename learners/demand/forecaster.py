@@ -1,11 +1,11 @@
 """Forecasts of demand: learned and judged at the beginning of each week, with intervals that correct themselves.
 
 What an interval is said to cover is compared each week with what it covered, for each class of items by their level,
-and the level at which the model's quantiles are read is moved against the difference. So intervals cover what they say
-after the shop has changed, too.
+and the levels of the quantiles that are its ends are moved against the difference. So intervals cover what they say
+after the shop has changed, too. The quantiles that are told stay the model's: corrected so, they had a larger loss.
 
 Source: Gibbs and Candes, "Adaptive conformal inference under distribution shift", NeurIPS 2021 (the update, here of
-each quantile, and from many items a week); Romano, Patterson and Candes, "Conformalized quantile regression", NeurIPS
+each end, and from many items a week); Romano, Patterson and Candes, "Conformalized quantile regression", NeurIPS
 2019; Tille, "Sampling algorithms", 2006, chapter 7 (systematic sampling with unequal probabilities).
 """
 
@@ -42,6 +42,16 @@ judged_max: Final = 16_384
 """Most items whose forecasts are judged; of more, evenly spaced ones."""
 judged_weeks_max: Final = 13
 """Newest weeks whose forecasts are compared with what came."""
+factor_half_life: Final = 4.0
+"""Weeks after which a week counts half in what all items together sold by what was expected."""
+factor_prior: Final = 2.0
+"""Weeks in which exactly that was sold that are added to them."""
+factor_max: Final = 2.0
+"""The largest factor, and by one the smallest."""
+unknown_error: Final = 0.2
+"""The relative error of the whole shop of a week that is added to those that are known."""
+_below: Final = (1.0 - COVERED) / 2
+"""The share of what comes that is to be below the interval, unless the interval begins at 0."""
 _rate: Final = 0.3
 """How far a level moves for each unit by which a week's coverage missed it."""
 _class_prior: Final = 50.0
@@ -68,8 +78,8 @@ class Forecast(NamedTuple):
 class Pending(NamedTuple):
     """Forecasts whose truth is not known yet.
 
-    Shapes: slots, low, high, groups (S,), quantiles (S, len(LEVELS)), simple (len(SIMPLE), S). `low` and `high` are the
-    ends of the interval, `groups` the numbers of the classes.
+    Shapes: slots, low, high, groups, mean (S,), quantiles (S, len(LEVELS)), simple (len(SIMPLE), S). `low` and `high`
+    are the ends of the interval, `groups` the numbers of the classes, `mean` is not reconciled.
     """
 
     week: int
@@ -80,6 +90,7 @@ class Pending(NamedTuple):
     high: Floats
     groups: NDArray[np.int32]
     simple: Floats
+    mean: Floats
 
 
 class Judged(NamedTuple):
@@ -91,14 +102,14 @@ class Judged(NamedTuple):
             Shape (2 + len(SIMPLE),)
         pinball: the sum of pinball losses of the quantiles. Shape (len(LEVELS),)
         counts: forecasts by class, and how many of them were covered. Shape (2, len(CLASSES))
-        expected: pieces that were expected of all items together.
+        expected: the sums of the medians and of the means, which are not reconciled. Shape (2,)
     """
 
     week: int
     sums: Floats
     pinball: Floats
     counts: Floats
-    expected: float
+    expected: Floats
 
 
 class Forecaster:
@@ -109,16 +120,14 @@ class Forecaster:
 
     Attributes:
         weights: of the quantiles of `LEVELS` and of the mean, by horizon. Shape (len(LEVELS) + 1, len(FEATURES))
-        levels: at which the quantiles are read. Shape (len(HORIZONS), len(CLASSES), len(LEVELS))
-        upper: the level of the upper end of the interval. Shape (len(HORIZONS), len(CLASSES))
+        ends: the levels of the quantiles that are the ends of intervals. Shape (len(HORIZONS), len(CLASSES), 2)
         judged: of each horizon, the newest weeks.
     """
 
     def __init__(self, sales: Sales) -> None:
         self.sales = sales
         self.weights: list[Floats | None] = [None] * len(HORIZONS)
-        self.levels = np.tile(np.array(LEVELS), (len(HORIZONS), len(CLASSES), 1))
-        self.upper = np.full((len(HORIZONS), len(CLASSES)), (1.0 + COVERED) / 2)
+        self.ends = np.tile(np.array([_below, 1.0 - _below]), (len(HORIZONS), len(CLASSES), 1))
         self.pending: list[Pending] = []
         self.judged: list[list[Judged]] = [[] for _ in HORIZONS]
 
@@ -165,25 +174,18 @@ class Forecaster:
                     ]
                 ),
                 np.stack([counts, inside]),
-                float(np.add.reduce(quantiles[:, MEDIAN])),
+                np.array([float(np.add.reduce(quantiles[:, MEDIAN])), float(np.add.reduce(one.mean[there]))]),
             )
         )
         del self.judged[place][:-judged_weeks_max]
         rate = _rate * counts / (counts + _class_prior)
-        share = inside / np.maximum(counts, 1.0)
-        self.upper[place] = np.clip(self.upper[place] + rate * (COVERED - share), 0.75, 0.995)
-        for number, level in enumerate(LEVELS):
-            if number == MEDIAN:
-                continue
-            guess = quantiles[:, number]
-            under, up_to = (
-                np.bincount(groups, part, len(CLASSES)) / np.maximum(counts, 1.0)
-                for part in (truth < guess, truth <= guess)
-            )
-            # Of whole pieces a quantile has many levels, so there is a difference only beyond them.
-            wrong = np.maximum(level - up_to, 0.0) - np.maximum(under - level, 0.0)
-            least, most = max(0.25 * level, 2.0 * level - 1.0), min(2.0 * level, 1.0 - 0.25 * (1.0 - level))
-            self.levels[place, :, number] = np.clip(self.levels[place, :, number] + rate * wrong, least, most)
+        shares = (np.bincount(groups, part, len(CLASSES)) for part in (truth < low, truth <= low, covered))
+        under, up_to, share = (one / np.maximum(counts, 1.0) for one in shares)
+        # Of whole pieces an end has many levels, so it is wrong only beyond them.
+        wrong = np.maximum(_below - up_to, 0.0) - np.maximum(under - _below, 0.0)
+        ends = self.ends[place]
+        ends[:, 0] = np.clip(ends[:, 0] + rate * wrong, 0.25 * _below, 2.0 * _below)
+        ends[:, 1] = np.clip(ends[:, 1] + rate * (COVERED - share), 0.75, 0.995)
 
     def _learn(self) -> None:
         sales = self.sales
@@ -223,6 +225,27 @@ class Forecaster:
         quantiles = np.sort(np.maximum(np.stack(ratios[:-1], axis=1), 0.0), axis=1)
         return Forecast(np.maximum(ratios[-1], 0.0) * scale, quantiles * scale[:, None])
 
+    def factor(self, place: int) -> tuple[float, float]:
+        """Return what the shop sold by the sum of the means that were expected, lately, and how far off a week is.
+
+        The second is the root of the mean square of relative errors. Means times the factor add up to what the shop
+        sells: so forecasts of items, categories and the shop are coherent, and follow what moves all of them.
+        """
+        judged = self.judged[place]
+        weights = [power_of_two((one.week - self.sales.week) / factor_half_life) for one in judged]
+        sold = sum(weight * float(one.sums[0]) for weight, one in zip(weights, judged, strict=True))
+        expected = sum(weight * float(one.expected[1]) for weight, one in zip(weights, judged, strict=True))
+        total = sum(weights)
+        if not total or not expected:
+            return 1.0, unknown_error
+        prior = factor_prior * expected / total
+        factor = min(max((sold + prior) / (expected + prior), 1.0 / factor_max), factor_max)
+        wrong = [
+            weight * (float(one.sums[0]) / max(1.0, factor * float(one.expected[1])) - 1.0) ** 2
+            for weight, one in zip(weights, judged, strict=True)
+        ]
+        return factor, float(np.sqrt((sum(wrong) + unknown_error**2) / (total + 1.0)))
+
     def _read(self, raw: Floats, groups: NDArray[Any], levels: Floats) -> Floats:
         """Return quantiles at levels by class. Shapes: raw (S, len(LEVELS)), levels (len(CLASSES),), result (S,)"""
         low = np.maximum(2.0 * raw[:, 0] - raw[:, 2], 0.0)
@@ -241,16 +264,10 @@ class Forecaster:
         if raw is None:
             return None
         groups = groups_of(found.level)
-        columns = [
-            raw.quantiles[:, number]
-            if number == MEDIAN
-            else self._read(raw.quantiles, groups, self.levels[place, :, number])
-            for number in range(len(LEVELS))
-        ]
-        quantiles = np.maximum.accumulate(np.stack(columns, axis=1), axis=1)
-        high = self._read(raw.quantiles, groups, self.upper[place])
+        low, high = (self._read(raw.quantiles, groups, levels) for levels in self.ends[place].T)
+        low = np.minimum(low, raw.quantiles[:, MEDIAN])
         # Pieces are whole: if the low end is below 1, none is within the interval.
-        return Forecast(raw.mean, quantiles), np.floor(np.minimum(quantiles[:, 0], high)), high
+        return Forecast(raw.mean * self.factor(place)[0], raw.quantiles), np.floor(low), high
 
     def _forecast(self) -> None:
         sales = self.sales
@@ -267,8 +284,11 @@ class Forecaster:
             if made is not None:
                 beside = horizon * np.stack([simple[name] for name in SIMPLE])
                 forecast, low, high = made
+                mean = forecast.mean / self.factor(place)[0]
                 self.pending.append(
-                    Pending(sales.week, horizon, slots.astype(np.int32), forecast.quantiles, low, high, groups, beside)
+                    Pending(
+                        sales.week, horizon, slots.astype(np.int32), forecast.quantiles, low, high, groups, beside, mean
+                    )
                 )
 
     def expected(self, slots: Slots, days: float) -> Forecast | None:
@@ -304,11 +324,10 @@ class Forecaster:
         """Return all of it, the sales aside."""
         return {
             "weights": [None if one is None else one.copy() for one in self.weights],
-            "levels": self.levels.copy(), "upper": self.upper.copy(),
+            "ends": self.ends.copy(),
             "pending": [[one.week, one.horizon, *(values.copy() for values in one[2:])] for one in self.pending],
             "judged": [
-                [[one.week, one.sums.copy(), one.pinball.copy(), one.counts.copy(), one.expected] for one in judged]
-                for judged in self.judged
+                [[one.week, *(values.copy() for values in one[1:])] for one in judged] for judged in self.judged
             ],
         }  # fmt: skip
 
@@ -317,7 +336,7 @@ class Forecaster:
         """Return what continues where `state` was taken."""
         found = cls(sales)
         found.weights = [None if one is None else one.copy() for one in state["weights"]]
-        found.levels, found.upper = state["levels"].copy(), state["upper"].copy()
+        found.ends = state["ends"].copy()
         found.pending = [Pending(*one) for one in state["pending"]]
         found.judged = [[Judged(*one) for one in judged] for judged in state["judged"]]
         return found

@@ -8,6 +8,7 @@ returned is taken back in the week in which it was bought, where the line is sti
 Memory: 14 bytes an item and week, so 111 MB for 131,072 items and 60 weeks, and 24 bytes a remembered line.
 """
 
+from collections import defaultdict
 from typing import Any, Final, Self
 from zlib import crc32
 
@@ -290,10 +291,16 @@ class Sales:
     def course(self, slot: int, count: int) -> list[tuple[int, float, float]]:
         """Return the newest weeks of an item, the one being filled last: week, pieces, and share of its stock-outs."""
         first = max(self.began, self.week - min(count, weeks_max) + 1)
-        return [
-            (week, max(0.0, float(self._pieces[week % weeks_max, slot])), float(self._away[week % weeks_max, slot]))
-            for week in range(first, self.week + 1)
-        ]
+        waiting: dict[int, float] = defaultdict(float)
+        for line in self._buffer:
+            if line[0] == slot:
+                waiting[self.week_of(line[1])] += line[2]
+        found = []
+        for week in range(first, self.week + 1):
+            row = week % weeks_max
+            pieces = float(self._pieces[row, slot]) + waiting[week]
+            found.append((week, max(0.0, pieces), float(self._away[row, slot])))
+        return found
 
     def means(self) -> Floats:
         """Return the mean pieces a week of each item that teach forecasts, over the weeks in the ring.

@@ -11,6 +11,7 @@ import pytest
 from headrace.log.sqlite import SqliteLog
 from headrace.shard.blobs import Blobs
 from headrace.shard.loop import Loop, LoopSettings
+from learners.demand.family import DemandSettings
 from learners.shop import MakeShop
 from learners.value.family import ValueSettings
 from operators.child import Children
@@ -35,7 +36,8 @@ def told(tmp_path: Path) -> Iterator[Told]:
     with closing(SqliteLog(str(tmp_path / "log.db"))) as log, Children(tmp_path, cwd=tmp_path) as children:
         log.create()
         simulate(log, SHOP)
-        make = MakeShop(ONLINE.kinds, {"shopper_value": ValueSettings(near_days=3, far_days=6)})
+        settings = {"shopper_value": ValueSettings(near_days=3, far_days=6), "demand": DemandSettings(period_days=1)}
+        make = MakeShop(ONLINE.kinds, settings)
         loop = Loop(log, blobs, ONLINE.shard, make=make, settings=LoopSettings(commit_interval_s=0.5, idle_wait_s=0.0))
         with closing(loop):
             loop.run(lambda: loop.fold.events >= SHOP.events)
@@ -54,7 +56,7 @@ def test_each_family_has_a_line_beside_a_simple_rule(told: Told) -> None:
     facts, scores, address, folder = told
     found = lines(facts.planted, scores, address)
     by_text = {one.what: one for one in found}
-    assert {one.family for one in found} == {"value", "churn", "intent", "profiles", "segments"}
+    assert {one.family for one in found} == {"value", "churn", "intent", "profiles", "segments", "demand"}
     assert all(number(one.learned) >= 0 <= number(one.simple) and one.rule for one in found)
     buyers = next(one for what, one in by_text.items() if what.startswith("returners, of "))
     assert number(buyers.learned) > 1.5 * number(buyers.simple)
@@ -68,6 +70,6 @@ def test_each_family_has_a_line_beside_a_simple_rule(told: Told) -> None:
     assert "What is known of shoppers" in text
     assert all(one.learned in text for one in found)
     of_scores = lines([], scores, address)
-    assert {one.family for one in of_scores} == {"value", "churn", "intent"}
+    assert {one.family for one in of_scores} == {"value", "churn", "intent", "demand"}
     assert lines(facts.planted, scores, "http://127.0.0.1:9") == of_scores, "what is not answered has no line"
     assert lines([], {}, address) == []

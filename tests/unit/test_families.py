@@ -137,6 +137,7 @@ EXAMPLES = {
     "operators/cli/app.py: 'A setting as in headrace.toml, e.g. rounds.round_events=5000'",
     "operators/cli/app.py: ': wanted TABLE.NAME=VALUE, e.g. rounds.round_events=5000'",
     "operators/planted.py: '/v1/retention?n='",
+    "operators/planted.py: 'demand'",
     "operators/planted.py: 'shopper_value'",
 }
 """Texts that show by an example how a setting is written; what is asked about what a simulated shop has planted, as a
