@@ -18,6 +18,7 @@ file, with tabs between `user_id`, `item_id` and `time`, is folded with the same
 """
 
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +33,7 @@ from headrace.clock import wall_ms
 from headrace.events import Event
 from headrace.topics import DAY_MS
 from learners.demand.family import DemandFamily, DemandSettings
-from learners.demand.forecaster import CLASSES, groups_of
+from learners.demand.forecaster import CLASSES, Forecaster, groups_of
 from learners.demand.model import LEVELS, MEDIAN, pinball
 from learners.demand.sales import Sales, weeks_max
 from learners.desk.family import Desk
@@ -270,6 +271,27 @@ def fresh(stream: Sequence[Event]) -> list[Event]:
     ]
 
 
+def largest() -> dict[str, float]:
+    """Return the memory of as many items as there can be, and the processor time of the beginning of a week."""
+    items, draw = 131_072, np.random.default_rng(1)
+    tracemalloc.start()
+    sales = Sales(items)
+    forecaster = Forecaster(sales)
+    slots = np.array([sales.enter(f"item-{n}") for n in range(items)])
+    rates = draw.lognormal(0.0, 1.5, items)
+    took = 0.0
+    for week in range(2_000, 2_040):
+        start = time.process_time()
+        forecaster.turn(week)
+        took = time.process_time() - start
+        pieces = draw.poisson(rates).astype(np.float64)
+        there = pieces > 0
+        sales.record(slots[there], np.full(np.count_nonzero(there), sales.first_day(week)), pieces[there])
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return {"largest_mb": now / 1e6, "largest_mb_max": most / 1e6, "largest_turn_s": took}
+
+
 def run(stream: Sequence[Event]) -> dict[str, Any]:
     """Run the protocol and return its figures, and those of the baselines."""
     family, asked, speed = folded(fresh(stream))
@@ -280,7 +302,7 @@ def run(stream: Sequence[Event]) -> dict[str, Any]:
     first, first_others = figures_of(family, asked, asked_weeks - 4, 4)
     return {
         "figures": {
-            **figures, **speed, "weeks_before": before,
+            **figures, **speed, **largest(), "weeks_before": before,
             "after_drift": {
                 "coverage_90": after["coverage_90"], "coverage_by_class": after["coverage_by_class"],
                 "wape": after["wape"], "coverage_90_first_4": first["coverage_90"], "wape_first_4": first["wape"],
@@ -329,7 +351,8 @@ def main(arguments: Sequence[str] | None) -> None:
     )
     print(
         f"{figures['events_per_s']:,.0f} events/s a core ({figures['lines_per_s']:,.0f} lines/s), beginnings of weeks"
-        f" aside, which take {figures['turn_s']:.2f} s each"
+        f" aside, which take {figures['turn_s']:.2f} s each; 131,072 items take {figures['largest_mb']:.0f} MB, at most"
+        f" {figures['largest_mb_max']:.0f}, and the beginning of a week {figures['largest_turn_s']:.1f} s"
     )
     report.write(options.out, found)
 
