@@ -127,8 +127,8 @@ def _scored(scores: Mapping[str, Any]) -> Iterator[Line]:
             ("{} stock-outs: foreseen", stock.sold_out, stock.sold_out),
             ("{} times told that one sells out: right", stock.warned, stock.warned_simple),
         ):
-            shares = (stock.foreseen / max(1, right), stock.foreseen_simple / max(1, simple))
-            yield Line("stock", what.format(right), *map(percent, shares), "sales of a lead time")
+            learned, rule = percent(stock.foreseen / max(1, right)), percent(stock.foreseen_simple / max(1, simple))
+            yield Line("stock", what.format(right), learned, rule, "sales of a lead time")
 
 
 def _answered(planted: Sequence[Planted], ask: Asked) -> Iterator[Line]:
