@@ -84,11 +84,12 @@ def folded(stream: Sequence[Event]) -> tuple[DemandFamily, Asked, dict[str, floa
     assert isinstance(family, DemandFamily)
     asked = Asked()
     turning_s, turns = [0.0], [0.0]
-    turn = family.forecaster.turn
+    begin = family.forecaster.begin
 
     def timed(week: int) -> None:
         start = time.process_time()
-        turn(week)
+        begin(week)
+        family.forecaster.finish()
         turning_s[0] += time.process_time() - start
         turns[0] += 1
         for one in family.forecaster.pending:
@@ -97,7 +98,7 @@ def folded(stream: Sequence[Event]) -> tuple[DemandFamily, Asked, dict[str, floa
                 level = one.simple[1]
                 asked.weeks[week] = names, one.quantiles, one.low, one.high, level
 
-    family.forecaster.turn = timed  # type: ignore[method-assign]  # to time it, and to keep what it forecast
+    family.forecaster.begin = timed  # type: ignore[method-assign]  # to time it, and to keep what it forecast
     start = time.process_time()
     for number, event in enumerate(stream):
         if shop.prepare(event):

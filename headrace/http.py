@@ -80,6 +80,15 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
+def cell(value: Any) -> Any:
+    """Return a value as a cell that a spreadsheet shows and does not compute: ids are what anybody has sent.
+
+    >>> cell("-1+2"), cell("ann"), cell(-3.5)
+    ("'-1+2", 'ann', -3.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
 def csv_table(rows: Iterable[Sequence[Any]]) -> Response:
     """Return an answer of CSV (RFC 4180). A text that a spreadsheet would take for a formula begins with an apostrophe.
 

@@ -208,7 +208,9 @@ class DemandFamily(Family):
         week = sales.week_of(day)
         if week > sales.week:
             self._count_away(sales.first_day(week) * DAY_MS)
-            self.forecaster.turn(week)
+            self.forecaster.begin(week)
+        else:
+            self.forecaster.proceed()
         return day
 
     def _count_away(self, until_ms: int) -> None:

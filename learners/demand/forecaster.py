@@ -36,7 +36,7 @@ history_min: Final = 8
 """Weeks of history that a row needs."""
 rows_min: Final = 200
 """Rows that a model needs."""
-rows_max: Final = 24_576
+rows_max: Final = 12_288
 """Most rows from which is learned: of more, a sample, in which items that sell more are more likely to be."""
 judged_max: Final = 16_384
 """Most items whose forecasts are judged; of more, evenly spaced ones."""
@@ -52,12 +52,19 @@ unknown_error: Final = 0.2
 """The relative error of the whole shop of a week that is added to those that are known."""
 _below: Final = (1.0 - COVERED) / 2
 """The share of what comes that is to be below the interval, unless the interval begins at 0."""
+_rows_together: Final = 16_384
+"""Rows of the regressions that are learned with one event."""
 _rate: Final = 0.3
 """How far a level moves for each unit by which a week's coverage missed it."""
 _class_prior: Final = 50.0
 """Rows of a class at which the rate is half: in few rows coverage is mostly chance."""
 _absent_max: Final = 0.1
 """Weeks in which an item was out of stock for more than this share teach nothing and are not judged."""
+
+
+MEAN: Final = len(LEVELS)
+"""The number of the regression of the mean, which is the last one of a horizon."""
+_REGRESSIONS: Final = len(LEVELS) + 1
 
 
 class Demand(NamedTuple):
@@ -112,8 +119,24 @@ class Judged(NamedTuple):
     expected: Floats
 
 
+class Lesson(NamedTuple):
+    """The rows from which a week's regressions are learned.
+
+    Shapes: design (R, len(FEATURES)), weight (R,), targets (len(HORIZONS), R). Targets are in levels of the item, NaN
+    where they are not known.
+    """
+
+    design: Floats
+    weight: Floats
+    targets: Floats
+
+
 class Forecaster:
     """Learns what items will sell, from `Sales`.
+
+    A week begins with `begin`, which judges; `proceed` then learns the regressions a few at a time, and forecasts at
+    last. So no event has to wait for all of them. Until then the regressions of the week before hold. `turn` does all
+    at once.
 
     Args:
         sales: is turned by `turn`.
@@ -130,6 +153,9 @@ class Forecaster:
         self.ends = np.tile(np.array([_below, 1.0 - _below]), (len(HORIZONS), len(CLASSES), 1))
         self.pending: list[Pending] = []
         self.judged: list[list[Judged]] = [[] for _ in HORIZONS]
+        self._lesson: Lesson | None = None
+        self._learning: Floats | None = None  # of the horizon that is being learned, the new weights
+        self._steps_left = 0
 
     @property
     def learned(self) -> bool:
@@ -138,15 +164,44 @@ class Forecaster:
 
     def turn(self, week: int) -> None:
         """Begin a week: judge what was forecast of the weeks that are over, learn from them, and forecast the next."""
+        self.begin(week)
+        self.finish()
+
+    def begin(self, week: int) -> None:
+        """Begin a week: judge what was forecast of the weeks that are over, and gather the rows to learn from."""
         sales = self.sales
         if week <= sales.week:
             return
+        self.finish()
         sales.turn(week)
         for one in [one for one in self.pending if one.week + one.horizon <= week]:
             self._judge(one)
         self.pending = [one for one in self.pending if one.week + one.horizon > week]
-        self._learn()
-        self._forecast()
+        self._lesson = self._gathered()
+        self._steps_left = len(HORIZONS) * _REGRESSIONS + 1
+
+    def proceed(self) -> None:
+        """Do some of what is left of a week's work: regressions of about `_rows_together` rows, at least one."""
+        rows = 1 if self._lesson is None else len(self._lesson.design)
+        for _ in range(max(1, _rows_together // rows)):
+            if not self._steps_left:
+                return
+            self._step()
+
+    def finish(self) -> None:
+        """Do all that is left of a week's work."""
+        while self._steps_left:
+            self._step()
+
+    def _step(self) -> None:
+        """Learn a regression or, after the last one, forecast."""
+        number = len(HORIZONS) * _REGRESSIONS + 1 - self._steps_left
+        self._steps_left -= 1
+        if self._lesson is None or not self._steps_left:
+            self._lesson, self._steps_left = None, 0
+            self._forecast()
+        else:
+            self._regress(self._lesson, *divmod(number, _REGRESSIONS))
 
     def _judge(self, one: Pending) -> None:
         sales, place = self.sales, HORIZONS.index(one.horizon)
@@ -187,12 +242,13 @@ class Forecaster:
         ends[:, 0] = np.clip(ends[:, 0] + rate * wrong, 0.25 * _below, 2.0 * _below)
         ends[:, 1] = np.clip(ends[:, 1] + rate * (COVERED - share), 0.75, 0.995)
 
-    def _learn(self) -> None:
+    def _gathered(self) -> Lesson | None:
+        """Return the rows from which is learned, None without any."""
         sales = self.sales
         first = max(sales.began + history_min, sales.week - taught_max)
         weeks = np.arange(first, sales.week)
         if not len(weeks) or not len(sales):
-            return
+            return None
         means = sales.means()
         drawn = [_sample(means, rows_max // len(weeks), (0.618034 * week) % 1.0) for week in weeks.tolist()]
         slots = np.concatenate([one for one, _ in drawn])
@@ -201,18 +257,34 @@ class Forecaster:
         found = features_of(sales, slots, row_weeks)
         age = sales.week - 1 - row_weeks
         fading = np.array([power_of_two(-n / half_life) for n in range(taught_max)])[age]
-        weight = found.level * fading / inclusion
-        for place, horizon in enumerate(HORIZONS):
+        targets = np.full((len(HORIZONS), len(slots)), np.nan)
+        for target, horizon in zip(targets, HORIZONS, strict=True):
             known = (found.level > 0) & (row_weeks + horizon <= sales.week)
             known[known] = sales.absent(slots[known], row_weeks[known], horizon) <= _absent_max
-            count = int(np.count_nonzero(known))
-            if count < rows_min:
-                continue
             level = found.level[known]
-            target = np.minimum(sales.sold(slots[known], row_weeks[known], horizon) / (horizon * level), target_max)
-            own = weight[known]
-            own = own * (count / float(np.add.reduce(own)))
-            self.weights[place] = _fitted(found.design[known], target, own, self.weights[place])
+            target[known] = np.minimum(
+                sales.sold(slots[known], row_weeks[known], horizon) / (horizon * level), target_max
+            )
+        return Lesson(found.design, found.level * fading / inclusion, targets)
+
+    def _regress(self, lesson: Lesson, place: int, number: int) -> None:
+        """Learn the regression of a quantile, or of the mean, of a horizon."""
+        known = ~np.isnan(lesson.targets[place])
+        count = int(np.count_nonzero(known))
+        if count < rows_min:
+            return
+        design, target, weight = lesson.design[known], lesson.targets[place, known], lesson.weight[known]
+        weight = weight * (count / float(np.add.reduce(weight)))
+        if self._learning is None:
+            self._learning = np.zeros((_REGRESSIONS, len(FEATURES)))
+        if number == MEAN:
+            self._learning[number] = mean_weights(design, target, weight)
+        else:
+            before = self.weights[place]
+            start = None if before is None else before[number]
+            self._learning[number] = quantile_weights(design, target, weight, LEVELS[number], start)
+        if number == _REGRESSIONS - 1:
+            self.weights[place], self._learning = self._learning, None
 
     def _raw(self, found: Features, place: int) -> Forecast | None:
         """Return what the model says of features, in pieces, before its quantiles are corrected."""
@@ -324,6 +396,8 @@ class Forecaster:
         """Return all of it, the sales aside."""
         return {
             "weights": [None if one is None else one.copy() for one in self.weights],
+            "lesson": None if self._lesson is None else [one.copy() for one in self._lesson],
+            "learning": None if self._learning is None else self._learning.copy(), "steps_left": self._steps_left,
             "ends": self.ends.copy(),
             "pending": [[one.week, one.horizon, *(values.copy() for values in one[2:])] for one in self.pending],
             "judged": [
@@ -336,6 +410,9 @@ class Forecaster:
         """Return what continues where `state` was taken."""
         found = cls(sales)
         found.weights = [None if one is None else one.copy() for one in state["weights"]]
+        lesson, learning = state["lesson"], state["learning"]
+        found._lesson = None if lesson is None else Lesson(*(one.copy() for one in lesson))
+        found._learning, found._steps_left = None if learning is None else learning.copy(), state["steps_left"]
         found.ends = state["ends"].copy()
         found.pending = [Pending(*one) for one in state["pending"]]
         found.judged = [[Judged(*one) for one in judged] for judged in state["judged"]]
@@ -349,14 +426,6 @@ def groups_of(level: Floats) -> NDArray[np.int64]:
     [0, 2, 4]
     """
     return np.asarray(np.searchsorted(np.array(EDGES), level, side="right"))
-
-
-def _fitted(design: Floats, target: Floats, weight: Floats, before: Floats | None) -> Floats:
-    found = np.zeros((len(LEVELS) + 1, len(FEATURES)))
-    for number, level in enumerate(LEVELS):
-        found[number] = quantile_weights(design, target, weight, level, None if before is None else before[number])
-    found[-1] = mean_weights(design, target, weight)
-    return found
 
 
 def _sample(sizes: Floats, count: int, phase: float) -> tuple[Slots, Floats]:

@@ -32,7 +32,7 @@ shrinkage: Final = 1e-4
 """Weight of the ridge, relative to that of all rows."""
 _first_steps: Final = 20
 """Steps of the regression where no weights are known."""
-_steps: Final = 4
+_steps: Final = 3
 """Steps from the weights of the week before."""
 _chunk: Final = 1_024
 """Rows whose products are summed at once: the fewer, the less they must be rounded to be the same everywhere."""
