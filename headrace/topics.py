@@ -80,8 +80,8 @@ SHARDS = "shards"
 
 COMMANDS = (
     "serve", "gateway", "load", "simulate", "replay", "republish", "archive", "dead-letters", "propose", "promote",
-    "withdraw", "roll-back", "history", "rules", "segments", "experiment", "evaluate", "drift", "trace", "status",
-    "console", "verify", "backup",
+    "withdraw", "roll-back", "history", "rules", "segments", "stock", "experiment", "evaluate", "drift", "trace",
+    "status", "console", "verify", "backup",
 )  # fmt: skip
 """The commands that open a log, apart from those that run shards."""
 
@@ -128,21 +128,20 @@ TOPICS = {
     topic.name: topic
     for topic in (
         Topic(EVENTS, 4, 30 * DAY_MS, "shopper id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, segments, evaluate,"
-              " trace, status,"
-              " console, verify, backup, demo",
+              "shards, serve, load, simulate, replay, republish, archive, dead-letters, rules, segments, stock,"
+              " evaluate, trace, status, console, verify, backup, demo",
               "what shoppers did; one CloudEvent a record"),
         Topic(DEAD_LETTERS, 1, 90 * DAY_MS, "origin", "shards, dead-letters",
               "archive, dead-letters, history, trace, status, console, demo",
               "records that could not be used, with reason, origin and their bytes; what operators decided about them"),
         Topic(JOURNAL, SHARDS_MAX, 30 * DAY_MS, "writer id", "shards",
-              "shards, serve, replay, archive, rules, segments, trace, status, console, verify, backup, demo",
+              "shards, serve, replay, archive, rules, segments, stock, trace, status, console, verify, backup, demo",
               "the order in which each shard applied its input, and its newest snapshot; partition = shard"),
         Topic(JUDGEMENTS, SHARDS_MAX, 30 * DAY_MS, "family", "shards",
-              "shards, serve, replay, archive, rules, segments, trace, console, verify, demo",
+              "shards, serve, replay, archive, rules, segments, stock, trace, console, verify, demo",
               "what models predicted before they learned, and what happened; partition = shard"),
         Topic(MODELS, 1, KEPT_FOR_EVER, "model version", "shards, propose, promote, withdraw, roll-back",
-              "shards, serve, replay, archive, promote, withdraw, roll-back, history, rules, segments, status,"
+              "shards, serve, replay, archive, promote, withdraw, roll-back, history, rules, segments, stock, status,"
               " console, verify,"
               " demo",
               "rounds of the slow learner: candidates, promotions, refusals, rollbacks; requests for a champion"),
@@ -152,36 +151,36 @@ TOPICS = {
               "shards, archive, history, drift, trace, status, console, verify, demo",
               "drift, floods of bad records, and added partitions"),
         Topic(ITEMS, 1, KEPT_FOR_EVER, "item id", "gateway, load, simulate, dead-letters",
-              "shards, serve, load, simulate, replay, archive, dead-letters, rules, segments, evaluate, status,"
+              "shards, serve, load, simulate, replay, archive, dead-letters, rules, segments, stock, evaluate, status,"
               " console, verify",
               "what the shop states of its items: names, prices, availability; a record replaces the one before"),
         Topic(TRAITS, 1, KEPT_FOR_EVER, "shopper id", "gateway",
-              "shards, serve, replay, archive, rules, segments, status, console, verify",
+              "shards, serve, replay, archive, rules, segments, stock, status, console, verify",
               "what the shop states of its shoppers: country, language, plan; a record has what is new"),
         Topic(RULES, 1, KEPT_FOR_EVER, "placement", "gateway, rules",
-              "shards, serve, replay, archive, rules, segments, status, console, verify",
+              "shards, serve, replay, archive, rules, segments, stock, status, console, verify",
               "what answers must obey whatever is learned: what is hidden, pinned or allowed; a record replaces the one"
               " before"),
         Topic(SEGMENTS, 1, KEPT_FOR_EVER, "*", "segments",
-              "shards, serve, replay, archive, rules, segments, experiment, status, console, verify",
+              "shards, serve, replay, archive, rules, segments, stock, experiment, status, console, verify",
               "groups of shoppers by rules over their profiles; a record has all, and replaces the one before"),
         Topic(SEGMENT_MOVES, 1, 30 * DAY_MS, "shopper id", "shards", "operators",
               "which shoppers entered and left segments, and which clusters came and went"),
         Topic(SILENCES, 1, KEPT_FOR_EVER, "detector", "drift",
-              "shards, serve, replay, archive, rules, segments, status, console, verify, drift",
+              "shards, serve, replay, archive, rules, segments, stock, status, console, verify, drift",
               "of which times a person knows that they are unusual, so that no drift is told; a record replaces the one"
               " before"),
         Topic(EXPERIMENTS, 1, KEPT_FOR_EVER, "experiment", "gateway, experiment, shards",
-              "shards, serve, replay, archive, rules, segments, experiment, evaluate, status, console, verify",
+              "shards, serve, replay, archive, rules, segments, stock, experiment, evaluate, status, console, verify",
               "what is tried on which shoppers, and its state; a record replaces the one before"),
         Topic(EXPERIMENT_REPORTS, 1, 90 * DAY_MS, "experiment", "shards", "experiment, console, status",
               "what experiments have shown so far; a record replaces the one before"),
         Topic(POLICIES, 1, 90 * DAY_MS, "experiment/arm", "shards",
-              "shards, serve, replay, archive, rules, segments, experiment, evaluate, status,"
+              "shards, serve, replay, archive, rules, segments, stock, experiment, evaluate, status,"
               " console, verify",
               "by which probabilities an exploring arm chooses, and why; a record replaces the one before"),
         Topic(EXPOSURES, 1, KEPT_FOR_EVER, "placement", "shards",
-              "shards, serve, replay, archive, rules, segments, status, console, verify",
+              "shards, serve, replay, archive, rules, segments, stock, status, console, verify",
               "what keeps the exposure of brands and sellers within a rule; a record replaces the one before"),
         Topic(SHOPPER_CLASSES, 1, 90 * DAY_MS, "shopper id", "shards", "status, console",
               "who is worth how much, for a CRM: a shopper's class A, B or C has changed, and what is expected"),

@@ -100,6 +100,7 @@ from operators.rules import state_rules, stated_rules, try_rules
 from operators.segments import export_segments, state_segments, stated_segments, try_segments
 from operators.status import StatusReader, collect
 from operators.status_text import show
+from operators.stock import stock_plan
 from operators.terminal import Terminal
 from operators.trace import trace
 from operators.wealth import Wealth
@@ -377,6 +378,12 @@ def segmented(log: Log, folder: Path) -> None:
     assert export_segments(log, Blobs(folder), deployment, folder / "members.csv", [])
 
 
+def planned(log: Log, folder: Path) -> None:
+    """Plan what to order."""
+    deployment = Deployment(read_settings().common, {}, FAMILIES, PLACEMENTS)
+    assert stock_plan(log, Blobs(folder), deployment, {})[1]
+
+
 def tried(log: Log, folder: Path) -> None:
     """State an experiment, whose segments are compared with those that are stated, and look for reports."""
     stated_segments(log)
@@ -474,6 +481,7 @@ ROADS: dict[str, Callable[[Log, Path], None]] = {
     "replay": replayed,
     "rules": ruled,
     "segments": segmented,
+    "stock": planned,
     "experiment": tried,
     "evaluate": evaluated,
     "drift": silenced,

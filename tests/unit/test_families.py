@@ -129,7 +129,7 @@ WRITTEN_TO = {"/v1/items", "/v1/items/{item}", "/v1/shoppers", "/v1/shoppers/{sh
 """Paths under which the gateway takes what the server tells by a GET."""
 OTHERS = {
     "rounds": ("produce.py", "demo.py", "picture.py"),
-    "stock": ("cli/stock.py", "cli/__init__.py", "demand/family.py"),
+    "stock": ("cli/stock.py", "cli/__init__.py", "demand/family.py", "headrace/topics.py"),
 }
 """Where `rounds` is not the family: the pace of a producer, and the rail of a picture that shows verdicts. Where
 `stock` is not: the command, and what demand keeps of items out of stock."""

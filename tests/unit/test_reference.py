@@ -59,8 +59,8 @@ def test_topics_name_the_shards_that_write_and_read_them() -> None:
     (models,) = [line for line in lines if line.startswith(f"| `{MODELS}` ")]
     assert models.endswith(
         " | finetune, propose, promote, withdraw, roll-back |"
-        " online, finetune, serve, replay, archive, promote, withdraw, roll-back, history, rules, segments, status,"
-        " console, verify, demo |"
+        " online, finetune, serve, replay, archive, promote, withdraw, roll-back, history, rules, segments, stock,"
+        " status, console, verify, demo |"
     )
 
 
