@@ -57,6 +57,14 @@ class DemandSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             " ones are for a shop that is observed for a few weeks only.",
         ),
     ] = 7
+    country: Annotated[
+        str,
+        Meta(
+            max_length=10,
+            description="The country whose public holidays are known ahead, by ISO 3166, as `GB`, or a part of one, as"
+            " `DE-BY`; empty: none.",
+        ),
+    ] = ""
 
 
 class DemandQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,7 +193,7 @@ class DemandFamily(Family):
         assert isinstance(desk, Desk)
         self._settings, self._desk = settings, desk
         self.sales = Sales(settings.items_max, settings.period_days)
-        self.occasions = Occasions(self.sales)
+        self.occasions = Occasions(self.sales, self._category, settings.country)
         self.forecaster = Forecaster(self.sales, self.occasions)
         self._away_ms: dict[str, int] = {}  # of items that are out of stock, since when, or since the week's beginning
 
@@ -196,9 +204,8 @@ class DemandFamily(Family):
             sales, buyer = self.sales, number_of(event.shopper)
             for line in event.data.items:
                 stated = self._desk.stated(line.item_id)
-                if stated is not None:
-                    regular = self._desk.price(stated)
-                    self.occasions.buy(line.item_id, day, line.quantity, line.price, regular)
+                regular = None if stated is None else self._desk.price(stated)
+                self.occasions.buy(line.item_id, day, line.quantity, line.price, regular)
                 sales.buy(line.item_id, buyer, day, line.quantity, line.price)
                 if len(sales) > sales.items_max:
                     moved = sales.fit()
@@ -273,6 +280,10 @@ class DemandFamily(Family):
         if not self.forecaster.learned or weeks >= recent_weeks:
             return None
         return first_weeks_of(self.sales, weeks, self._likeness(item), self._likeness_of, slot)
+
+    def _category(self, item: str) -> str:
+        stated = self._desk.stated(item)
+        return stated.category if stated else ""
 
     def _likeness(self, item: str) -> Likeness:
         stated = self._desk.stated(item)
@@ -423,9 +434,9 @@ class DemandFamily(Family):
         if "sales" in state:
             self.sales = Sales.from_state(state["sales"], settings.items_max, settings.period_days)
             same = state["sales"]["period_days"] == settings.period_days
-            self.occasions = Occasions(self.sales)
+            self.occasions = Occasions(self.sales, self._category, settings.country)
             if "occasions" in state and same:
-                self.occasions = Occasions.from_state(state["occasions"], self.sales)
+                self.occasions = Occasions.from_state(state["occasions"], self.sales, self._category, settings.country)
             self.forecaster = Forecaster(self.sales, self.occasions)
             if "forecaster" in state and same:
                 self.forecaster = Forecaster.from_state(state["forecaster"], self.sales, self.occasions)

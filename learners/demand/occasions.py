@@ -5,15 +5,18 @@ of. So what an occasion sells moves no level, and is expected when it is known t
 is None, and nothing is multiplied.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.items import ItemRecord
+from learners.demand.days_off import DaysOff
 from learners.demand.features import history_of
 from learners.demand.promotions import Promotions
-from learners.demand.sales import Floats, Sales, Slots
+from learners.demand.sales import NO_SLOT, Floats, Sales, Slots
+from learners.demand.seasons import Seasons
 
 _ahead: Final = 4
 """Weeks that are forecast, at most."""
@@ -23,14 +26,32 @@ _cheaper: Final = 0.98
 """A line that costs less than this share of the regular price was bought on sale."""
 _factor_min: Final = 0.05
 """The least factor by which a week of the history is divided."""
+_season_days: Final = 7
+"""The length of weeks of which seasons are learned."""
+
+
+def _none(item: str) -> str:
+    return ""
 
 
 class Occasions:
-    """What changes the sales of weeks: promotions."""
+    """What changes the sales of weeks: promotions, the yearly season, and holidays.
 
-    def __init__(self, sales: Sales) -> None:
-        self.sales = sales
+    Args:
+        sales: from which is learned.
+        category_of: returns the category of an item, "" if none is stated.
+        country: whose holidays are known, as of `DaysOff`.
+
+    Raises:
+        headrace.errors.Misconfigured: there is no such country.
+    """
+
+    def __init__(self, sales: Sales, category_of: Callable[[str], str] = _none, country: str = "") -> None:
+        self.sales, self._category_of = sales, category_of
         self.promotions = Promotions(sales.items_max)
+        self.seasons = Seasons()
+        self.days_off = DaysOff(country)
+        self._columns = np.zeros(0, np.int64)  # of the season, by slot, as of the beginning of the week
 
     def hear(self, stated: ItemRecord, time_ms: int) -> None:
         """Note what the shop states of an item."""
@@ -39,11 +60,29 @@ class Occasions:
     def buy(self, item: str, day: int, pieces: float, price: float | None, regular: float | None) -> None:
         """Note a line, with its price and the regular one that the shop states, None where it is not known."""
         cheaper = price is not None and regular is not None and price < _cheaper * regular
+        self.days_off.buy(day, pieces)
         self.promotions.buy(item, day, pieces, cheaper, self.sales)
 
     def turn(self, week: int) -> None:
         """End the weeks from `week` until the one that the sales have begun."""
-        self.promotions.turn(self.sales, week, lambda slots: self._usual(slots, week))
+        sales = self.sales
+        self.days_off.turn(sales, week)
+        self.promotions.turn(sales, week, lambda slots: self._usual(slots, week))
+        if sales.period_days == _season_days:
+            slots = np.arange(len(sales))
+            weeks = np.full((1, len(slots)), week)
+            self._columns = self._columns_now()
+            pieces, _, _ = sales.before(slots, np.full(len(slots), week + 1), 1)
+            # A sale or a holiday comes at another time of the next year.
+            for held in (self.promotions.factors(slots, weeks, sales), self.days_off.of_weeks(weeks, sales)):
+                pieces = pieces if held is None else pieces / np.maximum(held, _factor_min)
+            self.seasons.turn(week, sales.week, self._columns, pieces[0])
+
+    def _columns_now(self) -> NDArray[np.int64]:
+        """Return the season's column of each slot."""
+        sales = self.sales
+        names = [self._category_of(sales.name(slot)) for slot in range(len(sales))]
+        return np.array([self.seasons.column(name) for name in names], np.int64)
 
     def _usual(self, slots: Slots, week: int) -> Floats:
         """Return what items sold lately per ordinary week before `week`. Shape (S,)"""
@@ -55,7 +94,16 @@ class Occasions:
     def each(self, slots: Slots, weeks: NDArray[np.int64]) -> Floats | None:
         """Return the factor of each item in weeks, None if all are 1. Shapes: slots (R,), weeks and result (n, R)"""
         found = self.promotions.factors(slots, weeks, self.sales)
+        for one in (self._seasonal(slots, weeks), self.days_off.of_weeks(weeks, self.sales)):
+            if one is not None:
+                found = one if found is None else found * one
         return None if found is None else np.maximum(found, _factor_min)
+
+    def _seasonal(self, slots: Slots, weeks: NDArray[np.int64]) -> Floats | None:
+        if not self.seasons.strength:
+            return None
+        columns = np.append(self._columns, np.zeros(max(0, len(self.sales) - len(self._columns)), np.int64))
+        return self.seasons.factors(weeks, columns[slots])
 
     def over(self, slots: Slots, weeks: NDArray[np.int64], count: int) -> Floats | None:
         """Return the mean factor of `count` weeks from each of some on. Shapes: slots, weeks, result (R,)"""
@@ -64,11 +112,13 @@ class Occasions:
 
     def days(self, slot: int) -> Floats | None:
         """Return the factor of each day of the running week, None if all are 1. Shape (period_days,)"""
-        announced = self.promotions.announced(self.sales.name(slot), self.sales.week, self.sales)
-        if not announced.any():
-            return None
-        uplift = self.promotions.uplift(np.array([slot]), self.sales)[0]
-        return np.where(announced > 0, uplift, 1.0)
+        sales = self.sales
+        announced = self.promotions.announced(sales.name(slot), sales.week, sales)
+        days = sales.first_day(sales.week) + np.arange(sales.period_days)
+        found = self.days_off.of_days(days)
+        if announced.any():
+            found = found * np.where(announced > 0, self.promotions.uplift(np.array([slot]), sales)[0], 1.0)
+        return None if np.all(found == 1.0) else np.asarray(found)
 
     def assumes(self, slot: int) -> list[str]:
         """Return in words which factors the forecasts of an item hold."""
@@ -80,23 +130,49 @@ class Occasions:
                 f"On {days} of the days that are forecast it is on sale: {uplift:.2f} times as much is expected on"
                 " them."
             )
+        weeks_ahead = sales.week + np.arange(_ahead)[:, None]
+        season = self._seasonal(np.array([slot]), weeks_ahead)
+        if season is not None:
+            told = ", ".join(f"{float(one):.2f}" for one in season[:, 0])
+            said.append(
+                f"By the season of a year ago the next {_ahead} weeks are {told} times those lately"
+                f" (strength {self.seasons.strength:.2f})."
+            )
+        first, until = sales.first_day(sales.week), sales.first_day(sales.week + _ahead)
+        held = [day for day in range(first, until) if self.days_off.kind(day) == 0]
+        if held and self.days_off.of_weeks(weeks_ahead, sales) is not None:
+            own, before = self.days_off.factors.tolist()
+            said.append(
+                f"{len(held)} of the days that are forecast are holidays of {self.days_off.country}: {own:.2f} times as"
+                f" much as usual is expected on them, and {before:.2f} times on the day before."
+            )
         return said
 
     def renumber(self, moved: NDArray[np.int32]) -> None:
         """Follow items to other slots, by former slot."""
         self.promotions.renumber(moved)
+        kept = np.flatnonzero(moved[: len(self._columns)] != NO_SLOT)
+        self._columns = self._columns[kept].copy()
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
-        return self.promotions.bounds()
+        return self.promotions.bounds() | self.seasons.bounds() | self.days_off.bounds()
 
     def state(self) -> dict[str, Any]:
         """Return all of it, the sales aside."""
-        return {"promotions": self.promotions.state()}
+        return {
+            "promotions": self.promotions.state(), "seasons": self.seasons.state(), "days_off": self.days_off.state(),
+            "columns": self._columns.copy(),
+        }  # fmt: skip
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], sales: Sales) -> Self:
+    def from_state(
+        cls, state: dict[str, Any], sales: Sales, category_of: Callable[[str], str] = _none, country: str = ""
+    ) -> Self:
         """Return what continues where `state` was taken."""
-        found = cls(sales)
+        found = cls(sales, category_of)
+        found.seasons = Seasons.from_state(state["seasons"])
+        found.days_off = DaysOff.from_state(state["days_off"], country)
+        found._columns = state["columns"].copy()
         found.promotions = Promotions.from_state(state["promotions"], sales.items_max)
         return found
