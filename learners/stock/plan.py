@@ -154,6 +154,15 @@ class Facts(NamedTuple):
     sale_until: Floats
 
 
+class Due(NamedTuple):
+    """Orders that are due: of which slots, what each gains, its pieces and what they cost. Shapes: (O,)"""
+
+    slots: Slots
+    gain: Floats
+    pieces: Floats
+    cost: Floats
+
+
 class Planner:
     """Plans from levels and rates, and from what the desk knows of items. It changes neither.
 
@@ -192,7 +201,7 @@ class Planner:
         scale = 1.0 if lead is None or not usual.lead_days else lead / usual.lead_days
         sale = (record.sale_from_ms / DAY_MS, record.sale_until_ms / DAY_MS) if record.sale_prices else (never, never)
         return (
-            nan if cost is None else cost, nan if price is None else price,
+            cost or nan, price or nan,  # 0 is what feeds write of a price that they do not know, as is none
             usual.lead_days if lead is None else lead,
             usual.lead_spread_days * scale if spread is None else spread,
             float(record.pack_size), float(record.minimum_order),
@@ -265,7 +274,7 @@ class Planner:
             float(known.sold_since[slot]), _round(known.rates.rate[slot]),
             round(float(self._days_left(expected, at)[0]), 1) if stated else None, round(chance, 4) if stated else None,
             float(points.reorder[0]), float(points.up_to[0]), wanted if stated else None, risk,
-            self._assumes(known, slot, facts, 0, points, service),
+            self._assumes(known, slot, facts, 0, points, service, float(known.rates.uplift[slot])),
         )  # fmt: skip
 
     def _risk(self, known: Levels, slot: int) -> str:
@@ -282,24 +291,20 @@ class Planner:
             return Plan(currency, 0.0, [], 0, [])
         everything = self.facts(slots)
         costs = self._costs(everything, slots, query.service_level)
-        found: list[tuple[float, PlanLine]] = []
-        for start in range(0, len(slots), _block):
-            found += self._lines(slots[start : start + _block], costs, now_day, query.service_level)
-        value, spent = (
-            np.array(column, np.float64) for column in ([one for one, _ in found], [one.cost for _, one in found])
-        )
+        found = [self._due(slots[start : start + _block], costs, now_day) for start in range(0, len(slots), _block)]
+        due, value, pieces, spent = (np.concatenate([getattr(one, name) for one in found]) for name in Due._fields)
         if query.budget is None:
-            chosen = np.arange(len(found))
+            chosen = np.arange(len(due))
         else:
             chosen = np.flatnonzero(within_budget(value, spent, query.budget))
         ranked = chosen[np.argsort(-value[chosen] / np.maximum(spent[chosen], 1e-9), kind="stable")][: query.n]
-        lines = [found[place][1] for place in ranked.tolist()]
+        lines = self._lines(Due(*(one[ranked] for one in (due, value, pieces, spent))), costs, now_day)
         lasting = self.lasting(slots)
         held = known.level[slots] * everything.terms.cost
         dead = np.flatnonzero(lasting >= usual.dead_days)
         dearest = dead[np.argsort(-held[dead], kind="stable")][: query.n]
         return Plan(
-            currency, round(sum(one.cost for one in lines), 2), lines, len(found) - len(lines),
+            currency, round(sum(one.cost for one in lines), 2), lines, len(due) - len(lines),
             [
                 Dead(
                     known.names[int(slots[place])], _title(everything.records[place]),
@@ -309,41 +314,46 @@ class Planner:
             ],
         )  # fmt: skip
 
-    def _lines(self, slots: Slots, costs: Costs, now_day: float, service: float | None) -> list[tuple[float, PlanLine]]:
-        """Return the orders that are due among some items, each with its gain."""
+    def _due(self, slots: Slots, costs: Costs, now_day: float) -> Due:
+        """Return the orders that are due among some items."""
+        known, facts = self._of(), self.facts(slots)
+        expected, terms = self._expected(slots, facts, now_day), facts.terms
+        position = known.level[slots] + facts.on_order
+        pieces = order(levels(expected, terms, costs), terms, position)
+        gains = gain(expected, terms, costs, position, pieces, self._usual.plan_days)
+        due = (pieces > 0) & ~self._hopeless(facts)
+        return Due(slots[due], gains[due], pieces[due], np.round((pieces * terms.cost)[due], 2))
+
+    def _lines(self, due: Due, costs: Costs, now_day: float) -> list[PlanLine]:
+        """Return orders in words; these take longer than all else, so only those that are told are put into them."""
+        slots = due.slots
+        if not len(slots):
+            return []
         known, facts = self._of(), self.facts(slots)
         expected, terms = self._expected(slots, facts, now_day), facts.terms
         points = levels(expected, terms, costs)
         on_hand = known.level[slots]
-        position = on_hand + facts.on_order
-        pieces = order(points, terms, position)
-        due = np.flatnonzero((pieces > 0) & ~self._hopeless(facts))
-        if not len(due):
-            return []
-        gains = gain(expected, terms, costs, position, pieces, self._usual.plan_days)
         days = self._days_left(expected, on_hand)
-        chances = self._chance(slots, facts, now_day, position)
-        rates = known.rates.rate[slots]
-        found = []
-        for place in due.tolist():
-            slot = int(slots[place])
-            line = PlanLine(
-                known.names[slot], _title(facts.records[place]), float(pieces[place]),
-                round(float(pieces[place] * terms.cost[place]), 2), round(float(gains[place]), 2),
-                float(on_hand[place]), float(facts.on_order[place]), float(points.reorder[place]),
-                float(points.up_to[place]), _round(rates[place]), round(float(days[place]), 1),
-                round(float(chances[place]), 4), _reason(points, facts, place, float(on_hand[place])),
-                self._assumes(known, slot, facts, place, points, service),
-            )  # fmt: skip
-            found.append((float(gains[place]), line))
-        return found
+        chances = self._chance(slots, facts, now_day, on_hand + facts.on_order)
+        rates, uplift = known.rates.rate[slots], known.rates.uplift
+        return [
+            PlanLine(
+                known.names[slot], _title(facts.records[place]), float(due.pieces[place]), float(due.cost[place]),
+                round(float(due.gain[place]), 2), float(on_hand[place]), float(facts.on_order[place]),
+                float(points.reorder[place]), float(points.up_to[place]), _round(rates[place]),
+                round(float(days[place]), 1), round(float(chances[place]), 4),
+                _reason(points, facts, place, float(on_hand[place])),
+                self._assumes(known, slot, facts, place, points, costs.fill_rate, float(uplift[slot])),
+            )
+            for place, slot in enumerate(slots.tolist())
+        ]  # fmt: skip
 
     def _hopeless(self, facts: Facts) -> NDArray[np.bool_]:
         """Return which items are no longer sold."""
         return np.array([record is not None and record.retired for record in facts.records], np.bool_)
 
     def _assumes(
-        self, known: Levels, slot: int, facts: Facts, place: int, points: Points, service: float | None
+        self, known: Levels, slot: int, facts: Facts, place: int, points: Points, service: float | None, uplift: float
     ) -> list[str]:
         usual, record, terms = self._usual, facts.records[place], facts.terms
         said = []
@@ -359,7 +369,7 @@ class Planner:
         if np.isfinite(facts.sale_from[place]):
             begins = _date(facts.sale_from[place])
             ends = f" to {_date(facts.sale_until[place])}" if facts.sale_until[place] * DAY_MS < FOREVER_MS else " on"
-            said.append(f"In the sale from {begins}{ends}, {known.rates.uplift[slot]:.1f} times as much sells.")
+            said.append(f"In the sale from {begins}{ends}, {uplift:.1f} times as much sells.")
         if known.rates.exposed(np.array([slot]))[0] < _known_days:
             said.append(f"Sales are known of less than {_known_days:g} days.")
         if points.perishing[place]:
