@@ -172,11 +172,11 @@ class StockFamily(Family):
         slots = levels.known()
         if not len(slots):
             return
-        risk, simple = self._planner.risks(slots, float(day))
-        levels.warn(slots, risk >= foreseen_min, simple)
+        judged = self._planner.judge(slots, float(day))
+        levels.warn(slots, judged.risk >= foreseen_min, judged.simple)
         levels.dead[:] = False
         levels.dead[slots] = self._planner.lasting(slots) >= self._settings.dead_days
-        levels.per_day[slots] = self._planner.per_day(slots, float(day))
+        levels.per_day[slots], levels.money = judged.per_day, judged.money
         if watch := levels.watch:
             for slot in slots.tolist():
                 watch(levels.names[slot])

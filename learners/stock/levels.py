@@ -45,10 +45,11 @@ class Levels:
         warned, warned_simple: whether it was told at the day's begin that the item will be sold out.
         dead: whether the stock lasts too long.
         per_day: what is expected to sell on a day of the next two weeks, NaN before that is known.
+        money: at the begin of the day, what the median item costs, and the mean value at cost of a line; NaN before.
         watch: is told each item whose stock has changed.
         counts: items that sold out, those that were foreseen by us and by the usual rule, and how many were told.
 
-    Shapes: arrays: (I,), counts: (5,)
+    Shapes: arrays: (I,), counts: (5,), money: (2,)
     """
 
     def __init__(self, items_max: int) -> None:
@@ -62,6 +63,7 @@ class Levels:
         for name, dtype, value in _COLUMNS:
             setattr(self, name, np.full(capacity, value, dtype))
         self.counts = np.zeros(5, np.int64)
+        self.money = np.full(2, np.nan)
         self.watch: Callable[[str], None] | None = None
 
     level: Floats
@@ -248,7 +250,7 @@ class Levels:
         count = len(self.names)
         return {
             "day": self.day, "judged_day": self.judged_day, "late": self.late, "names": list(self.names),
-            "counts": self.counts.copy(), "rates": self.rates.state(count),
+            "counts": self.counts.copy(), "money": self.money.copy(), "rates": self.rates.state(count),
             **{name: getattr(self, name)[:count].copy() for name, _, _ in _COLUMNS},
         }  # fmt: skip
 
@@ -257,7 +259,7 @@ class Levels:
         """Return what continues where `state` was taken; of more items than the maximum, the newest."""
         found = cls(max(items_max, len(state["names"])))
         found.day, found.judged_day, found.late = state["day"], state["judged_day"], state["late"]
-        found.counts = state["counts"].copy()
+        found.counts, found.money = state["counts"].copy(), state["money"].copy()
         found.names = list(state["names"])
         found._slots = {name: slot for slot, name in enumerate(found.names)}
         count, capacity = len(found.names), len(found.level)

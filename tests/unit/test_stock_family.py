@@ -303,3 +303,34 @@ def test_fractions_that_are_sold_leave_nothing(stream: Stream) -> None:
     for _ in range(10):
         stream.learn("cloth", 0.1)
     assert (stream.item("cloth").on_hand, stream.item("cloth").risk) == (0.0, "sold_out")
+
+
+def test_an_item_that_earns_nothing_is_ordered_for_a_service_only(stream: Stream) -> None:
+    stream.state_item("boots", price="10 EUR", cost_of_goods_sold="12 EUR", quantity=1)
+    stream.days(60, boots=2)
+    stream.state_item("boots", price="10 EUR", cost_of_goods_sold="12 EUR", quantity=1)
+    assert (stream.plan().lines, stream.item("boots").order) == ([], 0.0)
+    assert any("not above the cost" in one for one in stream.item("boots").assumes)
+    assert stream.plan(service_level=0.9).lines
+
+
+@pytest.mark.parametrize("price", ["0 EUR", "0.01 EUR"])
+def test_an_item_that_costs_next_to_nothing_is_ordered_for_a_year_at_most(stream: Stream, price: str) -> None:
+    stream.state_item("coat", price="500 EUR", quantity=50)
+    stream.state_item("gift", price=price, quantity=1)
+    stream.days(60, gift=2, coat=1)
+    stream.state_item("gift", price=price, quantity=1)
+    assert 0 < stream.plan().lines[0].order < 400 * 2
+
+
+def test_an_item_and_the_plan_say_the_same(stream: Stream) -> None:
+    prices = {"coat": 500, "gift": 1, "unknown": None}
+    for again in range(2):
+        for item, price in prices.items():
+            stream.state_item(item, price=price, currency="EUR", quantity=1)
+        if not again:
+            stream.days(60, gift=2, coat=1, unknown=3)
+    found = {line.item: (line.order, line.reorder_point, line.order_up_to) for line in stream.plan().lines}
+    assert found.keys() == prices.keys()
+    one = {item: stream.item(item) for item in prices}
+    assert found == {item: (stock.order, stock.reorder_point, stock.order_up_to) for item, stock in one.items()}
