@@ -275,8 +275,8 @@ _TOLD: Final = ("all", "foreseen", "told")
 
 def _rows(scores: StockScores) -> Iterable[tuple[Any, ...]]:
     if scores.sold_out:
-        yield "planned by rates", float(scores.sold_out), float(scores.foreseen), float(scores.warned)
-        yield "a usual rule", float(scores.sold_out), float(scores.foreseen_simple), float(scores.warned_simple)
+        yield "the rates of demand", scores.sold_out, scores.foreseen, scores.warned
+        yield "a usual rule", scores.sold_out, scores.foreseen_simple, scores.warned_simple
 
 
 StockFamily.surface = Surface(

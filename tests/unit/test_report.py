@@ -453,8 +453,8 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
     for one in found["scores"]:
         assert f"{one['family']}: scores after {one['events']:,} events learned" in text
     assert [one["family"] for one in found["scores"]] == [
-        "stock",
         "next_item",
+        "stock",
         "purchase",
         "profiles",
         "segments",
