@@ -9,7 +9,7 @@ each end, and from many items a week); Romano, Patterson and Candes, "Conformali
 2019; Tille, "Sampling algorithms", 2006, chapter 7 (systematic sampling with unequal probabilities).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -136,12 +136,18 @@ class Forecaster:
         """Whether anything is expected."""
         return self.weights[0] is not None
 
-    def turn(self, week: int) -> None:
-        """Begin a week: judge what was forecast of the weeks that are over, learn from them, and forecast the next."""
+    def turn(self, week: int, turned: Callable[[], None] | None = None) -> None:
+        """Begin a week: judge what was forecast of the weeks that are over, learn from them, and forecast the next.
+
+        Args:
+            turned: is called between, when the weeks that are over are in the ring, those without sales included.
+        """
         sales = self.sales
         if week <= sales.week:
             return
         sales.turn(week)
+        if turned is not None:
+            turned()
         for one in [one for one in self.pending if one.week + one.horizon <= week]:
             self._judge(one)
         self.pending = [one for one in self.pending if one.week + one.horizon > week]
