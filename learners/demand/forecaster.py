@@ -9,7 +9,7 @@ each end, and from many items a week); Romano, Patterson and Candes, "Conformali
 2019; Tille, "Sampling algorithms", 2006, chapter 7 (systematic sampling with unequal probabilities).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -167,13 +167,19 @@ class Forecaster:
         self.begin(week)
         self.finish()
 
-    def begin(self, week: int) -> None:
-        """Begin a week: judge what was forecast of the weeks that are over, and gather the rows to learn from."""
+    def begin(self, week: int, turned: Callable[[], None] | None = None) -> None:
+        """Begin a week: judge what was forecast of the weeks that are over, and gather the rows to learn from.
+
+        Args:
+            turned: is called between, when the weeks that are over are in the ring, those without sales included.
+        """
         sales = self.sales
         if week <= sales.week:
             return
         self.finish()
         sales.turn(week)
+        if turned is not None:
+            turned()
         for one in [one for one in self.pending if one.week + one.horizon <= week]:
             self._judge(one)
         self.pending = [one for one in self.pending if one.week + one.horizon > week]
