@@ -86,7 +86,7 @@ def folded(stream: Sequence[Event]) -> tuple[DemandFamily, Asked, dict[str, floa
     turning_s, turns = [0.0], [0.0]
     begin = family.forecaster.begin
 
-    def timed(week: int, turned: Callable[[], None]) -> None:
+    def timed(week: int, turned: Callable[[], None] | None = None) -> None:
         start = time.process_time()
         begin(week, turned)
         family.forecaster.finish()

@@ -347,7 +347,8 @@ def test_a_history_that_is_loaded_after_live_events_is_known_and_a_stray_line_is
     assert sales.known == 0
     for day in range(139):
         one.learn(order(day, f"old-{day}", *((f"item-{n}", 2) for n in range(20))))
-    one.learn(order(147, "live", ("boots", 1)))
+    for buyer in ("live", "other"):  # the second order learns what the first one began
+        one.learn(order(147, buyer, ("boots", 1)))
     assert sales.known == 21
     assert demand_of(one).forecaster.learned
     assert demand_of(one).demand("item-3", 7) is not None
@@ -425,3 +426,26 @@ def test_what_the_shop_no_longer_sells_is_in_no_total_and_an_answer_says_so() ->
     said = [" ".join(demand_of(one).answer(DemandQuery(f"item-{n}"), Now(0)).assumes) for n in (57, 58, 59)]
     assert ["out of stock: this" in one for one in said] == [False, True, False]
     assert ["no longer sells" in one for one in said] == [False, False, True]
+
+
+def test_a_week_is_learned_with_the_events_after_its_beginning_and_a_restored_state_goes_on() -> None:
+    one, other = shop_of(20), fold()
+    forecaster = demand_of(one).forecaster
+    forecaster.finish()
+    before = [weights.copy() for weights in forecaster.weights if weights is not None]
+    day, steps = 140, 0
+    one.learn(order(day, "first", ("item-3", 2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("learners.demand.forecaster._rows_together", 1)
+        while demand_of(one).state()["forecaster"]["steps_left"]:
+            steps += 1
+            if steps == 5:
+                other = FamilyFold(DemandFamily, [Desk, DemandFamily], DemandSettings(), one.state())
+            one.learn(order(day, f"buyer-{steps}", ("item-3", 2)))
+            if steps >= 5:
+                other.learn(order(day, f"buyer-{steps}", ("item-3", 2)))
+    assert steps == len(HORIZONS) * (len(LEVELS) + 1) + 1
+    assert digest(other.state()) == digest(one.state())
+    after = [weights for weights in forecaster.weights if weights is not None]
+    assert len(after) == len(before) == len(HORIZONS)
+    assert all((old != new).any() for old, new in zip(before, after, strict=True))
