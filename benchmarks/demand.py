@@ -20,8 +20,9 @@ file, with tabs between `user_id`, `item_id` and `time`, is folded with the same
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,8 +31,9 @@ from numpy.typing import NDArray
 from benchmarks import report
 from benchmarks.customers import baskets
 from headrace.clock import wall_ms
-from headrace.events import Event
-from headrace.topics import DAY_MS
+from headrace.events import Data, Event, Item, at
+from headrace.log.protocol import Record
+from headrace.topics import DAY_MS, ITEMS
 from learners.demand.family import DemandFamily, DemandSettings
 from learners.demand.forecaster import CLASSES, Forecaster, groups_of
 from learners.demand.model import LEVELS, MEDIAN, pinball
@@ -270,6 +272,113 @@ def fresh(stream: Sequence[Event]) -> list[Event]:
         msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, items=list(event.data.items)))
         for event in stream
     ]
+
+
+class Simulated(NamedTuple):
+    """A simulated shop with a planted truth.
+
+    Attributes:
+        told: records of items by day, and the events of each day, in time order.
+        rates: the pieces that are expected by day and item. Shape (days, items)
+    """
+
+    days: list[tuple[list[Record], Event | None]]
+    rates: Floats
+
+
+def promoted_shop(weeks: int = 44, items: int = 40, seed: int = 3) -> Simulated:
+    """Return a shop in which items are on sale for two weeks, told a week ahead, and sell twice as much in them.
+
+    Between two sales of an item are 1 to 5 ordinary weeks, at random: they cannot be told from what was sold.
+    """
+    draw = np.random.default_rng(seed)
+    base = np.linspace(0.5, 8.0, items)
+    starts: list[list[int]] = []
+    for _ in range(items):
+        own = [int(draw.integers(1, 6))]
+        while own[-1] < weeks:
+            own.append(own[-1] + 2 + int(draw.integers(1, 6)))
+        starts.append(own)
+    days, rates = [], []
+    for day in range(7 * weeks):
+        week = day // 7
+        on_sale = np.array([week in own or week - 1 in own for own in starts])
+        told = [
+            _record(n, 10.0, 8.0, _begin + day + 7, _begin + day + 21)
+            for n, own in enumerate(starts) if day % 7 == 0 and week + 1 in own
+        ]  # fmt: skip
+        if not day:
+            told = [_record(n, 10.0) for n in range(items)] + told
+        rate = base * np.where(on_sale, 2.0, 1.0)
+        rates.append(rate)
+        days.append((told, _order(day, draw.poisson(rate), np.where(on_sale, 8.0, 10.0))))
+    return Simulated(days, np.array(rates))
+
+
+_begin: Final = 16_440
+"""The day of a simulated shop on which it begins, a Monday: 5 January 2015."""
+
+
+def _record(item: int, price: float, sale: float | None = None, begins: int = 0, ends: int = 0) -> Record:
+    stated: dict[str, Any] = {"id": f"item-{item}", "price": f"{price} EUR", "category": f"category-{item % 4}"}
+    if sale is not None:
+        stated["sale_price"] = f"{sale} EUR"
+        dates = (
+            datetime.fromtimestamp(day * DAY_MS / 1_000, UTC).strftime("%Y-%m-%dT%H:%MZ") for day in (begins, ends)
+        )
+        stated["sale_price_effective_date"] = "/".join(dates)
+    return Record(0, 0, 0, stated["id"].encode(), msgspec.json.encode(stated))
+
+
+def _order(day: int, pieces: Any, prices: Floats) -> Event | None:
+    lines = [
+        Item(f"item-{n}", price=float(prices[n]), quantity=float(count))
+        for n, count in enumerate(pieces.tolist())
+        if count
+    ]
+    time_ms = (_begin + day) * DAY_MS + DAY_MS // 2
+    data = Data(lines, currency="EUR")
+    return Event(f"o-{day}", "s", "purchase", at(time_ms), data, "1.0", f"s-{day}", time_ms) if lines else None
+
+
+def simulated_errors(
+    shop: Simulated, told: bool = True, skipped: int = 28, country: str = ""
+) -> tuple[float, float, DemandFamily]:
+    """Return the errors (WAPE) of means one week ahead against the planted rates: of all, and of weeks and items that
+    differ by more than a tenth from the week before. The weeks after those skipped count.
+
+    Args:
+        told: whether the shop hears the records.
+    """
+    settings = DemandSettings()
+    one = Shop([Desk, DemandFamily], {DemandFamily.name: settings})
+    family = one.families[DemandFamily.name]
+    assert isinstance(family, DemandFamily)
+    items = shop.rates.shape[1]
+    weekly = shop.rates[: len(shop.rates) // 7 * 7].reshape(-1, 7, items).sum(axis=1)
+    missed, total = np.zeros(2), np.zeros(2)
+    for day, (records, event) in enumerate(shop.days):
+        if told:
+            for record in records:
+                one.hear(ITEMS, record)
+        if event is not None:
+            event = fresh([event])[0]
+            if one.prepare(event):
+                one.learn(event, 0, day)
+        week = day // 7
+        if day % 7 == 6:
+            one.emit()
+        if day % 7 == 0 and week >= skipped and week < len(weekly):
+            family.forecaster.finish()
+            slots = [family.sales.slot(f"item-{n}") for n in range(items)]
+            found = family.expected(np.array(slots), 7.0)
+            assert found is not None
+            error = np.abs(found.mean - weekly[week])
+            moved = np.abs(weekly[week] - weekly[week - 1]) > 0.1 * weekly[week - 1]
+            missed += error.sum(), error[moved].sum()
+            total += weekly[week].sum(), weekly[week][moved].sum()
+    wape = missed / np.maximum(total, 1.0)
+    return float(wape[0]), float(wape[1]), family
 
 
 def largest() -> dict[str, float]:

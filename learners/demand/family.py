@@ -21,6 +21,7 @@ from headrace.topics import DAY_MS, ITEMS
 from learners.demand.forecaster import CLASSES, HORIZONS, SIMPLE, Demand, Forecast, Forecaster, Judged
 from learners.demand.model import LEVELS, MEDIAN
 from learners.demand.newcomers import First, Likeness, first_weeks_of, recent_weeks
+from learners.demand.occasions import Occasions
 from learners.demand.page import PAGE
 from learners.demand.sales import Sales, Slots, number_of, weeks_max
 from learners.desk.family import Desk, DeskSettings
@@ -175,14 +176,17 @@ class DemandFamily(Family):
     reads: ClassVar[tuple[str, ...]] = (Desk.name,)
     builds_on: ClassVar[tuple[str, ...]] = (Desk.name,)
     merges: ClassVar[Merges] = Merges("not", per_shopper="nothing", why="one model learns from the sales of all items")
-    parts: ClassVar[Mapping[str, Part]] = {"sales": Part(), "forecaster": Part(needs=("sales",)), "stock": Part()}
+    parts: ClassVar[Mapping[str, Part]] = {
+        "sales": Part(), "forecaster": Part(needs=("sales",)), "stock": Part(), "occasions": Part(needs=("sales",)),
+    }  # fmt: skip
 
     def __init__(self, settings: DemandSettings, reads: Mapping[str, Family]) -> None:
         desk = reads[Desk.name]
         assert isinstance(desk, Desk)
         self._settings, self._desk = settings, desk
         self.sales = Sales(settings.items_max, settings.period_days)
-        self.forecaster = Forecaster(self.sales)
+        self.occasions = Occasions(self.sales)
+        self.forecaster = Forecaster(self.sales, self.occasions)
         self._away_ms: dict[str, int] = {}  # of items that are out of stock, since when, or since the week's beginning
 
     def learn(self, event: Event, now: Moment) -> None:
@@ -191,11 +195,16 @@ class DemandFamily(Family):
             day = self._turn(event.time_ms)
             sales, buyer = self.sales, number_of(event.shopper)
             for line in event.data.items:
+                stated = self._desk.stated(line.item_id)
+                if stated is not None:
+                    regular = self._desk.price(stated)
+                    self.occasions.buy(line.item_id, day, line.quantity, line.price, regular)
                 sales.buy(line.item_id, buyer, day, line.quantity, line.price)
                 if len(sales) > sales.items_max:
                     moved = sales.fit()
                     assert moved is not None
                     self.forecaster.renumber(moved)
+                    self.occasions.renumber(moved)
         elif event.type == "refund":
             self._turn(event.time_ms)
             for line in self._desk.orders.returned:
@@ -228,6 +237,7 @@ class DemandFamily(Family):
         stated = decode(record)
         if isinstance(stated, Rejection):
             return None
+        self.occasions.hear(stated, now.time_ms)
         since_ms = self._away_ms.get(stated.id)
         # The shop's time is that of the last event, which may be a late one.
         time_ms = max(now.time_ms, self.sales.first_day(self.sales.week) * DAY_MS)
@@ -294,6 +304,9 @@ class DemandFamily(Family):
             first = found[0][1]
             shares = sales.weekday_shares(slot)
             own = [float(shares[(begins + n - 4) % 7]) for n in range(sales.period_days)]
+            held = self.occasions.days(slot)
+            if held is not None:
+                own = [share * factor for share, factor in zip(own, held.tolist(), strict=True)]
             total = sum(own)
             if total <= 0:  # the shop has never sold anything on these weekdays
                 own, total = [1.0] * len(own), float(len(own))
@@ -385,7 +398,8 @@ class DemandFamily(Family):
                 if stated.retired
                 else "The item is out of stock: this is what would sell if there were some."
             )
-        said.append("Prices, promotions and the stock stay as they were lately.")
+        said += self.occasions.assumes(slot)
+        said.append("What is not stated ahead stays as it was lately: prices, promotions and the stock.")
         return said
 
     def scores(self) -> DemandScores:
@@ -403,7 +417,7 @@ class DemandFamily(Family):
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
         items_max = self._settings.items_max
-        tables = self.sales.bounds() | {"away": (len(self._away_ms), items_max)}
+        tables = self.sales.bounds() | {"away": (len(self._away_ms), items_max)} | self.occasions.bounds()
         return {f"demand_{table}": use for table, use in tables.items()}
 
     def state(self) -> State:
@@ -411,6 +425,7 @@ class DemandFamily(Family):
         return {
             "sales": self.sales.state(),
             "forecaster": self.forecaster.state(),
+            "occasions": self.occasions.state(),
             "stock": [list(self._away_ms), list(self._away_ms.values())],
         }
 
@@ -419,11 +434,16 @@ class DemandFamily(Family):
         settings = self._settings
         if "sales" in state:
             self.sales = Sales.from_state(state["sales"], settings.items_max, settings.period_days)
-            self.forecaster = Forecaster(self.sales)
-            if "forecaster" in state and state["sales"]["period_days"] == settings.period_days:
-                self.forecaster = Forecaster.from_state(state["forecaster"], self.sales)
+            same = state["sales"]["period_days"] == settings.period_days
+            self.occasions = Occasions(self.sales)
+            if "occasions" in state and same:
+                self.occasions = Occasions.from_state(state["occasions"], self.sales)
+            self.forecaster = Forecaster(self.sales, self.occasions)
+            if "forecaster" in state and same:
+                self.forecaster = Forecaster.from_state(state["forecaster"], self.sales, self.occasions)
             if (moved := self.sales.fit()) is not None:
                 self.forecaster.renumber(moved)
+                self.occasions.renumber(moved)
         if "stock" in state:
             names, since_ms = state["stock"]
             count = min(len(names), settings.items_max)

@@ -9,6 +9,7 @@ simple exponential smoothing); Croston, "Forecasting and stock control for inter
 of how often an item is bought from how much is bought at once is here that of lines and pieces a line.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -57,9 +58,13 @@ class Features(NamedTuple):
     most: Floats
 
 
-def features_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64]) -> Features:
+Factors = Callable[[Slots, NDArray[np.int64]], Floats | None]
+"""As `learners.demand.occasions.Occasions.each`."""
+
+
+def features_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64], factors: Factors | None = None) -> Features:
     """Return the features of items at the beginning of weeks, from the weeks before. Shapes: slots, weeks (R,)"""
-    history, lines = history_of(sales, slots, weeks)
+    history, lines = history_of(sales, slots, weeks, factors)
     return features(history, lines, ages_of(sales, slots, weeks))
 
 
@@ -68,13 +73,20 @@ def ages_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64]) -> Floats:
     return np.minimum(weeks - sales.first_weeks(slots), weeks - sales.began)
 
 
-def history_of(sales: Sales, slots: Slots, weeks: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def history_of(
+    sales: Sales, slots: Slots, weeks: NDArray[np.int64], factors: Factors | None = None
+) -> tuple[Floats, Floats]:
     """Return the pieces and lines of the weeks before, as they would be without stock-outs. Shapes: (window, R)
+
+    With `factors` they are also as they would be without occasions.
 
     A week in which an item was out of stock for a part is scaled up; one in which it was hardly there counts as the
     mean of the others.
     """
     pieces, lines, absent = sales.before(slots, weeks, window)
+    held = factors(slots, weeks - np.arange(window, 0, -1)[:, None]) if factors else None
+    if held is not None:
+        pieces, lines = pieces / held, lines / held
     if absent.any():
         present = 1.0 - np.minimum(absent, 1.0)
         seen = present >= _present_min

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from learners.demand.features import FEATURES, Features, features_of, history_of, simple_forecasts
 from learners.demand.model import LEVELS, MEDIAN, half_life, mean_weights, pinball, quantile_weights, target_max
+from learners.demand.occasions import Occasions
 from learners.demand.sales import NO_SLOT, Floats, Sales, Slots, weeks_max
 from learners.parts.portable import power_of_two, product
 
@@ -140,6 +141,7 @@ class Forecaster:
 
     Args:
         sales: is turned by `turn`.
+        occasions: of these sales.
 
     Attributes:
         weights: of the quantiles of `LEVELS` and of the mean, by horizon. Shape (len(LEVELS) + 1, len(FEATURES))
@@ -147,8 +149,9 @@ class Forecaster:
         judged: of each horizon, the newest weeks.
     """
 
-    def __init__(self, sales: Sales) -> None:
+    def __init__(self, sales: Sales, occasions: Occasions | None = None) -> None:
         self.sales = sales
+        self.occasions = occasions or Occasions(sales)
         self.weights: list[Floats | None] = [None] * len(HORIZONS)
         self.ends = np.tile(np.array([_below, 1.0 - _below]), (len(HORIZONS), len(CLASSES), 1))
         self.pending: list[Pending] = []
@@ -177,9 +180,12 @@ class Forecaster:
         if week <= sales.week:
             return
         self.finish()
+        ended = sales.week
         sales.turn(week)
         if turned is not None:
             turned()
+        if ended != NO_SLOT:
+            self.occasions.turn(ended)
         for one in [one for one in self.pending if one.week + one.horizon <= week]:
             self._judge(one)
         self.pending = [one for one in self.pending if one.week + one.horizon > week]
@@ -260,7 +266,7 @@ class Forecaster:
         slots = np.concatenate([one for one, _ in drawn])
         inclusion = np.concatenate([one for _, one in drawn])
         row_weeks = np.repeat(weeks, [len(one) for one, _ in drawn])
-        found = features_of(sales, slots, row_weeks)
+        found = features_of(sales, slots, row_weeks, self.occasions.each)
         age = sales.week - 1 - row_weeks
         fading = np.array([power_of_two(-n / half_life) for n in range(taught_max)])[age]
         targets = np.full((len(HORIZONS), len(slots)), np.nan)
@@ -269,9 +275,14 @@ class Forecaster:
             known[known] = sales.absent(slots[known], row_weeks[known], horizon) <= _absent_max
             level = found.level[known]
             target[known] = np.minimum(
-                sales.sold(slots[known], row_weeks[known], horizon) / (horizon * level), target_max
+                self._ordinary(slots[known], row_weeks[known], horizon) / (horizon * level), target_max
             )
         return Lesson(found.design, found.level * fading / inclusion, targets)
+
+    def _ordinary(self, slots: Slots, weeks: NDArray[np.int64], horizon: int) -> Floats:
+        """Return what was sold, as it would be without occasions."""
+        sold, held = self.sales.sold(slots, weeks, horizon), self.occasions.over(slots, weeks, horizon)
+        return sold if held is None else sold / held
 
     def _regress(self, lesson: Lesson, place: int, number: int) -> None:
         """Learn the regression of a quantile, or of the mean, of a horizon."""
@@ -336,11 +347,18 @@ class Forecaster:
         left, right = values[rows, place[groups]], values[rows, place[groups] + 1]
         return np.asarray(left + share[groups] * (right - left))
 
-    def _of_horizon(self, found: Features, place: int) -> tuple[Forecast, Floats, Floats] | None:
+    def _features(self, slots: Slots) -> Features:
+        """Return the features of items at the beginning of this week."""
+        return features_of(self.sales, slots, np.full(len(slots), self.sales.week), self.occasions.each)
+
+    def _of_horizon(self, found: Features, place: int, slots: Slots) -> tuple[Forecast, Floats, Floats] | None:
         """Return the forecast of a horizon, and the ends of its interval."""
         raw = self._raw(found, place)
         if raw is None:
             return None
+        held = self.occasions.over(slots, np.full(len(slots), self.sales.week), HORIZONS[place])
+        if held is not None:
+            raw = Forecast(raw.mean * held, raw.quantiles * held[:, None])
         groups = groups_of(found.level)
         low, high = (self._read(raw.quantiles, groups, levels) for levels in self.ends[place].T)
         low = np.minimum(low, raw.quantiles[:, MEDIAN])
@@ -354,11 +372,11 @@ class Forecaster:
         slots = np.flatnonzero(sales.means() > 0)
         slots = slots[:: -(-len(slots) // judged_max) or 1]
         weeks = np.full(len(slots), sales.week)
-        found = features_of(sales, slots, weeks)
+        found = self._features(slots)
         simple = simple_forecasts(history_of(sales, slots, weeks)[0])
         groups = groups_of(found.level).astype(np.int32)
         for place, horizon in enumerate(HORIZONS):
-            made = self._of_horizon(found, place)
+            made = self._of_horizon(found, place, slots)
             if made is not None:
                 beside = horizon * np.stack([simple[name] for name in SIMPLE])
                 forecast, low, high = made
@@ -378,8 +396,8 @@ class Forecaster:
         Args:
             days: above 0.
         """
-        found = features_of(self.sales, slots, np.full(len(slots), self.sales.week))
-        made = [self._of_horizon(found, place) for place in range(len(HORIZONS))]
+        found = self._features(slots)
+        made = [self._of_horizon(found, place, slots) for place in range(len(HORIZONS))]
         known = [
             (float(horizon * self.sales.period_days), one[0])
             for horizon, one in zip(HORIZONS, made, strict=True)
@@ -389,8 +407,8 @@ class Forecaster:
 
     def intervals(self, slots: Slots) -> list[tuple[int, Forecast, Floats, Floats]]:
         """Return, for each horizon that is learned: its weeks, the forecast, and the ends of the intervals."""
-        found = features_of(self.sales, slots, np.full(len(slots), self.sales.week))
-        made = [self._of_horizon(found, place) for place in range(len(HORIZONS))]
+        found = self._features(slots)
+        made = [self._of_horizon(found, place, slots) for place in range(len(HORIZONS))]
         return [(horizon, *one) for horizon, one in zip(HORIZONS, made, strict=True) if one is not None]
 
     def renumber(self, moved: NDArray[np.int32]) -> None:
@@ -412,9 +430,9 @@ class Forecaster:
         }  # fmt: skip
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], sales: Sales) -> Self:
+    def from_state(cls, state: dict[str, Any], sales: Sales, occasions: Occasions | None = None) -> Self:
         """Return what continues where `state` was taken."""
-        found = cls(sales)
+        found = cls(sales, occasions)
         found.weights = [None if one is None else one.copy() for one in state["weights"]]
         lesson, learning = state["lesson"], state["learning"]
         found._lesson = None if lesson is None else Lesson(*(one.copy() for one in lesson))
