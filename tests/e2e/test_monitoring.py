@@ -47,6 +47,7 @@ MAY_STAY_ZERO: Final = {
     'headrace_rounds_total{outcome="rolled_back"}': "nor whether one is worse",
     "headrace_champion_round": "so there may be no champion",
     "headrace_amounts_dropped_total": "all amounts are in the shop's currency",
+    "headrace_demand_score": "nothing is forecast before there are nine weeks",
     "headrace_drift_alarms_total": "nothing drifts",
     "headrace_follower_compared_total": "a server compares states every ten minutes",
     "headrace_follower_differs_total": "the server folds as the shard does",
@@ -79,7 +80,7 @@ MAY_STAY_ZERO: Final = {
     "headrace_value_score": "they are judged as late",
 }
 """Series that may stay 0 in a good run, with the reason."""
-MAY_BE_MISSING: Final = re.compile(r"code|headrace_value_score")
+MAY_BE_MISSING: Final = re.compile(r"code|headrace_value_score|headrace_demand_score")
 """Those of them that have no value at all before it happens."""
 
 
