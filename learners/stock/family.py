@@ -23,7 +23,6 @@ from learners.family import Family, Merges, Moment, Part
 from learners.stock.levels import Levels
 from learners.stock.page import PAGE
 from learners.stock.plan import (
-    Dead,
     ItemStock,
     Plan,
     Planner,
@@ -330,4 +329,3 @@ StockFamily.surface = Surface(
     inputs={"purchase": "without purchases nothing is known of demand"},
     benchmark="benchmarks.stock",
 )  # fmt: skip
-__all__ = ["Dead", "StockFamily", "StockScores", "StockSettings"]

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.events import Data, Event, Item, at
+from headrace.events import Data, Event, EventType, Item, at
 from headrace.log.protocol import Record
 from headrace.state import decode, digest, encode
 from headrace.surface import FamilyScores, Now, Unknown
@@ -33,11 +33,13 @@ def demand_of(one: FamilyFold) -> DemandFamily:
     return one.family
 
 
-def order(day: float, shopper: str, *lines: tuple[str, float], transaction: str = "", kind: str = "purchase") -> Event:
+def order(
+    day: float, shopper: str, *lines: tuple[str, float], transaction: str = "", kind: EventType = "purchase"
+) -> Event:
     time_ms = MONDAY_MS + round(day * DAY_MS)
     data = Data([Item(item, price=2.0, quantity=pieces) for item, pieces in lines])
     data.transaction_id = transaction
-    return Event(f"{kind}-{shopper}-{day}", "test", kind, at(time_ms), data, "1.0", shopper, time_ms)  # type: ignore[arg-type]
+    return Event(f"{kind}-{shopper}-{day}", "test", kind, at(time_ms), data, "1.0", shopper, time_ms)
 
 
 def course(one: FamilyFold, item: str) -> list[float]:
