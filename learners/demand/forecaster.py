@@ -259,9 +259,9 @@ class Forecaster:
         sales = self.sales
         first = max(sales.began + history_min, sales.week - taught_max)
         weeks = np.arange(first, sales.week)
-        if not len(weeks) or not len(sales):
-            return None
         means = sales.means()
+        if not len(weeks) or not np.any(means > 0):
+            return None
         drawn = [_sample(means, rows_max // len(weeks), (0.618034 * week) % 1.0) for week in weeks.tolist()]
         slots = np.concatenate([one for one, _ in drawn])
         inclusion = np.concatenate([one for _, one in drawn])

@@ -408,6 +408,18 @@ def test_a_fraction_that_is_returned_leaves_nothing() -> None:
     assert (lines.tolist(), sales.uncounted) == ([[0]], 0)
 
 
+def test_a_shop_all_of_whose_sales_were_taken_back_goes_on_without_rows_to_learn_from() -> None:
+    sales = Sales(4)
+    forecaster = Forecaster(sales)
+    for week in range(500, 540):
+        forecaster.begin(week)
+        forecaster.proceed()
+        sales.buy("boots", week, sales.first_day(week), 2.0, None)
+        sales.give_back("boots", week, 2.0)
+    forecaster.turn(540)
+    assert not forecaster.learned
+
+
 def test_tables_have_no_room_for_more_items_than_the_maximum_and_one() -> None:
     sales = Sales(1_100)
     for n in range(1_101):
