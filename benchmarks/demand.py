@@ -89,9 +89,9 @@ def folded(stream: Sequence[Event]) -> tuple[DemandFamily, Asked, dict[str, floa
     turning_s, turns = [0.0], [0.0]
     begin = family.forecaster.begin
 
-    def timed(week: int) -> None:
+    def timed(week: int, turned: Callable[[], None] | None = None) -> None:
         start = time.process_time()
-        begin(week)
+        begin(week, turned)
         family.forecaster.finish()
         turning_s[0] += time.process_time() - start
         turns[0] += 1

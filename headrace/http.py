@@ -23,6 +23,7 @@ from headrace.errors import Misconfigured
 from headrace.exchange import question_bytes_max
 from headrace.problem import Code, Problem
 from headrace.surface import Refused
+from headrace.text import cell
 
 quoted_characters_max = 20
 """Maximum number of characters of a refused value that an error repeats."""
@@ -41,8 +42,6 @@ class _RestOfPath(Convertor[str]):
 
 
 register_url_convertor("whole", _RestOfPath())
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""How a text begins that a spreadsheet takes for a formula."""
 _TOO_LARGE: Final = Problem(
     "too-large", f"wanted a body of at most {question_bytes_max} bytes, found more", closes=True
 )
@@ -71,24 +70,6 @@ def json_lines(bodies: Iterable[object]) -> Response:
     return StreamingResponse(lines(), media_type="application/jsonl")
 
 
-def _cell(value: Any) -> Any:
-    """Return a value as a cell that a spreadsheet shows and does not compute: ids are what anybody has sent.
-
-    >>> _cell("-1+2"), _cell("ann"), _cell(-3.5)
-    ("'-1+2", 'ann', -3.5)
-    """
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def cell(value: Any) -> Any:
-    """Return a value as a cell that a spreadsheet shows and does not compute: ids are what anybody has sent.
-
-    >>> cell("-1+2"), cell("ann"), cell(-3.5)
-    ("'-1+2", 'ann', -3.5)
-    """
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
 def csv_table(rows: Iterable[Sequence[Any]]) -> Response:
     """Return an answer of CSV (RFC 4180). A text that a spreadsheet would take for a formula begins with an apostrophe.
 
@@ -98,7 +79,7 @@ def csv_table(rows: Iterable[Sequence[Any]]) -> Response:
     Source: OWASP, "CSV Injection".
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(map(_cell, row) for row in rows)
+    csv.writer(text).writerows(map(cell, row) for row in rows)
     return Response(text.getvalue(), media_type="text/csv; header=present")
 
 

@@ -1,9 +1,11 @@
 """Text from outside, made safe to show: ids, paths, names, and what others wrote into the log or into an error."""
 
-from typing import Final
+from typing import Any, Final
 
 characters_max: Final = 4_000
 """Most characters of a line that are shown, about as long as the longest path."""
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet takes for a formula."""
 
 
 def visible(text: str, shown_max: int = characters_max) -> str:
@@ -29,3 +31,14 @@ def visible_lines(text: str) -> str:
     'it failed:\n  line 1\\t\n  headrace: all is well'
     """
     return "\n  ".join(visible(line) for line in text.split("\n"))
+
+
+def cell(value: Any) -> Any:
+    """Return a value as a cell that a spreadsheet shows and does not compute: ids are what anybody has sent.
+
+    >>> cell("-1+2"), cell("ann"), cell(-3.5)
+    ("'-1+2", 'ann', -3.5)
+
+    Source: OWASP, "CSV Injection".
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

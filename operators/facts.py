@@ -31,6 +31,7 @@ from learners.family import AlarmRecord, Family
 from operators.deployment import Deployment
 from operators.planted import Planted
 from operators.source import describe_source
+from operators.tables import in_order_shown
 from operators.timeline import Slice, event_number_at, event_number_of, read_scores, slices_of
 from producers.redrive import Wanted, open_letters
 
@@ -232,7 +233,7 @@ class Facts(Struct, kw_only=True):
         world = truth.get("world", [])
         return cls(
             published=_published(log),
-            sources=sources, types=types, lacks=lacks, kinds=deployment.kinds, scores=scores,
+            sources=sources, types=types, lacks=lacks, kinds=in_order_shown(deployment.kinds), scores=scores,
             slices=_slices(reader, deployment.kinds, timeline), alarms=alarms,
             rounds=rounds_of(announcements), rollbacks=[one for one in announcements if one.kind == "rolled_back"],
             changes=changes, false_alarms=false_alarms, stable_days=stable_days,

@@ -35,6 +35,7 @@ from operators.replay.run import runs
 from operators.requests import Request, Standing, standing
 from operators.running import ProcessStatus, running_on
 from operators.scraping import differing, serve_cause
+from operators.tables import in_order_shown
 from operators.tails import Tail
 
 newest_max: Final = 5
@@ -234,7 +235,7 @@ class StatusReader:
     ) -> None:  # fmt: skip
         self._log, self._deployment, self._clock, self._seconds = log, deployment, clock, seconds
         self._records_max, self._counted_max = records_max, counted_max
-        self._types = {kind.name: kind.surface.scores for kind in deployment.kinds}
+        self._types = {kind.name: kind.surface.scores for kind in in_order_shown(deployment.kinds)}
         self._models: Tail[Record] = Tail(MODELS, lambda record: record)
         self._standing = standing(())
         self._alarms: Tail[AlarmStatus | DecisionStatus] = Tail(ALARMS, _alarm_in, records_max)

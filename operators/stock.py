@@ -13,6 +13,7 @@ from headrace.log.protocol import Log
 from headrace.shard import journal
 from headrace.shard.blobs import Blobs
 from headrace.surface import Now, Route
+from headrace.text import cell, visible
 from learners.families import Placement
 from learners.shop import Shop
 from operators.deployment import Deployment
@@ -56,9 +57,9 @@ def _asked(deployment: Deployment) -> tuple[Placement, str, Route]:
 
 
 def csv_text(rows: list[list[Any]]) -> str:
-    """Return rows as CSV."""
+    """Return rows as CSV, in which a spreadsheet computes no cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(map(cell, row) for row in rows)
     return text.getvalue()
 
 
@@ -73,7 +74,7 @@ def write_csv(rows: list[list[Any]], path: Path) -> None:
 def plan_text(plan: Any) -> str:
     """Return a plan as text: each order with its reason, and how much stock is dead."""
     lines = [
-        f"{one.item}: order {one.order:g} for {one.cost:,.2f} {plan.currency}".rstrip() + f"\n    {one.reason}"
+        f"{visible(one.item)}: order {one.order:g} for {one.cost:,.2f} {plan.currency}".rstrip() + f"\n    {one.reason}"
         for one in plan.lines
     ]
     lines.append(f"{len(plan.lines)} orders for {plan.cost:,.2f} {plan.currency}".rstrip())

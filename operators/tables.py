@@ -1,14 +1,23 @@
 """Families' tables of scores on a terminal, and how their cells are written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from rich.table import Table as RichTable
 
 from headrace.surface import Table
+from learners.family import Family
 
 NONE: Final = "\N{EN DASH}"
 """A cell without a value."""
+
+
+def in_order_shown(kinds: Iterable[type[Family]]) -> tuple[type[Family], ...]:
+    """Return families in the order in which they are shown: those that are judged beside the fold first.
+
+    A shard folds others before them, which they ask.
+    """
+    return tuple(sorted(kinds, key=lambda kind: not kind.surface.judge))
 
 
 def shown_name(learner: str) -> str:

@@ -223,8 +223,7 @@ class DemandFamily(Family):
         sales = self.sales
         week = sales.week_of(day)
         if week > sales.week:
-            self._count_away(sales.first_day(week) * DAY_MS)
-            self.forecaster.begin(week)
+            self.forecaster.begin(week, lambda: self._count_away(sales.first_day(week) * DAY_MS))
         else:
             self.forecaster.proceed()
         return day
@@ -247,11 +246,13 @@ class DemandFamily(Family):
             return None
         self.occasions.hear(stated, now.time_ms)
         since_ms = self._away_ms.get(stated.id)
+        # The shop's time is that of the last event, which may be a late one.
+        time_ms = max(now.time_ms, self.sales.first_day(self.sales.week) * DAY_MS)
         if stated.available and since_ms is not None:
-            self._note_away(stated.id, since_ms, now.time_ms)
+            self._note_away(stated.id, since_ms, time_ms)
             del self._away_ms[stated.id]
         elif not stated.available and since_ms is None and self.sales.slot(stated.id) is not None:
-            self._away_ms[stated.id] = now.time_ms
+            self._away_ms[stated.id] = time_ms
             if len(self._away_ms) > self._settings.items_max:
                 del self._away_ms[next(iter(self._away_ms))]
         return None
@@ -318,6 +319,8 @@ class DemandFamily(Family):
             if held is not None:
                 own = [share * factor for share, factor in zip(own, held.tolist(), strict=True)]
             total = sum(own)
+            if total <= 0:  # the shop has never sold anything on these weekdays
+                own, total = [1.0] * len(own), float(len(own))
             days = [
                 DayAhead(
                     _date(begins + n),
@@ -355,10 +358,12 @@ class DemandFamily(Family):
         means = sales.means()
         slots = np.sort(np.argsort(-means, kind="stable")[:totalled_max])
         slots = slots[means[slots] > 0]
+        stated = [self._desk.stated(sales.name(slot)) for slot in slots.tolist()]
+        sold = np.array([one is None or not one.retired for one in stated], np.bool_)
+        slots, stated = slots[sold], [one for one in stated if one is None or not one.retired]
         found = self.forecaster.intervals(slots) if len(slots) else []
         if not found:
             return Totals(sales.period_days, None, [])
-        stated = [self._desk.stated(sales.name(slot)) for slot in slots.tolist()]
         names, group = np.unique([one.category if one else "" for one in stated], return_inverse=True)
         shop, categories = (
             Total("", len(slots), []),
@@ -397,6 +402,13 @@ class DemandFamily(Family):
             )
         if sales.week - float(sales.first_weeks(np.array([slot]))[0]) < _young_weeks:
             said.append(f"The item was first sold less than {_young_weeks} weeks ago.")
+        stated = self._desk.stated(sales.name(slot))
+        if stated is not None and not stated.available:
+            said.append(
+                "The shop no longer sells the item: this is what it would sell."
+                if stated.retired
+                else "The item is out of stock: this is what would sell if there were some."
+            )
         said += self.occasions.assumes(slot)
         said.append("What is not stated ahead stays as it was lately: prices, promotions and the stock.")
         return said

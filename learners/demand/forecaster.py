@@ -9,7 +9,7 @@ each end, and from many items a week); Romano, Patterson and Candes, "Conformali
 2019; Tille, "Sampling algorithms", 2006, chapter 7 (systematic sampling with unequal probabilities).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -170,14 +170,20 @@ class Forecaster:
         self.begin(week)
         self.finish()
 
-    def begin(self, week: int) -> None:
-        """Begin a week: judge what was forecast of the weeks that are over, and gather the rows to learn from."""
+    def begin(self, week: int, turned: Callable[[], None] | None = None) -> None:
+        """Begin a week: judge what was forecast of the weeks that are over, and gather the rows to learn from.
+
+        Args:
+            turned: is called between, when the weeks that are over are in the ring, those without sales included.
+        """
         sales = self.sales
         if week <= sales.week:
             return
         self.finish()
         ended = sales.week
         sales.turn(week)
+        if turned is not None:
+            turned()
         if ended != NO_SLOT:
             self.occasions.turn(ended)
         for one in [one for one in self.pending if one.week + one.horizon <= week]:
@@ -253,9 +259,9 @@ class Forecaster:
         sales = self.sales
         first = max(sales.began + history_min, sales.week - taught_max)
         weeks = np.arange(first, sales.week)
-        if not len(weeks) or not len(sales):
-            return None
         means = sales.means()
+        if not len(weeks) or not np.any(means > 0):
+            return None
         drawn = [_sample(means, rows_max // len(weeks), (0.618034 * week) % 1.0) for week in weeks.tolist()]
         slots = np.concatenate([one for one, _ in drawn])
         inclusion = np.concatenate([one for _, one in drawn])

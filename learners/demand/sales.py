@@ -5,7 +5,7 @@ the pieces that were sold, the pieces that teach forecasts (one unusually large 
 is usual for the item), the number of lines, and the share of the week in which the item was out of stock. What is
 returned is taken back in the week in which it was bought, where the line is still remembered.
 
-Memory: 14 bytes an item and week, so 111 MB for 131,072 items and 60 weeks, and 24 bytes a remembered line.
+Memory: 16 bytes an item and week, so 126 MB for 131,072 items and 60 weeks, and 24 bytes a remembered line.
 """
 
 from collections import defaultdict
@@ -26,6 +26,8 @@ buffered_max: Final = 2_048
 """Lines that are applied together."""
 lines_max: Final = 262_144
 """Most lines that are remembered so that returns are known to be of them, the newest."""
+began_lines_min: Final = 32
+"""Lines of a week before all others from which on something is known of it: fewer may be of a wrong clock."""
 unusual: Final = 8.0
 """A line counts as at most this multiple of the item's usual line, in what forecasts learn from."""
 unusual_min: Final = 24.0
@@ -69,7 +71,7 @@ class Sales:
         capacity = min(items_max, 1_024)
         self._pieces = np.zeros((weeks_max, capacity), np.float32)
         self._learned = np.zeros((weeks_max, capacity), np.float32)
-        self._lines = np.zeros((weeks_max, capacity), np.int16)
+        self._lines = np.zeros((weeks_max, capacity), np.int32)
         self._away = np.zeros((weeks_max, capacity), np.float32)
         self._facts = np.zeros((len(_FACTS), capacity))
         self._weekdays = np.zeros((7, capacity), np.float32)
@@ -113,7 +115,8 @@ class Sales:
         return slot
 
     def _grow(self) -> None:
-        more = self._pieces.shape[1]
+        capacity = self._pieces.shape[1]
+        more = min(capacity, max(1, self.items_max + 1 - capacity))  # one too many is there until `fit`
         for name in _BY_ITEM:
             one = getattr(self, name)
             setattr(self, name, np.concatenate([one, np.zeros((len(one), more), one.dtype)], axis=1))
@@ -163,7 +166,10 @@ class Sales:
         row = weeks % weeks_max
         np.add.at(self._pieces, (row, slots), pieces.astype(np.float32))
         np.add.at(self._learned, (row, slots), learned.astype(np.float32))
-        np.add.at(self._lines, (row, slots), np.int16(1))
+        np.add.at(self._lines, (row, slots), np.int32(1))
+        for week in np.unique(weeks[weeks < self.began]).tolist():  # a history may be loaded after what is live
+            if int(np.add.reduce(self._lines[week % weeks_max], dtype=np.int64)) >= began_lines_min:
+                self.began = min(self.began, week)
         weekday = (days - _MONDAY) % 7
         np.add.at(self._weekdays, (weekday, slots), learned.astype(np.float32))
         self.shop_weekdays += np.bincount(weekday, learned, 7)
@@ -204,6 +210,7 @@ class Sales:
         if slot is None:
             self.uncounted += pieces
             return
+        pieces = float(np.float32(pieces))  # as lines are remembered, so that a whole line leaves nothing
         used = slice(0, self._remembered)
         found = np.flatnonzero((self._line_slots[used] == slot) & (self._line_buyers[used] == buyer))
         age = (self._next_line - 1 - found) % lines_max

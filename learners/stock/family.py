@@ -23,7 +23,6 @@ from learners.family import Family, Merges, Moment, Part
 from learners.stock.levels import Levels
 from learners.stock.page import PAGE
 from learners.stock.plan import (
-    Dead,
     ItemStock,
     Plan,
     Planner,
@@ -36,6 +35,10 @@ from learners.stock.plan import (
 
 caught_up_max: Final = 28
 """Most days without an event that are learned as days without sales: of a longer time the log holds nothing."""
+late_max: Final = 256
+"""Most events in a row that are left out as they are of over `caught_up_max` days before: of more, the day was wrong.
+So a sender with a wrong clock, or a history that is loaded beside live events, neither loses a day's sales nor has all
+items judged at each of its events."""
 foreseen_min: Final = 0.5
 """Probability of a stock-out from which on it counts as foreseen."""
 
@@ -131,7 +134,8 @@ class StockFamily(Family):
 
     def learn(self, event: Event, now: Moment) -> None:
         """Learn from one event."""
-        self._turn(event.time_ms)
+        if not self._turn(event.time_ms):
+            return
         kind = event.type
         if kind == "purchase":
             for line in event.data.items:
@@ -142,16 +146,24 @@ class StockFamily(Family):
             for line in self._desk.orders.returned:
                 self.levels.give_back(line.item_id, line.quantity)
 
-    def _turn(self, time_ms: int) -> None:
-        """End the days that are over: learn what was sold, and note which items are at risk."""
+    def _turn(self, time_ms: int) -> bool:
+        """End the days that are over: learn what was sold, and note which items are at risk.
+
+        Returns whether the event is to be learned: not if it is long past.
+        """
         levels, day = self.levels, time_ms // DAY_MS
-        if levels.day < 0 or day > levels.day + caught_up_max or day < levels.day - caught_up_max:
+        if levels.day >= 0 and day < levels.day - caught_up_max and levels.late < late_max:
+            levels.late += 1
+            return False
+        if levels.day < 0 or abs(day - levels.day) > caught_up_max:
             levels.begin(day)
+        levels.late = 0
         while levels.day < day:
             levels.end_day()
         if levels.judged_day < day:
             levels.judged_day = day
             self._judge(day)
+        return True
 
     def _judge(self, day: int) -> None:
         """Note which items will probably be sold out before an order arrives."""
@@ -159,23 +171,25 @@ class StockFamily(Family):
         slots = levels.known()
         if not len(slots):
             return
-        risk, simple = self._planner.risks(slots, float(day))
-        levels.warn(slots, risk >= foreseen_min, simple)
+        judged = self._planner.judge(slots, float(day))
+        levels.warn(slots, judged.risk >= foreseen_min, judged.simple)
         levels.dead[:] = False
         levels.dead[slots] = self._planner.lasting(slots) >= self._settings.dead_days
-        levels.per_day[slots] = self._planner.per_day(slots, float(day))
+        levels.per_day[slots], levels.money = judged.per_day, judged.money
         if watch := levels.watch:
             for slot in slots.tolist():
                 watch(levels.names[slot])
 
     def hear(self, topic: str, record: Record, now: Moment) -> Rejection | None:
         """Note the level that is stated. What cannot be used is the desk's to reject."""
-        stated = decode(record)
+        stated, levels = decode(record), self.levels
         if isinstance(stated, ItemRecord):
             if stated.retired:
-                self.levels.retire(stated.id)
+                levels.retire(stated.id)
             else:
-                self.levels.state_level(stated.id, stated.quantity, now.time_ms, available=stated.available)
+                # The shop's time is that of the last event, which may be a late one.
+                time_ms = max(now.time_ms, levels.day * DAY_MS)
+                levels.state_level(stated.id, stated.quantity, time_ms, available=stated.available)
         return None
 
     def on_hand(self, item: str) -> float | None:
@@ -260,8 +274,8 @@ _TOLD: Final = ("all", "foreseen", "told")
 
 def _rows(scores: StockScores) -> Iterable[tuple[Any, ...]]:
     if scores.sold_out:
-        yield "planned by rates", float(scores.sold_out), float(scores.foreseen), float(scores.warned)
-        yield "a usual rule", float(scores.sold_out), float(scores.foreseen_simple), float(scores.warned_simple)
+        yield "the rates of demand", scores.sold_out, scores.foreseen, scores.warned
+        yield "a usual rule", scores.sold_out, scores.foreseen_simple, scores.warned_simple
 
 
 StockFamily.surface = Surface(
@@ -315,4 +329,3 @@ StockFamily.surface = Surface(
     inputs={"purchase": "without purchases nothing is known of demand"},
     benchmark="benchmarks.stock",
 )  # fmt: skip
-__all__ = ["Dead", "StockFamily", "StockScores", "StockSettings"]

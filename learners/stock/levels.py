@@ -24,6 +24,8 @@ unusual_min: Final = 24.0
 _kept: Final = 0.9
 _IN: Final = -1
 """In `out_ms`, of an item that is in stock."""
+_least_piece: Final = 1e-6
+"""A level below this is 0: of what is sold by the metre, differences of fractions leave such remains."""
 _monthly: Final = power_of_two(-1 / 20)
 """What is left of a sale after a day in the mean of about 28 days that the usual rule knows."""
 
@@ -34,6 +36,7 @@ class Levels:
     Attributes:
         day: the running day, in days since the epoch; -1 before the first event.
         judged_day: the day of which risks are noted.
+        late: events in a row of a time long before the running day.
         rates: what is learned of demand.
         level: pieces on hand, NaN where none was stated.
         stated_ms: when the level was stated, the shop's time.
@@ -42,15 +45,17 @@ class Levels:
         warned, warned_simple: whether it was told at the day's begin that the item will be sold out.
         dead: whether the stock lasts too long.
         per_day: what is expected to sell on a day of the next two weeks, NaN before that is known.
+        money: at the begin of the day, what the median item costs, and the mean value at cost of a line; NaN before.
         watch: is told each item whose stock has changed.
         counts: items that sold out, those that were foreseen by us and by the usual rule, and how many were told.
 
-    Shapes: arrays: (I,), counts: (5,)
+    Shapes: arrays: (I,), counts: (5,), money: (2,)
     """
 
     def __init__(self, items_max: int) -> None:
         self.items_max = items_max
         self.day = self.judged_day = -1
+        self.late = 0
         self._slots: dict[str, int] = {}
         self.names: list[str] = []
         capacity = min(items_max, 1_024)
@@ -58,6 +63,7 @@ class Levels:
         for name, dtype, value in _COLUMNS:
             setattr(self, name, np.full(capacity, value, dtype))
         self.counts = np.zeros(5, np.int64)
+        self.money = np.full(2, np.nan)
         self.watch: Callable[[str], None] | None = None
 
     level: Floats
@@ -135,7 +141,7 @@ class Levels:
 
     def begin(self, day: int) -> None:
         """Begin a day without the days before it: the first event, or a time long before or after."""
-        self.day, self.judged_day = day, min(self.judged_day, day - 1)
+        self.day, self.judged_day, self.late = day, min(self.judged_day, day - 1), 0
         used = self.in_use()
         for column in (self.pieces, self.lines, self.away):
             column[used] = 0.0
@@ -146,6 +152,8 @@ class Levels:
         end_ms = (self.day + 1) * DAY_MS
         since = np.maximum(self.out_ms, self.day * DAY_MS)
         away = np.where(self.out_ms >= 0, self.away + (end_ms - since) / DAY_MS, self.away)
+        # What sells although it is said to be out all day is there: the shop sells more than it has, or states late.
+        away[(self.lines > 0) & (self.out_ms >= 0) & (self.out_ms <= self.day * DAY_MS)] = 0.0
         self.rates.day(self.pieces, self.lines, np.clip(away, 0.0, 1.0), self.on_sale)
         self.monthly = self.monthly * _monthly + self.pieces * (1 - _monthly)
         for column in (self.pieces, self.lines, self.away):
@@ -156,17 +164,22 @@ class Levels:
     def sell(self, item: str, pieces: float, time_ms: int, *, on_sale: bool) -> None:
         """Note a line that was sold."""
         slot = self._enter(item)
-        usual = (self.rates.lines[1, slot] + unusual_min / unusual) / (self.rates.lines[0, slot] + 1.0)
-        self.pieces[slot] += min(pieces, max(unusual_min, unusual * float(usual)))
+        self.pieces[slot] += min(pieces, self._cap(slot))
         self.lines[slot] += 1.0
         if on_sale:
             self.on_sale[slot] = True
         self.sold_since[slot] += pieces
         if self.level[slot] > 0:
-            self.level[slot] = max(0.0, float(self.level[slot]) - pieces)
+            left = float(self.level[slot]) - pieces
+            self.level[slot] = 0.0 if left < _least_piece else left
             if self.level[slot] == 0 and self.out_ms[slot] < 0:
                 self._out(slot, time_ms)
             self._tell(item)
+
+    def _cap(self, slot: int) -> float:
+        """Return the most pieces that a line of an item teaches."""
+        usual = (self.rates.lines[1, slot] + unusual_min / unusual) / (self.rates.lines[0, slot] + 1.0)
+        return max(unusual_min, unusual * float(usual))
 
     def _tell(self, item: str) -> None:
         if self.watch:
@@ -189,6 +202,7 @@ class Levels:
         """Note that pieces were returned: they were no demand."""
         slot = self._slots.get(item)
         if slot is not None:
+            pieces = min(pieces, self._cap(slot))  # a large order taught no more, so no more is taken back
             back = min(pieces, float(self.pieces[slot]))
             self.pieces[slot] -= back
             self.rates.take_back(slot, pieces - back)
@@ -199,7 +213,7 @@ class Levels:
         if level is None and slot is None:
             return
         slot = self._enter(item)
-        out = not available or level == 0
+        out = not available  # what can be ordered before it comes sells at a level of 0, too
         if out and self.out_ms[slot] < 0:
             if self.level[slot] > 0:
                 self._out(slot, time_ms)
@@ -235,8 +249,8 @@ class Levels:
         """Return all of it."""
         count = len(self.names)
         return {
-            "day": self.day, "judged_day": self.judged_day, "names": list(self.names), "counts": self.counts.copy(),
-            "rates": self.rates.state(count),
+            "day": self.day, "judged_day": self.judged_day, "late": self.late, "names": list(self.names),
+            "counts": self.counts.copy(), "money": self.money.copy(), "rates": self.rates.state(count),
             **{name: getattr(self, name)[:count].copy() for name, _, _ in _COLUMNS},
         }  # fmt: skip
 
@@ -244,7 +258,8 @@ class Levels:
     def from_state(cls, state: State, items_max: int) -> Self:
         """Return what continues where `state` was taken; of more items than the maximum, the newest."""
         found = cls(max(items_max, len(state["names"])))
-        found.day, found.judged_day, found.counts = state["day"], state["judged_day"], state["counts"].copy()
+        found.day, found.judged_day, found.late = state["day"], state["judged_day"], state["late"]
+        found.counts, found.money = state["counts"].copy(), state["money"].copy()
         found.names = list(state["names"])
         found._slots = {name: slot for slot, name in enumerate(found.names)}
         count, capacity = len(found.names), len(found.level)

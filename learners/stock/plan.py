@@ -153,6 +153,41 @@ class Facts(NamedTuple):
     sale_from: Floats
     sale_until: Floats
 
+    def some(self, part: slice) -> "Facts":
+        """Return those of some of the items."""
+        terms = Terms(*(one[part] for one in self.terms))
+        return Facts(
+            self.records[part], terms, self.priced[part], self.on_order[part], self.sale_from[part],
+            self.sale_until[part],
+        )  # fmt: skip
+
+
+class Judged(NamedTuple):
+    """What is noted of items when a day begins.
+
+    Attributes:
+        risk: the probability that each is sold out before an order arrives.
+        simple: what a usual rule tells: that the level is below the sales of lately within a mean lead time.
+        per_day: what is expected to sell on a day of the next two weeks, sales that are announced included.
+        money: see `Levels.money`.
+
+    Shapes: (I,), money: (2,)
+    """
+
+    risk: Floats
+    simple: NDArray[np.bool_]
+    per_day: Floats
+    money: Floats
+
+
+class Due(NamedTuple):
+    """Orders that are due: of which slots, what each gains, its pieces and what they cost. Shapes: (O,)"""
+
+    slots: Slots
+    gain: Floats
+    pieces: Floats
+    cost: Floats
+
 
 class Planner:
     """Plans from levels and rates, and from what the desk knows of items. It changes neither.
@@ -164,17 +199,19 @@ class Planner:
     def __init__(self, desk: Desk, of: Callable[[], Levels], usual: Usual) -> None:
         self._desk, self._of, self._usual = desk, of, usual
 
-    def facts(self, slots: Slots) -> Facts:
-        """Return what is stated of some items."""
+    def facts(self, slots: Slots, typical: float | None = None) -> Facts:
+        """Return what is stated of some items.
+
+        Args:
+            typical: what an item costs whose price is not known; None: the median of the shop.
+        """
+        typical = self._money(slots)[0] if typical is None else typical
         usual, names = self._usual, self._of().names
         records = [self._desk.stated(names[slot]) for slot in slots.tolist()]
         rows = [self._row(record) for record in records]
         columns = np.array(rows, np.float64).reshape(-1, 10).T
         cost, price, lead, spread, pack, minimum, shelf, on_order, *sale = columns
         known = ~np.isnan(cost) | ~np.isnan(price)
-        typical = (
-            float(np.median(np.where(np.isnan(cost), price * (1 - usual.margin), cost)[known])) if known.any() else 1.0
-        )
         cost = np.where(np.isnan(cost), price * (1 - usual.margin), cost)
         cost = np.where(np.isnan(cost), typical, cost)
         margin = np.where(np.isnan(price), cost * usual.margin / (1 - usual.margin), price - cost)
@@ -192,7 +229,7 @@ class Planner:
         scale = 1.0 if lead is None or not usual.lead_days else lead / usual.lead_days
         sale = (record.sale_from_ms / DAY_MS, record.sale_until_ms / DAY_MS) if record.sale_prices else (never, never)
         return (
-            nan if cost is None else cost, nan if price is None else price,
+            cost or nan, price or nan,  # 0 is what feeds write of a price that they do not know, as is none
             usual.lead_days if lead is None else lead,
             usual.lead_spread_days * scale if spread is None else spread,
             float(record.pack_size), float(record.minimum_order),
@@ -202,23 +239,38 @@ class Planner:
     def _expected(self, slots: Slots, facts: Facts, now_day: float) -> Expected:
         return self._of().rates.expected(now_day, facts.sale_from, facts.sale_until, slots)
 
-    def _costs(self, facts: Facts, slots: Slots, service: float | None) -> Costs:
-        usual, rates = self._usual, self._of().rates
-        lines = rates.lines[0, slots] + 1e-9
-        a_line = float(np.add.reduce(lines * rates.line[slots] * facts.terms.cost) / np.add.reduce(lines))
-        return Costs(usual.order_lines * a_line, usual.holding_a_year, usual.review_days, service)
+    def _costs(self, slots: Slots, service: float | None) -> Costs:
+        usual = self._usual
+        return Costs(usual.order_lines * self._money(slots)[1], usual.holding_a_year, usual.review_days, service)
 
-    def risks(self, slots: Slots, now_day: float) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the probability that each item is sold out before an order arrives, and what a usual rule tells: that
-        the level is below the sales of lately within a mean lead time."""
-        chances, simple = [], []
+    def _money(self, slots: Slots) -> Floats:
+        """Return what a median item costs, and the mean value at cost of a line: as of the begin of the day.
+
+        Before a day has begun with levels that are known they are those of some items.
+        """
+        kept = self._of().money
+        return self._money_of(slots, self.facts(slots, 1.0)) if np.isnan(kept).any() else kept
+
+    def _money_of(self, slots: Slots, facts: Facts) -> Floats:
+        rates, cost, priced = self._of().rates, facts.terms.cost, facts.priced
+        typical = float(np.median(cost[priced])) if priced.any() else 1.0
+        lines = rates.lines[0, slots] + 1e-9
+        value = lines * rates.line[slots] * np.where(priced, cost, typical)
+        return np.array([typical, float(np.add.reduce(value) / np.add.reduce(lines))])
+
+    def judge(self, slots: Slots, now_day: float) -> Judged:
+        """Return what is noted of items when a day begins."""
+        facts, usual, known = self.facts(slots, 1.0), self._usual, self._of()
+        chances, per_day = [], []
+        at = known.level[slots] + facts.on_order
         for start in range(0, len(slots), _block):
-            some = slots[start : start + _block]
-            facts = self.facts(some)
-            at = self._of().level[some] + facts.on_order
-            chances.append(self._chance(some, facts, now_day, at))
-            simple.append(at < self._of().monthly[some] * (facts.terms.lead_days + self._usual.review_days))
-        return np.concatenate(chances), np.concatenate(simple)
+            part = slice(start, start + _block)
+            some, stated = slots[part], facts.some(part)
+            chances.append(self._chance(some, stated, now_day, at[part]))
+            soon = self._expected(some, stated, now_day)(np.full(len(some), _soon_days))
+            per_day.append(soon.mean / _soon_days)
+        simple = at < known.monthly[slots] * (facts.terms.lead_days + usual.review_days)
+        return Judged(np.concatenate(chances), simple, np.concatenate(per_day), self._money_of(slots, facts))
 
     def _chance(self, slots: Slots, facts: Facts, now_day: float, at: Floats) -> Floats:
         within = Mixture.of(
@@ -234,11 +286,6 @@ class Planner:
         lasts = levels_.level[slots] / np.maximum(levels_.rates.rate[slots], 1e-9)
         return np.where(levels_.rates.exposed(slots) >= _known_days, np.minimum(lasts, days_left_max), 0.0)
 
-    def per_day(self, slots: Slots, now_day: float) -> Floats:
-        """Return what is expected to sell on a day of the next two weeks, sales that are announced included."""
-        days = np.full(len(slots), _soon_days)
-        return self._expected(slots, self.facts(slots), now_day)(days).mean / _soon_days
-
     def _days_left(self, expected: Expected, at: Floats) -> Floats:
         low, high = np.zeros(len(at)), np.full(len(at), days_left_max)
         for _ in range(_steps):
@@ -252,20 +299,20 @@ class Planner:
         known, slots, now_day = self._of(), np.array([slot]), now_ms / DAY_MS
         facts = self.facts(slots)
         expected, terms = self._expected(slots, facts, now_day), facts.terms
-        costs = self._costs(facts, slots, service)
+        costs = self._costs(slots, service)
         points = levels(expected, terms, costs)
         level = float(known.level[slot])
         stated = not np.isnan(level)
         at = np.array([level if stated else 0.0])
         chance = float(self._chance(slots, facts, now_day, at + facts.on_order)[0])
-        wanted = float(order(points, terms, at + facts.on_order)[0])
+        wanted = 0.0 if self._hopeless(facts, costs)[0] else float(order(points, terms, at + facts.on_order)[0])
         risk = self._risk(known, slot)
         return ItemStock(
             known.names[slot], level if stated else None, float(facts.on_order[0]), int(known.stated_ms[slot]),
             float(known.sold_since[slot]), _round(known.rates.rate[slot]),
             round(float(self._days_left(expected, at)[0]), 1) if stated else None, round(chance, 4) if stated else None,
             float(points.reorder[0]), float(points.up_to[0]), wanted if stated else None, risk,
-            self._assumes(known, slot, facts, 0, points, service),
+            self._assumes(known, slot, facts, 0, points, service, float(known.rates.uplift[slot])),
         )  # fmt: skip
 
     def _risk(self, known: Levels, slot: int) -> str:
@@ -281,25 +328,22 @@ class Planner:
         if not len(slots):
             return Plan(currency, 0.0, [], 0, [])
         everything = self.facts(slots)
-        costs = self._costs(everything, slots, query.service_level)
-        found: list[tuple[float, PlanLine]] = []
-        for start in range(0, len(slots), _block):
-            found += self._lines(slots[start : start + _block], costs, now_day, query.service_level)
-        value, spent = (
-            np.array(column, np.float64) for column in ([one for one, _ in found], [one.cost for _, one in found])
-        )
+        costs = self._costs(slots, query.service_level)
+        parts = [slice(start, start + _block) for start in range(0, len(slots), _block)]
+        found = [self._due(slots[part], everything.some(part), costs, now_day) for part in parts]
+        due, value, pieces, spent = (np.concatenate([getattr(one, name) for one in found]) for name in Due._fields)
         if query.budget is None:
-            chosen = np.arange(len(found))
+            chosen = np.arange(len(due))
         else:
             chosen = np.flatnonzero(within_budget(value, spent, query.budget))
         ranked = chosen[np.argsort(-value[chosen] / np.maximum(spent[chosen], 1e-9), kind="stable")][: query.n]
-        lines = [found[place][1] for place in ranked.tolist()]
+        lines = self._lines(Due(*(one[ranked] for one in (due, value, pieces, spent))), costs, now_day)
         lasting = self.lasting(slots)
         held = known.level[slots] * everything.terms.cost
         dead = np.flatnonzero(lasting >= usual.dead_days)
         dearest = dead[np.argsort(-held[dead], kind="stable")][: query.n]
         return Plan(
-            currency, round(sum(one.cost for one in lines), 2), lines, len(found) - len(lines),
+            currency, round(sum(one.cost for one in lines), 2), lines, len(due) - len(lines),
             [
                 Dead(
                     known.names[int(slots[place])], _title(everything.records[place]),
@@ -309,41 +353,47 @@ class Planner:
             ],
         )  # fmt: skip
 
-    def _lines(self, slots: Slots, costs: Costs, now_day: float, service: float | None) -> list[tuple[float, PlanLine]]:
-        """Return the orders that are due among some items, each with its gain."""
+    def _due(self, slots: Slots, facts: Facts, costs: Costs, now_day: float) -> Due:
+        """Return the orders that are due among some items."""
+        known = self._of()
+        expected, terms = self._expected(slots, facts, now_day), facts.terms
+        position = known.level[slots] + facts.on_order
+        pieces = order(levels(expected, terms, costs), terms, position)
+        gains = gain(expected, terms, costs, position, pieces, self._usual.plan_days)
+        due = (pieces > 0) & ~self._hopeless(facts, costs)
+        return Due(slots[due], gains[due], pieces[due], np.round((pieces * terms.cost)[due], 2))
+
+    def _lines(self, due: Due, costs: Costs, now_day: float) -> list[PlanLine]:
+        """Return orders in words; these take longer than all else, so only those that are told are put into them."""
+        slots = due.slots
+        if not len(slots):
+            return []
         known, facts = self._of(), self.facts(slots)
         expected, terms = self._expected(slots, facts, now_day), facts.terms
         points = levels(expected, terms, costs)
         on_hand = known.level[slots]
-        position = on_hand + facts.on_order
-        pieces = order(points, terms, position)
-        due = np.flatnonzero((pieces > 0) & ~self._hopeless(facts))
-        if not len(due):
-            return []
-        gains = gain(expected, terms, costs, position, pieces, self._usual.plan_days)
         days = self._days_left(expected, on_hand)
-        chances = self._chance(slots, facts, now_day, position)
-        rates = known.rates.rate[slots]
-        found = []
-        for place in due.tolist():
-            slot = int(slots[place])
-            line = PlanLine(
-                known.names[slot], _title(facts.records[place]), float(pieces[place]),
-                round(float(pieces[place] * terms.cost[place]), 2), round(float(gains[place]), 2),
-                float(on_hand[place]), float(facts.on_order[place]), float(points.reorder[place]),
-                float(points.up_to[place]), _round(rates[place]), round(float(days[place]), 1),
-                round(float(chances[place]), 4), _reason(points, facts, place, float(on_hand[place])),
-                self._assumes(known, slot, facts, place, points, service),
-            )  # fmt: skip
-            found.append((float(gains[place]), line))
-        return found
+        chances = self._chance(slots, facts, now_day, on_hand + facts.on_order)
+        rates, uplift = known.rates.rate[slots], known.rates.uplift
+        return [
+            PlanLine(
+                known.names[slot], _title(facts.records[place]), float(due.pieces[place]), float(due.cost[place]),
+                round(float(due.gain[place]), 2), float(on_hand[place]), float(facts.on_order[place]),
+                float(points.reorder[place]), float(points.up_to[place]), _round(rates[place]),
+                round(float(days[place]), 1), round(float(chances[place]), 4),
+                _reason(points, facts, place, float(on_hand[place])),
+                self._assumes(known, slot, facts, place, points, costs.fill_rate, float(uplift[slot])),
+            )
+            for place, slot in enumerate(slots.tolist())
+        ]  # fmt: skip
 
-    def _hopeless(self, facts: Facts) -> NDArray[np.bool_]:
-        """Return which items are no longer sold."""
-        return np.array([record is not None and record.retired for record in facts.records], np.bool_)
+    def _hopeless(self, facts: Facts, costs: Costs) -> NDArray[np.bool_]:
+        """Return which items are not ordered: they are no longer sold, or nothing is earned and costs decide."""
+        retired = np.array([record is not None and record.retired for record in facts.records], np.bool_)
+        return retired | (facts.terms.margin <= 0) if costs.fill_rate is None else retired
 
     def _assumes(
-        self, known: Levels, slot: int, facts: Facts, place: int, points: Points, service: float | None
+        self, known: Levels, slot: int, facts: Facts, place: int, points: Points, service: float | None, uplift: float
     ) -> list[str]:
         usual, record, terms = self._usual, facts.records[place], facts.terms
         said = []
@@ -356,10 +406,12 @@ class Planner:
             said.append("No price is known: it costs what the median item does.")
         elif record is not None and self._desk.cost(record) is None:
             said.append(f"The margin is that of the settings, {usual.margin:.0%} of the price.")
+        if service is None and terms.margin[place] <= 0:
+            said.append("The price is not above the cost, so nothing is ordered.")
         if np.isfinite(facts.sale_from[place]):
             begins = _date(facts.sale_from[place])
             ends = f" to {_date(facts.sale_until[place])}" if facts.sale_until[place] * DAY_MS < FOREVER_MS else " on"
-            said.append(f"In the sale from {begins}{ends}, {known.rates.uplift[slot]:.1f} times as much sells.")
+            said.append(f"In the sale from {begins}{ends}, {uplift:.1f} times as much sells.")
         if known.rates.exposed(np.array([slot]))[0] < _known_days:
             said.append(f"Sales are known of less than {_known_days:g} days.")
         if points.perishing[place]:

@@ -43,6 +43,9 @@ _NORMAL: Final = NormalDist()
 _iterations: Final = 6
 _days_a_year: Final = 365.0
 pieces_max: Final = 1e9
+cover_max_days: Final = 365.0
+"""Days of demand that an order is at most, unless a pack or the minimum is more: of a cheap item the usual formula
+orders what lasts for decades."""
 
 
 class Demand(NamedTuple):
@@ -196,7 +199,8 @@ def levels(expected: Expected, terms: Terms, costs: Costs) -> Levels:
     rate = np.maximum(expected(month).mean / month, 1e-9)
     holding = np.maximum(terms.cost * costs.holding_a_year / _days_a_year, 1e-12)
     lost = np.maximum(terms.margin, 0.0)
-    quantity = np.sqrt(2 * rate * costs.order / holding)
+    most = rate * cover_max_days
+    quantity = np.minimum(np.sqrt(2 * rate * costs.order / holding), most)
     for _ in range(_iterations):
         quantity = np.maximum(quantity, np.maximum(terms.minimum, terms.pack))
         if costs.fill_rate is None:
@@ -204,7 +208,7 @@ def levels(expected: Expected, terms: Terms, costs: Costs) -> Levels:
         else:
             reorder = within.least((1 - costs.fill_rate) * quantity)
         short = within.beyond(reorder)
-        quantity = np.sqrt(2 * rate * (costs.order + lost * short) / holding)
+        quantity = np.minimum(np.sqrt(2 * rate * (costs.order + lost * short) / holding), most)
     quantity = np.maximum(quantity, np.maximum(terms.minimum, terms.pack))
     reorder = np.ceil(np.minimum(reorder, pieces_max) - 1e-6)
     up_to = reorder + np.maximum(1.0, np.round(quantity))

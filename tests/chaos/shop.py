@@ -278,10 +278,11 @@ class Shop:
         entry = journal.newest(log, self.deployment.placement("online").shard)
         server = self.processes.get("serve")
         address = next((word for word in server.text.split() if word.startswith("http://")), "") if server else ""
+        address = "/".join(address.split("/")[:3])  # the first route's, without its path
         if not entry or not address:
             return False
         try:
-            fresh = httpx.get(f"{address.rstrip(',')}/v1/recommendations/somebody", timeout=10).json().get("fresh")
+            fresh = httpx.get(f"{address}/v1/recommendations/somebody", timeout=10).json().get("fresh")
         except (httpx.HTTPError, ValueError):
             return False
         return bool(fresh and fresh["entry"] >= entry.number + 1)

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.events import Data, Event, Item, at
+from headrace.events import Data, Event, EventType, Item, at
 from headrace.log.protocol import Record
 from headrace.state import decode, digest, encode
 from headrace.surface import FamilyScores, Now, Unknown
@@ -33,11 +33,13 @@ def demand_of(one: FamilyFold) -> DemandFamily:
     return one.family
 
 
-def order(day: float, shopper: str, *lines: tuple[str, float], transaction: str = "", kind: str = "purchase") -> Event:
+def order(
+    day: float, shopper: str, *lines: tuple[str, float], transaction: str = "", kind: EventType = "purchase"
+) -> Event:
     time_ms = MONDAY_MS + round(day * DAY_MS)
     data = Data([Item(item, price=2.0, quantity=pieces) for item, pieces in lines])
     data.transaction_id = transaction
-    return Event(f"{kind}-{shopper}-{day}", "test", kind, at(time_ms), data, "1.0", shopper, time_ms)  # type: ignore[arg-type]
+    return Event(f"{kind}-{shopper}-{day}", "test", kind, at(time_ms), data, "1.0", shopper, time_ms)
 
 
 def course(one: FamilyFold, item: str) -> list[float]:
@@ -187,8 +189,9 @@ def test_an_answer_says_what_is_expected_by_weeks_and_days(grown: FamilyFold) ->
     assert any("teaches only that many" in said for said in answer.assumes)
 
 
-def stated(item: str, availability: str) -> Record:
-    return Record(0, 0, 0, item.encode(), msgspec.json.encode({"id": item, "availability": availability}))
+def stated(item: str, availability: str, **fields: Any) -> Record:
+    value = {"id": item, "availability": availability, **fields}
+    return Record(0, 0, 0, item.encode(), msgspec.json.encode(value))
 
 
 def test_weeks_without_stock_are_scaled_up() -> None:
@@ -335,3 +338,128 @@ def test_categories_and_items_add_up_to_the_shop() -> None:
     rate = 7 * float(np.linspace(0.3, 12.0, 60).sum())
     assert found.shop.expected[0].mean == pytest.approx(rate, rel=0.1)
     assert demand_of(fold()).totals(TotalsQuery(), Now(0)).shop is None
+
+
+def test_a_history_that_is_loaded_after_live_events_is_known_and_a_stray_line_is_none() -> None:
+    one = fold()
+    one.learn(order(140, "live", ("boots", 1)))
+    sales = demand_of(one).sales
+    one.learn(order(7, "wrong clock", ("boots", 1)))
+    sales.apply()
+    assert sales.known == 0
+    for day in range(139):
+        one.learn(order(day, f"old-{day}", *((f"item-{n}", 2) for n in range(20))))
+    for buyer in ("live", "other"):  # the second order learns what the first one began
+        one.learn(order(147, buyer, ("boots", 1)))
+    assert sales.known == 21
+    assert demand_of(one).forecaster.learned
+    assert demand_of(one).demand("item-3", 7) is not None
+
+
+def test_periods_without_any_sale_count_as_out_of_stock_where_the_item_was() -> None:
+    one = fold(period_days=1)
+    for day in range(10):
+        one.learn(order(day, "a", ("boots", 2)))
+    one.shop.hear(ITEMS, stated("boots", "out_of_stock"))
+    one.learn(order(14.5, "a", ("socks", 2)))
+    sales = demand_of(one).sales
+    slot = sales.slot("boots")
+    assert slot is not None
+    assert [round(away, 1) for _, _, away in sales.course(slot, 6)] == [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_a_late_event_does_not_date_a_stock_out_back() -> None:
+    one = fold()
+    for day in range(30):
+        one.learn(order(day, "a", ("boots", 2)))
+    one.learn(order(2, "late", ("boots", 1)))
+    one.shop.hear(ITEMS, stated("boots", "out_of_stock"))
+    one.learn(order(36, "a", ("socks", 2)))
+    sales = demand_of(one).sales
+    slot = sales.slot("boots")
+    assert slot is not None
+    assert [away for _, _, away in sales.course(slot, 6)] == [0, 0, 0, 0, 1, 0]
+
+
+def test_the_first_sale_on_a_weekday_is_answered() -> None:
+    one = fold(period_days=1)
+    for day in (day for day in range(26) if day % 7 < 5):
+        one.learn(order(day, f"b-{day}", *((f"item-{n}", 2) for n in range(60))))
+    one.learn(order(26, "saturday", ("item-0", 1)))
+    answer = demand_of(one).answer(DemandQuery("item-1"), Now(0))
+    assert [day.mean for day in answer.days] == [answer.expected[0].mean]
+
+
+def test_an_item_may_sell_in_many_lines_a_week() -> None:
+    sales = Sales(4)
+    sales.turn(500)
+    slot, count = sales.enter("boots"), 40_000
+    sales.record(np.full(count, slot), np.full(count, sales.first_day(500)), np.ones(count))
+    _, lines, _ = sales.before(np.array([slot]), np.array([501]), 1)
+    assert lines.tolist() == [[count]]
+
+
+def test_a_fraction_that_is_returned_leaves_nothing() -> None:
+    sales = Sales(4)
+    sales.turn(500)
+    sales.buy("cloth", 1, sales.first_day(500), 0.1, None)
+    sales.give_back("cloth", 1, 0.1)
+    _, lines, _ = sales.before(np.array([0]), np.array([501]), 1)
+    assert (lines.tolist(), sales.uncounted) == ([[0]], 0)
+
+
+def test_a_shop_all_of_whose_sales_were_taken_back_goes_on_without_rows_to_learn_from() -> None:
+    sales = Sales(4)
+    forecaster = Forecaster(sales)
+    for week in range(500, 540):
+        forecaster.begin(week)
+        forecaster.proceed()
+        sales.buy("boots", week, sales.first_day(week), 2.0, None)
+        sales.give_back("boots", week, 2.0)
+    forecaster.turn(540)
+    assert not forecaster.learned
+
+
+def test_tables_have_no_room_for_more_items_than_the_maximum_and_one() -> None:
+    sales = Sales(1_100)
+    for n in range(1_101):
+        sales.enter(f"item-{n}")
+    assert sales._pieces.shape[1] == 1_101
+
+
+def test_what_the_shop_no_longer_sells_is_in_no_total_and_an_answer_says_so() -> None:
+    one = shop_of(16)
+    before = demand_of(one).totals(TotalsQuery(), Now(0)).shop
+    one.shop.hear(ITEMS, stated("item-59", "in_stock", retired=True))
+    one.shop.hear(ITEMS, stated("item-58", "out_of_stock"))
+    after = demand_of(one).totals(TotalsQuery(), Now(0)).shop
+    assert before is not None
+    assert after is not None
+    assert (before.items, after.items) == (60, 59)
+    assert after.expected[0].mean < before.expected[0].mean - 50
+    said = [" ".join(demand_of(one).answer(DemandQuery(f"item-{n}"), Now(0)).assumes) for n in (57, 58, 59)]
+    assert ["out of stock: this" in one for one in said] == [False, True, False]
+    assert ["no longer sells" in one for one in said] == [False, False, True]
+
+
+def test_a_week_is_learned_with_the_events_after_its_beginning_and_a_restored_state_goes_on() -> None:
+    one, other = shop_of(20), fold()
+    forecaster = demand_of(one).forecaster
+    forecaster.finish()
+    before = [weights.copy() for weights in forecaster.weights if weights is not None]
+    day, steps = 140, 0
+    one.learn(order(day, "first", ("item-3", 2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("learners.demand.forecaster._rows_together", 1)
+        while demand_of(one).state()["forecaster"]["steps_left"]:
+            steps += 1
+            if steps == 5:
+                other = FamilyFold(DemandFamily, [Desk, DemandFamily], DemandSettings(), one.state())
+            one.learn(order(day, f"buyer-{steps}", ("item-3", 2)))
+            if steps >= 5:
+                other.learn(order(day, f"buyer-{steps}", ("item-3", 2)))
+    assert steps == len(HORIZONS) * (len(LEVELS) + 1) + 1
+    assert digest(other.state()) == digest(one.state())
+    after = [weights for weights in forecaster.weights if weights is not None]
+    assert len(after) == len(before) == len(HORIZONS)
+    assert all((old != new).any() for old, new in zip(before, after, strict=True))

@@ -6,6 +6,7 @@ import pytest
 from benchmarks.demand import promoted_shop, simulated_errors
 from headrace.items import FOREVER_MS, ItemRecord
 from headrace.state import decode, digest, encode
+from headrace.surface import Now
 from headrace.topics import DAY_MS
 from learners.demand.family import DemandQuery
 from learners.demand.occasions import Occasions
@@ -50,7 +51,7 @@ def test_a_promotion_that_doubles_sales_is_expected_and_moves_no_level() -> None
         slot for slot in slots.tolist()
         if family.occasions.promotions.announced(family.sales.name(slot), family.sales.week, family.sales).all()
     )  # fmt: skip
-    said = family.answer(DemandQuery(family.sales.name(on_sale)), None).assumes  # type: ignore[arg-type]
+    said = family.answer(DemandQuery(family.sales.name(on_sale)), Now(0)).assumes
     assert any("of the days that are forecast it is on sale" in one for one in said)
 
 

@@ -268,7 +268,7 @@ def test_bad_input_is_told(shop: FiledShop) -> None:
         ("--into", "x", "--snapshot", "--to", "online-zz"): "wanted one of the kept snapshots",
         ("--into", "x", "--time", "--offset"): "at most one of --time",
         ("--into", "x", "--set", "next_item.x=1"): "unknown field `x`",
-        ("--into", "x", "--set", "shards.online.commit_interval_s=1"): "wanted a setting of desk, next_item",
+        ("--into", "x", "--set", "shards.online.commit_interval_s=1"): "wanted a setting of desk, stock, next_item",
         ("--into", "x", "--without", "colour=red"): "wanted shopper=ID",
         ("--into", "x", "--without", "window=2026-01-02..2026-01-01"): "begins before it ends",
         ("--into", "x", "--shard", "finetune"): "wanted a journal to replay",

@@ -453,15 +453,15 @@ def test_a_status_as_json_has_the_numbers_of_its_text(log: Log, deployment: Depl
     for one in found["scores"]:
         assert f"{one['family']}: scores after {one['events']:,} events learned" in text
     assert [one["family"] for one in found["scores"]] == [
-        "stock",
         "next_item",
+        "stock",
         "purchase",
         "profiles",
         "segments",
         "shopper_value",
         "demand",
     ]
-    assert found["scores"][1]["scores"]["ranking"]["blend"]["judged"] > 2_000
+    assert found["scores"][0]["scores"]["ranking"]["blend"]["judged"] > 2_000
     assert (found["alarms_total"], found["alarms"][-1]["detail"]) == (len(found["alarms"]), "bad")
     assert found["dead_letters"] == {"not_json": 3}
 

@@ -79,6 +79,11 @@ def test_the_plan_of_the_live_state_is_told_and_written(learned: tuple[MemoryLog
         write_csv(rows, tmp_path)
 
 
+def test_a_spreadsheet_computes_no_cell_of_the_file(tmp_path: Path) -> None:
+    write_csv([["item", "order"], ["=1+2", -3.5]], tmp_path / "orders.csv")
+    assert (tmp_path / "orders.csv").read_text() == "item,order\n'=1+2,-3.5\n"
+
+
 def test_what_is_asked_is_within_bounds_and_a_budget_is_kept(learned: tuple[MemoryLog, Blobs]) -> None:
     found, rows = stock_plan(*learned, DEPLOYMENT, {"budget": 1.0})
     assert (found.lines, found.left_out, len(rows)) == ([], 1, 1)

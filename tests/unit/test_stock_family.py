@@ -14,7 +14,7 @@ from headrace.surface import Now, Unknown
 from headrace.topics import DAY_MS, ITEMS
 from learners.desk.family import Desk
 from learners.shop import Shop
-from learners.stock.family import StockFamily, StockSettings
+from learners.stock.family import StockFamily, StockSettings, late_max
 from learners.stock.plan import ItemStock, Plan, PlanQuery, StockQuery, plan_rows
 
 START_MS = 20_000 * DAY_MS
@@ -249,6 +249,89 @@ def test_time_that_returns_or_leaps_is_survived(stream: Stream) -> None:
     stream.time_ms += 20_000 * DAY_MS
     stream.days(2, boots=2)
     stream.time_ms = START_MS + 41 * DAY_MS
+    for _ in range(late_max):
+        stream.learn("socks")
     stream.days(2, boots=2)
+    assert stream.stock.levels.day == START_MS // DAY_MS + 42
     assert np.isfinite(stream.item("boots").rate)
     assert stream.item("boots").rate == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_sender_whose_clock_is_months_behind_costs_no_sales_and_no_judging(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+    monkeypatch.setattr(StockFamily, "_judge", lambda self, day: judged.append(day))
+    for _ in range(30):
+        stream.learn("boots", 2)
+        stream.time_ms -= 90 * DAY_MS
+        stream.learn("boots")
+        stream.state_item("hat", quantity=3)
+        stream.time_ms += 91 * DAY_MS
+    assert judged == [START_MS // DAY_MS + day for day in range(30)]
+    assert stream.item("boots").rate == pytest.approx(2.0, rel=0.1)
+    assert stream.item("hat").stated_ms >= START_MS + 29 * DAY_MS
+
+
+def test_an_item_that_sells_while_it_is_said_to_be_out_of_stock_has_the_rate_at_which_it_sells(stream: Stream) -> None:
+    stream.learn("boots", 2)
+    stream.state_item("boots", quantity=0)
+    stream.days(60, boots=2)
+    assert stream.item("boots").rate == pytest.approx(2.0, rel=0.1)
+
+
+def test_what_can_be_ordered_before_it_comes_is_not_sold_out(stream: Stream) -> None:
+    stream.state_item("boots", quantity=0, availability="backorder")
+    assert stream.item("boots").risk == ""
+    stream.state_item("boots", quantity=0)
+    assert stream.item("boots").risk == "sold_out"
+
+
+def test_a_large_order_that_is_returned_takes_back_no_more_than_it_taught(stream: Stream) -> None:
+    stream.days(60, boots=2)
+    before = stream.item("boots").rate
+    stream.learn("boots", 5_000)
+    bought, stream.count = f"t{stream.count}", stream.count - 1
+    stream.learn("boots", 5_000, kind="refund", transaction_id=bought)
+    stream.days(1)
+    assert stream.item("boots").rate == pytest.approx(before, rel=0.1)
+
+
+def test_fractions_that_are_sold_leave_nothing(stream: Stream) -> None:
+    stream.learn("cloth", 0.1)
+    stream.state_item("cloth", quantity=1)
+    for _ in range(10):
+        stream.learn("cloth", 0.1)
+    assert (stream.item("cloth").on_hand, stream.item("cloth").risk) == (0.0, "sold_out")
+
+
+def test_an_item_that_earns_nothing_is_ordered_for_a_service_only(stream: Stream) -> None:
+    stream.state_item("boots", price="10 EUR", cost_of_goods_sold="12 EUR", quantity=1)
+    stream.days(60, boots=2)
+    stream.state_item("boots", price="10 EUR", cost_of_goods_sold="12 EUR", quantity=1)
+    assert (stream.plan().lines, stream.item("boots").order) == ([], 0.0)
+    assert any("not above the cost" in one for one in stream.item("boots").assumes)
+    assert stream.plan(service_level=0.9).lines
+
+
+@pytest.mark.parametrize("price", ["0 EUR", "0.01 EUR"])
+def test_an_item_that_costs_next_to_nothing_is_ordered_for_a_year_at_most(stream: Stream, price: str) -> None:
+    stream.state_item("coat", price="500 EUR", quantity=50)
+    stream.state_item("gift", price=price, quantity=1)
+    stream.days(60, gift=2, coat=1)
+    stream.state_item("gift", price=price, quantity=1)
+    orders = {line.item: line.order for line in stream.plan().lines}
+    assert 0 < orders["gift"] < 400 * 2
+
+
+def test_an_item_and_the_plan_say_the_same(stream: Stream) -> None:
+    prices = {"coat": 500, "gift": 1, "unknown": None}
+    for again in range(2):
+        for item, price in prices.items():
+            stream.state_item(item, price=price, currency="EUR", quantity=1)
+        if not again:
+            stream.days(60, gift=2, coat=1, unknown=3)
+    found = {line.item: (line.order, line.reorder_point, line.order_up_to) for line in stream.plan().lines}
+    assert found.keys() == prices.keys()
+    one = {item: stream.item(item) for item in prices}
+    assert found == {item: (stock.order, stock.reorder_point, stock.order_up_to) for item, stock in one.items()}

@@ -1,4 +1,4 @@
-"""Business: what answers showed, and what was clicked, put into carts and bought, by placement and by model."""
+"""Business: what answers showed, and what was clicked, put into carts and bought; demand and stock."""
 
 from typing import Final
 
@@ -136,6 +136,30 @@ BOARD: Final = Board(
                         "shoppers' own steps {{band}}",
                     ),
                 ),
+            ),
+        )),
+        Row("Demand and stock", (
+            Panel(
+                "Forecasts of demand",
+                "Of the newest weeks, by weeks ahead. error: absolute errors of the medians by all pieces sold; best:"
+                " that of the best simple method. covered: share of the 90 % intervals that held what came.",
+                "percentunit",
+                (Query(
+                    zero("max by (weeks_ahead, demand_measure) (headrace_demand_score)", "weeks_ahead", "none yet"),
+                    "{{weeks_ahead}} {{demand_measure}}",
+                ),),
+            ),
+            Panel(
+                "Items at risk",
+                "Of the items whose level is stated: sold out, foreseen to be sold out before an order could arrive,"
+                " and dead, whose stock lasts for a year.",
+                "short", (Query(zero("max by (risk) (headrace_stock_items)", "risk", "none"), "{{risk}}"),),
+            ),
+            Panel(
+                "Stock-outs a day",
+                "All, and those that had been told the day before at the latest; and how often an item was told.",
+                "short",
+                (Query(f"{DAY_S} * sum by (outs) (rate(headrace_stock_outs_total[1h]))", "{{outs}}"),),
             ),
         )),
         Row("Longer, and whether these numbers can be trusted", (
