@@ -36,7 +36,7 @@ from headrace.log.protocol import Record
 from headrace.topics import DAY_MS, ITEMS
 from learners.demand.days_off import of_country
 from learners.demand.family import DemandFamily, DemandSettings
-from learners.demand.forecaster import CLASSES, Forecaster, groups_of
+from learners.demand.forecaster import CLASSES, HORIZONS, Forecaster, groups_of
 from learners.demand.model import LEVELS, MEDIAN, pinball
 from learners.demand.sales import Sales, weeks_max
 from learners.desk.family import Desk
@@ -342,21 +342,28 @@ def _order(day: int, pieces: Any, prices: Floats) -> Event | None:
     return Event(f"o-{day}", "s", "purchase", at(time_ms), data, "1.0", f"s-{day}", time_ms) if lines else None
 
 
-def seasonal_shop(weeks: int = 156, items: int = 24, seed: int = 4) -> Simulated:
+def seasonal_shop(weeks: int = 156, items: int = 24, seed: int = 4, sharp: bool = False) -> Simulated:
     """Return a shop of three years whose four categories have yearly seasons, each with its top in another quarter.
 
-    Each sells from 0.5 to 2 times as much as in the mean of logarithms.
+    Each sells from 0.5 to 2 times as much as in the mean of logarithms; with `sharp`, three times as much in four weeks
+    of each year, and as usual in all others.
     """
     draw = np.random.default_rng(seed)
     base = np.linspace(1.0, 8.0, items)
     days, rates = [], []
     for day in range(7 * weeks):
-        angle = 2.0 * np.pi * (day / 365.25 - np.arange(items) % 4 / 4.0)
-        rate = base * 2.0 ** np.cos(angle)
+        turns = (day / 365.25 - np.arange(items) % 4 / 4.0) % 1.0
+        rate = base * (
+            np.where(np.abs(turns - 0.5) < _sharp, 3.0, 1.0) if sharp else 2.0 ** np.cos(2.0 * np.pi * turns)
+        )
         rates.append(rate)
         told = [_record(n, 10.0) for n in range(items)] if not day else []
         days.append((told, _order(day, draw.poisson(rate), np.full(items, 10.0))))
     return Simulated(days, np.array(rates))
+
+
+_sharp: Final = 14.0 / 365.25
+"""Half of a sharp season, in years."""
 
 
 def closed_shop(weeks: int = 110, items: int = 24, seed: int = 5) -> Simulated:
@@ -374,11 +381,18 @@ def closed_shop(weeks: int = 110, items: int = 24, seed: int = 5) -> Simulated:
     return Simulated(days, np.array(rates))
 
 
+class Errors(NamedTuple):
+    """Errors (WAPE) of means against the planted rates: of all, and of weeks and items that differ by more than a tenth
+    from the week before the forecast. By number of weeks ahead."""
+
+    all: dict[int, float]
+    moved: dict[int, float]
+
+
 def simulated_errors(
     shop: Simulated, told: bool = True, skipped: int = 28, country: str = "", season: bool = True
-) -> tuple[float, float, DemandFamily]:
-    """Return the errors (WAPE) of means one week ahead against the planted rates: of all, and of weeks and items that
-    differ by more than a tenth from the week before. The weeks after those skipped count.
+) -> tuple[Errors, DemandFamily]:
+    """Return the errors of forecasts from the beginnings of the weeks after those that are skipped.
 
     Args:
         told: whether the shop hears the records.
@@ -393,16 +407,16 @@ def simulated_errors(
         family.occasions.seasons.turn = lambda *_: None  # type: ignore[method-assign]  # to compare without
     begin = family.forecaster.begin
 
-    def quick(week: int) -> None:
+    def quick(week: int, turned: Callable[[], None] | None = None) -> None:
         """Begin a week; long before those that count, without learning regressions."""
-        begin(week)
-        if (week * 7 - _begin) // 7 < skipped - 12:
+        begin(week, turned)
+        if (week - family.sales.week_of(_begin)) < skipped - 12:
             family.forecaster._steps_left, family.forecaster._lesson = 0, None
 
     family.forecaster.begin = quick  # type: ignore[method-assign]  # to save time
     items = shop.rates.shape[1]
     weekly = shop.rates[: len(shop.rates) // 7 * 7].reshape(-1, 7, items).sum(axis=1)
-    missed, total = np.zeros(2), np.zeros(2)
+    missed, total = np.zeros((len(HORIZONS), 2)), np.zeros((len(HORIZONS), 2))
     for day, (records, event) in enumerate(shop.days):
         if told:
             for record in records:
@@ -414,17 +428,22 @@ def simulated_errors(
         week = day // 7
         if day % 7 == 6:
             one.emit()
-        if day % 7 == 0 and week >= skipped and week < len(weekly):
-            family.forecaster.finish()
-            slots = [family.sales.slot(f"item-{n}") for n in range(items)]
-            found = family.expected(np.array(slots), 7.0)
-            assert found is not None
-            error = np.abs(found.mean - weekly[week])
-            moved = np.abs(weekly[week] - weekly[week - 1]) > 0.1 * weekly[week - 1]
-            missed += error.sum(), error[moved].sum()
-            total += weekly[week].sum(), weekly[week][moved].sum()
-    wape = missed / np.maximum(total, 1.0)
-    return float(wape[0]), float(wape[1]), family
+        if day % 7 or week < skipped:
+            continue
+        family.forecaster.finish()
+        slots = np.array([family.sales.slot(f"item-{n}") for n in range(items)])
+        for place, horizon in enumerate(HORIZONS):
+            truth = weekly[week : week + horizon]
+            if len(truth) == horizon:
+                found = family.expected(slots, 7.0 * horizon)
+                assert found is not None
+                sold = truth.sum(axis=0)
+                error = np.abs(found.mean - sold)
+                moved = np.abs(sold / horizon - weekly[week - 1]) > 0.1 * weekly[week - 1]
+                missed[place] += error.sum(), error[moved].sum()
+                total[place] += sold.sum(), sold[moved].sum()
+    every, moving = (missed / np.maximum(total, 1.0)).T.tolist()
+    return Errors(*(dict(zip(HORIZONS, errors, strict=True)) for errors in (every, moving))), family
 
 
 def largest() -> dict[str, float]:

@@ -16,7 +16,7 @@ from learners.demand.sales import Floats, Sales
 from learners.parts.portable import power_of_two
 
 KINDS: Final = ("holiday", "day before a holiday")
-_prior: Final = (2.0, 4.0)
+_prior: Final = (0.5, 1.0)
 """Usual days on which as much as usual was sold that are added, by kind."""
 _half_life: Final = 52.0
 """Holidays, or days before, after which one counts half."""
@@ -150,12 +150,18 @@ def of_country(country: str, years: list[int]) -> list[int]:
     [20447, 20448]
 
     Raises:
-        Misconfigured: the library knows no such country.
+        Misconfigured: the library knows no such country, or is not installed.
     """
-    import holidays  # it takes a while, and few shops need it
-
+    try:
+        import holidays  # it takes a while, and few shops need it
+    except ImportError as error:
+        raise Misconfigured(
+            f"demand.country {country}: wanted the library `holidays`, found none; install headrace[holidays]"
+        ) from error
     name, _, part = country.partition("-")
     try:
+        if len(name) != 2:  # the library takes some names, too
+            raise ValueError(name)
         found = holidays.country_holidays(name, subdiv=part or None, years=years)
     except (NotImplementedError, ValueError) as error:
         raise Misconfigured(

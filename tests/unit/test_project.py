@@ -148,7 +148,7 @@ def test_locks_hold_what_the_project_asks_for() -> None:
 
 def test_what_runs_in_an_image_has_no_extra() -> None:
     """`dev` brings the extras; run.lock, which the image installs, holds nothing of them."""
-    assert EXTRAS["dev"][0] == "headrace[demo,kafka-local,notebook,otlp,parquet]"
+    assert EXTRAS["dev"][0] == "headrace[demo,holidays,kafka-local,notebook,otlp,parquet]"
     assert not {Requirement(text).name for texts in EXTRAS.values() for text in texts} & locked("run").keys()
     assert "requirements/run.lock" in (ROOT / "requirements/image.sh").read_text()
 
@@ -282,6 +282,7 @@ def test_few_modules_import_what_only_an_extra_brings() -> None:
                 found.setdefault(name, set()).add(str(path))
     broker = {"headrace/log/broker.py"}
     assert found == {
+        "holidays": {"learners/demand/days_off.py"},
         "matplotlib": {"operators/picture.py"},
         "pandas": {"headrace/records.py"},
         "pyarrow": {"headrace/archive/files.py"},
