@@ -23,7 +23,7 @@ from learners.parts.features import (
     named_max,
 )
 from learners.parts.monitor import half_life_ms
-from learners.parts.shift import Sums, Watch, window_blocks
+from learners.parts.shift import LongSums, Sums, Watch, long_blocks, window_blocks
 
 settled_ms: Final = 4 * 86_400_000
 """Least time from an item's first view to the end of the reference, which knows its usual share then."""
@@ -33,8 +33,14 @@ new_min: Final = 4.5
 """Least thresholds of the deviations of a single item, of a category's items, and of the number of new items."""
 mix_views_min: Final = 30
 """Least number of views of a category in the window whose items are compared."""
+names_max: Final = 4_096
+"""Items of the reference."""
 _unit: Final = 2.0**-30
 """Sums over items are of multiples of this, so that they are exact in any order."""
+
+
+_Seen = tuple[float, list[Moved]]
+"""A distance, and what moved."""
 
 
 class WatchedItem:
@@ -68,7 +74,7 @@ class WatchedItems(Shares):
     """
 
     def __init__(self) -> None:
-        super().__init__("item")
+        super().__init__("item", names_max=names_max)
         self._single = Watch("item_peak", least=peak_min)
         self._mix = Watch("category_items", least=mix_min)
         self._new = Watch("new_items", least=new_min)
@@ -78,7 +84,8 @@ class WatchedItems(Shares):
         self._firsts = Sums(2)
         self._newest: deque[str] = deque(maxlen=named_max)
         self._since_ms = 0  # when the reference began; 0 with the shop's first block
-        self._ended_ms: deque[int] = deque(maxlen=window_blocks + 1)  # when the newest blocks ended
+        self._ended_ms: deque[int] = deque(maxlen=long_blocks + 1)  # when the newest blocks ended
+        self._long_sums = LongSums(names_max)
 
     def viewed(self, slot: int, id_: str, category: str, time_ms: int) -> WatchedItem:
         """Note the view of an item of the catalogue; return the item."""
@@ -110,6 +117,7 @@ class WatchedItems(Shares):
         if not self._since_ms:
             self._since_ms = time_ms
         self._ended_ms.append(time_ms)
+        long = self._long_sums.take(sums.block, fading, usual=usual)
         sums.end(fading, usual=usual)
         found = self._end_firsts(fading, ready=ready, usual=usual)
         if not sums.full or not sums.size:
@@ -118,15 +126,17 @@ class WatchedItems(Shares):
         unit = sqrt(1 / sums.size + 1 / sums.reference_size)
         told: list[tuple[Watch, Sequence[Moved]]] = []
         if self._distance.observe(self._jensen_shannon(), unit, fading, ready=ready, usual=usual, chance=chance):
-            told.append((self._distance, most_moved(sums, deviations_of(sums))))
-        settled = self._settled(self._ended_ms[0])
-        risen, mixed = self._risen(settled), self._mixed(settled)
-        if self._single.observe(risen[0][0] if risen else 0.0, 1.0, fading, ready=ready, usual=usual):
-            told.append((self._single, [self._moved(name) for _, name in risen]))
-        if self._mix.observe(mixed[0], 1.0, fading, ready=ready, usual=usual):
-            told.append((self._mix, mixed[1]))
+            told.append((self._distance, most_moved(sums, *deviations_of(sums))))
+        looked = [self._look(sums, self._ended_ms[max(0, len(self._ended_ms) - window_blocks - 1)])]
+        if long:
+            looked.append(self._look(self._long_sums, self._ended_ms[0]))
+        for watch, seen in zip((self._single, self._mix), zip(*looked, strict=True), strict=True):
+            score, moved = max(seen, key=_score)
+            if watch.observe(score, 1.0, fading, ready=ready, usual=usual):
+                told.append((watch, moved))
         if told and usual:
             sums.begin_anew()
+            self._long_sums.begin_anew()
             self._since_ms = time_ms
             self._ended_ms.clear()
         return [*found, *(Alarm(watch.name, watch.score, watch.threshold, tuple(moved)) for watch, moved in told)]
@@ -149,9 +159,14 @@ class WatchedItems(Shares):
         moved = tuple(Moved(name, 0.0, self._sums.window.get(name, 0) / self._sums.size, "%") for name in self._newest)
         return [Alarm(self._new.name, self._new.score, self._new.threshold, moved)]
 
-    def _settled(self, end_ms: int) -> "_Settled":
+    def _look(self, sums: Sums, end_ms: int) -> tuple[_Seen, _Seen]:
+        """Return the rise of single items and the change within a category; the reference ends at a time."""
+        settled = self._settled(sums, end_ms)
+        return _risen(sums, settled), _mixed(sums, settled)
+
+    def _settled(self, sums: Sums, end_ms: int) -> "_Settled":
         """Return the settled items of window and reference, which ends at a time."""
-        sums, known, since_ms = self._sums, self._by_id.get, self._since_ms
+        known, since_ms = self._by_id.get, self._since_ms
         until_ms = max(since_ms, end_ms - settled_ms)
         names, homes, codes, ages = list[str](), list[int](), dict[str, int](), list[int]()
         window = sums.window
@@ -169,42 +184,11 @@ class WatchedItems(Shares):
             sums.reference_shares(names) * weights[0] / weights[1:],
         )  # fmt: skip
 
-    def _risen(self, settled: "_Settled") -> list[tuple[float, str]]:
-        """Return the items whose shares have risen most, the first one most, and by how many standard deviations."""
-        size = self._sums.size
-        scale = 2 / sqrt(1 + size / self._sums.reference_size)
-        rises = scale * (np.sqrt(settled.views + 0.375) - np.sqrt(settled.shares * size + 0.375))
-        return nlargest(named_max, zip(rises.tolist(), settled.names, strict=True))
-
-    def _mixed(self, settled: "_Settled") -> tuple[float, list[Moved]]:
-        """Return how far the items of the category that has changed most have done so, and these."""
-        sums, homes, number = self._sums, settled.homes, len(settled.categories)
-        if not number:
-            return 0.0, []
-        views = np.bincount(homes, settled.views, number)
-        shares = np.bincount(homes, np.rint(settled.shares / _unit), number) * _unit
-        enough = (views >= mix_views_min) & (shares > 0)
-        expected = settled.shares * np.where(enough, views / np.where(enough, shares, 1.0), 0.0)[homes]
-        scale = np.where(enough, 2 / np.sqrt(1 + views / np.where(enough, shares * sums.reference_size, 1.0)), 0.0)
-        found = scale[homes] * (np.sqrt(settled.views + 0.375) - np.sqrt(expected + 0.375))
-        squares = np.bincount(homes, np.rint(found * found / _unit), number) * _unit
-        # What a Poisson count of each mean is expected to add, nearly.
-        by_chance = np.bincount(homes, np.rint((1 - portable.exp(-1.2 * expected)) / _unit), number) * _unit
-        distances = np.where(enough, (squares - by_chance) / np.sqrt(2 * np.maximum(by_chance, 1.0)), 0.0)
-        home = min(range(number), key=lambda one: (-distances[one], settled.categories[one]))
-        sizes = np.abs(found).tolist()
-        places = [place for place, of in enumerate(homes.tolist()) if of == home]
-        most = nlargest(named_max - 1, ((sizes[place], settled.names[place]) for place in places))
-        category = Moved(settled.categories[home], float(shares[home]), float(views[home]) / sums.size, "%")
-        return float(distances[home]), [category, *(self._moved(name) for _, name in most)]
-
-    def _moved(self, name: str) -> Moved:
-        return Moved(name, self._sums.reference_share(name), self._sums.window.get(name, 0) / self._sums.size, "%")
-
     def forget_window(self) -> None:
         """See `Feature.forget_window`."""
         super().forget_window()
         self._firsts.forget_window()
+        self._long_sums.forget_window()
         self._newest.clear()
         self._ended_ms.clear()
 
@@ -212,8 +196,8 @@ class WatchedItems(Shares):
         """See `Feature.state`."""
         items = self.items.values()
         return {
-            **super().state(), "firsts": self._firsts.state(), "newest": list(self._newest),
-            "since_ms": self._since_ms, "ended_ms": list(self._ended_ms),
+            **super().state(), "firsts": self._firsts.state(), "long_sums": self._long_sums.state(),
+            "newest": list(self._newest), "since_ms": self._since_ms, "ended_ms": list(self._ended_ms),
             "slots": np.array(list(self.items), np.int32), "ids": [item.id for item in items],
             "categories": [item.category for item in items],
             "first_ms": np.array([item.first_ms for item in items], np.int64),
@@ -225,9 +209,10 @@ class WatchedItems(Shares):
         """See `Feature.restore`."""
         super().restore(state)
         self._firsts.restore(state["firsts"])
+        self._long_sums.restore(state["long_sums"])
         self._newest = deque(state["newest"], named_max)
         self._since_ms = state["since_ms"]
-        self._ended_ms = deque(state["ended_ms"], window_blocks + 1)
+        self._ended_ms = deque(state["ended_ms"], long_blocks + 1)
         usual = dict(zip(state["priced"].tolist(), state["usual"].tolist(), strict=True))
         found = zip(state["slots"].tolist(), state["ids"], state["categories"], state["first_ms"].tolist(), strict=True)
         self.items = {
@@ -244,3 +229,42 @@ class _Settled(NamedTuple):
     categories: list[str]
     views: NDArray[np.float64]
     shares: NDArray[np.float64]
+
+
+def _score(seen: _Seen) -> float:
+    return seen[0]
+
+
+def _risen(sums: Sums, settled: _Settled) -> _Seen:
+    """Return by how many standard deviations an item's share has risen at most, and the items that have risen most."""
+    scale = 2 / sqrt(1 + sums.size / sums.reference_size)
+    rises = scale * (np.sqrt(settled.views + 0.375) - np.sqrt(settled.shares * sums.size + 0.375))
+    most = nlargest(named_max, zip(rises.tolist(), settled.names, strict=True))
+    return (most[0][0], [_moved(sums, name) for _, name in most]) if most else (0.0, [])
+
+
+def _mixed(sums: Sums, settled: _Settled) -> _Seen:
+    """Return how far the items of the category that has changed most have done so, and these."""
+    homes, number = settled.homes, len(settled.categories)
+    if not number:
+        return 0.0, []
+    views = np.bincount(homes, settled.views, number)
+    shares = np.bincount(homes, np.rint(settled.shares / _unit), number) * _unit
+    enough = (views >= mix_views_min) & (shares > 0)
+    expected = settled.shares * np.where(enough, views / np.where(enough, shares, 1.0), 0.0)[homes]
+    scale = np.where(enough, 2 / np.sqrt(1 + views / np.where(enough, shares * sums.reference_size, 1.0)), 0.0)
+    found = scale[homes] * (np.sqrt(settled.views + 0.375) - np.sqrt(expected + 0.375))
+    squares = np.bincount(homes, np.rint(found * found / _unit), number) * _unit
+    # What a Poisson count of each mean is expected to add, nearly.
+    by_chance = np.bincount(homes, np.rint((1 - portable.exp(-1.2 * expected)) / _unit), number) * _unit
+    distances = np.where(enough, (squares - by_chance) / np.sqrt(2 * np.maximum(by_chance, 1.0)), 0.0)
+    home = min(range(number), key=lambda one: (-distances[one], settled.categories[one]))
+    sizes = np.abs(found).tolist()
+    places = [place for place, of in enumerate(homes.tolist()) if of == home]
+    most = nlargest(named_max - 1, ((sizes[place], settled.names[place]) for place in places))
+    category = Moved(settled.categories[home], float(shares[home]), float(views[home]) / sums.size, "%")
+    return float(distances[home]), [category, *(_moved(sums, name) for _, name in most)]
+
+
+def _moved(sums: Sums, name: str) -> Moved:
+    return Moved(name, sums.reference_share(name), sums.window.get(name, 0) / sums.size, "%")

@@ -14,7 +14,7 @@ from headrace.drift import Moved
 from headrace.state import State
 from learners.parts import portable
 from learners.parts.drift import Alarm
-from learners.parts.shift import Sums, Watch, window_blocks
+from learners.parts.shift import LongSums, Sums, Watch, window_blocks
 
 named_max: Final = 3
 """Most values that an alarm names."""
@@ -99,6 +99,7 @@ class Shares(Feature):
         self.watches = (self._distance, self._peak) if self._peak else (self._distance,)
         self._stability = stability
         self._sums = Sums(names_max)
+        self._long = LongSums(names_max) if peak else None
         self._counted: set[tuple[str, str]] = set()
 
     def add(self, values: Sequence[str], shoppers: Sequence[str]) -> None:
@@ -120,27 +121,30 @@ class Shares(Feature):
         """See `Feature.end`."""
         sums = self._sums
         self._counted.clear()
+        long = self._long if self._long and self._long.take(sums.block, fading, usual=usual) else None
         sums.end(fading, usual=usual)
         size, reference_size = sums.size, sums.reference_size
         if not sums.full or not size:
             return []
         unit = sqrt(1 / size + 1 / reference_size)
-        deviations = deviations_of(sums) if self._peak else None
         distance = self._stability_index(size) if self._stability else self._jensen_shannon()
         # Both distances grow with the root of a chi-square with a degree of freedom for each value but one.
         chance = sqrt(max(1, len(sums.window) - 1) - 0.5) + chance_deviations
         chance *= 1.0 if self._stability else divergence_of_chance
         unusual = self._distance.observe(distance, unit, fading, ready=ready, usual=usual, chance=chance)
         found = [self._distance] if unusual else []
-        if self._peak and deviations:
-            highest = float(np.abs(deviations[1]).max(initial=0.0))
-            if self._peak.observe(highest, 1.0, fading, ready=ready, usual=usual):
+        looked = [(one, *deviations_of(one)) for one in (sums, long) if one] if self._peak else []
+        if self._peak:
+            looked.sort(key=_highest, reverse=True)
+            if self._peak.observe(_highest(looked[0]), 1.0, fading, ready=ready, usual=usual):
                 found.append(self._peak)
         if not found:
             return []
-        moved = most_moved(sums, deviations or deviations_of(sums))
+        moved = most_moved(*(looked[0] if looked else (sums, *deviations_of(sums))))
         if usual:
             sums.begin_anew()
+            if self._long:
+                self._long.begin_anew()
         return [Alarm(watch.name, watch.score, watch.threshold, moved) for watch in found]
 
     def _jensen_shannon(self) -> float:
@@ -165,12 +169,15 @@ class Shares(Feature):
     def forget_window(self) -> None:
         """See `Feature.forget_window`."""
         self._sums.forget_window()
+        if self._long:
+            self._long.forget_window()
         self._counted.clear()
 
     def state(self) -> State:
         """See `Feature.state`."""
+        long = {"long": self._long.state()} if self._long else {}
         return {
-            "watches": [watch.state() for watch in self.watches], "sums": self._sums.state(),
+            "watches": [watch.state() for watch in self.watches], "sums": self._sums.state(), **long,
             "counted": [list(pair) for pair in sorted(self._counted)],
         }  # fmt: skip
 
@@ -179,6 +186,8 @@ class Shares(Feature):
         for watch, kept in zip(self.watches, state["watches"], strict=True):
             watch.restore(kept)
         self._sums.restore(state["sums"])
+        if self._long:
+            self._long.restore(state["long"])
         self._counted = {(value, shopper) for value, shopper in state["counted"]}
 
 
@@ -198,8 +207,12 @@ def deviations_of(sums: Sums) -> tuple[list[str], NDArray[np.float64]]:
     return names, found
 
 
-def most_moved(sums: Sums, deviations: tuple[list[str], NDArray[np.float64]]) -> tuple[Moved, ...]:
-    names, found = deviations
+def _highest(looked: tuple[Sums, list[str], NDArray[np.float64]]) -> float:
+    return float(np.abs(looked[2]).max(initial=0.0))
+
+
+def most_moved(sums: Sums, names: Sequence[str], found: NDArray[np.float64]) -> tuple[Moved, ...]:
+    """Return the values that moved most, of those that `deviations_of` returned."""
     sizes = np.abs(found).tolist()
     most = nlargest(named_max, ((one, name) for one, name in zip(sizes, names, strict=True) if name))
     return tuple(
@@ -400,7 +413,7 @@ class Vectors(Feature):
         unit = sqrt(1 / number + self._reference_squares / self._reference_number**2)
         if not self._distance.observe(distance, unit, fading, ready=ready, usual=usual):
             return []
-        moved = most_moved(groups, deviations_of(groups))
+        moved = most_moved(groups, *deviations_of(groups))
         if usual:
             self._begin()
         return [Alarm(self._distance.name, self._distance.score, self._distance.threshold, moved)]

@@ -8,6 +8,8 @@ that is large every weekend is usual. No alarm is raised before a week of the sh
 Window and reference are samples of n and m values. By chance alone a distance is about proportional to
 sqrt(1 / n + 1 / m), so usual distances are kept in this unit: a reference that begins anew is a small sample, and
 raises no alarm by that.
+
+A shift of few values is too small for the window; single values are also looked for in a long one of the same blocks.
 """
 
 from collections import deque
@@ -23,6 +25,10 @@ from headrace.state import State
 
 window_blocks: Final = 6
 """Blocks of the window."""
+long_blocks: Final = 18
+"""Blocks of the long window."""
+long_step: Final = 3
+"""Blocks from one look at the long window to the next."""
 warmup_distances: Final = 6
 """Distances from which the usual one is estimated before the first alarm."""
 deviations: Final = 3.5
@@ -76,14 +82,15 @@ class Sums:
 
     Args:
         names_max: names in the reference. Beyond, the smaller half is joined under "".
+        blocks: of the window.
 
     Attributes:
         window: the sums in the window; size: the sum of these.
-        full: whether the window has all of its blocks, and the reference as many at least, not all of them empty.
+        full: whether the window has all of its blocks, and the reference six at least, not all of them empty.
     """
 
-    def __init__(self, names_max: int) -> None:
-        self._names_max = names_max
+    def __init__(self, names_max: int, blocks: int = window_blocks) -> None:
+        self._names_max, self._blocks_max = names_max, blocks
         self.block: dict[str, int] = {}
         self.window: dict[str, int] = {}
         self.size = 0
@@ -95,7 +102,7 @@ class Sums:
 
     @property
     def full(self) -> bool:
-        return len(self._blocks) == window_blocks and self._referred >= window_blocks and self._squares > 0
+        return len(self._blocks) == self._blocks_max and self._referred >= window_blocks and self._squares > 0
 
     @property
     def reference_size(self) -> float:
@@ -129,7 +136,7 @@ class Sums:
         self._blocks.append((self.block, usual))
         self._join(self.block)
         self.block = {}
-        if len(self._blocks) > window_blocks:
+        if len(self._blocks) > self._blocks_max:
             block, usual = self._blocks.popleft()
             self._leave(block)
             if usual:
@@ -194,6 +201,45 @@ class Sums:
         self._reference = _unpacked(state["reference"])
         self._referred = state["referred"]
         self._weight, self._total, self._squares = state["weight"], state["total"], state["squares"]
+
+
+class LongSums(Sums):
+    """The sums of a long window beside those of a window of `window_blocks`, over the same blocks.
+
+    A change of few values, as within a small category, is a few standard deviations in the window and twice as many in
+    the long one, while what is expected by chance is as large in both. Looking costs as much as at the window, so that
+    is done every few blocks.
+    """
+
+    def __init__(self, names_max: int) -> None:
+        super().__init__(names_max, long_blocks)
+        self._until_look = long_step
+
+    def take(self, block: dict[str, int], fading: float, *, usual: bool) -> bool:
+        """End a block, which the other sums end as well; return whether to look."""
+        self.block = block
+        self.end(fading, usual=usual)
+        if not self.full or not self.size:
+            return False
+        self._until_look -= 1
+        if self._until_look:
+            return False
+        self._until_look = long_step
+        return True
+
+    def forget_window(self) -> None:
+        """Forget the window."""
+        super().forget_window()
+        self._until_look = long_step
+
+    def state(self) -> State:
+        """Return all sums."""
+        return {**super().state(), "until_look": self._until_look}
+
+    def restore(self, state: State) -> None:
+        """Continue exactly where `state` was taken."""
+        super().restore(state)
+        self._until_look = state["until_look"]
 
 
 def _packed(sums: Mapping[str, float]) -> State:

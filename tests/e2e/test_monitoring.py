@@ -219,7 +219,7 @@ def test_every_queried_metric_changes_and_no_panel_is_empty(
     appender.close()
     log.close()
     # Each publishes for a quarter of a minute, so that the producer can be scraped, too.
-    simulate = ["simulate", "--events", str(EVENTS_COUNT), "--items", "200", "--shoppers", "200", "--days", "7"]
+    simulate = ["simulate", "--events", str(EVENTS_COUNT), "--items", "200", "--shoppers", "400", "--days", "7"]
     simulate += ["--stocked", "0.5"]
     command = [*simulate, "--speed", "40000x", "--log", url, "--metrics-port", "0"]
     running = {**readers, "producer": children.start("producer", *command)}

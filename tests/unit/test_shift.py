@@ -22,7 +22,7 @@ from learners.next_item.watching import DETECTORS, Watching, event_block_min, fr
 from learners.parts.drift import Alarm
 from learners.parts.features import Levels, Shares, Vectors, group_values_min
 from learners.parts.monitor import Monitor, Silences, block_values_max, silences_max, warmup_ms
-from learners.parts.shift import Sums, window_blocks
+from learners.parts.shift import LongSums, Sums, long_blocks, long_step, window_blocks
 
 DAY_MS = 86_400_000
 EVENT_MS = 300_000
@@ -155,6 +155,29 @@ def test_a_change_is_noticed_soon_and_named(detector: str, change: Callable[[Eve
     assert alarm.score > alarm.threshold > 0
     assert any(one.value.startswith(moved) for one in alarm.moved)
     assert all(one.before != one.now for one in alarm.moved)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_change_of_few_views_is_noticed_in_the_long_window(seed: int) -> None:
+    def rises(event: Event) -> None:
+        if int(event.id) % 150 == 0:
+            event.data.items[0] = Item("item-191", item_category="category-11", price=36.0)
+
+    found = settled(seed).events((long_blocks + long_step + 1) * event_block_min, rises)
+    assert alarms_of(found)["item_peak"].moved[0].value == "item-191"
+    assert min(before for before, _ in found) > 2 * SOON
+
+
+def test_a_long_window_is_looked_at_every_few_blocks_once_it_is_full() -> None:
+    sums = LongSums(10)
+    looked = [number for number in range(1, 40) if sums.take({"boots": 1}, 0.01, usual=True)]
+    first = long_blocks + window_blocks + long_step - 1
+    assert looked == list(range(first, 40, long_step))
+    again = LongSums(10)
+    again.restore(decode(encode(sums.state())))
+    assert [again.take({"boots": 1}, 0.01, usual=True) for _ in range(4)] == [
+        sums.take({"boots": 1}, 0.01, usual=True) for _ in range(4)
+    ]
 
 
 def test_a_price_change_is_told_once_and_by_how_much() -> None:
