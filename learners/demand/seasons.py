@@ -27,8 +27,8 @@ ring_weeks: Final = 2 * year + 16
 categories_max: Final = 256
 """Most categories, those that are seen first; items of others follow the shop's season."""
 recent: Final = 8
-judged: Final = 13
-"""Newest weeks by which the strength is chosen."""
+judged: Final = year
+"""Newest weeks by which the strength is chosen: of a part of a year a short season may not be in it."""
 STRENGTHS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 _gain_min: Final = 0.03
 """The least share of the error that a strength must save."""
