@@ -91,6 +91,14 @@ class Rates:
             one = getattr(self, name)
             one[:, : len(kept)], one[:, len(kept) :] = one[:, kept], 0.0
 
+    def some(self, slots: Slots) -> Self:
+        """Return a copy of the rates of some slots: what is asked of few items costs no more than these."""
+        found = type(self)(0)
+        found.days, found.shop = self.days, self.shop.copy()
+        for name in _BY_ITEM:
+            setattr(found, name, getattr(self, name)[:, slots])
+        return found
+
     def take_back(self, slot: int, pieces: float) -> None:
         """Take back pieces of an earlier day, as they were returned."""
         self._sums[:, slot] = np.maximum(self._sums[:, slot] - pieces, 0.0)
@@ -180,8 +188,8 @@ class Rates:
 
         Shapes: (S,)
         """
-        chosen = slice(None) if slots is None else slots
-        rate, uplift, dispersion = self.rate[chosen], self.uplift[chosen], self.dispersion[chosen]
+        chosen = self if slots is None else self.some(slots)
+        rate, uplift, dispersion = chosen.rate, chosen.uplift, chosen.dispersion
 
         def within(days: Floats) -> Demand:
             on_sale = np.maximum(
