@@ -236,8 +236,8 @@ class Planner:
             never if record.shelf_life_days is None else record.shelf_life_days, record.on_order, *sale,
         )  # fmt: skip
 
-    def _expected(self, slots: Slots, facts: Facts, now_day: float) -> Expected:
-        return self._of().rates.expected(now_day, facts.sale_from, facts.sale_until, slots)
+    def _expected(self, slots: Slots, facts: Facts, now_day: float, *, spread: bool = True) -> Expected:
+        return self._of().rates.expected(now_day, facts.sale_from, facts.sale_until, slots, spread=spread)
 
     def _costs(self, slots: Slots, service: float | None) -> Costs:
         usual = self._usual
@@ -300,6 +300,7 @@ class Planner:
         facts = self.facts(slots)
         expected, terms = self._expected(slots, facts, now_day), facts.terms
         costs = self._costs(slots, service)
+        means = self._expected(slots, facts, now_day, spread=False)
         points = levels(expected, terms, costs)
         level = float(known.level[slot])
         stated = not np.isnan(level)
@@ -310,7 +311,7 @@ class Planner:
         return ItemStock(
             known.names[slot], level if stated else None, float(facts.on_order[0]), int(known.stated_ms[slot]),
             float(known.sold_since[slot]), _round(rates.rate[0]),
-            round(float(self._days_left(expected, at)[0]), 1) if stated else None, round(chance, 4) if stated else None,
+            round(float(self._days_left(means, at)[0]), 1) if stated else None, round(chance, 4) if stated else None,
             float(points.reorder[0]), float(points.up_to[0]), wanted if stated else None, risk,
             self._assumes(known, slot, facts, 0, points, service, float(rates.uplift[0])),
         )  # fmt: skip
@@ -372,7 +373,7 @@ class Planner:
         expected, terms = self._expected(slots, facts, now_day), facts.terms
         points = levels(expected, terms, costs)
         on_hand = known.level[slots]
-        days = self._days_left(expected, on_hand)
+        days = self._days_left(self._expected(slots, facts, now_day, spread=False), on_hand)
         chances = self._chance(slots, facts, now_day, on_hand + facts.on_order)
         chosen = known.rates.some(slots)
         rates, uplift = chosen.rate, chosen.uplift

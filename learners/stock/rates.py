@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from headrace.state import State
 from learners.parts.portable import exp, power_of_two
-from learners.stock.policy import Demand, Expected, gamma
+from learners.stock.policy import LEVELS, Demand, Expected, gamma
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int64]
@@ -179,12 +179,15 @@ class Rates:
         self._errors = self._errors * kept + ((came - mixed) ** 2, mixed)
         self._week[:] = 0.0
 
-    def expected(self, now: float, sale_from: Floats, sale_until: Floats, slots: Slots | None = None) -> Expected:
+    def expected(
+        self, now: float, sale_from: Floats, sale_until: Floats, slots: Slots | None = None, *, spread: bool = True
+    ) -> Expected:
         """Return what is demanded within some days from now, of some slots or of all.
 
         Args:
             now: in days.
             sale_from, sale_until: the time of the item's sale that runs or is announced, in days; infinite without one.
+            spread: whether quantiles are wanted, which take longest; without, there are none.
 
         Shapes: (S,)
         """
@@ -196,7 +199,7 @@ class Rates:
                 np.minimum(sale_until, now + days) - np.minimum(np.maximum(sale_from, now), now + days), 0
             )
             mean = np.maximum(rate * (days + (uplift - 1) * on_sale), 1e-9)
-            return Demand(mean, gamma(mean, mean * dispersion))
+            return Demand(mean, gamma(mean, mean * dispersion, LEVELS if spread else ()))
 
         return within
 
