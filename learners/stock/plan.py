@@ -236,8 +236,8 @@ class Planner:
             never if record.shelf_life_days is None else record.shelf_life_days, record.on_order, *sale,
         )  # fmt: skip
 
-    def _expected(self, slots: Slots, facts: Facts, now_day: float) -> Expected:
-        return self._of().rates.expected(now_day, facts.sale_from, facts.sale_until, slots)
+    def _expected(self, slots: Slots, facts: Facts, now_day: float, *, spread: bool = True) -> Expected:
+        return self._of().rates.expected(now_day, facts.sale_from, facts.sale_until, slots, spread=spread)
 
     def _costs(self, slots: Slots, service: float | None) -> Costs:
         usual = self._usual
@@ -255,7 +255,7 @@ class Planner:
         rates, cost, priced = self._of().rates, facts.terms.cost, facts.priced
         typical = float(np.median(cost[priced])) if priced.any() else 1.0
         lines = rates.lines[0, slots] + 1e-9
-        value = lines * rates.line[slots] * np.where(priced, cost, typical)
+        value = lines * rates.some(slots).line * np.where(priced, cost, typical)
         return np.array([typical, float(np.add.reduce(value) / np.add.reduce(lines))])
 
     def judge(self, slots: Slots, now_day: float) -> Judged:
@@ -283,7 +283,7 @@ class Planner:
     def lasting(self, slots: Slots) -> Floats:
         """Return for how many days stock lasts at the rate of ordinary days; 0 while sales are known for too short."""
         levels_ = self._of()
-        lasts = levels_.level[slots] / np.maximum(levels_.rates.rate[slots], 1e-9)
+        lasts = levels_.level[slots] / np.maximum(levels_.rates.some(slots).rate, 1e-9)
         return np.where(levels_.rates.exposed(slots) >= _known_days, np.minimum(lasts, days_left_max), 0.0)
 
     def _days_left(self, expected: Expected, at: Floats) -> Floats:
@@ -300,19 +300,20 @@ class Planner:
         facts = self.facts(slots)
         expected, terms = self._expected(slots, facts, now_day), facts.terms
         costs = self._costs(slots, service)
+        means = self._expected(slots, facts, now_day, spread=False)
         points = levels(expected, terms, costs)
         level = float(known.level[slot])
         stated = not np.isnan(level)
         at = np.array([level if stated else 0.0])
         chance = float(self._chance(slots, facts, now_day, at + facts.on_order)[0])
         wanted = 0.0 if self._hopeless(facts, costs)[0] else float(order(points, terms, at + facts.on_order)[0])
-        risk = self._risk(known, slot)
+        risk, rates = self._risk(known, slot), known.rates.some(slots)
         return ItemStock(
             known.names[slot], level if stated else None, float(facts.on_order[0]), int(known.stated_ms[slot]),
-            float(known.sold_since[slot]), _round(known.rates.rate[slot]),
-            round(float(self._days_left(expected, at)[0]), 1) if stated else None, round(chance, 4) if stated else None,
+            float(known.sold_since[slot]), _round(rates.rate[0]),
+            round(float(self._days_left(means, at)[0]), 1) if stated else None, round(chance, 4) if stated else None,
             float(points.reorder[0]), float(points.up_to[0]), wanted if stated else None, risk,
-            self._assumes(known, slot, facts, 0, points, service, float(known.rates.uplift[slot])),
+            self._assumes(known, slot, facts, 0, points, service, float(rates.uplift[0])),
         )  # fmt: skip
 
     def _risk(self, known: Levels, slot: int) -> str:
@@ -372,9 +373,10 @@ class Planner:
         expected, terms = self._expected(slots, facts, now_day), facts.terms
         points = levels(expected, terms, costs)
         on_hand = known.level[slots]
-        days = self._days_left(expected, on_hand)
+        days = self._days_left(self._expected(slots, facts, now_day, spread=False), on_hand)
         chances = self._chance(slots, facts, now_day, on_hand + facts.on_order)
-        rates, uplift = known.rates.rate[slots], known.rates.uplift
+        chosen = known.rates.some(slots)
+        rates, uplift = chosen.rate, chosen.uplift
         return [
             PlanLine(
                 known.names[slot], _title(facts.records[place]), float(due.pieces[place]), float(due.cost[place]),
@@ -382,7 +384,7 @@ class Planner:
                 float(points.reorder[place]), float(points.up_to[place]), _round(rates[place]),
                 round(float(days[place]), 1), round(float(chances[place]), 4),
                 _reason(points, facts, place, float(on_hand[place])),
-                self._assumes(known, slot, facts, place, points, costs.fill_rate, float(uplift[slot])),
+                self._assumes(known, slot, facts, place, points, costs.fill_rate, float(uplift[place])),
             )
             for place, slot in enumerate(slots.tolist())
         ]  # fmt: skip

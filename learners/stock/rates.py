@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from headrace.state import State
 from learners.parts.portable import exp, power_of_two
-from learners.stock.policy import Demand, Expected, gamma
+from learners.stock.policy import LEVELS, Demand, Expected, gamma
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int64]
@@ -90,6 +90,14 @@ class Rates:
         for name in _BY_ITEM:
             one = getattr(self, name)
             one[:, : len(kept)], one[:, len(kept) :] = one[:, kept], 0.0
+
+    def some(self, slots: Slots) -> Self:
+        """Return a copy of the rates of some slots: what is asked of few items costs no more than these."""
+        found = type(self)(0)
+        found.days, found.shop = self.days, self.shop.copy()
+        for name in _BY_ITEM:
+            setattr(found, name, getattr(self, name)[:, slots])
+        return found
 
     def take_back(self, slot: int, pieces: float) -> None:
         """Take back pieces of an earlier day, as they were returned."""
@@ -171,24 +179,27 @@ class Rates:
         self._errors = self._errors * kept + ((came - mixed) ** 2, mixed)
         self._week[:] = 0.0
 
-    def expected(self, now: float, sale_from: Floats, sale_until: Floats, slots: Slots | None = None) -> Expected:
+    def expected(
+        self, now: float, sale_from: Floats, sale_until: Floats, slots: Slots | None = None, *, spread: bool = True
+    ) -> Expected:
         """Return what is demanded within some days from now, of some slots or of all.
 
         Args:
             now: in days.
             sale_from, sale_until: the time of the item's sale that runs or is announced, in days; infinite without one.
+            spread: whether quantiles are wanted, which take longest; without, there are none.
 
         Shapes: (S,)
         """
-        chosen = slice(None) if slots is None else slots
-        rate, uplift, dispersion = self.rate[chosen], self.uplift[chosen], self.dispersion[chosen]
+        chosen = self if slots is None else self.some(slots)
+        rate, uplift, dispersion = chosen.rate, chosen.uplift, chosen.dispersion
 
         def within(days: Floats) -> Demand:
             on_sale = np.maximum(
                 np.minimum(sale_until, now + days) - np.minimum(np.maximum(sale_from, now), now + days), 0
             )
             mean = np.maximum(rate * (days + (uplift - 1) * on_sale), 1e-9)
-            return Demand(mean, gamma(mean, mean * dispersion))
+            return Demand(mean, gamma(mean, mean * dispersion, LEVELS if spread else ()))
 
         return within
 
