@@ -1,6 +1,6 @@
 """Forecasts of demand one week ahead, beside simple methods and those for intermittent demand.
 
-    python -m benchmarks.demand --data online_retail.csv.gz --out FILE
+    python -m benchmarks.demand --data online_retail.csv.gz [--statsforecast PYTHON] --out FILE
 
 The family of demand folds the purchases and returns of everybody in time order, as a shard does. At the beginning of
 each of the last 12 weeks its forecasts are compared with what came. Settings were chosen on the 12 weeks before them.
@@ -14,6 +14,8 @@ file, with tabs between `user_id`, `item_id` and `time`, is folded with the same
   before; those of "empirical" are those of the item's own last 26 weeks.
 - Covered: share of forecasts whose interval for 90 % held what came, by class of items, and after a drift: from the
   first of the 12 weeks on, half of the items sell three times as much.
+- Inputs: errors of simulated shops without and with what is planted in them: sales that are announced, public holidays,
+  a season of four weeks and one of the whole year.
 - A second: events that one core folds, by its processor time, the beginnings of weeks aside, which are given beside it.
 """
 
@@ -28,9 +30,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import report
+from benchmarks import demand_statsforecast, report
 from benchmarks.customers import baskets
 from headrace.clock import wall_ms
+from headrace.errors import Misconfigured
 from headrace.events import Data, Event, Item, at
 from headrace.log.protocol import Record
 from headrace.topics import DAY_MS, ITEMS
@@ -323,7 +326,7 @@ _begin: Final = 16_440
 
 
 def _record(item: int, price: float, sale: float | None = None, begins: int = 0, ends: int = 0) -> Record:
-    stated: dict[str, Any] = {"id": f"item-{item}", "price": f"{price} EUR", "category": f"category-{item % 4}"}
+    stated: dict[str, Any] = {"id": f"item-{item}", "price": f"{price} EUR", "product_type": f"category-{item % 4}"}
     if sale is not None:
         stated["sale_price"] = f"{sale} EUR"
         dates = (
@@ -488,10 +491,24 @@ def largest() -> dict[str, float]:
     return {"largest_mb": now / 1e6, "largest_mb_max": most / 1e6, "largest_turn_s": took}
 
 
-def run(stream: Sequence[Event]) -> dict[str, Any]:
+def beside(family: DemandFamily, interpreter: Path) -> dict[str, Any]:
+    """Return the errors of statsforecast's methods, whose environment is given by its Python."""
+    _, sold = table_of(family)
+    sold = sold[:, np.count_nonzero(sold[:first_weeks] > 0, axis=0) >= sold_min]
+    truth = sold[-asked_weeks:]
+    found = demand_statsforecast.forecasts(interpreter, sold, asked_weeks)
+    return {
+        name: {"wape": float(np.abs(truth - guess).sum() / truth.sum()), "quantile_loss": None}
+        for name, guess in found.items()
+    }
+
+
+def run(stream: Sequence[Event], statsforecast: Path | None = None) -> dict[str, Any]:
     """Run the protocol and return its figures, and those of the baselines."""
     family, asked, speed = folded(fresh(stream))
     figures, others = figures_of(family, asked)
+    if statsforecast is not None:
+        others |= beside(family, statsforecast)
     before, _ = figures_of(family, asked, asked_weeks)
     family, asked, _ = folded(fresh(drifting(stream)))
     after, after_others = figures_of(family, asked)
@@ -514,8 +531,11 @@ def main(arguments: Sequence[str] | None) -> None:
     """Run the benchmark."""
     made = report.parser(__doc__.splitlines()[0])
     made.add_argument("--data", type=Path, required=True, help="Online Retail, or a table of user, item, time")
+    made.add_argument("--statsforecast", type=Path, help="Python of an environment with statsforecast")
     options = made.parse_args(arguments)
-    found = run(load(options.data))
+    if options.statsforecast is not None and not options.statsforecast.exists():
+        raise Misconfigured(f"--statsforecast: {options.statsforecast} does not exist")
+    found = run(load(options.data), options.statsforecast)
     figures, others = found["figures"], found["baselines"]
     rows = [("ours", figures["wape"], figures["quantile_loss"])]
     rows += [(name, one["wape"], one["quantile_loss"]) for name, one in others.items()]

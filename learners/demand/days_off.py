@@ -16,7 +16,7 @@ from learners.demand.sales import Floats, Sales
 from learners.parts.portable import power_of_two
 
 KINDS: Final = ("holiday", "day before a holiday")
-_prior: Final = (0.5, 1.0)
+_prior: Final = (2.0, 4.0)
 """Usual days on which as much as usual was sold that are added, by kind."""
 _half_life: Final = 52.0
 """Holidays, or days before, after which one counts half."""
