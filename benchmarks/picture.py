@@ -210,11 +210,20 @@ def drift(result: Mapping[str, Any]) -> Figure:
         axes.set_xlim(left=0)
         axes.set_yscale("symlog", linthresh=0.05)
         axes.set_ylim(bottom=-0.01)
+        axes.set_yticks([0.0, 0.01, 0.1, 1.0])
+        axes.yaxis.set_major_formatter(
+            "{x:g}"
+        )  # that of the scale writes mathematical text, which stays code in an SVG
     for axes in panels:
         axes.set_visible(False)
     handles = [
         Line2D(
-            [], [], ls="", marker=marker, color=theme_colour("bold") if name == "ours" else colour_of(ink), label=name
+            [],
+            [],
+            ls="",
+            marker=marker,
+            color=theme_colour("bold") if name == "ours" else colour_of(ink),
+            label={"ours": "Headrace"}.get(name, name),
         )
         for name, (ink, mark) in _SOURCES.items()
     ]
