@@ -44,6 +44,7 @@ from learners.demand.model import LEVELS, MEDIAN, pinball
 from learners.demand.sales import Sales, weeks_max
 from learners.desk.family import Desk
 from learners.shop import Shop
+from learners.stock.family import StockFamily
 from producers.file import ReadOptions
 from producers.online_retail import OnlineRetail
 
@@ -85,7 +86,7 @@ class Asked:
 
 def folded(stream: Sequence[Event]) -> tuple[DemandFamily, Asked, dict[str, float]]:
     """Fold a stream; return the family, the forecasts of the next week at the beginning of each, and what it took."""
-    shop = Shop([Desk, DemandFamily], {DemandFamily.name: DemandSettings(items_max=131_072)})
+    shop = Shop([Desk, StockFamily, DemandFamily], {DemandFamily.name: DemandSettings(items_max=131_072)})
     family = shop.families[DemandFamily.name]
     assert isinstance(family, DemandFamily)
     asked = Asked()
@@ -405,7 +406,7 @@ def simulated_errors(
         season: whether the season is learned.
     """
     settings = DemandSettings(country=country)
-    one = Shop([Desk, DemandFamily], {DemandFamily.name: settings})
+    one = Shop([Desk, StockFamily, DemandFamily], {DemandFamily.name: settings})
     family = one.families[DemandFamily.name]
     assert isinstance(family, DemandFamily)
     if not season:

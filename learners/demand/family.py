@@ -26,6 +26,7 @@ from learners.demand.page import PAGE
 from learners.demand.sales import Sales, Slots, number_of, weeks_max
 from learners.desk.family import Desk, DeskSettings
 from learners.family import Family, Merges, Moment, Part
+from learners.stock.family import StockFamily, StockSettings
 
 _day_s: Final = DAY_MS / 1_000
 totals_max: Final = 1_000
@@ -181,17 +182,18 @@ class DemandFamily(Family):
     """Learns what items will sell."""
 
     name: ClassVar[str] = "demand"
-    reads: ClassVar[tuple[str, ...]] = (Desk.name,)
-    builds_on: ClassVar[tuple[str, ...]] = (Desk.name,)
+    reads: ClassVar[tuple[str, ...]] = (Desk.name, StockFamily.name)
+    builds_on: ClassVar[tuple[str, ...]] = (Desk.name, StockFamily.name)
     merges: ClassVar[Merges] = Merges("not", per_shopper="nothing", why="one model learns from the sales of all items")
     parts: ClassVar[Mapping[str, Part]] = {
         "sales": Part(), "forecaster": Part(needs=("sales",)), "stock": Part(), "occasions": Part(needs=("sales",)),
     }  # fmt: skip
 
     def __init__(self, settings: DemandSettings, reads: Mapping[str, Family]) -> None:
-        desk = reads[Desk.name]
+        desk, stock = reads[Desk.name], reads[StockFamily.name]
         assert isinstance(desk, Desk)
-        self._settings, self._desk = settings, desk
+        assert isinstance(stock, StockFamily)
+        self._settings, self._desk, self._stock = settings, desk, stock
         self.sales = Sales(settings.items_max, settings.period_days)
         self.occasions = Occasions(self.sales, self._category, settings.country)
         self.forecaster = Forecaster(self.sales, self.occasions)
@@ -212,6 +214,7 @@ class DemandFamily(Family):
                     assert moved is not None
                     self.forecaster.renumber(moved)
                     self.occasions.renumber(moved)
+                self._note_level(line.item_id, event.time_ms)
         elif event.type == "refund":
             self._turn(event.time_ms)
             for line in self._desk.orders.returned:
@@ -245,17 +248,28 @@ class DemandFamily(Family):
         if isinstance(stated, Rejection):
             return None
         self.occasions.hear(stated, now.time_ms)
-        since_ms = self._away_ms.get(stated.id)
+        self._note_stock(stated.id, now.time_ms, out=not stated.available)
+        return None
+
+    def _note_level(self, item: str, time_ms: int) -> None:
+        """Note whether the running level says that an item which was just sold is sold out."""
+        out_ms = self._stock.out_since(item)
+        if out_ms is None:
+            self._note_stock(item, time_ms // DAY_MS * DAY_MS, out=False)
+        elif out_ms == time_ms:
+            self._note_stock(item, time_ms, out=True)
+
+    def _note_stock(self, item: str, time_ms: int, *, out: bool) -> None:
+        since_ms = self._away_ms.get(item)
         # The shop's time is that of the last event, which may be a late one.
-        time_ms = max(now.time_ms, self.sales.first_day(self.sales.week) * DAY_MS)
-        if stated.available and since_ms is not None:
-            self._note_away(stated.id, since_ms, time_ms)
-            del self._away_ms[stated.id]
-        elif not stated.available and since_ms is None and self.sales.slot(stated.id) is not None:
-            self._away_ms[stated.id] = time_ms
+        time_ms = max(time_ms, self.sales.first_day(self.sales.week) * DAY_MS)
+        if not out and since_ms is not None:
+            self._note_away(item, since_ms, time_ms)
+            del self._away_ms[item]
+        elif out and since_ms is None and self.sales.slot(item) is not None:
+            self._away_ms[item] = time_ms
             if len(self._away_ms) > self._settings.items_max:
                 del self._away_ms[next(iter(self._away_ms))]
-        return None
 
     def demand(self, item: str, days: float) -> Demand | None:
         """Return what is expected of an item within the next days, of a new one by its neighbours.
@@ -465,7 +479,9 @@ class DemandFamily(Family):
         """Return an empty state beside the online shard's: 0.3.0 learned no demand."""
         if "buying" not in fold:
             return None
-        return {}, cls(DemandSettings(), {Desk.name: Desk(DeskSettings(), {})}).state()
+        desk = Desk(DeskSettings(), {})
+        stock = StockFamily(StockSettings(), {Desk.name: desk})
+        return {}, cls(DemandSettings(), {Desk.name: desk, StockFamily.name: stock}).state()
 
     # Functions that the surface names.
 

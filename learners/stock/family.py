@@ -196,6 +196,13 @@ class StockFamily(Family):
         """Return how many pieces are on hand, None if no level was stated."""
         return self.levels.on_hand(item)
 
+    def out_since(self, item: str) -> int | None:
+        """Return since when an item is out of stock, as stated or as its level was sold; None if it is not known to be.
+
+        In the shop's time, in milliseconds.
+        """
+        return self.levels.out_since(item)
+
     def lasts(self, item: str) -> float | None:
         """Return for how many days the stock of an item is expected to last, None if that is not known."""
         return self.levels.lasts(item)

@@ -102,6 +102,12 @@ class Levels:
         level = None if slot is None else float(self.level[slot])
         return None if level is None or np.isnan(level) else level
 
+    def out_since(self, item: str) -> int | None:
+        """Return since when an item is out of stock, in milliseconds; None if it is not known to be."""
+        slot = self._slots.get(item)
+        since_ms = _IN if slot is None else int(self.out_ms[slot])
+        return None if since_ms == _IN else since_ms
+
     def _enter(self, item: str) -> int:
         slot = self._slots.get(item)
         if slot is None:
@@ -169,6 +175,9 @@ class Levels:
         if on_sale:
             self.on_sale[slot] = True
         self.sold_since[slot] += pieces
+        if self.stated_ms[slot] < self.out_ms[slot] < self.day * DAY_MS:
+            # What was sold out by the count of sales sells on a later day: more had come than the shop has stated.
+            self._in(slot, self.day * DAY_MS)
         if self.level[slot] > 0:
             left = float(self.level[slot]) - pieces
             self.level[slot] = 0.0 if left < _least_piece else left

@@ -220,7 +220,7 @@ FAMILIES = {
     "shopper_value": family(
         ValueFamily, counts_each_order_once, orders_paid_twice(), [Desk], shoppers_max=100, orders_max=64, sample_max=16
     ),
-    "demand": family(DemandFamily, counts_each_piece_once, orders_paid_twice(), [Desk], items_max=48),
+    "demand": family(DemandFamily, counts_each_piece_once, orders_paid_twice(), [Desk, StockFamily], items_max=48),
     "stock": family(StockFamily, knows_each_piece_as_sold, orders_paid_twice(), [Desk], items_max=48),
     "rounds": family(
         Rounds, lambda fold: rounds(fold.shop).due == "start", items_max=64, shoppers_max=16, round_events=500

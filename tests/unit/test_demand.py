@@ -19,13 +19,14 @@ from learners.demand.model import LEVELS, MEDIAN, quantile_weights
 from learners.demand.page import sections
 from learners.demand.sales import NO_SLOT, Sales, number_of, weeks_max
 from learners.desk.family import Desk
+from learners.stock.family import StockFamily
 
 MONDAY_MS = 1_735_516_800_000
 """2024-12-30, a Monday."""
 
 
 def fold(**settings: Any) -> FamilyFold:
-    return FamilyFold(DemandFamily, [Desk, DemandFamily], DemandSettings(**settings), None)
+    return FamilyFold(DemandFamily, [Desk, StockFamily, DemandFamily], DemandSettings(**settings), None)
 
 
 def demand_of(one: FamilyFold) -> DemandFamily:
@@ -368,6 +369,33 @@ def test_periods_without_any_sale_count_as_out_of_stock_where_the_item_was() -> 
     assert [round(away, 1) for _, _, away in sales.course(slot, 6)] == [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
 
 
+def test_a_level_that_is_sold_counts_as_out_of_stock_until_another_is_stated() -> None:
+    one, levelled = fold(), {"price": "2 EUR"}
+    one.learn(order(0, "a", ("boots", 1)))
+    one.shop.hear(ITEMS, stated("boots", "in_stock", quantity=20, **levelled))
+    for day in range(1, 30):
+        sold = day <= 10 or day >= 17  # the shelf is empty from day 10 on: 3 days of one week, and 3 of the next
+        one.learn(order(day, f"buyer-{day}", ("boots", 2) if sold else ("socks", 2)))
+        if day == 16:
+            one.shop.hear(ITEMS, stated("boots", "in_stock", quantity=1_000, **levelled))
+    sales = demand_of(one).sales
+    slot = sales.slot("boots")
+    assert slot is not None
+    assert [round(away, 3) for _, _, away in sales.course(slot, 5)] == [0, round(4 / 7, 3), round(2 / 7, 3), 0, 0]
+
+
+def test_what_sells_days_after_its_level_was_sold_is_there_from_that_day_on() -> None:
+    one = fold()
+    one.learn(order(0, "a", ("boots", 1)))
+    one.shop.hear(ITEMS, stated("boots", "in_stock", quantity=4))
+    for day in range(1, 21):
+        one.learn(order(day, f"buyer-{day}", ("boots", 2) if day <= 2 or day >= 6 else ("socks", 1)))
+    sales = demand_of(one).sales
+    slot = sales.slot("boots")
+    assert slot is not None
+    assert [round(away, 3) for _, _, away in sales.course(slot, 3)] == [round(4 / 7, 3), 0, 0]
+
+
 def test_a_late_event_does_not_date_a_stock_out_back() -> None:
     one = fold()
     for day in range(30):
@@ -454,7 +482,7 @@ def test_a_week_is_learned_with_the_events_after_its_beginning_and_a_restored_st
         while demand_of(one).state()["forecaster"]["steps_left"]:
             steps += 1
             if steps == 5:
-                other = FamilyFold(DemandFamily, [Desk, DemandFamily], DemandSettings(), one.state())
+                other = FamilyFold(DemandFamily, [Desk, StockFamily, DemandFamily], DemandSettings(), one.state())
             one.learn(order(day, f"buyer-{steps}", ("item-3", 2)))
             if steps >= 5:
                 other.learn(order(day, f"buyer-{steps}", ("item-3", 2)))

@@ -12,6 +12,7 @@ from learners.demand.family import DemandFamily, DemandSettings
 from learners.demand.sales import Sales
 from learners.desk.family import Desk
 from learners.shop import Shop
+from learners.stock.family import StockFamily
 
 
 def day_of(date: str) -> int:
@@ -46,14 +47,14 @@ def test_the_days_are_those_of_the_country_and_of_its_part() -> None:
 @pytest.mark.parametrize("country", ["XX", "DE-XX", "Germany", "-"])
 def test_an_unknown_country_is_told_at_the_start(country: str) -> None:
     with pytest.raises(Misconfigured, match=r"demand\.country: wanted a country of ISO 3166.*found '" + country):
-        Shop([Desk, DemandFamily], {DemandFamily.name: DemandSettings(country=country)})
+        Shop([Desk, StockFamily, DemandFamily], {DemandFamily.name: DemandSettings(country=country)})
 
 
 def test_a_country_without_the_library_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "holidays", None)
-    Shop([Desk, DemandFamily], {})
+    Shop([Desk, StockFamily, DemandFamily], {})
     with pytest.raises(Misconfigured, match=r"install headrace\[holidays\]"):
-        Shop([Desk, DemandFamily], {DemandFamily.name: DemandSettings(country="GB")})
+        Shop([Desk, StockFamily, DemandFamily], {DemandFamily.name: DemandSettings(country="GB")})
 
 
 def test_what_sells_on_holidays_and_before_them_is_learned() -> None:

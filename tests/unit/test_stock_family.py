@@ -116,7 +116,8 @@ def test_an_item_is_told_before_it_sells_out(stream: Stream) -> None:
     scores = stream.stock.scores()
     assert (scores.risks, scores.sold_out) == ({"sold_out": 0, "foreseen": 1, "dead": 1}, 0)
     assert stream.item("boots").days_left == pytest.approx(5.0, abs=0.3)
-    stream.days(6, boots=2, hat=2)
+    stream.days(5, boots=2, hat=2)
+    stream.days(1, hat=2)
     scores = stream.stock.scores()
     assert (scores.sold_out, scores.foreseen) == (1, 1)
     assert scores.risks["sold_out"] == 1
@@ -278,6 +279,16 @@ def test_an_item_that_sells_while_it_is_said_to_be_out_of_stock_has_the_rate_at_
     stream.state_item("boots", quantity=0)
     stream.days(60, boots=2)
     assert stream.item("boots").rate == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_level_that_nobody_states_anew_does_not_hide_what_sells_slowly(stream: Stream) -> None:
+    stream.learn("boots")
+    stream.state_item("boots", quantity=3)
+    for _ in range(40):  # a piece in ten days, long after the three are sold
+        stream.days(9, hat=1)
+        stream.days(1, boots=1, hat=1)
+    assert stream.item("boots").rate == pytest.approx(0.1, rel=0.15)
+    assert stream.item("boots").on_hand == 0.0
 
 
 def test_what_can_be_ordered_before_it_comes_is_not_sold_out(stream: Stream) -> None:
