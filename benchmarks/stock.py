@@ -21,6 +21,8 @@ Equal service: the safety factors of `naive` and `batch` are chosen on other see
 rate (pieces sold of pieces demanded) there is ours. `cheapest` are the same policies with the factors that cost least
 on those seeds, whatever their fill rate. `cost_ratio` is the sum of our costs over that of the other, with a 95 %
 interval by a bootstrap over the seeds.
+
+Another part (`benchmarks.stock_speed`, `--many`) tells what the family takes of a shop of many items.
 """
 
 import argparse
@@ -34,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from benchmarks import report
+from benchmarks import report, stock_speed
 from benchmarks.stock_world import (
     HISTORY_DAYS,
     HOLDING_A_YEAR,
@@ -294,12 +296,33 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     made = report.parser(__doc__.splitlines()[0])
-    made.add_argument("--seeds", type=int, default=200, help="shops that are judged")
+    made.add_argument("--seeds", type=int, default=200, help="shops that are judged; 0: only the speed")
     made.add_argument("--choosing-seeds", type=int, default=30, help="shops on which safety factors are chosen")
     made.add_argument("--items", type=int, default=100, help="items of a shop")
     made.add_argument("--processes", type=int, default=1, help="processes that play shops")
+    made.add_argument("--many", type=int, default=131_072, help="items of the shop whose speed is told; 0: none")
     args = made.parse_args(arguments)
-    found = figures(args)
+    found: dict[str, Any] = {"speed": speed(args.many)} if args.many else {}
+    if args.seeds:
+        found |= figures(args)
+        show(args, found)
+    report.write(args.out, found)
+
+
+def speed(items: int) -> dict[str, Any]:
+    """Tell and return what the family takes of a shop of many items."""
+    found = stock_speed.plans(items)
+    rows = [
+        ["levels and gains of all items", f"{1_000 * found['levels_of_all_s']:,.1f}", "1.00"],
+        ["a plan", f"{1_000 * found['plan_s']:,.1f}", f"{found['plan_ratio']:.2f}"],
+        ["an item", f"{1_000 * found['item_s']:,.2f}", f"{found['item_s'] / found['levels_of_all_s']:.5f}"],
+    ]
+    report.show(f"{items:,} items with levels, of which {found['due']:,} are due", ("answer", "ms", "ratio"), rows)
+    return {"plans": found}
+
+
+def show(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Show what the policies cost."""
     rows = [
         [
             name, f"{one['factor']:.2f}", f"{one['service_level']:.4f}", f"{one['holding']:,.0f}",
@@ -310,7 +333,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]  # fmt: skip
     columns = ("policy", "factor", "fill rate", "holding", "orders", "lost", "cost", "ours / it", "95 %")
     report.show(f"A year of {args.items} items, means of {args.seeds} shops", columns, rows)
-    report.write(args.out, found)
 
 
 if __name__ == "__main__":

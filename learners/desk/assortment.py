@@ -1,7 +1,7 @@
 """The assortment: what the shop states of its items. It completes the lines of events that state less."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from sys import intern
 from typing import Any, Self
 
@@ -45,6 +45,10 @@ class Assortment:
     def stated(self, item: str) -> ItemRecord | None:
         """Return what is stated of an item, None if nothing is."""
         return self._items.get(item)
+
+    def stated_of(self, items: Iterable[str]) -> list[ItemRecord | None]:
+        """Return what is stated of each of some items, quicker than by `stated`."""
+        return list(map(self._items.get, items))
 
     def since_ms(self, item: str) -> int | None:
         """Return the shop time at which an item was stated first, None if it is not stated."""

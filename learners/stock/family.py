@@ -39,8 +39,6 @@ late_max: Final = 256
 """Most events in a row that are left out as they are of over `caught_up_max` days before: of more, the day was wrong.
 So a sender with a wrong clock, or a history that is loaded beside live events, neither loses a day's sales nor has all
 items judged at each of its events."""
-foreseen_min: Final = 0.5
-"""Probability of a stock-out from which on it counts as foreseen."""
 
 
 class StockSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,7 +170,7 @@ class StockFamily(Family):
         if not len(slots):
             return
         judged = self._planner.judge(slots, float(day))
-        levels.warn(slots, judged.risk >= foreseen_min, judged.simple)
+        levels.warn(slots, judged.told, judged.simple)
         levels.dead[:] = False
         levels.dead[slots] = self._planner.lasting(slots) >= self._settings.dead_days
         levels.per_day[slots], levels.money = judged.per_day, judged.money

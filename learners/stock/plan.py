@@ -16,8 +16,21 @@ from headrace.items import FOREVER_MS, ItemRecord
 from headrace.topics import DAY_MS
 from learners.desk.family import Desk
 from learners.stock.levels import Levels
-from learners.stock.policy import Costs, Expected, Mixture, Terms, gain, levels, order, within_budget
+from learners.stock.policy import (
+    Costs,
+    Expected,
+    Mixture,
+    Terms,
+    ceiling,
+    covered,
+    gain,
+    levels,
+    order,
+    reachable,
+    within_budget,
+)
 from learners.stock.policy import Levels as Points
+from learners.stock.rates import Rates
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int64]
@@ -37,8 +50,10 @@ _block: Final = 8_192
 """Items that are planned together."""
 _known_days: Final = 28.0
 """Days of which sales must be known before stock counts as dead."""
-_steps: Final = 40
 _soon_days: Final = 14.0
+foreseen_min: Final = 0.5
+"""Probability of a stock-out from which on it counts as foreseen."""
+_NOTHING: Final = ItemRecord("")
 
 
 class StockQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,24 +156,24 @@ class Facts(NamedTuple):
     """What is stated of some items, in columns. Shapes: (I,)
 
     Attributes:
-        records: None of an item of which nothing is stated.
+        records: one with an empty id of an item of which nothing is stated.
         priced: whether a cost or a price is known.
         sale_from, sale_until: days; infinite without a sale.
     """
 
-    records: list[ItemRecord | None]
+    records: Sequence[ItemRecord]
     terms: Terms
     priced: NDArray[np.bool_]
     on_order: Floats
     sale_from: Floats
     sale_until: Floats
 
-    def some(self, part: slice) -> "Facts":
+    def some(self, places: Slots) -> "Facts":
         """Return those of some of the items."""
-        terms = Terms(*(one[part] for one in self.terms))
+        terms = Terms(*(one[places] for one in self.terms))
         return Facts(
-            self.records[part], terms, self.priced[part], self.on_order[part], self.sale_from[part],
-            self.sale_until[part],
+            [self.records[place] for place in places.tolist()], terms, self.priced[places], self.on_order[places],
+            self.sale_from[places], self.sale_until[places],
         )  # fmt: skip
 
 
@@ -166,7 +181,7 @@ class Judged(NamedTuple):
     """What is noted of items when a day begins.
 
     Attributes:
-        risk: the probability that each is sold out before an order arrives.
+        told: whether each will probably be sold out before an order arrives.
         simple: what a usual rule tells: that the level is below the sales of lately within a mean lead time.
         per_day: what is expected to sell on a day of the next two weeks, sales that are announced included.
         money: see `Levels.money`.
@@ -174,10 +189,21 @@ class Judged(NamedTuple):
     Shapes: (I,), money: (2,)
     """
 
-    risk: Floats
+    told: NDArray[np.bool_]
     simple: NDArray[np.bool_]
     per_day: Floats
     money: Floats
+
+
+class Some(NamedTuple):
+    """Some items: their slots, what is stated of them, their rates, what is expected of each, and its pieces on hand
+    and on order, of an unknown level as if it were 0. Shapes: (I,)"""
+
+    slots: Slots
+    facts: Facts
+    rates: Rates
+    expected: Expected
+    position: Floats
 
 
 class Due(NamedTuple):
@@ -205,39 +231,52 @@ class Planner:
         Args:
             typical: what an item costs whose price is not known; None: the median of the shop.
         """
-        typical = self._money(slots)[0] if typical is None else typical
+        typical = float(self._money(slots)[0]) if typical is None else typical
         usual, names = self._usual, self._of().names
-        records = [self._desk.stated(names[slot]) for slot in slots.tolist()]
-        rows = [self._row(record) for record in records]
-        columns = np.array(rows, np.float64).reshape(-1, 10).T
-        cost, price, lead, spread, pack, minimum, shelf, on_order, *sale = columns
+        stated = self._desk.assortment.stated_of([names[slot] for slot in slots.tolist()])
+        records = [one or _NOTHING for one in stated]
+        # By columns: one list for each is several times as quick as a row for each item. None becomes NaN.
+        lead = np.array([one.lead_time_days for one in records], np.float64)
+        spread = np.array([one.lead_time_spread_days for one in records], np.float64)
+        pack = np.array([one.pack_size for one in records], np.float64)
+        minimum = np.array([one.minimum_order for one in records], np.float64)
+        shelf = np.array([one.shelf_life_days for one in records], np.float64)
+        on_order = np.array([one.on_order for one in records], np.float64)
+        never = float("inf")
+        begins = np.array([one.sale_from_ms if one.sale_prices else never for one in records], np.float64) / DAY_MS
+        ends = np.array([one.sale_until_ms if one.sale_prices else never for one in records], np.float64) / DAY_MS
+        # A lead time that is stated without its spread is taken to vary as much, in proportion, as the usual one.
+        scale = np.where(np.isnan(lead) | (usual.lead_days == 0), 1.0, lead / (usual.lead_days or 1.0))
+        spread = np.where(np.isnan(spread), usual.lead_spread_days * scale, spread)
+        lead = np.where(np.isnan(lead), usual.lead_days, lead)
+        cost, price = self._amounts([one.costs for one in records]), self._amounts([one.prices for one in records])
         known = ~np.isnan(cost) | ~np.isnan(price)
         cost = np.where(np.isnan(cost), price * (1 - usual.margin), cost)
         cost = np.where(np.isnan(cost), typical, cost)
         margin = np.where(np.isnan(price), cost * usual.margin / (1 - usual.margin), price - cost)
-        terms = Terms(cost, margin, lead, spread, pack, minimum, shelf)
-        return Facts(records, terms, known, on_order, sale[0], sale[1])
+        terms = Terms(cost, margin, lead, spread, pack, minimum, np.where(np.isnan(shelf), np.inf, shelf))
+        return Facts(records, terms, known, on_order, begins, ends)
 
-    def _row(self, record: ItemRecord | None) -> tuple[float, ...]:
-        """Return cost, price, lead time, spread, pack, minimum, shelf life, what is on order, and the sale's days."""
-        usual, nan, never = self._usual, float("nan"), float("inf")
-        if record is None:
-            return nan, nan, usual.lead_days, usual.lead_spread_days, 1.0, 1.0, never, 0.0, never, never
-        cost, price = self._desk.cost(record), self._desk.price(record)
-        lead, spread = record.lead_time_days, record.lead_time_spread_days
-        # A lead time that is stated without its spread is taken to vary as much, in proportion, as the usual one.
-        scale = 1.0 if lead is None or not usual.lead_days else lead / usual.lead_days
-        sale = (record.sale_from_ms / DAY_MS, record.sale_until_ms / DAY_MS) if record.sale_prices else (never, never)
-        return (
-            cost or nan, price or nan,  # 0 is what feeds write of a price that they do not know, as is none
-            usual.lead_days if lead is None else lead,
-            usual.lead_spread_days * scale if spread is None else spread,
-            float(record.pack_size), float(record.minimum_order),
-            never if record.shelf_life_days is None else record.shelf_life_days, record.on_order, *sale,
-        )  # fmt: skip
+    def _amounts(self, stated: Sequence[Mapping[str, float]]) -> Floats:
+        """Return amounts in the shop's currency, NaN where none is known. Shape (I,)"""
+        shop, price = self._desk.currency.shop, self._desk.currency.price
+        found = [one[shop] if shop in one else price(one) if one else None for one in stated]  # most without a call
+        amounts = np.array(found, np.float64)
+        return np.where(amounts == 0, np.nan, amounts)  # 0 is what feeds write of a price that they do not know
 
-    def _expected(self, slots: Slots, facts: Facts, now_day: float, *, spread: bool = True) -> Expected:
-        return self._of().rates.expected(now_day, facts.sale_from, facts.sale_until, slots, spread=spread)
+    def _some(self, slots: Slots, facts: Facts, now_day: float) -> Some:
+        known = self._of()
+        rates, level = known.rates.some(slots), known.level[slots]
+        expected = rates.expected(now_day, facts.sale_from, facts.sale_until)
+        return Some(slots, facts, rates, expected, np.where(np.isnan(level), 0.0, level) + facts.on_order)
+
+    def _near(self, slots: Slots, facts: Facts, now_day: float, bound: Callable[[Some], Floats]) -> Iterator[Some]:
+        """Yield, in blocks, the items with no more pieces on hand and on order than a bound."""
+        for start in range(0, len(slots), _block):
+            places = np.arange(start, min(start + _block, len(slots)))
+            some = self._some(slots[places], facts.some(places), now_day)
+            near = places[some.position <= bound(some)]
+            yield self._some(slots[near], facts.some(near), now_day)
 
     def _costs(self, slots: Slots, service: float | None) -> Costs:
         usual = self._usual
@@ -252,68 +291,56 @@ class Planner:
         return self._money_of(slots, self.facts(slots, 1.0)) if np.isnan(kept).any() else kept
 
     def _money_of(self, slots: Slots, facts: Facts) -> Floats:
-        rates, cost, priced = self._of().rates, facts.terms.cost, facts.priced
+        rates, cost, priced = self._of().rates.some(slots), facts.terms.cost, facts.priced
         typical = float(np.median(cost[priced])) if priced.any() else 1.0
-        lines = rates.lines[0, slots] + 1e-9
-        value = lines * rates.some(slots).line * np.where(priced, cost, typical)
+        lines = rates.lines[0] + 1e-9
+        value = lines * rates.line * np.where(priced, cost, typical)
         return np.array([typical, float(np.add.reduce(value) / np.add.reduce(lines))])
 
     def judge(self, slots: Slots, now_day: float) -> Judged:
         """Return what is noted of items when a day begins."""
         facts, usual, known = self.facts(slots, 1.0), self._usual, self._of()
-        chances, per_day = [], []
-        at = known.level[slots] + facts.on_order
-        for start in range(0, len(slots), _block):
-            part = slice(start, start + _block)
-            some, stated = slots[part], facts.some(part)
-            chances.append(self._chance(some, stated, now_day, at[part]))
-            soon = self._expected(some, stated, now_day)(np.full(len(some), _soon_days))
-            per_day.append(soon.mean / _soon_days)
-        simple = at < known.monthly[slots] * (facts.terms.lead_days + usual.review_days)
-        return Judged(np.concatenate(chances), simple, np.concatenate(per_day), self._money_of(slots, facts))
+        lead = facts.terms.lead_days + usual.review_days
+        simple = known.level[slots] + facts.on_order < known.monthly[slots] * lead
 
-    def _chance(self, slots: Slots, facts: Facts, now_day: float, at: Floats) -> Floats:
-        within = Mixture.of(
-            self._expected(slots, facts, now_day), facts.terms.lead_days + self._usual.review_days,
-            facts.terms.lead_spread_days,
-        )  # fmt: skip
-        # Sold out is an item of which as many pieces are demanded as there are.
-        return within.above(np.maximum(at - 1.0, 0.0))
+        def bound(some: Some) -> Floats:
+            terms, half = some.facts.terms, np.full(len(some.slots), 1 - foreseen_min)
+            # Sold out is an item of which as many pieces are demanded as there are.
+            return 1.0 + ceiling(some.expected, terms.lead_days + usual.review_days, terms.lead_spread_days, half)
+
+        told = np.zeros(len(known), np.bool_)
+        for some in self._near(slots, facts, now_day, bound):
+            told[some.slots] = _chance(self._covered(some), some) >= foreseen_min
+        soon = self._some(slots, facts, now_day).expected(np.full(len(slots), _soon_days)).mean
+        return Judged(told[slots], simple, soon / _soon_days, self._money_of(slots, facts))
+
+    def _covered(self, some: Some) -> Mixture:
+        return covered(some.expected, some.facts.terms, self._usual.review_days)
 
     def lasting(self, slots: Slots) -> Floats:
         """Return for how many days stock lasts at the rate of ordinary days; 0 while sales are known for too short."""
-        levels_ = self._of()
-        lasts = levels_.level[slots] / np.maximum(levels_.rates.some(slots).rate, 1e-9)
-        return np.where(levels_.rates.exposed(slots) >= _known_days, np.minimum(lasts, days_left_max), 0.0)
-
-    def _days_left(self, expected: Expected, at: Floats) -> Floats:
-        low, high = np.zeros(len(at)), np.full(len(at), days_left_max)
-        for _ in range(_steps):
-            middle = (low + high) / 2
-            enough = expected(middle).mean >= at
-            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-        return np.asarray(high)
+        known = self._of()
+        lasts = known.level[slots] / np.maximum(known.rates.rate[slots], 1e-9)
+        return np.where(known.rates.exposed[slots] >= _known_days, np.minimum(lasts, days_left_max), 0.0)
 
     def item(self, slot: int, now_ms: int, service: float | None) -> ItemStock:
         """Return what is known of an item's stock."""
         known, slots, now_day = self._of(), np.array([slot]), now_ms / DAY_MS
         facts = self.facts(slots)
-        expected, terms = self._expected(slots, facts, now_day), facts.terms
-        costs = self._costs(slots, service)
-        means = self._expected(slots, facts, now_day, spread=False)
-        points = levels(expected, terms, costs)
+        costs, some = self._costs(slots, service), self._some(slots, facts, now_day)
+        within = self._covered(some)
+        points = levels(some.expected, facts.terms, costs, within)
         level = float(known.level[slot])
         stated = not np.isnan(level)
-        at = np.array([level if stated else 0.0])
-        chance = float(self._chance(slots, facts, now_day, at + facts.on_order)[0])
-        wanted = 0.0 if self._hopeless(facts, costs)[0] else float(order(points, terms, at + facts.on_order)[0])
-        risk, rates = self._risk(known, slot), known.rates.some(slots)
+        wanted = 0.0 if self._hopeless(facts, costs)[0] else float(order(points, facts.terms, some.position)[0])
+        days = some.rates.lasts(known.level[slots], now_day, facts.sale_from, facts.sale_until, days_left_max)
         return ItemStock(
             known.names[slot], level if stated else None, float(facts.on_order[0]), int(known.stated_ms[slot]),
-            float(known.sold_since[slot]), _round(rates.rate[0]),
-            round(float(self._days_left(means, at)[0]), 1) if stated else None, round(chance, 4) if stated else None,
-            float(points.reorder[0]), float(points.up_to[0]), wanted if stated else None, risk,
-            self._assumes(known, slot, facts, 0, points, service, float(rates.uplift[0])),
+            float(known.sold_since[slot]), _round(some.rates.rate[0]),
+            round(float(days[0]), 1) if stated else None,
+            round(float(_chance(within, some)[0]), 4) if stated else None,
+            float(points.reorder[0]), float(points.up_to[0]), wanted if stated else None, self._risk(known, slot),
+            self._assumes(some, 0, points, service, float(some.rates.uplift[0])),
         )  # fmt: skip
 
     def _risk(self, known: Levels, slot: int) -> str:
@@ -323,46 +350,51 @@ class Planner:
 
     def plan(self, query: PlanQuery, now_ms: int) -> Plan:
         """Return what to order now."""
-        known, usual, now_day = self._of(), self._usual, now_ms / DAY_MS
+        known, now_day = self._of(), now_ms / DAY_MS
         slots = known.known()
         currency = self._desk.currency.shop
         if not len(slots):
             return Plan(currency, 0.0, [], 0, [])
-        everything = self.facts(slots)
-        costs = self._costs(slots, query.service_level)
-        parts = [slice(start, start + _block) for start in range(0, len(slots), _block)]
-        found = [self._due(slots[part], everything.some(part), costs, now_day) for part in parts]
-        due, value, pieces, spent = (np.concatenate([getattr(one, name) for one in found]) for name in Due._fields)
+        facts, costs = self.facts(slots), self._costs(slots, query.service_level)
+        near = self._near(slots, facts, now_day, lambda one: reachable(one.expected, one.facts.terms, costs))
+        found = [self._due(some, costs) for some in near]
+        due = Due(
+            np.concatenate([one.slots for one in found]), np.concatenate([one.gain for one in found]),
+            np.concatenate([one.pieces for one in found]), np.concatenate([one.cost for one in found]),
+        )  # fmt: skip
         if query.budget is None:
-            chosen = np.arange(len(due))
+            chosen = np.arange(len(due.slots))
         else:
-            chosen = np.flatnonzero(within_budget(value, spent, query.budget))
-        ranked = chosen[np.argsort(-value[chosen] / np.maximum(spent[chosen], 1e-9), kind="stable")][: query.n]
-        lines = self._lines(Due(*(one[ranked] for one in (due, value, pieces, spent))), costs, now_day)
-        lasting = self.lasting(slots)
-        held = known.level[slots] * everything.terms.cost
-        dead = np.flatnonzero(lasting >= usual.dead_days)
-        dearest = dead[np.argsort(-held[dead], kind="stable")][: query.n]
+            chosen = np.flatnonzero(within_budget(due.gain, due.cost, query.budget))
+        ranked = chosen[np.argsort(-due.gain[chosen] / np.maximum(due.cost[chosen], 1e-9), kind="stable")][: query.n]
+        told = Due(due.slots[ranked], due.gain[ranked], due.pieces[ranked], due.cost[ranked])
+        lines = self._lines(told, costs, now_day)
         return Plan(
-            currency, round(sum(one.cost for one in lines), 2), lines, len(due) - len(lines),
-            [
-                Dead(
-                    known.names[int(slots[place])], _title(everything.records[place]),
-                    float(known.level[slots[place]]), round(float(held[place]), 2), round(float(lasting[place]), 0),
-                )
-                for place in dearest.tolist()
-            ],
+            currency, round(sum(one.cost for one in lines), 2), lines, len(due.slots) - len(lines),
+            self._dead(slots, facts, query.n),
         )  # fmt: skip
 
-    def _due(self, slots: Slots, facts: Facts, costs: Costs, now_day: float) -> Due:
+    def _dead(self, slots: Slots, facts: Facts, count: int) -> list[Dead]:
+        """Return the dead stock, what cost most first."""
+        known, lasting = self._of(), self.lasting(slots)
+        held = known.level[slots] * facts.terms.cost
+        dead = np.flatnonzero(lasting >= self._usual.dead_days)
+        return [
+            Dead(
+                known.names[int(slots[place])], facts.records[place].title,
+                float(known.level[slots[place]]), round(float(held[place]), 2), round(float(lasting[place]), 0),
+            )
+            for place in dead[np.argsort(-held[dead], kind="stable")][:count].tolist()
+        ]  # fmt: skip
+
+    def _due(self, some: Some, costs: Costs) -> Due:
         """Return the orders that are due among some items."""
-        known = self._of()
-        expected, terms = self._expected(slots, facts, now_day), facts.terms
-        position = known.level[slots] + facts.on_order
-        pieces = order(levels(expected, terms, costs), terms, position)
-        gains = gain(expected, terms, costs, position, pieces, self._usual.plan_days)
-        due = (pieces > 0) & ~self._hopeless(facts, costs)
-        return Due(slots[due], gains[due], pieces[due], np.round((pieces * terms.cost)[due], 2))
+        terms = some.facts.terms
+        points = levels(some.expected, terms, costs)
+        pieces = np.where(self._hopeless(some.facts, costs), 0.0, order(points, terms, some.position))
+        due = np.flatnonzero(pieces > 0)
+        gains = gain(some.expected, terms, costs, some.position, pieces, self._usual.plan_days)
+        return Due(some.slots[due], gains[due], pieces[due], np.round((pieces * terms.cost)[due], 2))
 
     def _lines(self, due: Due, costs: Costs, now_day: float) -> list[PlanLine]:
         """Return orders in words; these take longer than all else, so only those that are told are put into them."""
@@ -370,43 +402,41 @@ class Planner:
         if not len(slots):
             return []
         known, facts = self._of(), self.facts(slots)
-        expected, terms = self._expected(slots, facts, now_day), facts.terms
-        points = levels(expected, terms, costs)
+        some = self._some(slots, facts, now_day)
+        within = self._covered(some)
+        points = levels(some.expected, facts.terms, costs, within)
         on_hand = known.level[slots]
-        days = self._days_left(self._expected(slots, facts, now_day, spread=False), on_hand)
-        chances = self._chance(slots, facts, now_day, on_hand + facts.on_order)
-        chosen = known.rates.some(slots)
-        rates, uplift = chosen.rate, chosen.uplift
+        days = some.rates.lasts(on_hand, now_day, facts.sale_from, facts.sale_until, days_left_max)
+        chances, rates, uplift = _chance(within, some), some.rates.rate, some.rates.uplift
         return [
             PlanLine(
-                known.names[slot], _title(facts.records[place]), float(due.pieces[place]), float(due.cost[place]),
+                known.names[slot], facts.records[place].title, float(due.pieces[place]), float(due.cost[place]),
                 round(float(due.gain[place]), 2), float(on_hand[place]), float(facts.on_order[place]),
                 float(points.reorder[place]), float(points.up_to[place]), _round(rates[place]),
                 round(float(days[place]), 1), round(float(chances[place]), 4),
                 _reason(points, facts, place, float(on_hand[place])),
-                self._assumes(known, slot, facts, place, points, costs.fill_rate, float(uplift[place])),
+                self._assumes(some, place, points, costs.fill_rate, float(uplift[place])),
             )
             for place, slot in enumerate(slots.tolist())
         ]  # fmt: skip
 
     def _hopeless(self, facts: Facts, costs: Costs) -> NDArray[np.bool_]:
         """Return which items are not ordered: they are no longer sold, or nothing is earned and costs decide."""
-        retired = np.array([record is not None and record.retired for record in facts.records], np.bool_)
+        retired = np.array([record.retired for record in facts.records], np.bool_)
         return retired | (facts.terms.margin <= 0) if costs.fill_rate is None else retired
 
-    def _assumes(
-        self, known: Levels, slot: int, facts: Facts, place: int, points: Points, service: float | None, uplift: float
-    ) -> list[str]:
-        usual, record, terms = self._usual, facts.records[place], facts.terms
+    def _assumes(self, some: Some, place: int, points: Points, service: float | None, uplift: float) -> list[str]:
+        usual, known, facts, slot = self._usual, self._of(), some.facts, int(some.slots[place])
+        record, terms = facts.records[place], facts.terms
         said = []
         if not np.isnan(known.level[slot]):
             stated = datetime.fromtimestamp(known.stated_ms[slot] / 1_000, UTC).isoformat(timespec="minutes")
             said.append(f"The level was stated at {stated}; {known.sold_since[slot]:g} were sold since.")
-        if record is None or record.lead_time_days is None:
+        if record.lead_time_days is None:
             said.append(f"The lead time is that of the settings, {usual.lead_days:g} days.")
         if not facts.priced[place]:
             said.append("No price is known: it costs what the median item does.")
-        elif record is not None and self._desk.cost(record) is None:
+        elif self._desk.cost(record) is None:
             said.append(f"The margin is that of the settings, {usual.margin:.0%} of the price.")
         if service is None and terms.margin[place] <= 0:
             said.append("The price is not above the cost, so nothing is ordered.")
@@ -414,7 +444,7 @@ class Planner:
             begins = _date(facts.sale_from[place])
             ends = f" to {_date(facts.sale_until[place])}" if facts.sale_until[place] * DAY_MS < FOREVER_MS else " on"
             said.append(f"In the sale from {begins}{ends}, {uplift:.1f} times as much sells.")
-        if known.rates.exposed(np.array([slot]))[0] < _known_days:
+        if some.rates.exposed[place] < _known_days:
             said.append(f"Sales are known of less than {_known_days:g} days.")
         if points.perishing[place]:
             said.append(f"A piece can be sold for {terms.shelf_days[place]:g} days, which limits the order.")
@@ -425,8 +455,12 @@ class Planner:
         return said
 
 
-def _title(record: ItemRecord | None) -> str:
-    return "" if record is None else record.title
+def _chance(within: Mixture, some: Some) -> Floats:
+    """Return the probability that each item is sold out before an order arrives.
+
+    Sold out is an item of which as many pieces are demanded as there are.
+    """
+    return within.above(np.maximum(some.position - 1.0, 0.0))
 
 
 def _date(day: float) -> str:

@@ -22,7 +22,8 @@ sales); Silver, Pyke and Thomas, "Inventory and production management in supply 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from statistics import NormalDist
 from typing import Final, NamedTuple
 
@@ -30,16 +31,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 LEVELS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98)
 """The levels of the quantiles by which a distribution of demand is given."""
 _EDGES: Final = np.concatenate([np.linspace(0, 0.9, 19), np.linspace(0.9, 0.99, 10)[1:], [0.995, 0.998, 0.999, 0.9999]])
 _MASS: Final = np.diff(_EDGES) / _EDGES[-1]
-_POINTS: Final = (_EDGES[:-1] + _EDGES[1:]) / 2
+_POINTS: Final = tuple(((_EDGES[:-1] + _EDGES[1:]) / 2).tolist())
 """A distribution is approximated by these quantiles with these weights, closer where service levels are."""
+_BELOW: Final = np.cumsum(_MASS)
 _LEADS: Final = ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6))
 """Lead times in standard deviations from the mean, and their weights: Gauss-Hermite's, exact to the fifth moment."""
-_NORMAL: Final = NormalDist()
+_NORMAL: Final = np.array([[NormalDist().inv_cdf(level)] for level in LEVELS])
 _iterations: Final = 6
 _days_a_year: Final = 365.0
 pieces_max: Final = 1e9
@@ -112,8 +115,6 @@ class Levels(NamedTuple):
 class Mixture:
     """The distribution of demand until an order arrives, by weighted points, for each item.
 
-    Shapes: points, weights: (I, P), each item's points in increasing order
-
     >>> def sure(days):
     ...     return Demand(2 * days, np.tile(2 * days, (8, 1)))
     >>> within = Mixture.of(sure, np.array([7.0]), np.array([3.0]))
@@ -122,10 +123,29 @@ class Mixture:
     """
 
     def __init__(self, points: Floats, weights: Floats) -> None:
-        order = np.argsort(points, axis=1, kind="stable")
-        self.points = np.take_along_axis(points, order, axis=1)
-        self.weights = np.take_along_axis(weights, order, axis=1)
-        self._below = np.cumsum(self.weights, axis=1)
+        """Take points in any order, shape (I, P), with the same weights for all items, shape (P,)."""
+        self._given, self._weights = points, weights
+
+    @cached_property
+    def _order(self) -> Places:
+        return np.argsort(self._given, axis=1, kind="stable")
+
+    @cached_property
+    def points(self) -> Floats:
+        """The points in increasing order. Shape (I, P)"""
+        return np.take_along_axis(self._given, self._order, axis=1)
+
+    @cached_property
+    def _below(self) -> Floats:
+        return np.asarray(np.cumsum(self._weights[self._order], axis=1))
+
+    @cached_property
+    def short(self) -> Floats:
+        """The expected demand beyond each point. Shape (I, P)"""
+        above = np.maximum(1.0 - self._below[:, :-1], 0.0) * np.diff(self.points, axis=1)
+        found = np.zeros_like(self.points)
+        found[:, :-1] = np.cumsum(above[:, ::-1], axis=1)[:, ::-1]
+        return found
 
     @classmethod
     def of(cls, expected: Expected, days: Floats, spread: Floats) -> "Mixture":
@@ -134,53 +154,95 @@ class Mixture:
         for deviations, weight in _LEADS:
             points.append(quantiles(expected(np.maximum(days + deviations * spread, 0.0)), _POINTS))
             weights.append(weight * _MASS)
-        stacked = np.concatenate(points).T
-        return cls(stacked, np.broadcast_to(np.concatenate(weights), stacked.shape))
+        return cls(np.concatenate(points).T, np.concatenate(weights))
+
+    def at(self, place: Places) -> tuple[Floats, Floats]:
+        """Return a point of each item, and the expected demand beyond it. Shapes: (I,)"""
+        rows = np.arange(len(place))
+        return np.asarray(self.points[rows, place]), np.asarray(self.short[rows, place])
+
+    def place(self, level: Floats) -> Places:
+        """Return the place of the least point up to which the demand is with this probability. Shapes: (I,)"""
+        return self._place(self._below < level[:, None] - 1e-12)
 
     def quantile(self, level: Floats) -> Floats:
         """Return the least point up to which the demand is with this probability. Shapes: (I,)"""
-        place = np.minimum((self._below < level[:, None] - 1e-12).sum(axis=1), self.points.shape[1] - 1)
-        return np.asarray(self.points[np.arange(len(place)), place])
+        return self.at(self.place(level))[0]
+
+    def least(self, shortage: Floats) -> Places:
+        """Return the place of the least point beyond which at most this is expected to be demanded. Shapes: (I,)"""
+        return self._place(self.short > shortage[:, None])
+
+    def _place(self, before: NDArray[np.bool_]) -> Places:
+        return np.asarray(np.minimum(np.count_nonzero(before, axis=1), self.points.shape[1] - 1))
 
     def beyond(self, stock: Floats) -> Floats:
         """Return the expected demand beyond a stock. Shapes: (I,)"""
-        return np.asarray((np.maximum(self.points - stock[:, None], 0.0) * self.weights).sum(axis=1))
-
-    def least(self, shortage: Floats) -> Floats:
-        """Return the least point beyond which no more than this is expected to be demanded. Shapes: (I,)"""
-        steps = np.diff(self.points, axis=1)
-        above = np.maximum(1.0 - self._below[:, :-1], 0.0) * steps
-        beyond = np.concatenate([np.cumsum(above[:, ::-1], axis=1)[:, ::-1], np.zeros((len(steps), 1))], axis=1)
-        place = np.minimum((beyond > shortage[:, None]).sum(axis=1), self.points.shape[1] - 1)
-        return np.asarray(self.points[np.arange(len(place)), place])
+        return np.asarray((np.maximum(self._given - stock[:, None], 0.0) * self._weights).sum(axis=1))
 
     def above(self, stock: Floats) -> Floats:
         """Return the probability that more than a stock is demanded. Shapes: (I,)"""
-        return np.asarray((self.weights * (self.points > stock[:, None] + 1e-9)).sum(axis=1))
+        return np.asarray((self._weights * (self._given > stock[:, None] + 1e-9)).sum(axis=1))
 
 
-def quantiles(demand: Demand, levels: Floats) -> Floats:
+def quantiles(demand: Demand, levels: tuple[float, ...]) -> Floats:
     """Return the quantiles at some levels: between those that are given on straight lines, above on an exponential's
-    tail, below on a straight line that ends at 0 or before. Shapes: levels: (P,), result: (P, I)
+    tail, below on a straight line that ends at 0 or before. Shape (P, I)
 
     >>> normal = Demand(np.array([10.0]), np.array([[3.0], [5], [8], [10], [12], [15], [17], [20]]))
-    >>> quantiles(normal, np.array([0.0, 0.5, 0.95, 0.992])).round(1).ravel().tolist()
+    >>> quantiles(normal, (0.0, 0.5, 0.95, 0.992)).round(1).ravel().tolist()
     [1.0, 10.0, 17.0, 23.0]
     """
     given = np.maximum.accumulate(np.maximum(demand.quantiles, 0.0), axis=0)
     lowest = np.maximum(2 * given[0] - given[1], 0.0)  # the line goes on from the lowest two
     known = np.concatenate([lowest[None], given])
-    at = np.array((0.0, *LEVELS))
-    low = np.clip(np.searchsorted(at, levels, side="right") - 1, 0, len(at) - 2)
-    share = (np.minimum(levels, at[-1]) - at[low]) / (at[low + 1] - at[low])
-    found = known[low] + share[:, None] * (known[low + 1] - known[low])
+    low, share, tail = _between(levels)
+    found = known[low] + share * (known[low + 1] - known[low])
     scale = (given[-1] - given[-2]) / math.log((1 - LEVELS[-2]) / (1 - LEVELS[-1]))
-    tail = np.array([max(0.0, math.log((1 - LEVELS[-1]) / max(1 - level, 1e-9))) for level in levels.tolist()])
-    return np.asarray(found + tail[:, None] * scale)
+    return np.asarray(found + tail * scale)
 
 
-def levels(expected: Expected, terms: Terms, costs: Costs) -> Levels:
+@lru_cache(maxsize=8)
+def _between(levels: tuple[float, ...]) -> tuple[Places, Floats, Floats]:
+    """Return, for each level, the given one below it, how far it is to the next, and how far into the tail.
+
+    Shapes: (P,), (P, 1), (P, 1)
+    """
+    at, wanted = np.array((0.0, *LEVELS)), np.array(levels)
+    low = np.clip(np.searchsorted(at, wanted, side="right") - 1, 0, len(at) - 2)
+    share = (np.minimum(wanted, at[-1]) - at[low]) / (at[low + 1] - at[low])
+    tail = np.array([max(0.0, math.log((1 - LEVELS[-1]) / max(1 - level, 1e-9))) for level in levels])
+    return low, share[:, None], tail[:, None]
+
+
+def ceiling(expected: Expected, days: Floats, spread: Floats, level: Floats) -> Floats:
+    """Return a bound of `Mixture.of(expected, days, spread).quantile(level)` from above, which is much quicker.
+
+    A quantile of a mixture is at most the largest one of its parts: that of the longest lead time, in which most is
+    demanded. Shapes: (I,)
+
+    >>> def steady(days):
+    ...     return Demand(2 * days, 2 * days + np.sqrt(2 * days) * np.array([[-1.6], [-1.3], [-.7], [0], [.7], [1.3],
+    ...                                                                    [1.6], [2.1]]))
+    >>> week, level = np.full(3, 7.0), np.array([0.5, 0.9, 0.999])
+    >>> ceiling(steady, week, week / 7, level).round(1).tolist()
+    [17.5, 22.9, 34.4]
+    >>> Mixture.of(steady, week, week / 7).quantile(level).round(1).tolist()
+    [13.7, 19.5, 29.2]
+    """
+    demand = expected(np.maximum(days + _LEADS[-1][0] * spread, 0.0))
+    given = np.maximum.accumulate(np.maximum(demand.quantiles, 0.0), axis=0)
+    point = np.minimum(np.searchsorted(_BELOW, level + 1e-9), len(_POINTS) - 1)
+    above = np.searchsorted(LEVELS, _POINTS)[point]  # of the levels that are given, the next one
+    tail = quantiles(demand, _POINTS[-1:])
+    return np.asarray(np.concatenate([given, tail])[above, np.arange(len(point))])
+
+
+def levels(expected: Expected, terms: Terms, costs: Costs, within: Mixture | None = None) -> Levels:
     """Return the reorder points and order-up-to levels.
+
+    Args:
+        within: as of `covered`, if that is known.
 
     >>> def steady(days):
     ...     return Demand(2 * days, 2 * days + np.sqrt(2 * days) * np.array([[-1.6], [-1.3], [-.7], [0], [.7], [1.3],
@@ -193,23 +255,16 @@ def levels(expected: Expected, terms: Terms, costs: Costs) -> Levels:
     >>> levels(steady, terms, Costs(order=45.0, fill_rate=0.99)).reorder.tolist()
     [18.0]
     """
-    covered = costs.review_days + terms.lead_days
-    within = Mixture.of(expected, covered, terms.lead_spread_days)
-    month = np.full(len(covered), 28.0)
-    rate = np.maximum(expected(month).mean / month, 1e-9)
-    holding = np.maximum(terms.cost * costs.holding_a_year / _days_a_year, 1e-12)
-    lost = np.maximum(terms.margin, 0.0)
-    most = rate * cover_max_days
-    quantity = np.minimum(np.sqrt(2 * rate * costs.order / holding), most)
+    within = covered(expected, terms, costs.review_days) if within is None else within
+    rate, holding, lost = _by_day(expected, terms, costs)
+    quantity = _quantity(rate, holding, np.full(len(rate), costs.order), terms)
     for _ in range(_iterations):
-        quantity = np.maximum(quantity, np.maximum(terms.minimum, terms.pack))
         if costs.fill_rate is None:
-            reorder = within.quantile(1 - holding * quantity / (lost * rate + holding * quantity))
+            place = within.place(_wanted(rate, holding, lost, quantity))
         else:
-            reorder = within.least((1 - costs.fill_rate) * quantity)
-        short = within.beyond(reorder)
-        quantity = np.minimum(np.sqrt(2 * rate * (costs.order + lost * short) / holding), most)
-    quantity = np.maximum(quantity, np.maximum(terms.minimum, terms.pack))
+            place = within.least((1 - costs.fill_rate) * quantity)
+        reorder, short = within.at(place)
+        quantity = _quantity(rate, holding, costs.order + lost * short, terms)
     reorder = np.ceil(np.minimum(reorder, pieces_max) - 1e-6)
     up_to = reorder + np.maximum(1.0, np.round(quantity))
     perishing = np.zeros(len(rate), np.bool_)
@@ -220,7 +275,44 @@ def levels(expected: Expected, terms: Terms, costs: Costs) -> Levels:
         perishing = np.isfinite(terms.shelf_days) & (sells < up_to)
         up_to = np.where(perishing, np.maximum(sells, 0.0), up_to)
         reorder = np.where(perishing, np.minimum(reorder, up_to - 1), reorder)
-    return Levels(reorder, np.minimum(up_to, pieces_max), rate, expected(covered).mean, short, perishing)
+    mean = expected(costs.review_days + terms.lead_days).mean
+    return Levels(reorder, np.minimum(up_to, pieces_max), rate, mean, short, perishing)
+
+
+def covered(expected: Expected, terms: Terms, review_days: float) -> Mixture:
+    """Return the distribution of what is demanded until an order after the next review could arrive."""
+    return Mixture.of(expected, review_days + terms.lead_days, terms.lead_spread_days)
+
+
+def reachable(expected: Expected, terms: Terms, costs: Costs) -> Floats:
+    """Return bounds of the reorder points from above: what has more is not due, and `levels` need not tell when it is.
+
+    By cost, the first quantity of the iteration is the least, so that its quantile is the highest. Shapes: (I,)
+    """
+    rate, holding, lost = _by_day(expected, terms, costs)
+    level = np.ones(len(rate))
+    if costs.fill_rate is None:
+        level = _wanted(rate, holding, lost, _quantity(rate, holding, np.full(len(rate), costs.order), terms))
+    return np.ceil(ceiling(expected, costs.review_days + terms.lead_days, terms.lead_spread_days, level))
+
+
+def _by_day(expected: Expected, terms: Terms, costs: Costs) -> tuple[Floats, Floats, Floats]:
+    """Return what is demanded a day, what a piece costs a day in stock, and what a lost sale costs. Shapes: (I,)"""
+    month = np.full(len(terms.cost), 28.0)
+    rate = np.maximum(expected(month).mean / month, 1e-9)
+    holding = np.maximum(terms.cost * costs.holding_a_year / _days_a_year, 1e-12)
+    return rate, holding, np.maximum(terms.margin, 0.0)
+
+
+def _quantity(rate: Floats, holding: Floats, cycle: Floats, terms: Terms) -> Floats:
+    """Return how much to order if this is what a cycle costs. Shapes: (I,)"""
+    most = rate * cover_max_days
+    return np.maximum(np.minimum(np.sqrt(2 * rate * cycle / holding), most), np.maximum(terms.minimum, terms.pack))
+
+
+def _wanted(rate: Floats, holding: Floats, lost: Floats, quantity: Floats) -> Floats:
+    """Return the probability with which the demand is to be covered. Shapes: (I,)"""
+    return 1 - holding * quantity / (lost * rate + holding * quantity)
 
 
 def order(found: Levels, terms: Terms, position: Floats) -> Floats:
@@ -273,14 +365,15 @@ def within_budget(value: Floats, spent: Floats, budget: float) -> NDArray[np.boo
     return chosen
 
 
-def gamma(mean: Floats, variance: Floats, at: Sequence[float] = LEVELS) -> Floats:
-    """Return quantiles of gamma distributions by Wilson and Hilferty's approximation. Shapes: (I,); result: (levels, I)
+def gamma(mean: Floats, variance: Floats) -> Floats:
+    """Return the quantiles at LEVELS of gamma distributions, by Wilson and Hilferty's approximation.
 
-    >>> gamma(np.array([100.0]), np.array([100.0]), (0.05, 0.5, 0.95)).round(0).ravel().tolist()
+    Shapes: (I,); result: (levels, I)
+
+    >>> gamma(np.array([100.0]), np.array([100.0]))[[0, 3, 6]].round(0).ravel().tolist()
     [84.0, 100.0, 117.0]
     """
     shape = np.maximum(mean, 1e-12) ** 2 / np.maximum(variance, 1e-12)
     width = 1 / (9 * np.maximum(shape, 1e-3))
-    spread = np.sqrt(width)
-    roots = [np.maximum(1 - width + _NORMAL.inv_cdf(level) * spread, 0.0) for level in at]
-    return np.asarray([mean * root * root * root for root in roots])
+    roots = np.maximum(1 - width + _NORMAL * np.sqrt(width), 0.0)
+    return np.asarray(mean * roots * roots * roots)

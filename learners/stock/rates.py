@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from headrace.state import State
 from learners.parts.portable import exp, power_of_two
-from learners.stock.policy import LEVELS, Demand, Expected, gamma
+from learners.stock.policy import Demand, Expected, gamma
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.int64]
@@ -179,33 +179,45 @@ class Rates:
         self._errors = self._errors * kept + ((came - mixed) ** 2, mixed)
         self._week[:] = 0.0
 
-    def expected(
-        self, now: float, sale_from: Floats, sale_until: Floats, slots: Slots | None = None, *, spread: bool = True
-    ) -> Expected:
-        """Return what is demanded within some days from now, of some slots or of all.
+    def expected(self, now: float, sale_from: Floats, sale_until: Floats) -> Expected:
+        """Return what is demanded within some days from now.
 
         Args:
             now: in days.
             sale_from, sale_until: the time of the item's sale that runs or is announced, in days; infinite without one.
-            spread: whether quantiles are wanted, which take longest; without, there are none.
-
-        Shapes: (S,)
+                Shapes: (I,)
         """
-        chosen = self if slots is None else self.some(slots)
-        rate, uplift, dispersion = chosen.rate, chosen.uplift, chosen.dispersion
+        rate, uplift, dispersion = self.rate, self.uplift, self.dispersion
 
         def within(days: Floats) -> Demand:
             on_sale = np.maximum(
                 np.minimum(sale_until, now + days) - np.minimum(np.maximum(sale_from, now), now + days), 0
             )
             mean = np.maximum(rate * (days + (uplift - 1) * on_sale), 1e-9)
-            return Demand(mean, gamma(mean, mean * dispersion, LEVELS if spread else ()))
+            return Demand(mean, gamma(mean, mean * dispersion))
 
         return within
 
-    def exposed(self, slots: Slots) -> Floats:
-        """Return of how many days sales are known, the older ones less. Shape (S,)"""
-        return np.asarray(self._exposed[-1, slots])
+    def lasts(self, pieces: Floats, now: float, sale_from: Floats, sale_until: Floats, most: float) -> Floats:
+        """Return within how many days from now so many pieces are demanded, in the mean.
+
+        Args:
+            now, sale_from, sale_until: as of `expected`.
+            most: the most days that are told.
+
+        Shapes: (I,)
+        """
+        rate, uplift = np.maximum(self.rate, 1e-9), self.uplift
+        begins = np.clip(sale_from - now, 0.0, most)
+        ends = np.clip(sale_until - now, begins, most)
+        before = np.minimum(pieces / rate, begins)
+        within = np.minimum((pieces / rate - before) / uplift, ends - begins)
+        return np.asarray(np.minimum(before + within + pieces / rate - before - within * uplift, most))
+
+    @property
+    def exposed(self) -> Floats:
+        """Of how many days sales are known, the older ones less. Shape (I,)"""
+        return np.asarray(self._exposed[-1])
 
     def state(self, count: int | None = None) -> State:
         """Return all of it, or that of the first slots."""

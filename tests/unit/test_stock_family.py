@@ -162,6 +162,23 @@ def test_a_budget_is_kept_and_a_service_level_asks_for_more(stream: Stream) -> N
     assert low < high
 
 
+def test_the_plan_orders_what_each_item_says_of_itself(stream: Stream) -> None:
+    rng = np.random.default_rng(4)
+    items = [f"i{n}" for n in range(60)]
+    for item in items:
+        stream.state_item(item, quantity=int(rng.integers(0, 400)), price=float(rng.integers(1, 90)), pack_size=3)
+    stream.days(45, **{item: float(1 + n % 6) for n, item in enumerate(items)})
+    for asked in ({}, {"service_level": 0.95}):
+        orders = {line.item: line.order for line in stream.plan(**asked).lines}
+        assert orders == {item: found for item in items if (found := stream.item(item, **asked).order)}
+        assert 10 < len(orders) < 50
+    stream.learn("hat")  # a day begins
+    stated = [stream.item(item) for item in items]
+    told = {one.item for one in stated if one.sold_out_chance is not None and one.sold_out_chance >= 0.5}
+    assert told == {one.item for one in stated if one.risk in {"foreseen", "sold_out"}}
+    assert 5 < len(told) < 50
+
+
 def test_an_announced_sale_is_ordered_for(stream: Stream) -> None:
     begins_ms = START_MS + 61 * DAY_MS
     sale = {"sale_price": 8, "sale_price_effective_date": f"{at(begins_ms).isoformat()}/"}

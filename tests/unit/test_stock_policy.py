@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from learners.stock.policy import Costs, Demand, Levels, Mixture, Terms, gain, gamma, levels, order, within_budget
+from learners.stock.policy import (
+    Costs,
+    Demand,
+    Levels,
+    Mixture,
+    Terms,
+    ceiling,
+    gain,
+    gamma,
+    levels,
+    order,
+    reachable,
+    within_budget,
+)  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -86,6 +99,32 @@ def test_items_do_not_depend_on_one_another() -> None:
         one = levels(Steady(np.array([rate])), terms(), Costs(order=45.0))
         assert one.reorder[0] == many.reorder[place]
         assert one.up_to[0] == many.up_to[place]
+
+
+@pytest.mark.parametrize("fill_rate", [None, 0.5, 0.9, 0.999])
+def test_no_reorder_point_is_above_the_bound_that_is_quick_to_compute(fill_rate: float | None) -> None:
+    rng, count = np.random.default_rng(3), 2_000
+    each = terms(
+        count, cost=rng.gamma(0.5, 20.0, count), margin=rng.normal(4.0, 6.0, count), pack=rng.integers(1, 30, count),
+        lead_days=rng.uniform(0.0, 60.0, count), lead_spread_days=rng.gamma(1.0, 5.0, count),
+        shelf_days=rng.choice([3.0, 90.0, np.inf], count),
+    )  # fmt: skip
+    expected, costs = Steady(rng.gamma(0.3, 5.0, count)), Costs(order=45.0, fill_rate=fill_rate)
+    found, bound = levels(expected, each, costs).reorder, reachable(expected, each, costs)
+    assert (found <= bound).all()
+    if fill_rate is None:
+        assert np.median(bound / np.maximum(found, 1.0)) < 1.5, "else most items are computed for nothing"
+    level = rng.uniform(0.0, 1.0, count)
+    within = Mixture.of(expected, each.lead_days, each.lead_spread_days).quantile(level)
+    assert (within <= ceiling(expected, each.lead_days, each.lead_spread_days, level)).all()
+
+
+def test_what_is_expected_beyond_a_point_is_the_same_by_both_ways() -> None:
+    rate = np.array([0.01, 2.0, 300.0])
+    within = Mixture.of(Steady(rate), np.full(3, 8.0), np.full(3, 3.0))
+    for level in (0.1, 0.5, 0.99):
+        point, short = within.at(within.place(np.full(3, level)))
+        assert short == pytest.approx(within.beyond(point), rel=1e-9, abs=1e-12)
 
 
 def test_what_perishes_is_ordered_for_its_life_at_most() -> None:

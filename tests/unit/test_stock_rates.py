@@ -57,13 +57,38 @@ def test_it_follows_a_jump_sooner_than_its_longest_half_life_would() -> None:
     assert 4.5 < rates.rate.mean() < 6.2
 
 
-@pytest.mark.parametrize("slots", [[3], [7, 0]])
+@pytest.mark.parametrize("slots", [[3], [7, 0], []])
 def test_some_slots_are_expected_as_they_are_among_all(slots: list[int]) -> None:
     rates = learned(Rates(ITEMS), 50, 2.0)
-    none = np.full(ITEMS, np.inf)
-    everything, chosen = rates.expected(0.0, none, none), np.array(slots)
-    few = rates.expected(0.0, none[chosen], none[chosen], chosen)(np.full(len(slots), 8.0))
-    assert few.mean.tolist() == everything(np.full(ITEMS, 8.0)).mean[chosen].tolist()
+    none, chosen = np.full(ITEMS, np.inf), np.array(slots, np.int64)
+    everything, few = rates.expected(0.0, none, none), rates.some(chosen)
+    found = few.expected(0.0, none[chosen], none[chosen])(np.full(len(slots), 8.0))
+    whole = everything(np.full(ITEMS, 8.0))
+    assert found.mean.tolist() == whole.mean[chosen].tolist()
+    assert found.quantiles.tolist() == whole.quantiles[:, chosen].tolist()
+    assert few.exposed.tolist() == rates.exposed[chosen].tolist()
+
+
+def test_what_some_slots_learn_is_theirs_alone() -> None:
+    rates = learned(Rates(ITEMS), 50, 2.0)
+    before = digest(rates.state())
+    few = learned(rates.some(np.array([3, 1])), 20, 9.0)
+    assert (few.days, len(few)) == (70, 2)
+    assert few.rate.min() > 3.0
+    assert digest(rates.state()) == before
+
+
+@pytest.mark.parametrize("begins", [-3.0, 0.0, 4.0, 40.0, np.inf])
+@pytest.mark.parametrize("length", [5.0, np.inf])
+def test_pieces_last_until_as_many_are_expected(begins: float, length: float) -> None:
+    rates = learned(learned(Rates(ITEMS), 40, 3.0), 20, 3.0, seed=2, uplift=3.0)
+    now, pieces = 100.0, np.linspace(0.0, 300.0, ITEMS)
+    sale_from = np.full(ITEMS, now + begins)
+    days = rates.lasts(pieces, now, sale_from, sale_from + length, 1_000.0)
+    assert days.max() < 1_000.0
+    mean = rates.expected(now, sale_from, sale_from + length)(days).mean
+    assert mean == pytest.approx(pieces, abs=1e-6)
+    assert rates.lasts(pieces, now, sale_from, sale_from + length, 7.0).max() == 7.0
 
 
 def test_a_state_continues_identically_and_a_forgotten_slot_is_new() -> None:
