@@ -34,13 +34,15 @@ class Orders:
         orders_max: most orders.
 
     Attributes:
-        returned: the pieces that the refund noted last took back, at most as many as were bought. It is no part of the
-            state.
+        returned: the pieces that the refund noted last took back, at most as many as were bought, if that is known.
+        unseen: whether it names an order of which no purchase is known.
+            Both are no part of the state.
     """
 
     def __init__(self, *, orders_max: int) -> None:
         self.orders_max = orders_max
         self.returned: list[Item] = []
+        self.unseen = False
         self._orders: OrderedDict[tuple[str, str], _Order] = OrderedDict()
         self._buyers: dict[str, str] = {}  # of each transaction, the newest
         self._lines = 0
@@ -80,6 +82,7 @@ class Orders:
         A refund without lines is one of the whole order. It is the buyer's, whoever sends it.
         """
         data, transaction = event.data, event.data.transaction_id
+        self.unseen = False
         if not transaction:
             self.returned = data.items
             return bool(data.items)
@@ -95,7 +98,7 @@ class Orders:
             data.items = [Item(item, quantity=line.bought - line.refunded) for item, line in left.items()]
             if not sold:
                 order[_ALL] = _Line()
-        returned, is_new, self.returned = [], not sold, []
+        returned, is_new, self.returned, self.unseen = [], not sold, [], not sold
         for line in data.items:
             known = order.setdefault(line.item_id, _Line())
             before, known.refunded = known.refunded, known.refunded + line.quantity

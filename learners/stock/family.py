@@ -140,7 +140,7 @@ class StockFamily(Family):
                 stated = self._desk.stated(line.item_id)
                 on_sale = stated is not None and stated.on_sale(event.time_ms)
                 self.levels.sell(line.item_id, line.quantity, event.time_ms, on_sale=on_sale)
-        elif kind == "refund":
+        elif kind == "refund" and not self._desk.orders.unseen:  # what no purchase taught is not taken back
             for line in self._desk.orders.returned:
                 self.levels.give_back(line.item_id, line.quantity)
 

@@ -28,6 +28,7 @@ from learners.stock.policy import (
     order,
     reachable,
     within_budget,
+    worth,
 )
 from learners.stock.policy import Levels as Points
 from learners.stock.rates import Rates
@@ -50,6 +51,7 @@ _block: Final = 8_192
 """Items that are planned together."""
 _known_days: Final = 28.0
 """Days of which sales must be known before stock counts as dead."""
+_days_a_year: Final = 365.0
 _soon_days: Final = 14.0
 foreseen_min: Final = 0.5
 """Probability of a stock-out from which on it counts as foreseen."""
@@ -408,17 +410,30 @@ class Planner:
         on_hand = known.level[slots]
         days = some.rates.lasts(on_hand, now_day, facts.sale_from, facts.sale_until, days_left_max)
         chances, rates, uplift = _chance(within, some), some.rates.rate, some.rates.uplift
+        earned = (worth(points, facts.terms, costs) * _days_a_year).tolist()
         return [
             PlanLine(
                 known.names[slot], facts.records[place].title, float(due.pieces[place]), float(due.cost[place]),
                 round(float(due.gain[place]), 2), float(on_hand[place]), float(facts.on_order[place]),
                 float(points.reorder[place]), float(points.up_to[place]), _round(rates[place]),
                 round(float(days[place]), 1), round(float(chances[place]), 4),
-                _reason(points, facts, place, float(on_hand[place])),
+                _reason(points, facts, place, float(on_hand[place])) + self._doubt(due.gain[place], earned[place]),
                 self._assumes(some, place, points, costs.fill_rate, float(uplift[place])),
             )
             for place, slot in enumerate(slots.tolist())
         ]  # fmt: skip
+
+    def _doubt(self, gained: float, earned: float) -> str:
+        """Return what a reason adds to an order that gains less than it costs.
+
+        Args:
+            gained: by the order, until the next plan.
+            earned: by the item in a year, beside never ordering it.
+        """
+        if earned <= 0:
+            return f" In a year it earns {-earned:,.2f} less than orders and stock cost: only to keep it on sale."
+        days = self._usual.plan_days
+        return f" Within {days:g} days it gains less than it costs; it pays in the long run." if gained <= 0 else ""
 
     def _hopeless(self, facts: Facts, costs: Costs) -> NDArray[np.bool_]:
         """Return which items are not ordered: they are no longer sold, or nothing is earned and costs decide."""

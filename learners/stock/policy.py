@@ -336,6 +336,25 @@ def order(found: Levels, terms: Terms, position: Floats) -> Floats:
     return np.asarray(np.where(position <= found.reorder, pieces, 0.0))
 
 
+def worth(found: Levels, terms: Terms, costs: Costs) -> Floats:
+    """Return what it earns per day to keep an item in stock by these levels, beside never ordering it. Shapes: (I,)
+
+    It is the margin of what is sold, less what the orders and the stock cost: half of the quantity, and what is left
+    in the mean when an order arrives.
+
+    >>> one = np.ones(2)
+    >>> terms = Terms(6 * one, 4 * one, 7 * one, 3 * one, one, one, np.full(2, np.inf))
+    >>> found = Levels(2 * one, np.array([42.0, 8.0]), np.array([0.5, 0.02]), one, 0 * one, np.zeros(2, np.bool_))
+    >>> worth(found, terms, Costs(order=45.0)).round(2).tolist()
+    [1.35, -0.09]
+    """
+    quantity = np.maximum(found.up_to - found.reorder, 1.0)
+    cycles = found.rate / quantity
+    kept = quantity / 2 + np.maximum(found.reorder - found.expected, 0.0)
+    keeping = terms.cost * costs.holding_a_year / _days_a_year
+    return np.asarray(terms.margin * (found.rate - found.short * cycles) - costs.order * cycles - keeping * kept)
+
+
 def gain(expected: Expected, terms: Terms, costs: Costs, position: Floats, pieces: Floats, wait_days: float) -> Floats:
     """Return what ordering so many pieces now earns, beside ordering them only after some days. Shapes: (I,)
 

@@ -1,6 +1,7 @@
 """The family of stock: levels between records, what is told of items, plans with reasons, and what they assume."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -227,6 +228,30 @@ def test_returned_pieces_are_no_demand(stream: Stream) -> None:
     assert stream.item("hat").rate == pytest.approx(1.0, rel=0.1)
 
 
+def test_a_return_of_an_order_that_was_never_seen_changes_nothing(stream: Stream) -> None:
+    stream.state_item("boots", quantity=1_000)
+    stream.days(60, boots=5)
+    before, rate = stream.item("boots").on_hand, stream.item("boots").rate
+    for _ in range(2):  # its sender says it twice
+        stream.learn("boots", 40, kind="refund", transaction_id="before-the-log")
+    stream.learn("boots", 5, transaction_id="before-the-log")  # the purchase comes after its return
+    assert stream.item("boots").on_hand == before == 700.0
+    stream.time_ms -= DAY_MS  # so that no day without sales is learned
+    stream.days(2, boots=5)
+    assert stream.item("boots").rate == pytest.approx(rate, rel=0.02)
+
+
+def test_a_return_takes_back_demand_and_leaves_the_level(stream: Stream) -> None:
+    stream.state_item("boots", quantity=1_000)
+    stream.days(60, boots=5)
+    rate = stream.item("boots").rate
+    bought, stream.count = f"t{stream.count}", stream.count - 1
+    for _ in range(3):  # once is heard, for the order had five pieces
+        stream.learn("boots", 5, kind="refund", transaction_id=bought)
+    assert stream.item("boots").on_hand == 700.0
+    assert 0.9 * rate < stream.item("boots").rate < rate
+
+
 def test_one_large_order_does_not_last(stream: Stream) -> None:
     stream.days(60, boots=2)
     before = stream.item("boots").rate
@@ -340,6 +365,22 @@ def test_an_item_that_earns_nothing_is_ordered_for_a_service_only(stream: Stream
     assert (stream.plan().lines, stream.item("boots").order) == ([], 0.0)
     assert any("not above the cost" in one for one in stream.item("boots").assumes)
     assert stream.plan(service_level=0.9).lines
+
+
+def test_an_order_that_does_not_pay_says_so(stream: Stream) -> None:
+    for _ in range(2):
+        for item, price in (("coat", 500), ("gift", 1)):
+            stream.state_item(item, price=price, currency="EUR", quantity=1)
+        stream.days(30, gift=2, coat=1)
+    for item, price in (("coat", 500), ("gift", 1)):
+        stream.state_item(item, price=price, currency="EUR", quantity=1)
+    lines = {line.item: line for line in stream.plan().lines}
+    assert lines["coat"].gain > 0 > lines["gift"].gain
+    assert "less than" not in lines["coat"].reason
+    # An order costs five lines of the shop, 753 EUR at cost; the gifts of a year earn 292 EUR.
+    (loss,) = re.findall(r"In a year it earns ([0-9.]+) less than orders and stock cost", lines["gift"].reason)
+    assert float(loss) == pytest.approx(753 - 292, rel=0.2)
+    assert [line.item for line in stream.plan(budget=1e6).lines] == ["coat"]
 
 
 @pytest.mark.parametrize("price", ["0 EUR", "0.01 EUR"])
