@@ -318,7 +318,22 @@ def speed(items: int) -> dict[str, Any]:
         ["an item", f"{1_000 * found['item_s']:,.2f}", f"{found['item_s'] / found['levels_of_all_s']:.5f}"],
     ]
     report.show(f"{items:,} items with levels, of which {found['due']:,} are due", ("answer", "ms", "ratio"), rows)
-    return {"plans": found}
+    learning = stock_speed.throughput(items)
+    without, beside = learning["online_events_a_second"]
+    rows = [
+        ["the family", f"{learning['events_a_second']:,.0f}", ""],
+        ["the shard online without stock and demand", f"{without:,.0f}", "1.00"],
+        ["the same and stock", f"{beside:,.0f}", f"{learning['online_ratio']:.2f}"],
+    ]
+    report.show(f"{learning['events']:,} events of {items:,} items with levels", ("fold", "events/s", "ratio"), rows)
+    kept = stock_speed.memory(items)
+    rows = [
+        [f"{items:,} items", f"{kept['bytes'] / 1e6:,.1f}", f"{kept['bytes_an_item']:,.0f}"],
+        ["after as many others were sold", f"{kept['bytes_of_others'] / 1e6:,.1f}",
+         f"{kept['bytes_of_others'] / kept['others']:,.0f}"],
+    ]  # fmt: skip
+    report.show("State", ("of", "MB", "bytes an item"), rows)
+    return {"plans": found, "learning": learning, "memory": kept}
 
 
 def show(args: argparse.Namespace, found: dict[str, Any]) -> None:
