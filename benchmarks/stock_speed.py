@@ -75,8 +75,9 @@ def plans(items: int) -> dict[str, Any]:
     plan = least(lambda: stock.plan(PlanQuery(), now))
     item = least(lambda: [stock.answer(StockQuery(next(names)), now) for _ in range(_asked)]) / _asked
     whole = least(lambda: exhaustive(stock))
+    found = stock.plan(PlanQuery(), now)
     return {
-        "items": items, "due": len(stock.plan(PlanQuery(n=10_000), now).lines), "plan_s": plan, "item_s": item,
+        "items": items, "due": len(found.lines) + found.left_out, "plan_s": plan, "item_s": item,
         "levels_of_all_s": whole, "plan_ratio": plan / whole,
     }  # fmt: skip
 
