@@ -161,7 +161,7 @@ class HorizonScores(Struct, frozen=True):
 
 
 class WeekScores(Struct, frozen=True):
-    """A week of the whole shop: its first day, the pieces that were sold, and the sum of the medians."""
+    """A week of the whole shop: its first day, the pieces that were sold, and those that were expected."""
 
     begins_ms: int
     sold: float
@@ -434,7 +434,7 @@ class DemandFamily(Family):
             _scores(weeks, judged) for weeks, judged in zip(HORIZONS, self.forecaster.judged, strict=True) if judged
         ]
         shop = [
-            WeekScores(sales.first_day(one.week) * DAY_MS, float(one.sums[0]), float(one.expected[0]))
+            WeekScores(sales.first_day(one.week) * DAY_MS, float(one.sums[0]), float(one.expected[1]))
             for one in self.forecaster.judged[0]
         ]
         return DemandScores(len(sales), sales.known, sales.period_days, horizons, shop)

@@ -47,11 +47,11 @@ def sections(found: Sequence[Any]) -> list[Section]:
 
 
 def _shop(found: Sequence[Any]) -> list[Drawn]:
-    """Return what the shop sold by week, and the sum of the medians that were forecast for it."""
+    """Return what the shop sold by week, and what was expected of it."""
     weeks: dict[int, Mapping[str, float | None]] = {}
     for record in found:
         for one in record.scores.shop:
-            weeks[one.begins_ms] = {"sold": one.sold, "sum of the medians": one.expected}
+            weeks[one.begins_ms] = {"sold": one.sold, "expected": one.expected}
     return [course("Pieces by week", sorted(weeks.items()))] if len(weeks) > 1 else []
 
 
@@ -65,8 +65,8 @@ def _over_time(found: Sequence[Any]) -> Course:
 
 
 _ABOUT_SHOP: Final = (
-    "Forecasts are made when a week begins. Of many single items the medians add up to less than the shop sells, as a"
-    " few large orders are above them."
+    "Forecasts are made when a week begins. What is expected is the sum of the means of all items; their medians would"
+    " add up to less, as few large orders are above them."
 )
 _ABOUT: Final = (
     "The sum of absolute errors by all pieces sold, over the newest weeks whose truth is known. The best simple method"

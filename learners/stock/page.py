@@ -24,7 +24,7 @@ def sections(found: Sequence[Any]) -> list[Section]:
 
 def _risks(found: Sequence[Any]) -> Section:
     newest = found[-1].scores
-    figures = (Figure("items with a level", newest.levels), Figure("items that were sold", newest.items))
+    figures = (Figure("items with a level", newest.levels), Figure("items that are followed", newest.items))
     rows = tuple(
         (text, newest.risks.get(name, 0), tuple(one.scores.risks.get(name, 0) for one in found))
         for name, text in RISKS.items()
@@ -36,7 +36,7 @@ def _risks(found: Sequence[Any]) -> Section:
 
 
 _ABOUT_RISKS: Final = (
-    "As of the begin of the day. What to order of which item, with reasons, is in the plan: headrace stock plan, or"
+    "As of the beginning of the day. What to order of which item, with reasons, is in the plan: headrace stock plan, or"
     " GET /v1/stock/plan."
 )
 
