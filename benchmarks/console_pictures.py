@@ -1,7 +1,8 @@
 """The pictures of the console in its documentation, of a demo's shop, and of one that has been simulated for a year.
 
     python -m benchmarks.console_pictures --folder demo-20261201-120000 --into docs/console
-    python -m benchmarks.console_pictures --folder year --shoppers
+    python -m benchmarks.console_pictures --folder year --of shoppers
+    python -m benchmarks.console_pictures --folder year --of stock
 
 Each is made by a real browser, which has logged in with a key for one log-in. Before the last ones, a sender has
 flooded the shop with what is no event: the shard `online` learns it, and ends.
@@ -63,6 +64,12 @@ SHOPPERS: Final = (
     Picture("value", "/pages/value", height=1420),
 )
 """Those of what is known of shoppers: they need outcomes of 91 days."""
+STOCK: Final = (
+    Picture("demand", "/pages/demand", height=1720),
+    Picture("stock", "/pages/stock", height=1220),
+)
+"""Those of what items sell, and of what is left: they need a shop simulated with `--stocked` while `online` learned."""
+_OTHERS: Final = {"shoppers": SHOPPERS, "stock": STOCK}
 FLOODED: Final = (Picture("flood", "/"), Picture("letters", "/letters?reason=not_json"))
 """Those of the shop that was flooded."""
 bad_records: Final = 6_000
@@ -115,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make the pictures."""
     parser = report.parser(__doc__ or "")
     parser.add_argument("--folder", type=Path, required=True, help="folder of a demo, or with log.db and blobs")
-    parser.add_argument("--shoppers", action="store_true", help="the pictures of shoppers instead of the others")
+    parser.add_argument("--of", choices=("shop", *_OTHERS), default="shop", help="which pictures")
     parser.add_argument("--into", type=Path, default=Path("docs/console"), help="folder of the pictures")
     options = parser.parse_args(arguments)
     if not (options.folder / "log.db").is_file():
@@ -141,9 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "UTC"})
                     driver.get(console.text.partition("log-in: ")[2].split()[0])
                     driver.find_element(By.CSS_SELECTOR, ".login button").click()
-                    for one in SHOPPERS if options.shoppers else PICTURES:
+                    for one in _OTHERS.get(options.of, PICTURES):
                         take(driver, console.address, one, options.into)
-                    if options.shoppers:
+                    if options.of in _OTHERS:
                         return
                     flood(folder, common)
                     time.sleep(10)  # until the console has asked anew
