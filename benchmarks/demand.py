@@ -15,7 +15,7 @@ file, with tabs between `user_id`, `item_id` and `time`, is folded with the same
 - Covered: share of forecasts whose interval for 90 % held what came, by class of items, and after a drift: from the
   first of the 12 weeks on, half of the items sell three times as much.
 - Inputs: errors of simulated shops without and with what is planted in them: sales that are announced, public holidays,
-  a season of four weeks and one of the whole year.
+  regular prices that change what sells, prices that change nothing, a season of four weeks and one of the whole year.
 - A second: events that one core folds, by its processor time, the beginnings of weeks aside, which are given beside it.
 """
 
@@ -387,6 +387,34 @@ def closed_shop(weeks: int = 110, items: int = 24, seed: int = 5) -> Simulated:
     return Simulated(days, np.array(rates))
 
 
+def priced_shop(elasticities: Sequence[float], weeks: int = 56, items: int = 60, seed: int = 6) -> Simulated:
+    """Return a shop that changes regular prices, by 8 to 35 % up or down, with the elasticities of its four categories.
+
+    A price holds for 4 to 13 weeks, at random, and a new one is stated on the Monday from which it holds.
+    """
+    draw = np.random.default_rng(seed)
+    base, prices = np.linspace(0.5, 8.0, items), np.full(items, 10.0)
+    power = np.array(elasticities)[np.arange(items) % len(elasticities)]
+    left = draw.integers(1, 14, items)
+    days, rates = [], []
+    for day in range(7 * weeks):
+        told = []
+        if day % 7 == 0:
+            left -= 1
+            for n in np.flatnonzero(left == 0).tolist():
+                change = float(draw.uniform(1.08, 1.35)) ** (1 if draw.random() < 0.5 else -1)
+                if not 4.0 < prices[n] * change < 25.0:
+                    change = 1.0 / change
+                prices[n], left[n] = round(prices[n] * change, 2), int(draw.integers(4, 14))
+                told.append(_record(n, float(prices[n])))
+        if not day:
+            told = [_record(n, float(prices[n])) for n in range(items)]
+        rate = base * (prices / 10.0) ** -power
+        rates.append(rate)
+        days.append((told, _order(day, draw.poisson(rate), prices.copy())))
+    return Simulated(days, np.array(rates))
+
+
 class Errors(NamedTuple):
     """Errors (WAPE) of means against the planted rates: of all, and of weeks and items that differ by more than a tenth
     from the week before the forecast. By number of weeks ahead."""
@@ -396,14 +424,19 @@ class Errors(NamedTuple):
 
 
 def simulated_errors(
-    shop: Simulated, told: bool = True, skipped: int = 28, country: str = "", season: bool = True
+    shop: Simulated,
+    told: bool = True,
+    skipped: int = 28,
+    country: str = "",
+    season: bool = True,
+    prices: bool = True,
 ) -> tuple[Errors, DemandFamily]:
     """Return the errors of forecasts from the beginnings of the weeks after those that are skipped.
 
     Args:
         told: whether the shop hears the records.
         country: as of the settings.
-        season: whether the season is learned.
+        season, prices: whether the season, and elasticities, are learned.
     """
     settings = DemandSettings(country=country)
     one = Shop([Desk, StockFamily, DemandFamily], {DemandFamily.name: settings})
@@ -411,6 +444,8 @@ def simulated_errors(
     assert isinstance(family, DemandFamily)
     if not season:
         family.occasions.seasons.turn = lambda *_: None  # type: ignore[method-assign]  # to compare without
+    if not prices:
+        family.occasions.prices.turn = lambda *_: None  # type: ignore[method-assign]
     begin = family.forecaster.begin
 
     def quick(week: int, turned: Callable[[], None] | None = None) -> None:
@@ -455,6 +490,7 @@ def simulated_errors(
 def inputs() -> dict[str, dict[str, Any]]:
     """Return the errors without and with each input, in simulated shops that plant it."""
     sale, closed = promoted_shop(), closed_shop()
+    priced = {"prices": priced_shop((0.5, 1.0, 2.0, 3.0)), "prices, no effect": priced_shop((0.0,))}
     season = {kind: seasonal_shop(sharp=kind == "short season") for kind in ("short season", "smooth season")}
     found: dict[str, tuple[Errors, Errors]] = {
         "sales": (simulated_errors(sale, told=False)[0], simulated_errors(sale)[0]),
@@ -462,6 +498,8 @@ def inputs() -> dict[str, dict[str, Any]]:
             simulated_errors(closed, skipped=78)[0], simulated_errors(closed, skipped=78, country="GB")[0]
         ),
     }  # fmt: skip
+    for kind, shop in priced.items():
+        found[kind] = simulated_errors(shop, prices=False)[0], simulated_errors(shop)[0]
     for kind, shop in season.items():
         without, with_ = (simulated_errors(shop, skipped=104, season=there)[0] for there in (False, True))
         found[kind] = without, with_

@@ -195,7 +195,7 @@ class DemandFamily(Family):
         assert isinstance(stock, StockFamily)
         self._settings, self._desk, self._stock = settings, desk, stock
         self.sales = Sales(settings.items_max, settings.period_days)
-        self.occasions = Occasions(self.sales, self._category, settings.country)
+        self.occasions = Occasions(self.sales, self._likeness, settings.country)
         self.forecaster = Forecaster(self.sales, self.occasions)
         self._away_ms: dict[str, int] = {}  # of items that are out of stock, since when, or since the week's beginning
 
@@ -295,10 +295,6 @@ class DemandFamily(Family):
         if not self.forecaster.learned or weeks >= recent_weeks:
             return None
         return first_weeks_of(self.sales, weeks, self._likeness(item), self._likeness_of, slot)
-
-    def _category(self, item: str) -> str:
-        stated = self._desk.stated(item)
-        return stated.category if stated else ""
 
     def _likeness(self, item: str) -> Likeness:
         stated = self._desk.stated(item)
@@ -460,9 +456,9 @@ class DemandFamily(Family):
         if "sales" in state:
             self.sales = Sales.from_state(state["sales"], settings.items_max, settings.period_days)
             same = state["sales"]["period_days"] == settings.period_days
-            self.occasions = Occasions(self.sales, self._category, settings.country)
+            self.occasions = Occasions(self.sales, self._likeness, settings.country)
             if "occasions" in state and same:
-                self.occasions = Occasions.from_state(state["occasions"], self.sales, self._category, settings.country)
+                self.occasions = Occasions.from_state(state["occasions"], self.sales, self._likeness, settings.country)
             self.forecaster = Forecaster(self.sales, self.occasions)
             if "forecaster" in state and same:
                 self.forecaster = Forecaster.from_state(state["forecaster"], self.sales, self.occasions)

@@ -5,7 +5,8 @@ of. So what an occasion sells moves no level, and is expected when it is known t
 is None, and nothing is multiplied.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, Final, Self
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from headrace.items import ItemRecord
 from learners.demand.days_off import DaysOff
 from learners.demand.features import history_of
+from learners.demand.newcomers import Likeness
+from learners.demand.prices import Prices
 from learners.demand.promotions import Promotions
 from learners.demand.sales import NO_SLOT, Floats, Sales, Slots
 from learners.demand.seasons import Seasons
@@ -30,59 +33,64 @@ _season_days: Final = 7
 """The length of weeks of which seasons are learned."""
 
 
-def _none(item: str) -> str:
-    return ""
+def _none(item: str) -> Likeness:
+    return Likeness("", None)
 
 
 class Occasions:
-    """What changes the sales of weeks: promotions, the yearly season, and holidays.
+    """What changes the sales of weeks: promotions, regular prices, the yearly season, and holidays.
 
     Args:
         sales: from which is learned.
-        category_of: returns the category of an item, "" if none is stated.
+        likeness_of: returns what the shop states of an item.
         country: whose holidays are known, as of `DaysOff`.
 
     Raises:
         headrace.errors.Misconfigured: there is no such country.
     """
 
-    def __init__(self, sales: Sales, category_of: Callable[[str], str] = _none, country: str = "") -> None:
-        self.sales, self._category_of = sales, category_of
+    def __init__(self, sales: Sales, likeness_of: Callable[[str], Likeness] = _none, country: str = "") -> None:
+        self.sales, self._likeness_of = sales, likeness_of
         self.promotions = Promotions(sales.items_max)
+        self.prices = Prices()
         self.seasons = Seasons()
         self.days_off = DaysOff(country)
-        self._columns = np.zeros(0, np.int64)  # of the season, by slot, as of the beginning of the week
+        self._columns = np.zeros(0, np.int64)  # of categories, by slot, of those sold before the week began
 
     def hear(self, stated: ItemRecord, time_ms: int) -> None:
         """Note what the shop states of an item."""
         self.promotions.state_sale(stated.id, stated, self.sales, time_ms)
+        slot = self.sales.slot(stated.id)
+        if slot is not None and slot < len(self._columns):
+            category, price = self._likeness_of(stated.id)
+            self._columns[slot] = self.seasons.column(category)
+            self.prices.state_price(slot, price)
 
     def buy(self, item: str, day: int, pieces: float, price: float | None, regular: float | None) -> None:
         """Note a line, with its price and the regular one that the shop states, None where it is not known."""
         cheaper = price is not None and regular is not None and price < _cheaper * regular
         self.days_off.buy(day, pieces)
         self.promotions.buy(item, day, pieces, cheaper, self.sales)
+        if self.sales.week_of(day) == self.sales.week:
+            self.prices.buy(item, price, regular)
 
     def turn(self, week: int) -> None:
         """End the weeks from `week` until the one that the sales have begun."""
         sales = self.sales
         self.days_off.turn(sales, week)
         self.promotions.turn(sales, week, lambda slots: self._usual(slots, week))
+        slots = np.arange(len(sales))
+        new = [self._likeness_of(sales.name(slot)) for slot in range(len(self._columns), len(sales))]
+        columns = [self.seasons.column(one.category) for one in new]
+        self._columns = np.concatenate([self._columns, np.array(columns, np.int64)])
+        self.prices.turn(sales, week, self._columns, [one.price for one in new], self._unpriced)
         if sales.period_days == _season_days:
-            slots = np.arange(len(sales))
             weeks = np.full((1, len(slots)), week)
-            self._columns = self._columns_now()
             pieces, _, _ = sales.before(slots, np.full(len(slots), week + 1), 1)
             # A sale or a holiday comes at another time of the next year.
             for held in (self.promotions.factors(slots, weeks, sales), self.days_off.of_weeks(weeks, sales)):
                 pieces = pieces if held is None else pieces / np.maximum(held, _factor_min)
             self.seasons.turn(week, sales.week, self._columns, pieces[0])
-
-    def _columns_now(self) -> NDArray[np.int64]:
-        """Return the season's column of each slot."""
-        sales = self.sales
-        names = [self._category_of(sales.name(slot)) for slot in range(len(sales))]
-        return np.array([self.seasons.column(name) for name in names], np.int64)
 
     def _usual(self, slots: Slots, week: int) -> Floats:
         """Return what items sold lately per ordinary week before `week`. Shape (S,)"""
@@ -93,11 +101,14 @@ class Occasions:
 
     def each(self, slots: Slots, weeks: NDArray[np.int64]) -> Floats | None:
         """Return the factor of each item in weeks, None if all are 1. Shapes: slots (R,), weeks and result (n, R)"""
-        found = self.promotions.factors(slots, weeks, self.sales)
-        for one in (self._seasonal(slots, weeks), self.days_off.of_weeks(weeks, self.sales)):
-            if one is not None:
-                found = one if found is None else found * one
-        return None if found is None else np.maximum(found, _factor_min)
+        priced = self.prices.factors(slots, weeks, self._columns, self.sales)
+        return _product([self._unpriced(slots, weeks), priced])
+
+    def _unpriced(self, slots: Slots, weeks: NDArray[np.int64]) -> Floats | None:
+        """Return the factors as of `each`, without those of regular prices."""
+        sales = self.sales
+        one = self.promotions.factors(slots, weeks, sales)
+        return _product([one, self._seasonal(slots, weeks), self.days_off.of_weeks(weeks, sales)])
 
     def _seasonal(self, slots: Slots, weeks: NDArray[np.int64]) -> Floats | None:
         if not self.seasons.strength:
@@ -130,6 +141,12 @@ class Occasions:
                 f"On {days} of the days that are forecast it is on sale: {uplift:.2f} times as much is expected on"
                 " them."
             )
+        column = int(self._columns[slot]) if slot < len(self._columns) else 0
+        if (priced := self.prices.change(slot, column, sales)) is not None:
+            said.append(
+                f"Its price is {priced.now:,.2f}, and was {priced.before:,.2f} in the last {_recent} weeks:"
+                f" {priced.factor:.2f} times as much is expected (elasticity {priced.elasticity:.2f})."
+            )
         weeks_ahead = sales.week + np.arange(_ahead)[:, None]
         season = self._seasonal(np.array([slot]), weeks_ahead)
         if season is not None:
@@ -151,28 +168,41 @@ class Occasions:
     def renumber(self, moved: NDArray[np.int32]) -> None:
         """Follow items to other slots, by former slot."""
         self.promotions.renumber(moved)
+        self.prices.renumber(moved, self.sales)
         kept = np.flatnonzero(moved[: len(self._columns)] != NO_SLOT)
         self._columns = self._columns[kept].copy()
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         """Return, for each bounded table, how much is in use and the maximum."""
-        return self.promotions.bounds() | self.seasons.bounds() | self.days_off.bounds()
+        return (
+            self.promotions.bounds()
+            | self.prices.bounds(self.sales.items_max)
+            | self.seasons.bounds()
+            | self.days_off.bounds()
+        )
 
     def state(self) -> dict[str, Any]:
         """Return all of it, the sales aside."""
         return {
             "promotions": self.promotions.state(), "seasons": self.seasons.state(), "days_off": self.days_off.state(),
-            "columns": self._columns.copy(),
+            "prices": self.prices.state(), "columns": self._columns.copy(),
         }  # fmt: skip
 
     @classmethod
     def from_state(
-        cls, state: dict[str, Any], sales: Sales, category_of: Callable[[str], str] = _none, country: str = ""
+        cls, state: dict[str, Any], sales: Sales, likeness_of: Callable[[str], Likeness] = _none, country: str = ""
     ) -> Self:
         """Return what continues where `state` was taken."""
-        found = cls(sales, category_of)
+        found = cls(sales, likeness_of)
         found.seasons = Seasons.from_state(state["seasons"])
         found.days_off = DaysOff.from_state(state["days_off"], country)
+        found.prices = Prices.from_state(state["prices"])
         found._columns = state["columns"].copy()
         found.promotions = Promotions.from_state(state["promotions"], sales.items_max)
         return found
+
+
+def _product(factors: Sequence[Floats | None]) -> Floats | None:
+    """Return the products of factors, bounded; None if all are."""
+    known = [one for one in factors if one is not None]
+    return np.maximum(reduce(np.multiply, known), _factor_min) if known else None

@@ -133,7 +133,7 @@ class Promotions:
         slots = np.array(sorted(ended))
         share, pieces = np.array([ended[slot] for slot in slots.tolist()]).T
         expected = usual(slots) * share
-        line = np.array([max(1.0, sales.usual(slot)) for slot in slots.tolist()])
+        line = np.maximum(1.0, sales.usual(slots))
         # One huge order is not an uplift: what counts is at most the largest one.
         known = expected > 0
         sold = np.where(known, np.minimum(pieces, uplift_max * expected), 0.0)
@@ -147,7 +147,7 @@ class Promotions:
     def uplift(self, slots: Slots, sales: Sales) -> Floats:
         """Return how many times as much is sold on sale. Shape (S,)"""
         shop = float(self.shop[0] / self.shop[1])
-        prior = _own_prior * np.array([max(1.0, sales.usual(slot)) for slot in slots.tolist()])
+        prior = _own_prior * np.maximum(1.0, sales.usual(slots))
         sold, expected = self._promoted[:, slots]
         return np.asarray(np.clip((sold + prior * shop) / (expected + prior), 1.0, uplift_max))
 

@@ -329,11 +329,9 @@ class Sales:
         """Return the most pieces that a line of an item teaches."""
         return float(self._caps(np.array([slot]))[0])
 
-    def usual(self, slot: int) -> float:
-        """Return the pieces of an item's usual line."""
-        count = float(self._facts[_COUNT, slot])
-        mean = np.array([self._facts[_USUAL, slot] / max(count, 1.0)])
-        return float(portable.exp(mean)[0]) - 1.0
+    def usual(self, slots: Slots) -> Floats:
+        """Return the pieces of each item's usual line. Shape (S,)"""
+        return portable.exp(self._facts[_USUAL, slots] / np.maximum(self._facts[_COUNT, slots], 1.0)) - 1.0
 
     def weekday_shares(self, slot: int) -> Floats:
         """Return which share of an item's pieces is sold on each weekday, Monday first; the shop's where it sells
@@ -341,7 +339,7 @@ class Sales:
         own = np.maximum(self._weekdays[:, slot].astype(np.float64), 0.0)
         total = float(np.add.reduce(self.shop_weekdays))
         shop = self.shop_weekdays / total if total > 0 else np.full(7, 1 / 7)
-        prior = _weekday_prior * max(1.0, self.usual(slot))
+        prior = _weekday_prior * max(1.0, float(self.usual(np.array([slot]))[0]))
         return np.asarray((own + prior * shop) / (float(np.add.reduce(own)) + prior))
 
     def fit(self) -> NDArray[np.int32] | None:
