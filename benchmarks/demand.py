@@ -16,6 +16,7 @@ file, with tabs between `user_id`, `item_id` and `time`, is folded with the same
   first of the 12 weeks on, half of the items sell three times as much.
 - Inputs: errors of simulated shops without and with what is planted in them: sales that are announced, public holidays,
   regular prices that change what sells, prices that change nothing, a season of four weeks and one of the whole year.
+- New items: their first four weeks, by their neighbours (`benchmarks/demand_newcomers.py`).
 - A second: events that one core folds, by its processor time, the beginnings of weeks aside, which are given beside it.
 """
 
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from benchmarks import demand_statsforecast, report
 from benchmarks.customers import baskets
+from benchmarks.demand_newcomers import KNOWN, named_shop, newcomers
 from headrace.clock import wall_ms
 from headrace.errors import Misconfigured
 from headrace.events import Data, Event, Item, at
@@ -542,6 +544,13 @@ def beside(family: DemandFamily, interpreter: Path) -> dict[str, Any]:
     }
 
 
+def newcomers_by_shop(stream: Sequence[Event]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the errors of the first weeks of new items: of the data, if they have names, and of simulated shops."""
+    found = {"names tell": newcomers(named_shop(True)), "names tell nothing": newcomers(named_shop(False))}
+    named = any(line.item_name for event in stream for line in event.data.items)
+    return {"data": newcomers(stream), **found} if named else found
+
+
 def run(stream: Sequence[Event], statsforecast: Path | None = None) -> dict[str, Any]:
     """Run the protocol and return its figures, and those of the baselines."""
     family, asked, speed = folded(fresh(stream))
@@ -563,6 +572,7 @@ def run(stream: Sequence[Event], statsforecast: Path | None = None) -> dict[str,
         },
         "baselines": others,
         "inputs": inputs(),
+        "newcomers": newcomers_by_shop(stream),
     }  # fmt: skip
 
 
@@ -612,6 +622,14 @@ def main(arguments: Sequence[str] | None) -> None:
                 ),
             )
             for name, both in found["inputs"].items()
+        ],
+    )
+    report.show(
+        "The first four weeks of new items, by what is known of them: errors of the mean, and pinball loss",
+        ("", *KNOWN),
+        [
+            (name, *(f"{one['error']:.3f}, {one['quantile_loss']:.3f}" for one in by_known.values()))
+            for name, by_known in found["newcomers"].items()
         ],
     )
     drift = figures["after_drift"]

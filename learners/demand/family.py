@@ -298,11 +298,11 @@ class DemandFamily(Family):
 
     def _likeness(self, item: str) -> Likeness:
         stated = self._desk.stated(item)
-        return Likeness(stated.category, self._desk.price(stated)) if stated else Likeness("", None)
+        return Likeness(stated.category, self._desk.price(stated), stated.title) if stated else Likeness()
 
     def _likeness_of(self, slot: int) -> Likeness:
-        category, price = self._likeness(self.sales.name(slot))
-        return Likeness(category, self.sales.price(slot) if price is None else price)
+        found = self._likeness(self.sales.name(slot))
+        return found if found.price is not None else found._replace(price=self.sales.price(slot))
 
     def expected(self, slots: Slots, days: float) -> Forecast | None:
         """As `Forecaster.expected`."""

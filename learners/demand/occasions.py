@@ -34,7 +34,7 @@ _season_days: Final = 7
 
 
 def _none(item: str) -> Likeness:
-    return Likeness("", None)
+    return Likeness()
 
 
 class Occasions:
@@ -62,9 +62,9 @@ class Occasions:
         self.promotions.state_sale(stated.id, stated, self.sales, time_ms)
         slot = self.sales.slot(stated.id)
         if slot is not None and slot < len(self._columns):
-            category, price = self._likeness_of(stated.id)
-            self._columns[slot] = self.seasons.column(category)
-            self.prices.state_price(slot, price)
+            found = self._likeness_of(stated.id)
+            self._columns[slot] = self.seasons.column(found.category)
+            self.prices.state_price(slot, found.price)
 
     def buy(self, item: str, day: int, pieces: float, price: float | None, regular: float | None) -> None:
         """Note a line, with its price and the regular one that the shop states, None where it is not known."""

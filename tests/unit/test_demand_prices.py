@@ -28,7 +28,7 @@ class Shelf:
     """One item, "boots", whose weeks are sold one after the other; what is stated may be changed between them."""
 
     def __init__(self, elasticity: float = 1.0) -> None:
-        self.sales, self.stated, self.elasticity = Sales(16), Likeness("", None), elasticity
+        self.sales, self.stated, self.elasticity = Sales(16), Likeness(), elasticity
         self.sales.turn(WEEK)
         self.occasions = Occasions(self.sales, lambda item: self.stated)
 
@@ -47,7 +47,7 @@ class Shelf:
         self.prices.elasticity[:] = self.elasticity
 
     def state(self, price: float | None) -> None:
-        self.stated = Likeness("", price)
+        self.stated = Likeness(price=price)
         self.prices.state_price(0, price)
 
     def factors(self, weeks: int) -> list[float]:
@@ -217,6 +217,6 @@ def test_a_price_of_another_currency_is_not_known() -> None:
     fold.shop.hear(ITEMS, stated("boots", "10 EUR"))
     one = fold.family
     assert isinstance(one, DemandFamily)
-    assert one._likeness("boots") == Likeness("", 10.0)
+    assert one._likeness("boots") == Likeness(price=10.0)
     fold.shop.hear(ITEMS, stated("boots", "1000 JPY"))
-    assert one._likeness("boots") == Likeness("", None)
+    assert one._likeness("boots") == Likeness()
