@@ -46,7 +46,7 @@ class DemandSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ge=1,
             le=131_072,
             description="Most items whose sales are remembered; those that have not sold for longest go first, a tenth"
-            " at once. One takes about 1 kB.",
+            " at once. One takes about 1.6 kB.",
         ),
     ] = 32_768
     period_days: Annotated[

@@ -15,7 +15,7 @@ import numpy as np
 
 from learners.demand.model import LEVELS
 from learners.demand.sales import Floats, Sales, Slots
-from learners.next_item.names import Names
+from learners.parts.names import Names
 
 recent_weeks: Final = 26
 """Weeks within which a neighbour was first sold."""

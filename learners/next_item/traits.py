@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from headrace.state import State
 from learners.next_item.equal import EqualKeys
-from learners.next_item.names import Names
 from learners.parts.decay import Decay
+from learners.parts.names import Names
 from learners.protocol import Context
 
 day_ms: Final = 86_400_000

@@ -132,7 +132,7 @@ def platform() -> str:
 
     Two processes can be expected to give equal digests if this is equal. The C library's functions are used where an
     event is learned in a few microseconds (`learners.parts.regression`), Unicode's tables where names are split into
-    words (`learners.next_item.names`).
+    words (`learners.parts.names`).
 
     >>> platform().split()[0::2]
     ['libm', 'unicode']

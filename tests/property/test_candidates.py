@@ -14,8 +14,8 @@ from learners.next_item.candidates import in_slots, pool
 from learners.next_item.catalogue import Catalogue
 from learners.next_item.equal import EqualKeys
 from learners.next_item.judgement import pool as pool_of_ids
-from learners.next_item.names import words_of
 from learners.next_item.traits import TRAITS, Traits
+from learners.parts.names import words_of
 from learners.protocol import Context, Scores
 
 SLOTS: Final = 9

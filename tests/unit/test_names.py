@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learners.next_item.names import Names, words_max, words_of
+from learners.parts.names import Names, words_max, words_of
 
 
 def named(*names: str) -> Names:
