@@ -19,6 +19,7 @@ from learners.demand.occasions import Occasions
 from learners.demand.prices import Prices, doubted_max, ratio_max, sample_max
 from learners.demand.sales import Sales
 from learners.desk.family import Desk
+from learners.stock.family import StockFamily
 
 WEEK = 2_600
 SLOT = np.array([0])
@@ -213,7 +214,7 @@ def stated(item: str, price: str) -> Record:
 
 
 def test_a_price_of_another_currency_is_not_known() -> None:
-    fold = FamilyFold(DemandFamily, [Desk, DemandFamily], None, None)
+    fold = FamilyFold(DemandFamily, [Desk, StockFamily, DemandFamily], None, None)
     fold.shop.hear(ITEMS, stated("boots", "10 EUR"))
     one = fold.family
     assert isinstance(one, DemandFamily)
