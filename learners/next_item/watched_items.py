@@ -168,16 +168,18 @@ class WatchedItems(Shares):
         """Return the settled items of window and reference, which ends at a time."""
         known, since_ms = self._by_id.get, self._since_ms
         until_ms = max(since_ms, end_ms - settled_ms)
+        names, homes, codes, ages = list[str](), list[int](), dict[str, int](), list[int]()
         window = sums.window
-        seen = map(known, dict.fromkeys((*window, *sums.reference_names())))
-        items = [item for item in seen if item is not None and item.first_ms <= until_ms]
-        names, homes = [item.id for item in items], [item.category for item in items]
-        codes = {category: code for code, category in enumerate(dict.fromkeys(homes))}
-        ages = [end_ms - max(item.first_ms, since_ms) for item in items]
+        for name in (*window, *(name for name in sums.reference_names() if name not in window)):
+            item = known(name)
+            if item is not None and item.first_ms <= until_ms:
+                names.append(name)
+                homes.append(codes.setdefault(item.category, len(codes)))
+                ages.append(end_ms - max(item.first_ms, since_ms))
         # An item that came while the reference was made has its share in the part of it since then.
         weights = 1 - portable.exp(np.maximum(1, [end_ms - since_ms, *ages]) * (-log(2) / half_life_ms))
         return _Settled(
-            names, np.array([codes[category] for category in homes], np.int64), list(codes),
+            names, np.array(homes, np.int64), list(codes),
             np.array([window.get(name, 0) for name in names], np.float64),
             sums.reference_shares(names) * weights[0] / weights[1:],
         )  # fmt: skip

@@ -117,16 +117,18 @@ class Watching:
     def _count_prices(
         self, prices: Sequence[float], items: Sequence[WatchedItem | None], categories: Sequence[str]
     ) -> None:
-        priced = [of for of in zip(prices, items, categories, strict=True) if of[0]]
-        levels, changes, of_changes = [log(price) for price, _, _ in priced], list[float](), list[str]()
-        for level, (_, item, category) in zip(levels, priced, strict=True):
-            if item is not None:
-                usual = level if item.usual is None else item.usual
-                change = level - usual
-                changes.append(change)
-                of_changes.append(category)
-                item.usual = usual + usual_price_weight * change
-        self._prices.add(levels, [category for _, _, category in priced])
+        levels, of_levels, changes, of_changes = list[float](), list[str](), list[float](), list[str]()
+        for price, item, category in zip(prices, items, categories, strict=True):
+            if price:
+                level = log(price)
+                levels.append(level)
+                of_levels.append(category)
+                if item is not None:
+                    usual = level if item.usual is None else item.usual
+                    changes.append(level - usual)
+                    of_changes.append(category)
+                    item.usual = usual + usual_price_weight * (level - usual)
+        self._prices.add(levels, of_levels)
         self._price_changes.add(changes, of_changes)
 
     def observe_judgement(self, one: Judgement, slot: int | None) -> list[Alarm]:

@@ -5,7 +5,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest
 from math import fsum, log, sqrt
-from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -42,9 +41,6 @@ groups_max: Final = 512
 """Groups of which means are kept; further ones are joined."""
 group_values_min: Final = 6
 """Least number of values of a group in the window that an alarm names."""
-
-
-_value = itemgetter(0)
 
 
 class Feature(ABC):
@@ -108,12 +104,10 @@ class Shares(Feature):
 
     def add(self, values: Sequence[str], shoppers: Sequence[str]) -> None:
         """Count values of shoppers, each the first time in the block that a shopper has it, and none that is ""."""
-        fresh = set(zip(values, shoppers, strict=True))
-        fresh -= self._counted
-        self._counted |= fresh
-        numbers = Counter(map(_value, fresh))
-        del numbers[""]
-        self.count_all(numbers)
+        counted = self._counted
+        fresh = [pair for pair in dict.fromkeys(zip(values, shoppers, strict=True)) if pair not in counted and pair[0]]
+        counted.update(fresh)
+        self.count([value for value, _ in fresh])
 
     def count(self, values: Iterable[str]) -> None:
         """Count values."""
